@@ -1,0 +1,19 @@
+"""`python -m asyncstore`: the same as the `asyncstore` command."""
+
+from __future__ import annotations
+
+import sys
+
+
+def main() -> int:
+    """Run the command line with the arguments of the process; gives its exit code."""
+    try:
+        from asyncstore.cli.app import run_command_line
+
+        return run_command_line()
+    except KeyboardInterrupt:
+        return 130
+
+
+if __name__ == "__main__":
+    sys.exit(main())

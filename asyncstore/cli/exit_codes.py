@@ -1,0 +1,52 @@
+"""What a command's exit code says. It comes from counts, never from the last result.
+
+A run that was interrupted says so whatever else happened; then comes what stands in the way of trusting the rest.
+"""
+
+from __future__ import annotations
+
+import enum
+from typing import TYPE_CHECKING
+
+from asyncstore.errors import AssociateError, LedgerError
+
+if TYPE_CHECKING:
+    from asyncstore.transfer.report import Report
+
+
+class ExitCode(enum.IntEnum):
+    """The codes of every command; whoever reads one that is not listed must treat it as a failure."""
+
+    STORED = 0  # everything is at the peer, warnings included
+    NO_ASSOCIATION = 1
+    USAGE = 2
+    SOME_FAILED = 3  # the run finished, and some instances were not stored
+    STOPPED_EARLY = 4  # instances are left: run it again
+    NOTHING_TO_SEND = 5
+    CANNOT_RECORD = 6  # the ledger, the report or stdout cannot be written
+    INTERNAL_ERROR = 70
+    INTERRUPTED = 130
+    TERMINATED = 143
+
+
+def interrupted_by(signal_number: int) -> int:
+    """The exit code of a run that a signal ended, as shells count: 130 for SIGINT, 143 for SIGTERM."""
+    return 128 + signal_number
+
+
+def of_report(report: Report, *, signal_number: int | None = None, cannot_record: bool = False) -> int:
+    """The exit code of a transfer, from its report.
+
+    `signal_number` is the signal that ended it, `cannot_record` says that an outcome could not be written down.
+    """
+    if cannot_record or isinstance(report.stopped_because, LedgerError):
+        return ExitCode.CANNOT_RECORD
+    if signal_number is not None:
+        return interrupted_by(signal_number)
+    if isinstance(report.stopped_because, AssociateError) and not report.associations_established:
+        return ExitCode.NO_ASSOCIATION
+    if report.left or report.stopped_because is not None:
+        return ExitCode.STOPPED_EARLY
+    if report.found == 0:
+        return ExitCode.NOTHING_TO_SEND
+    return ExitCode.SOME_FAILED if report.failed else ExitCode.STORED

@@ -1,0 +1,235 @@
+"""The options and arguments of the commands, declared once; what a value may be is checked here.
+
+Every option can also be given in the environment, as ASYNCSTORE_ and the name of its parameter.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+from typing import TYPE_CHECKING, Annotated, Final
+
+import typer
+
+from asyncstore.cli.documented_log import QUIET
+from asyncstore.errors import LocalProtocolError
+from asyncstore.net.peer import Timeouts, check_ae_title
+from asyncstore.uids import EXPLICIT_VR_BIG_ENDIAN, EXPLICIT_VR_LITTLE_ENDIAN, IMPLICIT_VR_LITTLE_ENDIAN
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+GENERAL: Final = "General Options"
+INPUT: Final = "Input Options"
+NETWORK: Final = "Network Options"
+SYNTAX: Final = "Transfer Syntax Options"
+MISCELLANEOUS: Final = "Miscellaneous Options"
+BULK: Final = "Bulk Transfer Options"
+RETRY: Final = "Retry Options"
+RESULTS: Final = "Result Options"
+
+CONTEXT_SETTINGS: Final = {"auto_envvar_prefix": "ASYNCSTORE", "help_option_names": ["-h", "--help"]}
+ENVIRONMENT_NOTE: Final = (
+    "Every option is also read from the environment, as ASYNCSTORE_ and its name: ASYNCSTORE_CALLING_AET=MIGRATE."
+)
+
+LOG_LEVELS: Final = {
+    "critical": logging.CRITICAL,
+    "error": logging.ERROR,
+    "warning": logging.WARNING,
+    "warn": logging.WARNING,
+    "info": logging.INFO,
+    "debug": logging.DEBUG,
+}
+# A PDV header and the shortest data element (PS3.8 9.3.5.1, PS3.5 7.1.3); anything shorter could carry nothing.
+_SHORTEST_PDU_BYTES: Final = 14
+
+_REQUESTED_SYNTAXES: Final = {
+    "request_little": EXPLICIT_VR_LITTLE_ENDIAN,
+    "request_big": EXPLICIT_VR_BIG_ENDIAN,
+    "request_implicit": IMPLICIT_VR_LITTLE_ENDIAN,
+}
+
+
+def whole_number(least: int, most: int, unit: str = "a whole number") -> Callable[[object], int]:
+    """A parser of a whole number from `least` to `most`; what is said of a wrong one calls it `unit`."""
+
+    def parse(text: object) -> int:
+        try:
+            number = int(str(text))
+        except ValueError:
+            number = least - 1
+        if not least <= number <= most:
+            raise typer.BadParameter(f"{str(text)!r} is not {unit} from {least} to {most}")
+        return number
+
+    return parse
+
+
+def maximum_pdu(text: object) -> int:
+    """A size of P-DATA-TF PDUs in bytes; 0 is without limit."""
+    number = whole_number(0, 0xFFFFFFFF, "a number of bytes")(text)
+    if 0 < number < _SHORTEST_PDU_BYTES:
+        raise typer.BadParameter(f"{number} bytes are too few: it is 0 (no limit) or at least {_SHORTEST_PDU_BYTES}")
+    return number
+
+
+def seconds(text: object) -> float:
+    """A duration above 0."""
+    try:
+        number = float(str(text))
+    except ValueError:
+        number = math.nan
+    if not (math.isfinite(number) and number > 0):
+        raise typer.BadParameter(f"{str(text)!r} is not a number of seconds above 0")
+    return number
+
+
+def wait_seconds(text: object) -> float:
+    """A duration that may be 0."""
+    return 0.0 if str(text).strip() in ("0", "0.0") else seconds(text)
+
+
+def ae_title(text: object) -> str:
+    """An AE title that can be sent."""
+    try:
+        return check_ae_title(str(text))
+    except LocalProtocolError as error:
+        raise typer.BadParameter(str(error)) from None
+
+
+def choice(*names: str) -> Callable[[object], str]:
+    """A parser that takes one of the names, in whatever case."""
+
+    def parse(text: object) -> str:
+        name = str(text).lower()
+        if name not in names:
+            raise typer.BadParameter(f"{str(text)!r} is not one of {', '.join(names)}")
+        return name
+
+    return parse
+
+
+def text_as_given(text: object) -> str:
+    """Text that is taken as it is; a path may be no text in the encoding of the system."""
+    return str(text)
+
+
+# typer reads these at run time: they are the types of the parameters of every command.
+Quiet = Annotated[
+    bool, typer.Option("-q", "--quiet", help="Print no warnings or errors.", rich_help_panel=GENERAL, show_default=False)
+]
+Verbose = Annotated[
+    bool, typer.Option("-v", "--verbose", help="Print processing details.", rich_help_panel=GENERAL)
+]
+Debug = Annotated[bool, typer.Option("-d", "--debug", help="Print debugging information.", rich_help_panel=GENERAL)]
+LogLevel = Annotated[
+    str | None,
+    typer.Option(
+        "-ll",
+        "--log-level",
+        parser=choice(*LOG_LEVELS),
+        metavar="LEVEL",
+        help="Print log messages of this level or higher: critical, error, warning, info, debug.",
+        rich_help_panel=GENERAL,
+    ),
+]
+
+Address = Annotated[str, typer.Argument(parser=text_as_given, metavar="ADDR", help="Host name or address of the peer.")]
+PeerPort = Annotated[
+    int, typer.Argument(parser=whole_number(1, 65535, "a TCP port"), metavar="PORT", help="TCP port of the peer.")
+]
+CallingAET = Annotated[
+    str,
+    typer.Option(
+        "-aet", "--calling-aet", parser=ae_title, metavar="AETITLE", help="Our AE title.", rich_help_panel=NETWORK
+    ),
+]
+CalledAET = Annotated[
+    str,
+    typer.Option(
+        "-aec", "--called-aet", parser=ae_title, metavar="AETITLE", help="The peer's AE title.", rich_help_panel=NETWORK
+    ),
+]
+
+
+def _timeout(short: str | None, name: str, what: str) -> typer.models.OptionInfo:
+    names = (name,) if short is None else (short, name)
+    option: typer.models.OptionInfo = typer.Option(
+        *names, parser=seconds, metavar="SECONDS", help=what, rich_help_panel=NETWORK
+    )
+    return option
+
+
+AcseTimeout = Annotated[float, _timeout("-ta", "--acse-timeout", "Timeout for ACSE messages.")]
+DimseTimeout = Annotated[float, _timeout("-td", "--dimse-timeout", "Timeout for DIMSE messages.")]
+NetworkTimeout = Annotated[
+    float, _timeout("-tn", "--network-timeout", "Timeout for the network: how long the peer may take no data.")
+]
+ConnectTimeout = Annotated[
+    float, _timeout(None, "--connect-timeout", "Timeout for the name look-up and the TCP connection.")
+]
+MaxPDU = Annotated[
+    int,
+    typer.Option(
+        "-pdu",
+        "--max-pdu",
+        parser=maximum_pdu,
+        metavar="BYTES",
+        help="Longest PDU that we receive, 0 for no limit.",
+        rich_help_panel=NETWORK,
+    ),
+]
+RequestLittle = Annotated[
+    bool,
+    typer.Option("-xe", "--request-little", help="Request explicit VR little endian only.", rich_help_panel=SYNTAX),
+]
+RequestBig = Annotated[
+    bool, typer.Option("-xb", "--request-big", help="Request explicit VR big endian only.", rich_help_panel=SYNTAX)
+]
+RequestImplicit = Annotated[
+    bool,
+    typer.Option("-xi", "--request-implicit", help="Request implicit VR little endian only.", rich_help_panel=SYNTAX),
+]
+
+
+def one_of(context: typer.Context, *names: str) -> str | None:
+    """Which of the flags was given; one on the command line overrules another from the environment.
+
+    Raises typer.BadParameter when they contradict each other.
+    """
+    given = [name for name in names if context.params[name]]
+    typed = [name for name in given if _is_typed(context, name)]
+    chosen = typed or given
+    if len(chosen) > 1:
+        spelled = " and ".join(f"--{name.replace('_', '-')}" for name in chosen)
+        raise typer.BadParameter(f"{spelled} contradict each other: give one of them", ctx=context)
+    return chosen[0] if chosen else None
+
+
+def _is_typed(context: typer.Context, name: str) -> bool:
+    source = context.get_parameter_source(name)
+    return source is not None and source.name == "COMMANDLINE"
+
+
+def log_level(context: typer.Context) -> int:
+    """The level of the log that the general options ask for: `-ll` wins, and without any of them it is error."""
+    named: str | None = context.params["log_level"]
+    chosen = one_of(context, "quiet", "verbose", "debug")
+    if named is not None:
+        return LOG_LEVELS[named]
+    return {"quiet": QUIET, "verbose": logging.INFO, "debug": logging.DEBUG, None: logging.ERROR}[chosen]
+
+
+def transfer_syntax(context: typer.Context) -> str | None:
+    """The one transfer syntax that is to be requested; None when none of the options for it was given."""
+    chosen = one_of(context, "request_little", "request_big", "request_implicit")
+    return _REQUESTED_SYNTAXES[chosen] if chosen else None
+
+
+def timeouts(context: typer.Context) -> Timeouts:
+    """The four timeouts as the stack takes them."""
+    given = context.params
+    return Timeouts(
+        given["connect_timeout"], given["acse_timeout"], given["dimse_timeout"], given["network_timeout"]
+    )

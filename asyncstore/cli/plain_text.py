@@ -1,0 +1,62 @@
+"""Text that is safe to print: what came from a peer or a file system never moves a cursor or forges a line."""
+
+from __future__ import annotations
+
+from typing import Final
+
+PEER_TEXT_CHARACTERS: Final = 128  # an Error Comment has at most 64; more than twice that is no message any more
+PATH_CHARACTERS: Final = 4096
+
+_UNITS: Final = ("bytes", "kB", "MB", "GB", "TB", "PB")
+
+
+def peer_text(text: str, limit: int = PEER_TEXT_CHARACTERS) -> str:
+    """What a peer wrote, with control characters taken out and capped at `limit` characters."""
+    capped = text[: limit + 1]
+    if not capped.isprintable():
+        capped = "".join(character for character in capped if character.isprintable())
+    return capped if len(capped) <= limit else f"{capped[: limit - 1]}…"
+
+
+def path_text(path: str) -> str:
+    """A file name as one line: whatever cannot be printed is escaped, an undecodable byte as its hexadecimal value."""
+    if path.isprintable() and len(path) <= PATH_CHARACTERS:
+        return path
+    escaped = "".join(map(_escaped, path))
+    return escaped if len(escaped) <= PATH_CHARACTERS else f"{escaped[: PATH_CHARACTERS - 1]}…"
+
+
+def _escaped(character: str) -> str:
+    if character.isprintable():
+        return character
+    code = ord(character)
+    if 0xDC80 <= code <= 0xDCFF:  # os.fsdecode keeps an undecodable byte so
+        return f"\\x{code - 0xDC00:02x}"
+    return character.encode("unicode_escape").decode("ascii")
+
+
+def size_text(size_bytes: float) -> str:
+    """A number of bytes to three digits, in powers of 1000: "8.61 kB"."""
+    unit = 0
+    while size_bytes >= 999.5 and unit < len(_UNITS) - 1:
+        size_bytes /= 1000
+        unit += 1
+    if unit == 0:
+        return f"{size_bytes:.0f} bytes"
+    digits = 2 if size_bytes < 9.995 else 1 if size_bytes < 99.95 else 0
+    return f"{size_bytes:.{digits}f} {_UNITS[unit]}"
+
+
+def duration_text(seconds: float) -> str:
+    """How long something took or will take: "0.42 s", "3:07", "26:00:00"."""
+    if seconds < 60:
+        return f"{seconds:.2f} s" if seconds < 10 else f"{seconds:.0f} s"
+    minutes, whole_seconds = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02}:{whole_seconds:02}" if hours else f"{minutes}:{whole_seconds:02}"
+
+
+def count_text(count: int, noun: str) -> str:
+    """A count with its noun: "1 instance", "12,000 instances"."""
+    plural = f"{noun}es" if noun.endswith("x") else f"{noun}s"
+    return f"{count:,} {noun if count == 1 else plural}"

@@ -1,0 +1,132 @@
+"""Outcomes as records for other programs: JSON lines and CSV, one record as each final outcome happens."""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+import time
+from typing import TYPE_CHECKING, Any, Final, Protocol, TextIO
+
+if TYPE_CHECKING:
+    from asyncstore.net.outcome import Outcome
+    from asyncstore.transfer.report import Report
+
+REPORT_SUFFIXES: Final = (".jsonl", ".csv")
+
+COLUMNS: Final = (
+    "time",
+    "state",
+    "path",
+    "sop_class_uid",
+    "sop_instance_uid",
+    "transfer_syntax_uid",
+    "sent_transfer_syntax_uid",
+    "status",
+    "reason",
+    "comment",
+    "offending_elements",
+    "retryable",
+    "attempts",
+    "bytes_sent",
+)
+# A spreadsheet takes a cell that begins so for a formula; a leading apostrophe makes it text again.
+_FORMULA_STARTS: Final = ("=", "+", "-", "@", "\t", "\r")
+
+
+class RecordWriter(Protocol):
+    """Where outcomes are written down; raises OSError when that is not possible."""
+
+    def write(self, outcome: Outcome) -> None: ...
+
+
+def record_of(outcome: Outcome) -> dict[str, Any]:
+    """A final outcome as plain data, the time in UTC; a path that is no text keeps its bytes as lone surrogates."""
+    instance, status = outcome.instance, outcome.status
+    return {
+        "time": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+        "state": outcome.state.value,
+        "path": outcome.path,
+        "sop_class_uid": instance.sop_class_uid if instance else None,
+        "sop_instance_uid": instance.sop_instance_uid if instance else None,
+        "transfer_syntax_uid": instance.transfer_syntax_uid if instance else None,
+        "sent_transfer_syntax_uid": outcome.transfer_syntax_uid or None,
+        "status": f"{status.value:04X}" if status else None,
+        "reason": outcome.reason,
+        "comment": status.comment if status else "",
+        "offending_elements": [f"{tag:08X}" for tag in status.offending_elements] if status else [],
+        "retryable": outcome.retryable,
+        "attempts": outcome.attempts,
+        "bytes_sent": outcome.bytes_sent,
+    }
+
+
+def json_line(record: dict[str, Any]) -> str:
+    """One line of JSON in ASCII, so that it survives any terminal, pipe and locale."""
+    return json.dumps(record, separators=(",", ":")) + "\n"
+
+
+class JsonLines:
+    """Outcomes and the summary as JSON lines, each with the kind of `event` that it is."""
+
+    def __init__(self, stream: TextIO) -> None:
+        self._stream = stream
+
+    def write(self, outcome: Outcome) -> None:
+        self._put({"event": "outcome", **record_of(outcome)})
+
+    def write_summary(self, report: Report, exit_code: int) -> None:
+        self._put({"event": "summary", **report.to_dict(), "exit_code": exit_code})
+
+    def _put(self, record: dict[str, Any]) -> None:
+        self._stream.write(json_line(record))
+        self._stream.flush()
+
+
+class ReportFile:
+    """The file of `--report`: JSON lines, or CSV (RFC 4180) that no spreadsheet takes for formulas.
+
+    Opening it empties a file of that name. Every record is handed to the system as it comes. Raises OSError when it
+    cannot be opened, written or closed.
+    """
+
+    def __init__(self, path: str) -> None:
+        self._stream = open(path, "w", encoding="utf-8", errors="surrogateescape", newline="")
+        self._is_csv = path.endswith(".csv")
+        self._rows = csv.writer(self._stream)
+        if self._is_csv:
+            self._rows.writerow(COLUMNS)
+            self._stream.flush()
+
+    def write(self, outcome: Outcome) -> None:
+        record = record_of(outcome)
+        if self._is_csv:
+            self._rows.writerow([_cell(record[column]) for column in COLUMNS])
+        else:
+            self._stream.write(json_line(record))
+        self._stream.flush()
+
+    def close(self) -> None:
+        try:
+            self._stream.close()
+        except OSError:
+            # What could not be flushed is lost, and was reported by write(); the descriptor is closed all the same.
+            self._stream.detach()
+            raise
+
+
+def _cell(value: object) -> str:
+    """A value as the text of a CSV cell."""
+    if value is None:
+        return ""
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    if isinstance(value, list):
+        return " ".join(map(str, value))
+    text = str(value)
+    return f"'{text}" if text.startswith(_FORMULA_STARTS) else text
+
+
+def is_report_name(path: str) -> bool:
+    """Whether the name of a report says which of the formats it is to have."""
+    return os.path.splitext(path)[1] in REPORT_SUFFIXES

@@ -1,0 +1,152 @@
+"""How a command runs: its log, the event loop, signals, and an exit code instead of a traceback, whatever happens."""
+
+from __future__ import annotations
+
+import contextlib
+import importlib.util
+import logging
+import os
+import signal
+import sys
+from typing import TYPE_CHECKING, Any
+
+from asyncstore.cli import documented_log
+from asyncstore.cli.documented_log import DocumentedLog, logger
+from asyncstore.cli.exit_codes import ExitCode, interrupted_by
+from asyncstore.errors import AssociateError, AsyncStoreError, LedgerError
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable, Iterator
+
+
+class ResultsLost(Exception):
+    """Nobody reads stdout any more, or it cannot be written; the error of the system is its cause."""
+
+
+def run(level: int, command: Callable[[DocumentedLog], int]) -> int:
+    """Run a command with its log at `level` and give its exit code; nothing that it raises gets any further."""
+    with documented_log.installed(level) as log:
+        try:
+            return command(log)
+        except KeyboardInterrupt:
+            return ExitCode.INTERRUPTED
+        except ResultsLost as error:
+            logger.error("cannot write to stdout: %s", _system_text(error.__cause__))
+            return ExitCode.CANNOT_RECORD
+        except LedgerError as error:
+            logger.error("%s", error)
+            return ExitCode.CANNOT_RECORD
+        except AssociateError as error:
+            _explain(log, error)
+            return ExitCode.NO_ASSOCIATION
+        except AsyncStoreError as error:
+            _explain(log, error)
+            return ExitCode.SOME_FAILED
+        except Exception as error:
+            return _internal_error(error)
+
+
+def _explain(log: DocumentedLog, error: Exception) -> None:
+    """Print what ended the command, unless the log has said it already."""
+    if not log.errors:
+        logger.error("%s", error)
+
+
+def _internal_error(error: Exception) -> int:
+    logger.critical("internal error: %s: %s", type(error).__name__, error)
+    if not logger.isEnabledFor(logging.DEBUG):
+        logger.critical("run with -d for details")
+    logger.debug("traceback", exc_info=error)
+    return ExitCode.INTERNAL_ERROR
+
+
+def _system_text(error: BaseException | None) -> str:
+    return (error.strerror if isinstance(error, OSError) else None) or str(error)
+
+
+def run_async(function: Callable[..., Awaitable[int]], *arguments: object) -> int:
+    """Run an asynchronous function on asyncio, on uvloop when that is installed."""
+    import anyio
+
+    has_uvloop = importlib.util.find_spec("uvloop") is not None
+    return anyio.run(function, *arguments, backend="asyncio", backend_options={"use_uvloop": has_uvloop})
+
+
+class Interrupts:
+    """The signals that ask a command to end: the first one gently, the second one at once, a third ends the process."""
+
+    def __init__(self, first: Callable[[], object], second: Callable[[], object]) -> None:
+        self.signal_number: int | None = None
+        self._reactions = [first, second]
+
+    def __call__(self, signal_number: int) -> None:
+        if not self._reactions:
+            os._exit(interrupted_by(signal_number))
+        self.signal_number = signal_number
+        self._reactions.pop(0)()
+
+
+@contextlib.contextmanager
+def interrupts(first: Callable[[], object], second: Callable[[], object]) -> Iterator[Interrupts]:
+    """Take SIGINT and SIGTERM for as long as the block lasts; inside an event loop."""
+    import asyncio
+
+    loop = asyncio.get_running_loop()
+    received = Interrupts(first, second)
+    numbers = (signal.SIGINT, signal.SIGTERM)
+    try:
+        for number in numbers:
+            loop.add_signal_handler(number, received, number)
+    except (NotImplementedError, RuntimeError):  # not on this system, or not in this thread: Ctrl-C cancels then
+        yield received
+        return
+    try:
+        yield received
+    finally:
+        for number in numbers:
+            loop.remove_signal_handler(number)
+
+
+class Results:
+    """stdout: the results of a command and nothing else. Writing raises ResultsLost when it is not possible."""
+
+    def write(self, text: str) -> int:
+        with _losing():
+            return sys.stdout.write(text)
+
+    def flush(self) -> None:
+        with _losing():
+            sys.stdout.flush()
+
+    def print(self, *lines: str) -> None:
+        self.write("".join(f"{line}\n" for line in lines))
+
+
+@contextlib.contextmanager
+def _losing() -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise ResultsLost from error
+
+
+def prepare_streams() -> None:
+    """Let stdout and stderr take any text, also where the locale cannot show it."""
+    for stream in (sys.stdout, sys.stderr):
+        reconfigure: Any = getattr(stream, "reconfigure", None)
+        if reconfigure is not None:
+            reconfigure(errors="backslashreplace")
+
+
+def close_streams(exit_code: int) -> int:
+    """Write out what is left for stdout and stderr, and say nothing when nobody reads it; gives the exit code."""
+    for stream in (sys.stdout, sys.stderr):
+        try:
+            stream.flush()
+        except (OSError, ValueError):
+            with contextlib.suppress(OSError, ValueError, AttributeError):
+                # The interpreter flushes once more at its end, and would print that it could not.
+                os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
+            if stream is sys.stdout and exit_code == ExitCode.STORED:
+                exit_code = ExitCode.CANNOT_RECORD
+    return exit_code

@@ -1,0 +1,114 @@
+"""Steps over the data elements of an encoded data set (PS3.5 7.1, 7.5) without decoding any value."""
+
+from __future__ import annotations
+
+import struct
+from typing import Final, NamedTuple, TypeAlias
+
+Buffer: TypeAlias = "bytes | bytearray | memoryview"
+
+UNDEFINED_LENGTH: Final = 0xFFFFFFFF
+ITEM: Final = 0xFFFEE000
+ITEM_DELIMITATION: Final = 0xFFFEE00D
+SEQUENCE_DELIMITATION: Final = 0xFFFEE0DD
+
+# PS3.5 Table 7.1-1: these have two reserved bytes and a length of four bytes.
+LONG_VRS: Final = frozenset({b"OB", b"OD", b"OF", b"OL", b"OV", b"OW", b"SQ", b"SV", b"UC", b"UN", b"UR", b"UT", b"UV"})
+
+_LITTLE_TAG = struct.Struct("<HH").unpack_from
+_BIG_TAG = struct.Struct(">HH").unpack_from
+_LITTLE_U32 = struct.Struct("<I").unpack_from
+_BIG_U32 = struct.Struct(">I").unpack_from
+_LITTLE_U16 = struct.Struct("<H").unpack_from
+_BIG_U16 = struct.Struct(">H").unpack_from
+
+
+class CutShort(Exception):
+    """The bytes at hand end in the middle of an element."""
+
+
+class Encoding(NamedTuple):
+    """How elements are encoded: with their VR or without, and in which byte order."""
+
+    explicit: bool
+    big_endian: bool
+
+
+IMPLICIT_LITTLE: Final = Encoding(explicit=False, big_endian=False)
+EXPLICIT_LITTLE: Final = Encoding(explicit=True, big_endian=False)
+EXPLICIT_BIG: Final = Encoding(explicit=True, big_endian=True)
+
+
+class Header(NamedTuple):
+    """What precedes a value: `vr` is b"" where none is encoded, `value_at` the offset of the value's first byte."""
+
+    tag: int
+    vr: bytes
+    length: int
+    value_at: int
+
+
+def read_header(data: Buffer, at: int, encoding: Encoding) -> Header:
+    """The header of the element or item at an offset; raises CutShort.
+
+    An element whose VR is not two capitals is read as one without a VR: some writers put implicit elements, or whole
+    implicit items, into explicit data sets (PS3.5 6.2.2 allows it below UN).
+    """
+    try:
+        if encoding.big_endian:
+            group, element = _BIG_TAG(data, at)
+            u32, u16 = _BIG_U32, _BIG_U16
+        else:
+            group, element = _LITTLE_TAG(data, at)
+            u32, u16 = _LITTLE_U32, _LITTLE_U16
+        tag = group << 16 | element
+        if not encoding.explicit or group == 0xFFFE:
+            return Header(tag, b"", u32(data, at + 4)[0], at + 8)
+        vr = bytes(data[at + 4 : at + 6])
+        if vr in LONG_VRS:
+            return Header(tag, vr, u32(data, at + 8)[0], at + 12)
+        if looks_like_vr(vr):
+            return Header(tag, vr, u16(data, at + 6)[0], at + 8)
+        return Header(tag, b"", u32(data, at + 4)[0], at + 8)
+    except struct.error:
+        raise CutShort(f"the header of an element is cut off at byte {at}") from None
+
+
+def looks_like_vr(vr: bytes) -> bool:
+    """Whether two bytes are capitals, as every VR's are."""
+    return len(vr) == 2 and vr.isalpha() and vr.isupper()
+
+
+def skip_value(data: Buffer, header: Header, encoding: Encoding, end: int) -> int:
+    """The offset behind an element's value, whatever is nested in it; raises CutShort when that is beyond `end`."""
+    if header.length != UNDEFINED_LENGTH:
+        behind = header.value_at + header.length
+    else:
+        behind = _skip_undefined(data, header, encoding, end)
+    if behind > end:
+        raise CutShort(f"the value of ({header.tag >> 16:04X},{header.tag & 0xFFFF:04X}) is cut off")
+    return behind
+
+
+def _skip_undefined(data: Buffer, outer: Header, encoding: Encoding, end: int) -> int:
+    # A stack and no recursion: how deep a peer's or a stranger's file nests must not matter.
+    open_levels = [below(outer, encoding)]
+    at = outer.value_at
+    while open_levels:
+        if at >= end:
+            raise CutShort("a sequence has no end")
+        level = open_levels[-1]
+        header = read_header(data, at, level)
+        at = header.value_at
+        if header.tag in (ITEM_DELIMITATION, SEQUENCE_DELIMITATION):
+            open_levels.pop()
+        elif header.length == UNDEFINED_LENGTH:
+            open_levels.append(below(header, level))
+        else:
+            at += header.length
+    return at
+
+
+def below(header: Header, encoding: Encoding) -> Encoding:
+    """How the items of an element are encoded: those of a UN element are always implicit (PS3.5 6.2.2 Note 2)."""
+    return IMPLICIT_LITTLE if header.vr == b"UN" else encoding

@@ -1,0 +1,449 @@
+"""Reads the head of a file and finds who the instance in it is.
+
+A file that keeps to PS3.10 7.1 takes the fast way: its File Meta Information is walked by struct, and one search holds
+its UIDs against those of the data set. Everything else (no preamble, no File Meta Information, no group length, UIDs
+only in the data set, big endian, deflated ...) takes the tolerant way. Both are bounded: neither looks further into a
+file than HEAD_LIMIT_BYTES, nor inflates more than that.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import re
+import stat
+import struct
+import zlib
+from typing import TYPE_CHECKING, Final, NamedTuple
+
+from asyncstore.errors import MissingUID, NotDicom, SourceChanged, SourceError
+from asyncstore.instances import elements, source
+from asyncstore.instances.elements import CutShort, Encoding
+from asyncstore.instances.instance import Instance, ProblemKind, ScanProblem
+from asyncstore.instances.source import HEADROOM_BYTES, BytesSource, FileSource, HeldSource
+from asyncstore.uids import (
+    DEFLATED_EXPLICIT_VR_LITTLE_ENDIAN,
+    EXPLICIT_VR_BIG_ENDIAN,
+    EXPLICIT_VR_LITTLE_ENDIAN,
+    IMPLICIT_VR_LITTLE_ENDIAN,
+    MEDIA_STORAGE_DIRECTORY,
+)
+
+if TYPE_CHECKING:
+    from asyncstore.instances.elements import Buffer
+
+# A file up to this size is read whole, so that it is opened only once.
+SMALL_FILE_BYTES: Final = 131072
+# Of a larger one this much is read: enough for nearly every File Meta Information and the UIDs behind it.
+HEAD_BYTES: Final = 8192
+# And this much at most, when its UIDs lie further in.
+HEAD_LIMIT_BYTES: Final = 1048576
+
+_PREAMBLE_BYTES: Final = 128
+_SOP_CLASS_UID: Final = 0x00080016
+_SOP_INSTANCE_UID: Final = 0x00080018
+_META_LENGTH: Final = 0x00020000
+_MEDIA_SOP_CLASS: Final = 0x00020002
+_MEDIA_SOP_INSTANCE: Final = 0x00020003
+_TRANSFER_SYNTAX: Final = 0x00020010
+
+# The tags of group 0002 as a little endian number has them: the element number is the upper half.
+_FAST_CLASS: Final = 0x00020002
+_FAST_INSTANCE: Final = 0x00030002
+_FAST_SYNTAX: Final = 0x00100002
+
+# The prefix and the whole header of (0002,0000): UL, four bytes.
+_META_START: Final = b"DICM\x02\x00\x00\x00UL\x04\x00"
+_META_START_BYTES: Final = len(_META_START) + 4
+_u32 = struct.Struct("<I").unpack_from
+_u16 = struct.Struct("<H").unpack_from
+_fast_header = struct.Struct("<I2sH").unpack_from
+
+_CLASS_IN_DATA_SET: Final = b"\x08\x00\x16\x00"
+_INSTANCE_IN_DATA_SET: Final = b"\x08\x00\x18\x00"
+_UNDEFINED_OB_PIXEL_DATA: Final = b"\xe0\x7f\x10\x00OB\x00\x00\xff\xff\xff\xff"
+
+# What PS3.5 9.1 allows in a UID, and what else occurs in archives: a peer may take it, so it is not ours to refuse.
+_matches_uid = re.compile(r"[0-9.]{1,64}").fullmatch
+_matches_odd_uid = re.compile(r"[!-\[\]-~]{1,64}").fullmatch
+
+# SOP Class and Transfer Syntax UIDs repeat: file bytes -> text. It stops growing at a size no archive needs.
+_known_uids: dict[bytes, str] = {}
+_KNOWN_UIDS_LIMIT: Final = 1024
+
+
+class Identity(NamedTuple):
+    """Who an instance is and where its data set begins, as an offset into the bytes that were looked at."""
+
+    sop_class_uid: str
+    sop_instance_uid: str
+    transfer_syntax_uid: str
+    data_set_at: int
+    meta_difference: str | None = None
+
+
+class _Refused(Exception):
+    """The bytes hold no instance; with `more` it may be that they only end too early."""
+
+    def __init__(self, kind: ProblemKind, detail: str, *, more: bool = False) -> None:
+        super().__init__(detail)
+        self.kind = kind
+        self.detail = detail
+        self.more = more
+
+
+def read_head(path: str, *, wait: bool = True, regular: bool = False) -> Instance | ScanProblem | None:
+    """The instance in a file, or why there is none, by one open, one fstat and one read.
+
+    A file of at most SMALL_FILE_BYTES is read whole and keeps its bytes (HeldSource); a larger one gets a FileSource.
+    `regular=True` says that the caller has just seen a regular file there; else that is checked first, since devices
+    and FIFOs must not even be opened. With `wait=False` the answer is None when the bytes are not in memory and
+    reading would block on a disk. Whatever is wrong comes back as a ScanProblem; nothing is raised.
+    """
+    try:
+        if not regular and not stat.S_ISREG(os.stat(path).st_mode):
+            return _not_a_file(path)
+        fd = source.open_for_reading(path)
+        try:
+            status = os.fstat(fd)
+            if not stat.S_ISREG(status.st_mode):
+                return _not_a_file(path)
+            if status.st_size <= SMALL_FILE_BYTES:
+                return _read_small(path, fd, status, wait)
+            return _read_large(path, fd, status, wait)
+        finally:
+            os.close(fd)
+    except (OSError, ValueError) as error:
+        return problem_of_error(path, error)
+    except _Refused as refused:
+        return _problem(path, refused)
+
+
+def problem_of_error(path: str, error: OSError | ValueError) -> ScanProblem:
+    """What an error of the system says about a path."""
+    if isinstance(error, ValueError):
+        # A NUL in the path: there cannot be such a file.
+        error = FileNotFoundError(errno.ENOENT, str(error), path)
+    if isinstance(error, FileNotFoundError | NotADirectoryError):
+        kind = ProblemKind.NOT_FOUND
+    elif error.errno == errno.ELOOP:
+        kind = ProblemKind.SYMLINK_LOOP
+    else:
+        kind = ProblemKind.UNREADABLE
+    return ScanProblem(path, kind, error.strerror or str(error), error)
+
+
+def instance_of_bytes(data: Buffer, transfer_syntax_uid: str | None = None) -> Instance:
+    """The instance in a DICOM file's bytes, or in a bare data set; see Instance.from_bytes."""
+    data = bytes(data)
+    try:
+        if transfer_syntax_uid is None:
+            identity = identify(data, 0, len(data), complete=True)
+        else:
+            identity = _identify_data_set(data, 0, len(data), {}, transfer_syntax_uid, True)
+    except _Refused as refused:
+        raise _error_of(refused, "the data in memory") from None
+    begin = identity.data_set_at
+    length = len(data) - begin
+    if length % 2 and identity.transfer_syntax_uid == DEFLATED_EXPLICIT_VR_LITTLE_ENDIAN:
+        data += b"\0"
+        length += 1
+    held = BytesSource(data, begin, length)
+    return Instance(None, *identity[:3], begin, length, held, len(data), 0, None, None, identity.meta_difference)
+
+
+def _read_small(path: str, fd: int, status: os.stat_result, wait: bool) -> Instance | ScanProblem | None:
+    size = status.st_size
+    # One byte more than the file has: if it gets filled the file grew, and if not it is the zero that pads a deflated
+    # stream of odd length.
+    buffer = bytearray(HEADROOM_BYTES + size + 1)
+    holes = (memoryview(buffer)[HEADROOM_BYTES:],)
+    if wait:
+        got = source.preadv(fd, holes, 0) if source.preadv is not None else -1
+        if got != size:
+            got = source.read_fully(fd, holes, 0)
+    else:
+        cached = source.read_cached(fd, holes, 0, status.st_dev)
+        if cached is None or cached < size == os.fstat(fd).st_size:
+            return None
+        got = cached
+    if got != size:
+        return _changed(path)
+    end = HEADROOM_BYTES + size
+    identity = _identify_fast(buffer, HEADROOM_BYTES, end) or identify(buffer, HEADROOM_BYTES, end, complete=True)
+    sop_class, sop_instance, syntax, begin, difference = identity
+    if (end - begin) & 1 and syntax == DEFLATED_EXPLICIT_VR_LITTLE_ENDIAN:
+        end += 1
+    return Instance(
+        path,
+        sop_class,
+        sop_instance,
+        syntax,
+        begin - HEADROOM_BYTES,
+        end - begin,
+        HeldSource(buffer, begin, end),
+        size,
+        status.st_mtime_ns,
+        None,
+        None,
+        difference,
+    )
+
+
+def _read_large(path: str, fd: int, status: os.stat_result, wait: bool) -> Instance | ScanProblem | None:
+    size = status.st_size
+    head = bytearray(HEAD_BYTES)
+    identity: Identity | None = None
+    while identity is None:
+        got = _read_start(fd, head, status.st_dev, wait)
+        if got is None:
+            return None
+        if got != len(head):
+            return _changed(path)
+        try:
+            identity = _identify_fast(head, 0, got) or identify(head, 0, got, complete=got == size)
+        except _Refused as refused:
+            if not refused.more or got >= HEAD_LIMIT_BYTES:
+                raise
+            head = bytearray(min(size, HEAD_LIMIT_BYTES))
+    begin = identity.data_set_at
+    length = size - begin
+    padding = length & 1 if identity.transfer_syntax_uid == DEFLATED_EXPLICIT_VR_LITTLE_ENDIAN else 0
+    file = FileSource(path, begin, length, size, status.st_mtime_ns, padding_bytes=padding)
+    return Instance(
+        path,
+        *identity[:3],
+        begin,
+        length + padding,
+        file,
+        size,
+        status.st_mtime_ns,
+        meta_difference=identity.meta_difference,
+    )
+
+
+def _read_start(fd: int, head: bytearray, device: int, wait: bool) -> int | None:
+    """Fills `head` from the file's start; None when that would block and must not."""
+    holes = (memoryview(head),)
+    if wait:
+        return source.read_fully(fd, holes, 0)
+    got = source.read_cached(fd, holes, 0, device)
+    return got if got == len(head) else None
+
+
+def _identify_fast(data: bytearray, base: int, end: int) -> Identity | None:
+    """The identity in a file that is as PS3.10 wants it, in a few microseconds; None when anything is unusual."""
+    start = base + _PREAMBLE_BYTES
+    if not data.startswith(_META_START, start):
+        return None
+    at = start + _META_START_BYTES
+    try:
+        meta_end: int = at + _u32(data, at - 4)[0]
+        if meta_end + 8 > end:
+            return None
+        found: dict[int, int] = {}
+        while at < meta_end:
+            tag, vr, length = _fast_header(data, at)
+            found[tag] = at
+            at += 12 + _u32(data, at + 8)[0] if vr in elements.LONG_VRS else 8 + length
+        # A wrong group length would put the data set at a wrong place.
+        if at != meta_end or (_u16(data, at)[0] | 2) == 2:
+            return None
+        class_at, instance_at, syntax_at = found[_FAST_CLASS], found[_FAST_INSTANCE], found[_FAST_SYNTAX]
+    except (struct.error, KeyError):
+        return None
+    class_field = bytes(data[class_at + 4 : class_at + 8 + data[class_at + 6]])
+    instance_field = bytes(data[instance_at + 4 : instance_at + 8 + data[instance_at + 6]])
+    syntax = _known_uid(data, syntax_at)
+    if syntax == IMPLICIT_VR_LITTLE_ENDIAN:
+        # There the length takes the place of VR and length.
+        pattern = b"%b%b\0\0%b%b%b\0\0%b" % (
+            _CLASS_IN_DATA_SET,
+            class_field[2:4],
+            class_field[4:],
+            _INSTANCE_IN_DATA_SET,
+            instance_field[2:4],
+            instance_field[4:],
+        )
+    else:
+        pattern = b"%b%b%b%b" % (_CLASS_IN_DATA_SET, class_field, _INSTANCE_IN_DATA_SET, instance_field)
+    # The same two UIDs, encoded as they are in the data set: then they need not be looked for element by element.
+    if data.find(pattern, at, at + HEAD_BYTES) < 0:
+        return None
+    sop_class = _known_uid(data, class_at)
+    sop_instance = instance_field[4:].rstrip(b"\0 ").decode("ascii", "replace")
+    if not sop_class or not syntax or not _matches_uid(sop_instance) or sop_class == MEDIA_STORAGE_DIRECTORY:
+        return None
+    return Identity(sop_class, sop_instance, syntax, at)
+
+
+def _known_uid(data: bytearray, at: int) -> str | None:
+    """The UID of the File Meta element at an offset; None when it is not one of the usual form."""
+    raw = bytes(data[at + 4 : at + 8 + data[at + 6]])
+    uid = _known_uids.get(raw)
+    if uid is None:
+        uid = raw[4:].rstrip(b"\0 ").decode("ascii", "replace")
+        if raw[:2] != b"UI" or raw[3] or not _matches_uid(uid):
+            return None
+        if len(_known_uids) < _KNOWN_UIDS_LIMIT:
+            _known_uids[raw] = uid
+    return uid
+
+
+def identify(data: Buffer, base: int, end: int, *, complete: bool) -> Identity:
+    """The identity of the instance in `data[base:end]`, however unusual the file is.
+
+    `complete` says that this is the whole file, and not only its head. Raises _Refused.
+    """
+    prefix_at = base + _PREAMBLE_BYTES
+    has_prefix = bytes(data[prefix_at : prefix_at + 4]) == b"DICM"
+    at = prefix_at + 4 if has_prefix else base
+    if at >= end:
+        if base == end:
+            raise _Refused(ProblemKind.NOT_DICOM, "the file is empty")
+        raise _Refused(ProblemKind.NOT_DICOM, "there is nothing behind the DICM prefix")
+    if not has_prefix and not _begins_like_dicom(data, at, end):
+        raise _Refused(ProblemKind.NOT_DICOM, "there is neither a DICM prefix nor what a data set begins with")
+    try:
+        meta, at = _read_meta(data, at, end)
+    except CutShort as cut:
+        raise _Refused(
+            ProblemKind.NOT_DICOM, f"the File Meta Information is damaged: {cut}", more=not complete
+        ) from None
+    if meta.get(_MEDIA_SOP_CLASS) == MEDIA_STORAGE_DIRECTORY:
+        raise _Refused(ProblemKind.DICOMDIR, "it lists the files of a medium and is no instance to store")
+    if at >= end:
+        raise _Refused(ProblemKind.NOT_DICOM, "no data set follows the File Meta Information", more=not complete)
+    syntax = meta.get(_TRANSFER_SYNTAX) or _guess_transfer_syntax(data, at, end)
+    return _identify_data_set(data, at, end, meta, syntax, complete)
+
+
+def _begins_like_dicom(data: Buffer, at: int, end: int) -> bool:
+    """Whether bytes without a prefix begin with an element of group 0000, 0002 or 0008, as the standard's would."""
+    if end - at < 8:
+        return False
+    group, element = struct.unpack_from("<HH", data, at)
+    if group in (0x0000, 0x0002, 0x0008):
+        return bool(element < 0x3000)
+    return bool(group == 0x0800)
+
+
+def _read_meta(data: Buffer, at: int, end: int) -> tuple[dict[int, str], int]:
+    """The UIDs of group 0002, and the offset of what follows groups 0002 and 0000 (which a data set may not hold)."""
+    meta: dict[int, str] = {}
+    meta_end = -1
+    encoding = elements.EXPLICIT_LITTLE
+    while at + 8 <= end:
+        if at == meta_end and meta.get(_TRANSFER_SYNTAX) == DEFLATED_EXPLICIT_VR_LITTLE_ENDIAN:
+            # A deflated stream may begin with what looks like another element of group 0002.
+            break
+        group = _u16(data, at)[0]
+        if group == 0:
+            encoding = elements.IMPLICIT_LITTLE
+        elif group != 2:
+            break
+        header = elements.read_header(data, at, encoding)
+        at = elements.skip_value(data, header, encoding, end)
+        if header.tag in (_MEDIA_SOP_CLASS, _MEDIA_SOP_INSTANCE, _TRANSFER_SYNTAX):
+            uid = _uid_text(data, header.value_at, at)
+            if uid:
+                meta[header.tag] = uid
+        elif header.tag == _META_LENGTH and header.length == 4:
+            meta_end = at + _u32(data, header.value_at)[0]
+    return meta, at
+
+
+def _identify_data_set(data: Buffer, at: int, end: int, meta: dict[int, str], syntax: str, complete: bool) -> Identity:
+    uids, cut = _uids_in_data_set(data, at, end, syntax)
+    more = cut and not complete
+    in_meta = (meta.get(_MEDIA_SOP_CLASS), meta.get(_MEDIA_SOP_INSTANCE))
+    if more and None in in_meta:
+        raise _Refused(ProblemKind.MISSING_UID, "no SOP Instance UID near the beginning of the file", more=True)
+    in_data_set = (uids.get(_SOP_CLASS_UID), uids.get(_SOP_INSTANCE_UID))
+    sop_class = in_data_set[0] or in_meta[0]
+    sop_instance = in_data_set[1] or in_meta[1]
+    if sop_class is None or sop_instance is None:
+        name = "SOP Class UID" if sop_class is None else "SOP Instance UID"
+        raise _Refused(ProblemKind.MISSING_UID, f"there is no {name}, in the File Meta Information or in the data set")
+    return Identity(sop_class, sop_instance, syntax, at, _difference(in_meta, in_data_set))
+
+
+def _uids_in_data_set(data: Buffer, at: int, end: int, syntax: str) -> tuple[dict[int, str], bool]:
+    """The SOP Class and Instance UID of a data set, as far as it has them, and whether the bytes ended before them."""
+    uids: dict[int, str] = {}
+    if syntax == DEFLATED_EXPLICIT_VR_LITTLE_ENDIAN:
+        try:
+            # Bounded whatever the stream would grow to.
+            inflate = zlib.decompressobj(-zlib.MAX_WBITS).decompress
+            data = inflate(bytes(data[at : min(end, at + HEAD_LIMIT_BYTES)]), HEAD_LIMIT_BYTES)
+        except zlib.error as error:
+            raise _Refused(ProblemKind.NOT_DICOM, f"the data set is not a deflated stream: {error}") from None
+        at, end = 0, len(data)
+    encoding = encoding_of(syntax)
+    try:
+        while at + 8 <= end:
+            header = elements.read_header(data, at, encoding)
+            if header.tag > _SOP_INSTANCE_UID:
+                return uids, False
+            at = elements.skip_value(data, header, encoding, end)
+            if header.tag in (_SOP_CLASS_UID, _SOP_INSTANCE_UID):
+                uid = _uid_text(data, header.value_at, at)
+                if uid:
+                    uids[header.tag] = uid
+    except CutShort:
+        pass
+    return uids, True
+
+
+def encoding_of(transfer_syntax_uid: str) -> Encoding:
+    """How the elements of a data set are encoded: Explicit VR Little Endian but for two transfer syntaxes (PS3.5 A)."""
+    if transfer_syntax_uid == IMPLICIT_VR_LITTLE_ENDIAN:
+        return elements.IMPLICIT_LITTLE
+    if transfer_syntax_uid == EXPLICIT_VR_BIG_ENDIAN:
+        return elements.EXPLICIT_BIG
+    return elements.EXPLICIT_LITTLE
+
+
+def _guess_transfer_syntax(data: Buffer, at: int, end: int) -> str:
+    """The uncompressed transfer syntax that a data set's first element looks like."""
+    if end - at < 8 or not elements.looks_like_vr(bytes(data[at + 4 : at + 6])):
+        return IMPLICIT_VR_LITTLE_ENDIAN
+    # A first group above 0400 is a small one in the other byte order.
+    if _u16(data, at)[0] >= 0x0400:
+        return EXPLICIT_VR_BIG_ENDIAN
+    if _UNDEFINED_OB_PIXEL_DATA in bytes(data[at:end]):
+        raise _Refused(ProblemKind.MISSING_UID, "the pixel data is compressed and no Transfer Syntax UID says how")
+    return EXPLICIT_VR_LITTLE_ENDIAN
+
+
+def _uid_text(data: Buffer, begin: int, end: int) -> str | None:
+    uid = bytes(data[begin:end]).strip(b"\0 ").decode("ascii", "replace")
+    return uid if _matches_odd_uid(uid) else None
+
+
+def _difference(in_meta: tuple[str | None, ...], in_data_set: tuple[str | None, ...]) -> str | None:
+    """A sentence when the File Meta Information names another class or instance than the data set, else None."""
+    names = ("SOP Class UID", "SOP Instance UID")
+    for name, meta, data_set in zip(names, in_meta, in_data_set, strict=True):
+        if meta and data_set and meta != data_set:
+            return f"the File Meta Information has the {name} {meta}, the data set has {data_set}"
+    return None
+
+
+def _not_a_file(path: str) -> ScanProblem:
+    error = OSError(errno.EINVAL, "not a regular file", path)
+    return ScanProblem(path, ProblemKind.NOT_A_FILE, "it is a directory, a device, a FIFO or a socket", error)
+
+
+def _changed(path: str) -> ScanProblem:
+    detail = "its size changed while it was read"
+    return ScanProblem(path, ProblemKind.CHANGED, detail, SourceChanged(f"{path!r}: {detail}"))
+
+
+def _problem(path: str, refused: _Refused) -> ScanProblem:
+    return ScanProblem(path, refused.kind, refused.detail, _error_of(refused, repr(path)))
+
+
+def _error_of(refused: _Refused, what: str) -> SourceError:
+    kind = MissingUID if refused.kind is ProblemKind.MISSING_UID else NotDicom
+    return kind(f"{what}: {refused.detail}")

@@ -1,0 +1,106 @@
+"""Walks files and directories and yields what is in them, one by one: nothing is listed first, nothing is sorted.
+
+Instances and problems come in one stream, so that a caller can send the first file while the walk goes on. Per file
+nothing is kept; per directory its identity is, so that none is walked twice whatever symbolic links there are.
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+from typing import TYPE_CHECKING, TypeAlias
+
+from asyncstore.instances.file_meta import problem_of_error, read_head
+from asyncstore.instances.instance import Instance, ProblemKind, ScanProblem
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+
+AnyPath: TypeAlias = "str | bytes | os.PathLike[str] | os.PathLike[bytes]"
+
+
+def scan(roots: Iterable[AnyPath], *, recursive: bool = True) -> Iterator[Instance | ScanProblem]:
+    """Every instance in files and directories, and every file that is none, as they are met.
+
+    A file given by name counts like one that was found in a directory. Never raises for what is on the disk.
+    """
+    for found in walk(roots, recursive=recursive):
+        if isinstance(found, str):
+            instance = read_head(found, regular=True)
+            if instance is not None:
+                yield instance
+        else:
+            yield found
+
+
+def walk(roots: Iterable[AnyPath], *, recursive: bool) -> Iterator[str | ScanProblem]:
+    """The path of every regular file under the roots, and a problem for what cannot be walked or is no file.
+
+    Paths are exactly as on disk: os.fsencode gives the bytes back. A root may be a symbolic link; links to files and,
+    when `recursive`, to directories are followed, but no directory is walked twice. Without `recursive` only the files
+    directly in a directory are given.
+    """
+    walked: set[tuple[int, int]] = set()
+    for root in roots:
+        path = os.fsdecode(root)
+        found = _look(path)
+        if isinstance(found, _Directory):
+            yield from _walk_directory(found, recursive, walked)
+        else:
+            yield found
+
+
+class _Directory(str):
+    """The path of a directory that is still to be walked."""
+
+    __slots__ = ()
+
+
+def _look(path: str) -> str | _Directory | ScanProblem:
+    """What a path leads to, symbolic links followed."""
+    try:
+        mode = os.stat(path).st_mode
+    except (OSError, ValueError) as error:
+        return problem_of_error(path, error)
+    if stat.S_ISREG(mode):
+        return path
+    if stat.S_ISDIR(mode):
+        return _Directory(path)
+    what = _NAMES_OF_TYPES.get(stat.S_IFMT(mode), "something that is not a file")
+    return ScanProblem(path, ProblemKind.NOT_A_FILE, f"it is {what}", OSError(f"{path!r} is {what}"))
+
+
+_NAMES_OF_TYPES = {
+    stat.S_IFIFO: "a FIFO",
+    stat.S_IFSOCK: "a socket",
+    stat.S_IFCHR: "a character device",
+    stat.S_IFBLK: "a block device",
+}
+
+
+def _walk_directory(root: str, recursive: bool, walked: set[tuple[int, int]]) -> Iterator[str | ScanProblem]:
+    # Directories wait in a list, and only one is open at a time: a deep tree must not use up the file descriptors.
+    waiting = [root]
+    while waiting:
+        directory = waiting.pop()
+        try:
+            status = os.stat(directory)
+            identity = (status.st_dev, status.st_ino)
+            if identity in walked:
+                continue
+            walked.add(identity)
+            with os.scandir(directory) as entries:
+                for entry in entries:
+                    if entry.is_file(follow_symlinks=False):
+                        yield entry.path
+                    elif not entry.is_dir(follow_symlinks=False):
+                        # A link, or something that is not a file: worth a look of its own.
+                        found = _look(entry.path)
+                        if not isinstance(found, _Directory):
+                            yield found
+                        elif recursive:
+                            waiting.append(found)
+                    elif recursive:
+                        waiting.append(entry.path)
+        except OSError as error:
+            yield problem_of_error(directory, error)

@@ -1,0 +1,312 @@
+"""Where the bytes of a data set come from: a file, memory, or what the scan read of a small file anyway.
+
+A sender lays its headers into a wire buffer and hands out the holes between them; `read_into` fills the holes. No
+source looks at the bytes. Every source can be read again from the start, after `close()` too: a retry does just that.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import io
+import os
+import stat
+from typing import TYPE_CHECKING, Final, Protocol
+
+from asyncstore.errors import SourceChanged
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+# Room before the bytes of a small file, so that a command set and two PDU headers fit before a data set that begins
+# at the first byte of its file.
+HEADROOM_BYTES: Final = 512
+
+# What one preadv may take on Linux; other systems allow at least as much.
+IOV_MAX: Final = 1024
+
+# No system has to have these. They are looked up by these names on every use, so that tests can take them away.
+preadv: Callable[..., int] | None = getattr(os, "preadv", None)
+rwf_nowait: int = getattr(os, "RWF_NOWAIT", 0)
+posix_fadvise: Callable[[int, int, int, int], None] | None = getattr(os, "posix_fadvise", None)
+
+# O_NONBLOCK: should a FIFO take a file's place, opening it must not wait for a writer. O_NOCTTY: nor may a terminal
+# become ours.
+_O_NONBLOCK: Final[int] = getattr(os, "O_NONBLOCK", 0)
+OPEN_FLAGS: Final[int] = os.O_RDONLY | _O_NONBLOCK | getattr(os, "O_NOCTTY", 0) | getattr(os, "O_BINARY", 0)
+
+# Numbers (st_dev) of file systems that cannot say whether bytes are in memory: tmpfs, NFS and some more.
+devices_without_nowait: set[int] = set()
+
+_NOWAIT_UNSUPPORTED: Final = frozenset({errno.EOPNOTSUPP, errno.ENOTSUP, errno.EINVAL, errno.ENOSYS})
+
+
+def open_for_reading(path: str) -> int:
+    """The file descriptor of a file that was a regular one a moment ago; the caller checks that it still is."""
+    try:
+        return os.open(path, OPEN_FLAGS)
+    except BlockingIOError:
+        # Somebody holds a lease on the file (a Samba server does): wait until it is given back, as any reader would.
+        if not stat.S_ISREG(os.stat(path).st_mode):
+            raise
+        return os.open(path, OPEN_FLAGS & ~_O_NONBLOCK)
+
+
+class DataSource(Protocol):
+    """What an instance's data set is read from; one thread at a time."""
+
+    @property
+    def length_bytes(self) -> int:
+        """How long the data set is."""
+
+    def read_into(self, holes: Sequence[memoryview], offset: int, *, wait: bool = True) -> bool:
+        """Fill the holes, in order, with the data set's bytes from `offset`.
+
+        With `wait=False` the answer is False, and the holes hold nothing that counts, when the bytes are not in memory
+        and the call would block on a disk. Raises SourceChanged when the data set is no longer what was scanned,
+        OSError when it cannot be read, ValueError when the holes reach beyond it.
+        """
+
+    def span(self, headroom_bytes: int) -> memoryview | None:
+        """The whole data set with `headroom_bytes` of free room before it, as one view, where it lies so in memory."""
+
+    def prefetch(self) -> None:
+        """Ask the system to have the bytes in memory soon; never fails."""
+
+    def close(self) -> None:
+        """Give back what reading took; reading again is allowed."""
+
+
+def read_some(fd: int, holes: Sequence[memoryview], at: int) -> int:
+    """Fill holes from the offset `at` of an open file with one call of the system, which may fill them in part."""
+    if preadv is not None:
+        return preadv(fd, holes, at)
+    with io.FileIO(fd, "rb", closefd=False) as file:
+        file.seek(at)
+        return file.readinto(holes[0]) or 0
+
+
+def read_fully(fd: int, holes: Sequence[memoryview], at: int) -> int:
+    """Fill holes from the offset `at` of an open file; fewer bytes than they hold mean the end of the file."""
+    pending = [hole for hole in holes if len(hole)]
+    total = 0
+    while pending:
+        got = read_some(fd, pending[:IOV_MAX], at + total)
+        if not got:
+            break
+        total += got
+        whole = 0
+        while got and got >= len(pending[whole]):
+            got -= len(pending[whole])
+            whole += 1
+            if whole == len(pending):
+                break
+        del pending[:whole]
+        if got:
+            pending[0] = pending[0][got:]
+    return total
+
+
+def read_cached(fd: int, holes: Sequence[memoryview], at: int, device: int) -> int | None:
+    """Fill holes as far as the bytes are in memory; None when none are.
+
+    `device` is the file's st_dev. Where the system or the file system cannot tell, this reads as usual.
+    """
+    if preadv is None or not rwf_nowait or device in devices_without_nowait or len(holes) > IOV_MAX:
+        return read_fully(fd, holes, at)
+    try:
+        return preadv(fd, holes, at, rwf_nowait)
+    except BlockingIOError:
+        return None
+    except OSError as error:
+        if error.errno not in _NOWAIT_UNSUPPORTED:
+            raise
+        devices_without_nowait.add(device)
+        return read_fully(fd, holes, at)
+
+
+class FileSource:
+    """A data set that lies in a file, read when it is needed.
+
+    `size_bytes` and `mtime_ns` are the whole file's when it was scanned: another size or time later means that the
+    file changed. `padding_bytes` zeros follow what the file holds (PS3.5 A.5: a deflated stream of odd length).
+    """
+
+    __slots__ = ("_device", "_fd", "_stored_bytes", "data_set_offset", "length_bytes", "mtime_ns", "path", "size_bytes")
+
+    def __init__(
+        self,
+        path: str,
+        data_set_offset: int,
+        length: int,
+        size_bytes: int,
+        mtime_ns: int,
+        *,
+        padding_bytes: int = 0,
+    ) -> None:
+        self.path = path
+        self.data_set_offset = data_set_offset
+        self.length_bytes = length + padding_bytes
+        self.size_bytes = size_bytes
+        self.mtime_ns = mtime_ns
+        self._stored_bytes = length
+        self._fd = -1
+        self._device = 0
+
+    def read_into(self, holes: Sequence[memoryview], offset: int, *, wait: bool = True) -> bool:
+        """Fill the holes from the file, with one preadv where the system has it; see DataSource."""
+        wanted = sum(map(len, holes))
+        end = offset + wanted
+        if offset < 0 or end > self.length_bytes:
+            raise ValueError(f"holes for bytes {offset} to {end} of a data set of {self.length_bytes} bytes")
+        if end > self._stored_bytes:
+            holes = _before_padding(holes, self._stored_bytes - offset)
+            wanted = max(0, self._stored_bytes - offset)
+        if self._fd < 0:
+            self._open()
+        at = self.data_set_offset + offset
+        if not wait:
+            if read_cached(self._fd, holes, at, self._device) != wanted:
+                return False
+        elif not self._fill(holes, at, wanted):
+            raise SourceChanged(f"{self.path!r} ended before its data set did: it was cut after it was scanned")
+        if offset and end == self.length_bytes:
+            self._check_unchanged(os.fstat(self._fd))
+        return True
+
+    def span(self, headroom_bytes: int) -> memoryview | None:
+        """None: the bytes are on a disk."""
+        return None
+
+    def prefetch(self) -> None:
+        """Ask the system to read the file ahead, where there is a way to ask (posix_fadvise)."""
+        if posix_fadvise is None:
+            return
+        # Whatever is wrong with the file is said by reading it.
+        with contextlib.suppress(OSError, SourceChanged):
+            if self._fd < 0:
+                self._open()
+            posix_fadvise(self._fd, self.data_set_offset, self._stored_bytes, os.POSIX_FADV_WILLNEED)
+
+    def close(self) -> None:
+        """Close the file; the next read opens it again."""
+        fd, self._fd = self._fd, -1
+        if fd >= 0:
+            os.close(fd)
+
+    def __del__(self) -> None:
+        if getattr(self, "_fd", -1) >= 0:
+            self.close()
+
+    def _fill(self, holes: Sequence[memoryview], at: int, wanted: int) -> bool:
+        if preadv is not None and len(holes) <= IOV_MAX and preadv(self._fd, holes, at) == wanted:
+            return True
+        # A short read is rare enough to begin again; only the end of the file is short twice.
+        return read_fully(self._fd, holes, at) == wanted
+
+    def _open(self) -> None:
+        try:
+            fd = open_for_reading(self.path)
+        except FileNotFoundError as error:
+            raise SourceChanged(f"{self.path!r} vanished after it was scanned") from error
+        try:
+            status = os.fstat(fd)
+            self._check_unchanged(status)
+        except BaseException:
+            os.close(fd)
+            raise
+        self._fd = fd
+        self._device = status.st_dev
+
+    def _check_unchanged(self, status: os.stat_result) -> None:
+        if status.st_size != self.size_bytes:
+            raise SourceChanged(
+                f"{self.path!r} changed after it was scanned: {status.st_size} bytes, not {self.size_bytes}"
+            )
+        if status.st_mtime_ns != self.mtime_ns:
+            raise SourceChanged(f"{self.path!r} was written to after it was scanned")
+
+
+def _before_padding(holes: Sequence[memoryview], stored_bytes: int) -> list[memoryview]:
+    """The part of the holes that the file fills; what lies behind is set to zero."""
+    kept: list[memoryview] = []
+    room = max(0, stored_bytes)
+    for hole in holes:
+        part = hole[:room]
+        hole[room:] = bytes(len(hole) - len(part))
+        if len(part):
+            kept.append(part)
+        room -= len(part)
+    return kept
+
+
+class BytesSource:
+    """A data set in memory: `length` bytes of `data` from `offset` on."""
+
+    __slots__ = ("_view", "length_bytes")
+
+    def __init__(self, data: bytes | bytearray | memoryview, offset: int = 0, length: int | None = None) -> None:
+        view = memoryview(data).cast("B")
+        end = len(view) if length is None else offset + length
+        if not 0 <= offset <= end <= len(view):
+            raise ValueError(f"bytes {offset} to {end} of {len(view)} bytes")
+        self._view = view[offset:end]
+        self.length_bytes = end - offset
+
+    def read_into(self, holes: Sequence[memoryview], offset: int, *, wait: bool = True) -> bool:
+        """Copy into the holes; always True. See DataSource."""
+        return _copy_into(holes, self._view, offset)
+
+    def span(self, headroom_bytes: int) -> memoryview | None:
+        """None, unless no room is asked for and the bytes may be written to: they are the caller's."""
+        return None
+
+    def prefetch(self) -> None:
+        """Nothing to do: the bytes are in memory."""
+
+    def close(self) -> None:
+        """Nothing to do: the bytes stay."""
+
+
+class HeldSource:
+    """The bytes of a small file, as the scan read them, with free room before them.
+
+    `buffer` holds HEADROOM_BYTES free bytes, then the file; the data set lies from `start` to `end`. What lies before
+    the data set is free to be written over, the data set itself never is: so it can be sent again.
+    """
+
+    __slots__ = ("_buffer", "_end", "_start", "length_bytes")
+
+    def __init__(self, buffer: bytearray, start: int, end: int) -> None:
+        self._buffer = buffer
+        self._start = start
+        self._end = end
+        self.length_bytes = end - start
+
+    def read_into(self, holes: Sequence[memoryview], offset: int, *, wait: bool = True) -> bool:
+        """Copy into the holes; always True. See DataSource."""
+        return _copy_into(holes, memoryview(self._buffer)[self._start : self._end], offset)
+
+    def span(self, headroom_bytes: int) -> memoryview | None:
+        """The data set with `headroom_bytes` before it that may be written to; None when there is not so much."""
+        begin = self._start - headroom_bytes
+        if begin < 0:
+            return None
+        return memoryview(self._buffer)[begin : self._end]
+
+    def prefetch(self) -> None:
+        """Nothing to do: the bytes are in memory."""
+
+    def close(self) -> None:
+        """Nothing to do: the bytes stay, so that a retry need not read the file again."""
+
+
+def _copy_into(holes: Sequence[memoryview], view: memoryview, offset: int) -> bool:
+    end = offset + sum(map(len, holes))
+    if offset < 0 or end > len(view):
+        raise ValueError(f"holes for bytes {offset} to {end} of a data set of {len(view)} bytes")
+    for hole in holes:
+        next_offset = offset + len(hole)
+        hole[:] = view[offset:next_offset]
+        offset = next_offset
+    return True

@@ -1,0 +1,239 @@
+"""Encodes the elements of a data set another way: with or without their VRs, in the other byte order.
+
+Values are copied, or byte-swapped as their VR wants it, and never decoded: no string, number or date can come out
+another way than it went in, whatever its character set. Memory does not grow with the data set. Sequences and items
+come out with undefined length (PS3.5 7.5), since the lengths that they had are no longer true; Group Length elements
+are left out for the same reason, as PS3.5 7.2 advises.
+"""
+
+from __future__ import annotations
+
+import struct
+from array import array
+from typing import TYPE_CHECKING, Final
+
+from asyncstore.errors import SourceError
+from asyncstore.instances import elements
+from asyncstore.instances.elements import UNDEFINED_LENGTH, CutShort, Encoding, Header
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from asyncstore.instances.elements import Buffer
+
+# No data set in use comes near it, and it keeps a hostile one from exhausting the stack.
+DEEPEST_NESTING: Final = 64
+# Values are written in pieces of this size; it is a multiple of every unit below.
+_PIECE_BYTES: Final = 1048576
+
+# PS3.5 7.3: how many bytes belong together when the byte order changes. A VR that is not here has no byte order.
+_UNITS: Final = {
+    **dict.fromkeys((b"AT", b"OW", b"SS", b"US"), 2),
+    **dict.fromkeys((b"FL", b"OF", b"OL", b"SL", b"UL"), 4),
+    **dict.fromkeys((b"FD", b"OD", b"OV", b"SV", b"UV"), 8),
+}
+_ARRAY_TYPES: Final = {2: "H", 4: "I", 8: "Q"}
+
+_PIXEL_REPRESENTATION: Final = 0x00280103
+_LUT_DESCRIPTOR: Final = 0x00283002
+_LUT_DATA: Final = 0x00283006
+
+
+class CannotConvert(SourceError):
+    """The data set cannot be encoded another way: it is damaged, or compressed although its transfer syntax is not."""
+
+
+class _Level:
+    """The data set itself or one item, and what is known from it about the VRs of its elements."""
+
+    __slots__ = ("begin", "creators", "encoding", "end", "first_values", "parent")
+
+    def __init__(self, begin: int, end: int, encoding: Encoding, parent: _Level | None) -> None:
+        self.begin = begin
+        self.end = end
+        self.encoding = encoding
+        self.parent = parent
+        self.creators: dict[int, str] = {}
+        self.first_values: dict[int, int | None] = {}
+
+
+class Transcoder:
+    """Re-encodes one data set; `write` takes the bytes as they come."""
+
+    def __init__(self, data: Buffer, source: Encoding, target: Encoding, write: Callable[[Buffer], object]) -> None:
+        self._data = memoryview(data)
+        self._source = source
+        self._target = target
+        self._write = write
+        order = ">" if target.big_endian else "<"
+        self._long_header = struct.Struct(f"{order}HH2sHI").pack
+        self._short_header = struct.Struct(f"{order}HH2sH").pack
+        self._bare_header = struct.Struct(f"{order}HHI").pack
+
+    def run(self) -> None:
+        """Write the whole data set; raises CannotConvert."""
+        end = len(self._data)
+        try:
+            self._write_level(_Level(0, end, self._source, None), 0)
+        except CutShort as cut:
+            raise CannotConvert(f"the data set is damaged: {cut}") from None
+
+    def _write_level(self, level: _Level, depth: int) -> int:
+        """Writes the elements of a data set or item; the offset behind them (and behind an item's delimiter)."""
+        at = level.begin
+        while at < level.end:
+            header = elements.read_header(self._data, at, level.encoding)
+            if header.tag == elements.ITEM_DELIMITATION:
+                return header.value_at
+            at = self._write_element(header, level, depth)
+        return at
+
+    def _write_element(self, header: Header, level: _Level, depth: int) -> int:
+        tag, encoded_vr, length, value_at = header
+        behind = value_at + length
+        undefined = length == UNDEFINED_LENGTH
+        if not undefined and behind > level.end:
+            raise CutShort(f"the value of ({tag >> 16:04X},{tag & 0xFFFF:04X}) is cut off")
+        vr = encoded_vr or self._vr_of_implicit(header, level)
+        if undefined:
+            if vr in (b"OB", b"OW"):
+                raise CannotConvert("its pixel data is compressed, although its transfer syntax is not")
+            return self._write_sequence(header, level, level.end, depth)
+        if vr == b"SQ":
+            return self._write_sequence(header, level, behind, depth)
+        if tag & 0xFFFF or tag >> 16 <= 6:
+            self._write_value(header, vr, level)
+        return behind
+
+    def _write_value(self, header: Header, vr: bytes, level: _Level) -> None:
+        tag, _, length, value_at = header
+        if tag >> 16 & 1 and 0x10 <= tag & 0xFFFF <= 0xFF:
+            level.creators[tag] = (
+                bytes(self._data[value_at : value_at + min(length, 64)]).decode("latin-1").strip("\0 ")
+            )
+        if self._target.explicit and length > 0xFFFF and vr not in elements.LONG_VRS:
+            # PS3.5 6.2.2: too long for the two bytes of its VR's length field.
+            vr = b"UN"
+        self._write_header(tag, vr, length)
+        unit = _UNITS.get(vr, 0) if level.encoding.big_endian != self._target.big_endian else 0
+        for begin in range(value_at, value_at + length, _PIECE_BYTES):
+            piece = self._data[begin : min(begin + _PIECE_BYTES, value_at + length)]
+            self._write(_swapped(piece, unit) if unit else piece)
+
+    def _write_sequence(self, header: Header, level: _Level, end: int, depth: int) -> int:
+        if depth >= DEEPEST_NESTING:
+            raise CannotConvert(f"its sequences are nested more than {DEEPEST_NESTING} deep")
+        encoding = elements.below(header, level.encoding)
+        self._write_header(header.tag, b"SQ", UNDEFINED_LENGTH)
+        at = header.value_at
+        defined = header.length != UNDEFINED_LENGTH
+        while at < end or not defined:
+            item = elements.read_header(self._data, at, encoding)
+            if item.tag == elements.SEQUENCE_DELIMITATION:
+                at = item.value_at
+                break
+            if item.tag != elements.ITEM:
+                raise CannotConvert(f"({item.tag >> 16:04X},{item.tag & 0xFFFF:04X}) stands where an item must")
+            at = self._write_item(item, encoding, end, level, depth)
+        self._write(self._bare_header(0xFFFE, 0xE0DD, 0))
+        return end if defined else at
+
+    def _write_item(self, item: Header, encoding: Encoding, end: int, parent: _Level, depth: int) -> int:
+        self._write(self._bare_header(0xFFFE, 0xE000, UNDEFINED_LENGTH))
+        defined = item.length != UNDEFINED_LENGTH
+        item_end = item.value_at + item.length if defined else end
+        if item_end > end:
+            raise CutShort("an item reaches beyond its sequence")
+        behind = self._write_level(_Level(item.value_at, item_end, encoding, parent), depth + 1)
+        self._write(self._bare_header(0xFFFE, 0xE00D, 0))
+        return item_end if defined else behind
+
+    def _write_header(self, tag: int, vr: bytes, length: int) -> None:
+        group, element = tag >> 16, tag & 0xFFFF
+        if not self._target.explicit:
+            self._write(self._bare_header(group, element, length))
+        elif vr in elements.LONG_VRS:
+            self._write(self._long_header(group, element, vr, 0, length))
+        else:
+            self._write(self._short_header(group, element, vr, length))
+
+    def _vr_of_implicit(self, header: Header, level: _Level) -> bytes:
+        """The VR of an element that was encoded without one (PS3.6, PS3.5 A.1)."""
+        tag, _, length, value_at = header
+        if length == UNDEFINED_LENGTH:
+            return b"OW" if tag == 0x7FE00010 else b"SQ"
+        vr = _private_vr(tag, level) if tag >> 16 & 1 else _dictionary_vr(tag)
+        if " or " in vr:
+            vr = self._unambiguous_vr(tag, vr, level)
+        if vr == "SQ" and length and elements.read_header(self._data, value_at, level.encoding).tag != elements.ITEM:
+            return b"UN"
+        return vr.encode("ascii") if len(vr) == 2 else b"UN"
+
+    def _unambiguous_vr(self, tag: int, vr: str, level: _Level) -> str:
+        """Which of two or three VRs an element of an implicit data set has; both byte orders treat them alike."""
+        if "SS" in vr and "OW" not in vr:
+            return "SS" if self._first_value(_PIXEL_REPRESENTATION, level) else "US"
+        if tag == _LUT_DATA and self._first_value(_LUT_DESCRIPTOR, level) == 1:
+            return "US"
+        # Pixel data, waveforms and overlays are OW in an implicit data set, whatever their depth (PS3.5 A.1).
+        return "OW"
+
+    def _first_value(self, wanted: int, level: _Level | None) -> int | None:
+        """The number that an element of this data set or of those around it begins with, wherever in them it stands."""
+        while level is not None:
+            if wanted not in level.first_values:
+                level.first_values[wanted] = self._look_up(wanted, level)
+            if level.first_values[wanted] is not None:
+                return level.first_values[wanted]
+            level = level.parent
+        return None
+
+    def _look_up(self, wanted: int, level: _Level) -> int | None:
+        at = level.begin
+        order = ">H" if level.encoding.big_endian else "<H"
+        while at < level.end:
+            header = elements.read_header(self._data, at, level.encoding)
+            if header.tag == wanted and 2 <= header.length <= level.end - header.value_at:
+                number: int = struct.unpack_from(order, self._data, header.value_at)[0]
+                return number
+            if header.tag > wanted:
+                return None
+            at = elements.skip_value(self._data, header, level.encoding, level.end)
+        return None
+
+
+def _swapped(piece: memoryview, unit: int) -> bytes:
+    whole = len(piece) - len(piece) % unit
+    numbers = array(_ARRAY_TYPES[unit])
+    numbers.frombytes(piece[:whole])
+    numbers.byteswap()
+    return numbers.tobytes() + bytes(piece[whole:])
+
+
+def _dictionary_vr(tag: int) -> str:
+    if not tag & 0xFFFF:
+        return "UL"
+    from pydicom.datadict import dictionary_VR
+
+    try:
+        return dictionary_VR(tag)
+    except KeyError:
+        return "UN"
+
+
+def _private_vr(tag: int, level: _Level) -> str:
+    """A private element's VR where its creator's dictionary is known, else UN, which any reader can take."""
+    element = tag & 0xFFFF
+    if not element:
+        return "UL"
+    if element <= 0xFF:
+        return "LO" if element >= 0x10 else "UN"
+    creator = level.creators.get(tag & 0xFFFF0000 | element >> 8)
+    if not creator:
+        return "UN"
+    from pydicom.datadict import private_dictionary_VR
+
+    try:
+        return private_dictionary_VR(tag, creator)
+    except KeyError:
+        return "UN"

@@ -1,0 +1,499 @@
+"""A small Storage SCP: for `asyncstore storescp`, the demonstration, tests, benchmarks, and storage commitment results.
+
+It keeps what it receives as PS3.10 files named by SOP Instance UID, or discards it. A file has its final name only when
+the instance is whole. `on_store` decides what is answered, and when.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import re
+import socket
+import struct
+import time
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Final, Self, TypeAlias
+
+import anyio
+import anyio.abc
+import anyio.to_thread
+
+from asyncstore.dimse.exchange import Reassembler
+from asyncstore.dimse.messages import CEchoRQ, CEchoRSP, CStoreRQ, CStoreRSP
+from asyncstore.errors import AsyncStoreError, LocalProtocolError, RemoteProtocolError
+from asyncstore.net.transport import SocketTransport
+from asyncstore.status import SUCCESS, Status
+from asyncstore.uids import (
+    IMPLEMENTATION_CLASS_UID,
+    IMPLEMENTATION_VERSION_NAME,
+    STORAGE_SOP_CLASSES,
+    TRANSFER_SYNTAXES,
+    VERIFICATION,
+)
+from asyncstore.upper_layer.framing import fragment_capacity, frame_command
+from asyncstore.upper_layer.items import OperationsWindow, PresentationContextResult, UserInformation
+from asyncstore.upper_layer.machine import (
+    AssociationRequested,
+    DataReceived,
+    ReleaseRequested,
+    UpperLayer,
+)
+from asyncstore.upper_layer.pdu import AssociateAC, AssociateRJ, AssociateRQ, Fragment
+
+if TYPE_CHECKING:
+    from collections.abc import Collection
+    from types import TracebackType
+
+    from asyncstore.upper_layer.machine import UpperLayerEvent
+
+logger = logging.getLogger("asyncstore.net.acceptor")
+
+# PS3.5 9.1; what does not look like a UID never becomes part of a file name.
+_UID = re.compile(r"[0-9]+(\.[0-9]+)*\Z")
+_INVALID_SOP_INSTANCE: Final = Status(0x0117, "the SOP Instance UID is not a UID")
+_OUT_OF_RESOURCES: Final = Status(0xA700, "cannot write the file")
+_NOT_UNDERSTOOD: Final = Status(0x0211)
+_UNLIMITED_WINDOW: Final = 64
+_WRITE_BYTES: Final = 1 << 20
+
+# PS3.8 Table 9-21: permanent, by the service user, called AE title not recognised; transient, local limit exceeded.
+_WRONG_CALLED_AE_TITLE: Final = AssociateRJ(1, 1, 7)
+_WRONG_CALLING_AE_TITLE: Final = AssociateRJ(1, 1, 3)
+_LIMIT_EXCEEDED: Final = AssociateRJ(2, 3, 2)
+# PS3.8 Table 9-18, result/reason of a presentation context.
+_ACCEPTED, _ABSTRACT_SYNTAX_UNKNOWN, _TRANSFER_SYNTAXES_UNKNOWN = 0, 3, 4
+
+
+@dataclass(frozen=True, slots=True)
+class Arrival:
+    """An instance that was wholly received: who sent it as what, how long its data set is, and where it was kept.
+
+    `path` is None when it was discarded.
+    """
+
+    calling_ae_title: str
+    request: CStoreRQ
+    transfer_syntax_uid: str
+    data_set_bytes: int
+    path: Path | None
+
+
+OnStore: TypeAlias = Callable[[Arrival], Status | Awaitable[Status | None] | None]
+"""Decides the answer to an instance: a Status, or None for no answer at all. An awaitable one is awaited beside the
+others, so that answers can be late and come in any order."""
+
+
+@dataclass(slots=True)
+class _Incoming:
+    """An instance whose data set is arriving."""
+
+    context_id: int
+    request: CStoreRQ
+    transfer_syntax_uid: str
+    status: Status = SUCCESS
+    data_set_bytes: int = 0
+    file: _PartFile | None = None
+
+
+class StorageSCP:
+    """Receives instances on a TCP port: `async with StorageSCP(port=0) as scp` listens until the block is left.
+
+    `port` 0 takes a free one, which `port` then tells. `output_directory` None discards. `called_ae_titles` and
+    `calling_ae_titles` are those that are accepted (None: any); `sop_classes` and `transfer_syntaxes` likewise (None:
+    every one of the standard), in order of preference. `maximum_length` is in bytes (0: unlimited), `window` is how
+    many operations a peer may have outstanding. `maximum_associations` more are rejected as "local limit exceeded".
+    Raises OSError when the port cannot be had.
+    """
+
+    def __init__(
+        self,
+        *,
+        host: str = "127.0.0.1",
+        port: int = 0,
+        ae_title: str = "ANY-SCP",
+        output_directory: str | os.PathLike[str] | None = None,
+        called_ae_titles: Collection[str] | None = None,
+        calling_ae_titles: Collection[str] | None = None,
+        sop_classes: Collection[str] | None = None,
+        transfer_syntaxes: Collection[str] | None = None,
+        maximum_length: int = 131072,
+        window: int = 16,
+        maximum_associations: int = 0,
+        acse_seconds: float = 30.0,
+        on_store: OnStore | None = None,
+    ) -> None:
+        self.host = host
+        self.port = port
+        self.ae_title = ae_title
+        self.output_directory = None if output_directory is None else Path(output_directory)
+        self.called_ae_titles = called_ae_titles
+        self.calling_ae_titles = calling_ae_titles
+        self.sop_classes = frozenset(STORAGE_SOP_CLASSES if sop_classes is None else sop_classes) | {VERIFICATION}
+        self.transfer_syntaxes = tuple(TRANSFER_SYNTAXES if transfer_syntaxes is None else transfer_syntaxes)
+        self.maximum_length = maximum_length
+        self.window = window
+        self.maximum_associations = maximum_associations
+        self.acse_seconds = acse_seconds
+        self.on_store = on_store
+        self.stored = 0
+        self.failed = 0
+        self.associations = 0
+        self._open = 0
+        self._sockets: list[socket.socket] = []
+        self._stack: contextlib.AsyncExitStack
+
+    async def __aenter__(self) -> Self:
+        listener = socket.create_server((self.host, self.port), backlog=128, family=_family(self.host))
+        listener.setblocking(False)
+        self.port = listener.getsockname()[1]
+        async with contextlib.AsyncExitStack() as stack:
+            stack.callback(listener.close)
+            self._group = await stack.enter_async_context(anyio.create_task_group())
+            self._group.start_soon(self._listen, listener)
+            self._stack = stack.pop_all()
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self._group.cancel_scope.cancel()
+        await self._stack.aclose()
+
+    async def _listen(self, listener: socket.socket) -> None:
+        while True:
+            try:
+                sock, _ = listener.accept()
+            except (BlockingIOError, InterruptedError):
+                await anyio.wait_readable(listener)
+            except OSError as error:  # out of descriptors, or a connection that was reset before it was accepted
+                logger.error("cannot accept a connection: %s", error)
+                await anyio.sleep(0.05)
+            else:
+                self._group.start_soon(self._serve, sock)
+
+    async def _serve(self, sock: socket.socket) -> None:
+        """One association from its first byte to its last; nothing that a peer does ends another's."""
+        transport = SocketTransport(sock)
+        self._open += 1
+        association = AcceptedAssociation(self, transport, over_limit=0 < self.maximum_associations < self._open)
+        try:
+            async with anyio.create_task_group() as group:
+                await association.run(group)
+                group.cancel_scope.cancel()
+        except AsyncStoreError as error:
+            logger.info("association ended: %s", error)
+        finally:
+            self._open -= 1
+            association.discard()
+            transport.close()
+
+
+class AcceptedAssociation:
+    """One association as its acceptor."""
+
+    def __init__(self, scp: StorageSCP, transport: SocketTransport, *, over_limit: bool) -> None:
+        self._scp = scp
+        self._transport = transport
+        self._over_limit = over_limit
+        self._upper_layer = UpperLayer(acceptor=True, maximum_length=scp.maximum_length, artim_seconds=scp.acse_seconds)
+        self._reassembler = Reassembler()
+        self._contexts: dict[int, tuple[str, str]] = {}
+        self._calling_ae_title = ""
+        self._capacity = 0
+        self._incoming: _Incoming | None = None
+        self._writing = anyio.Lock(fast_acquire=True)
+        self._group: anyio.abc.TaskGroup
+
+    async def run(self, group: anyio.abc.TaskGroup) -> None:
+        """Serve until the association ends; handlers whose answers take time run in `group`."""
+        self._group = group
+        self._upper_layer.transport_opened(time.monotonic())
+        while not self._upper_layer.closing:
+            data = await self._receive()
+            if data is None:
+                continue
+            now = time.monotonic()
+            try:
+                events = self._upper_layer.receive_data(data, now) if data else self._upper_layer.receive_eof(now)
+                for event in events:
+                    await self._handle(event)
+            except RemoteProtocolError:
+                with contextlib.suppress(LocalProtocolError):  # the upper layer has queued one for what it found itself
+                    self._upper_layer.abort(now, source=2)
+                await self._flush()
+                raise
+            await self._flush()
+
+    async def _receive(self) -> bytes | None:
+        """Bytes from the peer; None when the ARTIM timer ran out meanwhile."""
+        deadline_at = self._upper_layer.artim_deadline_at
+        if deadline_at is None:
+            return await self._transport.receive()
+        with anyio.move_on_after(deadline_at - time.monotonic()):
+            return await self._transport.receive()
+        self._upper_layer.check_deadline(time.monotonic())
+        return None
+
+    async def _flush(self) -> None:
+        data = self._upper_layer.data_to_send()
+        if data:
+            await self._send(data)
+
+    async def _send(self, data: bytes) -> None:
+        async with self._writing:
+            view = memoryview(data)
+            while view:
+                taken = self._transport.send_some((view,))
+                view = view[taken:]
+                if view:
+                    await self._transport.wait_writable()
+
+    async def _handle(self, event: UpperLayerEvent) -> None:
+        if isinstance(event, DataReceived):
+            for fragment in event.fragments:
+                await self._take(fragment)
+        elif isinstance(event, AssociationRequested):
+            self._negotiate(event.request)
+        elif isinstance(event, ReleaseRequested):
+            self._upper_layer.answer_release(time.monotonic())
+
+    # -- the association -----------------------------------------------------------------------------------------------
+
+    def _negotiate(self, request: AssociateRQ) -> None:
+        """Accept or reject what the peer proposes."""
+        scp, now = self._scp, time.monotonic()
+        if self._over_limit:
+            self._upper_layer.reject(_LIMIT_EXCEEDED, now)
+        elif scp.called_ae_titles is not None and request.called_ae_title not in scp.called_ae_titles:
+            self._upper_layer.reject(_WRONG_CALLED_AE_TITLE, now)
+        elif scp.calling_ae_titles is not None and request.calling_ae_title not in scp.calling_ae_titles:
+            self._upper_layer.reject(_WRONG_CALLING_AE_TITLE, now)
+        else:
+            scp.associations += 1
+            self._calling_ae_title = request.calling_ae_title
+            self._capacity = fragment_capacity(request.user_information.maximum_length)
+            self._upper_layer.accept(self._answer(request), now)
+
+    def _answer(self, request: AssociateRQ) -> AssociateAC:
+        results = []
+        for context in request.presentation_contexts:
+            syntax = next((uid for uid in self._scp.transfer_syntaxes if uid in context.transfer_syntaxes), None)
+            if context.abstract_syntax not in self._scp.sop_classes:
+                result = PresentationContextResult(context.context_id, _ABSTRACT_SYNTAX_UNKNOWN, "")
+            elif syntax is None:
+                result = PresentationContextResult(context.context_id, _TRANSFER_SYNTAXES_UNKNOWN, "")
+            else:
+                result = PresentationContextResult(context.context_id, _ACCEPTED, syntax)
+                self._contexts[context.context_id] = (context.abstract_syntax, syntax)
+            results.append(result)
+        window = request.user_information.operations_window
+        granted = min(window.invoked or _UNLIMITED_WINDOW, self._scp.window) if window else 1
+        return AssociateAC(
+            called_ae_title=request.called_ae_title,
+            calling_ae_title=request.calling_ae_title,
+            results=tuple(results),
+            user_information=UserInformation(
+                maximum_length=self._scp.maximum_length,
+                implementation_class_uid=IMPLEMENTATION_CLASS_UID,
+                implementation_version_name=IMPLEMENTATION_VERSION_NAME,
+                operations_window=OperationsWindow(granted, 1) if granted > 1 else None,
+            ),
+        )
+
+    # -- messages ------------------------------------------------------------------------------------------------------
+
+    async def _take(self, fragment: Fragment) -> None:
+        """One fragment of a command set or of a data set."""
+        if fragment.is_command:
+            message = self._reassembler.receive_command(fragment)
+            if message is not None:
+                await self._begin(fragment.context_id, message)
+            return
+        self._reassembler.receive_data_set(fragment)
+        incoming = self._incoming
+        if incoming is None:  # the data set of a request that was refused
+            return
+        incoming.data_set_bytes += len(fragment.data)
+        if incoming.file is not None:
+            await incoming.file.write(fragment.data)
+        if fragment.is_last:
+            self._incoming = None
+            await self._end(incoming)
+
+    async def _begin(self, context_id: int, message: object) -> None:
+        """A request has come; of a C-STORE the data set is still to come."""
+        if context_id not in self._contexts:
+            raise RemoteProtocolError(
+                f"{context_id} was not accepted", pdu="P-DATA-TF", field="Presentation Context ID"
+            )
+        if isinstance(message, CEchoRQ):
+            await self._answer_message(context_id, CEchoRSP(message.message_id, SUCCESS))
+        elif isinstance(message, CStoreRQ):
+            _, transfer_syntax_uid = self._contexts[context_id]
+            self._incoming = incoming = _Incoming(context_id, message, transfer_syntax_uid)
+            if self._scp.output_directory is not None:
+                if _UID.match(message.affected_sop_instance_uid):
+                    incoming.file = _PartFile(self._scp.output_directory, message, transfer_syntax_uid)
+                else:
+                    incoming.status = _INVALID_SOP_INSTANCE
+        else:
+            raise RemoteProtocolError(
+                f"{getattr(message, 'name', 'the message')} is not supported", pdu="DIMSE", field="Command Field"
+            )
+
+    async def _end(self, incoming: _Incoming) -> None:
+        """The data set is whole: keep it, and answer."""
+        path: Path | None = None
+        if incoming.file is not None:
+            try:
+                path = await incoming.file.keep()
+            except OSError as error:
+                logger.error("cannot keep an instance: %s", error)
+                incoming.status = _OUT_OF_RESOURCES
+        status: Status | Awaitable[Status | None] | None = incoming.status
+        on_store = self._scp.on_store
+        if on_store is not None and incoming.status.is_stored:
+            status = on_store(
+                Arrival(
+                    self._calling_ae_title,
+                    incoming.request,
+                    incoming.transfer_syntax_uid,
+                    incoming.data_set_bytes,
+                    path,
+                )
+            )
+        if status is None or isinstance(status, Status):
+            await self._answer_store(incoming, status)
+        else:
+            self._group.start_soon(self._answer_later, incoming, status)
+
+    async def _answer_later(self, incoming: _Incoming, status: Awaitable[Status | None]) -> None:
+        with contextlib.suppress(AsyncStoreError):  # the peer went before it got its answer: the reader sees that too
+            await self._answer_store(incoming, await status)
+
+    async def _answer_store(self, incoming: _Incoming, status: Status | None) -> None:
+        if status is None:
+            return
+        if status.is_stored:
+            self._scp.stored += 1
+        else:
+            self._scp.failed += 1
+        request = incoming.request
+        await self._answer_message(
+            incoming.context_id,
+            CStoreRSP(request.message_id, status, request.affected_sop_class_uid, request.affected_sop_instance_uid),
+        )
+
+    async def _answer_message(self, context_id: int, message: CEchoRSP | CStoreRSP) -> None:
+        await self._send(frame_command(context_id, message.encode(), self._capacity))
+
+    def discard(self) -> None:
+        """Forget an instance that was not whole when the association ended."""
+        if self._incoming is not None and self._incoming.file is not None:
+            self._incoming.file.discard()
+
+
+@dataclass(slots=True)
+class _PartFile:
+    """A file that is being received; it gets its name when it is whole.
+
+    The bytes are collected, and written by a worker thread about 1 MiB at a time: a slow disk must not stall the other
+    associations.
+    """
+
+    directory: Path
+    request: CStoreRQ
+    transfer_syntax_uid: str
+    _pending: list[bytes] = field(default_factory=list)
+    _pending_bytes: int = 0
+    _fd: int = -1
+    _error: OSError | None = None
+
+    async def write(self, data: bytes) -> None:
+        self._pending.append(data)
+        self._pending_bytes += len(data)
+        if self._pending_bytes >= _WRITE_BYTES and self._error is None:
+            try:
+                await anyio.to_thread.run_sync(self._write_pending)
+            except OSError as error:
+                self._error = error
+        if self._error is not None:
+            self._pending.clear()
+
+    async def keep(self) -> Path:
+        """Write what is left and give the file its name; raises OSError when it cannot be kept."""
+        if self._error is not None:
+            self.discard()
+            raise self._error
+        return await anyio.to_thread.run_sync(self._keep)
+
+    def discard(self) -> None:
+        if self._fd >= 0:
+            os.close(self._fd)
+            self._fd = -1
+            with contextlib.suppress(OSError):
+                self._part_path.unlink()
+
+    @property
+    def _part_path(self) -> Path:
+        # The descriptor is part of the name: the same instance may be arriving on two associations.
+        return self.directory / f".{self.request.affected_sop_instance_uid}.{self._fd}.part"
+
+    def _keep(self) -> Path:
+        path = self.directory / f"{self.request.affected_sop_instance_uid}.dcm"
+        try:
+            self._write_pending()
+            os.replace(self._part_path, path)
+        except OSError:
+            self.discard()
+            raise
+        os.close(self._fd)
+        self._fd = -1
+        return path
+
+    def _write_pending(self) -> None:
+        if self._fd < 0:
+            self._open()
+        data = memoryview(b"".join(self._pending))
+        self._pending.clear()
+        self._pending_bytes = 0
+        while data:
+            data = data[os.write(self._fd, data) :]
+
+    def _open(self) -> None:
+        unnamed = self.directory / f".{self.request.affected_sop_instance_uid}.{id(self)}.part"
+        self._fd = os.open(unnamed, os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0), 0o666)
+        os.replace(unnamed, self._part_path)
+        self._pending.insert(0, _file_meta(self.request, self.transfer_syntax_uid))
+
+
+def _file_meta(request: CStoreRQ, transfer_syntax_uid: str) -> bytes:
+    """Preamble and File Meta Information (PS3.10 7.1), Explicit VR Little Endian."""
+    elements = b"".join(
+        (
+            struct.pack("<HH2sHI", 0x0002, 0x0001, b"OB", 0, 2) + b"\x00\x01",
+            _ui(0x0002, request.affected_sop_class_uid),
+            _ui(0x0003, request.affected_sop_instance_uid),
+            _ui(0x0010, transfer_syntax_uid),
+            _ui(0x0012, IMPLEMENTATION_CLASS_UID),
+            _short(0x0013, b"SH", IMPLEMENTATION_VERSION_NAME.encode(), b" "),
+        )
+    )
+    return bytes(128) + b"DICM" + struct.pack("<HH2sHI", 0x0002, 0x0000, b"UL", 4, len(elements)) + elements
+
+
+def _ui(element: int, uid: str) -> bytes:
+    return _short(element, b"UI", uid.encode("ascii"), b"\0")
+
+
+def _short(element: int, vr: bytes, value: bytes, padding: bytes) -> bytes:
+    value += padding * (len(value) & 1)
+    return struct.pack("<HH2sH", 0x0002, element, vr, len(value)) + value
+
+
+def _family(host: str) -> socket.AddressFamily:
+    return socket.AF_INET6 if ":" in host else socket.AF_INET

@@ -1,0 +1,707 @@
+"""An association as its requestor: established, used for C-STORE and C-ECHO, released or aborted.
+
+Responses are taken as they come, also while a request is being written, so that a peer's abort or an early answer can
+interrupt a blocked send. An association that failed stays failed: every wait on it ends with the same exception, and
+`outstanding` says which operations the peer never answered.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import time
+from typing import TYPE_CHECKING, Final, NamedTuple, NoReturn, Self, cast
+
+import anyio
+import anyio.to_thread
+
+from asyncstore.dimse.exchange import Exchange
+from asyncstore.dimse.messages import LOW, CEchoRQ, CStoreRQ
+from asyncstore.errors import (
+    Aborted,
+    AssociationLost,
+    AssociationRejected,
+    AsyncStoreError,
+    ConnectFailed,
+    ConnectionLost,
+    LocalProtocolError,
+    NoAcceptedContext,
+    RemoteProtocolError,
+    SourceError,
+    Timeout,
+)
+from asyncstore.net import trace
+from asyncstore.net.contexts import AcceptedContexts, propose
+from asyncstore.net.outcome import Outcome, State
+from asyncstore.net.peer import Peer, Timeouts
+from asyncstore.net.transport import connect
+from asyncstore.uids import IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION_NAME, VERIFICATION, name_of
+from asyncstore.upper_layer.framing import Framer, Run, fragment_capacity, frame_command
+from asyncstore.upper_layer.items import OperationsWindow, UserIdentity, UserInformation
+from asyncstore.upper_layer.machine import (
+    AbortReceived,
+    AssociationAccepted,
+    AssociationRefused,
+    DataReceived,
+    ReleaseConfirmed,
+    ReleaseRequested,
+    TransportClosed,
+    UpperLayer,
+)
+from asyncstore.upper_layer.pdu import AssociateRQ
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+    from types import TracebackType
+
+    from anyio.abc import TaskGroup
+    from pydicom.dataset import Dataset
+
+    from asyncstore.dimse.exchange import Operation
+    from asyncstore.dimse.messages import Response
+    from asyncstore.instances.instance import Instance
+    from asyncstore.net.transport import SocketTransport
+    from asyncstore.status import Status
+    from asyncstore.upper_layer.machine import UpperLayerEvent
+    from asyncstore.upper_layer.pdu import AssociateAC
+
+logger = logging.getLogger("asyncstore.net")
+
+# How long the end of an association may take when it is aborted: the peer may have stopped reading.
+ABORT_SECONDS: Final = 5.0
+
+
+class _Sending(NamedTuple):
+    """A run that is partly on the wire."""
+
+    run: Run
+    sent_bytes: int
+
+
+class Association:
+    """An association with a peer, made by `associate`.
+
+    Use it as an asynchronous context manager: leaving the block releases the association, leaving it by an exception
+    or by cancellation aborts it. Several tasks may call `store` at once; as many requests are outstanding as the peer
+    agreed to (`window`), the others wait for room.
+    """
+
+    def __init__(
+        self,
+        peer: Peer,
+        contexts: Iterable[tuple[str, Sequence[str]]],
+        *,
+        calling_ae_title: str = "STORESCU",
+        timeouts: Timeouts | None = None,
+        window: int = 1,
+        maximum_length: int = 16382,
+        maximum_send_length: int = 0,
+        user_identity: UserIdentity | None = None,
+    ) -> None:
+        self.peer = peer
+        self.timeouts = timeouts or Timeouts()
+        self.contexts = AcceptedContexts(())
+        self.on_failure: Callable[[], object] = _nothing
+        self.trace_number = 0
+        self.established = False
+        self._request = AssociateRQ(
+            called_ae_title=peer.ae_title,
+            calling_ae_title=calling_ae_title,
+            presentation_contexts=propose(contexts),
+            user_information=UserInformation(
+                maximum_length=maximum_length,
+                implementation_class_uid=IMPLEMENTATION_CLASS_UID,
+                implementation_version_name=IMPLEMENTATION_VERSION_NAME,
+                operations_window=OperationsWindow(window, 1) if window > 1 else None,
+                user_identity=user_identity,
+            ),
+        )
+        self._maximum_send_length = maximum_send_length
+        self._upper_layer = UpperLayer(maximum_length=maximum_length, artim_seconds=self.timeouts.acse_seconds)
+        self._exchange = Exchange()
+        self._on_answer: dict[int, Callable[[Operation, Status], None]] = {}
+        self._failure: AsyncStoreError | None = None
+        self._releasing = False
+        self._released = False
+        self._waiting_since = 0.0
+        self._sending: _Sending | None = None
+        self._blocked: anyio.CancelScope | None = None
+        self._changed = anyio.Event()
+        self._writing = anyio.Lock(fast_acquire=True)
+        self._transport: SocketTransport
+        self._framer: Framer
+        self._background: TaskGroup
+        self._attention = anyio.CancelScope()
+
+    # -- what it is ----------------------------------------------------------------------------------------------------
+
+    @property
+    def window(self) -> int:
+        """How many operations may be outstanding, as negotiated (PS3.7 D.3.3.3); 1 without negotiation."""
+        return self._exchange.window
+
+    @property
+    def outstanding(self) -> Mapping[int, Operation]:
+        """The operations that were begun and not answered, by Message ID."""
+        return self._exchange.outstanding
+
+    @property
+    def has_room(self) -> bool:
+        """Whether another operation may begin now."""
+        return self._exchange.has_room and self._failure is None
+
+    @property
+    def failure(self) -> AsyncStoreError | None:
+        """Why the association ended before its work did; None while all is well."""
+        return self._failure
+
+    # -- its beginning and its end -------------------------------------------------------------------------------------
+
+    async def __aenter__(self) -> Self:
+        trace.emit(logger, trace.Requesting(peer=self.peer, association_number=self.trace_number))
+        try:
+            self._transport = await connect(self.peer, self.timeouts.connect_seconds)
+        except (ConnectFailed, Timeout) as error:
+            trace.emit(logger, trace.ConnectionFailed(detail=str(error), association_number=self.trace_number))
+            raise
+        try:
+            await self._establish()
+        except BaseException as error:
+            await self._give_up(error)
+            raise
+        self._background = anyio.create_task_group()
+        await self._background.__aenter__()
+        self._background.start_soon(self._attend)
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        try:
+            if error is None and self._failure is None and not self.outstanding:
+                await self.release()
+            else:
+                await self.abort()
+        finally:
+            self._transport.close()
+            self._attention.cancel()
+            await self._background.__aexit__(None, None, None)
+
+    async def _establish(self) -> None:
+        """Send A-ASSOCIATE-RQ and wait for the answer, all within the ACSE timeout."""
+        now = time.monotonic()
+        self._upper_layer.associate(self._request, now)
+        self._upper_layer.transport_opened(now)
+        trace.emit(logger, trace.RequestSent(request=self._request, association_number=self.trace_number))
+        with anyio.move_on_after(self.timeouts.acse_seconds) as scope:
+            await self._flush()
+            while not self.established:
+                self._take_in(await self._transport.receive(), self._on_association_event)
+        if scope.cancelled_caught:
+            raise Timeout("acse", self.timeouts.acse_seconds)
+
+    def _on_association_event(self, event: UpperLayerEvent) -> None:
+        if isinstance(event, AssociationAccepted):
+            self._accepted(event.answer)
+        elif isinstance(event, AssociationRefused):
+            trace.emit(logger, trace.Rejected(answer=event.rejection, association_number=self.trace_number))
+            raise AssociationRejected(event.rejection.result, event.rejection.source, event.rejection.reason)
+        elif isinstance(event, AbortReceived):
+            self._aborted_by_peer(event)
+        else:
+            raise ConnectionLost("the peer closed the connection before it answered the association request")
+
+    def _accepted(self, answer: AssociateAC) -> None:
+        number = self.trace_number
+        trace.emit(logger, trace.Accepted(request=self._request, answer=answer, association_number=number))
+        self.contexts = AcceptedContexts.of(self._request.presentation_contexts, answer.results)
+        proposed, granted = self._request.user_information.operations_window, answer.user_information.operations_window
+        if proposed and granted:  # 0 is unlimited (PS3.7 D.3.3.3): then what we proposed is the limit
+            self._exchange.window = min(granted.invoked or proposed.invoked, proposed.invoked)
+        if not self.contexts:
+            trace.emit(logger, trace.NothingAccepted(association_number=self.trace_number))
+            raise NoAcceptedContext(f"{self.peer} accepted none of the proposed presentation contexts")
+        capacity = fragment_capacity(answer.user_information.maximum_length, self._maximum_send_length)
+        self._framer = Framer(capacity)
+        self.established = True
+
+    async def _give_up(self, error: BaseException) -> None:
+        """End an association that did not come to be; the caller raises `error`."""
+        if isinstance(error, Timeout):
+            number = self.trace_number
+            trace.emit(logger, trace.TimedOut(which=error.which, seconds=error.seconds, association_number=number))
+        elif isinstance(error, ConnectionLost):
+            trace.emit(logger, trace.ConnectionBroken(detail=str(error), association_number=self.trace_number))
+        elif isinstance(error, RemoteProtocolError):
+            number = self.trace_number
+            invalid = trace.InvalidAnswer(to_request="A-ASSOCIATE", detail=str(error), association_number=number)
+            trace.emit(logger, invalid)
+        if not isinstance(error, AssociationRejected | Aborted | ConnectionLost):
+            await self._send_abort()
+        self._transport.close()
+
+    async def release(self) -> None:
+        """Release the association (PS3.8 7.2) and close the connection; does nothing when that was done.
+
+        A peer that closes the connection instead of answering, or never answers, takes nothing back of what it
+        answered before: that is no error. Raises LocalProtocolError while operations are outstanding.
+        """
+        if self._released or self._transport.is_closed:
+            return
+        if self._failure is not None:
+            raise self._failure
+        if self.outstanding:
+            raise LocalProtocolError(f"{len(self.outstanding)} operations are outstanding: they would be lost")
+        trace.emit(logger, trace.Releasing(association_number=self.trace_number))
+        self._releasing = True
+        self._upper_layer.release(time.monotonic())
+        with anyio.move_on_after(self.timeouts.acse_seconds), contextlib.suppress(AssociationLost):
+            await self._flush()
+            while not self._released:
+                await self._wait_change()
+        self._transport.close()
+
+    async def abort(self) -> None:
+        """Abort the association (PS3.8 7.3) and close the connection, within 5 seconds, even when cancelled.
+
+        A request that is partly written ends in the abort, never in its last fragment.
+        """
+        if self._transport.is_closed:
+            return
+        self._failure = self._failure or AssociationLost("the association was aborted", tuple(self.outstanding))
+        await self._send_abort()
+        self._transport.close()
+
+    async def _send_abort(self) -> None:
+        """Send an A-ABORT where the protocol allows one, within a bounded time."""
+        with anyio.move_on_after(ABORT_SECONDS, shield=True), contextlib.suppress(AsyncStoreError):
+            if not await self._finish_pdu():
+                self._transport.close(reset=True)
+                return
+            with contextlib.suppress(LocalProtocolError):  # one may be queued already, or the peer's may have come
+                self._upper_layer.abort(time.monotonic())
+                trace.emit(logger, trace.Aborting(association_number=self.trace_number))
+            await self._flush()
+
+    async def _finish_pdu(self) -> bool:
+        """Write the rest of the PDU that is partly on the wire; False when it is the last of its message."""
+        if self._sending is None:
+            return True
+        run, sent = self._sending
+        end = run.end_of_pdu(sent)
+        if end == run.total_bytes and run.is_last:
+            return end == sent
+        for part in _cut(run.parts, sent, end):
+            await self._send_bytes(part)
+        return True
+
+    # -- C-STORE and C-ECHO --------------------------------------------------------------------------------------------
+
+    async def store(self, source: Instance | Dataset | str | os.PathLike[str], *, priority: int = LOW) -> Outcome:
+        """Store one instance: a file by its path, a scanned Instance, or a pydicom Dataset.
+
+        Gives the outcome, also when the peer refuses the instance, when no accepted presentation context fits (the data
+        set is converted among the uncompressed transfer syntaxes where that helps), or when the file cannot be read.
+        Raises AssociationLost or RemoteProtocolError when the association ends before the answer: what became of the
+        instance at the peer is unknown then. PS3.4 Annex B, PS3.7 9.1.1.
+        """
+        try:
+            instance = await _as_instance(source)
+        except (SourceError, OSError) as error:
+            path = os.fspath(source) if isinstance(source, str | os.PathLike) else None
+            return Outcome(State.SOURCE_PROBLEM, path, reason=str(error), error=error, attempts=0)
+        try:
+            ready = await self.prepare(instance)
+            if isinstance(ready, Outcome):
+                return ready
+            answer: list[Status] = []
+            operation = await self.send(ready, lambda _, status: answer.append(status), priority=priority)
+            while not answer:
+                await self._wait_change()
+        except SourceError as error:
+            return Outcome(State.SOURCE_PROBLEM, instance.path, instance, reason=str(error), error=error, attempts=0)
+        return self.outcome_of(instance, ready, operation, answer[0])
+
+    async def prepare(self, instance: Instance) -> Instance | Outcome:
+        """The instance as it can be sent here: itself, or converted; an outcome when no accepted context fits."""
+        if self.contexts.find(instance.sop_class_uid, instance.transfer_syntax_uid) is not None:
+            return instance
+        target = self.contexts.conversion(instance.sop_class_uid, instance.transfer_syntax_uid)
+        if target is None:
+            return no_context(instance)
+        from asyncstore.instances.convert import convert
+
+        return await anyio.to_thread.run_sync(convert, instance, target, abandon_on_cancel=True)
+
+    async def send(
+        self, instance: Instance, on_answer: Callable[[Operation, Status], None], *, priority: int = LOW
+    ) -> Operation:
+        """Write one C-STORE request; `on_answer(operation, status)` is called when its response has come.
+
+        Waits for room in the window; needs an accepted context. Raises SourceError when the file cannot be read: before
+        the first byte was written the association goes on, after that it is aborted (`failure` says which). Raises what
+        ended the association otherwise; then `on_answer` is never called.
+        """
+        context_id = self.contexts.find(instance.sop_class_uid, instance.transfer_syntax_uid)
+        if context_id is None:
+            raise LocalProtocolError(no_context(instance).reason)
+        async with self._writing:
+            if self._failure is not None:
+                raise self._failure
+            return await self._write(instance, context_id, on_answer, priority)
+
+    async def echo(self) -> Status:
+        """Verify that the peer answers (C-ECHO, PS3.7 9.1.5): its status.
+
+        Raises LocalProtocolError when no context for Verification was accepted, and what ended the association when it
+        ended before the answer.
+        """
+        context_id = self.contexts.any_of(VERIFICATION)
+        if context_id is None:
+            raise LocalProtocolError("the peer accepted no presentation context for Verification")
+        answer: list[Status] = []
+        async with self._writing:
+            while not self.has_room:
+                await self._wait_change()
+            operation = self._exchange.begin(context_id, CEchoRQ)
+            request = operation.request
+            assert isinstance(request, CEchoRQ)
+            number = self.trace_number
+            trace.emit(logger, trace.EchoSent(context_id=context_id, request=request, association_number=number))
+            self._on_answer[operation.message_id] = lambda _, status: answer.append(status)
+            await self._send_bytes(memoryview(frame_command(context_id, request.encode(), self._framer.capacity)))
+            self._sent(operation)
+        while not answer:
+            await self._wait_change()
+        return answer[0]
+
+    def outcome_of(self, original: Instance, sent: Instance, operation: Operation, status: Status) -> Outcome:
+        """The outcome of an instance whose request was answered with `status`."""
+        state = State.FAILED
+        if status.is_stored:
+            state = State.WARNING if status.value else State.STORED
+        elif status.value == 0x0111:
+            state = State.DUPLICATE
+        return Outcome(
+            state,
+            original.path,
+            original,
+            status,
+            "" if status.value == 0 else f"{status.meaning} (0x{status.value:04X})",
+            None,
+            status.retryable,
+            1,
+            self.trace_number,
+            operation.context_id,
+            operation.message_id,
+            sent.transfer_syntax_uid,
+            sent.data_set_length,
+        )
+
+    # -- writing -------------------------------------------------------------------------------------------------------
+
+    async def _write(
+        self, instance: Instance, context_id: int, on_answer: Callable[[Operation, Status], None], priority: int
+    ) -> Operation:
+        """Write a C-STORE request, run by run; the first is read while there is no room for the operation yet."""
+        operation: Operation | None = None
+        try:
+            for run in self._runs(instance, context_id):
+                if run.holes and not instance.source.read_into(run.holes, run.offset, wait=False):
+                    read = instance.source.read_into
+                    await anyio.to_thread.run_sync(read, run.holes, run.offset, abandon_on_cancel=True)
+                if operation is None:
+                    while not self.has_room:
+                        await self._wait_change()
+                    operation = self._begin_store(instance, context_id, priority)
+                    self._on_answer[operation.message_id] = on_answer
+                    run.put_command(frame_command(context_id, operation.request.encode(), self._framer.capacity))
+                sent_bytes = self._transport.send_some(run.parts)
+                if sent_bytes != run.total_bytes:
+                    await self._send_rest(run, sent_bytes)
+            assert operation is not None
+            self._sent(operation)
+            return operation
+        except (SourceError, OSError) as error:
+            problem = error if isinstance(error, SourceError) else _unreadable(instance, error)
+            if operation is not None:
+                self._fail(AssociationLost(f"aborted in the middle of a message: {problem}"))
+            raise problem from error
+        except AsyncStoreError as error:
+            self._fail(error)
+            raise
+        except BaseException:  # cancelled
+            if operation is not None:
+                self._fail(AssociationLost("cancelled in the middle of a message"))
+            raise
+        finally:
+            instance.source.close()
+
+    def _begin_store(self, instance: Instance, context_id: int, priority: int) -> Operation:
+        sop_class_uid, sop_instance_uid = instance.sop_class_uid, instance.sop_instance_uid
+        operation = self._exchange.begin(
+            context_id, lambda message_id: CStoreRQ(message_id, sop_class_uid, sop_instance_uid, priority)
+        )
+        if logger.isEnabledFor(logging.INFO):
+            self._trace_store(instance, operation)
+        return operation
+
+    def _runs(self, instance: Instance, context_id: int) -> Iterator[Run]:
+        data_set = instance.source.span(0)
+        if data_set is not None:
+            return self._framer.runs_from_memory(context_id, data_set)
+        return self._framer.runs_with_holes(context_id, instance.data_set_length)
+
+    def _sent(self, operation: Operation) -> None:
+        """The request is wholly written: from now on it can be answered, and the clock runs."""
+        self._exchange.sent(operation.message_id)
+        if len(self._on_answer) == 1:
+            self._waiting_since = time.monotonic()
+        self._transport.expect_response()
+
+    async def _send_rest(self, run: Run, sent_bytes: int) -> None:
+        """Send what the socket did not take of a run at once."""
+        try:
+            while sent_bytes < run.total_bytes:
+                taken = self._transport.send_some(_cut(run.parts, sent_bytes, run.total_bytes))
+                if not taken:
+                    await self._wait_writable()
+                sent_bytes += taken
+        except BaseException:
+            self._sending = _Sending(run, sent_bytes)
+            raise
+
+    async def _send_bytes(self, data: memoryview) -> None:
+        while data:
+            taken = self._transport.send_some((data,))
+            if not taken:
+                await self._wait_writable()
+            data = data[taken:]
+
+    async def _flush(self) -> None:
+        """Write what the upper layer has queued."""
+        data = self._upper_layer.data_to_send()
+        if data:
+            await self._send_bytes(memoryview(data))
+
+    async def _wait_writable(self) -> None:
+        """Wait until the peer takes more; raises what ended the association meanwhile, or Timeout("network")."""
+        with anyio.move_on_after(self.timeouts.network_seconds) as scope:
+            self._blocked = scope
+            try:
+                await self._transport.wait_writable()
+            finally:
+                self._blocked = None
+        if not scope.cancelled_caught:
+            return
+        if self._failure is not None:
+            raise self._failure
+        raise Timeout("network", self.timeouts.network_seconds, tuple(self.outstanding))
+
+    # -- reading -------------------------------------------------------------------------------------------------------
+
+    def _on_readable(self) -> None:
+        """Take in what has arrived; called by the event loop."""
+        if self._released or self._transport.is_closed:
+            return
+        try:
+            data = self._transport.receive_some()
+            if data is not None:
+                self._take_in(data, self._on_event)
+        except AsyncStoreError as error:
+            self._fail(error)
+
+    def _take_in(self, data: bytes, handle: Callable[[UpperLayerEvent], None]) -> None:
+        """Hand over the events that these bytes complete; then raise what the peer did wrong after them."""
+        now = time.monotonic()
+        for event in self._upper_layer.receive_data(data, now) if data else self._upper_layer.receive_eof(now):
+            handle(event)
+        if self._upper_layer.error is not None:
+            self._upper_layer.receive_data(b"", now)
+
+    def _on_event(self, event: UpperLayerEvent) -> None:
+        if isinstance(event, DataReceived):
+            for fragment in event.fragments:
+                received = self._exchange.receive(fragment)
+                if received is not None:
+                    operation = self._exchange.match(received)
+                    self._answered(operation, cast("Response", received.message))
+        elif isinstance(event, ReleaseConfirmed):
+            self._released = True
+            self._wake()
+        elif isinstance(event, ReleaseRequested):
+            self._answer_release()
+        elif isinstance(event, AbortReceived):
+            self._aborted_by_peer(event)
+        elif isinstance(event, TransportClosed):
+            raise ConnectionLost("the peer closed the connection", tuple(self.outstanding))
+
+    def _answered(self, operation: Operation, response: Response) -> None:
+        status = response.status
+        self._waiting_since = time.monotonic()
+        if logger.isEnabledFor(logging.INFO):
+            request = operation.request
+            answered = trace.Answered(
+                context_id=operation.context_id,
+                request=request,
+                status=status,
+                affected_sop_class_uid=response.affected_sop_class_uid or request.affected_sop_class_uid,
+                affected_sop_instance_uid=getattr(request, "affected_sop_instance_uid", ""),
+                association_number=self.trace_number,
+            )
+            logger.log(answered.level, answered)
+        self._on_answer.pop(operation.message_id)(operation, status)
+        self._wake()
+
+    def _answer_release(self) -> None:
+        """The peer wants the release: it gets its answer, and what is outstanding is unknown."""
+        trace.emit(logger, trace.ReleasedByPeer(association_number=self.trace_number))
+        with contextlib.suppress(AsyncStoreError):
+            self._upper_layer.answer_release(time.monotonic())
+            self._transport.send_some((self._upper_layer.data_to_send(),))
+        if self._releasing:  # both asked at once (PS3.8 9.2.2.6): our own request is still to be answered
+            return
+        raise ConnectionLost("the peer released the association", tuple(self.outstanding))
+
+    def _aborted_by_peer(self, event: AbortReceived) -> NoReturn:
+        number = self.trace_number
+        aborted = trace.AbortedByPeer(source=event.source, reason=event.reason, association_number=number)
+        trace.emit(logger, aborted)
+        raise Aborted(event.source, event.reason, tuple(self.outstanding))
+
+    # -- failing and waiting -------------------------------------------------------------------------------------------
+
+    async def _attend(self) -> None:
+        """Take in what the peer sends and watch the deadline, until the association ends."""
+        with self._attention:
+            async with anyio.create_task_group() as group:
+                group.start_soon(self._transport.watch, self._on_readable)
+                group.start_soon(self._watch_deadline)
+
+    async def _watch_deadline(self) -> None:
+        """Fail the association when an answer is overdue.
+
+        A peer with a window works on one operation after another: the deadline runs from the last complete answer, or
+        from the sending when nothing was outstanding.
+        """
+        limit = self.timeouts.dimse_seconds
+        while self._failure is None:
+            left = self._waiting_since + limit - time.monotonic()
+            waits = any(operation.is_sent for operation in self.outstanding.values())
+            if waits and left <= 0:
+                self._fail(Timeout("dimse", limit, tuple(self.outstanding)))
+                return
+            await anyio.sleep(left if waits else limit)
+
+    def _fail(self, error: AsyncStoreError) -> None:
+        """Record why the association ended, and let everybody who waits for it know."""
+        if self._failure is not None:
+            return
+        if isinstance(error, AssociationLost) and not error.outstanding:
+            error.outstanding = tuple(self.outstanding)
+        self._failure = error
+        number = self.trace_number
+        if isinstance(error, Timeout):
+            trace.emit(logger, trace.TimedOut(which=error.which, seconds=error.seconds, association_number=number))
+        elif isinstance(error, RemoteProtocolError):
+            invalid = trace.InvalidAnswer(to_request="C-STORE", detail=str(error), association_number=number)
+            trace.emit(logger, invalid)
+        elif isinstance(error, ConnectionLost) and not self._releasing:
+            trace.emit(logger, trace.ConnectionBroken(detail=str(error), association_number=number))
+        if self._blocked is not None:
+            self._blocked.cancel()
+        self._attention.cancel()
+        self._wake()
+        self.on_failure()
+
+    def _wake(self) -> None:
+        self._changed.set()
+
+    async def _wait_change(self) -> None:
+        """Wait until something came from the peer; raises what ended the association."""
+        if self._failure is not None:
+            raise self._failure
+        if self._changed.is_set():
+            self._changed = anyio.Event()
+        await self._changed.wait()
+        if self._failure is not None:
+            raise self._failure
+
+    def _trace_store(self, instance: Instance, operation: Operation) -> None:
+        assert isinstance(operation.request, CStoreRQ)
+        sent = trace.StoreSent(
+            path=instance.path,
+            context_id=operation.context_id,
+            transfer_syntax_uid=instance.transfer_syntax_uid,
+            request=operation.request,
+            association_number=self.trace_number,
+        )
+        logger.log(sent.level, sent)
+
+
+def associate(
+    peer: Peer,
+    *,
+    contexts: Iterable[tuple[str, Sequence[str]]],
+    calling_ae_title: str = "STORESCU",
+    timeouts: Timeouts | None = None,
+    window: int = 1,
+    maximum_length: int = 16382,
+    maximum_send_length: int = 0,
+    user_identity: UserIdentity | None = None,
+) -> Association:
+    """Establish an association with a peer: `async with associate(peer, contexts=...) as association`.
+
+    `contexts` are pairs of an abstract syntax and the transfer syntaxes to propose for it, at most 128. `window` is the
+    asynchronous operations window to propose, 1 for none. `maximum_length` is what we announce to receive,
+    `maximum_send_length` a cap of our own below what the peer announces, both in bytes. Entering the block raises
+    ConnectFailed, Timeout, AssociationRejected, Aborted or NoAcceptedContext. PS3.8 7.1.
+    """
+    return Association(
+        peer,
+        contexts,
+        calling_ae_title=calling_ae_title,
+        timeouts=timeouts,
+        window=window,
+        maximum_length=maximum_length,
+        maximum_send_length=maximum_send_length,
+        user_identity=user_identity,
+    )
+
+
+def no_context(instance: Instance) -> Outcome:
+    """The outcome of an instance for which no presentation context was accepted."""
+    reason = (
+        f"No presentation context for '{name_of(instance.sop_class_uid)}' has been accepted by the peer "
+        f"with '{name_of(instance.transfer_syntax_uid)}' transfer syntax for the SCU role"
+    )
+    return Outcome(State.NO_CONTEXT, instance.path, instance, reason=reason, attempts=0)
+
+
+async def _as_instance(source: Instance | Dataset | str | os.PathLike[str]) -> Instance:
+    from asyncstore.instances.instance import Instance
+
+    if isinstance(source, Instance):
+        return source
+    make = Instance.from_path if isinstance(source, str | os.PathLike) else Instance.from_dataset
+    return await anyio.to_thread.run_sync(make, source)  # type: ignore[arg-type]
+
+
+def _unreadable(instance: Instance, error: OSError) -> SourceError:
+    return SourceError(f"cannot read {instance.path}: {error.strerror or error}")
+
+
+def _cut(parts: Sequence[memoryview], start: int, end: int) -> list[memoryview]:
+    """The bytes `start` to `end` of parts laid end to end."""
+    pieces: list[memoryview] = []
+    at = 0
+    for part in parts:
+        if at + len(part) > start and at < end:
+            pieces.append(part[max(start - at, 0) : end - at])
+        at += len(part)
+    return pieces
+
+
+def _nothing() -> None:
+    pass

@@ -1,0 +1,90 @@
+"""The presentation contexts of one association: proposed by number, accepted or not (PS3.8 7.1.1.13)."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Final, NamedTuple, Self
+
+from asyncstore.errors import LocalProtocolError
+from asyncstore.uids import (
+    DEFLATED_EXPLICIT_VR_LITTLE_ENDIAN,
+    EXPLICIT_VR_BIG_ENDIAN,
+    EXPLICIT_VR_LITTLE_ENDIAN,
+    IMPLICIT_VR_LITTLE_ENDIAN,
+    UNCOMPRESSED_TRANSFER_SYNTAXES,
+)
+from asyncstore.upper_layer.items import PresentationContext
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+
+    from asyncstore.upper_layer.items import PresentationContextResult
+
+MAXIMUM_CONTEXTS: Final = 128  # odd IDs from 1 to 255
+
+# What a data set is converted to when the peer did not accept its own transfer syntax, best first: explicit VRs are
+# kept where they can be, and what every peer must read comes before what few do.
+_CONVERSION_TARGETS: Final = (
+    EXPLICIT_VR_LITTLE_ENDIAN,
+    IMPLICIT_VR_LITTLE_ENDIAN,
+    EXPLICIT_VR_BIG_ENDIAN,
+    DEFLATED_EXPLICIT_VR_LITTLE_ENDIAN,
+)
+
+
+class AcceptedContext(NamedTuple):
+    """A presentation context that can be used."""
+
+    context_id: int
+    abstract_syntax: str
+    transfer_syntax_uid: str
+
+
+class AcceptedContexts:
+    """The presentation contexts that the peer accepted, to be asked for a pair of SOP class and transfer syntax."""
+
+    def __init__(self, accepted: Iterable[AcceptedContext]) -> None:
+        self._ids: dict[tuple[str, str], int] = {}
+        for context_id, abstract_syntax, transfer_syntax_uid in accepted:
+            self._ids.setdefault((abstract_syntax, transfer_syntax_uid), context_id)
+
+    @classmethod
+    def of(cls, proposed: Sequence[PresentationContext], results: Iterable[PresentationContextResult]) -> Self:
+        """What the peer's results mean for what was proposed; a context that was never proposed counts for nothing."""
+        contexts = {context.context_id: context for context in proposed}
+        accepted = (result for result in results if result.result == 0 and result.context_id in contexts)
+        return cls(
+            AcceptedContext(result.context_id, contexts[result.context_id].abstract_syntax, result.transfer_syntax)
+            for result in accepted
+            if result.transfer_syntax in contexts[result.context_id].transfer_syntaxes
+        )
+
+    def __bool__(self) -> bool:
+        return bool(self._ids)
+
+    def find(self, sop_class_uid: str, transfer_syntax_uid: str) -> int | None:
+        """The ID of the context for exactly this pair."""
+        return self._ids.get((sop_class_uid, transfer_syntax_uid))
+
+    def any_of(self, abstract_syntax: str) -> int | None:
+        """The ID of a context for the abstract syntax, whatever its transfer syntax."""
+        return next((context_id for (uid, _), context_id in self._ids.items() if uid == abstract_syntax), None)
+
+    def conversion(self, sop_class_uid: str, transfer_syntax_uid: str) -> str | None:
+        """The transfer syntax into which an instance can be converted to be sent; None when there is none."""
+        if transfer_syntax_uid not in UNCOMPRESSED_TRANSFER_SYNTAXES:
+            return None
+        return next((uid for uid in _CONVERSION_TARGETS if (sop_class_uid, uid) in self._ids), None)
+
+
+def propose(contexts: Iterable[tuple[str, Sequence[str]]]) -> tuple[PresentationContext, ...]:
+    """Number the contexts to propose: pairs of an abstract syntax and its transfer syntaxes, at most 128.
+
+    Raises LocalProtocolError when there are none, or more.
+    """
+    numbered = tuple(
+        PresentationContext(2 * index + 1, abstract_syntax, tuple(transfer_syntaxes))
+        for index, (abstract_syntax, transfer_syntaxes) in enumerate(contexts)
+    )
+    if not 1 <= len(numbered) <= MAXIMUM_CONTEXTS:
+        raise LocalProtocolError(f"{len(numbered)} presentation contexts: an association has 1 to {MAXIMUM_CONTEXTS}")
+    return numbered

@@ -1,0 +1,68 @@
+"""What became of one instance."""
+
+from __future__ import annotations
+
+import enum
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from asyncstore.errors import AsyncStoreError, StoreFailed
+
+if TYPE_CHECKING:
+    from asyncstore.instances.instance import Instance
+    from asyncstore.status import Status
+
+
+class State(enum.StrEnum):
+    """Where an instance ended. Only STORED and WARNING mean that the peer said it has it."""
+
+    STORED = "stored"
+    WARNING = "warning"  # stored, and the peer had something to say about it
+    DUPLICATE = "duplicate"  # the peer says it was already there
+    FAILED = "failed"  # the peer answered with a failure
+    NO_CONTEXT = "no-context"  # no accepted presentation context fits: not a byte of it was sent
+    SOURCE_PROBLEM = "source-problem"  # the file cannot be read, or is no longer what was scanned
+    UNKNOWN = "unknown"  # sent, wholly or in part, and never answered
+    SKIPPED = "skipped"  # no DICOM instance: found in a directory beside those that are
+    RESUMED = "resumed"  # an earlier run of the same ledger stored it
+    LEFT = "left"  # the run stopped before its turn
+
+
+_STORED = frozenset((State.STORED, State.WARNING, State.RESUMED))
+
+
+@dataclass(slots=True)
+class Outcome:
+    """What became of one instance: `state`, and everything that explains it.
+
+    `status` is the peer's answer where there was one. `reason` is one plain line, empty when all is well. `retryable`
+    says whether sending it again may end otherwise. `attempts` counts C-STORE requests; `transfer_syntax_uid` is the
+    one it was sent in, which is not the file's own after a conversion; `bytes_sent` counts data set bytes.
+    """
+
+    state: State
+    path: str | None
+    instance: Instance | None = None
+    status: Status | None = None
+    reason: str = ""
+    error: Exception | None = None
+    retryable: bool = False
+    attempts: int = 1
+    association_number: int = 0
+    context_id: int = 0
+    message_id: int = 0
+    transfer_syntax_uid: str = ""
+    bytes_sent: int = 0
+
+    @property
+    def is_stored(self) -> bool:
+        """The peer has the instance, now or since an earlier run."""
+        return self.state in _STORED
+
+    def raise_for_failure(self) -> None:
+        """Do nothing when the instance was stored; raise StoreFailed (or what was at fault) when it was not."""
+        if self.is_stored:
+            return
+        if isinstance(self.error, AsyncStoreError):
+            raise self.error
+        raise StoreFailed(self.reason or self.state.value, self.status, retryable=self.retryable) from self.error

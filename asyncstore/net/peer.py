@@ -1,0 +1,57 @@
+"""Whom to call, and how long to wait for it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from asyncstore.errors import LocalProtocolError
+
+MAXIMUM_AE_TITLE_CHARACTERS = 16
+
+
+@dataclass(frozen=True, slots=True)
+class Peer:
+    """The application entity at the other end: host name or address, TCP port, and its AE title.
+
+    `ae_title` is sent as the Called AE title (PS3.8 9.3.2).
+    """
+
+    host: str
+    port: int
+    ae_title: str = "ANY-SCP"
+
+    def __post_init__(self) -> None:
+        if not 0 < self.port < 65536:
+            raise LocalProtocolError(f"port {self.port} is out of range: a TCP port is 1 to 65535")
+        check_ae_title(self.ae_title)
+
+    def __str__(self) -> str:
+        host = f"[{self.host}]" if ":" in self.host else self.host
+        return f"{self.ae_title}@{host}:{self.port}"
+
+
+@dataclass(frozen=True, slots=True)
+class Timeouts:
+    """How long to wait for the peer, in seconds; each is one deadline for the whole wait, not one per read.
+
+    `connect_seconds` covers name resolution and TCP, `acse_seconds` the answer to an association or release request,
+    `dimse_seconds` a response, `network_seconds` the time in which the peer takes no byte of what is being sent.
+    """
+
+    connect_seconds: float = 10.0
+    acse_seconds: float = 30.0
+    dimse_seconds: float = 30.0
+    network_seconds: float = 30.0
+
+
+def check_ae_title(title: str) -> str:
+    """Give back an AE title that can be sent (PS3.5 6.2, VR AE).
+
+    Raises LocalProtocolError when it is empty, over 16 characters, or has a backslash, a control or a non-ASCII
+    character.
+    """
+    if not title.strip() or len(title) > MAXIMUM_AE_TITLE_CHARACTERS:
+        raise LocalProtocolError(f"AE title {title!r} has {len(title)} characters: an AE title has 1 to 16")
+    if "\\" in title or not title.isascii() or not title.isprintable():
+        raise LocalProtocolError(f"AE title {title!r} has a character that an AE title cannot have")
+    return title

@@ -1,0 +1,220 @@
+"""What an association does, as events for the log.
+
+Each event is logged as the message of a record (`logger.log(level, event)`): `str(event)` is one plain line for any
+logging set-up, and a handler that knows the events can print more, as the documented log of the command line does.
+`association_number` is 0 unless several associations are open at once.
+"""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, ClassVar
+
+if TYPE_CHECKING:
+    from asyncstore.dimse.messages import CEchoRQ, CStoreRQ
+    from asyncstore.net.outcome import Outcome
+    from asyncstore.net.peer import Peer
+    from asyncstore.status import Status
+    from asyncstore.upper_layer.pdu import AssociateAC, AssociateRJ, AssociateRQ
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TraceEvent:
+    """One thing that happened on an association."""
+
+    level: ClassVar[int] = logging.INFO
+    association_number: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Requesting(TraceEvent):
+    """An association is about to be requested; the connection is not open yet."""
+
+    peer: Peer
+
+    def __str__(self) -> str:
+        return f"requesting an association with {self.peer}"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RequestSent(TraceEvent):
+    """The connection is open and the A-ASSOCIATE-RQ goes out."""
+
+    level: ClassVar[int] = logging.DEBUG
+    request: AssociateRQ
+
+    def __str__(self) -> str:
+        return f"proposing {len(self.request.presentation_contexts)} presentation contexts"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Accepted(TraceEvent):
+    """The peer accepted the association."""
+
+    request: AssociateRQ
+    answer: AssociateAC
+
+    def __str__(self) -> str:
+        accepted = sum(result.result == 0 for result in self.answer.results)
+        return f"association accepted with {accepted} presentation contexts"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Rejected(TraceEvent):
+    """The peer rejected the association."""
+
+    level: ClassVar[int] = logging.ERROR
+    answer: AssociateRJ
+
+    def __str__(self) -> str:
+        return f"association rejected: result {self.answer.result}, reason {self.answer.source}.{self.answer.reason}"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ConnectionFailed(TraceEvent):
+    """The connection could not be opened, for the reason that the system gave."""
+
+    level: ClassVar[int] = logging.ERROR
+    detail: str
+
+    def __str__(self) -> str:
+        return f"cannot connect: {self.detail}"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NothingAccepted(TraceEvent):
+    """The association was accepted without a single presentation context."""
+
+    level: ClassVar[int] = logging.ERROR
+
+    def __str__(self) -> str:
+        return "no accepted presentation contexts"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StoreSent(TraceEvent):
+    """A C-STORE request goes out on `context_id`, its data set in `transfer_syntax_uid`."""
+
+    path: str | None
+    context_id: int
+    transfer_syntax_uid: str
+    request: CStoreRQ
+
+    def __str__(self) -> str:
+        return f"C-STORE {self.request.message_id}: {self.request.affected_sop_instance_uid}"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EchoSent(TraceEvent):
+    """A C-ECHO request goes out on `context_id`."""
+
+    context_id: int
+    request: CEchoRQ
+
+    def __str__(self) -> str:
+        return f"C-ECHO {self.request.message_id}"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Answered(TraceEvent):
+    """The response to `request` came; UIDs are the request's where the response has none."""
+
+    context_id: int
+    request: CStoreRQ | CEchoRQ
+    status: Status
+    affected_sop_class_uid: str
+    affected_sop_instance_uid: str = ""
+
+    def __str__(self) -> str:
+        return f"answer to {self.request.message_id}: {self.status}"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Releasing(TraceEvent):
+    """The association's work is done and its release is requested."""
+
+    def __str__(self) -> str:
+        return "releasing the association"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ReleasedByPeer(TraceEvent):
+    """The peer asked for the release."""
+
+    def __str__(self) -> str:
+        return "association released by the peer"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Aborting(TraceEvent):
+    """We abort the association."""
+
+    source: int = 0
+    reason: int = 0
+
+    def __str__(self) -> str:
+        return "aborting the association"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AbortedByPeer(TraceEvent):
+    """The peer aborted: `source` 0 is its user, 2 its service provider."""
+
+    source: int
+    reason: int
+
+    def __str__(self) -> str:
+        return f"association aborted by the peer, source {self.source}, reason {self.reason}"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ConnectionBroken(TraceEvent):
+    """The transport connection ended in the middle of the association."""
+
+    level: ClassVar[int] = logging.ERROR
+    detail: str
+
+    def __str__(self) -> str:
+        return f"connection lost: {self.detail}"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TimedOut(TraceEvent):
+    """A deadline passed: `which` is "connect", "acse", "dimse" or "network"."""
+
+    level: ClassVar[int] = logging.ERROR
+    which: str
+    seconds: float
+
+    def __str__(self) -> str:
+        return f"{self.which} timeout after {self.seconds:g} s"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class InvalidAnswer(TraceEvent):
+    """The peer sent what the standard forbids; `to_request` is "A-ASSOCIATE", "C-STORE" or "C-ECHO"."""
+
+    level: ClassVar[int] = logging.ERROR
+    to_request: str
+    detail: str
+
+    def __str__(self) -> str:
+        return f"invalid answer to {self.to_request}: {self.detail}"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NotStored(TraceEvent):
+    """An instance will not be stored by this run; `outcome` has the reason."""
+
+    level: ClassVar[int] = logging.ERROR
+    outcome: Outcome
+
+    def __str__(self) -> str:
+        return f"not stored: {self.outcome.path}: {self.outcome.reason}"
+
+
+def emit(logger: logging.Logger, event: TraceEvent) -> None:
+    """Log an event at its own level."""
+    if logger.isEnabledFor(event.level):
+        logger.log(event.level, event)

@@ -1,0 +1,200 @@
+"""The transport connection: a non-blocking socket of our own, and the one place where its errors are mapped.
+
+The socket is not wrapped in a stream of the event loop: such a stream copies what one send did not take, and hides the
+socket options that decide how fast a small message is answered. Sending and receiving are tried first, and the event
+loop is asked only when the socket would block.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import socket
+import struct
+from typing import TYPE_CHECKING, Final, NoReturn
+
+import anyio
+
+from asyncstore.errors import ConnectFailed, ConnectionLost, Timeout
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from asyncstore.net.peer import Peer
+
+RECEIVE_BYTES: Final = 1 << 16
+_QUICKACK: Final[int | None] = getattr(socket, "TCP_QUICKACK", None)
+_HAS_SENDMSG: Final = hasattr(socket.socket, "sendmsg")
+
+
+class SocketTransport:
+    """A connected TCP socket: five ways to use it, and close().
+
+    Raises ConnectionLost from every operation when the connection broke. Not meant for two senders, or two receivers,
+    at once.
+    """
+
+    def __init__(self, sock: socket.socket) -> None:
+        sock.setblocking(False)
+        self._socket = sock
+        self._unwatch: Callable[[], object] | None = None
+        for level, option, value in _OPTIONS:
+            with contextlib.suppress(OSError):
+                sock.setsockopt(level, option, value)
+
+    @property
+    def is_closed(self) -> bool:
+        return self._socket.fileno() < 0
+
+    def send_some(self, parts: Sequence[memoryview | bytes]) -> int:
+        """Send what the socket takes at once of `parts`, in order; give back how many bytes that was, 0 when none."""
+        try:
+            if len(parts) == 1 or not _HAS_SENDMSG:
+                return self._socket.send(parts[0])
+            return self._socket.sendmsg(parts)
+        except (BlockingIOError, InterruptedError):
+            return 0
+        except OSError as error:
+            _lost(error)
+
+    def receive_some(self) -> bytes | None:
+        """What has arrived; None when nothing has, b"" when the peer has closed its side."""
+        try:
+            return self._socket.recv(RECEIVE_BYTES)
+        except (BlockingIOError, InterruptedError):
+            return None
+        except OSError as error:
+            _lost(error)
+
+    async def receive(self) -> bytes:
+        """Wait for bytes; b"" when the peer has closed its side."""
+        while (data := self.receive_some()) is None:
+            await self._wait(anyio.wait_readable)
+        return data
+
+    async def wait_writable(self) -> None:
+        """Wait until the socket takes bytes again."""
+        await self._wait(anyio.wait_writable)
+
+    async def watch(self, on_readable: Callable[[], None]) -> None:
+        """Call `on_readable` whenever there is something to receive, until cancelled.
+
+        On asyncio the callback stays registered: registering anew for every wait costs two system calls and a future
+        for each response. Elsewhere a wait is taken each time.
+        """
+        try:
+            loop = asyncio.get_running_loop()
+            loop.add_reader(self._socket, on_readable)
+        except (RuntimeError, NotImplementedError):
+            while not self.is_closed:
+                await self._wait(anyio.wait_readable)
+                on_readable()
+            return
+        self._unwatch = lambda: loop.remove_reader(self._socket)
+        try:
+            await anyio.sleep_forever()
+        finally:
+            self._stop_watching()
+
+    def expect_response(self) -> None:
+        """Have the system acknowledge what comes next at once.
+
+        A receiver that writes its response in two pieces with Nagle's algorithm on waits for the acknowledgement of the
+        first before it sends the second, and Linux would delay that by 40 ms. The option does not stick: set it before
+        each wait. Does nothing where the system lacks it.
+        """
+        if _QUICKACK is not None:
+            with contextlib.suppress(OSError):
+                self._socket.setsockopt(socket.IPPROTO_TCP, _QUICKACK, 1)
+
+    def close(self, *, reset: bool = False) -> None:
+        """Close the socket, now. With `reset` what is still unsent is thrown away and the peer sees a reset."""
+        if self.is_closed:
+            return
+        self._stop_watching()
+        if reset:
+            with contextlib.suppress(OSError):
+                self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        self._socket.close()
+
+    def _stop_watching(self) -> None:
+        unwatch, self._unwatch = self._unwatch, None
+        if unwatch is not None:
+            unwatch()
+
+    async def _wait(self, ready: Callable[[socket.socket], object]) -> None:
+        try:
+            await ready(self._socket)  # type: ignore[misc]
+        except (anyio.ClosedResourceError, ValueError):
+            raise ConnectionLost("the connection was closed") from None
+        except OSError as error:
+            _lost(error)
+
+
+async def connect(peer: Peer, timeout_seconds: float) -> SocketTransport:
+    """Open a connection to the peer; name resolution and TCP together take at most `timeout_seconds`.
+
+    Every address of the name is tried in turn. Raises ConnectFailed, or Timeout("connect").
+    """
+    with anyio.move_on_after(timeout_seconds) as scope:
+        return await _connect(peer)
+    if scope.cancelled_caught:
+        raise Timeout("connect", timeout_seconds)
+    raise AssertionError("unreachable")
+
+
+async def _connect(peer: Peer) -> SocketTransport:
+    try:
+        addresses = await anyio.getaddrinfo(peer.host, peer.port, type=socket.SOCK_STREAM)
+    except (OSError, UnicodeError) as error:
+        raise ConnectFailed(f"cannot resolve {peer.host!r}: {_text(error)}") from error
+    failure: OSError = OSError("the name has no address")
+    for family, kind, protocol, _, address in addresses:
+        sock = socket.socket(family, kind, protocol)
+        try:
+            await _connect_socket(sock, address)
+        except OSError as error:
+            sock.close()
+            failure = error
+        except BaseException:
+            sock.close()
+            raise
+        else:
+            return SocketTransport(sock)
+    raise ConnectFailed(_text(failure)) from failure
+
+
+async def _connect_socket(sock: socket.socket, address: object) -> None:
+    sock.setblocking(False)
+    try:
+        sock.connect(address)  # type: ignore[arg-type]
+    except (BlockingIOError, InterruptedError):
+        await anyio.wait_writable(sock)
+        code = sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
+        if code:
+            raise OSError(code, os.strerror(code)) from None
+
+
+def _text(error: Exception) -> str:
+    """`[Errno 111] Connection refused`, or what else the error says."""
+    return str(error) or type(error).__name__
+
+
+def _lost(error: OSError) -> NoReturn:
+    raise ConnectionLost(_text(error)) from error
+
+
+def _options() -> list[tuple[int, int, int]]:
+    options = [
+        (socket.IPPROTO_TCP, socket.TCP_NODELAY, 1),
+        (socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1),
+    ]
+    # A peer whose machine vanished is noticed within about two minutes also while nothing is being sent.
+    for name, value in (("TCP_KEEPIDLE", 60), ("TCP_KEEPINTVL", 10), ("TCP_KEEPCNT", 6)):
+        if hasattr(socket, name):
+            options.append((socket.IPPROTO_TCP, getattr(socket, name), value))
+    return options
+
+
+_OPTIONS: Final = _options()

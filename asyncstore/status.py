@@ -1,0 +1,118 @@
+"""DIMSE status codes of C-STORE and C-ECHO: what each means, and whether trying again makes sense.
+
+PS3.7 Annex C has the general codes, PS3.4 B.2.3 those of the Storage Service Class.
+"""
+
+from __future__ import annotations
+
+import enum
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Final
+
+
+class Category(enum.Enum):
+    """The five kinds of status of PS3.7 C, and Unknown for a code that belongs to none."""
+
+    SUCCESS = "Success"
+    WARNING = "Warning"
+    FAILURE = "Failure"
+    CANCEL = "Cancel"
+    PENDING = "Pending"
+    UNKNOWN = "Unknown"
+
+
+@dataclass(frozen=True, slots=True)
+class StatusRange:
+    """A row of the table: codes `first` to `last`, both included, and what they mean."""
+
+    first: int
+    last: int
+    category: Category
+    meaning: str
+    retryable: bool = False
+
+
+# The first row that holds a code wins: particular codes stand before the ranges that include them.
+STATUS_TABLE: Final[tuple[StatusRange, ...]] = (
+    StatusRange(0x0000, 0x0000, Category.SUCCESS, "Success"),
+    StatusRange(0x0001, 0x0001, Category.WARNING, "Requested optional attributes are not supported"),
+    StatusRange(0x0105, 0x0105, Category.FAILURE, "No such attribute"),
+    StatusRange(0x0106, 0x0106, Category.FAILURE, "Invalid attribute value"),
+    StatusRange(0x0107, 0x0107, Category.WARNING, "Attribute list error"),
+    StatusRange(0x0110, 0x0110, Category.FAILURE, "Processing failure", retryable=True),
+    StatusRange(0x0111, 0x0111, Category.FAILURE, "Duplicate SOP instance"),
+    StatusRange(0x0112, 0x0112, Category.FAILURE, "No such SOP instance"),
+    StatusRange(0x0113, 0x0113, Category.FAILURE, "No such event type"),
+    StatusRange(0x0114, 0x0114, Category.FAILURE, "No such argument"),
+    StatusRange(0x0115, 0x0115, Category.FAILURE, "Invalid argument value"),
+    StatusRange(0x0116, 0x0116, Category.WARNING, "Attribute value out of range"),
+    StatusRange(0x0117, 0x0117, Category.FAILURE, "Invalid SOP instance"),
+    StatusRange(0x0118, 0x0118, Category.FAILURE, "No such SOP class"),
+    StatusRange(0x0119, 0x0119, Category.FAILURE, "Class-instance conflict"),
+    StatusRange(0x0120, 0x0120, Category.FAILURE, "Missing attribute"),
+    StatusRange(0x0121, 0x0121, Category.FAILURE, "Missing attribute value"),
+    StatusRange(0x0122, 0x0122, Category.FAILURE, "SOP class not supported"),
+    StatusRange(0x0123, 0x0123, Category.FAILURE, "No such action type"),
+    StatusRange(0x0124, 0x0124, Category.FAILURE, "Not authorised"),
+    StatusRange(0x0210, 0x0210, Category.FAILURE, "Duplicate invocation", retryable=True),
+    StatusRange(0x0211, 0x0211, Category.FAILURE, "Unrecognised operation", retryable=True),
+    StatusRange(0x0212, 0x0212, Category.FAILURE, "Mistyped argument", retryable=True),
+    StatusRange(0x0213, 0x0213, Category.FAILURE, "Resource limitation", retryable=True),
+    StatusRange(0xA700, 0xA7FF, Category.FAILURE, "Refused: out of resources", retryable=True),
+    StatusRange(0xA800, 0xA8FF, Category.FAILURE, "Refused: SOP class not supported"),
+    StatusRange(0xA900, 0xA9FF, Category.FAILURE, "Error: data set does not match SOP class"),
+    StatusRange(0xA000, 0xAFFF, Category.FAILURE, "Failure", retryable=True),
+    StatusRange(0xB000, 0xB000, Category.WARNING, "Coercion of data elements"),
+    StatusRange(0xB006, 0xB006, Category.WARNING, "Elements discarded"),
+    StatusRange(0xB007, 0xB007, Category.WARNING, "Data set does not match SOP class"),
+    StatusRange(0xB000, 0xBFFF, Category.WARNING, "Warning"),
+    StatusRange(0xC000, 0xCFFF, Category.FAILURE, "Error: cannot understand", retryable=True),
+    StatusRange(0xFE00, 0xFE00, Category.CANCEL, "Cancel", retryable=True),
+    StatusRange(0xFF00, 0xFF01, Category.PENDING, "Pending", retryable=True),
+)
+_ANY_OTHER: Final = StatusRange(0x0000, 0xFFFF, Category.UNKNOWN, "Unknown status", retryable=True)
+
+
+@dataclass(frozen=True, slots=True)
+class Status:
+    """What the peer answered: the 16-bit `value`, and what came with it.
+
+    `comment` is the peer's Error Comment as it was sent (never print it unescaped), `offending_elements` the tags it
+    complained about, each (group << 16 | element). PS3.7 C.
+    """
+
+    value: int
+    comment: str = ""
+    offending_elements: tuple[int, ...] = ()
+
+    @property
+    def category(self) -> Category:
+        return _row(self.value).category
+
+    @property
+    def meaning(self) -> str:
+        """The standard's words for the code, without the peer's comment."""
+        return _row(self.value).meaning
+
+    @property
+    def retryable(self) -> bool:
+        """Whether sending the instance again may end otherwise."""
+        return _row(self.value).retryable
+
+    @property
+    def is_stored(self) -> bool:
+        """The peer has the instance: success, or a warning (PS3.4 B.2.3)."""
+        category = _row(self.value).category
+        return category is Category.SUCCESS or category is Category.WARNING
+
+    def __str__(self) -> str:
+        return f"0x{self.value:04X} - {self.category.value}"
+
+
+SUCCESS: Final = Status(0x0000)
+
+
+@lru_cache(maxsize=1024)
+def _row(value: int) -> StatusRange:
+    return next((row for row in STATUS_TABLE if row.first <= value <= row.last), _ANY_OTHER)

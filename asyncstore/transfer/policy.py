@@ -1,0 +1,184 @@
+"""What a transfer may do and how it reacts: options and tables as data, with units in the names.
+
+The reactions are data: a row says what an answer means for the instance, the association and the destination, and the
+engine reads the row. Nothing here waits, reads a clock or knows of a socket.
+"""
+
+from __future__ import annotations
+
+import enum
+import random
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Final, Literal
+
+from asyncstore.dimse.messages import LOW
+from asyncstore.errors import LocalProtocolError
+from asyncstore.net.outcome import State
+from asyncstore.net.peer import Timeouts, check_ae_title
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from asyncstore.upper_layer.items import UserIdentity
+
+MAXIMUM_ASSOCIATIONS: Final = 8  # where `auto` ends; more made every receiver that was measured slower
+ABORTS_UNTIL_POISON: Final = 3  # an instance on which so many associations died is set aside
+DESTINATION_FAILURES_UNTIL_SINGLE: Final = 5
+
+
+@dataclass(frozen=True, slots=True)
+class Reaction:
+    """What one kind of answer leads to.
+
+    `final` is the state of the instance when it is not tried again; `retries` how many more requests the answer is
+    worth; `on_new_association` that the present association ends first; `after_study` that the retry waits for the rest
+    of the study; `presses` that the whole destination backs off and the instance is not charged while it does;
+    `refuses_class` that no more of that (SOP class, transfer syntax) is sent; `stops_after` how many such answers in a
+    row stop the destination (0: never).
+    """
+
+    final: State
+    retries: int = 0
+    on_new_association: bool = False
+    after_study: bool = False
+    presses: bool = False
+    refuses_class: bool = False
+    stops_after: int = 0
+
+
+class Named(enum.Enum):
+    """The reactions that a run can choose from by name (`--on-status A702=stop`)."""
+
+    STORED = Reaction(State.STORED)
+    WARNING = Reaction(State.WARNING)
+    DUPLICATE = Reaction(State.DUPLICATE)
+    FAILED = Reaction(State.FAILED)
+    AGAIN = Reaction(State.FAILED, retries=1)
+    AGAIN_ELSEWHERE = Reaction(State.FAILED, retries=1, on_new_association=True)
+    AFTER_STUDY = Reaction(State.FAILED, retries=4, after_study=True)
+    LATER = Reaction(State.FAILED, retries=4, presses=True)
+    UNSUPPORTED = Reaction(State.FAILED, refuses_class=True)
+    STOP = Reaction(State.LEFT, stops_after=1)
+    STOP_AFTER_3 = Reaction(State.LEFT, stops_after=3, retries=2)
+    AGAIN_ELSEWHERE_THEN_STOP = Reaction(State.LEFT, retries=1, on_new_association=True, stops_after=2)
+
+
+@dataclass(frozen=True, slots=True)
+class StatusReaction:
+    """A row: status codes `first` to `last`, both included, and the reaction to them."""
+
+    first: int
+    last: int
+    reaction: Reaction
+
+
+def _rows(reaction: Named, *codes: int | tuple[int, int]) -> list[StatusReaction]:
+    spans = ((code, code) if isinstance(code, int) else code for code in codes)
+    return [StatusReaction(first, last, reaction.value) for first, last in spans]
+
+
+# The first row that holds a code wins.
+STATUS_REACTIONS: Final[tuple[StatusReaction, ...]] = (
+    *_rows(Named.STORED, 0x0000),
+    *_rows(Named.WARNING, 0x0001, 0x0107, 0x0116, (0xB000, 0xBFFF)),
+    *_rows(Named.LATER, (0xA700, 0xA7FF), 0x0213),
+    *_rows(Named.UNSUPPORTED, (0xA800, 0xA8FF), 0x0122, 0x0112),
+    *_rows(Named.FAILED, (0xA900, 0xA9FF), 0x0105, 0x0106, 0x0114, 0x0115, (0x0117, 0x0121)),
+    *_rows(Named.AGAIN_ELSEWHERE, (0xC000, 0xCFFF), 0x0210, 0x0212),
+    *_rows(Named.AFTER_STUDY, 0x0110),
+    *_rows(Named.DUPLICATE, 0x0111),
+    *_rows(Named.STOP_AFTER_3, 0x0124),
+    *_rows(Named.AGAIN_ELSEWHERE_THEN_STOP, 0x0211),
+    *_rows(Named.AGAIN_ELSEWHERE, 0xFE00, 0xFF00, 0xFF01),
+    *_rows(Named.AGAIN, (0x0000, 0xFFFF)),
+)
+
+
+@dataclass(frozen=True, slots=True)
+class RetryPolicy:
+    """How often and when an instance is sent again.
+
+    `retries` is the most requests after the first. Waits are full jitter: uniform between 0 and
+    min(`cap_seconds`, `first_wait_seconds` x 2^n). `overrides` are rows that come before STATUS_REACTIONS.
+    """
+
+    retries: int = 4
+    first_wait_seconds: float = 1.0
+    cap_seconds: float = 300.0
+    overrides: tuple[StatusReaction, ...] = ()
+    on_duplicate: Literal["duplicate", "stored", "failed"] = "duplicate"
+    strict_warnings: bool = False
+
+    def reaction_to(self, status_value: int) -> Reaction:
+        """The reaction to a status code of C-STORE-RSP."""
+        rows = (*self.overrides, *STATUS_REACTIONS)
+        reaction = next(row.reaction for row in rows if row.first <= status_value <= row.last)
+        if reaction.final is State.DUPLICATE and self.on_duplicate != "duplicate":
+            return Reaction(State(self.on_duplicate))
+        if status_value == 0xB006 and self.strict_warnings:
+            return Named.FAILED.value
+        return reaction
+
+    def wait_seconds(self, failures: int, random_fraction: float | None = None) -> float:
+        """How long to wait after that many failures in a row (full jitter, so that senders do not come back as one)."""
+        longest = min(self.cap_seconds, self.first_wait_seconds * 2.0 ** min(max(failures - 1, 0), 62))
+        return longest * (random.random() if random_fraction is None else random_fraction)
+
+
+@dataclass(frozen=True, slots=True)
+class TransferOptions:
+    """How a transfer is run; the defaults are those of the command line.
+
+    `associations` is how many are open at once, None for as many as pay (up to 8). `window` is the asynchronous
+    operations window to propose, 1 for none. `maximum_length` is what we announce to receive, `maximum_send_length` a
+    cap of our own below the peer's (0: none), both in bytes. `only_transfer_syntax` proposes that syntax alone and
+    converts to it; `only_needed_contexts` proposes nothing beyond what the input needs. `keep_together` "directory"
+    keeps a directory on one association while there is other work, "study" never lets a study be on two.
+    """
+
+    calling_ae_title: str = "STORESCU"
+    associations: int | None = None
+    window: int = 16
+    maximum_length: int = 16382
+    maximum_send_length: int = 0
+    timeouts: Timeouts = field(default_factory=Timeouts)
+    priority: int = LOW
+    only_transfer_syntax: str | None = None
+    only_needed_contexts: bool = False
+    keep_together: Literal["directory", "study"] = "directory"
+    recursive: bool = True
+    convert: bool = True
+    retry: RetryPolicy = field(default_factory=RetryPolicy)
+    fail_fast: bool = False
+    drain_seconds: float = 30.0
+    user_identity: UserIdentity | None = None
+
+    def __post_init__(self) -> None:
+        check_ae_title(self.calling_ae_title)
+        if self.associations is not None and self.associations < 1:
+            raise LocalProtocolError(f"{self.associations} associations: at least 1 is needed")
+        if not 1 <= self.window <= 0xFFFF:
+            raise LocalProtocolError(f"an operations window of {self.window}: it is 1 to 65535")
+
+
+def parse_overrides(texts: Iterable[str]) -> tuple[StatusReaction, ...]:
+    """Read `A702=stop`, `C000-C0FF=failed`: status codes in hexadecimal and the name of a reaction.
+
+    Raises ValueError, its text one line that says what is wrong.
+    """
+    return tuple(_parse_override(text) for text in texts)
+
+
+def _parse_override(text: str) -> StatusReaction:
+    codes, _, name = text.partition("=")
+    first, _, last = codes.partition("-")
+    names = {member.name.lower().replace("_", "-"): member for member in Named}
+    if name.lower() not in names:
+        raise ValueError(f"{text!r}: after = comes one of {', '.join(names)}")
+    try:
+        span = int(first, 16), int(last or first, 16)
+    except ValueError:
+        raise ValueError(f"{text!r}: a status is four hexadecimal digits, as in A702=stop") from None
+    if not 0 <= span[0] <= span[1] <= 0xFFFF:
+        raise ValueError(f"{text!r}: a status is 0000 to FFFF")
+    return StatusReaction(*span, names[name.lower()].value)

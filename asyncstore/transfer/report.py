@@ -1,0 +1,97 @@
+"""The account of a run: every number that a bar, a summary or an exit code shows comes from here."""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from asyncstore.net.outcome import State
+
+if TYPE_CHECKING:
+    from asyncstore.net.outcome import Outcome
+
+_FAILED = (State.FAILED, State.NO_CONTEXT, State.SOURCE_PROBLEM, State.UNKNOWN)
+_KEPT_REASONS = 1000  # a peer that words each failure anew must not fill the memory
+
+
+@dataclass(slots=True)
+class Report:
+    """What a transfer did so far: counts of instances by state, bytes, and reasons.
+
+    `found` and `found_bytes` grow while the scan goes on; `scan_finished` says that they are final. Bytes are those of
+    data sets. `stopped_because` is what ended the run before its work was done.
+    """
+
+    found: int = 0
+    found_bytes: int = 0
+    scan_finished: bool = False
+    states: Counter[State] = field(default_factory=Counter)
+    statuses: Counter[int] = field(default_factory=Counter)
+    reasons: Counter[str] = field(default_factory=Counter)
+    attempts: int = 0
+    sent_bytes: int = 0
+    stored_bytes: int = 0
+    associations_open: int = 0
+    associations_established: int = 0
+    stopped_because: Exception | None = None
+    started_at: float = field(default_factory=time.monotonic)
+    finished_at: float | None = None
+
+    @property
+    def stored(self) -> int:
+        """Instances that the peer has: stored, with or without a warning, in this run or an earlier one."""
+        return self.states[State.STORED] + self.states[State.WARNING] + self.states[State.RESUMED]
+
+    @property
+    def failed(self) -> int:
+        """Instances that ended without being stored, for whatever reason; those left for another run do not count."""
+        return sum(self.states[state] for state in _FAILED)
+
+    @property
+    def duplicates(self) -> int:
+        return self.states[State.DUPLICATE]
+
+    @property
+    def left(self) -> int:
+        """Instances that were found and that nothing was decided about before the run stopped."""
+        return self.states[State.LEFT]
+
+    @property
+    def finished(self) -> int:
+        """Outcomes so far, of whatever state."""
+        return self.states.total()
+
+    @property
+    def elapsed_seconds(self) -> float:
+        return (self.finished_at or time.monotonic()) - self.started_at
+
+    def add(self, outcome: Outcome) -> None:
+        """Count a final outcome."""
+        self.states[outcome.state] += 1
+        self.attempts += outcome.attempts
+        if outcome.status is not None:
+            self.statuses[outcome.status.value] += 1
+        if outcome.is_stored and outcome.instance is not None:
+            self.stored_bytes += outcome.instance.data_set_length
+        if outcome.reason and (outcome.reason in self.reasons or len(self.reasons) < _KEPT_REASONS):
+            self.reasons[outcome.reason] += 1
+
+    def to_dict(self) -> dict[str, Any]:
+        """The same as plain data, for JSON."""
+        return {
+            "found": self.found,
+            "found_bytes": self.found_bytes,
+            "stored": self.stored,
+            "failed": self.failed,
+            "states": {state.value: count for state, count in sorted(self.states.items())},
+            "statuses": {f"{value:04X}": count for value, count in sorted(self.statuses.items())},
+            "reasons": dict(self.reasons.most_common()),
+            "attempts": self.attempts,
+            "sent_bytes": self.sent_bytes,
+            "stored_bytes": self.stored_bytes,
+            "associations_established": self.associations_established,
+            "stopped_because": str(self.stopped_because) if self.stopped_because else None,
+            "elapsed_seconds": round(self.elapsed_seconds, 3),
+        }

@@ -1,0 +1,420 @@
+"""What two AEs negotiate: presentation contexts (PS3.8 9.3.2.2) and user information (PS3.8 D, PS3.7 D.3.3).
+
+Every class encodes itself with its 4-byte header, and decodes the bytes after that header. Decoding raises
+`RemoteProtocolError`; encoding what the standard has no room for raises `ValueError`.
+"""
+
+from __future__ import annotations
+
+import struct
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Final
+
+from asyncstore.errors import RemoteProtocolError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+_HEADER = struct.Struct(">BxH")
+_TWO_BYTES = struct.Struct(">H")
+_FOUR_BYTES = struct.Struct(">L")
+_WINDOW = struct.Struct(">HH")
+
+ABSTRACT_SYNTAX: Final = 0x30
+TRANSFER_SYNTAX: Final = 0x40
+PROPOSED_CONTEXT: Final = 0x20
+CONTEXT_RESULT: Final = 0x21
+USER_INFORMATION: Final = 0x50
+
+MAXIMUM_UID_CHARACTERS: Final = 64
+MAXIMUM_VERSION_NAME_CHARACTERS: Final = 16
+# What to take for the peer's maximum when it names none, against PS3.8 D.1: every implementation takes this much.
+UNSTATED_MAXIMUM_LENGTH: Final = 16384
+
+_RESULT_TEXTS = (
+    "Accepted",
+    "User Rejection",
+    "Provider Rejection",
+    "Rejected - Abstract Syntax Not Supported",
+    "Rejected - Transfer Syntax Not Supported",
+)
+
+
+def encode_item(item_type: int, content: bytes) -> bytes:
+    """One item or sub-item: type, a reserved byte, the length, the content (at most 65535 bytes)."""
+    if len(content) > 0xFFFF:
+        raise ValueError(f"item 0x{item_type:02X}: {len(content)} bytes do not fit into one item")
+    return _HEADER.pack(item_type, len(content)) + content
+
+
+def decode_items(data: memoryview, *, pdu: str, field: str) -> Iterator[tuple[int, memoryview]]:
+    """Each item's type and content in turn; an item that ends beyond `data` raises RemoteProtocolError."""
+    offset, end = 0, len(data)
+    while offset < end:
+        if end - offset < 4:
+            raise RemoteProtocolError(f"{end - offset} bytes left over after the last item", pdu=pdu, field=field)
+        item_type, length = _HEADER.unpack_from(data, offset)
+        offset += 4
+        if length > end - offset:
+            text = f"item 0x{item_type:02X} has a length of {length} bytes, {end - offset} are left"
+            raise RemoteProtocolError(text, pdu=pdu, field=field)
+        yield item_type, data[offset : offset + length]
+        offset += length
+
+
+def encode_uid(uid: str, *, field: str) -> bytes:
+    """The bytes of a UID of 1 to 64 ASCII characters, without padding (PS3.8 Annex F)."""
+    if not 0 < len(uid) <= MAXIMUM_UID_CHARACTERS or not uid.isascii():
+        raise ValueError(f"{field}: {uid!r} is not a UID of 1 to 64 characters")
+    return uid.encode("ascii")
+
+
+def decode_uid(data: memoryview, *, pdu: str, field: str) -> str:
+    """A UID without the padding that some peers add; what could be no UID at all raises RemoteProtocolError."""
+    raw = bytes(data[: 2 * MAXIMUM_UID_CHARACTERS]).rstrip(b"\0 ")
+    if not raw or len(raw) > MAXIMUM_UID_CHARACTERS:
+        raise RemoteProtocolError(f"{len(data)} bytes where a UID has 1 to 64", pdu=pdu, field=field)
+    text = raw.decode("latin-1")
+    if not (text.isascii() and text.isprintable()):
+        raise RemoteProtocolError(f"{text!a} is not a UID", pdu=pdu, field=field)
+    return text
+
+
+def check_context_id(context_id: int, *, pdu: str) -> None:
+    """Refuse a presentation context ID that is even (PS3.8 9.3.2.2: odd, 1 to 255)."""
+    if not context_id & 1:
+        raise RemoteProtocolError(f"{context_id} is not odd", pdu=pdu, field="Presentation context ID")
+
+
+def _encode_context_id(context_id: int) -> bytes:
+    if not (0 < context_id < 256 and context_id & 1):
+        raise ValueError(f"presentation context ID {context_id} is not an odd number from 1 to 255")
+    return bytes((context_id,))
+
+
+def _sized(content: bytes) -> bytes:
+    return _TWO_BYTES.pack(len(content)) + content
+
+
+def _take_sized(data: memoryview, *, pdu: str, field: str) -> tuple[memoryview, memoryview]:
+    # A 2-byte length and as many bytes: those bytes, and what follows them.
+    if len(data) < 2:
+        raise RemoteProtocolError("cut off before its length", pdu=pdu, field=field)
+    end = 2 + _TWO_BYTES.unpack_from(data)[0]
+    if end > len(data):
+        raise RemoteProtocolError(f"a length of {end - 2} bytes, {len(data) - 2} are left", pdu=pdu, field=field)
+    return data[2:end], data[end:]
+
+
+def _check_length(data: memoryview, length: int, *, pdu: str, field: str) -> None:
+    if len(data) != length:
+        raise RemoteProtocolError(f"{len(data)} bytes where there should be {length}", pdu=pdu, field=field)
+
+
+@dataclass(frozen=True, slots=True)
+class PresentationContext:
+    """A presentation context as the requestor proposes it (PS3.8 9.3.2.2)."""
+
+    context_id: int
+    abstract_syntax: str
+    transfer_syntaxes: tuple[str, ...]
+
+    def encode(self) -> bytes:
+        if not self.transfer_syntaxes:
+            raise ValueError(f"presentation context {self.context_id} proposes no transfer syntax")
+        parts = [
+            _encode_context_id(self.context_id) + bytes(3),
+            encode_item(ABSTRACT_SYNTAX, encode_uid(self.abstract_syntax, field="abstract syntax")),
+        ]
+        parts += [
+            encode_item(TRANSFER_SYNTAX, encode_uid(uid, field="transfer syntax")) for uid in self.transfer_syntaxes
+        ]
+        return encode_item(PROPOSED_CONTEXT, b"".join(parts))
+
+    @classmethod
+    def decode(cls, data: memoryview, *, pdu: str) -> PresentationContext:
+        if len(data) < 4:
+            raise RemoteProtocolError(f"only {len(data)} bytes", pdu=pdu, field="Presentation context")
+        check_context_id(data[0], pdu=pdu)
+        abstract_syntax, transfer_syntaxes = "", []
+        for item_type, content in decode_items(data[4:], pdu=pdu, field="Presentation context"):
+            if item_type == ABSTRACT_SYNTAX:
+                if abstract_syntax:
+                    raise RemoteProtocolError("there are two", pdu=pdu, field="Abstract syntax")
+                abstract_syntax = decode_uid(content, pdu=pdu, field="Abstract syntax")
+            elif item_type == TRANSFER_SYNTAX:
+                transfer_syntaxes.append(decode_uid(content, pdu=pdu, field="Transfer syntax"))
+        if not abstract_syntax:
+            raise RemoteProtocolError(f"none in context {data[0]}", pdu=pdu, field="Abstract syntax")
+        if not transfer_syntaxes:
+            raise RemoteProtocolError(f"none in context {data[0]}", pdu=pdu, field="Transfer syntax")
+        return cls(data[0], abstract_syntax, tuple(transfer_syntaxes))
+
+
+@dataclass(frozen=True, slots=True)
+class PresentationContextResult:
+    """The acceptor's answer to one proposed presentation context (PS3.8 9.3.3.2).
+
+    `result` is 0 (accepted) to 4; unless it is 0, `transfer_syntax` means nothing and may be empty.
+    """
+
+    context_id: int
+    result: int
+    transfer_syntax: str
+
+    @property
+    def is_accepted(self) -> bool:
+        return self.result == 0
+
+    @property
+    def result_text(self) -> str:
+        """The words that the documented log has for the result."""
+        return _RESULT_TEXTS[self.result]
+
+    def encode(self) -> bytes:
+        if not 0 <= self.result < len(_RESULT_TEXTS):
+            raise ValueError(f"{self.result} is not a result of a presentation context")
+        content = _encode_context_id(self.context_id) + bytes((0, self.result, 0))
+        if self.result == 0 or self.transfer_syntax:
+            content += encode_item(TRANSFER_SYNTAX, encode_uid(self.transfer_syntax, field="transfer syntax"))
+        return encode_item(CONTEXT_RESULT, content)
+
+    @classmethod
+    def decode(cls, data: memoryview, *, pdu: str) -> PresentationContextResult:
+        if len(data) < 4:
+            raise RemoteProtocolError(f"only {len(data)} bytes", pdu=pdu, field="Presentation context")
+        check_context_id(data[0], pdu=pdu)
+        context_id, result = data[0], data[2]
+        if result >= len(_RESULT_TEXTS):
+            raise RemoteProtocolError(f"{result} in context {context_id}", pdu=pdu, field="Result")
+        items = decode_items(data[4:], pdu=pdu, field="Presentation context")
+        syntaxes = [content for item_type, content in items if item_type == TRANSFER_SYNTAX]
+        if result:
+            return cls(context_id, result, _unimportant_uid(syntaxes, pdu))
+        if len(syntaxes) != 1:
+            text = f"{len(syntaxes)} in context {context_id} where there should be one"
+            raise RemoteProtocolError(text, pdu=pdu, field="Transfer syntax")
+        return cls(context_id, result, decode_uid(syntaxes[0], pdu=pdu, field="Transfer syntax"))
+
+
+def _unimportant_uid(candidates: list[memoryview], pdu: str) -> str:
+    # PS3.8 9.3.3.2: of a refused context the transfer syntax "shall not be tested": peers send it empty, or anything.
+    try:
+        return decode_uid(candidates[0], pdu=pdu, field="Transfer syntax") if candidates else ""
+    except RemoteProtocolError:
+        return ""
+
+
+@dataclass(frozen=True, slots=True)
+class OperationsWindow:
+    """How many operations may be outstanding each way; 0 means without limit (PS3.7 D.3.3.3)."""
+
+    invoked: int
+    performed: int
+
+    def encode(self) -> bytes:
+        if not (0 <= self.invoked <= 0xFFFF and 0 <= self.performed <= 0xFFFF):
+            raise ValueError(f"an operations window of {self.invoked}/{self.performed} does not fit into 16 bits")
+        return encode_item(0x53, _WINDOW.pack(self.invoked, self.performed))
+
+    @classmethod
+    def decode(cls, data: memoryview, *, pdu: str) -> OperationsWindow:
+        _check_length(data, 4, pdu=pdu, field="Asynchronous operations window")
+        return cls(*_WINDOW.unpack(data))
+
+
+@dataclass(frozen=True, slots=True)
+class RoleSelection:
+    """Which roles the requestor takes for a SOP class (PS3.7 D.3.3.4)."""
+
+    sop_class_uid: str
+    scu: bool
+    scp: bool
+
+    def encode(self) -> bytes:
+        uid = encode_uid(self.sop_class_uid, field="SOP class of a role selection")
+        return encode_item(0x54, _sized(uid) + bytes((self.scu, self.scp)))
+
+    @classmethod
+    def decode(cls, data: memoryview, *, pdu: str) -> RoleSelection:
+        uid, roles = _take_sized(data, pdu=pdu, field="SCP/SCU role selection")
+        _check_length(roles, 2, pdu=pdu, field="SCP/SCU role selection")
+        return cls(decode_uid(uid, pdu=pdu, field="SCP/SCU role selection"), roles[0] != 0, roles[1] != 0)
+
+
+@dataclass(frozen=True, slots=True)
+class ExtendedNegotiation:
+    """A SOP class and the bytes that its service class negotiates (PS3.7 D.3.3.5)."""
+
+    sop_class_uid: str
+    information: bytes
+
+    def encode(self) -> bytes:
+        uid = encode_uid(self.sop_class_uid, field="SOP class of an extended negotiation")
+        return encode_item(0x56, _sized(uid) + self.information)
+
+    @classmethod
+    def decode(cls, data: memoryview, *, pdu: str) -> ExtendedNegotiation:
+        uid, information = _take_sized(data, pdu=pdu, field="Extended negotiation")
+        return cls(decode_uid(uid, pdu=pdu, field="Extended negotiation"), bytes(information))
+
+
+@dataclass(frozen=True, slots=True)
+class CommonExtendedNegotiation:
+    """A SOP class, its service class and the general classes it can be taken for (PS3.7 D.3.3.6)."""
+
+    sop_class_uid: str
+    service_class_uid: str
+    related_sop_class_uids: tuple[str, ...] = ()
+
+    def encode(self) -> bytes:
+        name = "common extended negotiation"
+        uids = [_sized(encode_uid(uid, field=name)) for uid in (self.sop_class_uid, self.service_class_uid)]
+        related = b"".join(_sized(encode_uid(uid, field=name)) for uid in self.related_sop_class_uids)
+        if len(related) > 0xFFFF:
+            raise ValueError(f"{name}: {len(self.related_sop_class_uids)} related SOP classes do not fit")
+        return encode_item(0x57, b"".join(uids) + _sized(related))
+
+    @classmethod
+    def decode(cls, data: memoryview, *, pdu: str) -> CommonExtendedNegotiation:
+        name = "Common extended negotiation"
+        sop_class, data = _take_sized(data, pdu=pdu, field=name)
+        service_class, data = _take_sized(data, pdu=pdu, field=name)
+        # What follows the list is reserved for later versions of the sub-item: not tested (PS3.7 D.3.3.6.1).
+        related, _ = _take_sized(data, pdu=pdu, field=name)
+        uids = []
+        while related:
+            uid, related = _take_sized(related, pdu=pdu, field=name)
+            uids.append(decode_uid(uid, pdu=pdu, field=name))
+        sop_class_uid = decode_uid(sop_class, pdu=pdu, field=name)
+        return cls(sop_class_uid, decode_uid(service_class, pdu=pdu, field=name), tuple(uids))
+
+
+@dataclass(frozen=True, slots=True, repr=False)
+class UserIdentity:
+    """Who the requestor says it is (PS3.7 D.3.3.7.1).
+
+    `kind` 1 is a user name (`primary`), 2 a user name and a passcode (`secondary`), 3 a Kerberos ticket, 4 a SAML
+    assertion, 5 a JSON Web Token. The repr shows the kind and the user name, never anything secret.
+    """
+
+    kind: int
+    primary: bytes
+    secondary: bytes = b""
+    response_requested: bool = False
+
+    @property
+    def user_name(self) -> str:
+        """The user name of kinds 1 and 2; empty for the others, whose bytes are secret."""
+        return self.primary.decode("utf-8", "replace") if self.kind in (1, 2) else ""
+
+    def __repr__(self) -> str:
+        return f"UserIdentity(kind={self.kind}, user_name={self.user_name!r}, ...)"
+
+    def encode(self) -> bytes:
+        if len(self.primary) > 0xFFFF or len(self.secondary) > 0xFFFF:
+            raise ValueError("a field of the user identity is longer than 65535 bytes")
+        head = bytes((self.kind, self.response_requested))
+        return encode_item(0x58, head + _sized(self.primary) + _sized(self.secondary))
+
+    @classmethod
+    def decode(cls, data: memoryview, *, pdu: str) -> UserIdentity:
+        if len(data) < 2:
+            raise RemoteProtocolError(f"only {len(data)} bytes", pdu=pdu, field="User identity")
+        primary, rest = _take_sized(data[2:], pdu=pdu, field="User identity")
+        secondary, _ = _take_sized(rest, pdu=pdu, field="User identity")
+        return cls(data[0], bytes(primary), bytes(secondary), data[1] != 0)
+
+
+@dataclass(frozen=True, slots=True)
+class UserInformation:
+    """What each AE tells the other about itself (PS3.8 9.3.2.3).
+
+    `maximum_length` is the largest P-DATA-TF PDU that its sender takes, in bytes after the 6-byte PDU header; 0 means
+    without limit. A requestor sends `user_identity`, an acceptor `user_identity_response`. Sub-items of a kind that is
+    not known are skipped; of a sub-item that should occur once, the last one counts.
+    """
+
+    maximum_length: int = 16382
+    implementation_class_uid: str = ""
+    implementation_version_name: str = ""
+    operations_window: OperationsWindow | None = None
+    role_selections: tuple[RoleSelection, ...] = ()
+    extended_negotiations: tuple[ExtendedNegotiation, ...] = ()
+    common_extended_negotiations: tuple[CommonExtendedNegotiation, ...] = ()
+    user_identity: UserIdentity | None = None
+    user_identity_response: bytes | None = field(default=None, repr=False)
+
+    def encode(self) -> bytes:
+        if not 0 <= self.maximum_length <= 0xFFFFFFFF:
+            raise ValueError(f"a maximum length of {self.maximum_length} does not fit into 32 bits")
+        parts = [encode_item(0x51, _FOUR_BYTES.pack(self.maximum_length))]
+        if self.implementation_class_uid:
+            parts.append(encode_item(0x52, encode_uid(self.implementation_class_uid, field="implementation class")))
+        if self.operations_window is not None:
+            parts.append(self.operations_window.encode())
+        parts += [selection.encode() for selection in self.role_selections]
+        if self.implementation_version_name:
+            parts.append(encode_item(0x55, _encode_version_name(self.implementation_version_name)))
+        parts += [negotiation.encode() for negotiation in self.extended_negotiations]
+        parts += [negotiation.encode() for negotiation in self.common_extended_negotiations]
+        if self.user_identity is not None:
+            parts.append(self.user_identity.encode())
+        if self.user_identity_response is not None:
+            parts.append(encode_item(0x59, _sized(self.user_identity_response)))
+        return encode_item(USER_INFORMATION, b"".join(parts))
+
+    @classmethod
+    def decode(cls, data: memoryview, *, pdu: str) -> UserInformation:
+        found: dict[str, Any] = {"maximum_length": UNSTATED_MAXIMUM_LENGTH}
+        for item_type, content in decode_items(data, pdu=pdu, field="User information"):
+            if item_type in _REPEATED:
+                name, decoder = _REPEATED[item_type]
+                found.setdefault(name, []).append(decoder(content, pdu=pdu))
+            elif item_type in _SINGLE:
+                name, decoder = _SINGLE[item_type]
+                found[name] = decoder(content, pdu=pdu)
+        fields: dict[str, Any] = {n: tuple(value) if isinstance(value, list) else value for n, value in found.items()}
+        return cls(**fields)
+
+
+def _encode_version_name(name: str) -> bytes:
+    if len(name) > MAXIMUM_VERSION_NAME_CHARACTERS or not name.isascii():
+        raise ValueError(f"implementation version name {name!r} is not of 1 to 16 ASCII characters")
+    return name.encode("ascii")
+
+
+def _decode_maximum_length(data: memoryview, *, pdu: str) -> int:
+    _check_length(data, 4, pdu=pdu, field="Maximum length")
+    return int.from_bytes(data, "big")
+
+
+def _decode_implementation_class(data: memoryview, *, pdu: str) -> str:
+    # Only shown, never acted upon: an empty one is no reason to refuse a peer.
+    return decode_uid(data, pdu=pdu, field="Implementation class UID") if len(data) else ""
+
+
+def _decode_version_name(data: memoryview, *, pdu: str) -> str:
+    # Only shown, never acted upon: a name that is too long or not ASCII is made to fit.
+    return bytes(data[:MAXIMUM_VERSION_NAME_CHARACTERS]).decode("ascii", "replace").replace("\ufffd", "?").strip("\0 ")
+
+
+def _decode_identity_response(data: memoryview, *, pdu: str) -> bytes:
+    response, _ = _take_sized(data, pdu=pdu, field="User identity response")
+    return bytes(response)
+
+
+# Sub-item type -> field of UserInformation, and what decodes the sub-item's content.
+_SINGLE: dict[int, tuple[str, Any]] = {
+    0x51: ("maximum_length", _decode_maximum_length),
+    0x52: ("implementation_class_uid", _decode_implementation_class),
+    0x53: ("operations_window", OperationsWindow.decode),
+    0x55: ("implementation_version_name", _decode_version_name),
+    0x58: ("user_identity", UserIdentity.decode),
+    0x59: ("user_identity_response", _decode_identity_response),
+}
+_REPEATED: dict[int, tuple[str, Any]] = {
+    0x54: ("role_selections", RoleSelection.decode),
+    0x56: ("extended_negotiations", ExtendedNegotiation.decode),
+    0x57: ("common_extended_negotiations", CommonExtendedNegotiation.decode),
+}

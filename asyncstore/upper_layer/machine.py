@@ -1,0 +1,385 @@
+"""One association as a machine without I/O: bytes in, events out; requests in, bytes out; time as an argument.
+
+The owner of the transport connection reads bytes and calls `receive_data`, writes what `data_to_send` gives, calls
+`check_deadline` when `artim_deadline_at` has passed, and closes the transport when `closing` is set and everything is
+written. An `UpperLayer` serves one association.
+
+Bytes that are no legal PDU, or a PDU that the state forbids, make the machine queue A-ABORT as PS3.8 Table 9-10 says
+and raise `RemoteProtocolError` (the A-P-ABORT indication of AA-8). Events that were complete before are never lost:
+they are returned, `error` is set at once, and the next call of `receive_data` or `receive_eof` raises it; an owner that
+does not want to wait for more bytes calls `receive_data(b"", now)`. It is raised once. In Sta13, after the last word,
+nothing that the peer sends raises any more.
+"""
+
+from __future__ import annotations
+
+import struct
+from dataclasses import dataclass
+from typing import Final, TypeAlias
+
+from asyncstore.errors import LocalProtocolError, RemoteProtocolError
+from asyncstore.upper_layer.pdu import (
+    CONTROL_FLAGS,
+    DATA_TF,
+    HEADER_BYTES,
+    PDU,
+    PDU_NAMES,
+    PDU_TYPE_FIELD,
+    UNLIMITED_DATA_BYTES,
+    Abort,
+    AssociateAC,
+    AssociateRJ,
+    AssociateRQ,
+    DataTF,
+    Fragment,
+    ReleaseRP,
+    ReleaseRQ,
+    check_header,
+    decode,
+    decode_fragments,
+)
+from asyncstore.upper_layer.states import STARTS_ARTIM, STOPS_ARTIM, TRANSITIONS, Action, Event, State, next_state
+
+
+@dataclass(frozen=True, slots=True)
+class AssociationRequested:
+    """The peer asks for an association: `accept` or `reject` it."""
+
+    request: AssociateRQ
+
+
+@dataclass(frozen=True, slots=True)
+class AssociationAccepted:
+    """The peer accepted the association."""
+
+    answer: AssociateAC
+
+
+@dataclass(frozen=True, slots=True)
+class AssociationRefused:
+    """The peer rejected the association; the transport is to be closed."""
+
+    rejection: AssociateRJ
+
+
+@dataclass(frozen=True, slots=True)
+class DataReceived:
+    """The fragments of one P-DATA-TF PDU."""
+
+    fragments: tuple[Fragment, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class ReleaseRequested:
+    """The peer asks for release: `answer_release` when nothing is left to send.
+
+    After a release collision an acceptor waits for `ReleaseConfirmed` first: see `allows(Event.RELEASE_ANSWER)`.
+    """
+
+
+@dataclass(frozen=True, slots=True)
+class ReleaseConfirmed:
+    """The peer answered our release request."""
+
+
+@dataclass(frozen=True, slots=True)
+class AbortReceived:
+    """The peer aborted: `source` 0 is its user, 2 its provider with a `reason` of PS3.8 Table 9-26."""
+
+    source: int
+    reason: int
+
+
+@dataclass(frozen=True, slots=True)
+class TransportClosed:
+    """The transport connection ended in the middle of the association."""
+
+
+UpperLayerEvent: TypeAlias = (
+    AssociationRequested
+    | AssociationAccepted
+    | AssociationRefused
+    | DataReceived
+    | ReleaseRequested
+    | ReleaseConfirmed
+    | AbortReceived
+    | TransportClosed
+)
+
+_EVENT_OF: dict[type[PDU], Event] = {
+    AssociateRQ: Event.ASSOCIATE_RQ_RECEIVED,
+    AssociateAC: Event.ASSOCIATE_AC_RECEIVED,
+    AssociateRJ: Event.ASSOCIATE_RJ_RECEIVED,
+    DataTF: Event.DATA_TF_RECEIVED,
+    ReleaseRQ: Event.RELEASE_RQ_RECEIVED,
+    ReleaseRP: Event.RELEASE_RP_RECEIVED,
+    Abort: Event.ABORT_RECEIVED,
+}
+
+# A-ABORT reasons of the service provider, PS3.8 Table 9-26.
+_UNRECOGNISED_PDU: Final = 1
+_UNEXPECTED_PDU: Final = 2
+_INVALID_PARAMETER_VALUE: Final = 6
+# PS3.8 9.3.4: permanent, by the service provider (ACSE), protocol version not supported.
+_WRONG_VERSION = AssociateRJ(1, 2, 2)
+
+_PDU_AND_PDV_HEADER = struct.Struct(">BxLLBB")
+
+
+class UpperLayer:
+    """One association's upper layer, for the requestor or the `acceptor`, in the states of PS3.8 9.2.
+
+    `maximum_length` is the largest P-DATA-TF body that is taken before an association PDU of ours announced another, in
+    bytes (0: without limit); `artim_seconds` the ARTIM timer. `state`, `closing` (close the transport once
+    `data_to_send` is written), `artim_deadline_at` (on the caller's monotonic clock, None when it is not running) and
+    `error` (what the peer did wrong) are there to be read.
+    """
+
+    def __init__(self, *, acceptor: bool = False, maximum_length: int = 16382, artim_seconds: float = 30.0) -> None:
+        self.acceptor = acceptor
+        self.artim_seconds = artim_seconds
+        self.state = State.STA1
+        self.artim_deadline_at: float | None = None
+        self.closing = False
+        self.error: RemoteProtocolError | None = None
+        self._set_maximum_length(maximum_length)
+        self._error_to_raise: RemoteProtocolError | None = None
+        self._outgoing = bytearray()
+        self._request: AssociateRQ | None = None
+        self._encoded_request = b""
+        # The beginning of a PDU whose end has not come yet, and how many bytes of it are wanted next.
+        self._partial = bytearray()
+        self._wanted_bytes = HEADER_BYTES
+        # Set after a header that is none: where the next PDU would begin is not known.
+        self._is_deaf = False
+
+    # Requests of the local user.
+
+    def allows(self, event: Event) -> bool:
+        """Whether Table 9-10 has an action for this event now: ask before a request that may come at a bad time."""
+        return (event, self.state) in TRANSITIONS and not self.closing
+
+    def associate(self, request: AssociateRQ, now: float) -> None:
+        """Ask for an association (Evt1), then open the transport; ValueError if the request cannot be encoded."""
+        if self.acceptor:
+            raise LocalProtocolError("an acceptor does not ask for associations")
+        self._require(Event.ASSOCIATE_REQUEST)
+        self._encoded_request = request.encode()
+        self._request = request
+        self._set_maximum_length(request.user_information.maximum_length)
+        self._step(Event.ASSOCIATE_REQUEST, now)
+
+    def transport_opened(self, now: float) -> None:
+        """The transport is open: a requestor sends its request (Evt2), an acceptor waits for one, timed (Evt5)."""
+        event = Event.TRANSPORT_INDICATED if self.acceptor else Event.TRANSPORT_CONFIRMED
+        self._step(event, now)
+        self._outgoing += self._encoded_request
+
+    def accept(self, answer: AssociateAC, now: float) -> None:
+        """Accept the association that the peer asked for (Evt7)."""
+        self._require(Event.ASSOCIATE_ACCEPT)
+        encoded = answer.encode()
+        self._set_maximum_length(answer.user_information.maximum_length)
+        self._step(Event.ASSOCIATE_ACCEPT, now)
+        self._outgoing += encoded
+
+    def reject(self, rejection: AssociateRJ, now: float) -> None:
+        """Reject the association that the peer asked for (Evt8)."""
+        encoded = rejection.encode()
+        self._step(Event.ASSOCIATE_REJECT, now)
+        self._outgoing += encoded
+
+    def check_can_send_data(self) -> None:
+        """Raise LocalProtocolError unless data may be sent now (Evt9): in Sta6, and in Sta8 until we answer."""
+        self._require(Event.DATA_REQUEST)
+
+    def release(self, now: float) -> None:
+        """Ask the peer for release (Evt11)."""
+        self._step(Event.RELEASE_REQUEST, now)
+        self._outgoing += ReleaseRQ().encode()
+
+    def answer_release(self, now: float) -> None:
+        """Answer the peer's release request (Evt14)."""
+        self._step(Event.RELEASE_ANSWER, now)
+        self._outgoing += ReleaseRP().encode()
+
+    def abort(self, now: float, source: int = 0, reason: int = 0) -> None:
+        """End the association at once (Evt15); before the transport is open there is nobody to tell."""
+        encoded = Abort(source, reason).encode()
+        if self._step(Event.ABORT_REQUEST, now) is Action.AA_1:
+            self._outgoing += encoded
+
+    def data_to_send(self) -> bytes:
+        """Take the bytes that are to be written; empty when there are none."""
+        data = bytes(self._outgoing)
+        self._outgoing.clear()
+        return data
+
+    # The other side.
+
+    def receive_data(self, data: bytes | bytearray | memoryview, now: float) -> list[UpperLayerEvent]:
+        """The events that these bytes from the peer complete, in order; split them anywhere.
+
+        Nothing refers to `data` afterwards. What the peer does against PS3.8 raises RemoteProtocolError, see above.
+        """
+        size = len(data)
+        if size >= 12 and self.state is State.STA6 and not self._partial:
+            # Exactly one P-DATA-TF with one PDV: every response of a peer is that. 1.6 us here, 5 us the long way.
+            pdu_type, length, pdv_length, context_id, control = _PDU_AND_PDV_HEADER.unpack_from(data)
+            if (
+                pdu_type == DATA_TF
+                and length == size - 6
+                and pdv_length == size - 10
+                and length <= self._data_limit_bytes
+                and context_id & 1
+            ):
+                is_command, is_last = CONTROL_FLAGS[control & 3]
+                return [DataReceived((Fragment(context_id, is_command, is_last, bytes(data[12:])),))]
+        if self.state is State.STA4 or (self.state is State.STA1 and not self.closing):
+            raise LocalProtocolError("the transport is not open")
+        events: list[UpperLayerEvent] = []
+        self._feed(memoryview(data), now, events)
+        return self._hand_over(events)
+
+    def receive_eof(self, now: float) -> list[UpperLayerEvent]:
+        """The transport ended, by the peer or by a failure (Evt17); afterwards `closing` is set."""
+        events: list[UpperLayerEvent] = []
+        if not self.closing and self._step(Event.TRANSPORT_CLOSED, now) is Action.AA_4:
+            events.append(TransportClosed())
+        return self._hand_over(events)
+
+    def check_deadline(self, now: float) -> list[UpperLayerEvent]:
+        """Close when the ARTIM timer has run out (Evt18): `closing` is set. The standard has no event for it."""
+        if self.artim_deadline_at is not None and now >= self.artim_deadline_at:
+            self._step(Event.ARTIM_EXPIRED, now)
+        return []
+
+    # Inside.
+
+    def _set_maximum_length(self, maximum_length: int) -> None:
+        self.maximum_length = maximum_length
+        self._data_limit_bytes = maximum_length or UNLIMITED_DATA_BYTES
+
+    def _require(self, event: Event) -> Action:
+        action = TRANSITIONS.get((event, self.state))
+        if action is None or self.closing:
+            over = " of an association that is over" if self.closing else ""
+            text = event.name.lower().replace("_", " ")
+            raise LocalProtocolError(f"{text} is not possible in state Sta{self.state.value}{over}")
+        return action
+
+    def _step(self, event: Event, now: float, *, acceptable: bool = True) -> Action:
+        action = self._require(event)
+        self.state = next_state(action, acceptor=self.acceptor, acceptable=acceptable)
+        if action in STARTS_ARTIM or not acceptable:
+            self.artim_deadline_at = now + self.artim_seconds
+        elif action in STOPS_ARTIM:
+            self.artim_deadline_at = None
+        self.closing = self.state is State.STA1
+        return action
+
+    def _hand_over(self, events: list[UpperLayerEvent]) -> list[UpperLayerEvent]:
+        if events or self._error_to_raise is None:
+            return events
+        error, self._error_to_raise = self._error_to_raise, None
+        raise error
+
+    def _feed(self, view: memoryview, now: float, events: list[UpperLayerEvent]) -> None:
+        offset, size = 0, len(view)
+        while offset < size and not self.closing and not self._is_deaf:
+            if self._partial or size - offset < HEADER_BYTES:
+                offset += self._feed_partial(view[offset:], now, events)
+                continue
+            header = self._check_header(view[offset : offset + HEADER_BYTES], now)
+            if header is None:
+                return
+            pdu_type, length = header
+            body_at, offset = offset + HEADER_BYTES, offset + HEADER_BYTES + length
+            if offset <= size:
+                self._receive_body(pdu_type, view[body_at:offset], now, events)
+            else:
+                self._partial += view[body_at - HEADER_BYTES :]
+                self._wanted_bytes = HEADER_BYTES + length
+
+    def _feed_partial(self, view: memoryview, now: float, events: list[UpperLayerEvent]) -> int:
+        # Only what belongs to this PDU is collected, so that each byte is copied once however it was split.
+        partial = self._partial
+        taken = min(self._wanted_bytes - len(partial), len(view))
+        partial += view[:taken]
+        if len(partial) == HEADER_BYTES and self._wanted_bytes == HEADER_BYTES:
+            header = self._check_header(partial, now)
+            if header is None:
+                return taken
+            self._wanted_bytes += header[1]
+        if len(partial) == self._wanted_bytes:
+            self._partial = bytearray()
+            self._wanted_bytes = HEADER_BYTES
+            self._receive_body(partial[0], memoryview(partial)[HEADER_BYTES:], now, events)
+        return taken
+
+    def _check_header(self, header: bytearray | memoryview, now: float) -> tuple[int, int] | None:
+        try:
+            return check_header(header, self.maximum_length)
+        except RemoteProtocolError as error:
+            self._is_deaf = True
+            self._partial = bytearray()
+            self._receive_invalid(error, now)
+            return None
+
+    def _receive_body(self, pdu_type: int, body: memoryview, now: float, events: list[UpperLayerEvent]) -> None:
+        try:
+            if pdu_type == DATA_TF and self.state is State.STA6:
+                events.append(DataReceived(decode_fragments(body)))
+                return
+            pdu = decode(pdu_type, body)
+            self._check_answer(pdu)
+        except RemoteProtocolError as error:
+            self._receive_invalid(error, now)
+            return
+        acceptable = not (isinstance(pdu, AssociateRQ) and self.state is State.STA2) or pdu.protocol_version & 1 == 1
+        state = self.state
+        action = self._step(_EVENT_OF[type(pdu)], now, acceptable=acceptable)
+        if not acceptable:
+            self._outgoing += _WRONG_VERSION.encode()
+        elif action in (Action.AA_1, Action.AA_7, Action.AA_8):
+            text = f"not expected in state Sta{state.value}"
+            unexpected = RemoteProtocolError(text, pdu=PDU_NAMES[pdu_type], field=PDU_TYPE_FIELD)
+            self._send_abort(action, _UNEXPECTED_PDU, unexpected)
+        elif action is not Action.AA_6 and action is not Action.AA_2:
+            events.append(_indication(pdu))
+
+    def _check_answer(self, pdu: PDU) -> None:
+        # A context that was never proposed has no abstract syntax: nothing could be made of its data.
+        if isinstance(pdu, AssociateAC) and self.state is State.STA5 and self._request is not None:
+            proposed = {context.context_id for context in self._request.presentation_contexts}
+            for result in pdu.results:
+                if result.context_id not in proposed:
+                    text = f"{result.context_id} was never proposed"
+                    raise RemoteProtocolError(text, pdu="A-ASSOCIATE-AC", field="Presentation context ID")
+
+    def _receive_invalid(self, error: RemoteProtocolError, now: float) -> None:
+        reason = _UNRECOGNISED_PDU if error.field == PDU_TYPE_FIELD else _INVALID_PARAMETER_VALUE
+        self._send_abort(self._step(Event.INVALID_PDU_RECEIVED, now), reason, error)
+
+    def _send_abort(self, action: Action, reason: int, error: RemoteProtocolError) -> None:
+        self._outgoing += (Abort(0, 0) if action is Action.AA_1 else Abort(2, reason)).encode()
+        if action is not Action.AA_7:
+            self.error = self._error_to_raise = error
+
+
+def _indication(pdu: PDU) -> UpperLayerEvent:
+    match pdu:
+        case DataTF(fragments):
+            return DataReceived(fragments)
+        case AssociateRQ():
+            return AssociationRequested(pdu)
+        case AssociateAC():
+            return AssociationAccepted(pdu)
+        case AssociateRJ():
+            return AssociationRefused(pdu)
+        case ReleaseRQ():
+            return ReleaseRequested()
+        case ReleaseRP():
+            return ReleaseConfirmed()
+        case Abort(source, reason):
+            return AbortReceived(source, reason)

@@ -1,0 +1,373 @@
+"""The seven PDUs of PS3.8 9.3: encode() makes one whole, `check_header` and `decode` read it.
+
+A PDU is a 6-byte header (type, reserved, length of the body) and a body. `check_header` refuses what cannot be a PDU
+from those six bytes alone, before anything is read or allocated for the body.
+"""
+
+from __future__ import annotations
+
+import struct
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final, NamedTuple, TypeAlias
+
+from asyncstore.errors import RemoteProtocolError
+from asyncstore.uids import APPLICATION_CONTEXT
+from asyncstore.upper_layer.items import (
+    CONTEXT_RESULT,
+    PROPOSED_CONTEXT,
+    USER_INFORMATION,
+    PresentationContext,
+    PresentationContextResult,
+    UserInformation,
+    check_context_id,
+    decode_items,
+    decode_uid,
+    encode_item,
+    encode_uid,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+
+HEADER_BYTES: Final = 6
+PDV_HEADER_BYTES: Final = 6
+
+ASSOCIATE_RQ: Final = 0x01
+ASSOCIATE_AC: Final = 0x02
+ASSOCIATE_RJ: Final = 0x03
+DATA_TF: Final = 0x04
+RELEASE_RQ: Final = 0x05
+RELEASE_RP: Final = 0x06
+ABORT: Final = 0x07
+
+PDU_NAMES: Final[dict[int, str]] = {
+    ASSOCIATE_RQ: "A-ASSOCIATE-RQ",
+    ASSOCIATE_AC: "A-ASSOCIATE-AC",
+    ASSOCIATE_RJ: "A-ASSOCIATE-RJ",
+    DATA_TF: "P-DATA-TF",
+    RELEASE_RQ: "A-RELEASE-RQ",
+    RELEASE_RP: "A-RELEASE-RP",
+    ABORT: "A-ABORT",
+}
+
+# The field that errors about an unknown or misplaced type name.
+PDU_TYPE_FIELD: Final = "PDU type"
+
+# 128 contexts of 20 transfer syntaxes each come to 200 KB.
+MAXIMUM_ASSOCIATE_BYTES: Final = 1 << 20
+# A peer that was told "no limit" may send a whole data set as one PDU; one PDU is held in memory, so there is a limit.
+UNLIMITED_DATA_BYTES: Final = 1 << 27
+# A fragment costs far more memory than the six bytes that the smallest takes on the wire. Every PDU of up to 393 KB can
+# be cut as finely as its sender likes.
+MAXIMUM_FRAGMENTS: Final = 1 << 16
+
+_MAXIMUM_CONTEXTS = 128
+_APPLICATION_CONTEXT = 0x10
+_HEADER = struct.Struct(">BxL")
+_PDV_HEADER = struct.Struct(">LBB")
+_ASSOCIATE = struct.Struct(">Hxx16s16s32x")
+# Message control header (PS3.8 E.2), its two low bits: (is_command, is_last).
+CONTROL_FLAGS: Final = ((False, False), (True, False), (False, True), (True, True))
+
+# How other protocols begin: what a wrong port number leads to.
+_STRANGERS: tuple[tuple[bytes, str], ...] = (
+    (b"HTTP/", "an HTTP server"),
+    (b"\x16\x03", "a TLS handshake"),
+    (b"\x15\x03", "a TLS server that refuses plain bytes"),
+    (b"SSH-", "an SSH server"),
+    (b"GET ", "an HTTP client"),
+    (b"POST ", "an HTTP client"),
+    (b"HEAD ", "an HTTP client"),
+    (b"PUT ", "an HTTP client"),
+    (b"OPTION", "an HTTP client"),
+    (b"220", "an SMTP or FTP server"),
+)
+
+
+def _pdu_bytes(pdu_type: int, body: bytes) -> bytes:
+    return _HEADER.pack(pdu_type, len(body)) + body
+
+
+def encode_ae_title(title: str) -> bytes:
+    """An AE title padded with spaces to its 16 bytes; longer ones raise ValueError (PS3.8 9.3.2)."""
+    # Latin-1, not ASCII: an acceptor gives back the titles that it was called with, whatever they were.
+    raw = title.encode("latin-1", "strict")
+    if len(raw) > 16:
+        raise ValueError(f"AE title {title!r} is longer than 16 characters")
+    return raw.ljust(16)
+
+
+def decode_ae_title(raw: bytes) -> str:
+    """An AE title without its padding; leading and trailing spaces do not count (PS3.5 6.2)."""
+    return raw.strip(b" \0").decode("latin-1")
+
+
+@dataclass(frozen=True, slots=True)
+class AssociateRQ:
+    """A-ASSOCIATE-RQ: who asks whom for which presentation contexts (PS3.8 9.3.2)."""
+
+    called_ae_title: str
+    calling_ae_title: str
+    presentation_contexts: tuple[PresentationContext, ...]
+    user_information: UserInformation
+    application_context: str = APPLICATION_CONTEXT
+    protocol_version: int = 1
+
+    def encode(self) -> bytes:
+        _check_unique(context.context_id for context in self.presentation_contexts)
+        return _encode_associate(ASSOCIATE_RQ, self, self.presentation_contexts)
+
+    @classmethod
+    def decode(cls, body: memoryview) -> AssociateRQ:
+        version, titles, application_context, contexts, information = _decode_associate(ASSOCIATE_RQ, body)
+        proposed = tuple(PresentationContext.decode(content, pdu="A-ASSOCIATE-RQ") for content in contexts)
+        _refuse_repeated((context.context_id for context in proposed), "A-ASSOCIATE-RQ")
+        return cls(titles[0], titles[1], proposed, information, application_context, version)
+
+
+@dataclass(frozen=True, slots=True)
+class AssociateAC:
+    """A-ASSOCIATE-AC: what the acceptor made of each proposed context (PS3.8 9.3.3).
+
+    The AE titles are those of the request, given back; the standard forbids to test them.
+    """
+
+    called_ae_title: str
+    calling_ae_title: str
+    results: tuple[PresentationContextResult, ...]
+    user_information: UserInformation
+    application_context: str = APPLICATION_CONTEXT
+    protocol_version: int = 1
+
+    def encode(self) -> bytes:
+        _check_unique(result.context_id for result in self.results)
+        return _encode_associate(ASSOCIATE_AC, self, self.results)
+
+    @classmethod
+    def decode(cls, body: memoryview) -> AssociateAC:
+        version, titles, application_context, contexts, information = _decode_associate(ASSOCIATE_AC, body)
+        results = tuple(PresentationContextResult.decode(content, pdu="A-ASSOCIATE-AC") for content in contexts)
+        _refuse_repeated((result.context_id for result in results), "A-ASSOCIATE-AC")
+        return cls(titles[0], titles[1], results, information, application_context, version)
+
+
+def _check_unique(context_ids: Iterable[int]) -> None:
+    ids = list(context_ids)
+    if len(set(ids)) != len(ids):
+        raise ValueError("a presentation context ID is used twice")
+
+
+def _refuse_repeated(context_ids: Iterable[int], pdu: str) -> None:
+    ids = list(context_ids)
+    if len(set(ids)) != len(ids):
+        raise RemoteProtocolError("one is used twice", pdu=pdu, field="Presentation context ID")
+
+
+def _encode_associate(
+    pdu_type: int,
+    pdu: AssociateRQ | AssociateAC,
+    contexts: Sequence[PresentationContext | PresentationContextResult],
+) -> bytes:
+    titles = encode_ae_title(pdu.called_ae_title), encode_ae_title(pdu.calling_ae_title)
+    parts = [
+        _ASSOCIATE.pack(pdu.protocol_version, *titles),
+        encode_item(_APPLICATION_CONTEXT, encode_uid(pdu.application_context, field="application context")),
+    ]
+    parts += [context.encode() for context in contexts]
+    parts.append(pdu.user_information.encode())
+    return _pdu_bytes(pdu_type, b"".join(parts))
+
+
+_Associate: TypeAlias = tuple[int, tuple[str, str], str, list[memoryview], UserInformation]
+
+
+def _decode_associate(pdu_type: int, body: memoryview) -> _Associate:
+    pdu = PDU_NAMES[pdu_type]
+    if len(body) < _ASSOCIATE.size:
+        raise RemoteProtocolError(f"only {len(body)} bytes", pdu=pdu, field="PDU length")
+    version, called, calling = _ASSOCIATE.unpack_from(body)
+    context_type = PROPOSED_CONTEXT if pdu_type == ASSOCIATE_RQ else CONTEXT_RESULT
+    application_context = ""
+    information: UserInformation | None = None
+    contexts: list[memoryview] = []
+    for item_type, content in decode_items(body[_ASSOCIATE.size :], pdu=pdu, field="Variable items"):
+        if item_type == context_type:
+            contexts.append(content)
+            if len(contexts) > _MAXIMUM_CONTEXTS:
+                raise RemoteProtocolError("more than 128", pdu=pdu, field="Presentation contexts")
+        elif item_type == _APPLICATION_CONTEXT:
+            application_context = decode_uid(content, pdu=pdu, field="Application context name")
+        elif item_type == USER_INFORMATION:
+            if information is not None:
+                raise RemoteProtocolError("there are two", pdu=pdu, field="User information")
+            information = UserInformation.decode(content, pdu=pdu)
+    if not application_context:
+        raise RemoteProtocolError("there is none", pdu=pdu, field="Application context name")
+    if information is None:
+        raise RemoteProtocolError("there is none", pdu=pdu, field="User information")
+    return version, (decode_ae_title(called), decode_ae_title(calling)), application_context, contexts, information
+
+
+def _check_four_bytes(pdu_type: int, length: int) -> None:
+    if length != 4:
+        text = f"{length} bytes where there should be 4"
+        raise RemoteProtocolError(text, pdu=PDU_NAMES[pdu_type], field="PDU length")
+
+
+@dataclass(frozen=True, slots=True)
+class AssociateRJ:
+    """A-ASSOCIATE-RJ: the numbers of PS3.8 Table 9-21 as they were sent; `AssociationRejected` has their words."""
+
+    result: int
+    source: int
+    reason: int
+
+    def encode(self) -> bytes:
+        return _pdu_bytes(ASSOCIATE_RJ, bytes((0, self.result, self.source, self.reason)))
+
+    @classmethod
+    def decode(cls, body: memoryview) -> AssociateRJ:
+        _check_four_bytes(ASSOCIATE_RJ, len(body))
+        return cls(body[1], body[2], body[3])
+
+
+@dataclass(frozen=True, slots=True)
+class ReleaseRQ:
+    """A-RELEASE-RQ: nothing more is to come (PS3.8 9.3.6)."""
+
+    def encode(self) -> bytes:
+        return _pdu_bytes(RELEASE_RQ, bytes(4))
+
+    @classmethod
+    def decode(cls, body: memoryview) -> ReleaseRQ:
+        _check_four_bytes(RELEASE_RQ, len(body))
+        return cls()
+
+
+@dataclass(frozen=True, slots=True)
+class ReleaseRP:
+    """A-RELEASE-RP: the answer to A-RELEASE-RQ (PS3.8 9.3.7)."""
+
+    def encode(self) -> bytes:
+        return _pdu_bytes(RELEASE_RP, bytes(4))
+
+    @classmethod
+    def decode(cls, body: memoryview) -> ReleaseRP:
+        _check_four_bytes(RELEASE_RP, len(body))
+        return cls()
+
+
+@dataclass(frozen=True, slots=True)
+class Abort:
+    """A-ABORT: `source` 0 is the user, 2 the provider with a `reason` of PS3.8 Table 9-26."""
+
+    source: int
+    reason: int
+
+    def encode(self) -> bytes:
+        return _pdu_bytes(ABORT, bytes((0, 0, self.source, self.reason)))
+
+    @classmethod
+    def decode(cls, body: memoryview) -> Abort:
+        _check_four_bytes(ABORT, len(body))
+        return cls(body[2], body[3])
+
+
+class Fragment(NamedTuple):
+    """One presentation data value: a piece of a command set or of a data set (PS3.8 9.3.5.1, E.2)."""
+
+    context_id: int
+    is_command: bool
+    is_last: bool
+    data: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class DataTF:
+    """P-DATA-TF: one or more fragments (PS3.8 9.3.5)."""
+
+    fragments: tuple[Fragment, ...]
+
+    def encode(self) -> bytes:
+        if not self.fragments:
+            raise ValueError("a P-DATA-TF PDU has at least one fragment")
+        parts = []
+        for context_id, is_command, is_last, data in self.fragments:
+            parts += [_PDV_HEADER.pack(len(data) + 2, context_id, is_command | is_last << 1), data]
+        return _pdu_bytes(DATA_TF, b"".join(parts))
+
+    @classmethod
+    def decode(cls, body: memoryview) -> DataTF:
+        return cls(decode_fragments(body))
+
+
+def decode_fragments(body: memoryview) -> tuple[Fragment, ...]:
+    """The fragments in the body of a P-DATA-TF PDU, each with a copy of its bytes."""
+    fragments = []
+    offset, end = 0, len(body)
+    while True:
+        if end - offset < PDV_HEADER_BYTES:
+            text = f"{end - offset} bytes where a PDV has 6 or more"
+            raise RemoteProtocolError(text, pdu="P-DATA-TF", field="PDV")
+        length, context_id, control = _PDV_HEADER.unpack_from(body, offset)
+        next_offset = offset + 4 + length
+        if length < 2 or next_offset > end:
+            text = f"{length} bytes, of which {end - offset - 4} are there"
+            raise RemoteProtocolError(text, pdu="P-DATA-TF", field="PDV length")
+        check_context_id(context_id, pdu="P-DATA-TF")
+        is_command, is_last = CONTROL_FLAGS[control & 3]
+        fragments.append(Fragment(context_id, is_command, is_last, bytes(body[offset + 6 : next_offset])))
+        if next_offset == end:
+            return tuple(fragments)
+        if len(fragments) == MAXIMUM_FRAGMENTS:
+            raise RemoteProtocolError(f"more than {MAXIMUM_FRAGMENTS} PDVs", pdu="P-DATA-TF", field="PDV")
+        offset = next_offset
+
+
+PDU: TypeAlias = AssociateRQ | AssociateAC | AssociateRJ | DataTF | ReleaseRQ | ReleaseRP | Abort
+
+_CLASSES: dict[int, type[PDU]] = {
+    ASSOCIATE_RQ: AssociateRQ,
+    ASSOCIATE_AC: AssociateAC,
+    ASSOCIATE_RJ: AssociateRJ,
+    DATA_TF: DataTF,
+    RELEASE_RQ: ReleaseRQ,
+    RELEASE_RP: ReleaseRP,
+    ABORT: Abort,
+}
+
+
+def check_header(header: bytes | bytearray | memoryview, maximum_length: int) -> tuple[int, int]:
+    """The type and body length that a 6-byte PDU header announces, or RemoteProtocolError.
+
+    `maximum_length` is what we announced for P-DATA-TF, in bytes; 0 means that we announced no limit, and then
+    `UNLIMITED_DATA_BYTES` holds.
+    """
+    pdu_type, length = _HEADER.unpack_from(header)
+    if pdu_type == DATA_TF:
+        limit = maximum_length or UNLIMITED_DATA_BYTES
+        if length > limit:
+            raise RemoteProtocolError(f"{length} bytes, {limit} are allowed", pdu="P-DATA-TF", field="PDU length")
+    elif pdu_type in (ASSOCIATE_RQ, ASSOCIATE_AC):
+        if length > MAXIMUM_ASSOCIATE_BYTES:
+            text = f"{length} bytes, {MAXIMUM_ASSOCIATE_BYTES} are allowed"
+            raise RemoteProtocolError(text, pdu=PDU_NAMES[pdu_type], field="PDU length")
+    else:
+        _check_short_header(bytes(header[:HEADER_BYTES]), pdu_type, length)
+    return pdu_type, length
+
+
+def _check_short_header(header: bytes, pdu_type: int, length: int) -> None:
+    if pdu_type not in PDU_NAMES:
+        stranger = next((f"; this looks like {name}" for start, name in _STRANGERS if header.startswith(start)), "")
+        text = f"0x{pdu_type:02X} is no PDU type{stranger}"
+        raise RemoteProtocolError(text, pdu="unknown PDU", field=PDU_TYPE_FIELD)
+    _check_four_bytes(pdu_type, length)
+
+
+def decode(pdu_type: int, body: memoryview | bytes) -> PDU:
+    """The PDU of this type whose body this is; raises RemoteProtocolError for anything that is none."""
+    pdu_class = _CLASSES.get(pdu_type)
+    if pdu_class is None:
+        raise RemoteProtocolError(f"0x{pdu_type:02X} is no PDU type", pdu="unknown PDU", field=PDU_TYPE_FIELD)
+    return pdu_class.decode(memoryview(body))

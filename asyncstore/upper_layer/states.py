@@ -1,0 +1,187 @@
+"""The upper layer's state machine as data: states, events, actions and PS3.8 Table 9-10.
+
+An association is one walk through thirteen states. A requestor goes
+
+    Sta1 idle -> Sta4 connecting -> Sta5 asked, waiting for the answer -> Sta6 data
+
+and an acceptor
+
+    Sta1 idle -> Sta2 connected, waiting for the request -> Sta3 its user decides -> Sta6 data
+
+In Sta6 both send what they like. Whoever has finished sends A-RELEASE-RQ and waits in Sta7, where data still comes in;
+the other is in Sta8, where it may still send, until it answers. When both ask at once (a release collision), the
+requestor answers first (Sta9, Sta11) and the acceptor second (Sta10, Sta12). Sta13 is the end of every walk on which we
+spoke last: the peer should close the transport connection, and the ARTIM timer says how long we wait until we do.
+
+An event is a request of the local user, a PDU, or news of the transport connection or the timer. Every (event, state)
+that can occur has one action; the cells that the standard leaves blank are absent here. A blank cell of a local request
+is a mistake of the caller. Nearly everything unexpected from the peer ends in A-ABORT: by AA-1 before there is an
+association, by AA-8 within one. After the last word (Sta13) it is ignored (AA-6), so that two that abort at the same
+time do not answer each other for ever.
+
+Each action leads to one state, except for two: AE-6 (the request may be refused at once) and AR-8 (the collision).
+"""
+
+from __future__ import annotations
+
+import enum
+from typing import Final
+
+
+class State(enum.Enum):
+    """The states of PS3.8 9.2.1; the values are the standard's numbers."""
+
+    STA1 = 1  # idle
+    STA2 = 2  # transport connection open, awaiting A-ASSOCIATE-RQ
+    STA3 = 3  # awaiting the local answer to A-ASSOCIATE-RQ
+    STA4 = 4  # awaiting the transport connection
+    STA5 = 5  # awaiting A-ASSOCIATE-AC or -RJ
+    STA6 = 6  # association established
+    STA7 = 7  # awaiting A-RELEASE-RP
+    STA8 = 8  # awaiting the local answer to A-RELEASE-RQ
+    STA9 = 9  # release collision, requestor: awaiting the local answer
+    STA10 = 10  # release collision, acceptor: awaiting A-RELEASE-RP
+    STA11 = 11  # release collision, requestor: awaiting A-RELEASE-RP
+    STA12 = 12  # release collision, acceptor: awaiting the local answer
+    STA13 = 13  # awaiting the close of the transport connection
+
+
+class Event(enum.Enum):
+    """The events of PS3.8 Table 9-10; the values are the standard's numbers."""
+
+    ASSOCIATE_REQUEST = 1
+    TRANSPORT_CONFIRMED = 2
+    ASSOCIATE_AC_RECEIVED = 3
+    ASSOCIATE_RJ_RECEIVED = 4
+    TRANSPORT_INDICATED = 5
+    ASSOCIATE_RQ_RECEIVED = 6
+    ASSOCIATE_ACCEPT = 7
+    ASSOCIATE_REJECT = 8
+    DATA_REQUEST = 9
+    DATA_TF_RECEIVED = 10
+    RELEASE_REQUEST = 11
+    RELEASE_RQ_RECEIVED = 12
+    RELEASE_RP_RECEIVED = 13
+    RELEASE_ANSWER = 14
+    ABORT_REQUEST = 15
+    ABORT_RECEIVED = 16
+    TRANSPORT_CLOSED = 17
+    ARTIM_EXPIRED = 18
+    INVALID_PDU_RECEIVED = 19
+
+
+class Action(enum.Enum):
+    """The actions of PS3.8 Tables 9-6 to 9-9; the values are the standard's names."""
+
+    AE_1 = "AE-1"  # open a transport connection
+    AE_2 = "AE-2"  # send A-ASSOCIATE-RQ
+    AE_3 = "AE-3"  # tell the user: accepted
+    AE_4 = "AE-4"  # tell the user: rejected; close
+    AE_5 = "AE-5"  # start ARTIM
+    AE_6 = "AE-6"  # stop ARTIM; tell the user of the request, or send A-ASSOCIATE-RJ and start ARTIM
+    AE_7 = "AE-7"  # send A-ASSOCIATE-AC
+    AE_8 = "AE-8"  # send A-ASSOCIATE-RJ, start ARTIM
+    DT_1 = "DT-1"  # send P-DATA-TF
+    DT_2 = "DT-2"  # hand data to the user
+    AR_1 = "AR-1"  # send A-RELEASE-RQ
+    AR_2 = "AR-2"  # tell the user: the peer asks for release
+    AR_3 = "AR-3"  # tell the user: released; close
+    AR_4 = "AR-4"  # send A-RELEASE-RP, start ARTIM
+    AR_5 = "AR-5"  # stop ARTIM
+    AR_6 = "AR-6"  # hand data to the user
+    AR_7 = "AR-7"  # send P-DATA-TF
+    AR_8 = "AR-8"  # tell the user of the release collision
+    AR_9 = "AR-9"  # send A-RELEASE-RP
+    AR_10 = "AR-10"  # tell the user: released
+    AA_1 = "AA-1"  # send A-ABORT (user), start ARTIM
+    AA_2 = "AA-2"  # stop ARTIM; close
+    AA_3 = "AA-3"  # tell the user: aborted by the peer; close
+    AA_4 = "AA-4"  # tell the user: the transport connection is gone
+    AA_5 = "AA-5"  # stop ARTIM
+    AA_6 = "AA-6"  # ignore the PDU
+    AA_7 = "AA-7"  # send A-ABORT
+    AA_8 = "AA-8"  # send A-ABORT (provider), tell the user, start ARTIM
+
+
+# PS3.8 Table 9-10. A row is an event (Evt1 to Evt19), a column a state (Sta1 to Sta13).
+_TABLE_9_10 = """
+ 1  AE-1  .     .     .     .     .     .     .     .     .      .     .     .
+ 2  .     .     .     AE-2  .     .     .     .     .     .      .     .     .
+ 3  .     AA-1  AA-8  .     AE-3  AA-8  AA-8  AA-8  AA-8  AA-8   AA-8  AA-8  AA-6
+ 4  .     AA-1  AA-8  .     AE-4  AA-8  AA-8  AA-8  AA-8  AA-8   AA-8  AA-8  AA-6
+ 5  AE-5  .     .     .     .     .     .     .     .     .      .     .     .
+ 6  .     AE-6  AA-8  .     AA-8  AA-8  AA-8  AA-8  AA-8  AA-8   AA-8  AA-8  AA-7
+ 7  .     .     AE-7  .     .     .     .     .     .     .      .     .     .
+ 8  .     .     AE-8  .     .     .     .     .     .     .      .     .     .
+ 9  .     .     .     .     .     DT-1  .     AR-7  .     .      .     .     .
+10  .     AA-1  AA-8  .     AA-8  DT-2  AR-6  AA-8  AA-8  AA-8   AA-8  AA-8  AA-6
+11  .     .     .     .     .     AR-1  .     .     .     .      .     .     .
+12  .     AA-1  AA-8  .     AA-8  AR-2  AR-8  AA-8  AA-8  AA-8   AA-8  AA-8  AA-6
+13  .     AA-1  AA-8  .     AA-8  AA-8  AR-3  AA-8  AA-8  AR-10  AR-3  AA-8  AA-6
+14  .     .     .     .     .     .     .     AR-4  AR-9  .      .     AR-4  .
+15  .     .     AA-1  AA-2  AA-1  AA-1  AA-1  AA-1  AA-1  AA-1   AA-1  AA-1  .
+16  .     AA-2  AA-3  .     AA-3  AA-3  AA-3  AA-3  AA-3  AA-3   AA-3  AA-3  AA-2
+17  .     AA-5  AA-4  AA-4  AA-4  AA-4  AA-4  AA-4  AA-4  AA-4   AA-4  AA-4  AR-5
+18  .     AA-2  .     .     .     .     .     .     .     .      .     .     AA-2
+19  .     AA-1  AA-8  .     AA-8  AA-8  AA-8  AA-8  AA-8  AA-8   AA-8  AA-8  AA-7
+"""
+
+
+def _read_table() -> dict[tuple[Event, State], Action]:
+    rows = [line.split() for line in _TABLE_9_10.strip().splitlines()]
+    return {
+        (Event(int(row[0])), State(number)): Action(cell)
+        for row in rows
+        for number, cell in enumerate(row[1:], start=1)
+        if cell != "."
+    }
+
+
+TRANSITIONS: Final[dict[tuple[Event, State], Action]] = _read_table()
+
+_NEXT_STATE: dict[Action, State] = {
+    Action.AE_1: State.STA4,
+    Action.AE_2: State.STA5,
+    Action.AE_3: State.STA6,
+    Action.AE_4: State.STA1,
+    Action.AE_5: State.STA2,
+    Action.AE_6: State.STA3,
+    Action.AE_7: State.STA6,
+    Action.AE_8: State.STA13,
+    Action.DT_1: State.STA6,
+    Action.DT_2: State.STA6,
+    Action.AR_1: State.STA7,
+    Action.AR_2: State.STA8,
+    Action.AR_3: State.STA1,
+    Action.AR_4: State.STA13,
+    Action.AR_5: State.STA1,
+    Action.AR_6: State.STA7,
+    Action.AR_7: State.STA8,
+    Action.AR_8: State.STA9,
+    Action.AR_9: State.STA11,
+    Action.AR_10: State.STA12,
+    Action.AA_1: State.STA13,
+    Action.AA_2: State.STA1,
+    Action.AA_3: State.STA1,
+    Action.AA_4: State.STA1,
+    Action.AA_5: State.STA1,
+    Action.AA_6: State.STA13,
+    Action.AA_7: State.STA13,
+    Action.AA_8: State.STA13,
+}
+
+# Actions that start the ARTIM timer (or start it again), and those that stop it.
+STARTS_ARTIM: Final = frozenset({Action.AE_5, Action.AE_8, Action.AR_4, Action.AA_1, Action.AA_8})
+STOPS_ARTIM: Final = frozenset({Action.AE_6, Action.AR_5, Action.AA_2, Action.AA_5})
+
+
+def next_state(action: Action, *, acceptor: bool, acceptable: bool = True) -> State:
+    """Where an action leads, for an acceptor or a requestor.
+
+    `acceptable` matters for AE-6 only: a request that the provider refuses leads to Sta13 instead of Sta3.
+    """
+    if action is Action.AR_8 and acceptor:
+        return State.STA10
+    if action is Action.AE_6 and not acceptable:
+        return State.STA13
+    return _NEXT_STATE[action]

@@ -1,0 +1,282 @@
+"""The senders that are compared, each at its best flags and with TCP_NODELAY=1.
+
+    python benchmarks/peers.py          lists every sender and receiver: found or not, version, command
+    python benchmarks/peers.py --smoke  sends a few tiny files with every sender that was found
+
+DCMTK, gdcmscu and node are looked for on PATH, dicom-rs's dicom-storescu there or where DICOM_RS_STORESCU says,
+pynetdicom in this interpreter, dcmjs-dimse in the `node_modules` directory that ASYNCSTORE_DCMJS_DIMSE names.
+
+Senders that need many milliseconds for each instance get a part of the files; what counts is then the rate.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib.metadata
+import os
+import shutil
+import sys
+from dataclasses import dataclass, field
+from functools import cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+
+if not __package__:
+    # Run as a script: the project comes first, and this directory's profile.py must not stand for Python's own.
+    sys.path[0] = str(Path(__file__).resolve().parent.parent)
+
+from benchmarks.measure import PROJECT, output_of, run_process
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+    from benchmarks.measure import Run
+
+HERE: Final = Path(__file__).resolve().parent
+
+# pydicom is not loaded by --help, and neither by a transfer whose files need no conversion.
+_ASYNCSTORE_WARM_UP: Final = (sys.executable, "-m", "asyncstore", "storescu", "--help")
+
+
+@dataclass(frozen=True, slots=True)
+class Sender:
+    """A program that sends the files below a directory to a port of 127.0.0.1.
+
+    `command` gets the port and the directory. `parts` says how many instances of a kind of file ("small", "ct", "big",
+    "tree") it is given at most. `explains` tells of a run with another exit code than 0 whether all was sent. `warm_up`
+    is a command that brings the program itself into memory.
+    """
+
+    name: str
+    family: str
+    command: Callable[[int, Path], list[str]]
+    version: Callable[[], str | None]
+    parts: Mapping[str, int] = field(default_factory=dict)
+    environment: Mapping[str, str] = field(default_factory=dict)
+    explains: Callable[[Run], bool] = lambda run: False
+    note: str = ""
+    warm_up: tuple[str, ...] = ()
+
+    def run(self, port: int, directory: Path, timeout_seconds: float) -> Run:
+        """Send everything below `directory` and measure the process."""
+        return run_process(
+            self.command(port, directory), environment=self.full_environment(), timeout_seconds=timeout_seconds
+        )
+
+    def full_environment(self) -> dict[str, str]:
+        """The environment that the sender runs in: TCP_NODELAY=1 on top of ours."""
+        return {**os.environ, "TCP_NODELAY": "1", **self.environment}
+
+    def succeeded(self, run: Run) -> bool:
+        """Whether the sender says that it sent everything."""
+        return not run.timed_out and (run.exit_code == 0 or self.explains(run))
+
+
+def _first_words(text: str | None, needle: str) -> str | None:
+    for line in (text or "").splitlines():
+        if needle in line:
+            return line.replace("$", "").strip()
+    return None
+
+
+@cache
+def _dcmtk_version(program: str) -> str | None:
+    text = _first_words(output_of([program, "--version"]), "dcmtk") if shutil.which(program) else None
+    return text.removeprefix("dcmtk:").strip() if text else None
+
+
+@cache
+def _gdcm_version() -> str | None:
+    text = output_of(["gdcmscu", "--version"]) if shutil.which("gdcmscu") else None
+    return text.partition(": ")[2].partition("$")[0].strip() or None if text else None
+
+
+@cache
+def dicom_rs_program() -> str | None:
+    """Where dicom-rs's dicom-storescu is, or None."""
+    return os.environ.get("DICOM_RS_STORESCU") or shutil.which("dicom-storescu")
+
+
+@cache
+def _dicom_rs_version() -> str | None:
+    program = dicom_rs_program()
+    text = output_of([program, "--version"]) if program else None
+    return text.strip() if text else None
+
+
+@cache
+def _pynetdicom_version() -> str | None:
+    try:
+        return f"pynetdicom {importlib.metadata.version('pynetdicom')}"
+    except importlib.metadata.PackageNotFoundError:
+        return None
+
+
+@cache
+def dcmjs_version() -> str | None:
+    """The version of dcmjs-dimse where node can load it, or None."""
+    if not shutil.which("node"):
+        return None
+    text = output_of(["node", "-e", _DCMJS_VERSION_SCRIPT])
+    return f"dcmjs-dimse {text.strip()}" if text and text[0].isdigit() else None
+
+
+_DCMJS_VERSION_SCRIPT: Final = (
+    "const home = process.env.ASYNCSTORE_DCMJS_DIMSE;"
+    "const load = (name) => require(home ? require('path').join(home, name) : name);"
+    "console.log(load('dcmjs-dimse').version + ', node ' + process.version)"
+)
+
+
+@cache
+def asyncstore_version(command: str = "storescu") -> str | None:
+    """The version of the asyncstore beside this directory, or None while it has no such command."""
+    run = run_process([sys.executable, "-m", "asyncstore", command, "--help"], timeout_seconds=60)
+    if run.exit_code != 0:
+        return None
+    script = "import importlib.metadata, asyncstore; print(getattr(asyncstore, '__version__', ''))"
+    text = output_of([sys.executable, "-c", script])
+    commit = output_of(["git", "-C", str(PROJECT), "describe", "--always", "--dirty"])
+    return " ".join(["asyncstore", *(text or "").split(), *(commit or "").split()[:1]])
+
+
+def asyncstore(name: str, *options: str) -> Sender:
+    """A row of our own: storescu with these options on top."""
+
+    def command(port: int, directory: Path) -> list[str]:
+        program = [sys.executable, "-m", "asyncstore", "storescu", "-r"]
+        return [*program, *options, "127.0.0.1", str(port), str(directory)]
+
+    return Sender(name, "asyncstore", command, asyncstore_version, warm_up=_ASYNCSTORE_WARM_UP)
+
+
+def asyncstore_slow(name: str, *wrapper_options: str) -> Sender:
+    """A row of our own over a slow source: 10 ms for each open and each read of a file (slow_files.py)."""
+
+    def command(port: int, directory: Path) -> list[str]:
+        program = [sys.executable, str(HERE / "slow_files.py"), "--root", str(directory), *wrapper_options, "--"]
+        return [*program, "storescu", "-r", "-j", "8", "127.0.0.1", str(port), str(directory)]
+
+    return Sender(name, "asyncstore", command, asyncstore_version, warm_up=_ASYNCSTORE_WARM_UP)
+
+
+def _dcmtk(name: str, program: str, *options: str) -> Sender:
+    def command(port: int, directory: Path) -> list[str]:
+        return [program, "+sd", "+r", *options, "-pdu", "131072", "127.0.0.1", str(port), str(directory)]
+
+    return Sender(name, "dcmtk", command, lambda: _dcmtk_version(program), warm_up=(program, "--version"))
+
+
+def _dicom_rs(connections: int) -> Sender:
+    def command(port: int, directory: Path) -> list[str]:
+        options = ["--fail-first", "--never-transcode", "--max-pdu-length", "131072", "-c", str(connections)]
+        return [dicom_rs_program() or "dicom-storescu", *options, f"ANY-SCP@127.0.0.1:{port}", str(directory)]
+
+    warm_up = (dicom_rs_program() or "dicom-storescu", "--version")
+    return Sender(f"dicom-rs -c {connections}", "dicom-rs", command, _dicom_rs_version, warm_up=warm_up)
+
+
+def _gdcm_command(port: int, directory: Path) -> list[str]:
+    return ["gdcmscu", "--store", "--call", "ANY-SCP", "-H", "127.0.0.1", "-p", str(port), "-r", "-i", str(directory)]
+
+
+def _gdcm_ended_after_the_last(run: Run) -> bool:
+    # It sends everything, waits for every answer, and then falls over its own release.
+    return run.exit_code == -6 and "ProtocolStream as nullptr" in run.output
+
+
+def _pynetdicom_command(port: int, directory: Path) -> list[str]:
+    program = [sys.executable, "-m", "pynetdicom", "storescu", "-r", "-cx", "-pdu", "131072"]
+    return [*program, "127.0.0.1", str(port), str(directory)]
+
+
+def _dcmjs_command(port: int, directory: Path) -> list[str]:
+    return ["node", str(HERE / "dcmjs_storescu.js"), str(port), "16", str(directory)]
+
+
+def _senders() -> list[Sender]:
+    return [
+        asyncstore("asyncstore"),
+        asyncstore("asyncstore -j 1", "-j", "1"),
+        asyncstore("asyncstore -j 2", "-j", "2"),
+        asyncstore("asyncstore -j 4", "-j", "4"),
+        asyncstore("asyncstore -j 16", "-j", "16"),
+        asyncstore("asyncstore -j 1 -w 16", "-j", "1", "-w", "16"),
+        asyncstore("asyncstore -j 1 -w 1", "-j", "1", "-w", "1"),
+        asyncstore_slow("asyncstore -j 8"),
+        asyncstore_slow("asyncstore -j 8, inline reads", "--inline"),
+        # -R is left out: it makes storescu read every file twice.
+        _dcmtk("storescu", "storescu", "+fo", "-nh"),
+        _dcmtk("dcmsend", "dcmsend", "+fo", "-nh", "-nuc", "-dn"),
+        _dicom_rs(1),
+        _dicom_rs(2),
+        _dicom_rs(4),
+        _dicom_rs(16),
+        Sender(
+            "gdcmscu",
+            "gdcm",
+            _gdcm_command,
+            _gdcm_version,
+            parts={"small": 100, "ct": 100, "tree": 100},
+            explains=_gdcm_ended_after_the_last,
+            note="gdcmscu 3.0 ends in an abort (SIGABRT) on release; a run that ended there counts as complete.",
+        ),
+        Sender(
+            "pynetdicom",
+            "pynetdicom",
+            _pynetdicom_command,
+            _pynetdicom_version,
+            parts={"small": 100, "ct": 100, "big": 1, "tree": 100},
+            note="pynetdicom's exit code says nothing about its instances.",
+        ),
+        Sender(
+            "dcmjs-dimse",
+            "dcmjs-dimse",
+            _dcmjs_command,
+            dcmjs_version,
+            parts={"small": 400, "ct": 100, "big": 1, "tree": 400},
+            environment={"NODE_OPTIONS": "--max-old-space-size=8192"},
+        ),
+    ]
+
+
+SENDERS: Final[dict[str, Sender]] = {sender.name: sender for sender in _senders()}
+
+
+def smoke() -> int:
+    """Send a few tiny files with every sender that was found; 1 when one of them failed."""
+    from benchmarks.data import part, prepare
+    from benchmarks.receivers import RECEIVERS, choose_receiver
+
+    files = part(prepare("smoke-ct"), 3)
+    failed = 0
+    with RECEIVERS[choose_receiver("storescp", "asyncstore")].start() as endpoint:
+        for sender in SENDERS.values():
+            if sender.version() is None:
+                continue
+            run = sender.run(endpoint.port, files.root, 60)
+            good = sender.succeeded(run)
+            failed += not good
+            print(f"{sender.name:32}{'sent' if good else f'failed, exit {run.exit_code}: {run.output[-300:]}'}")
+    return 1 if failed else 0
+
+
+def main() -> int:
+    """List the peers, or try them."""
+    from benchmarks.receivers import RECEIVERS
+
+    parser = argparse.ArgumentParser(description="List the senders and receivers that the benchmarks can use.")
+    parser.add_argument("--smoke", action="store_true", help="send a few tiny files with each sender that was found")
+    if parser.parse_args().smoke:
+        return smoke()
+    for sender in SENDERS.values():
+        print(f"{sender.name:32}{sender.version() or 'not available'}")
+        print(f"{'':32}{' '.join(sender.command(11112, Path('DIRECTORY')))}")
+    for receiver in RECEIVERS.values():
+        missing = receiver.missing()
+        print(f"{receiver.name:32}{missing or receiver.description}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,169 @@
+"""Errors: the tree is the documented one, each says whether trying again makes sense, and in which words."""
+
+from __future__ import annotations
+
+import re
+
+import pytest
+
+from asyncstore import errors
+from asyncstore.errors import (
+    Aborted,
+    AssociationLost,
+    AssociationRejected,
+    AsyncStoreError,
+    ConnectFailed,
+    ConnectionLost,
+    LedgerError,
+    LocalProtocolError,
+    MissingUID,
+    NoAcceptedContext,
+    NotDicom,
+    RemoteProtocolError,
+    SourceChanged,
+    StoreFailed,
+    Timeout,
+)
+from asyncstore.status import Status
+
+
+def documented_tree() -> dict[str, str]:
+    """Class -> base class, by the indentation in the module's docstring."""
+    bases: dict[str, str] = {}
+    above: list[tuple[int, str]] = [(-1, "Exception")]
+    for indentation, name in re.findall(r"^( {4,})([A-Z]\w+)(?: {2,}|$)", errors.__doc__ or "", re.MULTILINE):
+        while above[-1][0] >= len(indentation):
+            above.pop()
+        bases[name] = above[-1][1]
+        above.append((len(indentation), name))
+    return bases
+
+
+def test_the_tree_is_the_one_in_the_docstring() -> None:
+    defined = {
+        name: each.__base__.__name__
+        for name, each in vars(errors).items()
+        if isinstance(each, type) and issubclass(each, Exception)
+    }
+    assert documented_tree() == defined
+    assert len(defined) == 18
+
+
+@pytest.mark.parametrize(
+    ("error", "retryable"),
+    [
+        (AsyncStoreError("x"), False),
+        (NotDicom("x"), False),
+        (MissingUID("x"), False),
+        (SourceChanged("x"), False),
+        (ConnectFailed("x"), True),
+        (NoAcceptedContext("x"), False),
+        (AssociationLost("x"), True),
+        (Aborted(0, 0), True),
+        (ConnectionLost("x"), True),
+        (Timeout("dimse", 30), True),
+        (LocalProtocolError("x"), False),
+        (RemoteProtocolError("x", pdu="C-STORE-RSP", field="Status"), True),
+        (LedgerError("x"), False),
+        (StoreFailed("x"), False),
+        (StoreFailed("x", retryable=True), True),
+    ],
+)
+def test_each_error_says_whether_trying_again_makes_sense(error: AsyncStoreError, retryable: bool) -> None:
+    assert error.retryable is retryable
+
+
+@pytest.mark.parametrize(
+    ("result", "source", "retryable"),
+    [(1, 1, False), (1, 2, False), (1, 3, True), (2, 1, True), (2, 2, True), (2, 3, True)],
+)
+def test_a_rejection_is_retryable_when_it_is_transient_or_congestion(result: int, source: int, retryable: bool) -> None:
+    assert AssociationRejected(result, source, 1).retryable is retryable
+
+
+@pytest.mark.parametrize(
+    ("source", "reason", "source_text", "reason_text"),
+    [
+        (1, 1, "Service User", "No reason given"),
+        (1, 2, "Service User", "Application context name not supported"),
+        (1, 3, "Service User", "Calling AE title not recognised"),
+        (1, 7, "Service User", "Called AE title not recognised"),
+        (2, 1, "Service Provider (ACSE)", "No reason given"),
+        (2, 2, "Service Provider (ACSE)", "Protocol version not supported"),
+        (3, 1, "Service Provider (Presentation)", "Temporary congestion"),
+        (3, 2, "Service Provider (Presentation)", "Local limit exceeded"),
+        (1, 4, "Service User", "unknown reason 4"),
+        (9, 1, "unknown source 9", "unknown reason 1"),
+    ],
+)
+def test_a_rejection_has_the_words_of_the_standard(
+    source: int, reason: int, source_text: str, reason_text: str
+) -> None:
+    error = AssociationRejected(1, source, reason)
+    assert (error.result_text, error.source_text, error.reason_text) == ("Rejected Permanent", source_text, reason_text)
+    assert str(error) == f"association rejected: Rejected Permanent, {source_text}: {reason_text}"
+    assert (error.result, error.source, error.reason) == (1, source, reason)
+
+
+@pytest.mark.parametrize(("result", "text"), [(2, "Rejected Transient"), (7, "Rejected (result 7)")])
+def test_a_rejection_names_its_result(result: int, text: str) -> None:
+    assert AssociationRejected(result, 1, 1).result_text == text
+
+
+@pytest.mark.parametrize(
+    ("reason", "text"),
+    [
+        (0, "No reason given"),
+        (1, "Unrecognised PDU"),
+        (2, "Unexpected PDU"),
+        (4, "Unrecognised PDU parameter"),
+        (5, "Unexpected PDU parameter"),
+        (6, "Invalid PDU parameter value"),
+        (3, "unknown reason 3"),
+    ],
+)
+def test_an_abort_of_the_provider_has_the_words_of_the_standard(reason: int, text: str) -> None:
+    error = Aborted(2, reason, [4, 5])
+    assert (error.source_text, error.reason_text) == ("DUL service-provider", text)
+    assert str(error) == f"association aborted by the peer: DUL service-provider: {text}"
+    assert error.outstanding == (4, 5)
+
+
+def test_the_reason_of_an_abort_of_the_user_means_nothing() -> None:
+    error = Aborted(0, 2)
+    assert (error.source_text, error.reason_text) == ("DUL service-user", "No reason given")
+    assert Aborted(1, 0).source_text == "unknown source 1"
+
+
+def test_a_lost_association_lists_what_is_unknown() -> None:
+    outstanding = [3, 1]
+    error = ConnectionLost("gone", outstanding)
+    outstanding.clear()
+    assert error.outstanding == (3, 1)
+    assert ConnectionLost("gone").outstanding == ()
+
+
+@pytest.mark.parametrize(
+    ("which", "text"),
+    [
+        ("connect", "the connection was not established within 2.5 s"),
+        ("acse", "the association request was not answered within 2.5 s"),
+        ("dimse", "the message was not answered within 2.5 s"),
+        ("network", "the peer took no data within 2.5 s"),
+        ("other", "other within 2.5 s"),
+    ],
+)
+def test_a_timeout_says_what_it_waited_for_and_how_long(which: str, text: str) -> None:
+    error = Timeout(which, 2.5, [1])
+    assert (str(error), error.which, error.seconds, error.outstanding) == (text, which, 2.5, (1,))
+
+
+def test_a_protocol_error_of_the_peer_names_pdu_and_field() -> None:
+    error = RemoteProtocolError("missing", pdu="C-STORE-RSP", field="Status")
+    assert (str(error), error.pdu, error.field) == ("C-STORE-RSP, Status: missing", "C-STORE-RSP", "Status")
+
+
+def test_a_failed_store_has_the_status_where_there_was_one() -> None:
+    status = Status(0xA700)
+    assert StoreFailed("out of resources", status).status is status
+    assert StoreFailed("file vanished").status is None

@@ -1,0 +1,92 @@
+"""The tables of UIDs, held against the data dictionary of pydicom (PS3.6 Annex A)."""
+
+from __future__ import annotations
+
+import re
+
+import pytest
+from pydicom._uid_dict import UID_dictionary
+from pynetdicom import AllStoragePresentationContexts
+
+from asyncstore import uids
+from asyncstore.uids import STORAGE_SOP_CLASSES, TRANSFER_SYNTAXES, UNCOMPRESSED_TRANSFER_SYNTAXES, name_of
+
+# Called storage, yet no class of the Storage Service: a file-set, commitments, and retired print queue classes.
+NOT_OF_THE_STORAGE_SERVICE = {
+    "1.2.840.10008.1.3.10",
+    "1.2.840.10008.1.20.1",
+    "1.2.840.10008.1.20.2",
+    "1.2.840.10008.5.1.1.27",
+    "1.2.840.10008.5.1.1.29",
+    "1.2.840.10008.5.1.1.30",
+}
+
+
+def names_in_dictionary(kind: str) -> dict[str, str]:
+    return {uid: row[0] for uid, row in UID_dictionary.items() if row[1] == kind}
+
+
+def is_retired(uid: str) -> bool:
+    return UID_dictionary[uid][3] == "Retired"
+
+
+def test_storage_classes_are_those_of_the_dictionary() -> None:
+    sop_classes = names_in_dictionary("SOP Class")
+    storage = {
+        uid: name for uid, name in sop_classes.items() if "Storage" in name and uid not in NOT_OF_THE_STORAGE_SERVICE
+    }
+    assert storage == STORAGE_SOP_CLASSES
+
+
+def test_every_storage_class_of_another_implementation_is_there() -> None:
+    theirs = {str(context.abstract_syntax) for context in AllStoragePresentationContexts}
+    assert len(theirs) > 100
+    assert theirs <= set(STORAGE_SOP_CLASSES)
+
+
+def test_transfer_syntaxes_are_those_of_the_dictionary() -> None:
+    assert names_in_dictionary("Transfer Syntax") == TRANSFER_SYNTAXES
+
+
+@pytest.mark.parametrize("table", [STORAGE_SOP_CLASSES, TRANSFER_SYNTAXES])
+def test_retired_uids_come_after_current_ones(table: dict[str, str]) -> None:
+    retired = [is_retired(uid) for uid in table if uid.startswith("1.2.840.10008.5.1.4.1.1.5") is False]
+    assert retired == sorted(retired)
+
+
+def test_the_uncompressed_syntaxes_are_in_the_documented_order() -> None:
+    assert [name_of(uid) for uid in UNCOMPRESSED_TRANSFER_SYNTAXES] == [
+        "Implicit VR Little Endian",
+        "Explicit VR Little Endian",
+        "Explicit VR Big Endian",
+        "Deflated Explicit VR Little Endian",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("uid", "name"),
+    [
+        (uids.APPLICATION_CONTEXT, "DICOM Application Context Name"),
+        (uids.VERIFICATION, "Verification SOP Class"),
+        (uids.MEDIA_STORAGE_DIRECTORY, "Media Storage Directory Storage"),
+        (uids.CT_IMAGE_STORAGE, "CT Image Storage"),
+        (uids.MR_IMAGE_STORAGE, "MR Image Storage"),
+        (uids.IMPLICIT_VR_LITTLE_ENDIAN, "Implicit VR Little Endian"),
+    ],
+)
+def test_a_uid_has_the_name_of_the_dictionary(uid: str, name: str) -> None:
+    assert name_of(uid) == name == UID_dictionary[uid][0]
+
+
+def test_a_uid_that_nobody_named_is_its_own_name() -> None:
+    assert name_of("1.2.3.4") == "1.2.3.4"
+
+
+def test_we_name_ourselves_within_the_standards_limits() -> None:
+    # PS3.5 B.2: below 2.25 a UUID as one decimal number; PS3.7 D.3.3.2.3: at most 16 characters.
+    match = re.fullmatch(r"2\.25\.([1-9][0-9]*)", uids.IMPLEMENTATION_CLASS_UID)
+    assert match is not None
+    assert int(match[1]) < 1 << 128
+    assert len(uids.IMPLEMENTATION_CLASS_UID) <= 64
+    assert 1 <= len(uids.IMPLEMENTATION_VERSION_NAME) <= 16
+    assert uids.IMPLEMENTATION_VERSION_NAME.isascii()

@@ -1,0 +1,91 @@
+"""The state table against a copy that was typed the other way round: a line is a state, its words are event:action."""
+
+from __future__ import annotations
+
+import pytest
+
+from asyncstore.upper_layer.states import (
+    STARTS_ARTIM,
+    STOPS_ARTIM,
+    TRANSITIONS,
+    Action,
+    Event,
+    State,
+    next_state,
+)
+
+# PS3.8 Table 9-10, column by column.
+BY_STATE = {
+    1: "1:AE-1 5:AE-5",
+    2: "3:AA-1 4:AA-1 6:AE-6 10:AA-1 12:AA-1 13:AA-1 16:AA-2 17:AA-5 18:AA-2 19:AA-1",
+    3: "3:AA-8 4:AA-8 6:AA-8 7:AE-7 8:AE-8 10:AA-8 12:AA-8 13:AA-8 15:AA-1 16:AA-3 17:AA-4 19:AA-8",
+    4: "2:AE-2 15:AA-2 17:AA-4",
+    5: "3:AE-3 4:AE-4 6:AA-8 10:AA-8 12:AA-8 13:AA-8 15:AA-1 16:AA-3 17:AA-4 19:AA-8",
+    6: "3:AA-8 4:AA-8 6:AA-8 9:DT-1 10:DT-2 11:AR-1 12:AR-2 13:AA-8 15:AA-1 16:AA-3 17:AA-4 19:AA-8",
+    7: "3:AA-8 4:AA-8 6:AA-8 10:AR-6 12:AR-8 13:AR-3 15:AA-1 16:AA-3 17:AA-4 19:AA-8",
+    8: "3:AA-8 4:AA-8 6:AA-8 9:AR-7 10:AA-8 12:AA-8 13:AA-8 14:AR-4 15:AA-1 16:AA-3 17:AA-4 19:AA-8",
+    9: "3:AA-8 4:AA-8 6:AA-8 10:AA-8 12:AA-8 13:AA-8 14:AR-9 15:AA-1 16:AA-3 17:AA-4 19:AA-8",
+    10: "3:AA-8 4:AA-8 6:AA-8 10:AA-8 12:AA-8 13:AR-10 15:AA-1 16:AA-3 17:AA-4 19:AA-8",
+    11: "3:AA-8 4:AA-8 6:AA-8 10:AA-8 12:AA-8 13:AR-3 15:AA-1 16:AA-3 17:AA-4 19:AA-8",
+    12: "3:AA-8 4:AA-8 6:AA-8 10:AA-8 12:AA-8 13:AA-8 14:AR-4 15:AA-1 16:AA-3 17:AA-4 19:AA-8",
+    13: "3:AA-6 4:AA-6 6:AA-7 10:AA-6 12:AA-6 13:AA-6 16:AA-2 17:AR-5 18:AA-2 19:AA-7",
+}
+
+# PS3.8 Tables 9-6 to 9-9: where each action leads.
+LEADS_TO = {
+    1: "AE-4 AR-3 AR-5 AA-2 AA-3 AA-4 AA-5",
+    2: "AE-5",
+    3: "AE-6",
+    4: "AE-1",
+    5: "AE-2",
+    6: "AE-3 AE-7 DT-1 DT-2",
+    7: "AR-1 AR-6",
+    8: "AR-2 AR-7",
+    9: "AR-8",
+    11: "AR-9",
+    12: "AR-10",
+    13: "AE-8 AR-4 AA-1 AA-6 AA-7 AA-8",
+}
+
+
+def expected_actions() -> dict[tuple[int, int], str]:
+    cells = {}
+    for state, words in BY_STATE.items():
+        for word in words.split():
+            event, action = word.split(":")
+            cells[int(event), state] = action
+    return cells
+
+
+@pytest.mark.parametrize("state", State)
+@pytest.mark.parametrize("event", Event)
+def test_every_cell_of_table_9_10(event: Event, state: State) -> None:
+    action = TRANSITIONS.get((event, state))
+    assert (action and action.value) == expected_actions().get((event.value, state.value))
+
+
+def test_the_table_has_thirteen_states_and_nineteen_events() -> None:
+    assert [state.name for state in State] == [f"STA{number}" for number in range(1, 14)]
+    assert [event.value for event in Event] == list(range(1, 20))
+    assert len(TRANSITIONS) == len(expected_actions())
+
+
+@pytest.mark.parametrize("action", Action)
+def test_each_action_leads_to_the_state_of_the_standard(action: Action) -> None:
+    (number,) = (state for state, words in LEADS_TO.items() if action.value in words.split())
+    assert next_state(action, acceptor=False) == State(number)
+    assert next_state(action, acceptor=True) == State(10 if action is Action.AR_8 else number)
+
+
+def test_a_request_that_the_provider_refuses_leads_to_the_end() -> None:
+    assert next_state(Action.AE_6, acceptor=True, acceptable=False) is State.STA13
+
+
+def test_every_action_is_named_and_used() -> None:
+    assert {action.name.replace("_", "-") for action in Action} == {action.value for action in Action}
+    assert set(TRANSITIONS.values()) == set(Action)
+
+
+def test_artim_runs_where_the_standard_runs_it() -> None:
+    assert {action.value for action in STARTS_ARTIM} == {"AE-5", "AE-8", "AR-4", "AA-1", "AA-8"}
+    assert {action.value for action in STOPS_ARTIM} == {"AE-6", "AR-5", "AA-2", "AA-5"}
