@@ -1,0 +1,88 @@
+"""A DICOM Storage SCU that moves whole archives, and the asyncio (anyio) network stack that it stands on.
+
+    report = await asyncstore.store(["study/"], to=asyncstore.Peer("pacs.example", 11112, ae_title="ARCHIVE"))
+
+Names are loaded when they are first used, so that importing the package costs next to nothing.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from asyncstore.errors import (
+        Aborted,
+        AssociateError,
+        AssociationLost,
+        AssociationRejected,
+        AsyncStoreError,
+        ConnectFailed,
+        ConnectionLost,
+        LedgerError,
+        LocalProtocolError,
+        MissingUID,
+        NoAcceptedContext,
+        NotDicom,
+        ProtocolError,
+        RemoteProtocolError,
+        SourceChanged,
+        SourceError,
+        StoreFailed,
+        Timeout,
+    )
+    from asyncstore.instances.instance import Instance
+    from asyncstore.instances.scan import scan
+    from asyncstore.instances.source import BytesSource, DataSource, FileSource
+    from asyncstore.net.acceptor import StorageSCP
+    from asyncstore.net.association import Association, associate
+    from asyncstore.net.outcome import Outcome, State
+    from asyncstore.net.peer import Peer, Timeouts
+    from asyncstore.status import Status
+    from asyncstore.transfer.engine import Transfer, store
+    from asyncstore.transfer.policy import RetryPolicy, TransferOptions
+    from asyncstore.transfer.report import Report
+
+__version__ = "0.1.0"
+
+__all__ = [
+    # to whom, and one association
+    "Peer", "Timeouts", "associate", "Association",
+    # many instances
+    "store", "Transfer", "TransferOptions", "RetryPolicy", "Report",
+    # what is sent, and what became of it
+    "scan", "Instance", "DataSource", "FileSource", "BytesSource", "Outcome", "State", "Status",
+    # the other end
+    "StorageSCP",
+    # errors
+    "AsyncStoreError", "SourceError", "NotDicom", "MissingUID", "SourceChanged", "AssociateError", "ConnectFailed",
+    "AssociationRejected", "NoAcceptedContext", "AssociationLost", "Aborted", "ConnectionLost", "Timeout",
+    "ProtocolError", "LocalProtocolError", "RemoteProtocolError", "LedgerError", "StoreFailed",
+]  # fmt: skip
+
+_MODULES = {
+    "asyncstore.instances.instance": ("Instance",),
+    "asyncstore.instances.scan": ("scan",),
+    "asyncstore.instances.source": ("BytesSource", "DataSource", "FileSource"),
+    "asyncstore.net.acceptor": ("StorageSCP",),
+    "asyncstore.net.association": ("Association", "associate"),
+    "asyncstore.net.outcome": ("Outcome", "State"),
+    "asyncstore.net.peer": ("Peer", "Timeouts"),
+    "asyncstore.status": ("Status",),
+    "asyncstore.transfer.engine": ("Transfer", "store"),
+    "asyncstore.transfer.policy": ("RetryPolicy", "TransferOptions"),
+    "asyncstore.transfer.report": ("Report",),
+}
+_MODULE_OF = {name: module for module, names in _MODULES.items() for name in names}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in __all__:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = getattr(importlib.import_module(_MODULE_OF.get(name, "asyncstore.errors")), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

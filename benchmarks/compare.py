@@ -2,7 +2,7 @@
 
     python benchmarks/compare.py                         every scene (an hour and more)
     python benchmarks/compare.py --scene small ct big    some of them
-    python benchmarks/compare.py --sender asyncstore dcmsend --rounds 3
+    python benchmarks/compare.py --sender asyncstore 'DCMTK dcmsend' --rounds 3
     python benchmarks/compare.py --smoke                 tiny, in seconds; exit 1 unless asyncstore transfers everything
 
 Whole processes are measured, from start to exit. A turn is one run of each sender; the first turn of a scene warms up
@@ -79,7 +79,7 @@ class SceneRun:
         self.scene = scene
         self.receiver = receiver
         self.options = options
-        self.table = Table(scene.name, scene.group, scene.title, receiver.description)
+        self.table = Table(scene.name, scene.group, scene.title, receiver.description, receiver.name == "asyncstore")
         self.round_trip_seconds = scene.round_trip_seconds
         if options.smoke and scene.round_trip_seconds:
             self.round_trip_seconds = SMOKE_ROUND_TRIP_SECONDS
@@ -96,6 +96,15 @@ class SceneRun:
         files = part(whole, count or whole.count)
         work = [(self._row(name, files), self._files_for(name, files)) for name in self._names()]
         self.table.rows = [row for row, _ in work]
+        try:
+            self._turns(work)
+        except RuntimeError as error:
+            self.table.missing = f"the receiver did not start: {error}"
+            return self.table
+        self._first_bytes(files)
+        return self.table
+
+    def _turns(self, work: list[tuple[Row, Files]]) -> None:
         rounds = min(self.options.rounds, self.scene.most_rounds or self.options.rounds)
         warm_up = rounds > 1
         with contextlib.ExitStack() as stack:
@@ -104,15 +113,15 @@ class SceneRun:
                 counts = turn >= warm_up
                 self.options.say(f"{self.scene.name}: {f'round {turn + 1 - warm_up}' if counts else 'warm-up'}")
                 for row, given in work:
-                    if row.missing is None:
+                    if row.missing is None and not row.given_up:
                         self._one(row, given, endpoint, counts=counts)
-        self._first_bytes(files)
-        return self.table
 
     def _names(self) -> list[str]:
         wanted = self.options.senders
         if wanted:
             return [name for name in self.scene.senders if name in wanted]
+        if self.options.smoke and self.receiver.keeps:
+            return [name for name in self.scene.senders if name in ("asyncstore", "DCMTK dcmsend")]
         if self.options.smoke:
             return [n for n in self.scene.senders if n in SMOKE_PEERS or SENDERS[n].family == "asyncstore"]
         return list(self.scene.senders)
@@ -151,7 +160,9 @@ class SceneRun:
             before = endpoint.count()
             run = SENDERS[row.sender].run(endpoint.port, given.root, self.options.timeout_seconds)
             after = endpoint.count()
-        if counts:
+        # One run that does not end is enough: every further one would take as long.
+        row.given_up = run.timed_out
+        if counts or run.timed_out:
             row.runs.append(run)
         row.problems += self._problems(row, run, before, after)
 
@@ -168,7 +179,7 @@ class SceneRun:
     def _make_cold(self, row: Row, given: Files) -> None:
         if not self.scene.cold:
             return
-        how = drop_from_page_cache(given.paths())
+        how = drop_from_page_cache(given.paths(), everything=not self.options.smoke)
         # The files are to be cold, not the program.
         output_of([*SENDERS[row.sender].warm_up])
         remark = f"Page cache emptied by {how}."
@@ -216,7 +227,8 @@ def _as_json(about: dict[str, Any], tables: list[Table]) -> dict[str, Any]:
 
 def _ours_failed(tables: list[Table]) -> list[str]:
     """What is wrong with our own rows."""
-    return [
+    not_measured = [f"{table.scene}: {table.missing}" for table in tables if table.missing and table.needs_asyncstore]
+    return not_measured + [
         f"{table.scene}: {row.sender}: {row.missing or '; '.join(dict.fromkeys(row.problems)) or 'did not run'}"
         for table in tables
         for row in table.rows

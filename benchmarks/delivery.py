@@ -1,12 +1,22 @@
-"""Proof that asyncstore transfers everything: what a receiver kept, byte for byte against the files that were sent."""
+"""Proof that asyncstore transfers everything: what a receiver kept, byte for byte against the files that were sent.
+
+python benchmarks/delivery.py --smoke       tiny sets of every kind; compare.py --smoke does this too
+python benchmarks/delivery.py small ct      sets of full size; they are held in memory for the comparison
+"""
 
 from __future__ import annotations
 
+import argparse
+import sys
 import tempfile
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
-from benchmarks.data import prepare
+if not __package__:
+    # Run as a script: the project comes first, and this directory's profile.py must not stand for Python's own.
+    sys.path[0] = str(Path(__file__).resolve().parent.parent)
+
+from benchmarks.data import RECIPES, prepare
 from benchmarks.peers import SENDERS
 from benchmarks.receivers import RECEIVERS, keeping_asyncstore, keeping_storescp
 
@@ -34,7 +44,10 @@ def _differences(sent: Files, received: Iterable[Path]) -> list[str]:
     return problems
 
 
-def check_delivery(names: Iterable[str] = ("smoke-small", "smoke-ct", "smoke-big", "smoke-tree")) -> list[str]:
+SMOKE_SETS: Final = ("smoke-small", "smoke-ct", "smoke-big", "smoke-tree")
+
+
+def check_delivery(names: Iterable[str] = SMOKE_SETS) -> list[str]:
     """Send sets of files to a receiver that keeps them; returns what is wrong, nothing when all is there.
 
     DCMTK's storescp where it is installed, else asyncstore's own.
@@ -51,3 +64,24 @@ def check_delivery(names: Iterable[str] = ("smoke-small", "smoke-ct", "smoke-big
             received = [path for path in Path(directory).rglob("*") if path.is_file()]
             problems += [f"{name}: {problem}" for problem in _differences(files, received)[:5]]
     return problems
+
+
+def main() -> int:
+    """Check the sets that were asked for; 1 when something is missing or different."""
+    parser = argparse.ArgumentParser(description="Check that asyncstore delivers every data set as it is.")
+    parser.add_argument("names", nargs="*", metavar="SET", help=f"any of: {', '.join(RECIPES)}")
+    parser.add_argument("--smoke", action="store_true", help="the tiny sets (the default)")
+    arguments = parser.parse_args()
+    unknown = sorted(set(arguments.names) - set(RECIPES))
+    if unknown:
+        parser.error(f"no such set: {', '.join(unknown)}")
+    problems = check_delivery(arguments.names or SMOKE_SETS)
+    for problem in problems:
+        print(f"FAILED {problem}")
+    if not problems:
+        print("everything arrived as it is")
+    return 1 if problems else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

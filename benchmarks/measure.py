@@ -17,6 +17,7 @@ import tempfile
 import threading
 import time
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
@@ -131,8 +132,12 @@ def background(
     environment: Mapping[str, str] | None = None,
     directory: Path = PROJECT,
     output: Path | None = None,
+    at_once: bool = False,
 ) -> Iterator[subprocess.Popen[bytes]]:
-    """A process that runs while the block does; the block begins when it listens on all of `ports`."""
+    """A process that runs while the block does; the block begins when it listens on all of `ports`.
+
+    `at_once` kills it after the block, for one that takes seconds to end and has nothing to lose.
+    """
     with open(output or os.devnull, "wb") as log:
         process = subprocess.Popen(
             command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, env=environment, cwd=directory
@@ -142,6 +147,8 @@ def background(
                 wait_until_listening(process, port)
             yield process
         finally:
+            if at_once:
+                process.kill()
             end_process(process)
 
 
@@ -206,15 +213,22 @@ def seconds_to_first_byte(
         end_process(process)
 
 
-def drop_from_page_cache(paths: Iterable[Path]) -> str:
-    """Make the files cold; returns how: by the kernel's drop_caches where permitted, else file by file."""
-    os.sync()
+def drop_from_page_cache(paths: Iterable[Path], *, everything: bool) -> str:
+    """Make the files cold; returns how: by the kernel's drop_caches where permitted, else file by file.
+
+    `everything` empties the whole machine's cache, directories and inodes too; without it only the files are named.
+    """
     try:
+        if not everything:
+            raise PermissionError
+        # Pages that are not written yet cannot be dropped.
+        os.sync()
         Path("/proc/sys/vm/drop_caches").write_text("3")
     except OSError:
         for path in paths:
             descriptor = os.open(path, os.O_RDONLY)
             try:
+                os.fsync(descriptor)
                 os.posix_fadvise(descriptor, 0, 0, os.POSIX_FADV_DONTNEED)
             finally:
                 os.close(descriptor)
@@ -231,6 +245,23 @@ def output_of(command: Sequence[str]) -> str | None:
     except (OSError, subprocess.TimeoutExpired):
         return None
     return result.stdout + result.stderr
+
+
+@cache
+def native_program(name: str) -> str | None:
+    """The path of a compiled program, or None.
+
+    pynetdicom and python-gdcm install scripts that are called storescu, storescp and gdcmscu as DCMTK's and GDCM's
+    programs are: those are passed over. Debian installs Orthanc where only root looks.
+    """
+    for directory in [*os.get_exec_path(), "/usr/bin", "/usr/local/bin", "/usr/sbin", "/usr/local/sbin"]:
+        path = Path(directory, name)
+        with contextlib.suppress(OSError):
+            if os.access(path, os.X_OK) and path.is_file():
+                with path.open("rb") as file:
+                    if file.read(2) != b"#!":
+                        return str(path)
+    return None
 
 
 def machine() -> dict[str, object]:

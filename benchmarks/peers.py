@@ -3,8 +3,9 @@
     python benchmarks/peers.py          lists every sender and receiver: found or not, version, command
     python benchmarks/peers.py --smoke  sends a few tiny files with every sender that was found
 
-DCMTK, gdcmscu and node are looked for on PATH, dicom-rs's dicom-storescu there or where DICOM_RS_STORESCU says,
-pynetdicom in this interpreter, dcmjs-dimse in the `node_modules` directory that ASYNCSTORE_DCMJS_DIMSE names.
+DCMTK, gdcmscu and node are looked for on PATH (scripts of the same names are passed over), dicom-rs's dicom-storescu
+there or where DICOM_RS_STORESCU says, pynetdicom in this interpreter, dcmjs-dimse in the `node_modules` directory that
+ASYNCSTORE_DCMJS_DIMSE names.
 
 Senders that need many milliseconds for each instance get a part of the files; what counts is then the rate.
 """
@@ -25,7 +26,7 @@ if not __package__:
     # Run as a script: the project comes first, and this directory's profile.py must not stand for Python's own.
     sys.path[0] = str(Path(__file__).resolve().parent.parent)
 
-from benchmarks.measure import PROJECT, output_of, run_process
+from benchmarks.measure import PROJECT, native_program, output_of, run_process
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -81,13 +82,15 @@ def _first_words(text: str | None, needle: str) -> str | None:
 
 @cache
 def _dcmtk_version(program: str) -> str | None:
-    text = _first_words(output_of([program, "--version"]), "dcmtk") if shutil.which(program) else None
+    path = native_program(program)
+    text = _first_words(output_of([path, "--version"]), "dcmtk") if path else None
     return text.removeprefix("dcmtk:").strip() if text else None
 
 
 @cache
 def _gdcm_version() -> str | None:
-    text = output_of(["gdcmscu", "--version"]) if shutil.which("gdcmscu") else None
+    path = native_program("gdcmscu")
+    text = output_of([path, "--version"]) if path else None
     return text.partition(": ")[2].partition("$")[0].strip() or None if text else None
 
 
@@ -161,10 +164,12 @@ def asyncstore_slow(name: str, *wrapper_options: str) -> Sender:
 
 
 def _dcmtk(name: str, program: str, *options: str) -> Sender:
-    def command(port: int, directory: Path) -> list[str]:
-        return [program, "+sd", "+r", *options, "-pdu", "131072", "127.0.0.1", str(port), str(directory)]
+    path = native_program(program) or program
 
-    return Sender(name, "dcmtk", command, lambda: _dcmtk_version(program), warm_up=(program, "--version"))
+    def command(port: int, directory: Path) -> list[str]:
+        return [path, "+sd", "+r", *options, "-pdu", "131072", "127.0.0.1", str(port), str(directory)]
+
+    return Sender(name, "dcmtk", command, lambda: _dcmtk_version(program), warm_up=(path, "--version"))
 
 
 def _dicom_rs(connections: int) -> Sender:
@@ -177,7 +182,8 @@ def _dicom_rs(connections: int) -> Sender:
 
 
 def _gdcm_command(port: int, directory: Path) -> list[str]:
-    return ["gdcmscu", "--store", "--call", "ANY-SCP", "-H", "127.0.0.1", "-p", str(port), "-r", "-i", str(directory)]
+    program = native_program("gdcmscu") or "gdcmscu"
+    return [program, "--store", "--call", "ANY-SCP", "-H", "127.0.0.1", "-p", str(port), "-r", "-i", str(directory)]
 
 
 def _gdcm_ended_after_the_last(run: Run) -> bool:
@@ -206,8 +212,8 @@ def _senders() -> list[Sender]:
         asyncstore_slow("asyncstore -j 8"),
         asyncstore_slow("asyncstore -j 8, inline reads", "--inline"),
         # -R is left out: it makes storescu read every file twice.
-        _dcmtk("storescu", "storescu", "+fo", "-nh"),
-        _dcmtk("dcmsend", "dcmsend", "+fo", "-nh", "-nuc", "-dn"),
+        _dcmtk("DCMTK storescu", "storescu", "+fo", "-nh"),
+        _dcmtk("DCMTK dcmsend", "dcmsend", "+fo", "-nh", "-nuc", "-dn"),
         _dicom_rs(1),
         _dicom_rs(2),
         _dicom_rs(4),

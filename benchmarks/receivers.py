@@ -10,19 +10,21 @@ import contextlib
 import http.client
 import json
 import os
-import shutil
 import sys
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
-from benchmarks.measure import background, free_port, output_of
+from benchmarks.measure import background, free_port, native_program, output_of
 from benchmarks.peers import HERE, asyncstore_version, dcmjs_version
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from contextlib import AbstractContextManager
+
+
+_STORESCP: Final = native_program("storescp") or "storescp"
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,17 +49,8 @@ class Receiver:
     keeps: bool = False
 
 
-def _program_missing(*programs: str) -> Callable[[], str | None]:
-    def missing() -> str | None:
-        absent = [program for program in programs if not _program(program)]
-        return f"not available: no {', '.join(absent)}" if absent else None
-
-    return missing
-
-
-def _program(name: str) -> str | None:
-    # Debian installs Orthanc where only root looks.
-    return shutil.which(name) or shutil.which(name, path="/usr/sbin:/usr/local/sbin")
+def _program_missing(name: str) -> Callable[[], str | None]:
+    return lambda: None if native_program(name) else f"not available: no {name}"
 
 
 @contextlib.contextmanager
@@ -66,7 +59,7 @@ def _storescp(tuned: bool) -> Iterator[Endpoint]:
     if tuned:
         environment["TCP_NODELAY"] = "1"
     port = free_port()
-    with background(["storescp", "--ignore", "--fork", str(port)], [port], environment=environment):
+    with background([_STORESCP, "--ignore", "--fork", str(port)], [port], environment=environment):
         yield Endpoint(port)
 
 
@@ -74,7 +67,7 @@ def _storescp(tuned: bool) -> Iterator[Endpoint]:
 def keeping_storescp(directory: Path) -> Iterator[Endpoint]:
     """DCMTK's storescp, writing data sets into `directory` exactly as they came."""
     port = free_port()
-    command = ["storescp", "--fork", "+B", "+xa", "-od", str(directory), str(port)]
+    command = [_STORESCP, "--fork", "+B", "+xa", "-od", str(directory), str(port)]
     with background(command, [port], environment={**os.environ, "TCP_NODELAY": "1"}):
         yield Endpoint(port)
 
@@ -136,7 +129,8 @@ def _orthanc() -> Iterator[Endpoint]:
         path = Path(directory, "orthanc.json")
         path.write_text(json.dumps(configuration))
         environment = {name: value for name, value in os.environ.items() if name != "TCP_NODELAY"}
-        with background([_program("Orthanc") or "Orthanc", str(path)], [port, http_port], environment=environment):
+        command = [native_program("Orthanc") or "Orthanc", str(path)]
+        with background(command, [port, http_port], environment=environment, at_once=True):
             yield Endpoint(port, lambda: _orthanc_count(http_port))
 
 
@@ -177,6 +171,6 @@ def choose_receiver(*names: str) -> str:
 
 def orthanc_version() -> str | None:
     """The version of Orthanc, or None."""
-    program = _program("Orthanc")
+    program = native_program("Orthanc")
     text = output_of([program, "--version"]) if program else None
     return text.splitlines()[0] if text else None

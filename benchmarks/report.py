@@ -28,6 +28,7 @@ class Row:
     runs: list[Run] = field(default_factory=list)
     problems: list[str] = field(default_factory=list)
     first_byte_seconds: float | None = None
+    given_up: bool = False
 
     @property
     def is_good(self) -> bool:
@@ -89,6 +90,7 @@ class Table:
     group: str
     title: str
     receiver: str
+    needs_asyncstore: bool = False
     remarks: list[str] = field(default_factory=list)
     rows: list[Row] = field(default_factory=list)
     missing: str | None = None
@@ -233,8 +235,8 @@ def markdown(about: dict[str, Any], tables: Sequence[Table]) -> str:
         f"Versions: {'; '.join(str(version) for version in versions.values())}.",
         "",
         f"Whole processes, {about['rounds']} rounds in turn after a warm-up turn that does not count; medians. "
-        "CPU and memory are the sender's. `over DCMTK` and `over fastest other` are ratios of instances/s to the faster "
-        "of DCMTK's two senders and to the fastest sender that is not asyncstore.",
+        "CPU and memory are the sender's. `over DCMTK` and `over fastest other` are ratios of instances/s to the "
+        "faster of DCMTK's two senders and to the fastest sender that is not asyncstore.",
         "",
     ]
     lines += [markdown_of(table) for table in tables]

@@ -8,7 +8,7 @@ from typing import Final
 ROUND_TRIP_SECONDS: Final = 0.020
 
 _OURS: Final = ("asyncstore", "asyncstore -j 1")
-_PEERS: Final = ("storescu", "dcmsend", "dicom-rs -c 1", "dicom-rs -c 2", "dicom-rs -c 4")
+_PEERS: Final = ("DCMTK storescu", "DCMTK dcmsend", "dicom-rs -c 1", "dicom-rs -c 2", "dicom-rs -c 4")
 _SLOW_PEERS: Final = ("gdcmscu", "pynetdicom", "dcmjs-dimse")
 _EVERYBODY: Final = (*_OURS, *_PEERS, *_SLOW_PEERS)
 
@@ -66,7 +66,15 @@ SCENES: Final[tuple[Scene, ...]] = (
         "500 x 512 KB, 20 ms round trip, a receiver without an operations window",
         "ct",
         "storescp",
-        ("asyncstore", "asyncstore -j 16", "storescu", "dcmsend", "dicom-rs -c 4", "dicom-rs -c 16", *_SLOW_PEERS),
+        (
+            "asyncstore",
+            "asyncstore -j 16",
+            "DCMTK storescu",
+            "DCMTK dcmsend",
+            "dicom-rs -c 4",
+            "dicom-rs -c 16",
+            *_SLOW_PEERS,
+        ),
         count=500,
         smoke_count=4,
         round_trip_seconds=ROUND_TRIP_SECONDS,
@@ -77,7 +85,7 @@ SCENES: Final[tuple[Scene, ...]] = (
         "1,000 x 9 KB, 20 ms round trip, one association, dcmjs-dimse SCP with an operations window of 16",
         "small",
         "dcmjs-dimse",
-        ("asyncstore -j 1 -w 16", "asyncstore -j 1 -w 1", "dcmsend", "dcmjs-dimse"),
+        ("asyncstore -j 1 -w 16", "asyncstore -j 1 -w 1", "DCMTK dcmsend", "dcmjs-dimse"),
         count=1_000,
         smoke_count=20,
         round_trip_seconds=ROUND_TRIP_SECONDS,
@@ -88,7 +96,7 @@ SCENES: Final[tuple[Scene, ...]] = (
         "1,000 x 9 KB, 20 ms round trip, one association, asyncstore storescp with an operations window",
         "small",
         "asyncstore",
-        ("asyncstore -j 1 -w 16", "asyncstore -j 1 -w 1", "dcmsend", "dcmjs-dimse"),
+        ("asyncstore -j 1 -w 16", "asyncstore -j 1 -w 1", "DCMTK dcmsend", "dcmjs-dimse"),
         count=1_000,
         smoke_count=20,
         round_trip_seconds=ROUND_TRIP_SECONDS,
@@ -130,7 +138,7 @@ SCENES: Final[tuple[Scene, ...]] = (
         "tree",
         "asyncstore",
         ("asyncstore",),
-        first_byte=("asyncstore", "storescu", "dcmsend", "dicom-rs -c 4"),
+        first_byte=("asyncstore", "DCMTK storescu", "DCMTK dcmsend", "dicom-rs -c 4"),
         most_rounds=1,
     ),
     Scene(
@@ -157,5 +165,5 @@ SCENES: Final[tuple[Scene, ...]] = (
 GROUPS: Final = tuple(dict.fromkeys(scene.group for scene in SCENES))
 
 # Enough to see ours beside the two that are quick to start; a smoke run is over in seconds.
-SMOKE_PEERS: Final = frozenset({"dcmsend", "storescu", "dicom-rs -c 4"})
+SMOKE_PEERS: Final = frozenset({"DCMTK dcmsend", "DCMTK storescu", "dicom-rs -c 4"})
 SMOKE_ROUND_TRIP_SECONDS: Final = 0.005

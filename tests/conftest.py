@@ -1,7 +1,7 @@
 """What every test may use: three event loops, a watch for blocking calls, and real peers.
 
-Async tests need no mark: each runs under asyncio, asyncio with uvloop, and trio. A test that is about one loop only says
-so with `@pytest.mark.parametrize("anyio_backend", ["asyncio"])`.
+Async tests need no mark: each runs under asyncio, asyncio with uvloop, and trio. A test that is about one loop only
+says so with `@pytest.mark.parametrize("anyio_backend", ["asyncio"])`.
 """
 
 from __future__ import annotations

@@ -41,7 +41,7 @@ def documented_tree() -> dict[str, str]:
 
 def test_the_tree_is_the_one_in_the_docstring() -> None:
     defined = {
-        name: each.__base__.__name__
+        name: each.__bases__[0].__name__
         for name, each in vars(errors).items()
         if isinstance(each, type) and issubclass(each, Exception)
     }

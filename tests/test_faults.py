@@ -100,13 +100,14 @@ def test_a_transfer_between_real_peers_passes_unchanged_and_is_journalled(tmp_pa
     assert [json.loads(line)["sop_instance_uid"] for line in journal.read_text().splitlines()] == uids
 
 
+@pytest.mark.parametrize("late", [[], [Latency(0.02)]], ids=["at once", "late"])
 @pytest.mark.parametrize("how", ["rst", "fin"])
 @pytest.mark.parametrize("count", [0, 1, 70_001])
-def test_a_cut_upwards_delivers_exactly_that_many_bytes(how: str, count: int) -> None:
+def test_a_cut_upwards_delivers_exactly_that_many_bytes(how: str, count: int, late: list[Fault]) -> None:
     data = DATA_SET * 4
     listener = Listener()
     cut = parse_fault(f"cut:how={how},at={count}")
-    with ScriptedSCP(listener) as scp, proxy_before(scp, cut) as proxy, connect(proxy) as sock:
+    with ScriptedSCP(listener) as scp, proxy_before(scp, cut, *late) as proxy, connect(proxy) as sock:
         sock.sendall(data)
         assert read_until_end(sock) == (b"", how)
     assert listener.heard == data[:count]

@@ -3,13 +3,30 @@
 from __future__ import annotations
 
 import re
+from importlib.util import find_spec, module_from_spec
+from typing import Final
 
 import pytest
-from pydicom._uid_dict import UID_dictionary
-from pynetdicom import AllStoragePresentationContexts
 
 from asyncstore import uids
 from asyncstore.uids import STORAGE_SOP_CLASSES, TRANSFER_SYNTAXES, UNCOMPRESSED_TRANSFER_SYNTAXES, name_of
+
+
+def read_dictionary() -> dict[str, tuple[str, str, str, str, str]]:
+    """UID -> name, kind, information, "Retired" or "", keyword: pydicom's table as it is in its file.
+
+    Read anew, because pynetdicom adds UIDs of its own to the table of the running process when it is imported.
+    """
+    spec = find_spec("pydicom._uid_dict")
+    assert spec is not None
+    assert spec.loader is not None
+    module = module_from_spec(spec)
+    spec.loader.exec_module(module)
+    table: dict[str, tuple[str, str, str, str, str]] = module.UID_dictionary
+    return table
+
+
+DICTIONARY: Final = read_dictionary()
 
 # Called storage, yet no class of the Storage Service: a file-set, commitments, and retired print queue classes.
 NOT_OF_THE_STORAGE_SERVICE = {
@@ -23,11 +40,11 @@ NOT_OF_THE_STORAGE_SERVICE = {
 
 
 def names_in_dictionary(kind: str) -> dict[str, str]:
-    return {uid: row[0] for uid, row in UID_dictionary.items() if row[1] == kind}
+    return {uid: row[0] for uid, row in DICTIONARY.items() if row[1] == kind}
 
 
 def is_retired(uid: str) -> bool:
-    return UID_dictionary[uid][3] == "Retired"
+    return DICTIONARY[uid][3] == "Retired"
 
 
 def test_storage_classes_are_those_of_the_dictionary() -> None:
@@ -38,19 +55,14 @@ def test_storage_classes_are_those_of_the_dictionary() -> None:
     assert storage == STORAGE_SOP_CLASSES
 
 
-def test_every_storage_class_of_another_implementation_is_there() -> None:
-    theirs = {str(context.abstract_syntax) for context in AllStoragePresentationContexts}
-    assert len(theirs) > 100
-    assert theirs <= set(STORAGE_SOP_CLASSES)
-
-
 def test_transfer_syntaxes_are_those_of_the_dictionary() -> None:
     assert names_in_dictionary("Transfer Syntax") == TRANSFER_SYNTAXES
 
 
 @pytest.mark.parametrize("table", [STORAGE_SOP_CLASSES, TRANSFER_SYNTAXES])
 def test_retired_uids_come_after_current_ones(table: dict[str, str]) -> None:
-    retired = [is_retired(uid) for uid in table if uid.startswith("1.2.840.10008.5.1.4.1.1.5") is False]
+    retired = [is_retired(uid) for uid in table]
+    assert any(retired)
     assert retired == sorted(retired)
 
 
@@ -75,7 +87,7 @@ def test_the_uncompressed_syntaxes_are_in_the_documented_order() -> None:
     ],
 )
 def test_a_uid_has_the_name_of_the_dictionary(uid: str, name: str) -> None:
-    assert name_of(uid) == name == UID_dictionary[uid][0]
+    assert name_of(uid) == name == DICTIONARY[uid][0]
 
 
 def test_a_uid_that_nobody_named_is_its_own_name() -> None:

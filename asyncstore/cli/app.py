@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import importlib
+import logging
 from typing import TYPE_CHECKING, Annotated, Any, Final
 
 import typer
 from typer.core import TyperCommand, TyperGroup
 
-from asyncstore.cli import options, running
+from asyncstore.cli import documented_log, options, running
+from asyncstore.cli.exit_codes import ExitCode
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -54,9 +56,9 @@ def load(name: str) -> Any:
 def print_version(wanted: bool) -> None:
     """Print the version and end."""
     if wanted:
-        from asyncstore.cli.version import VERSION
+        from asyncstore.cli.version import package_version
 
-        running.Results().print(f"asyncstore {VERSION}")
+        running.Results().print(f"asyncstore {package_version()}")
         raise typer.Exit
 
 
@@ -85,9 +87,12 @@ def run_command_line(arguments: Sequence[str] | None = None) -> int:
     except SystemExit as end:
         code = end.code if isinstance(end.code, int) else 0 if end.code is None else 1
     except KeyboardInterrupt:
-        code = 130
+        code = ExitCode.INTERRUPTED
     except running.ResultsLost:
-        code = 6
+        code = ExitCode.CANNOT_RECORD
+    except Exception as error:
+        with documented_log.installed(logging.ERROR):
+            code = running.internal_error(error)
     else:
         code = 0
     return running.close_streams(code)

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import logging
 import math
-from typing import TYPE_CHECKING, Annotated, Final
+from typing import TYPE_CHECKING, Annotated, Any, Final
 
 import typer
 
@@ -115,23 +115,27 @@ def text_as_given(text: object) -> str:
     return str(text)
 
 
+def option(*names: str, panel: str, **settings: Any) -> Any:
+    """A typer option in a panel of the help, without its environment variable, which a note tells of once for all."""
+    return typer.Option(*names, rich_help_panel=panel, show_envvar=False, **settings)
+
+
 # typer reads these at run time: they are the types of the parameters of every command.
 Quiet = Annotated[
-    bool, typer.Option("-q", "--quiet", help="Print no warnings or errors.", rich_help_panel=GENERAL, show_default=False)
+    bool,
+    option("-q", "--quiet", help="Print no warnings or errors.", panel=GENERAL, show_default=False),
 ]
-Verbose = Annotated[
-    bool, typer.Option("-v", "--verbose", help="Print processing details.", rich_help_panel=GENERAL)
-]
-Debug = Annotated[bool, typer.Option("-d", "--debug", help="Print debugging information.", rich_help_panel=GENERAL)]
+Verbose = Annotated[bool, option("-v", "--verbose", help="Print processing details.", panel=GENERAL)]
+Debug = Annotated[bool, option("-d", "--debug", help="Print debugging information.", panel=GENERAL)]
 LogLevel = Annotated[
     str | None,
-    typer.Option(
+    option(
         "-ll",
         "--log-level",
         parser=choice(*LOG_LEVELS),
         metavar="LEVEL",
         help="Print log messages of this level or higher: critical, error, warning, info, debug.",
-        rich_help_panel=GENERAL,
+        panel=GENERAL,
     ),
 ]
 
@@ -141,55 +145,45 @@ PeerPort = Annotated[
 ]
 CallingAET = Annotated[
     str,
-    typer.Option(
-        "-aet", "--calling-aet", parser=ae_title, metavar="AETITLE", help="Our AE title.", rich_help_panel=NETWORK
-    ),
+    option("-aet", "--calling-aet", parser=ae_title, metavar="AETITLE", help="Our AE title.", panel=NETWORK),
 ]
 CalledAET = Annotated[
     str,
-    typer.Option(
-        "-aec", "--called-aet", parser=ae_title, metavar="AETITLE", help="The peer's AE title.", rich_help_panel=NETWORK
-    ),
+    option("-aec", "--called-aet", parser=ae_title, metavar="AETITLE", help="The peer's AE title.", panel=NETWORK),
 ]
 
 
-def _timeout(short: str | None, name: str, what: str) -> typer.models.OptionInfo:
-    names = (name,) if short is None else (short, name)
-    option: typer.models.OptionInfo = typer.Option(
-        *names, parser=seconds, metavar="SECONDS", help=what, rich_help_panel=NETWORK
-    )
-    return option
+def _timeout(*names: str, what: str) -> Any:
+    return option(*names, parser=seconds, metavar="SECONDS", help=what, panel=NETWORK)
 
 
-AcseTimeout = Annotated[float, _timeout("-ta", "--acse-timeout", "Timeout for ACSE messages.")]
-DimseTimeout = Annotated[float, _timeout("-td", "--dimse-timeout", "Timeout for DIMSE messages.")]
+AcseTimeout = Annotated[float, _timeout("-ta", "--acse-timeout", what="Timeout for ACSE messages.")]
+DimseTimeout = Annotated[float, _timeout("-td", "--dimse-timeout", what="Timeout for DIMSE messages.")]
 NetworkTimeout = Annotated[
-    float, _timeout("-tn", "--network-timeout", "Timeout for the network: how long the peer may take no data.")
+    float, _timeout("-tn", "--network-timeout", what="Timeout for the network: how long the peer may take no data.")
 ]
 ConnectTimeout = Annotated[
-    float, _timeout(None, "--connect-timeout", "Timeout for the name look-up and the TCP connection.")
+    float, _timeout("--connect-timeout", what="Timeout for the name look-up and the TCP connection.")
 ]
 MaxPDU = Annotated[
     int,
-    typer.Option(
+    option(
         "-pdu",
         "--max-pdu",
         parser=maximum_pdu,
         metavar="BYTES",
         help="Longest PDU that we receive, 0 for no limit.",
-        rich_help_panel=NETWORK,
+        panel=NETWORK,
     ),
 ]
 RequestLittle = Annotated[
     bool,
-    typer.Option("-xe", "--request-little", help="Request explicit VR little endian only.", rich_help_panel=SYNTAX),
+    option("-xe", "--request-little", help="Request explicit VR little endian only.", panel=SYNTAX),
 ]
-RequestBig = Annotated[
-    bool, typer.Option("-xb", "--request-big", help="Request explicit VR big endian only.", rich_help_panel=SYNTAX)
-]
+RequestBig = Annotated[bool, option("-xb", "--request-big", help="Request explicit VR big endian only.", panel=SYNTAX)]
 RequestImplicit = Annotated[
     bool,
-    typer.Option("-xi", "--request-implicit", help="Request implicit VR little endian only.", rich_help_panel=SYNTAX),
+    option("-xi", "--request-implicit", help="Request implicit VR little endian only.", panel=SYNTAX),
 ]
 
 
@@ -230,6 +224,4 @@ def transfer_syntax(context: typer.Context) -> str | None:
 def timeouts(context: typer.Context) -> Timeouts:
     """The four timeouts as the stack takes them."""
     given = context.params
-    return Timeouts(
-        given["connect_timeout"], given["acse_timeout"], given["dimse_timeout"], given["network_timeout"]
-    )
+    return Timeouts(given["connect_timeout"], given["acse_timeout"], given["dimse_timeout"], given["network_timeout"])

@@ -7,9 +7,10 @@ import time
 from collections import deque
 from typing import TYPE_CHECKING, Final
 
-from rich.console import Console, Group
+from rich.console import Console
 from rich.live import Live
 from rich.progress_bar import ProgressBar
+from rich.table import Table
 from rich.text import Text
 
 from asyncstore.cli.plain_text import count_text, duration_text, size_text
@@ -67,7 +68,10 @@ class TransferDisplay:
         bar = ProgressBar(
             total=max(report.found, 1), completed=report.finished, pulse=not report.scan_finished, width=None
         )
-        return Group(bar, Text(self.text(), no_wrap=True, overflow="ellipsis"))
+        lines = Table.grid(expand=True)
+        lines.add_row(bar)
+        lines.add_row(Text(self.text(), no_wrap=True, overflow="ellipsis"))
+        return lines
 
     def text(self) -> str:
         """Instances, bytes, rate, time left and associations, as one line."""

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import csv
+import io
 import json
 import os
 import time
-from typing import TYPE_CHECKING, Any, Final, Protocol, TextIO
+from typing import TYPE_CHECKING, Any, Final, Protocol
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     from asyncstore.net.outcome import Outcome
     from asyncstore.transfer.report import Report
 
@@ -32,6 +35,14 @@ COLUMNS: Final = (
 )
 # A spreadsheet takes a cell that begins so for a formula; a leading apostrophe makes it text again.
 _FORMULA_STARTS: Final = ("=", "+", "-", "@", "\t", "\r")
+
+
+class TextOutput(Protocol):
+    """What text can be written to."""
+
+    def write(self, text: str, /) -> object: ...
+
+    def flush(self) -> object: ...
 
 
 class RecordWriter(Protocol):
@@ -69,7 +80,7 @@ def json_line(record: dict[str, Any]) -> str:
 class JsonLines:
     """Outcomes and the summary as JSON lines, each with the kind of `event` that it is."""
 
-    def __init__(self, stream: TextIO) -> None:
+    def __init__(self, stream: TextOutput) -> None:
         self._stream = stream
 
     def write(self, outcome: Outcome) -> None:
@@ -86,33 +97,35 @@ class JsonLines:
 class ReportFile:
     """The file of `--report`: JSON lines, or CSV (RFC 4180) that no spreadsheet takes for formulas.
 
-    Opening it empties a file of that name. Every record is handed to the system as it comes. Raises OSError when it
-    cannot be opened, written or closed.
+    Opening it empties a file of that name. Every record is in the system's hands when `write` returns, so closing has
+    nothing left to do. Raises OSError when it cannot be opened or written.
     """
 
     def __init__(self, path: str) -> None:
-        self._stream = open(path, "w", encoding="utf-8", errors="surrogateescape", newline="")
+        self._file = open(path, "wb", buffering=0)  # noqa: SIM115
         self._is_csv = path.endswith(".csv")
-        self._rows = csv.writer(self._stream)
-        if self._is_csv:
-            self._rows.writerow(COLUMNS)
-            self._stream.flush()
+        self._has_header = not self._is_csv
 
     def write(self, outcome: Outcome) -> None:
         record = record_of(outcome)
-        if self._is_csv:
-            self._rows.writerow([_cell(record[column]) for column in COLUMNS])
-        else:
-            self._stream.write(json_line(record))
-        self._stream.flush()
+        if not self._has_header:
+            self._put(_csv_row(COLUMNS))
+            self._has_header = True
+        self._put(_csv_row(_cell(record[column]) for column in COLUMNS) if self._is_csv else json_line(record))
+
+    def _put(self, text: str) -> None:
+        data = text.encode("utf-8", "surrogateescape")
+        while data:
+            data = data[self._file.write(data) :]
 
     def close(self) -> None:
-        try:
-            self._stream.close()
-        except OSError:
-            # What could not be flushed is lost, and was reported by write(); the descriptor is closed all the same.
-            self._stream.detach()
-            raise
+        self._file.close()
+
+
+def _csv_row(cells: Iterable[str]) -> str:
+    row = io.StringIO()
+    csv.writer(row).writerow(cells)
+    return row.getvalue()
 
 
 def _cell(value: object) -> str:

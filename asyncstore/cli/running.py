@@ -30,29 +30,32 @@ def run(level: int, command: Callable[[DocumentedLog], int]) -> int:
             return command(log)
         except KeyboardInterrupt:
             return ExitCode.INTERRUPTED
-        except ResultsLost as error:
-            logger.error("cannot write to stdout: %s", _system_text(error.__cause__))
-            return ExitCode.CANNOT_RECORD
-        except LedgerError as error:
-            logger.error("%s", error)
-            return ExitCode.CANNOT_RECORD
-        except AssociateError as error:
-            _explain(log, error)
-            return ExitCode.NO_ASSOCIATION
-        except AsyncStoreError as error:
-            _explain(log, error)
-            return ExitCode.SOME_FAILED
         except Exception as error:
-            return _internal_error(error)
+            return _ended_by(cause_of(error), log)
 
 
-def _explain(log: DocumentedLog, error: Exception) -> None:
-    """Print what ended the command, unless the log has said it already."""
+def cause_of(error: Exception) -> Exception:
+    """The first error in a group of them, as a task group raises; any other error is itself."""
+    while isinstance(error, ExceptionGroup):
+        error = error.exceptions[0]
+    return error
+
+
+def _ended_by(error: Exception, log: DocumentedLog) -> int:
+    if isinstance(error, ResultsLost):
+        logger.error("cannot write to stdout: %s", system_text(error.__cause__))
+        return ExitCode.CANNOT_RECORD
+    if not isinstance(error, AsyncStoreError):
+        return internal_error(error)
     if not log.errors:
         logger.error("%s", error)
+    if isinstance(error, LedgerError):
+        return ExitCode.CANNOT_RECORD
+    return ExitCode.NO_ASSOCIATION if isinstance(error, AssociateError) else ExitCode.SOME_FAILED
 
 
-def _internal_error(error: Exception) -> int:
+def internal_error(error: Exception) -> int:
+    """Say that something in here is wrong; the traceback is for the debug level only."""
     logger.critical("internal error: %s: %s", type(error).__name__, error)
     if not logger.isEnabledFor(logging.DEBUG):
         logger.critical("run with -d for details")
@@ -60,7 +63,8 @@ def _internal_error(error: Exception) -> int:
     return ExitCode.INTERNAL_ERROR
 
 
-def _system_text(error: BaseException | None) -> str:
+def system_text(error: BaseException | None) -> str:
+    """What the system says of an error, without its number and path."""
     return (error.strerror if isinstance(error, OSError) else None) or str(error)
 
 
@@ -80,10 +84,11 @@ class Interrupts:
         self._reactions = [first, second]
 
     def __call__(self, signal_number: int) -> None:
-        if not self._reactions:
-            os._exit(interrupted_by(signal_number))
         self.signal_number = signal_number
-        self._reactions.pop(0)()
+        if self._reactions:
+            self._reactions.pop(0)()
+        else:
+            os._exit(interrupted_by(signal_number))
 
 
 @contextlib.contextmanager

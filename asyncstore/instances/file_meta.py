@@ -104,25 +104,27 @@ def read_head(path: str, *, wait: bool = True, regular: bool = False) -> Instanc
         if not regular and not stat.S_ISREG(os.stat(path).st_mode):
             return _not_a_file(path)
         fd = source.open_for_reading(path)
-        try:
-            status = os.fstat(fd)
-            if not stat.S_ISREG(status.st_mode):
-                return _not_a_file(path)
-            if status.st_size <= SMALL_FILE_BYTES:
-                return _read_small(path, fd, status, wait)
-            return _read_large(path, fd, status, wait)
-        finally:
-            os.close(fd)
     except (OSError, ValueError) as error:
+        return problem_of_error(path, error)
+    try:
+        status = os.fstat(fd)
+        if not stat.S_ISREG(status.st_mode):
+            return _not_a_file(path)
+        if status.st_size <= SMALL_FILE_BYTES:
+            return _read_small(path, fd, status, wait)
+        return _read_large(path, fd, status, wait)
+    except OSError as error:
         return problem_of_error(path, error)
     except _Refused as refused:
         return _problem(path, refused)
+    finally:
+        os.close(fd)
 
 
 def problem_of_error(path: str, error: OSError | ValueError) -> ScanProblem:
     """What an error of the system says about a path."""
     if isinstance(error, ValueError):
-        # A NUL in the path: there cannot be such a file.
+        # A NUL or a character that the system's names cannot have: there is no such file.
         error = FileNotFoundError(errno.ENOENT, str(error), path)
     if isinstance(error, FileNotFoundError | NotADirectoryError):
         kind = ProblemKind.NOT_FOUND

@@ -95,6 +95,10 @@ class Transcoder:
         if not undefined and behind > level.end:
             raise CutShort(f"the value of ({tag >> 16:04X},{tag & 0xFFFF:04X}) is cut off")
         vr = encoded_vr or self._vr_of_implicit(header, level)
+        if vr == b"UN" and not undefined and self._target.big_endian and not level.encoding.big_endian:
+            # A UN value is little endian in every transfer syntax (PS3.5 6.2.2 Note 2), but readers are known that
+            # look its VR up and then forget that: so it gets the VR it is known to have.
+            vr = self._vr_of_implicit(header, level)
         if undefined:
             if vr in (b"OB", b"OW"):
                 raise CannotConvert("its pixel data is compressed, although its transfer syntax is not")

@@ -335,9 +335,16 @@ class Association:
         return await anyio.to_thread.run_sync(convert, instance, target, abandon_on_cancel=True)
 
     async def send(
-        self, instance: Instance, on_answer: Callable[[Operation, Status], None], *, priority: int = LOW
+        self,
+        instance: Instance,
+        on_answer: Callable[[Operation, Status], None],
+        *,
+        on_begin: Callable[[Operation], object] | None = None,
+        priority: int = LOW,
     ) -> Operation:
         """Write one C-STORE request; `on_answer(operation, status)` is called when its response has come.
+
+        `on_begin(operation)` is called before its first byte is written: from then on the peer may have the instance.
 
         Waits for room in the window; needs an accepted context. Raises SourceError when the file cannot be read: before
         the first byte was written the association goes on, after that it is aborted (`failure` says which). Raises what
@@ -349,7 +356,7 @@ class Association:
         async with self._writing:
             if self._failure is not None:
                 raise self._failure
-            return await self._write(instance, context_id, on_answer, priority)
+            return await self._write(instance, context_id, on_answer, on_begin, priority)
 
     async def echo(self) -> Status:
         """Verify that the peer answers (C-ECHO, PS3.7 9.1.5): its status.
@@ -402,7 +409,12 @@ class Association:
     # -- writing -------------------------------------------------------------------------------------------------------
 
     async def _write(
-        self, instance: Instance, context_id: int, on_answer: Callable[[Operation, Status], None], priority: int
+        self,
+        instance: Instance,
+        context_id: int,
+        on_answer: Callable[[Operation, Status], None],
+        on_begin: Callable[[Operation], object] | None,
+        priority: int,
     ) -> Operation:
         """Write a C-STORE request, run by run; the first is read while there is no room for the operation yet."""
         operation: Operation | None = None
@@ -416,6 +428,8 @@ class Association:
                         await self._wait_change()
                     operation = self._begin_store(instance, context_id, priority)
                     self._on_answer[operation.message_id] = on_answer
+                    if on_begin is not None:
+                        on_begin(operation)
                     run.put_command(frame_command(context_id, operation.request.encode(), self._framer.capacity))
                 sent_bytes = self._transport.send_some(run.parts)
                 if sent_bytes != run.total_bytes:

@@ -87,9 +87,10 @@ class SocketTransport:
             loop = asyncio.get_running_loop()
             loop.add_reader(self._socket, on_readable)
         except (RuntimeError, NotImplementedError):
-            while not self.is_closed:
-                await self._wait(anyio.wait_readable)
-                on_readable()
+            with contextlib.suppress(ConnectionLost):  # closed meanwhile, by us
+                while not self.is_closed:
+                    await self._wait(anyio.wait_readable)
+                    on_readable()
             return
         self._unwatch = lambda: loop.remove_reader(self._socket)
         try:
@@ -113,6 +114,7 @@ class SocketTransport:
         if self.is_closed:
             return
         self._stop_watching()
+        anyio.notify_closing(self._socket)
         if reset:
             with contextlib.suppress(OSError):
                 self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))

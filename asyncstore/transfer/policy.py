@@ -99,12 +99,15 @@ class RetryPolicy:
     """How often and when an instance is sent again.
 
     `retries` is the most requests after the first. Waits are full jitter: uniform between 0 and
-    min(`cap_seconds`, `first_wait_seconds` x 2^n). `overrides` are rows that come before STATUS_REACTIONS.
+    min(`cap_seconds`, `first_wait_seconds` x 2^n). `outage_seconds` is for how long the peer may take nothing, after it
+    once worked, before the run gives up and leaves the rest to another. `overrides` are rows that come before
+    STATUS_REACTIONS.
     """
 
     retries: int = 4
     first_wait_seconds: float = 1.0
     cap_seconds: float = 300.0
+    outage_seconds: float = 60.0
     overrides: tuple[StatusReaction, ...] = ()
     on_duplicate: Literal["duplicate", "stored", "failed"] = "duplicate"
     strict_warnings: bool = False

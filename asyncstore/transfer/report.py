@@ -31,6 +31,7 @@ class Report:
     statuses: Counter[int] = field(default_factory=Counter)
     reasons: Counter[str] = field(default_factory=Counter)
     attempts: int = 0
+    answers: int = 0
     sent_bytes: int = 0
     stored_bytes: int = 0
     associations_open: int = 0

@@ -224,7 +224,7 @@ class UpperLayer:
         """
         size = len(data)
         if size >= 12 and self.state is State.STA6 and not self._partial:
-            # Exactly one P-DATA-TF with one PDV: every response of a peer is that. 1.6 us here, 5 us the long way.
+            # Exactly one P-DATA-TF with one PDV: what a response mostly is. 1.1 us here, 2 us the long way.
             pdu_type, length, pdv_length, context_id, control = _PDU_AND_PDV_HEADER.unpack_from(data)
             if (
                 pdu_type == DATA_TF
@@ -381,5 +381,4 @@ def _indication(pdu: PDU) -> UpperLayerEvent:
             return ReleaseRequested()
         case ReleaseRP():
             return ReleaseConfirmed()
-        case Abort(source, reason):
-            return AbortReceived(source, reason)
+    return AbortReceived(pdu.source, pdu.reason)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from io import BytesIO
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -28,6 +29,7 @@ from asyncstore.status import SUCCESS, Status
 from asyncstore.uids import CT_IMAGE_STORAGE, VERIFICATION
 
 KNOWN_FIELDS = (0x0001, 0x8001, 0x0030, 0x8030)
+SECONDARY_CAPTURE = "1.2.840.10008.5.1.4.1.1.7"
 INSTANCE_UID = "1.3.6.1.4.1.5962.1.1.1.1.1.20040119072730.12322"
 
 numbers = st.integers(0, 0xFFFF)
@@ -131,6 +133,23 @@ def test_another_implementation_reads_the_same_response(response: CStoreRSP) -> 
     assert elements.CommandDataSetType == 0x0101
     assert str(elements.get("AffectedSOPClassUID", "")) == response.affected_sop_class_uid
     assert str(elements.get("AffectedSOPInstanceUID", "")) == response.affected_sop_instance_uid
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("dcmtk_storescu_p_data_tf_command", CStoreRQ(1, SECONDARY_CAPTURE, "1.2.3.4.5", MEDIUM)),
+        ("dcmtk_storescp_p_data_tf", CStoreRSP(1, SUCCESS, SECONDARY_CAPTURE, "1.2.3.4.5")),
+        ("orthanc_p_data_tf", CStoreRSP(1, SUCCESS, SECONDARY_CAPTURE, "1.2.3.4.5")),
+        ("dcmtk_echoscu_p_data_tf", CEchoRQ(1)),
+        ("orthanc_scu_p_data_tf", CEchoRQ(1)),
+        ("pynetdicom_scp_p_data_tf", CEchoRSP(1, SUCCESS)),
+    ],
+)
+def test_what_real_peers_sent_is_read(name: str, message: Message) -> None:
+    # Each is a P-DATA-TF with one fragment: its headers are 12 bytes.
+    captured = (Path(__file__).parents[1] / "corpus" / f"{name}.bin").read_bytes()
+    assert decode(captured[12:]) == message
 
 
 @given(st.binary(max_size=300))

@@ -44,25 +44,35 @@ def require(program: str, package: str) -> str:
     """The full path of a peer's program; skips or fails the test when it is not installed.
 
     `package` is what the message tells to install ("dcmtk"). Debian keeps servers in /usr/sbin, which is not on every
-    user's PATH, so it is looked through too.
+    user's PATH, so it is looked through too. Always start a peer by this path and never by its name: in an activated
+    environment `storescu` is pynetdicom's and `gdcmscu` the one of python-gdcm.
     """
-    path = shutil.which(program) or shutil.which(program, path="/usr/sbin:/usr/local/sbin:/sbin")
+    found = (shutil.which(program, path=where) for where in [*os.get_exec_path(), "/usr/sbin", "/usr/local/sbin"])
+    path = next((path for path in found if path is not None and not _is_python_script(Path(path))), None)
     if path is None:
         _missing(f"{program} is not installed: apt-get install {package}")
     return path
 
 
+def _is_python_script(path: Path) -> bool:
+    """True for what pip or pyenv put there."""
+    with path.open("rb") as file:
+        head = file.read(512)
+    return head.startswith(b"#!") and (b"python" in head or b"pyenv" in head)
+
+
 def require_dcmjs_dimse() -> tuple[str, Path]:
-    """Node and the folder of its dcmjs-dimse module, which ASYNCSTORE_DCMJS_DIMSE names.
+    """Node, and the folder of dcmjs-dimse in the `node_modules` folder that ASYNCSTORE_DCMJS_DIMSE names.
 
     This peer is optional: when the variable is not set, the test is skipped even where peers are required.
     """
     named = os.environ.get(DCMJS_VARIABLE)
     if not named:
-        pytest.skip(f"{DCMJS_VARIABLE} is not set: npm install dcmjs-dimse, and name its folder there")
-    if not (Path(named) / "package.json").is_file():
-        pytest.fail(f"{DCMJS_VARIABLE} names {named}, where there is no node module")
-    return require("node", "nodejs"), Path(named)
+        pytest.skip(f"{DCMJS_VARIABLE} is not set: npm install dcmjs-dimse, and name the node_modules folder there")
+    module = Path(named).absolute() / "dcmjs-dimse"
+    if not module.is_dir():
+        pytest.fail(f"{DCMJS_VARIABLE} names {named}, where there is no dcmjs-dimse")
+    return require("node", "nodejs"), module
 
 
 def _missing(message: str) -> NoReturn:

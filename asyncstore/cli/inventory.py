@@ -1,0 +1,121 @@
+"""What files and directories hold: counts by SOP class and transfer syntax, and what cannot be sent."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from typing import TYPE_CHECKING, Any, Final
+
+from asyncstore.cli.exit_codes import ExitCode
+from asyncstore.cli.plain_text import count_text, path_text, peer_text, size_text
+from asyncstore.instances.instance import ProblemKind, ScanProblem
+from asyncstore.instances.scan import scan
+from asyncstore.uids import UNCOMPRESSED_TRANSFER_SYNTAXES, name_of
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+
+    from asyncstore.instances.instance import Instance
+
+MAXIMUM_CONTEXTS: Final = 128  # PS3.8 9.3.2.2: odd IDs from 1 to 255
+_EXAMPLES: Final = 5  # of each kind of problem, paths enough to see what it is about
+
+# What lies beside instances in any archive, and takes nothing away from it.
+_HARMLESS: Final = (ProblemKind.NOT_DICOM, ProblemKind.DICOMDIR)
+
+
+class Inventory:
+    """Counts of what a scan finds; its size depends on how many kinds there are, not on how many files."""
+
+    def __init__(self) -> None:
+        self.instances: Counter[tuple[str, str]] = Counter()
+        self.size_bytes: Counter[tuple[str, str]] = Counter()
+        self.problems: Counter[ProblemKind] = Counter()
+        self.examples: dict[ProblemKind, list[tuple[str, str]]] = {}
+
+    def scan(self, sources: Iterable[str], *, recursive: bool) -> None:
+        """Look at everything under the sources."""
+        for found in scan(sources, recursive=recursive):
+            self.add(found)
+
+    def add(self, found: Instance | ScanProblem) -> None:
+        """Count one thing that a scan has found."""
+        if isinstance(found, ScanProblem):
+            self.problems[found.reason] += 1
+            examples = self.examples.setdefault(found.reason, [])
+            if len(examples) < _EXAMPLES:
+                examples.append((found.path, found.detail))
+        else:
+            pair = (found.sop_class_uid, found.transfer_syntax_uid)
+            self.instances[pair] += 1
+            self.size_bytes[pair] += found.data_set_length
+
+    @property
+    def exit_code(self) -> ExitCode:
+        """Whether there is something to send, and everything could be read."""
+        if not self.instances:
+            return ExitCode.NOTHING_TO_SEND
+        return ExitCode.SOME_FAILED if self.problems.keys() - set(_HARMLESS) else ExitCode.STORED
+
+    # -- as text -------------------------------------------------------------------------------------------------------
+
+    def lines(self) -> Iterator[str]:
+        """A table of the instances, and the problems with examples."""
+        total = count_text(self.instances.total(), "instance")
+        yield f"{total}, {size_text(self.size_bytes.total())} of data sets"
+        pairs = self.instances.most_common()
+        width = max((len(f"{count:,}") for _, count in pairs), default=1)
+        for pair, count in pairs:
+            sop_class, syntax = (peer_text(name_of(uid)) for uid in pair)
+            yield f"  {count:>{width},}  {size_text(self.size_bytes[pair]):>10}  {sop_class}, {syntax}"
+        for kind, count in self.problems.most_common():
+            yield f"{count_text(count, 'file')}: {kind.value}"
+            for path, detail in self.examples[kind]:
+                yield f"  {path_text(path)}: {path_text(detail)}"
+            if count > len(self.examples[kind]):
+                yield f"  and {count - len(self.examples[kind]):,} more"
+
+    def plan_lines(self) -> Iterator[str]:
+        """How the instances would be sent."""
+        if not self.instances:
+            return
+        contexts = len(self.instances)
+        kinds = -(-contexts // MAXIMUM_CONTEXTS)
+        yield f"{count_text(contexts, 'presentation context')} needed, on {count_text(kinds, 'association')} at least"
+        compressed = sum(
+            count for (_, syntax), count in self.instances.items() if syntax not in UNCOMPRESSED_TRANSFER_SYNTAXES
+        )
+        if compressed:
+            yield f"{count_text(compressed, 'instance')} compressed: sent only where the peer accepts the syntax"
+
+    # -- as JSON -------------------------------------------------------------------------------------------------------
+
+    def to_dict(self) -> dict[str, Any]:
+        """The same as plain data."""
+        return {
+            "instances": self.instances.total(),
+            "bytes": self.size_bytes.total(),
+            "kinds": [
+                {
+                    "sop_class_uid": pair[0],
+                    "sop_class": name_of(pair[0]),
+                    "transfer_syntax_uid": pair[1],
+                    "transfer_syntax": name_of(pair[1]),
+                    "instances": count,
+                    "bytes": self.size_bytes[pair],
+                }
+                for pair, count in self.instances.most_common()
+            ],
+            "problems": [
+                {
+                    "problem": kind.name.lower().replace("_", "-"),
+                    "files": count,
+                    "examples": [{"path": path, "detail": detail} for path, detail in self.examples[kind]],
+                }
+                for kind, count in self.problems.most_common()
+            ],
+        }
+
+    def json_lines(self) -> Iterator[str]:
+        """The inventory as one line of JSON."""
+        yield json.dumps({"event": "inventory", **self.to_dict()}, separators=(",", ":"))

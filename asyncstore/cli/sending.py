@@ -1,0 +1,185 @@
+"""One transfer as a command runs it: signals, progress, records of the outcomes, a summary and an exit code."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import sys
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from asyncstore.cli import exit_codes, running
+from asyncstore.cli.documented_log import QUIET, logger
+from asyncstore.cli.exit_codes import ExitCode
+from asyncstore.cli.plain_text import count_text, duration_text, path_text, size_text
+from asyncstore.cli.version import package_version
+from asyncstore.errors import AssociationRejected, AsyncStoreError, LedgerError
+from asyncstore.net.outcome import State
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from asyncstore.cli.documented_log import DocumentedLog
+    from asyncstore.cli.records import JsonLines, RecordWriter
+    from asyncstore.net.outcome import Outcome
+    from asyncstore.net.peer import Peer
+    from asyncstore.transfer.engine import Transfer
+    from asyncstore.transfer.policy import TransferOptions
+    from asyncstore.transfer.report import Report
+
+# PS3.8 Table 9-21: the rejections that another AE title would have avoided.
+_AE_TITLE_REJECTIONS = ((1, 3), (1, 7))
+
+
+@dataclass(slots=True)
+class Sending:
+    """What is to be sent, where, how, and what is to be told about it.
+
+    `progress` None shows a bar where stderr is a terminal. `report_path` and `ledger` are files, None for none.
+    """
+
+    peer: Peer
+    sources: Iterable[str]
+    options: TransferOptions
+    ledger: str | None = None
+    report_path: str | None = None
+    json: bool = False
+    progress: bool | None = None
+    _cannot_record: bool = field(default=False, init=False)
+
+    def run(self, log: DocumentedLog) -> int:
+        """Send everything; gives the exit code."""
+        _say_hello()
+        with contextlib.ExitStack() as stack:
+            try:
+                writers, json_lines = self._open_records(stack)
+            except OSError as error:
+                self._say_cannot_record(error)
+                return ExitCode.CANNOT_RECORD
+            return running.run_async(self._send, log, writers, json_lines)
+
+    def _open_records(self, stack: contextlib.ExitStack) -> tuple[list[RecordWriter], JsonLines | None]:
+        """Where the outcomes are to be written, and stdout among it where the summary is to go too."""
+        if self.report_path is None and not self.json:
+            return [], None
+        from asyncstore.cli.records import JsonLines, ReportFile
+
+        writers: list[RecordWriter] = []
+        if self.report_path is not None:
+            writers.append(stack.enter_context(contextlib.closing(ReportFile(self.report_path))))
+        json_lines = JsonLines(running.Results()) if self.json else None
+        return [*writers, json_lines] if json_lines else writers, json_lines
+
+    async def _send(self, log: DocumentedLog, writers: list[RecordWriter], json_lines: JsonLines | None) -> int:
+        from asyncstore.transfer.engine import Transfer
+
+        durable: dict[str, Any] = {} if self.ledger is None else {"ledger": self.ledger}
+        transfer = Transfer(self.peer, self.sources, options=self.options, **durable)
+        failure: AsyncStoreError | None = None
+        with running.interrupts(transfer.drain, transfer.abort) as received, self._progress(transfer.report, log):
+            try:
+                async with transfer:
+                    async for outcome in transfer:
+                        self._record(outcome, writers, transfer)
+            except AsyncStoreError as error:
+                failure = error
+        code = self._exit_code(transfer.report, failure, received.signal_number)
+        self._explain(failure, log)
+        if code != ExitCode.NO_ASSOCIATION:
+            self._summarize(transfer.report, log)
+        if json_lines is not None and not self._cannot_record:
+            json_lines.write_summary(transfer.report, code)
+        return code
+
+    def _exit_code(self, report: Report, failure: AsyncStoreError | None, signal_number: int | None) -> int:
+        cannot_record = self._cannot_record or isinstance(failure, LedgerError)
+        if failure is not None and not cannot_record and signal_number is None:
+            return ExitCode.NO_ASSOCIATION
+        return exit_codes.of_report(report, signal_number=signal_number, cannot_record=cannot_record)
+
+    # -- while it runs -------------------------------------------------------------------------------------------------
+
+    def _progress(self, report: Report, log: DocumentedLog) -> contextlib.AbstractContextManager[None]:
+        wanted = sys.stderr.isatty() if self.progress is None else self.progress
+        if not wanted or log.threshold >= QUIET:
+            return contextlib.nullcontext()
+        from asyncstore.cli import progress
+
+        return progress.shown(report, log)
+
+    def _record(self, outcome: Outcome, writers: list[RecordWriter], transfer: Transfer) -> None:
+        """Write an outcome down; where that fails, nothing new is sent: it would be sent and nobody would know."""
+        for writer in tuple(writers):
+            try:
+                writer.write(outcome)
+            except (OSError, running.ResultsLost) as error:
+                writers.remove(writer)
+                self._say_cannot_record(error)
+                transfer.drain()
+
+    def _say_cannot_record(self, error: OSError | running.ResultsLost) -> None:
+        self._cannot_record = True
+        cause = error.__cause__ if isinstance(error, running.ResultsLost) else error
+        where = (
+            "stdout" if isinstance(error, running.ResultsLost) else f"the report {path_text(self.report_path or '')}"
+        )
+        logger.error("cannot write to %s: %s", where, running.system_text(cause))
+
+    # -- when it has ended ---------------------------------------------------------------------------------------------
+
+    def _explain(self, failure: AsyncStoreError | None, log: DocumentedLog) -> None:
+        """Say why there was no association, where the log has not said it in its own words already."""
+        if failure is None:
+            return
+        if not log.errors:
+            logger.error("%s", failure)
+        if isinstance(failure, AssociationRejected) and (failure.source, failure.reason) in _AE_TITLE_REJECTIONS:
+            ours, theirs = self.options.calling_ae_title, self.peer.ae_title
+            logger.warning("We are %s and called %s: -aet and -aec set other AE titles", ours, theirs)
+
+    def _summarize(self, report: Report, log: DocumentedLog) -> None:
+        if report.found == 0 and report.stopped_because is None:
+            logger.warning("No suitable DICOM files found")
+        total = report.finished + report.left - report.states[State.SKIPPED]
+        if total < 2:
+            return
+        if report.failed:
+            logger.error("%s of %s were not stored (see above)", f"{report.failed:,}", count_text(total, "instance"))
+        if report.left:
+            why = f": {report.stopped_because}" if report.stopped_because else ""
+            again = "run the same command again to resume" if self.ledger else "run it again"
+            logger.error("Stopped early%s; %s left: %s", why, count_text(report.left, "instance"), again)
+        if logger.isEnabledFor(logging.INFO):
+            logger.info("%s", summary_text(report))
+        elif sys.stderr.isatty() and log.threshold < QUIET:
+            log.write(f"I: {summary_text(report)}")
+
+    # -- without sending -----------------------------------------------------------------------------------------------
+
+    def plan(self, log: DocumentedLog) -> int:
+        """Scan the sources and print what would be sent, and how; no association is opened."""
+        from asyncstore.cli.inventory import Inventory
+
+        _say_hello()
+        inventory = Inventory()
+        inventory.scan(self.sources, recursive=self.options.recursive)
+        running.Results().print(
+            *(inventory.json_lines() if self.json else [*inventory.lines(), *inventory.plan_lines()])
+        )
+        return inventory.exit_code
+
+
+def summary_text(report: Report) -> str:
+    """How many instances are at the peer, how many bytes they were, and how long it took."""
+    seconds = report.elapsed_seconds
+    rate = f", {size_text(report.stored_bytes / seconds)}/s" if seconds > 0 else ""
+    extra = [f"{count:,} {name}" for name, count in (("duplicates", report.duplicates),) if count]
+    stored = count_text(report.stored, "instance")
+    parts = [f"{stored} stored ({size_text(report.stored_bytes)} in {duration_text(seconds)}{rate})", *extra]
+    return ", ".join(parts)
+
+
+def _say_hello() -> None:
+    logger.debug("asyncstore storescu v%s", package_version())
+    logger.debug("")
+    logger.debug("Checking input file")

@@ -1,0 +1,249 @@
+"""How many associations a transfer keeps open: a careful hill climb, with time as an argument and no I/O.
+
+A climb begins with one association. Each step is a trial: of two neighbouring numbers the larger is kept only if its
+throughput pays, for every association costs the peer a process. After the climb a trial is made now and then, up and
+down by turns, at growing distances. Throughput is a weight per second: data set bytes, and what an instance costs
+whatever its size. A period of measuring ends by evidence (time, answers, weight), so that a fast peer is judged within
+a twentieth of a second, and by whole answers one that takes two seconds for each.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Final, NamedTuple
+
+ANSWER_WEIGHT_BYTES: Final = 16384  # an empty instance takes fast receivers about as long as this many bytes more
+PERIOD_SECONDS: Final = 0.04  # two ticks of the engine: one alone would measure the tick, not the peer
+PERIOD_ANSWERS: Final = 20  # one answer more or less is then 5 %
+PERIOD_BYTES: Final = 8 << 20  # large instances are even in their cost: fewer answers say as much
+PERIOD_ROUNDS: Final = 2  # answers of each association: a phase of the slowest is no gain
+PERIODS_WHEN_UNCLEAR: Final = 4  # halves the noise of one period (15 % of jitter becomes 7 %)
+ENOUGH_GAIN: Final = 0.15  # clearly above the usual noise, and less than an association costs the peer
+IDEAL_GAIN_SHARE: Final = 1 / 3  # is enough where the ideal gain is small (3 to 4: 33 %)
+CHANGED: Final = 1.4  # throughput so many times higher or lower than usual is no noise: the peer has changed
+SMOOTHING: Final = 0.5  # of the newest period: two or three of them outweigh one odd one
+FIRST_PROBE_SECONDS: Final = 1.0  # a wrong end of the climb should not last; doubles with each probe that moved nothing
+LONGEST_PROBE_SECONDS: Final = 300.0  # a dozen an hour: the peer does not notice, an archive's night shift is found
+PROBE_COST: Final = 8  # a probe of a slow peer lasts long: at most an eighth of the time is spent on them
+CHANGE_PROBE_SECONDS: Final = 5.0  # a mix of sizes may look like change after change
+HALVING_SECONDS: Final = 1.0  # answers to what was under way already are one and the same pressure
+QUIET_SECONDS: Final = 5.0  # without a new A7xx before more is tried
+CALM_SECONDS: Final = 600.0  # longer than any distance of probes: what comes later was not caused by one
+FAILURES_UNTIL_SINGLE: Final = 5
+CAP_SECONDS: Final = 120.0  # limits of peers are configured, congestion passes in minutes
+LONGEST_CAP_SECONDS: Final = 1800.0
+
+
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """What a transfer has done since it began, and how it stands now.
+
+    `answers` counts answered C-STORE requests and `data_set_bytes` the bytes of their data sets. `work_waiting` says
+    that instances are ready which no association has taken: without it the source is the bottleneck.
+    """
+
+    answers: int
+    data_set_bytes: int
+    associations_open: int
+    work_waiting: bool
+
+
+class _Trial(NamedTuple):
+    level: int  # the number of associations to compare with
+    rate: float  # and its throughput, in weight a second
+    began_at: float
+
+
+class _Meter:
+    """Measures from answer to answer, beginning when each association has answered about once."""
+
+    def __init__(self) -> None:
+        self._settled_answers: int | None = None
+        self._begun: tuple[float, Progress] | None = None
+        self._answers = 0
+
+    def restart(self) -> None:
+        """Begin a new period."""
+        self._settled_answers = self._begun = None
+
+    def measure(self, now: float, progress: Progress) -> tuple[float, float] | None:
+        """The throughput, and how many times over it is a period's evidence; None between answers."""
+        has_answered, self._answers = progress.answers > self._answers, progress.answers
+        if self._settled_answers is None:
+            self._settled_answers = progress.answers + progress.associations_open
+        if not has_answered or progress.answers < self._settled_answers:
+            return None
+        if self._begun is None or now <= self._begun[0]:
+            self._begun = now, progress
+            return None
+        began_at, begun = self._begun
+        seconds, answers = now - began_at, progress.answers - begun.answers
+        weight = progress.data_set_bytes - begun.data_set_bytes + answers * ANSWER_WEIGHT_BYTES
+        size = max(answers / PERIOD_ANSWERS, weight / PERIOD_BYTES)
+        rounds = answers / progress.associations_open
+        return weight / seconds, min(seconds / PERIOD_SECONDS, size, rounds / PERIOD_ROUNDS)
+
+
+class _LearnedCap:
+    """How many associations the peer lets us have, learned from its rejections."""
+
+    def __init__(self, maximum: int) -> None:
+        self.value = self._maximum = maximum
+        self._wait_seconds = CAP_SECONDS
+        self._retry_at = math.inf
+        self._raise_by = 1
+
+    def lower(self, now: float, associations_open: int) -> None:
+        self.value = min(self.value, max(1, associations_open))
+        self._retry_at = now + self._wait_seconds
+        self._raise_by = 1
+
+    def update(self, now: float, progress: Progress) -> None:
+        """Believe what is open, and try one more after a long while, then two more, then four."""
+        self.value = min(max(self.value, progress.associations_open), self._maximum)
+        if now >= self._retry_at and progress.work_waiting:
+            self.value = min(self.value + self._raise_by, self._maximum)
+            self._raise_by *= 2
+            self._wait_seconds = min(2 * self._wait_seconds, LONGEST_CAP_SECONDS)
+            self._retry_at = now + self._wait_seconds
+
+
+class Concurrency:
+    """How many associations should be open now: `target`, at least 1.
+
+    `associations` fixes the number; only a learned cap and repeated failures lower it. None lets it climb from one to
+    `maximum` while it pays. `now` is monotonic, in seconds; a time before the latest counts as the latest. `target`
+    grows in `update` only, and while work is waiting.
+    """
+
+    def __init__(self, associations: int | None, maximum: int = 8) -> None:
+        self.maximum = max(1, maximum if associations is None else associations)
+        self.target = self._level = 1 if associations is None else self.maximum
+        self.failures_in_a_row = 0
+        self._is_fixed = associations is not None
+        self._cap = _LearnedCap(self.maximum)
+        self._now = self._probe_at = self._probed_at = self._halved_at = self._pressed_at = -math.inf
+        self._probe_seconds = FIRST_PROBE_SECONDS
+        self._answers = 0
+        self._meter = _Meter()
+        self._upwards = True
+        self._trial: _Trial | None = None
+        self._rate: float | None = None
+        self._usual_rate: float | None = None
+
+    @property
+    def is_single(self) -> bool:
+        """The destination failed so often in a row that one association at a time is tried until it answers."""
+        return self.failures_in_a_row >= FAILURES_UNTIL_SINGLE
+
+    def update(self, now: float, progress: Progress) -> int:
+        """Take in how the transfer stands, every 20 to 50 ms, and return how many associations should be open."""
+        self._now = now = max(now, self._now)
+        if progress.answers > self._answers:
+            self._answers, self.failures_in_a_row = progress.answers, 0
+        self._cap.update(now, progress)
+        if not self._is_fixed:
+            self._climb(now, progress)
+        if progress.work_waiting:
+            self.target = self._wanted()
+        self._lower()
+        return self.target
+
+    def pressed(self, now: float) -> None:
+        """The peer answered that it is out of resources (A7xx, 0213)."""
+        self._back_off(now)
+
+    def rejected(self, now: float, associations_open: int) -> None:
+        """The peer rejected an association for now, while so many were open."""
+        self._now = now = max(now, self._now)
+        self.failures_in_a_row += associations_open < 1
+        self._cap.lower(now, associations_open)
+        if not self._is_fixed and self._level > self._cap.value:
+            self._level = self._cap.value
+            self._forget(now + self._probe_seconds)
+        self._lower()
+
+    def lost(self, now: float) -> None:
+        """An association, or the attempt to open one, ended in a timeout, an abort or a lost connection."""
+        self.failures_in_a_row += 1
+        self._back_off(now)
+
+    def _wanted(self) -> int:
+        return 1 if self.is_single else min(self._level, self._cap.value)
+
+    def _lower(self) -> None:
+        self.target = min(self.target, self._wanted())
+
+    def _back_off(self, now: float) -> None:
+        self._now = now = max(now, self._now)
+        if self._level > 1 and not self._is_fixed and now - self._halved_at >= HALVING_SECONDS:
+            is_new = now - self._pressed_at > CALM_SECONDS
+            self._probe_seconds = 0 if is_new else min(2 * self._probe_seconds, LONGEST_PROBE_SECONDS)
+            self._level //= 2
+            self._halved_at = now
+        self._pressed_at = now
+        self._probe_seconds = max(self._probe_seconds, QUIET_SECONDS)
+        self._upwards = True
+        self._forget(now + self._probe_seconds)
+        self._lower()
+
+    def _forget(self, probe_at: float) -> None:
+        """What was measured is no longer true."""
+        self._trial = self._rate = self._usual_rate = None
+        self._meter.restart()
+        self._probe_at = probe_at
+
+    def _climb(self, now: float, progress: Progress) -> None:
+        if not progress.work_waiting or self.is_single or progress.associations_open != self.target:
+            self._meter.restart()
+        elif measured := self._meter.measure(now, progress):
+            if self._trial is not None:
+                self._judge(now, *measured, self._trial)
+            elif measured[1] >= (1 if self._rate is None else PERIODS_WHEN_UNCLEAR):
+                self._meter.restart()
+                self._hold(now, measured[0])
+
+    def _hold(self, now: float, newest_rate: float) -> None:
+        rate = newest_rate if self._rate is None else self._rate + SMOOTHING * (newest_rate - self._rate)
+        self._rate, self._usual_rate = rate, self._usual_rate or rate
+        if not 1 / CHANGED < rate / self._usual_rate < CHANGED:
+            self._upwards = rate > self._usual_rate
+            self._probe_seconds = FIRST_PROBE_SECONDS
+            self._forget(min(self._probe_at, max(now, self._probed_at + CHANGE_PROBE_SECONDS)))
+        elif now >= self._probe_at:
+            if self._next_level() == self._level:
+                self._upwards = not self._upwards
+            self._step(now, rate)
+
+    def _next_level(self) -> int:
+        """One more or less where they are few, else by about a half or a third: a small gain drowns in the noise."""
+        if self._upwards:
+            return min(self._level + max(1, self._level // 2), self.maximum, self._cap.value)
+        return max(self._level - max(1, self._level // 3), 1)
+
+    def _step(self, now: float, rate: float) -> None:
+        level = self._next_level()
+        if level != self._level:
+            self._trial, self._level = _Trial(self._level, rate, now), level
+            self._meter.restart()
+
+    def _judge(self, now: float, rate: float, periods: float, trial: _Trial) -> None:
+        gain = (rate / trial.rate if self._upwards else trial.rate / rate) - 1
+        fewer, more = sorted((self._level, trial.level))
+        enough = min(ENOUGH_GAIN, IDEAL_GAIN_SHARE * (more / fewer - 1))
+        if periods < (PERIODS_WHEN_UNCLEAR if 0 < gain < 2 * enough else 1):
+            return
+        self._trial = None
+        self._meter.restart()
+        is_better = (gain >= enough) is self._upwards
+        self._usual_rate = self._rate = rate if is_better else trial.rate
+        if is_better:
+            self._step(now, rate)
+        else:
+            self._level = trial.level
+        if self._trial is None:
+            self._upwards = not self._upwards
+            self._probed_at = now
+            self._probe_at = now + max(self._probe_seconds, PROBE_COST * (now - trial.began_at))
+            self._probe_seconds = min(2 * self._probe_seconds, LONGEST_PROBE_SECONDS)

@@ -1,0 +1,459 @@
+"""A transfer: many instances over as many associations as pay, each with exactly one outcome.
+
+    feed -> work -> workers (an association each) -> judge -> outcomes -> report, and whoever iterates
+
+The feed reads ahead within bounds; workers take instances as their windows have room; each answer and each loss goes to
+the judge, which says final or again; final outcomes are counted and handed out in the order in which they became
+final. A supervisor opens and closes associations as `Concurrency` says, and notices when all is done.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections import deque
+from typing import TYPE_CHECKING, Any, Final, Self
+
+import anyio
+
+from asyncstore.errors import AssociationLost, AssociationRejected, AsyncStoreError, NoAcceptedContext
+from asyncstore.instances.instance import Instance, ProblemKind
+from asyncstore.net import trace
+from asyncstore.net.association import Association, no_context
+from asyncstore.net.outcome import Outcome, State
+from asyncstore.transfer.concurrency import Concurrency, Progress
+from asyncstore.transfer.feed import Feed, NamedPath
+from asyncstore.transfer.judge import Destination, Judge
+from asyncstore.transfer.plan import Plan
+from asyncstore.transfer.policy import TransferOptions
+from asyncstore.transfer.report import Report
+from asyncstore.transfer.work import Work, directory_of
+from asyncstore.transfer.worker import Worker
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterable, Iterable
+    from types import TracebackType
+
+    from asyncstore.instances.instance import ScanProblem
+    from asyncstore.net.peer import Peer
+    from asyncstore.transfer.feed import Found, Source
+    from asyncstore.transfer.work import Pending
+
+logger = logging.getLogger("asyncstore.transfer")
+
+_TICK_SECONDS: Final = 0.025
+# Outcomes that nobody has taken yet; a caller that is slower than the peer slows the transfer down.
+_MAXIMUM_UNREAD: Final = 4096
+
+
+class Transfer:
+    """Sends instances to a peer: `async with Transfer(peer, sources) as transfer: async for outcome in transfer`.
+
+    `sources` is a path (of a file or a directory), a scanned Instance, a pydicom Dataset, or an iterable or
+    asynchronous iterable of those; endless ones too. Every instance gets exactly one final Outcome; files that hold
+    none get one too. `report` counts them as they come. `associations` and `window` override those of `options`.
+
+    Iterating raises AssociateError (or what else kept it from happening) when no association could be established at
+    all; a run that worked and then had to stop ends the iteration, and `report.stopped_because` says why. Leaving the
+    block early stops the transfer after what is in flight.
+    """
+
+    def __init__(
+        self,
+        peer: Peer,
+        sources: Source | Iterable[Source] | AsyncIterable[Source],
+        *,
+        options: TransferOptions | None = None,
+        associations: int | None = None,
+        window: int | None = None,
+    ) -> None:
+        self.peer = peer
+        self.options = _with(options or TransferOptions(), associations=associations, window=window)
+        self.report = Report()
+        self._work = Work(strict=self.options.keep_together == "study")
+        self._plan = Plan(self.options)
+        self._destination = Destination(self.options.retry)
+        self._judge = Judge(self.options.retry, self._destination)
+        self._concurrency = Concurrency(self.options.associations)
+        self._feed = Feed(
+            sources, recursive=self.options.recursive, deliver=self._deliver, wait_for_room=self._wait_for_room
+        )
+        self._workers: list[Worker] = []
+        self._last_number = 0
+        self._window = self.options.window
+        self._draining = False
+        self._finished = False
+        self._unread: deque[Outcome] = deque()
+        self._read = anyio.Event()
+        self._room = anyio.Event()
+        self._attention = anyio.Event()
+        self._feed_scope = anyio.CancelScope()
+        self._drain_scope = anyio.CancelScope()
+
+    # -- for the caller ------------------------------------------------------------------------------------------------
+
+    async def __aenter__(self) -> Self:
+        self._group = anyio.create_task_group()
+        await self._group.__aenter__()
+        self._group.start_soon(self._run)
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        if error is None:
+            self.drain()
+            self._unread.clear()
+        else:
+            self.abort()
+        await self._group.__aexit__(None, None, None)
+
+    def __aiter__(self) -> Self:
+        return self
+
+    async def __anext__(self) -> Outcome:
+        while not self._unread:
+            if self._finished:
+                if self.report.stopped_because is not None and not self._destination.was_established:
+                    raise self.report.stopped_because
+                raise StopAsyncIteration
+            self._read = anyio.Event()
+            await self._read.wait()
+        outcome = self._unread.popleft()
+        if len(self._unread) == _MAXIMUM_UNREAD // 2:
+            self._wake_workers()
+        return outcome
+
+    def drain(self) -> None:
+        """Take no new work, finish what is in flight, release; the iteration ends after the last outcome.
+
+        What is still in flight after `options.drain_seconds` is aborted.
+        """
+        if not self._draining and not self._finished:
+            self._draining = True
+            self._feed_scope.cancel()
+            self._group.start_soon(self._abort_after, self.options.drain_seconds)
+            self._wake_workers()
+            self._attention.set()
+
+    def abort(self) -> None:
+        """Abort every association at once; what is in flight has no known outcome and is left for another run."""
+        self._draining = True
+        self._feed_scope.cancel()
+        for worker in self._workers:
+            worker.abort()
+        self._attention.set()
+
+    # -- from the sources to the workers -------------------------------------------------------------------------------
+
+    def _deliver(self, found: list[Found]) -> None:
+        """The feed has read some files."""
+        for entry in found:
+            if isinstance(entry, Instance):
+                pair = (entry.sop_class_uid, entry.transfer_syntax_uid)
+                self._plan.see(pair)
+                self.report.found += 1
+                self.report.found_bytes += entry.data_set_length
+                self._work.add(entry, self._key_of(entry))
+            else:
+                self._finish(_problem_outcome(entry))
+        self._wake_workers()
+        if not self._workers:
+            self._attention.set()
+
+    def _key_of(self, instance: Instance) -> str:
+        if self.options.keep_together == "study":
+            return instance.study_instance_uid or directory_of(instance.path)
+        return directory_of(instance.path)
+
+    async def _wait_for_room(self) -> None:
+        while not self._work.has_room:
+            self._room = anyio.Event()
+            await self._room.wait()
+
+    def take(self, worker: Worker) -> Pending | None:
+        """The next instance for a worker, None when there is none now."""
+        if self._draining or len(self._unread) >= _MAXIMUM_UNREAD or time.monotonic() < self._destination.hold_until:
+            return None
+        while (pending := self._work.take(worker, worker.serves)) is not None:
+            refused = self._judge.refused_before(pending)
+            if refused is None:
+                break
+            self._final(pending, refused)
+        if not self._room.is_set() and self._work.has_room:
+            self._room.set()
+        return pending
+
+    def has_more_for(self, worker: Worker) -> bool:
+        """Whether a worker without work should keep its association: something may come that it can carry."""
+        if self._draining or self._work.is_done:
+            return False
+        if not self._work.waiting or time.monotonic() < self._destination.hold_until:
+            return True
+        return any(worker.serves(pair) for pair in self._work.pairs_waiting())
+
+    # -- from the workers to the outcomes ------------------------------------------------------------------------------
+
+    def established(self, worker: Worker) -> None:
+        """A worker's association was accepted."""
+        self._destination.established(time.monotonic())
+        self.report.associations_established += 1
+        self._count_open()
+
+    def answered(self, worker: Worker, pending: Pending, outcome: Outcome) -> None:
+        """A worker got the answer to a request."""
+        self.report.answers += 1
+        self.report.sent_bytes += outcome.bytes_sent
+        now = time.monotonic()
+        verdict = self._judge.answered(pending, outcome, now)
+        if now < self._destination.hold_until:
+            self._concurrency.pressed(now)
+        if isinstance(verdict, Outcome):
+            self._final(pending, verdict)
+            return
+        worker.retiring = worker.retiring or pending.needs_new_association
+        self._again(pending, verdict.due_at)
+
+    def not_sent(self, worker: Worker, pending: Pending, outcome: Outcome | None) -> None:
+        """An instance was not sent: `outcome` says why, None that it is to be sent by another association."""
+        if outcome is None:
+            self._work.put_back(pending)
+        else:
+            self._final(pending, outcome)
+
+    def lost(self, worker: Worker, pendings: list[Pending], error: AsyncStoreError) -> None:
+        """A worker's association ended with these in flight."""
+        if not worker.answers and worker.association.window > 1:
+            self._window = 1  # a peer that accepts a window and cannot take it
+        now = time.monotonic()
+        for pending in pendings:
+            if self._draining:
+                self._again(pending, now)
+                continue
+            verdict = self._judge.lost(pending, error, now)
+            if isinstance(verdict, Outcome):
+                self._final(pending, verdict)
+            else:
+                self._again(pending, verdict.due_at)
+
+    def _again(self, pending: Pending, due_at: float) -> None:
+        pending.instance.let_go()
+        self._work.retry(pending, due_at)
+        self._attention.set()
+
+    def _final(self, pending: Pending, outcome: Outcome) -> None:
+        self._work.finish(pending)
+        pending.instance.let_go()
+        self._finish(outcome)
+        if self._work.is_done:
+            self._attention.set()
+            self._wake_workers()
+
+    def _finish(self, outcome: Outcome) -> None:
+        """Count a final outcome and hand it out."""
+        self.report.add(outcome)
+        if not outcome.is_stored:
+            number = outcome.association_number if self.report.associations_open > 1 else 0
+            trace.emit(logger, trace.NotStored(outcome=outcome, association_number=number))
+            if self.options.fail_fast and outcome.state not in _NO_FAILURE:
+                self._destination.stop(_failure_of(outcome))
+                self._attention.set()
+        self._unread.append(outcome)
+        self._read.set()
+
+    # -- the supervisor ------------------------------------------------------------------------------------------------
+
+    async def _run(self) -> None:
+        """Feed and supervise until everything has its outcome."""
+        try:
+            async with anyio.create_task_group() as group:
+                group.start_soon(self._run_feed)
+                await self._supervise(group)
+                self._feed_scope.cancel()
+        finally:
+            self._finish_run()
+
+    async def _run_feed(self) -> None:
+        with self._feed_scope:
+            await self._feed.run()
+            self.report.scan_finished = True
+        self._work.feed_ended = True
+        self._attention.set()
+        self._wake_workers()
+
+    async def _supervise(self, group: Any) -> None:
+        while not self._is_over():
+            now = time.monotonic()
+            if self._work.wake_retries(now):
+                self._wake_workers()
+            self._adjust(group, now)
+            self._attention = anyio.Event()
+            if self._is_over():
+                break
+            with anyio.move_on_after(_TICK_SECONDS):
+                await self._attention.wait()
+
+    def _is_over(self) -> bool:
+        if self._destination.stopped_because is not None:
+            self._draining = True
+        if self._workers:
+            if self._draining:
+                self._wake_workers()
+            return False
+        return self._draining or self._work.is_done
+
+    def _adjust(self, group: Any, now: float) -> None:
+        """Have as many associations as pay: open one, or have one end."""
+        report = self.report
+        target = self._concurrency.update(
+            now,
+            Progress(report.answers, report.sent_bytes, report.associations_open, self._work.waiting > 0),
+        )
+        if self._destination.is_doubtful or not report.associations_open:
+            target = 1
+        if now < self._destination.hold_until:
+            self._was_held = True
+            return
+        if self._was_held:
+            self._was_held = False
+            self._wake_workers()
+        active = [worker for worker in self._workers if not worker.retiring]
+        for worker in active[target:]:
+            worker.retiring = True
+            worker.wake()
+        if not self._draining and self._work.waiting:
+            for _ in range(target - len(active)):
+                self._open(group)
+
+    _was_held = False
+
+    def _open(self, group: Any) -> None:
+        """Have one more association, proposing what the waiting work needs."""
+        self._last_number += 1
+        options = self.options
+        proposal = self._plan.propose(self._work.pairs_waiting())
+        association = Association(
+            self.peer,
+            proposal.contexts,
+            calling_ae_title=options.calling_ae_title,
+            timeouts=options.timeouts,
+            window=self._window,
+            maximum_length=options.maximum_length,
+            maximum_send_length=options.maximum_send_length,
+            user_identity=options.user_identity,
+        )
+        worker = Worker(self, self._last_number, association, proposal)
+        worker.priority = options.priority
+        self._workers.append(worker)
+        self._number_open()
+        group.start_soon(self._employ, worker)
+
+    async def _employ(self, worker: Worker) -> None:
+        """One worker from beginning to end."""
+        try:
+            error = await worker.run()
+        finally:
+            self._workers.remove(worker)
+            self._work.leave(worker)
+            self._count_open()
+            self._number_open()
+            self._attention.set()
+        if error is not None and not self._draining:
+            self._on_ended(worker, error)
+        self._wake_workers()
+
+    def _on_ended(self, worker: Worker, error: AsyncStoreError) -> None:
+        """An association was not established, or was lost: what does that say of the destination?"""
+        now = time.monotonic()
+        if isinstance(error, NoAcceptedContext) and self._destination.was_established:
+            self._refuse_pairs(worker)
+            return
+        if not worker.association.established:
+            if isinstance(error, AssociationRejected) and error.retryable:
+                self._concurrency.rejected(now, self.report.associations_open)
+                if self.report.associations_open:
+                    return
+            self._destination.failed(now, error)
+        elif isinstance(error, AssociationLost):
+            self._concurrency.lost(now)
+            if not worker.answers:
+                self._destination.failed(now, error)
+
+    def _refuse_pairs(self, worker: Worker) -> None:
+        """An association for more kinds was accepted without any context: those kinds cannot be sent."""
+        while (pending := self._work.take(worker, worker.proposal.pairs.__contains__)) is not None:
+            self._final(pending, no_context(pending.instance))
+        self._work.leave(worker)
+
+    def _count_open(self) -> None:
+        self.report.associations_open = sum(
+            worker.association.established and worker.association.failure is None for worker in self._workers
+        )
+
+    def _number_open(self) -> None:
+        """The log names associations only while there are several."""
+        several = len(self._workers) > 1
+        for worker in self._workers:
+            worker.association.trace_number = worker.number if several else 0
+
+    def _wake_workers(self) -> None:
+        for worker in self._workers:
+            worker.wake()
+
+    async def _abort_after(self, seconds: float) -> None:
+        with self._drain_scope:
+            await anyio.sleep(seconds)
+            self.abort()
+
+    def _finish_run(self) -> None:
+        for pending in self._work.left:
+            self.report.add(Outcome(State.LEFT, pending.instance.path, pending.instance, attempts=pending.attempts))
+        self.report.stopped_because = self._destination.stopped_because
+        self.report.finished_at = time.monotonic()
+        self._finished = True
+        self._drain_scope.cancel()
+        self._read.set()
+
+
+_NO_FAILURE = frozenset((State.SKIPPED, State.DUPLICATE))
+
+
+def _failure_of(outcome: Outcome) -> Exception:
+    try:
+        outcome.raise_for_failure()
+    except AsyncStoreError as error:
+        return error
+    raise AssertionError("a failed outcome raises")
+
+
+def _problem_outcome(problem: ScanProblem) -> Outcome:
+    """A file that is no DICOM file is a failure when it was named, and passed over when it lay in a directory."""
+    passed_over = problem.reason in (ProblemKind.NOT_DICOM, ProblemKind.DICOMDIR, ProblemKind.NOT_A_FILE)
+    state = State.SKIPPED if passed_over and not isinstance(problem.path, NamedPath) else State.SOURCE_PROBLEM
+    return Outcome(
+        state, problem.path, reason=f"{problem.reason.value}: {problem.detail}", error=problem.error, attempts=0
+    )
+
+
+def _with(options: TransferOptions, **overrides: Any) -> TransferOptions:
+    import dataclasses
+
+    return dataclasses.replace(options, **{name: value for name, value in overrides.items() if value is not None})
+
+
+async def store(
+    sources: Source | Iterable[Source] | AsyncIterable[Source],
+    *,
+    to: Peer,
+    options: TransferOptions | None = None,
+    associations: int | None = None,
+    window: int | None = None,
+) -> Report:
+    """Send instances to a peer and give back the account of it; see Transfer, which hands out each outcome as well.
+
+    Raises what Transfer's iteration raises.
+    """
+    async with Transfer(to, sources, options=options, associations=associations, window=window) as transfer:
+        async for _ in transfer:
+            pass
+    return transfer.report

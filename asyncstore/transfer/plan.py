@@ -1,0 +1,72 @@
+"""Which presentation contexts an association proposes: what the work at hand needs first, then what may come."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, NamedTuple, TypeAlias
+
+from asyncstore.net.contexts import MAXIMUM_CONTEXTS
+from asyncstore.uids import STORAGE_SOP_CLASSES, UNCOMPRESSED_TRANSFER_SYNTAXES
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+
+    from asyncstore.transfer.policy import TransferOptions
+
+Pair: TypeAlias = tuple[str, str]
+"""SOP Class UID and Transfer Syntax UID: what decides over the presentation context of an instance."""
+
+_Context: TypeAlias = tuple[str, tuple[str, ...]]
+
+
+class Proposal(NamedTuple):
+    """Presentation contexts to propose on one association, and the pairs that it does all it can for."""
+
+    contexts: tuple[_Context, ...]
+    pairs: frozenset[Pair]
+
+
+class Plan:
+    """Remembers which pairs the input has shown so far, and turns them into proposals of at most 128 contexts.
+
+    A pair is one context with exactly the file's own transfer syntax. By default a second one with the four
+    uncompressed syntaxes makes conversion possible, and the remaining room is filled with the Storage SOP Classes of
+    the standard, so that an instance of a class not seen yet need not wait for another association.
+    """
+
+    def __init__(self, options: TransferOptions) -> None:
+        self._only_transfer_syntax = options.only_transfer_syntax
+        self._only_needed_contexts = options.only_needed_contexts
+        self._seen: dict[Pair, None] = {}
+
+    def see(self, pair: Pair) -> None:
+        """Take note that the input has an instance of this pair."""
+        self._seen.setdefault(pair)
+
+    def propose(self, needed: Iterable[Pair]) -> Proposal:
+        """What to propose for work of the pairs `needed`, the most urgent first; pairs seen earlier come after them."""
+        contexts: dict[_Context, None] = {}
+        pairs = set()
+        for pair in dict.fromkeys((*needed, *self._seen)):
+            missing = [context for context in self._contexts_of(pair) if context not in contexts]
+            if len(contexts) + len(missing) > MAXIMUM_CONTEXTS:
+                break
+            contexts.update(dict.fromkeys(missing))
+            pairs.add(pair)
+        for context in self._filling():
+            if len(contexts) == MAXIMUM_CONTEXTS:
+                break
+            contexts.setdefault(context)
+        return Proposal(tuple(contexts), frozenset(pairs))
+
+    def _contexts_of(self, pair: Pair) -> list[_Context]:
+        sop_class_uid, transfer_syntax_uid = pair
+        if self._only_transfer_syntax is not None:
+            return [(sop_class_uid, (self._only_transfer_syntax,))]
+        own = (sop_class_uid, (transfer_syntax_uid,))
+        return [own] if self._only_needed_contexts else [own, (sop_class_uid, UNCOMPRESSED_TRANSFER_SYNTAXES)]
+
+    def _filling(self) -> Iterator[_Context]:
+        if self._only_needed_contexts:
+            return
+        syntaxes = (self._only_transfer_syntax,) if self._only_transfer_syntax else UNCOMPRESSED_TRANSFER_SYNTAXES
+        yield from ((uid, syntaxes) for uid in STORAGE_SOP_CLASSES)

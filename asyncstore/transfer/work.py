@@ -1,0 +1,225 @@
+"""The instances that wait for an association, and the rules by which an association takes the next one.
+
+Instances of one directory stay on one association while there is other work: some archives see a study as complete when
+an association ends, and two associations that both carry the first object of a study race in the peer's database. The
+same SOP Instance UID is never in flight twice: some peers lose data over it. No event loop is used here.
+"""
+
+from __future__ import annotations
+
+import heapq
+import itertools
+import os
+from collections import deque
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Final
+
+from asyncstore.instances.file_meta import SMALL_FILE_BYTES
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Collection, Iterator
+
+    from asyncstore.instances.instance import Instance
+    from asyncstore.transfer.plan import Pair
+
+# Read-ahead ends at either limit. Small files wait with their bytes, larger ones with their UIDs only.
+MAXIMUM_WAITING: Final = 1024
+MAXIMUM_WAITING_BYTES: Final = 8 << 20
+
+
+@dataclass(slots=True, eq=False)
+class Pending:
+    """An instance on its way, and what happened to it so far.
+
+    `attempts` counts requests, `retries` those that its own failures cost, `losses` associations that ended while it
+    was in flight, `refusals` answers that the peer is out of resources while it took others (`answers_seen` is how many
+    it had taken then).
+    """
+
+    instance: Instance
+    key: str
+    attempts: int = 0
+    retries: int = 0
+    losses: int = 0
+    refusals: int = 0
+    answers_seen: int = 0
+    needs_new_association: bool = False
+
+    @property
+    def pair(self) -> Pair:
+        return self.instance.sop_class_uid, self.instance.transfer_syntax_uid
+
+
+@dataclass(slots=True, eq=False)
+class _Group:
+    """The waiting instances of one directory or study, and the association that they stay on."""
+
+    key: str
+    waiting: dict[Pair, deque[Pending]] = field(default_factory=dict)
+    owner: object | None = None
+
+
+class Work:
+    """What is to be sent: instances come in from the feed and from retries, and are taken by associations."""
+
+    def __init__(self, *, strict: bool = False) -> None:
+        self._strict = strict
+        self._groups: dict[str, _Group] = {}
+        self._group_of: dict[object, _Group] = {}
+        self._owners: dict[str, object] = {}
+        self._in_flight: dict[str, list[Pending]] = {}  # SOP Instance UID -> others with the same, which wait for it
+        self._retries: list[tuple[float, int, Pending]] = []
+        self._order = itertools.count()
+        self.waiting = 0
+        self.waiting_bytes = 0
+        self.feed_ended = False
+
+    @property
+    def is_done(self) -> bool:
+        """Nothing waits, nothing is in flight, and nothing more will come."""
+        return self.feed_ended and not self.waiting and not self._in_flight and not self._retries
+
+    @property
+    def has_room(self) -> bool:
+        """Whether the feed may add another instance."""
+        return self.waiting < MAXIMUM_WAITING and self.waiting_bytes < MAXIMUM_WAITING_BYTES
+
+    @property
+    def in_flight(self) -> int:
+        return len(self._in_flight)
+
+    @property
+    def left(self) -> Iterator[Pending]:
+        """Everything that was not taken; used when the run stops early."""
+        for group in self._groups.values():
+            for queue in group.waiting.values():
+                yield from queue
+        yield from (pending for _, _, pending in self._retries)
+        yield from itertools.chain.from_iterable(self._in_flight.values())
+
+    def add(self, instance: Instance, key: str) -> None:
+        """Take in an instance; `key` is what keeps instances together: its directory, or its study."""
+        self._put(Pending(instance, key))
+
+    def put_back(self, pending: Pending) -> None:
+        """Give back an instance that was taken and not sent."""
+        self._leave_flight(pending)
+        self._put(pending)
+
+    def retry(self, pending: Pending, due_at: float) -> None:
+        """Send an instance again, not before `due_at`."""
+        self._leave_flight(pending)
+        heapq.heappush(self._retries, (due_at, next(self._order), pending))
+
+    def finish(self, pending: Pending) -> None:
+        """An instance has its final outcome."""
+        self._leave_flight(pending)
+
+    def wake_retries(self, now: float) -> bool:
+        """Let instances whose time has come wait for an association again; True when there were any."""
+        woken = False
+        while self._retries and self._retries[0][0] <= now:
+            self._put(heapq.heappop(self._retries)[2])
+            woken = True
+        return woken
+
+    def pairs_waiting(self) -> list[Pair]:
+        """The pairs of all waiting instances, those of groups that no association owns first."""
+        groups = sorted(self._groups.values(), key=lambda group: group.owner is not None)
+        return list(dict.fromkeys(pair for group in groups for pair, queue in group.waiting.items() if queue))
+
+    def take(self, taker: object, serves: Callable[[Pair], bool]) -> Pending | None:
+        """The next instance for an association: `serves(pair)` tells what it can carry.
+
+        From the group that it has; else from one that nobody has; else, unless groups are strict, from the one of
+        another association with the most waiting: that association is not kept from its own by it.
+        """
+        group = self._group_of.get(taker)
+        if group is not None:
+            pending = self._take_from(group, serves)
+            if pending is not None:
+                return pending
+        for group in self._candidates(taker):
+            pending = self._take_from(group, serves)
+            if pending is not None:
+                self._own(group, taker)
+                return pending
+        return None
+
+    def leave(self, taker: object) -> None:
+        """An association ended: what it owned is free."""
+        group = self._group_of.pop(taker, None)
+        if group is not None:
+            group.owner = None
+        if self._strict:
+            self._owners = {key: owner for key, owner in self._owners.items() if owner is not taker}
+
+    def _candidates(self, taker: object) -> Collection[_Group]:
+        if self._strict:
+            return [group for group in self._groups.values() if self._owners.get(group.key, taker) is taker]
+        free = [group for group in itertools.islice(self._groups.values(), 64) if group.owner is None]
+        return free or sorted(self._groups.values(), key=_waiting_in, reverse=True)
+
+    def _own(self, group: _Group, taker: object) -> None:
+        if self._strict:
+            self._owners[group.key] = taker
+        if group.owner is None and group.key in self._groups:
+            previous = self._group_of.get(taker)
+            if previous is not None:
+                previous.owner = None
+            group.owner = taker
+            self._group_of[taker] = group
+
+    def _take_from(self, group: _Group, serves: Callable[[Pair], bool]) -> Pending | None:
+        for pair, queue in group.waiting.items():
+            while queue and serves(pair):
+                pending = queue.popleft()
+                self.waiting -= 1
+                self.waiting_bytes -= _held_bytes(pending)
+                uid = pending.instance.sop_instance_uid
+                if uid in self._in_flight:
+                    self._in_flight[uid].append(pending)
+                    continue
+                self._in_flight[uid] = []
+                if not queue:
+                    self._drop_queue(group, pair)
+                return pending
+        return None
+
+    def _drop_queue(self, group: _Group, pair: Pair) -> None:
+        del group.waiting[pair]
+        if group.waiting:
+            return
+        del self._groups[group.key]
+        if group.owner is not None:
+            del self._group_of[group.owner]
+            group.owner = None
+
+    def _put(self, pending: Pending) -> None:
+        group = self._groups.get(pending.key)
+        if group is None:
+            group = self._groups[pending.key] = _Group(pending.key)
+        queue = group.waiting.get(pending.pair)
+        if queue is None:
+            queue = group.waiting[pending.pair] = deque()
+        queue.append(pending)
+        self.waiting += 1
+        self.waiting_bytes += _held_bytes(pending)
+
+    def _leave_flight(self, pending: Pending) -> None:
+        for other in self._in_flight.pop(pending.instance.sop_instance_uid, ()):
+            self._put(other)
+
+
+def directory_of(path: str | None) -> str:
+    """What keeps the instances of one directory together."""
+    return path.rpartition(os.sep)[0] if path else ""
+
+
+def _waiting_in(group: _Group) -> int:
+    return sum(map(len, group.waiting.values()))
+
+
+def _held_bytes(pending: Pending) -> int:
+    instance = pending.instance
+    return instance.size_bytes if instance.size_bytes <= SMALL_FILE_BYTES else 0

@@ -1,0 +1,168 @@
+"""One association at work: takes instances, keeps its window full, and hands on every answer."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import anyio
+
+from asyncstore.dimse.messages import LOW
+from asyncstore.errors import AsyncStoreError, SourceError
+from asyncstore.net.association import Association
+from asyncstore.net.outcome import Outcome, State
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from typing import Protocol
+
+    from asyncstore.dimse.exchange import Operation
+    from asyncstore.instances.instance import Instance
+    from asyncstore.status import Status
+    from asyncstore.transfer.plan import Pair, Proposal
+    from asyncstore.transfer.work import Pending
+
+    class Employer(Protocol):
+        """What a worker needs of the transfer that it works for."""
+
+        def take(self, worker: Worker) -> Pending | None: ...
+        def has_more_for(self, worker: Worker) -> bool: ...
+        def answered(self, worker: Worker, pending: Pending, outcome: Outcome) -> None: ...
+        def not_sent(self, worker: Worker, pending: Pending, outcome: Outcome | None) -> None: ...
+        def lost(self, worker: Worker, pendings: list[Pending], error: AsyncStoreError) -> None: ...
+        def established(self, worker: Worker) -> None: ...
+
+
+class Worker:
+    """Runs one association from its request to its release.
+
+    `number` is what the log calls it. `retiring` asks it to end when what is in flight is answered.
+    """
+
+    def __init__(self, employer: Employer, number: int, association: Association, proposal: Proposal) -> None:
+        self.number = number
+        self.association = association
+        self.proposal = proposal
+        self.retiring = False
+        self.is_idle = False
+        self.answers = 0
+        self.priority = LOW
+        self._employer = employer
+        self._in_flight: dict[int, tuple[Pending, Instance]] = {}
+        self._changed = anyio.Event()
+        association.on_failure = self.wake
+
+    def serves(self, pair: Pair) -> bool:
+        """Whether the association can carry this pair, or has at least proposed all that it needs."""
+        return pair in self.proposal.pairs or self.association.contexts.find(*pair) is not None
+
+    def wake(self) -> None:
+        """Something changed: an answer, new work, or a wish of the transfer's."""
+        self._changed.set()
+
+    def abort(self) -> None:
+        """End the association at once; what is in flight is lost."""
+        self.retiring = True
+        self._scope.cancel()
+
+    async def run(self) -> AsyncStoreError | None:
+        """Work until there is nothing left to do here; gives back what ended the association, if it was not us."""
+        error: AsyncStoreError | None = None
+        with anyio.CancelScope() as self._scope:
+            try:
+                async with self.association:
+                    self._employer.established(self)
+                    await self._work()
+            except AsyncStoreError as failure:
+                error = failure
+        if self._in_flight:
+            pendings = [pending for pending, _ in self._in_flight.values()]
+            self._in_flight.clear()
+            lost = error or self.association.failure
+            assert lost is not None, "an association does not end by itself with requests in flight"
+            self._employer.lost(self, pendings, lost)
+        return error
+
+    async def _work(self) -> None:
+        while True:
+            if self.association.failure is not None:
+                raise self.association.failure
+            pending = None if self.retiring else self._employer.take(self)
+            if pending is not None:
+                await self._send(pending)
+            elif self._in_flight or (self._employer.has_more_for(self) and not self.retiring):
+                self.is_idle = pending is None
+                await self._wait()
+                self.is_idle = False
+            else:
+                return
+
+    async def _send(self, pending: Pending) -> None:
+        """Send one instance; it is in flight when this returns, or has an outcome."""
+        instance = pending.instance
+        was_sent = False
+
+        def on_begin(operation: Operation) -> None:
+            nonlocal was_sent
+            was_sent = True
+            pending.attempts += 1
+            self._in_flight[operation.message_id] = (pending, ready)
+
+        ready = instance
+        try:
+            if self.association.contexts.find(instance.sop_class_uid, instance.transfer_syntax_uid) is None:
+                prepared = await self.association.prepare(instance)
+                if isinstance(prepared, Outcome):
+                    self._employer.not_sent(self, pending, prepared)
+                    return
+                ready = prepared
+            if pending.losses:  # it may be what the associations died of: let no other be lost with it
+                await self._wait_until_alone()
+            await self.association.send(ready, self._on_answer, on_begin=on_begin, priority=self.priority)
+            if pending.losses:
+                await self._wait_until_alone()
+        except SourceError as error:
+            self._forget(pending)
+            self._employer.not_sent(self, pending, _source_problem(pending, error))
+        except BaseException:
+            if not was_sent:
+                self._employer.not_sent(self, pending, None)
+            raise
+
+    def _on_answer(self, operation: Operation, status: Status) -> None:
+        pending, sent = self._in_flight.pop(operation.message_id)
+        self.answers += 1
+        outcome = self.association.outcome_of(pending.instance, sent, operation, status)
+        outcome.attempts = pending.attempts
+        outcome.association_number = self.number
+        self._employer.answered(self, pending, outcome)
+        self._changed.set()
+
+    def _forget(self, pending: Pending) -> None:
+        for message_id, (other, _) in self._in_flight.items():
+            if other is pending:
+                del self._in_flight[message_id]
+                return
+
+    async def _wait_until_alone(self) -> None:
+        while self._in_flight:
+            if self.association.failure is not None:
+                raise self.association.failure
+            await self._wait()
+
+    async def _wait(self) -> None:
+        if self._changed.is_set():
+            self._changed = anyio.Event()
+            return
+        await self._changed.wait()
+        self._changed = anyio.Event()
+
+
+def _source_problem(pending: Pending, error: SourceError) -> Outcome:
+    return Outcome(
+        State.SOURCE_PROBLEM,
+        pending.instance.path,
+        pending.instance,
+        reason=str(error),
+        error=error,
+        attempts=pending.attempts,
+    )

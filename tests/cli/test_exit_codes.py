@@ -1,0 +1,71 @@
+"""Exit codes come from the counts of the report."""
+
+from __future__ import annotations
+
+import signal
+from collections import Counter
+
+import pytest
+
+from asyncstore.cli.exit_codes import of_report
+from asyncstore.errors import AsyncStoreError, ConnectFailed, LedgerError
+from asyncstore.net.outcome import State
+from asyncstore.transfer.report import Report
+
+
+def report(**counts: int) -> Report:
+    states = Counter({State[name.upper()]: count for name, count in counts.items()})
+    no_instances = states[State.SKIPPED] + states[State.SOURCE_PROBLEM]
+    return Report(found=states.total() - no_instances, states=states, associations_established=1)
+
+
+@pytest.mark.parametrize(
+    ("counts", "code"),
+    [
+        ({"stored": 5}, 0),
+        ({"stored": 3, "warning": 2}, 0),
+        ({"resumed": 5}, 0),
+        ({"duplicate": 1}, 0),
+        ({"stored": 5, "skipped": 2}, 0),
+        ({"stored": 5, "failed": 1}, 3),
+        ({"failed": 1, "stored": 5}, 3),
+        ({"stored": 5, "no_context": 1}, 3),
+        ({"stored": 5, "unknown": 1}, 3),
+        ({"stored": 5, "source_problem": 1}, 3),
+        ({"stored": 5, "left": 1}, 4),
+        ({"failed": 5, "left": 1}, 4),
+        ({"skipped": 7}, 5),
+        ({"source_problem": 1}, 5),
+        ({}, 5),
+    ],
+)
+def test_the_code_follows_from_the_counts(counts: dict[str, int], code: int) -> None:
+    assert of_report(report(**counts)) == code
+
+
+@pytest.mark.parametrize(("signal_number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_a_signal_is_told_whatever_else_happened(signal_number: int, code: int) -> None:
+    assert of_report(report(stored=5, failed=1, left=2), signal_number=signal_number) == code
+
+
+def test_a_record_that_cannot_be_written_is_told_first() -> None:
+    assert of_report(report(stored=5), cannot_record=True, signal_number=signal.SIGINT) == 6
+
+
+def test_a_ledger_that_fails_on_the_way_is_code_6() -> None:
+    stopped = report(stored=5, left=5)
+    stopped.stopped_because = LedgerError("the disk is full")
+    assert of_report(stopped) == 6
+
+
+def test_a_run_that_stopped_has_work_left() -> None:
+    stopped = report(stored=5)
+    stopped.stopped_because = AsyncStoreError("three refusals in a row")
+    assert of_report(stopped) == 4
+
+
+def test_a_run_without_any_association_is_code_1() -> None:
+    stopped = report(left=5)
+    stopped.associations_established = 0
+    stopped.stopped_because = ConnectFailed("nobody answers")
+    assert of_report(stopped) == 1

@@ -1,0 +1,80 @@
+"""What a scan finds is counted by kind, whatever the number of files."""
+
+from __future__ import annotations
+
+import json
+
+from asyncstore.cli.inventory import Inventory
+from asyncstore.errors import NotDicom
+from asyncstore.instances.instance import Instance, ProblemKind, ScanProblem
+from asyncstore.instances.source import BytesSource
+
+CT, MR = "1.2.840.10008.5.1.4.1.1.2", "1.2.840.10008.5.1.4.1.1.4"
+EXPLICIT, JPEG_2000 = "1.2.840.10008.1.2.1", "1.2.840.10008.1.2.4.91"
+
+
+def instance(sop_class: str, syntax: str, length: int) -> Instance:
+    return Instance("a.dcm", sop_class, "1.2.3", syntax, 0, length, BytesSource(bytes(length)), length, 0)
+
+
+def problem(kind: ProblemKind, path: str = "notes.txt") -> ScanProblem:
+    return ScanProblem(path, kind, "it begins otherwise", NotDicom("it begins otherwise"))
+
+
+def inventory(*found: Instance | ScanProblem) -> Inventory:
+    counted = Inventory()
+    for one in found:
+        counted.add(one)
+    return counted
+
+
+def test_instances_are_counted_by_sop_class_and_transfer_syntax() -> None:
+    counted = inventory(instance(CT, EXPLICIT, 1000), instance(CT, EXPLICIT, 500), instance(MR, JPEG_2000, 70))
+    assert list(counted.lines()) == [
+        "3 instances, 1.57 kB of data sets",
+        "  2     1.50 kB  CT Image Storage, Explicit VR Little Endian",
+        "  1    70 bytes  MR Image Storage, JPEG 2000 Image Compression",
+    ]
+
+
+def test_problems_have_a_few_examples() -> None:
+    counted = inventory(*(problem(ProblemKind.NOT_DICOM, f"{number}.txt") for number in range(7)))
+    lines = list(counted.lines())
+    assert lines[1] == "7 files: not a DICOM file"
+    assert lines[2] == "  0.txt: it begins otherwise"
+    assert lines[-1] == "  and 2 more"
+    assert len(lines) == 8
+
+
+def test_the_plan_counts_presentation_contexts() -> None:
+    counted = inventory(instance(CT, EXPLICIT, 10), instance(MR, JPEG_2000, 10))
+    assert list(counted.plan_lines()) == [
+        "2 presentation contexts needed, on 1 association at least",
+        "1 instance compressed: sent only where the peer accepts the syntax",
+    ]
+
+
+def test_a_hundred_and_twenty_nine_kinds_need_a_second_association() -> None:
+    counted = inventory(*(instance(f"1.2.{number}", EXPLICIT, 10) for number in range(129)))
+    assert next(counted.plan_lines()) == "129 presentation contexts needed, on 2 associations at least"
+
+
+def test_the_exit_code_says_whether_all_could_be_read() -> None:
+    ct = instance(CT, EXPLICIT, 10)
+    assert inventory(ct).exit_code == 0
+    assert inventory(ct, problem(ProblemKind.NOT_DICOM)).exit_code == 0
+    assert inventory(ct, problem(ProblemKind.UNREADABLE)).exit_code == 3
+    assert inventory(problem(ProblemKind.NOT_DICOM)).exit_code == 5
+    assert inventory().exit_code == 5
+
+
+def test_the_json_has_the_same_counts() -> None:
+    (line,) = inventory(instance(CT, EXPLICIT, 10), problem(ProblemKind.NOT_DICOM)).json_lines()
+    record = json.loads(line)
+    assert record["instances"] == 1
+    assert record["kinds"][0]["sop_class"] == "CT Image Storage"
+    assert record["problems"][0] == {
+        "problem": "not-dicom",
+        "files": 1,
+        "examples": [{"path": "notes.txt", "detail": "it begins otherwise"}],
+    }

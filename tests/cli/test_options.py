@@ -1,0 +1,339 @@
+"""Every documented option works under every spelling and in any place; a mistake is one clear line and exit code 2."""
+
+from __future__ import annotations
+
+import logging
+import os
+import re
+import sys
+from dataclasses import dataclass
+from io import BytesIO, TextIOWrapper
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from asyncstore.cli.app import COMMANDS, run_command_line
+from asyncstore.cli.documented_log import QUIET
+from asyncstore.cli.sending import Sending
+from asyncstore.transfer.policy import Named
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+    from asyncstore.cli.documented_log import DocumentedLog
+
+EXPLICIT_LITTLE, EXPLICIT_BIG, IMPLICIT = "1.2.840.10008.1.2.1", "1.2.840.10008.1.2.2", "1.2.840.10008.1.2"
+
+
+@dataclass
+class Asked:
+    """What a command line asked for."""
+
+    sending: Sending
+    level: int
+    paths: list[str]
+
+    @property
+    def options(self) -> Any:
+        return self.sending.options
+
+
+@pytest.fixture(autouse=True)
+def _no_options_from_outside(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in [name for name in os.environ if name.startswith("ASYNCSTORE_")]:
+        monkeypatch.delenv(name)
+
+
+@pytest.fixture
+def storescu(monkeypatch: pytest.MonkeyPatch) -> Callable[..., Asked]:
+    """Parse a storescu command line, and give what it asked for in the place of doing it."""
+    asked: list[Asked] = []
+
+    def remember(self: Sending, log: DocumentedLog) -> int:
+        asked.append(Asked(self, log.threshold, list(self.sources)))
+        return 0
+
+    monkeypatch.setattr(Sending, "run", remember)
+
+    def parse(*arguments: str) -> Asked:
+        assert run_command_line(["storescu", *arguments]) == 0
+        return asked[-1]
+
+    return parse
+
+
+def test_the_defaults_are_the_documented_ones(storescu: Callable[..., Asked]) -> None:
+    asked = storescu("host", "104", "a.dcm")
+    options = asked.options
+    assert (asked.sending.peer.host, asked.sending.peer.port, asked.sending.peer.ae_title) == ("host", 104, "ANY-SCP")
+    assert asked.paths == ["a.dcm"]
+    assert asked.level == logging.ERROR
+    assert options.calling_ae_title == "STORESCU"
+    assert (options.timeouts.acse_seconds, options.timeouts.dimse_seconds) == (30, 30)
+    assert (options.timeouts.network_seconds, options.timeouts.connect_seconds) == (30, 10)
+    assert options.maximum_length == 16382
+    assert (options.recursive, options.only_needed_contexts, options.only_transfer_syntax) == (False, False, None)
+    assert (options.associations, options.window, options.keep_together) == (None, 16, "directory")
+    assert (options.retry.retries, options.retry.first_wait_seconds, options.fail_fast) == (4, 1.0, False)
+    assert (asked.sending.ledger, asked.sending.report_path, asked.sending.json) == (None, None, False)
+
+
+@pytest.mark.parametrize(
+    ("spellings", "value", "read", "expected"),
+    [
+        (("-aet", "--calling-aet"), ("ME",), lambda asked: asked.options.calling_ae_title, "ME"),
+        (("-aec", "--called-aet"), ("YOU",), lambda asked: asked.sending.peer.ae_title, "YOU"),
+        (("-ta", "--acse-timeout"), ("5.5",), lambda asked: asked.options.timeouts.acse_seconds, 5.5),
+        (("-td", "--dimse-timeout"), ("6",), lambda asked: asked.options.timeouts.dimse_seconds, 6.0),
+        (("-tn", "--network-timeout"), ("7",), lambda asked: asked.options.timeouts.network_seconds, 7.0),
+        (("--connect-timeout",), ("8",), lambda asked: asked.options.timeouts.connect_seconds, 8.0),
+        (("-pdu", "--max-pdu"), ("0",), lambda asked: asked.options.maximum_length, 0),
+        (("-pdu", "--max-pdu"), ("65536",), lambda asked: asked.options.maximum_length, 65536),
+        (("--max-send-pdu",), ("4096",), lambda asked: asked.options.maximum_send_length, 4096),
+        (("-r", "--recursive", "--recurse"), (), lambda asked: asked.options.recursive, True),
+        (("-xe", "--request-little"), (), lambda asked: asked.options.only_transfer_syntax, EXPLICIT_LITTLE),
+        (("-xb", "--request-big"), (), lambda asked: asked.options.only_transfer_syntax, EXPLICIT_BIG),
+        (("-xi", "--request-implicit"), (), lambda asked: asked.options.only_transfer_syntax, IMPLICIT),
+        (
+            ("-cx", "--single-context", "--required-contexts"),
+            *((), lambda asked: asked.options.only_needed_contexts, True),
+        ),
+        (("-q", "--quiet"), (), lambda asked: asked.level, QUIET),
+        (("-v", "--verbose"), (), lambda asked: asked.level, logging.INFO),
+        (("-d", "--debug"), (), lambda asked: asked.level, logging.DEBUG),
+        (("-ll", "--log-level"), ("critical",), lambda asked: asked.level, logging.CRITICAL),
+        (("-ll", "--log-level"), ("error",), lambda asked: asked.level, logging.ERROR),
+        (("-ll", "--log-level"), ("warning",), lambda asked: asked.level, logging.WARNING),
+        (("-ll", "--log-level"), ("warn",), lambda asked: asked.level, logging.WARNING),
+        (("-ll", "--log-level"), ("INFO",), lambda asked: asked.level, logging.INFO),
+        (("-ll", "--log-level"), ("debug",), lambda asked: asked.level, logging.DEBUG),
+        (("-j", "--associations"), ("3",), lambda asked: asked.options.associations, 3),
+        (("-j", "--associations"), ("auto",), lambda asked: asked.options.associations, None),
+        (("-w", "--window"), ("1",), lambda asked: asked.options.window, 1),
+        (("--keep-together",), ("study",), lambda asked: asked.options.keep_together, "study"),
+        (("--priority",), ("high",), lambda asked: asked.options.priority, 1),
+        (("--priority",), ("medium",), lambda asked: asked.options.priority, 0),
+        (("--ledger",), ("run.db",), lambda asked: asked.sending.ledger, "run.db"),
+        (("--report",), ("out.csv",), lambda asked: asked.sending.report_path, "out.csv"),
+        (("--json",), (), lambda asked: asked.sending.json, True),
+        (("--progress",), (), lambda asked: asked.sending.progress, True),
+        (("--no-progress",), (), lambda asked: asked.sending.progress, False),
+        (("--retries",), ("0",), lambda asked: asked.options.retry.retries, 0),
+        (("--retry-wait",), ("0",), lambda asked: asked.options.retry.first_wait_seconds, 0.0),
+        (("--fail-fast",), (), lambda asked: asked.options.fail_fast, True),
+        (("--on-duplicate",), ("stored",), lambda asked: asked.options.retry.on_duplicate, "stored"),
+        (("--strict-warnings",), (), lambda asked: asked.options.retry.strict_warnings, True),
+    ],
+)
+@pytest.mark.parametrize("place", ["first", "middle", "last"])
+def test_every_spelling_works_in_every_place(
+    storescu: Callable[..., Asked],
+    spellings: tuple[str, ...],
+    value: tuple[str, ...],
+    read: Callable[[Asked], object],
+    expected: object,
+    place: str,
+) -> None:
+    at = {"first": 0, "middle": 1, "last": 3}[place]
+    for spelling in spellings:
+        arguments = ["host", "104", "a.dcm"]
+        arguments[at:at] = [spelling, *value]
+        asked = storescu(*arguments)
+        assert read(asked) == expected
+        assert asked.paths == ["a.dcm"]
+
+
+def test_a_value_may_follow_an_equals_sign(storescu: Callable[..., Asked]) -> None:
+    asked = storescu("-pdu=4096", "--calling-aet=ME", "host", "104", "a.dcm")
+    assert (asked.options.maximum_length, asked.options.calling_ae_title) == (4096, "ME")
+
+
+@pytest.mark.parametrize("syntax", ["-xe", "-xb", "-xi"])
+def test_short_flags_beside_each_other_are_not_read_into_one_another(
+    storescu: Callable[..., Asked], syntax: str
+) -> None:
+    asked = storescu("-q", "-r", syntax, "-cx", "host", "104", "a.dcm")
+    assert asked.level == QUIET
+    assert asked.options.recursive
+    assert asked.options.only_needed_contexts
+    assert asked.options.only_transfer_syntax in (EXPLICIT_LITTLE, EXPLICIT_BIG, IMPLICIT)
+
+
+def test_one_letter_flags_can_be_joined(storescu: Callable[..., Asked]) -> None:
+    asked = storescu("-vr", "host", "104", "a.dcm")
+    assert (asked.level, asked.options.recursive) == (logging.INFO, True)
+
+
+def test_log_level_overrides_the_other_general_options(storescu: Callable[..., Asked]) -> None:
+    assert storescu("-q", "-ll", "info", "host", "104", "a.dcm").level == logging.INFO
+
+
+def test_status_reactions_are_read_in_order(storescu: Callable[..., Asked]) -> None:
+    options = ("--on-status", "A702=stop", "--on-status", "C000-C0FF=failed")
+    overrides = storescu(*options, "host", "104", "a.dcm").options.retry.overrides
+    assert [(row.first, row.last, row.reaction) for row in overrides] == [
+        (0xA702, 0xA702, Named.STOP.value),
+        (0xC000, 0xC0FF, Named.FAILED.value),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("variable", "value", "read", "expected"),
+    [
+        ("ASYNCSTORE_CALLING_AET", "ME", lambda asked: asked.options.calling_ae_title, "ME"),
+        ("ASYNCSTORE_ASSOCIATIONS", "2", lambda asked: asked.options.associations, 2),
+        ("ASYNCSTORE_MAX_PDU", "4096", lambda asked: asked.options.maximum_length, 4096),
+        ("ASYNCSTORE_RECURSIVE", "1", lambda asked: asked.options.recursive, True),
+        ("ASYNCSTORE_LOG_LEVEL", "info", lambda asked: asked.level, logging.INFO),
+        ("ASYNCSTORE_REQUEST_IMPLICIT", "true", lambda asked: asked.options.only_transfer_syntax, IMPLICIT),
+        ("ASYNCSTORE_PROGRESS", "0", lambda asked: asked.sending.progress, False),
+        ("ASYNCSTORE_ON_STATUS", "A702=stop C000=failed", lambda asked: len(asked.options.retry.overrides), 2),
+        ("ASYNCSTORE_LEDGER", "run.db", lambda asked: asked.sending.ledger, "run.db"),
+    ],
+)
+def test_options_are_read_from_the_environment(
+    storescu: Callable[..., Asked],
+    monkeypatch: pytest.MonkeyPatch,
+    variable: str,
+    value: str,
+    read: Callable[[Asked], object],
+    expected: object,
+) -> None:
+    monkeypatch.setenv(variable, value)
+    assert read(storescu("host", "104", "a.dcm")) == expected
+
+
+def test_the_command_line_overrules_the_environment(
+    storescu: Callable[..., Asked], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("ASYNCSTORE_DEBUG", "1")
+    monkeypatch.setenv("ASYNCSTORE_CALLING_AET", "ENVIRONMENT")
+    asked = storescu("-q", "-aet", "TYPED", "host", "104", "a.dcm")
+    assert (asked.level, asked.options.calling_ae_title) == (QUIET, "TYPED")
+
+
+def test_paths_keep_their_bytes(storescu: Callable[..., Asked]) -> None:
+    name = os.fsdecode(b"bad\xff.dcm")
+    assert storescu("host", "104", name, "--", "-a.dcm").paths == [name, "-a.dcm"]
+
+
+@pytest.mark.parametrize(
+    ("content", "options", "paths"),
+    [
+        (b"a.dcm\nb c.dcm\n", (), ["a.dcm", "b c.dcm"]),
+        (b"a.dcm\r\n\r\nb.dcm", (), ["a.dcm", "b.dcm"]),
+        (b"a\nb.dcm\x00c.dcm\x00", ("-0",), ["a\nb.dcm", "c.dcm"]),
+        (b"bad\xff.dcm\n", (), [os.fsdecode(b"bad\xff.dcm")]),
+        (b"", (), []),
+    ],
+)
+def test_paths_come_from_a_file(
+    storescu: Callable[..., Asked], tmp_path: Path, content: bytes, options: tuple[str, ...], paths: list[str]
+) -> None:
+    listing = tmp_path / "paths"
+    listing.write_bytes(content)
+    assert storescu("host", "104", "--files-from", str(listing), *options).paths == paths
+    assert storescu("host", "104", "first.dcm", "--files-from", str(listing), *options).paths == ["first.dcm", *paths]
+
+
+def test_a_path_longer_than_what_is_read_at_once_comes_whole(storescu: Callable[..., Asked], tmp_path: Path) -> None:
+    listing = tmp_path / "paths"
+    names = ["x" * 50_000, "y" * 70_000, "z"]
+    listing.write_text("\n".join(names))
+    assert storescu("host", "104", "--files-from", str(listing)).paths == names
+
+
+def test_paths_come_from_stdin(storescu: Callable[..., Asked], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "stdin", TextIOWrapper(BytesIO(b"a.dcm\nb.dcm\n")))
+    assert storescu("host", "104", "--files-from", "-").paths == ["a.dcm", "b.dcm"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (("storescu", "host", "0", "a"), "'0' is not a TCP port from 1 to 65535"),
+        (("storescu", "host", "65536", "a"), "'65536' is not a TCP port from 1 to 65535"),
+        (("storescu", "host", "dicom", "a"), "'dicom' is not a TCP port from 1 to 65535"),
+        (("storescu", "host", "104"), "give a file or directory to send, or --files-from"),
+        (("storescu", "host", "104", "a", "-aet", "A" * 17), "has 17 characters: an AE title has 1 to 16"),
+        (("storescu", "host", "104", "a", "-aec", " "), "an AE title has 1 to 16"),
+        (("storescu", "host", "104", "a", "-aec", "A\\B"), "has a character that an AE title cannot have"),
+        (("storescu", "host", "104", "a", "-ta", "0"), "'0' is not a number of seconds above 0"),
+        (("storescu", "host", "104", "a", "-td", "nan"), "'nan' is not a number of seconds above 0"),
+        (("storescu", "host", "104", "a", "-tn", "soon"), "'soon' is not a number of seconds above 0"),
+        (("storescu", "host", "104", "a", "-pdu", "13"), "13 bytes are too few"),
+        (("storescu", "host", "104", "a", "-pdu", "4294967296"), "is not a number of bytes from 0 to 4294967295"),
+        (("storescu", "host", "104", "a", "-ll", "loud"), "'loud' is not one of critical, error, warning"),
+        (("storescu", "host", "104", "a", "-q", "-v"), "--quiet and --verbose contradict each other"),
+        (("storescu", "host", "104", "a", "-xe", "-xi"), "--request-little and --request-implicit contradict"),
+        (("storescu", "host", "104", "a", "-j", "0"), "'0' is not auto or a number of associations"),
+        (("storescu", "host", "104", "a", "-w", "65536"), "is not a number of operations from 1 to 65535"),
+        (("storescu", "host", "104", "a", "--priority", "urgent"), "'urgent' is not one of low, medium, high"),
+        (("storescu", "host", "104", "a", "--retries", "-1"), "'-1' is not a number of attempts"),
+        (("storescu", "host", "104", "a", "--on-status", "A702"), "after = comes one of"),
+        (("storescu", "host", "104", "a", "--on-status", "XYZ=stop"), "a status is four hexadecimal digits"),
+        (("storescu", "host", "104", "a", "--report", "out.txt"), "'out.txt' must end in .jsonl or .csv"),
+        (("storescu", "host", "104", "--files-from", "/no/such"), "cannot read '/no/such': No such file"),
+        (("storescu", "host", "104", "a", "--recursiv"), "No such option: --recursiv"),
+        (("storescu", "host", "104", "a", "-aet"), "Option '-aet' requires an argument"),
+        (("echoscu", "host"), "Missing argument 'PORT'"),
+        (("echoscu", "host", "104", "--repeat", "0"), "'0' is not a number of requests"),
+        (("storescp", "104", "--ignore", "-od", "."), "--ignore and --output-directory contradict each other"),
+        (("storescp", "104", "-od", "/no/such"), "'/no/such' is not a directory that can be written"),
+        (("storesuc", "host", "104", "a"), "No such command 'storesuc'. Did you mean 'storescu'"),
+        (("--nonsense",), "No such option: --nonsense"),
+    ],
+)
+def test_a_mistake_is_one_clear_line_and_exit_code_2(
+    capsys: pytest.CaptureFixture[str], arguments: tuple[str, ...], said: str
+) -> None:
+    assert run_command_line(arguments) == 2
+    printed = capsys.readouterr()
+    (line,) = [line for line in printed.err.splitlines() if line.startswith("Error: ")]
+    assert said in line
+    assert printed.out == ""
+    assert "Traceback" not in printed.err
+
+
+def test_a_mistake_with_control_characters_does_not_reach_the_terminal(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run_command_line(["storescu", "host", "104", "a", "-ll", "\x1b[2J"]) == 2
+    assert "\x1b[2J" not in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("command", sorted(COMMANDS))
+def test_every_command_has_help(capsys: pytest.CaptureFixture[str], command: str) -> None:
+    assert run_command_line([command, "--help"]) == 0
+    text = capsys.readouterr().out
+    assert COMMANDS[command] in " ".join(text.split())
+    assert "Exit codes: 0" in text
+
+
+def test_the_help_groups_options_as_the_document_does(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "120")
+    run_command_line(["storescu", "--help"])
+    text = capsys.readouterr().out
+    panels = [
+        "General Options",
+        "Input Options",
+        "Network Options",
+        "Transfer Syntax Options",
+        "Miscellaneous Options",
+    ]
+    places = [text.index(panel) for panel in panels]
+    assert places == sorted(places)
+    for option in ("--quiet", "-q", "-ll", "--recursive", "-aet", "-aec", "-ta", "-td", "-tn", "-pdu", "-xe", "-cx"):
+        assert re.search(rf"[ ,]{option}[ ,]", text)
+
+
+def test_the_list_of_commands_names_each_one(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run_command_line(["--help"]) == 0
+    text = capsys.readouterr().out
+    assert all(f"\n  {name} " in text for name in COMMANDS)
+
+
+def test_the_version_is_a_result(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run_command_line(["--version"]) == 0
+    assert capsys.readouterr().out.startswith("asyncstore ")

@@ -1,0 +1,210 @@
+"""One instance: made from a path, from bytes, from a Dataset, and what it keeps."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import warnings
+from typing import TYPE_CHECKING
+
+import pydicom
+import pytest
+from pydicom.dataset import Dataset, FileMetaDataset
+from pydicom.uid import UID
+
+from asyncstore.errors import MissingUID, NotDicom
+from asyncstore.instances.instance import Instance, ProblemKind, ScanProblem
+from asyncstore.instances.source import HEADROOM_BYTES, BytesSource, FileSource, HeldSource
+from asyncstore.uids import (
+    CT_IMAGE_STORAGE,
+    DEFLATED_EXPLICIT_VR_LITTLE_ENDIAN,
+    EXPLICIT_VR_BIG_ENDIAN,
+    EXPLICIT_VR_LITTLE_ENDIAN,
+    IMPLICIT_VR_LITTLE_ENDIAN,
+    UNCOMPRESSED_TRANSFER_SYNTAXES,
+)
+from tests.instances.files import INSTANCE_UID, bundled, data_set, decode, dicom_file, read_all
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+
+@pytest.mark.parametrize("form", [os.fspath, os.fsencode, lambda path: path])
+def test_from_path(tmp_path: Path, form: Callable[[Path], str]) -> None:
+    path = tmp_path / "instance"
+    path.write_bytes(dicom_file())
+    instance = Instance.from_path(form(path))
+    assert instance.path == str(path)
+    assert instance.sop_class_uid == CT_IMAGE_STORAGE
+    assert instance.sop_instance_uid == INSTANCE_UID
+    assert instance.transfer_syntax_uid == EXPLICIT_VR_LITTLE_ENDIAN
+    assert instance.data_set_length == len(data_set())
+    assert instance.data_set_offset + instance.data_set_length == instance.size_bytes == path.stat().st_size
+    assert instance.mtime_ns == path.stat().st_mtime_ns
+    assert instance.study_instance_uid is None
+
+
+def test_from_path_raises_what_is_wrong(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError):
+        Instance.from_path(tmp_path / "absent")
+    with pytest.raises(OSError, match="not a regular file"):
+        Instance.from_path(tmp_path)
+    (tmp_path / "text").write_text("hello")
+    with pytest.raises(NotDicom, match=r"text': there is neither"):
+        Instance.from_path(tmp_path / "text")
+
+
+def test_from_bytes_takes_any_buffer() -> None:
+    for data in (dicom_file(), bytearray(dicom_file()), memoryview(dicom_file())):
+        instance = Instance.from_bytes(data)
+        assert isinstance(instance.source, BytesSource)
+        assert read_all(instance.source) == data_set()
+
+
+def test_instances_are_told_apart_by_identity() -> None:
+    one, other = Instance.from_bytes(dicom_file()), Instance.from_bytes(dicom_file())
+    assert len({one, other, one}) == 2
+
+
+def test_a_held_files_bytes_can_be_let_go_and_read_again(tmp_path: Path) -> None:
+    path = tmp_path / "instance"
+    path.write_bytes(dicom_file())
+    instance = Instance.from_path(path)
+    assert isinstance(instance.source, HeldSource)
+    instance.let_go()
+    assert isinstance(instance.source, FileSource)
+    assert instance.source.length_bytes == instance.data_set_length
+    for _ in range(2):
+        instance.let_go()
+        assert read_all(instance.source) == data_set()
+        instance.source.close()
+
+
+def test_what_no_file_holds_is_never_let_go() -> None:
+    instance = Instance.from_bytes(dicom_file())
+    instance.let_go()
+    assert read_all(instance.source) == data_set()
+
+
+def test_a_problem_is_a_value() -> None:
+    error = NotDicom("x")
+    problem = ScanProblem("p", ProblemKind.NOT_DICOM, "d", error)
+    assert problem == ScanProblem("p", ProblemKind.NOT_DICOM, "d", error)
+    with pytest.raises(AttributeError):
+        problem.detail = "other"  # type: ignore[misc]
+
+
+def test_scanning_needs_no_pydicom() -> None:
+    code = (
+        "import sys; from asyncstore.instances.scan import scan; "
+        f"print(len(list(scan([{os.path.dirname(bundled('CT_small.dcm'))!r}]))), 'pydicom' in sys.modules)"
+    )
+    answer = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=50)
+    count, loaded = answer.stdout.split()
+    assert int(count) > 90
+    assert loaded == "False"
+
+
+# from_dataset
+
+
+def image(transfer_syntax_uid: str | None = None) -> Dataset:
+    """A small Dataset made in memory."""
+    dataset = Dataset()
+    dataset.SOPClassUID = CT_IMAGE_STORAGE
+    dataset.SOPInstanceUID = INSTANCE_UID
+    dataset.StudyInstanceUID = "1.2.1"
+    dataset.SeriesInstanceUID = "1.2.2"
+    dataset.PatientName = "Doe^Jane"
+    dataset.Rows = dataset.Columns = 2
+    dataset.BitsAllocated = 16
+    dataset.PixelRepresentation = 0
+    dataset.SmallestImagePixelValue = 1
+    dataset.add_new(0x7FE00010, "OW", b"\1\2\3\4\5\6\7\x08")
+    if transfer_syntax_uid:
+        dataset.file_meta = FileMetaDataset()
+        dataset.file_meta.TransferSyntaxUID = UID(transfer_syntax_uid)
+    return dataset
+
+
+@pytest.mark.parametrize("transfer_syntax_uid", [None, *UNCOMPRESSED_TRANSFER_SYNTAXES])
+def test_from_dataset_encodes_as_the_file_meta_says(transfer_syntax_uid: str | None) -> None:
+    dataset = image(transfer_syntax_uid)
+    instance = Instance.from_dataset(dataset)
+    assert instance.transfer_syntax_uid == (transfer_syntax_uid or EXPLICIT_VR_LITTLE_ENDIAN)
+    assert (instance.sop_class_uid, instance.sop_instance_uid) == (CT_IMAGE_STORAGE, INSTANCE_UID)
+    assert (instance.study_instance_uid, instance.series_instance_uid) == ("1.2.1", "1.2.2")
+    assert instance.path is None
+    assert instance.data_set_length == instance.source.length_bytes
+    assert list(decode(instance)) == list(dataset)
+    assert instance.source.span(HEADROOM_BYTES) is not None
+    # Nothing lies on a disk to read it from again.
+    instance.let_go()
+    assert list(decode(instance)) == list(dataset)
+
+
+@pytest.mark.parametrize(
+    ("name", "transfer_syntax_uid"),
+    [
+        ("CT_small.dcm", EXPLICIT_VR_LITTLE_ENDIAN),
+        ("MR_small_implicit.dcm", IMPLICIT_VR_LITTLE_ENDIAN),
+        ("MR_small_bigendian.dcm", EXPLICIT_VR_BIG_ENDIAN),
+        ("image_dfl.dcm", DEFLATED_EXPLICIT_VR_LITTLE_ENDIAN),
+        ("JPEG2000.dcm", "1.2.840.10008.1.2.4.91"),
+        ("ExplVR_BigEndNoMeta.dcm", EXPLICIT_VR_BIG_ENDIAN),
+        ("rtstruct.dcm", IMPLICIT_VR_LITTLE_ENDIAN),
+    ],
+)
+def test_from_dataset_of_a_file_that_was_read(name: str, transfer_syntax_uid: str) -> None:
+    dataset = pydicom.dcmread(bundled(name), force=True)
+    instance = Instance.from_dataset(dataset)
+    assert instance.transfer_syntax_uid == transfer_syntax_uid
+    again = decode(instance)
+    assert again.keys() == {tag for tag in dataset.keys() if tag.element or tag.group <= 2}  # noqa: SIM118
+    assert all(again[tag] == dataset[tag] for tag in again.keys())  # noqa: SIM118
+
+
+@pytest.mark.parametrize("name", ["CT_small.dcm", "MR_small_bigendian.dcm"])
+def test_from_dataset_changes_the_byte_order_of_pixels_too(name: str) -> None:
+    dataset = pydicom.dcmread(bundled(name))
+    before = dataset.PixelData
+    order = dataset.original_encoding[1]
+    other = EXPLICIT_VR_BIG_ENDIAN if order else IMPLICIT_VR_LITTLE_ENDIAN
+    dataset.file_meta.TransferSyntaxUID = UID(other)
+    instance = Instance.from_dataset(dataset)
+    assert instance.transfer_syntax_uid == other
+    again = decode(instance)
+    assert again.Rows == dataset.Rows
+    assert again.PixelData[0::2] == before[1::2]
+    assert again.PixelData[1::2] == before[0::2]
+
+
+def test_from_dataset_leaves_the_dataset_alone() -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        dataset = pydicom.dcmread(bundled("MR_small_implicit.dcm"))
+        untouched = pydicom.dcmread(bundled("MR_small_implicit.dcm"))
+        dataset.add_new(0x00000100, "US", 1)
+        untouched.add_new(0x00000100, "US", 1)
+        dataset.file_meta.TransferSyntaxUID = UID(EXPLICIT_VR_LITTLE_ENDIAN)
+        instance = Instance.from_dataset(dataset)
+    assert 0x00000100 not in decode(instance)
+    assert dataset == untouched
+    assert dataset["PixelData"].VR == untouched["PixelData"].VR
+
+
+@pytest.mark.parametrize(
+    ("keyword", "meta_keyword"),
+    [("SOPClassUID", "MediaStorageSOPClassUID"), ("SOPInstanceUID", "MediaStorageSOPInstanceUID")],
+)
+def test_from_dataset_needs_both_uids(keyword: str, meta_keyword: str) -> None:
+    dataset = image(EXPLICIT_VR_LITTLE_ENDIAN)
+    expected = str(dataset[keyword].value)
+    delattr(dataset, keyword)
+    with pytest.raises(MissingUID, match=keyword[:3]):
+        Instance.from_dataset(dataset)
+    setattr(dataset.file_meta, meta_keyword, expected)
+    instance = Instance.from_dataset(dataset)
+    assert expected in (instance.sop_class_uid, instance.sop_instance_uid)
