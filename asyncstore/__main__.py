@@ -8,9 +8,9 @@ import sys
 def main() -> int:
     """Run the command line with the arguments of the process; gives its exit code."""
     try:
-        from asyncstore.cli.app import run_command_line
+        from asyncstore.cli import app, running
 
-        return run_command_line()
+        return running.end_process(app.run_command_line())
     except KeyboardInterrupt:
         return 130
 

@@ -8,6 +8,7 @@ import logging
 import os
 import signal
 import sys
+import threading
 from typing import TYPE_CHECKING, Any
 
 from asyncstore.cli import documented_log
@@ -133,6 +134,16 @@ def _losing() -> Iterator[None]:
         yield
     except OSError as error:
         raise ResultsLost from error
+
+
+def end_process(exit_code: int) -> int:
+    """Give back the exit code, or end the process with it at once when a thread would keep it alive.
+
+    A thread may be waiting for a share that is gone, or for paths from stdin; nobody waits for it any more.
+    """
+    if threading.active_count() > 1:
+        os._exit(exit_code)
+    return exit_code
 
 
 def prepare_streams() -> None:

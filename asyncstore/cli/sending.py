@@ -76,7 +76,16 @@ class Sending:
         durable: dict[str, Any] = {} if self.ledger is None else {"ledger": self.ledger}
         transfer = Transfer(self.peer, self.sources, options=self.options, **durable)
         failure: AsyncStoreError | None = None
-        with running.interrupts(transfer.drain, transfer.abort) as received, self._progress(transfer.report, log):
+
+        def drain() -> None:
+            _notice(log, logging.WARNING, "Interrupted: finishing what is in flight; once more aborts it")
+            transfer.drain()
+
+        def abort() -> None:
+            _notice(log, logging.WARNING, "Interrupted again: aborting")
+            transfer.abort()
+
+        with running.interrupts(drain, abort) as received, self._progress(transfer.report, log):
             try:
                 async with transfer:
                     async for outcome in transfer:
@@ -86,7 +95,7 @@ class Sending:
         code = self._exit_code(transfer.report, failure, received.signal_number)
         self._explain(failure, log)
         if code != ExitCode.NO_ASSOCIATION:
-            self._summarize(transfer.report, log)
+            self._summarize(transfer.report, log, nothing_to_send=code == ExitCode.NOTHING_TO_SEND)
         if json_lines is not None and not self._cannot_record:
             json_lines.write_summary(transfer.report, code)
         return code
@@ -137,8 +146,8 @@ class Sending:
             ours, theirs = self.options.calling_ae_title, self.peer.ae_title
             logger.warning("We are %s and called %s: -aet and -aec set other AE titles", ours, theirs)
 
-    def _summarize(self, report: Report, log: DocumentedLog) -> None:
-        if report.found == 0 and report.stopped_because is None:
+    def _summarize(self, report: Report, log: DocumentedLog, *, nothing_to_send: bool) -> None:
+        if nothing_to_send:
             logger.warning("No suitable DICOM files found")
         total = report.finished + report.left - report.states[State.SKIPPED]
         if total < 2:
@@ -149,10 +158,7 @@ class Sending:
             why = f": {report.stopped_because}" if report.stopped_because else ""
             again = "run the same command again to resume" if self.ledger else "run it again"
             logger.error("Stopped early%s; %s left: %s", why, count_text(report.left, "instance"), again)
-        if logger.isEnabledFor(logging.INFO):
-            logger.info("%s", summary_text(report))
-        elif sys.stderr.isatty() and log.threshold < QUIET:
-            log.write(f"I: {summary_text(report)}")
+        _notice(log, logging.INFO, summary_text(report))
 
     # -- without sending -----------------------------------------------------------------------------------------------
 
@@ -177,6 +183,13 @@ def summary_text(report: Report) -> str:
     stored = count_text(report.stored, "instance")
     parts = [f"{stored} stored ({size_text(report.stored_bytes)} in {duration_text(seconds)}{rate})", *extra]
     return ", ".join(parts)
+
+
+def _notice(log: DocumentedLog, level: int, text: str) -> None:
+    """Log a line that somebody at a terminal sees at every level but quiet."""
+    if not logger.isEnabledFor(level) and log.threshold < QUIET and sys.stderr.isatty():
+        level = log.threshold
+    logger.log(level, "%s", text)
 
 
 def _say_hello() -> None:

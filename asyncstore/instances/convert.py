@@ -14,7 +14,7 @@ import zlib
 from typing import TYPE_CHECKING, Final
 
 from asyncstore.errors import MissingUID
-from asyncstore.instances.file_meta import encoding_of
+from asyncstore.instances.elements import encoding_of
 from asyncstore.instances.instance import Instance
 from asyncstore.instances.source import HEADROOM_BYTES, FileSource, HeldSource
 from asyncstore.instances.transcode import CannotConvert, Transcoder
@@ -35,6 +35,8 @@ if TYPE_CHECKING:
 
     from asyncstore.instances.elements import Buffer
     from asyncstore.instances.source import DataSource
+
+__all__ = ["CannotConvert", "can_convert", "convert", "instance_of_dataset"]
 
 # Data sets up to this size are converted in memory.
 SPOOL_BYTES: Final = 64 * 1048576

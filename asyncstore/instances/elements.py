@@ -5,6 +5,8 @@ from __future__ import annotations
 import struct
 from typing import Final, NamedTuple, TypeAlias
 
+from asyncstore.uids import EXPLICIT_VR_BIG_ENDIAN, IMPLICIT_VR_LITTLE_ENDIAN
+
 Buffer: TypeAlias = "bytes | bytearray | memoryview"
 
 UNDEFINED_LENGTH: Final = 0xFFFFFFFF
@@ -37,6 +39,15 @@ class Encoding(NamedTuple):
 IMPLICIT_LITTLE: Final = Encoding(explicit=False, big_endian=False)
 EXPLICIT_LITTLE: Final = Encoding(explicit=True, big_endian=False)
 EXPLICIT_BIG: Final = Encoding(explicit=True, big_endian=True)
+
+
+def encoding_of(transfer_syntax_uid: str) -> Encoding:
+    """How the elements of a data set are encoded: Explicit VR Little Endian but for two transfer syntaxes (PS3.5 A)."""
+    if transfer_syntax_uid == IMPLICIT_VR_LITTLE_ENDIAN:
+        return IMPLICIT_LITTLE
+    if transfer_syntax_uid == EXPLICIT_VR_BIG_ENDIAN:
+        return EXPLICIT_BIG
+    return EXPLICIT_LITTLE
 
 
 class Header(NamedTuple):

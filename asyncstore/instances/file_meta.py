@@ -2,8 +2,8 @@
 
 A file that keeps to PS3.10 7.1 takes the fast way: its File Meta Information is walked by struct, and one search holds
 its UIDs against those of the data set. Everything else (no preamble, no File Meta Information, no group length, UIDs
-only in the data set, big endian, deflated ...) takes the tolerant way. Both are bounded: neither looks further into a
-file than HEAD_LIMIT_BYTES, nor inflates more than that.
+only in the data set, big endian, deflated ...) takes the tolerant way (tolerant.py). Both are bounded: neither looks
+further into a file than HEAD_LIMIT_BYTES, nor inflates more than that.
 """
 
 from __future__ import annotations
@@ -13,18 +13,22 @@ import os
 import re
 import stat
 import struct
-import zlib
-from typing import TYPE_CHECKING, Final, NamedTuple
+from typing import TYPE_CHECKING, Final, Literal, overload
 
 from asyncstore.errors import MissingUID, NotDicom, SourceChanged, SourceError
 from asyncstore.instances import elements, source
-from asyncstore.instances.elements import CutShort, Encoding
 from asyncstore.instances.instance import Instance, ProblemKind, ScanProblem
 from asyncstore.instances.source import HEADROOM_BYTES, BytesSource, FileSource, HeldSource
+from asyncstore.instances.tolerant import (
+    HEAD_LIMIT_BYTES,
+    PREAMBLE_BYTES,
+    Identity,
+    Refused,
+    identify,
+    identify_data_set,
+)
 from asyncstore.uids import (
     DEFLATED_EXPLICIT_VR_LITTLE_ENDIAN,
-    EXPLICIT_VR_BIG_ENDIAN,
-    EXPLICIT_VR_LITTLE_ENDIAN,
     IMPLICIT_VR_LITTLE_ENDIAN,
     MEDIA_STORAGE_DIRECTORY,
 )
@@ -36,16 +40,6 @@ if TYPE_CHECKING:
 SMALL_FILE_BYTES: Final = 131072
 # Of a larger one this much is read: enough for nearly every File Meta Information and the UIDs behind it.
 HEAD_BYTES: Final = 8192
-# And this much at most, when its UIDs lie further in.
-HEAD_LIMIT_BYTES: Final = 1048576
-
-_PREAMBLE_BYTES: Final = 128
-_SOP_CLASS_UID: Final = 0x00080016
-_SOP_INSTANCE_UID: Final = 0x00080018
-_META_LENGTH: Final = 0x00020000
-_MEDIA_SOP_CLASS: Final = 0x00020002
-_MEDIA_SOP_INSTANCE: Final = 0x00020003
-_TRANSFER_SYNTAX: Final = 0x00020010
 
 # The tags of group 0002 as a little endian number has them: the element number is the upper half.
 _FAST_CLASS: Final = 0x00020002
@@ -61,37 +55,19 @@ _fast_header = struct.Struct("<I2sH").unpack_from
 
 _CLASS_IN_DATA_SET: Final = b"\x08\x00\x16\x00"
 _INSTANCE_IN_DATA_SET: Final = b"\x08\x00\x18\x00"
-_UNDEFINED_OB_PIXEL_DATA: Final = b"\xe0\x7f\x10\x00OB\x00\x00\xff\xff\xff\xff"
 
-# What PS3.5 9.1 allows in a UID, and what else occurs in archives: a peer may take it, so it is not ours to refuse.
+# PS3.5 9.1.
 _matches_uid = re.compile(r"[0-9.]{1,64}").fullmatch
-_matches_odd_uid = re.compile(r"[!-\[\]-~]{1,64}").fullmatch
 
 # SOP Class and Transfer Syntax UIDs repeat: file bytes -> text. It stops growing at a size no archive needs.
 _known_uids: dict[bytes, str] = {}
 _KNOWN_UIDS_LIMIT: Final = 1024
 
 
-class Identity(NamedTuple):
-    """Who an instance is and where its data set begins, as an offset into the bytes that were looked at."""
-
-    sop_class_uid: str
-    sop_instance_uid: str
-    transfer_syntax_uid: str
-    data_set_at: int
-    meta_difference: str | None = None
-
-
-class _Refused(Exception):
-    """The bytes hold no instance; with `more` it may be that they only end too early."""
-
-    def __init__(self, kind: ProblemKind, detail: str, *, more: bool = False) -> None:
-        super().__init__(detail)
-        self.kind = kind
-        self.detail = detail
-        self.more = more
-
-
+@overload
+def read_head(path: str, *, wait: Literal[True] = True, regular: bool = False) -> Instance | ScanProblem: ...
+@overload
+def read_head(path: str, *, wait: bool, regular: bool = False) -> Instance | ScanProblem | None: ...
 def read_head(path: str, *, wait: bool = True, regular: bool = False) -> Instance | ScanProblem | None:
     """The instance in a file, or why there is none, by one open, one fstat and one read.
 
@@ -115,7 +91,7 @@ def read_head(path: str, *, wait: bool = True, regular: bool = False) -> Instanc
         return _read_large(path, fd, status, wait)
     except OSError as error:
         return problem_of_error(path, error)
-    except _Refused as refused:
+    except Refused as refused:
         return _problem(path, refused)
     finally:
         os.close(fd)
@@ -142,8 +118,8 @@ def instance_of_bytes(data: Buffer, transfer_syntax_uid: str | None = None) -> I
         if transfer_syntax_uid is None:
             identity = identify(data, 0, len(data), complete=True)
         else:
-            identity = _identify_data_set(data, 0, len(data), {}, transfer_syntax_uid, True)
-    except _Refused as refused:
+            identity = identify_data_set(data, 0, len(data), {}, transfer_syntax_uid, True)
+    except Refused as refused:
         raise _error_of(refused, "the data in memory") from None
     begin = identity.data_set_at
     length = len(data) - begin
@@ -204,7 +180,7 @@ def _read_large(path: str, fd: int, status: os.stat_result, wait: bool) -> Insta
             return _changed(path)
         try:
             identity = _identify_fast(head, 0, got) or identify(head, 0, got, complete=got == size)
-        except _Refused as refused:
+        except Refused as refused:
             if not refused.more or got >= HEAD_LIMIT_BYTES:
                 raise
             head = bytearray(min(size, HEAD_LIMIT_BYTES))
@@ -235,7 +211,7 @@ def _read_start(fd: int, head: bytearray, device: int, wait: bool) -> int | None
 
 def _identify_fast(data: bytearray, base: int, end: int) -> Identity | None:
     """The identity in a file that is as PS3.10 wants it, in a few microseconds; None when anything is unusual."""
-    start = base + _PREAMBLE_BYTES
+    start = base + PREAMBLE_BYTES
     if not data.startswith(_META_START, start):
         return None
     at = start + _META_START_BYTES
@@ -292,146 +268,6 @@ def _known_uid(data: bytearray, at: int) -> str | None:
     return uid
 
 
-def identify(data: Buffer, base: int, end: int, *, complete: bool) -> Identity:
-    """The identity of the instance in `data[base:end]`, however unusual the file is.
-
-    `complete` says that this is the whole file, and not only its head. Raises _Refused.
-    """
-    prefix_at = base + _PREAMBLE_BYTES
-    has_prefix = bytes(data[prefix_at : prefix_at + 4]) == b"DICM"
-    at = prefix_at + 4 if has_prefix else base
-    if at >= end:
-        if base == end:
-            raise _Refused(ProblemKind.NOT_DICOM, "the file is empty")
-        raise _Refused(ProblemKind.NOT_DICOM, "there is nothing behind the DICM prefix")
-    if not has_prefix and not _begins_like_dicom(data, at, end):
-        raise _Refused(ProblemKind.NOT_DICOM, "there is neither a DICM prefix nor what a data set begins with")
-    try:
-        meta, at = _read_meta(data, at, end)
-    except CutShort as cut:
-        raise _Refused(
-            ProblemKind.NOT_DICOM, f"the File Meta Information is damaged: {cut}", more=not complete
-        ) from None
-    if meta.get(_MEDIA_SOP_CLASS) == MEDIA_STORAGE_DIRECTORY:
-        raise _Refused(ProblemKind.DICOMDIR, "it lists the files of a medium and is no instance to store")
-    if at >= end:
-        raise _Refused(ProblemKind.NOT_DICOM, "no data set follows the File Meta Information", more=not complete)
-    syntax = meta.get(_TRANSFER_SYNTAX) or _guess_transfer_syntax(data, at, end)
-    return _identify_data_set(data, at, end, meta, syntax, complete)
-
-
-def _begins_like_dicom(data: Buffer, at: int, end: int) -> bool:
-    """Whether bytes without a prefix begin with an element of group 0000, 0002 or 0008, as the standard's would."""
-    if end - at < 8:
-        return False
-    group, element = struct.unpack_from("<HH", data, at)
-    if group in (0x0000, 0x0002, 0x0008):
-        return bool(element < 0x3000)
-    return bool(group == 0x0800)
-
-
-def _read_meta(data: Buffer, at: int, end: int) -> tuple[dict[int, str], int]:
-    """The UIDs of group 0002, and the offset of what follows groups 0002 and 0000 (which a data set may not hold)."""
-    meta: dict[int, str] = {}
-    meta_end = -1
-    encoding = elements.EXPLICIT_LITTLE
-    while at + 8 <= end:
-        if at == meta_end and meta.get(_TRANSFER_SYNTAX) == DEFLATED_EXPLICIT_VR_LITTLE_ENDIAN:
-            # A deflated stream may begin with what looks like another element of group 0002.
-            break
-        group = _u16(data, at)[0]
-        if group == 0:
-            encoding = elements.IMPLICIT_LITTLE
-        elif group != 2:
-            break
-        header = elements.read_header(data, at, encoding)
-        at = elements.skip_value(data, header, encoding, end)
-        if header.tag in (_MEDIA_SOP_CLASS, _MEDIA_SOP_INSTANCE, _TRANSFER_SYNTAX):
-            uid = _uid_text(data, header.value_at, at)
-            if uid:
-                meta[header.tag] = uid
-        elif header.tag == _META_LENGTH and header.length == 4:
-            meta_end = at + _u32(data, header.value_at)[0]
-    return meta, at
-
-
-def _identify_data_set(data: Buffer, at: int, end: int, meta: dict[int, str], syntax: str, complete: bool) -> Identity:
-    uids, cut = _uids_in_data_set(data, at, end, syntax)
-    more = cut and not complete
-    in_meta = (meta.get(_MEDIA_SOP_CLASS), meta.get(_MEDIA_SOP_INSTANCE))
-    if more and None in in_meta:
-        raise _Refused(ProblemKind.MISSING_UID, "no SOP Instance UID near the beginning of the file", more=True)
-    in_data_set = (uids.get(_SOP_CLASS_UID), uids.get(_SOP_INSTANCE_UID))
-    sop_class = in_data_set[0] or in_meta[0]
-    sop_instance = in_data_set[1] or in_meta[1]
-    if sop_class is None or sop_instance is None:
-        name = "SOP Class UID" if sop_class is None else "SOP Instance UID"
-        raise _Refused(ProblemKind.MISSING_UID, f"there is no {name}, in the File Meta Information or in the data set")
-    return Identity(sop_class, sop_instance, syntax, at, _difference(in_meta, in_data_set))
-
-
-def _uids_in_data_set(data: Buffer, at: int, end: int, syntax: str) -> tuple[dict[int, str], bool]:
-    """The SOP Class and Instance UID of a data set, as far as it has them, and whether the bytes ended before them."""
-    uids: dict[int, str] = {}
-    if syntax == DEFLATED_EXPLICIT_VR_LITTLE_ENDIAN:
-        try:
-            # Bounded whatever the stream would grow to.
-            inflate = zlib.decompressobj(-zlib.MAX_WBITS).decompress
-            data = inflate(bytes(data[at : min(end, at + HEAD_LIMIT_BYTES)]), HEAD_LIMIT_BYTES)
-        except zlib.error as error:
-            raise _Refused(ProblemKind.NOT_DICOM, f"the data set is not a deflated stream: {error}") from None
-        at, end = 0, len(data)
-    encoding = encoding_of(syntax)
-    try:
-        while at + 8 <= end:
-            header = elements.read_header(data, at, encoding)
-            if header.tag > _SOP_INSTANCE_UID:
-                return uids, False
-            at = elements.skip_value(data, header, encoding, end)
-            if header.tag in (_SOP_CLASS_UID, _SOP_INSTANCE_UID):
-                uid = _uid_text(data, header.value_at, at)
-                if uid:
-                    uids[header.tag] = uid
-    except CutShort:
-        pass
-    return uids, True
-
-
-def encoding_of(transfer_syntax_uid: str) -> Encoding:
-    """How the elements of a data set are encoded: Explicit VR Little Endian but for two transfer syntaxes (PS3.5 A)."""
-    if transfer_syntax_uid == IMPLICIT_VR_LITTLE_ENDIAN:
-        return elements.IMPLICIT_LITTLE
-    if transfer_syntax_uid == EXPLICIT_VR_BIG_ENDIAN:
-        return elements.EXPLICIT_BIG
-    return elements.EXPLICIT_LITTLE
-
-
-def _guess_transfer_syntax(data: Buffer, at: int, end: int) -> str:
-    """The uncompressed transfer syntax that a data set's first element looks like."""
-    if end - at < 8 or not elements.looks_like_vr(bytes(data[at + 4 : at + 6])):
-        return IMPLICIT_VR_LITTLE_ENDIAN
-    # A first group above 0400 is a small one in the other byte order.
-    if _u16(data, at)[0] >= 0x0400:
-        return EXPLICIT_VR_BIG_ENDIAN
-    if _UNDEFINED_OB_PIXEL_DATA in bytes(data[at:end]):
-        raise _Refused(ProblemKind.MISSING_UID, "the pixel data is compressed and no Transfer Syntax UID says how")
-    return EXPLICIT_VR_LITTLE_ENDIAN
-
-
-def _uid_text(data: Buffer, begin: int, end: int) -> str | None:
-    uid = bytes(data[begin:end]).strip(b"\0 ").decode("ascii", "replace")
-    return uid if _matches_odd_uid(uid) else None
-
-
-def _difference(in_meta: tuple[str | None, ...], in_data_set: tuple[str | None, ...]) -> str | None:
-    """A sentence when the File Meta Information names another class or instance than the data set, else None."""
-    names = ("SOP Class UID", "SOP Instance UID")
-    for name, meta, data_set in zip(names, in_meta, in_data_set, strict=True):
-        if meta and data_set and meta != data_set:
-            return f"the File Meta Information has the {name} {meta}, the data set has {data_set}"
-    return None
-
-
 def _not_a_file(path: str) -> ScanProblem:
     error = OSError(errno.EINVAL, "not a regular file", path)
     return ScanProblem(path, ProblemKind.NOT_A_FILE, "it is a directory, a device, a FIFO or a socket", error)
@@ -442,10 +278,10 @@ def _changed(path: str) -> ScanProblem:
     return ScanProblem(path, ProblemKind.CHANGED, detail, SourceChanged(f"{path!r}: {detail}"))
 
 
-def _problem(path: str, refused: _Refused) -> ScanProblem:
+def _problem(path: str, refused: Refused) -> ScanProblem:
     return ScanProblem(path, refused.kind, refused.detail, _error_of(refused, repr(path)))
 
 
-def _error_of(refused: _Refused, what: str) -> SourceError:
+def _error_of(refused: Refused, what: str) -> SourceError:
     kind = MissingUID if refused.kind is ProblemKind.MISSING_UID else NotDicom
     return kind(f"{what}: {refused.detail}")

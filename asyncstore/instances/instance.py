@@ -54,7 +54,6 @@ class Instance:
         found = read_head(os.fsdecode(path))
         if isinstance(found, Instance):
             return found
-        assert found is not None, "only a reader that may not wait gets no answer"
         raise found.error
 
     @classmethod

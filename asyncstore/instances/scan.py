@@ -14,26 +14,21 @@ from asyncstore.instances.file_meta import problem_of_error, read_head
 from asyncstore.instances.instance import Instance, ProblemKind, ScanProblem
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Generator, Iterable
 
 AnyPath: TypeAlias = "str | bytes | os.PathLike[str] | os.PathLike[bytes]"
 
 
-def scan(roots: Iterable[AnyPath], *, recursive: bool = True) -> Iterator[Instance | ScanProblem]:
+def scan(roots: Iterable[AnyPath], *, recursive: bool = True) -> Generator[Instance | ScanProblem, None, None]:
     """Every instance in files and directories, and every file that is none, as they are met.
 
     A file given by name counts like one that was found in a directory. Never raises for what is on the disk.
     """
     for found in walk(roots, recursive=recursive):
-        if isinstance(found, str):
-            instance = read_head(found, regular=True)
-            if instance is not None:
-                yield instance
-        else:
-            yield found
+        yield read_head(found, regular=True) if isinstance(found, str) else found
 
 
-def walk(roots: Iterable[AnyPath], *, recursive: bool) -> Iterator[str | ScanProblem]:
+def walk(roots: Iterable[AnyPath], *, recursive: bool) -> Generator[str | ScanProblem, None, None]:
     """The path of every regular file under the roots, and a problem for what cannot be walked or is no file.
 
     Paths are exactly as on disk: os.fsencode gives the bytes back. A root may be a symbolic link; links to files and,
@@ -78,7 +73,9 @@ _NAMES_OF_TYPES = {
 }
 
 
-def _walk_directory(root: str, recursive: bool, walked: set[tuple[int, int]]) -> Iterator[str | ScanProblem]:
+def _walk_directory(
+    root: str, recursive: bool, walked: set[tuple[int, int]]
+) -> Generator[str | ScanProblem, None, None]:
     # Directories wait in a list, and only one is open at a time: a deep tree must not use up the file descriptors.
     waiting = [root]
     while waiting:

@@ -258,7 +258,7 @@ class BytesSource:
         return _copy_into(holes, self._view, offset)
 
     def span(self, headroom_bytes: int) -> memoryview | None:
-        """None, unless no room is asked for and the bytes may be written to: they are the caller's."""
+        """None: there is no free room before the bytes, which are the caller's."""
         return None
 
     def prefetch(self) -> None:

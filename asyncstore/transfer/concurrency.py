@@ -19,7 +19,7 @@ PERIOD_ANSWERS: Final = 20  # one answer more or less is then 5 %
 PERIOD_BYTES: Final = 8 << 20  # large instances are even in their cost: fewer answers say as much
 PERIOD_ROUNDS: Final = 2  # answers of each association: a phase of the slowest is no gain
 PERIODS_WHEN_UNCLEAR: Final = 4  # halves the noise of one period (15 % of jitter becomes 7 %)
-ENOUGH_GAIN: Final = 0.15  # clearly above the usual noise, and less than an association costs the peer
+ENOUGH_GAIN: Final = 0.15  # above the usual noise; a smaller gain is not worth a process of the peer
 IDEAL_GAIN_SHARE: Final = 1 / 3  # is enough where the ideal gain is small (3 to 4: 33 %)
 CHANGED: Final = 1.4  # throughput so many times higher or lower than usual is no noise: the peer has changed
 SMOOTHING: Final = 0.5  # of the newest period: two or three of them outweigh one odd one
@@ -30,17 +30,17 @@ CHANGE_PROBE_SECONDS: Final = 5.0  # a mix of sizes may look like change after c
 HALVING_SECONDS: Final = 1.0  # answers to what was under way already are one and the same pressure
 QUIET_SECONDS: Final = 5.0  # without a new A7xx before more is tried
 CALM_SECONDS: Final = 600.0  # longer than any distance of probes: what comes later was not caused by one
-FAILURES_UNTIL_SINGLE: Final = 5
+FAILURES_UNTIL_SINGLE: Final = 5  # more knocks at once do not wake a destination that is down
 CAP_SECONDS: Final = 120.0  # limits of peers are configured, congestion passes in minutes
-LONGEST_CAP_SECONDS: Final = 1800.0
+LONGEST_CAP_SECONDS: Final = 1800.0  # two rejections an hour disturb no peer
 
 
 @dataclass(frozen=True, slots=True)
 class Progress:
     """What a transfer has done since it began, and how it stands now.
 
-    `answers` counts answered C-STORE requests and `data_set_bytes` the bytes of their data sets. `work_waiting` says
-    that instances are ready which no association has taken: without it the source is the bottleneck.
+    `data_set_bytes` are those of the answered requests. `work_waiting` says that instances are ready which no
+    association has taken: without it the source is the bottleneck.
     """
 
     answers: int
@@ -74,15 +74,14 @@ class _Meter:
             self._settled_answers = progress.answers + progress.associations_open
         if not has_answered or progress.answers < self._settled_answers:
             return None
-        if self._begun is None or now <= self._begun[0]:
-            self._begun = now, progress
+        began_at, begun = self._begun = self._begun or (now, progress)
+        if now <= began_at:
             return None
-        began_at, begun = self._begun
         seconds, answers = now - began_at, progress.answers - begun.answers
         weight = progress.data_set_bytes - begun.data_set_bytes + answers * ANSWER_WEIGHT_BYTES
         size = max(answers / PERIOD_ANSWERS, weight / PERIOD_BYTES)
-        rounds = answers / progress.associations_open
-        return weight / seconds, min(seconds / PERIOD_SECONDS, size, rounds / PERIOD_ROUNDS)
+        rounds = answers / progress.associations_open / PERIOD_ROUNDS
+        return weight / seconds, min(seconds / PERIOD_SECONDS, size, rounds)
 
 
 class _LearnedCap:
@@ -124,7 +123,7 @@ class Concurrency:
         self._is_fixed = associations is not None
         self._cap = _LearnedCap(self.maximum)
         self._now = self._probe_at = self._probed_at = self._halved_at = self._pressed_at = -math.inf
-        self._probe_seconds = FIRST_PROBE_SECONDS
+        self._probe_seconds, self._quiet_seconds = FIRST_PROBE_SECONDS, QUIET_SECONDS
         self._answers = 0
         self._meter = _Meter()
         self._upwards = True
@@ -145,9 +144,7 @@ class Concurrency:
         self._cap.update(now, progress)
         if not self._is_fixed:
             self._climb(now, progress)
-        if progress.work_waiting:
-            self.target = self._wanted()
-        self._lower()
+        self.target = self._wanted() if progress.work_waiting else min(self.target, self._wanted())
         return self.target
 
     def pressed(self, now: float) -> None:
@@ -162,7 +159,7 @@ class Concurrency:
         if not self._is_fixed and self._level > self._cap.value:
             self._level = self._cap.value
             self._forget(now + self._probe_seconds)
-        self._lower()
+        self.target = min(self.target, self._wanted())
 
     def lost(self, now: float) -> None:
         """An association, or the attempt to open one, ended in a timeout, an abort or a lost connection."""
@@ -172,21 +169,17 @@ class Concurrency:
     def _wanted(self) -> int:
         return 1 if self.is_single else min(self._level, self._cap.value)
 
-    def _lower(self) -> None:
-        self.target = min(self.target, self._wanted())
-
     def _back_off(self, now: float) -> None:
         self._now = now = max(now, self._now)
         if self._level > 1 and not self._is_fixed and now - self._halved_at >= HALVING_SECONDS:
             is_new = now - self._pressed_at > CALM_SECONDS
-            self._probe_seconds = 0 if is_new else min(2 * self._probe_seconds, LONGEST_PROBE_SECONDS)
+            self._quiet_seconds = QUIET_SECONDS if is_new else min(2 * self._quiet_seconds, LONGEST_PROBE_SECONDS)
             self._level //= 2
             self._halved_at = now
         self._pressed_at = now
-        self._probe_seconds = max(self._probe_seconds, QUIET_SECONDS)
         self._upwards = True
-        self._forget(now + self._probe_seconds)
-        self._lower()
+        self._forget(now + self._quiet_seconds)
+        self.target = min(self.target, self._wanted())
 
     def _forget(self, probe_at: float) -> None:
         """What was measured is no longer true."""
@@ -207,7 +200,7 @@ class Concurrency:
     def _hold(self, now: float, newest_rate: float) -> None:
         rate = newest_rate if self._rate is None else self._rate + SMOOTHING * (newest_rate - self._rate)
         self._rate, self._usual_rate = rate, self._usual_rate or rate
-        if not 1 / CHANGED < rate / self._usual_rate < CHANGED:
+        if not self._is_usual(rate):
             self._upwards = rate > self._usual_rate
             self._probe_seconds = FIRST_PROBE_SECONDS
             self._forget(min(self._probe_at, max(now, self._probed_at + CHANGE_PROBE_SECONDS)))
@@ -215,6 +208,9 @@ class Concurrency:
             if self._next_level() == self._level:
                 self._upwards = not self._upwards
             self._step(now, rate)
+
+    def _is_usual(self, rate: float) -> bool:
+        return 1 / CHANGED < rate / (self._usual_rate or rate) < CHANGED
 
     def _next_level(self) -> int:
         """One more or less where they are few, else by about a half or a third: a small gain drowns in the noise."""
@@ -237,12 +233,15 @@ class Concurrency:
         self._trial = None
         self._meter.restart()
         is_better = (gain >= enough) is self._upwards
-        self._usual_rate = self._rate = rate if is_better else trial.rate
         if is_better:
             self._step(now, rate)
         else:
-            self._level = trial.level
+            self._level, rate = trial.level, trial.rate
+        self._rate = rate
         if self._trial is None:
+            if not self._is_usual(rate):
+                self._probe_seconds = FIRST_PROBE_SECONDS
+            self._usual_rate = rate
             self._upwards = not self._upwards
             self._probed_at = now
             self._probe_at = now + max(self._probe_seconds, PROBE_COST * (now - trial.began_at))

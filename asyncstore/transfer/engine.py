@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, Final, Self
 
 import anyio
 
-from asyncstore.errors import AssociationLost, AssociationRejected, AsyncStoreError, NoAcceptedContext
+from asyncstore.errors import AssociationLost, AssociationRejected, AsyncStoreError, LedgerError, NoAcceptedContext
 from asyncstore.instances.instance import Instance, ProblemKind
 from asyncstore.net import trace
 from asyncstore.net.association import Association, no_context
@@ -66,7 +66,10 @@ class Transfer:
         options: TransferOptions | None = None,
         associations: int | None = None,
         window: int | None = None,
+        ledger: str | None = None,
     ) -> None:
+        if ledger is not None:
+            raise LedgerError("this version keeps no ledger yet")
         self.peer = peer
         self.options = _with(options or TransferOptions(), associations=associations, window=window)
         self.report = Report()

@@ -37,9 +37,10 @@ Found: TypeAlias = Instance | ScanProblem
 # for its next instance does not notice.
 _SLICE_FILES: Final = 64
 _SLICE_SECONDS: Final = 0.002
-# Reading a small file that is in memory takes about 0.03 ms, one that is not 1 ms on the fastest disks.
+# Opening and reading a small file that is in memory takes about 0.03 ms. In a thread it may have to wait for its turn
+# at the interpreter, which says nothing about the file: the second limit is wider for that.
 _COLD_SECONDS_PER_FILE: Final = 0.001
-_WARM_SECONDS_PER_FILE: Final = 0.0003
+_WARM_SECONDS_PER_FILE: Final = 0.003
 # Cold: so many threads with so many files each. More threads than associations, because a thread also waits for `open`.
 _READERS: Final = 16
 _COLD_FILES: Final = 8
@@ -134,11 +135,11 @@ class Feed:
     async def _read_cold(self, batch: list[Any], limiter: anyio.CapacityLimiter, slots: anyio.Semaphore) -> None:
         """Have a thread read a batch; comes back to the event loop when that turns out to be quick."""
         try:
-            found, seconds = await anyio.to_thread.run_sync(_read_batch, batch, abandon_on_cancel=True, limiter=limiter)
+            found, is_warm = await anyio.to_thread.run_sync(_read_batch, batch, abandon_on_cancel=True, limiter=limiter)
         finally:
             slots.release()
         self._deliver(found)
-        self.is_cold = self._always_cold or seconds / len(batch) > _WARM_SECONDS_PER_FILE
+        self.is_cold = self._always_cold or not is_warm
 
 
 def _is_one(sources: object) -> bool:
@@ -170,11 +171,18 @@ def _next_entries(entries: Iterator[Any]) -> list[Any]:
     return batch
 
 
-def _read_batch(batch: list[Any]) -> tuple[list[Found], float]:
-    """What is in a batch of files, and how long reading it took."""
+def _read_batch(batch: list[Any]) -> tuple[list[Found], bool]:
+    """What is in a batch of files, and whether all of them were in memory and quick to open."""
     started_at = time.perf_counter()
-    found = [_read(entry) if isinstance(entry, str) else _as_found(entry) for entry in batch]
-    return found, time.perf_counter() - started_at
+    found: list[Found] = []
+    is_warm = True
+    for entry in batch:
+        head = read_head(entry, wait=False, regular=True) if isinstance(entry, str) else _as_found(entry)
+        if head is None:
+            is_warm = False
+            head = _read(entry)
+        found.append(head)
+    return found, is_warm and (time.perf_counter() - started_at) / len(batch) < _WARM_SECONDS_PER_FILE
 
 
 def _read(path: str) -> Found:

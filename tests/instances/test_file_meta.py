@@ -19,9 +19,10 @@ from hypothesis import strategies as st
 
 from asyncstore.errors import MissingUID, NotDicom, SourceChanged
 from asyncstore.instances import file_meta, source
-from asyncstore.instances.file_meta import HEAD_BYTES, HEAD_LIMIT_BYTES, SMALL_FILE_BYTES, read_head
+from asyncstore.instances.file_meta import HEAD_BYTES, SMALL_FILE_BYTES, read_head
 from asyncstore.instances.instance import Instance, ProblemKind, ScanProblem
 from asyncstore.instances.source import FileSource, HeldSource
+from asyncstore.instances.tolerant import HEAD_LIMIT_BYTES, Identity, identify
 from asyncstore.uids import (
     CT_IMAGE_STORAGE,
     DEFLATED_EXPLICIT_VR_LITTLE_ENDIAN,
@@ -122,13 +123,12 @@ def test_every_bundled_file_is_what_pydicom_finds_or_a_problem(path: Path) -> No
 
 def test_ordinary_files_take_the_fast_way(monkeypatch: pytest.MonkeyPatch) -> None:
     slow: list[str] = []
-    real = file_meta.identify
 
-    def identify(*args: Any, **options: Any) -> file_meta.Identity:
+    def noted(*args: Any, **options: Any) -> Identity:
         slow.append(name)
-        return real(*args, **options)
+        return identify(*args, **options)
 
-    monkeypatch.setattr(file_meta, "identify", identify)
+    monkeypatch.setattr(file_meta, "identify", noted)
     for name in ("CT_small.dcm", "MR_small.dcm", "MR_small_implicit.dcm", "JPEG2000.dcm", "image_dfl.dcm"):
         assert isinstance(read_head(str(bundled(name))), Instance)
     assert slow == ["image_dfl.dcm"]
@@ -325,6 +325,13 @@ def test_uids_may_lie_far_into_a_large_file(path: Path, length: int, where: str)
     assert found.size_bytes == len(data) + SMALL_FILE_BYTES
 
 
+@pytest.mark.parametrize("length", [0, HEAD_BYTES, HEAD_LIMIT_BYTES - 2048])
+def test_uids_may_lie_far_into_a_deflated_stream(path: Path, length: int) -> None:
+    stream = deflated(element(0x00080001, b"OB", bytes(length)) + data_set()[18:])
+    data = dicom_file(meta=meta_of(DEFLATED_EXPLICIT_VR_LITTLE_ENDIAN, "", ""), body=stream)
+    assert instance_in(path, data).sop_instance_uid == INSTANCE_UID
+
+
 def test_uids_beyond_any_reason_are_not_looked_for(path: Path) -> None:
     body = element(0x00080001, b"OB", bytes(HEAD_LIMIT_BYTES)) + data_set()[18:]
     found = problem_in(path, dicom_file(meta=meta_of(EXPLICIT_VR_LITTLE_ENDIAN, "", ""), body=body))
@@ -362,6 +369,8 @@ def test_what_no_message_can_carry_is_no_uid(path: Path, text: str) -> None:
 
 
 def test_an_odd_uid_that_a_peer_may_take_is_kept(path: Path) -> None:
+    odd_class = instance_in(path, dicom_file(meta=meta_of(sop_class_uid="1.2.B"), body=data_set("1.2.B")))
+    assert odd_class.sop_class_uid == "1.2.B"
     body = data_set(sop_instance_uid="1.2.A-7")
     assert (
         instance_in(path, dicom_file(meta=meta_of(sop_instance_uid="1.2.A-7"), body=body)).sop_instance_uid == "1.2.A-7"

@@ -121,7 +121,7 @@ def image(transfer_syntax_uid: str | None = None) -> Dataset:
     dataset.Rows = dataset.Columns = 2
     dataset.BitsAllocated = 16
     dataset.PixelRepresentation = 0
-    dataset.SmallestImagePixelValue = 1
+    dataset.add_new(0x00280106, "US", 1)
     dataset.add_new(0x7FE00010, "OW", b"\1\2\3\4\5\6\7\x08")
     if transfer_syntax_uid:
         dataset.file_meta = FileMetaDataset()

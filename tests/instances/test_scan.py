@@ -255,7 +255,7 @@ def test_a_large_directory_is_given_as_it_is_listed(tmp_path: Path, monkeypatch:
     assert len(list(islice(found, 10))) == 10
     assert listed == 10
     # Stopping early leaves nothing open.
-    found.close()  # type: ignore[attr-defined]
+    found.close()
     assert len(os.listdir("/proc/self/fd")) == before
     assert len(set(walk([tmp_path], recursive=True))) == 10_000
 

@@ -15,7 +15,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from asyncstore.transfer.concurrency import FAILURES_UNTIL_SINGLE, Concurrency, Progress
+from asyncstore.transfer.concurrency import CAP_SECONDS, FAILURES_UNTIL_SINGLE, Concurrency, Progress
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -24,8 +24,7 @@ TICK_SECONDS = 0.02
 OPENING_SECONDS = 0.008
 SEEDS = range(12)
 SMALL, LARGE = 8_600, 200_000_000
-
-Rate = "Callable[[float, int], float]"  # answers a second of a peer, by time and open associations
+ORTHANC = {1: 420.0, 2: 340.0, 3: 290.0, 4: 250.0}  # answers a second, by associations
 
 
 @dataclass
@@ -65,7 +64,7 @@ class Simulation:
             self._answer()
             work_waiting = self.work_waiting(self.now)
             target = self.controller.update(self.now, self.progress(work_waiting))
-            if work_waiting and self.now >= self._retry_at:
+            if self.now >= self._retry_at:
                 self._open(target)
             self.history.append((self.now, self.controller.target))
         return self
@@ -97,7 +96,7 @@ class Simulation:
                 self.answers += self.burst
             if not is_opening and self.open > self.controller.target:
                 self.open -= 1
-            elif self.work_waiting(at) or not is_opening:
+            else:
                 heapq.heappush(self._due, (at + self._service(at), False))
 
     def _service(self, at: float) -> float:
@@ -113,10 +112,16 @@ class Simulation:
     def targets(self, since: float = 0.0) -> list[int]:
         return [number for at, number in self.history if at >= since]
 
-    def share_at(self, since: float, *targets: int) -> float:
+    def share_at(self, *targets: int, since: float = 0.0) -> float:
         """The part of the time since then that was spent at one of these numbers."""
         numbers = self.targets(since)
         return sum(number in targets for number in numbers) / len(numbers)
+
+
+def automatic(
+    rate: Callable[[float, int], float], seed: int = 0, instance_bytes: int = SMALL, burst: int = 1, limit: int = 1000
+) -> Simulation:
+    return Simulation(Concurrency(None), rate, seed, instance_bytes, burst=burst, limit=limit)
 
 
 def linear(rate: float) -> Callable[[float, int], float]:
@@ -125,3 +130,280 @@ def linear(rate: float) -> Callable[[float, int], float]:
 
 def flat(rate: float, best: float) -> Callable[[float, int], float]:
     return lambda now, associations: rate * min(associations, best)
+
+
+def orthanc(now: float, associations: int) -> float:
+    return ORTHANC.get(associations, 1000 / associations)
+
+
+def quiet(answers: int, associations_open: int = 1, work_waiting: bool = True) -> Progress:
+    return Progress(answers, answers * SMALL, associations_open, work_waiting)
+
+
+# the climb
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+def test_a_fast_transfer_of_half_a_second_is_climbed_at_once(seed: int) -> None:
+    simulation = automatic(linear(5000), seed).run(0.5)
+    assert simulation.reached(2) < 0.2
+    assert simulation.reached(4) < 0.45
+    assert simulation.controller.target >= 4
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+def test_latency_is_hidden_by_eight_associations_within_two_seconds(seed: int) -> None:
+    simulation = automatic(linear(50), seed).run(6)
+    assert simulation.reached(8) < 2
+    assert simulation.share_at(8, since=2) > 0.8
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+def test_answers_that_come_in_bursts_of_a_window_do_not_hide_the_gain(seed: int) -> None:
+    simulation = automatic(linear(800), seed, burst=16).run(20)
+    assert simulation.reached(3) < 1
+    assert simulation.share_at(6, 8, since=6) > 0.8
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+def test_a_peer_that_is_busy_with_two_or_three_keeps_two_or_three(seed: int) -> None:
+    simulation = automatic(flat(200, 2.5), seed).run(60)
+    assert simulation.share_at(2, 3, since=5) > 0.6  # noise may keep a fourth, until the next probe
+    assert simulation.share_at(2, 3, 4, since=5) > 0.95
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+def test_a_peer_with_one_worker_keeps_one_and_is_seldom_probed(seed: int) -> None:
+    simulation = automatic(flat(500, 1), seed).run(60)
+    assert simulation.share_at(1, since=1) > 0.95
+    assert simulation.opened <= 10
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+def test_a_peer_that_more_associations_make_slower_is_left_with_one_soon(seed: int) -> None:
+    simulation = automatic(orthanc, seed).run(30)
+    assert max(simulation.targets()) == 2
+    assert set(simulation.targets(since=0.4)[:20]) == {1}
+    assert simulation.share_at(1, since=0.4) > 0.95
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+def test_noise_of_fifteen_per_cent_does_not_make_it_wander(seed: int) -> None:
+    simulation = Simulation(Concurrency(None), flat(500, 1), seed, noise=0.15).run(60)
+    assert simulation.share_at(1, since=1) > 0.9
+    assert max(simulation.targets()) <= 3
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+def test_large_slow_instances_are_measured_in_answers(seed: int) -> None:
+    simulation = automatic(linear(0.5), seed, LARGE).run(150)
+    assert simulation.reached(2) > 4  # one answer settles, and then two must be compared
+    assert simulation.reached(8) < 60
+    assert simulation.share_at(6, 8, since=60) > 0.8
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+def test_large_slow_instances_that_share_one_disk_keep_one_or_two(seed: int) -> None:
+    simulation = automatic(flat(0.5, 1), seed, LARGE).run(600)
+    assert max(simulation.targets()) <= 3
+    assert simulation.share_at(1, since=30) > 0.6
+
+
+def test_the_maximum_ends_the_climb() -> None:
+    simulation = Simulation(Concurrency(None, maximum=5), linear(50)).run(5)
+    assert max(simulation.targets()) == 5
+
+
+def test_a_source_that_is_the_bottleneck_opens_nothing() -> None:
+    simulation = automatic(linear(500))
+    simulation.work_waiting = lambda now: now > 10
+    assert set(simulation.run(10).targets()) == {1}
+    assert simulation.run(13).controller.target == 8
+
+
+# a peer that changes
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+def test_a_capacity_that_falls_gives_associations_back_before_the_next_regular_probe(seed: int) -> None:
+    simulation = automatic(lambda now, n: 50.0 * n if now < 100 else 100.0, seed).run(100)
+    assert simulation.share_at(8, since=10) > 0.9
+    simulation.run(140)
+    assert simulation.share_at(1, 2, 3, since=125) > 0.9
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+def test_a_peer_that_begins_to_suffer_from_many_is_left_with_few(seed: int) -> None:
+    simulation = automatic(lambda now, n: 100.0 * n if now < 60 else orthanc(now, n) / 2, seed).run(60)
+    assert simulation.share_at(8, since=10) > 0.9
+    simulation.run(100)
+    assert simulation.share_at(1, 2, since=80) > 0.9
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+def test_a_capacity_that_rises_is_used(seed: int) -> None:
+    simulation = automatic(lambda now, n: 100.0 if now < 30 else 100.0 * n, seed).run(100)
+    assert simulation.share_at(8, since=80) > 0.9
+
+
+# pressure and losses
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+def test_a_minute_of_pressure_leads_down_to_one_and_recovery_up_again(seed: int) -> None:
+    simulation = automatic(linear(50), seed)
+    simulation.presses = lambda now: 20 < now < 80
+    simulation.run(80)
+    assert set(simulation.targets(since=24)) == {1}
+    simulation.run(120)
+    assert simulation.reached(8) < 3
+    assert simulation.share_at(8, since=110) > 0.8
+
+
+def climbed(associations: int = 8) -> Concurrency:
+    simulation = Simulation(Concurrency(None, maximum=associations), linear(50)).run(3)
+    while simulation.controller.target != associations:
+        simulation.run(simulation.now + 0.1)
+    return simulation.controller
+
+
+def test_one_burst_of_pressure_halves_once() -> None:
+    controller = climbed()
+    for answer in range(100):
+        controller.pressed(10 + answer / 200)
+    assert controller.target == 4
+    controller.pressed(11.5)
+    assert controller.target == 2
+
+
+def test_a_lost_association_halves() -> None:
+    controller = climbed()
+    controller.lost(10)
+    assert controller.target == 4
+
+
+def test_what_was_answered_under_pressure_is_no_evidence() -> None:
+    controller = Concurrency(None)
+    for tick in range(200):
+        now = tick * 0.02
+        controller.update(now, quiet(tick * 100))
+        controller.pressed(now)
+    assert controller.target == 1
+
+
+@pytest.mark.parametrize("associations", [None, 4])
+def test_five_failures_in_a_row_leave_one_association_until_something_is_answered(associations: int | None) -> None:
+    controller = Concurrency(4) if associations else climbed(4)
+    answers = 100_000
+    controller.update(10, quiet(answers, controller.target))
+    for failure in range(FAILURES_UNTIL_SINGLE):
+        assert not controller.is_single
+        controller.lost(10 + failure / 100)
+    assert controller.is_single
+    assert controller.target == controller.update(20, quiet(answers, 0)) == 1
+    assert controller.update(20.1, quiet(answers + 1, 1)) == (associations or 2)
+    assert controller.failures_in_a_row == 0
+
+
+def test_answers_between_failures_keep_all_associations() -> None:
+    controller = Concurrency(4)
+    for answer in range(20):
+        controller.lost(answer)
+        assert controller.update(answer + 0.5, quiet(answer + 1, 4)) == 4
+
+
+# the learned cap
+
+
+@pytest.mark.parametrize("associations", [None, 16])
+def test_a_peer_with_room_for_two_is_asked_for_more_only_after_minutes(associations: int | None) -> None:
+    rejections: list[float] = []
+
+    class Recorded(Concurrency):
+        def rejected(self, now: float, associations_open: int) -> None:
+            rejections.append(now)
+            super().rejected(now, associations_open)
+
+    simulation = Simulation(Recorded(associations), linear(50), limit=2).run(300)
+    assert max(simulation.targets(since=3)) <= 3
+    assert simulation.share_at(2, since=3) > (0.9 if associations is None else 0.99)
+    later = [at for at in rejections if at > 2]
+    assert len(later) < len(rejections)
+    assert all(at > CAP_SECONDS for at in later)
+    assert later or associations is None
+
+
+def test_a_fixed_number_is_obeyed_whatever_it_gains() -> None:
+    simulation = Simulation(Concurrency(16), flat(500, 1)).run(5)
+    assert set(simulation.targets()) == {16}
+    simulation.controller.pressed(6)
+    assert simulation.controller.target == 16
+
+
+def test_a_fixed_number_comes_back_step_by_step_when_a_congestion_is_over() -> None:
+    controller = Concurrency(16)
+    controller.rejected(0, 1)
+    targets = []
+    for second in range(3600):
+        target = controller.update(second, quiet(second, controller.target))
+        targets.append(target)
+    assert targets[100] == 1
+    assert sorted(set(targets)) == [1, 2, 4, 8, 16]
+
+
+def test_a_rejection_that_overtook_the_acceptances_counts_what_is_open_in_the_end() -> None:
+    controller = Concurrency(16)
+    for _ in range(14):
+        controller.rejected(0.01, 0)
+    assert controller.target == 1
+    assert controller.update(0.02, quiet(1, 2)) == 2
+
+
+# invariants
+
+
+@st.composite
+def events(draw: st.DrawFn) -> list[tuple[str, float, int, int, bool]]:
+    names = st.sampled_from(["update"] * 6 + ["pressed", "rejected", "lost"])
+    steps = st.sampled_from([0.02, 0.02, 0.05, 0.5, 3.0, 130.0, -1.0])
+    return draw(st.lists(st.tuples(names, steps, st.integers(0, 200), st.integers(0, 12), st.booleans()), max_size=80))
+
+
+@given(st.none() | st.integers(1, 20), st.integers(1, 12), events())
+def test_the_invariants_hold_whatever_happens(
+    associations: int | None, maximum: int, happened: list[tuple[str, float, int, int, bool]]
+) -> None:
+    controller = Concurrency(associations, maximum)
+    top = maximum if associations is None else associations
+    now, latest, answers = 0.0, 0.0, 0
+    cap, cap_until = top, float("inf")
+    for name, step, new_answers, number, flag in happened:
+        before, now = controller.target, now + step
+        latest = max(latest, now)
+        if name == "update":
+            answers += new_answers
+            associations_open = before if flag else number
+            work_waiting = bool(number % 4)
+            assert controller.update(now, quiet(answers, associations_open, work_waiting)) == controller.target
+            assert work_waiting or controller.target <= before
+            cap = max(cap, associations_open) if latest < cap_until else top
+        elif name == "rejected":
+            controller.rejected(now, number)
+            cap, cap_until = min(cap, max(1, number)), latest + CAP_SECONDS
+        else:
+            (controller.pressed if name == "pressed" else controller.lost)(now)
+        assert 1 <= controller.target <= min(top, cap)
+        assert name == "update" or controller.target <= before
+
+
+@given(st.integers(1, 50))
+def test_time_that_runs_backwards_is_no_time(back: int) -> None:
+    """Two controllers see the same, one of them with a clock that falls back now and then."""
+    straight, shaken = Concurrency(None), Concurrency(None)
+    answers = 0
+    for tick in range(200):
+        answers += 10 * straight.target
+        progress, is_back = quiet(answers, straight.target), tick % 2
+        latest = (tick - is_back) * 0.02
+        assert straight.update(latest, progress) == shaken.update(latest - 0.02 * back * is_back, progress)
+    assert straight.target > 1

@@ -1,0 +1,210 @@
+"""Finds who the instance in a file is, however unusual the file: the tolerant way.
+
+No preamble, no File Meta Information, no or a wrong group length, UIDs only in the data set, deflated, big endian ...
+All of it is done by stepping over elements, not by pydicom: a scan runs in several threads over millions of files of
+any content, and so it must be bounded in memory and time, and silent. The tests hold it against pydicom.
+"""
+
+from __future__ import annotations
+
+import re
+import struct
+import zlib
+from typing import TYPE_CHECKING, Final, NamedTuple
+
+from asyncstore.instances import elements
+from asyncstore.instances.elements import CutShort, Encoding, encoding_of
+from asyncstore.instances.instance import ProblemKind
+from asyncstore.uids import (
+    DEFLATED_EXPLICIT_VR_LITTLE_ENDIAN,
+    EXPLICIT_VR_BIG_ENDIAN,
+    EXPLICIT_VR_LITTLE_ENDIAN,
+    IMPLICIT_VR_LITTLE_ENDIAN,
+    MEDIA_STORAGE_DIRECTORY,
+)
+
+if TYPE_CHECKING:
+    from asyncstore.instances.elements import Buffer
+
+PREAMBLE_BYTES: Final = 128
+# No further into a file, or into what a deflated one inflates to, are UIDs looked for.
+HEAD_LIMIT_BYTES: Final = 1048576
+# What is inflated at first.
+_INFLATED_HEAD_BYTES: Final = 8192
+
+_SOP_CLASS_UID: Final = 0x00080016
+_SOP_INSTANCE_UID: Final = 0x00080018
+_META_LENGTH: Final = 0x00020000
+_MEDIA_SOP_CLASS: Final = 0x00020002
+_MEDIA_SOP_INSTANCE: Final = 0x00020003
+_TRANSFER_SYNTAX: Final = 0x00020010
+
+_UNDEFINED_OB_PIXEL_DATA: Final = b"\xe0\x7f\x10\x00OB\x00\x00\xff\xff\xff\xff"
+
+# PS3.5 9.1 allows digits and dots. Other visible characters occur in archives: a peer may take them, so they are not
+# ours to refuse.
+_matches_odd_uid = re.compile(r"[!-\[\]-~]{1,64}").fullmatch
+
+_u32 = struct.Struct("<I").unpack_from
+_u16 = struct.Struct("<H").unpack_from
+
+
+class Identity(NamedTuple):
+    """Who an instance is and where its data set begins, as an offset into the bytes that were looked at."""
+
+    sop_class_uid: str
+    sop_instance_uid: str
+    transfer_syntax_uid: str
+    data_set_at: int
+    meta_difference: str | None = None
+
+
+class Refused(Exception):
+    """The bytes hold no instance; with `more` it may be that they only end too early."""
+
+    def __init__(self, kind: ProblemKind, detail: str, *, more: bool = False) -> None:
+        super().__init__(detail)
+        self.kind = kind
+        self.detail = detail
+        self.more = more
+
+
+def identify(data: Buffer, base: int, end: int, *, complete: bool) -> Identity:
+    """The identity of the instance in `data[base:end]`, however unusual the file is.
+
+    `complete` says that this is the whole file, and not only its head. Raises Refused.
+    """
+    prefix_at = base + PREAMBLE_BYTES
+    has_prefix = bytes(data[prefix_at : prefix_at + 4]) == b"DICM"
+    at = prefix_at + 4 if has_prefix else base
+    if at >= end:
+        if base == end:
+            raise Refused(ProblemKind.NOT_DICOM, "the file is empty")
+        raise Refused(ProblemKind.NOT_DICOM, "there is nothing behind the DICM prefix")
+    if not has_prefix and not _begins_like_dicom(data, at, end):
+        raise Refused(ProblemKind.NOT_DICOM, "there is neither a DICM prefix nor what a data set begins with")
+    try:
+        meta, at = _read_meta(data, at, end)
+    except CutShort as cut:
+        raise Refused(
+            ProblemKind.NOT_DICOM, f"the File Meta Information is damaged: {cut}", more=not complete
+        ) from None
+    if meta.get(_MEDIA_SOP_CLASS) == MEDIA_STORAGE_DIRECTORY:
+        raise Refused(ProblemKind.DICOMDIR, "it lists the files of a medium and is no instance to store")
+    if at >= end:
+        raise Refused(ProblemKind.NOT_DICOM, "no data set follows the File Meta Information", more=not complete)
+    syntax = meta.get(_TRANSFER_SYNTAX) or _guess_transfer_syntax(data, at, end)
+    return identify_data_set(data, at, end, meta, syntax, complete)
+
+
+def _begins_like_dicom(data: Buffer, at: int, end: int) -> bool:
+    """Whether bytes without a prefix begin with an element of group 0000, 0002 or 0008, as the standard's would."""
+    if end - at < 8:
+        return False
+    group, element = struct.unpack_from("<HH", data, at)
+    if group in (0x0000, 0x0002, 0x0008):
+        return bool(element < 0x3000)
+    return bool(group == 0x0800)
+
+
+def _read_meta(data: Buffer, at: int, end: int) -> tuple[dict[int, str], int]:
+    """The UIDs of group 0002, and the offset of what follows groups 0002 and 0000 (which a data set may not hold)."""
+    meta: dict[int, str] = {}
+    meta_end = -1
+    encoding = elements.EXPLICIT_LITTLE
+    while at + 8 <= end:
+        if at == meta_end and meta.get(_TRANSFER_SYNTAX) == DEFLATED_EXPLICIT_VR_LITTLE_ENDIAN:
+            # A deflated stream may begin with what looks like another element of group 0002.
+            break
+        group = _u16(data, at)[0]
+        if group == 0:
+            encoding = elements.IMPLICIT_LITTLE
+        elif group != 2:
+            break
+        header = elements.read_header(data, at, encoding)
+        at = elements.skip_value(data, header, encoding, end)
+        if header.tag in (_MEDIA_SOP_CLASS, _MEDIA_SOP_INSTANCE, _TRANSFER_SYNTAX):
+            uid = _uid_text(data, header.value_at, at)
+            if uid:
+                meta[header.tag] = uid
+        elif header.tag == _META_LENGTH and header.length == 4:
+            meta_end = at + _u32(data, header.value_at)[0]
+    return meta, at
+
+
+def identify_data_set(data: Buffer, at: int, end: int, meta: dict[int, str], syntax: str, complete: bool) -> Identity:
+    uids, cut = _uids_in_data_set(data, at, end, syntax)
+    more = cut and not complete
+    in_meta = (meta.get(_MEDIA_SOP_CLASS), meta.get(_MEDIA_SOP_INSTANCE))
+    if more and None in in_meta:
+        raise Refused(ProblemKind.MISSING_UID, "no SOP Instance UID near the beginning of the file", more=True)
+    in_data_set = (uids.get(_SOP_CLASS_UID), uids.get(_SOP_INSTANCE_UID))
+    sop_class = in_data_set[0] or in_meta[0]
+    sop_instance = in_data_set[1] or in_meta[1]
+    if sop_class is None or sop_instance is None:
+        name = "SOP Class UID" if sop_class is None else "SOP Instance UID"
+        raise Refused(ProblemKind.MISSING_UID, f"there is no {name}, in the File Meta Information or in the data set")
+    return Identity(sop_class, sop_instance, syntax, at, _difference(in_meta, in_data_set))
+
+
+def _uids_in_data_set(data: Buffer, at: int, end: int, syntax: str) -> tuple[dict[int, str], bool]:
+    """The SOP Class and Instance UID of a data set, as far as it has them, and whether the bytes ended before them."""
+    encoding = encoding_of(syntax)
+    if syntax != DEFLATED_EXPLICIT_VR_LITTLE_ENDIAN:
+        return _uids_in_elements(data, at, end, encoding)
+    stream = bytes(data[at : min(end, at + HEAD_LIMIT_BYTES)])
+    uids: dict[int, str] = {}
+    cut = True
+    # Bounded whatever the stream would grow to, and most often enough the first time.
+    for limit in (_INFLATED_HEAD_BYTES, HEAD_LIMIT_BYTES):
+        try:
+            inflated = zlib.decompressobj(-zlib.MAX_WBITS).decompress(stream, limit)
+        except zlib.error as error:
+            raise Refused(ProblemKind.NOT_DICOM, f"the data set is not a deflated stream: {error}") from None
+        uids, cut = _uids_in_elements(inflated, 0, len(inflated), encoding)
+        if not cut or len(inflated) < limit:
+            break
+    return uids, cut
+
+
+def _uids_in_elements(data: Buffer, at: int, end: int, encoding: Encoding) -> tuple[dict[int, str], bool]:
+    uids: dict[int, str] = {}
+    try:
+        while at + 8 <= end:
+            header = elements.read_header(data, at, encoding)
+            if header.tag > _SOP_INSTANCE_UID:
+                return uids, False
+            at = elements.skip_value(data, header, encoding, end)
+            if header.tag in (_SOP_CLASS_UID, _SOP_INSTANCE_UID):
+                uid = _uid_text(data, header.value_at, at)
+                if uid:
+                    uids[header.tag] = uid
+    except CutShort:
+        pass
+    return uids, True
+
+
+def _guess_transfer_syntax(data: Buffer, at: int, end: int) -> str:
+    """The uncompressed transfer syntax that a data set's first element looks like."""
+    if end - at < 8 or not elements.looks_like_vr(bytes(data[at + 4 : at + 6])):
+        return IMPLICIT_VR_LITTLE_ENDIAN
+    # A first group above 0400 is a small one in the other byte order.
+    if _u16(data, at)[0] >= 0x0400:
+        return EXPLICIT_VR_BIG_ENDIAN
+    if _UNDEFINED_OB_PIXEL_DATA in bytes(data[at:end]):
+        raise Refused(ProblemKind.MISSING_UID, "the pixel data is compressed and no Transfer Syntax UID says how")
+    return EXPLICIT_VR_LITTLE_ENDIAN
+
+
+def _uid_text(data: Buffer, begin: int, end: int) -> str | None:
+    uid = bytes(data[begin:end]).strip(b"\0 ").decode("ascii", "replace")
+    return uid if _matches_odd_uid(uid) else None
+
+
+def _difference(in_meta: tuple[str | None, ...], in_data_set: tuple[str | None, ...]) -> str | None:
+    """A sentence when the File Meta Information names another class or instance than the data set, else None."""
+    names = ("SOP Class UID", "SOP Instance UID")
+    for name, meta, data_set in zip(names, in_meta, in_data_set, strict=True):
+        if meta and data_set and meta != data_set:
+            return f"the File Meta Information has the {name} {meta}, the data set has {data_set}"
+    return None

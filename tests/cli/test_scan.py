@@ -1,0 +1,75 @@
+"""The real `asyncstore scan`."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+from pathlib import Path
+
+import pydicom
+
+from tests.cli import command
+
+SAMPLES = Path(pydicom.__file__).parent / "data" / "test_files"
+
+
+def test_an_archive_is_counted_by_kind_and_problems_are_shown(tmp_path: Path) -> None:
+    (tmp_path / "deep" / "er").mkdir(parents=True)
+    for number in range(3):
+        (tmp_path / "deep" / "er" / f"{number}.dcm").write_bytes((SAMPLES / "CT_small.dcm").read_bytes())
+    (tmp_path / "mr.dcm").write_bytes((SAMPLES / "MR_small_RLE.dcm").read_bytes())
+    (tmp_path / "no\nte.txt").write_text("not DICOM, and longer than a preamble " * 10)
+    done = command.run("scan", tmp_path)
+    assert done.returncode == 0
+    first, *kinds = done.stdout.splitlines()
+    assert first.startswith("4 instances, ")
+    assert [line.split("B  ")[1] for line in kinds[:2]] == [
+        "CT Image Storage, Explicit VR Little Endian",
+        "MR Image Storage, RLE Lossless",
+    ]
+    assert kinds[2] == "1 file: not a DICOM file"
+    assert kinds[3].startswith(f"  {tmp_path}/no\\nte.txt: ")
+
+
+def test_json_is_one_line(tmp_path: Path) -> None:
+    done = command.run("scan", "--json", SAMPLES / "CT_small.dcm")
+    record = json.loads(done.stdout)
+    assert done.stdout.count("\n") == 1
+    assert (record["event"], record["instances"], record["kinds"][0]["sop_class"]) == (
+        "inventory",
+        1,
+        "CT Image Storage",
+    )
+
+
+def test_nothing_to_send_is_code_5(tmp_path: Path) -> None:
+    assert command.run("scan", tmp_path).returncode == 5
+
+
+def test_a_missing_path_beside_an_instance_is_code_3(tmp_path: Path) -> None:
+    done = command.run("scan", SAMPLES / "CT_small.dcm", tmp_path / "missing")
+    assert done.returncode == 3
+    assert "1 file: not found\n" in done.stdout
+
+
+def test_a_reader_that_goes_away_is_no_traceback(tmp_path: Path) -> None:
+    process = command.start("scan", SAMPLES)
+    assert process.stdout is not None
+    process.stdout.close()
+    assert process.stderr is not None
+    with process.stderr:
+        stderr = process.stderr.read().decode()
+    assert process.wait(30) == 6
+    assert stderr == "E: cannot write to stdout: Broken pipe\n"
+
+
+def test_an_internal_error_is_no_traceback() -> None:
+    broken = (
+        "import asyncstore.cli.inventory as i; i.scan = None; import asyncstore.__main__ as m, sys; sys.exit(m.main())"
+    )
+    words = [command.words()[0], "-c", broken, "scan", "."]
+    done = subprocess.run(words, capture_output=True, text=True, env=command.environment(), timeout=30, check=False)
+    assert done.returncode == 70
+    assert done.stderr == (
+        "F: internal error: TypeError: 'NoneType' object is not callable\nF: run with -d for details\n"
+    )
