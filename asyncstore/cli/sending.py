@@ -6,7 +6,7 @@ import contextlib
 import logging
 import sys
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from asyncstore.cli import exit_codes, running
 from asyncstore.cli.documented_log import QUIET, logger
@@ -73,8 +73,7 @@ class Sending:
     async def _send(self, log: DocumentedLog, writers: list[RecordWriter], json_lines: JsonLines | None) -> int:
         from asyncstore.transfer.engine import Transfer
 
-        durable: dict[str, Any] = {} if self.ledger is None else {"ledger": self.ledger}
-        transfer = Transfer(self.peer, self.sources, options=self.options, **durable)
+        transfer = Transfer(self.peer, self.sources, options=self.options, ledger=self.ledger)
         failure: AsyncStoreError | None = None
 
         def drain() -> None:

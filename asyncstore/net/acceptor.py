@@ -10,6 +10,7 @@ import contextlib
 import logging
 import os
 import re
+import secrets
 import socket
 import struct
 import time
@@ -56,9 +57,12 @@ logger = logging.getLogger("asyncstore.net.acceptor")
 _UID = re.compile(r"[0-9]+(\.[0-9]+)*\Z")
 _INVALID_SOP_INSTANCE: Final = Status(0x0117, "the SOP Instance UID is not a UID")
 _OUT_OF_RESOURCES: Final = Status(0xA700, "cannot write the file")
-_NOT_UNDERSTOOD: Final = Status(0x0211)
+_OTHER_SOP_CLASS: Final = Status(0x0122, "the presentation context is for another SOP class")
+_HOOK_FAILED: Final = Status(0x0110, "the receiver failed to handle the instance")
 _UNLIMITED_WINDOW: Final = 64
 _WRITE_BYTES: Final = 1 << 20
+# How long the end of an association may take when it is aborted: the peer may have stopped reading.
+_ABORT_SECONDS: Final = 5.0
 
 # PS3.8 Table 9-21: permanent, by the service user, called AE title not recognised; transient, local limit exceeded.
 _WRONG_CALLED_AE_TITLE: Final = AssociateRJ(1, 1, 7)
@@ -182,14 +186,16 @@ class StorageSCP:
         association = AcceptedAssociation(self, transport, over_limit=0 < self.maximum_associations < self._open)
         try:
             async with anyio.create_task_group() as group:
-                await association.run(group)
+                try:
+                    await association.run(group)
+                except AsyncStoreError as error:
+                    logger.info("association ended: %s", error)
                 group.cancel_scope.cancel()
-        except AsyncStoreError as error:
-            logger.info("association ended: %s", error)
         finally:
             self._open -= 1
-            association.discard()
             transport.close()
+            with anyio.CancelScope(shield=True):
+                await association.discard()
 
 
 class AcceptedAssociation:
@@ -224,7 +230,8 @@ class AcceptedAssociation:
             except RemoteProtocolError:
                 with contextlib.suppress(LocalProtocolError):  # the upper layer has queued one for what it found itself
                     self._upper_layer.abort(now, source=2)
-                await self._flush()
+                with anyio.move_on_after(_ABORT_SECONDS):
+                    await self._flush()
                 raise
             await self._flush()
 
@@ -315,8 +322,7 @@ class AcceptedAssociation:
             return
         self._reassembler.receive_data_set(fragment)
         incoming = self._incoming
-        if incoming is None:  # the data set of a request that was refused
-            return
+        assert incoming is not None, "only a C-STORE-RQ is followed by a data set"
         incoming.data_set_bytes += len(fragment.data)
         if incoming.file is not None:
             await incoming.file.write(fragment.data)
@@ -333,9 +339,11 @@ class AcceptedAssociation:
         if isinstance(message, CEchoRQ):
             await self._answer_message(context_id, CEchoRSP(message.message_id, SUCCESS))
         elif isinstance(message, CStoreRQ):
-            _, transfer_syntax_uid = self._contexts[context_id]
+            abstract_syntax, transfer_syntax_uid = self._contexts[context_id]
             self._incoming = incoming = _Incoming(context_id, message, transfer_syntax_uid)
-            if self._scp.output_directory is not None:
+            if message.affected_sop_class_uid != abstract_syntax:
+                incoming.status = _OTHER_SOP_CLASS
+            elif self._scp.output_directory is not None:
                 if _UID.match(message.affected_sop_instance_uid):
                     incoming.file = _PartFile(self._scp.output_directory, message, transfer_syntax_uid)
                 else:
@@ -355,25 +363,33 @@ class AcceptedAssociation:
                 logger.error("cannot keep an instance: %s", error)
                 incoming.status = _OUT_OF_RESOURCES
         status: Status | Awaitable[Status | None] | None = incoming.status
-        on_store = self._scp.on_store
-        if on_store is not None and incoming.status.is_stored:
-            status = on_store(
-                Arrival(
-                    self._calling_ae_title,
-                    incoming.request,
-                    incoming.transfer_syntax_uid,
-                    incoming.data_set_bytes,
-                    path,
-                )
-            )
+        if incoming.status.is_stored:
+            status = self._ask_hook(incoming, path)
         if status is None or isinstance(status, Status):
             await self._answer_store(incoming, status)
         else:
             self._group.start_soon(self._answer_later, incoming, status)
 
-    async def _answer_later(self, incoming: _Incoming, status: Awaitable[Status | None]) -> None:
+    def _ask_hook(self, incoming: _Incoming, path: Path | None) -> Status | Awaitable[Status | None] | None:
+        if self._scp.on_store is None:
+            return incoming.status
+        request, transfer_syntax_uid = incoming.request, incoming.transfer_syntax_uid
+        try:
+            return self._scp.on_store(
+                Arrival(self._calling_ae_title, request, transfer_syntax_uid, incoming.data_set_bytes, path)
+            )
+        except Exception:
+            logger.exception("on_store failed for %s", request.affected_sop_instance_uid)
+            return _HOOK_FAILED
+
+    async def _answer_later(self, incoming: _Incoming, awaitable: Awaitable[Status | None]) -> None:
+        try:
+            status = await awaitable
+        except Exception:
+            logger.exception("on_store failed for %s", incoming.request.affected_sop_instance_uid)
+            status = _HOOK_FAILED
         with contextlib.suppress(AsyncStoreError):  # the peer went before it got its answer: the reader sees that too
-            await self._answer_store(incoming, await status)
+            await self._answer_store(incoming, status)
 
     async def _answer_store(self, incoming: _Incoming, status: Status | None) -> None:
         if status is None:
@@ -391,10 +407,10 @@ class AcceptedAssociation:
     async def _answer_message(self, context_id: int, message: CEchoRSP | CStoreRSP) -> None:
         await self._send(frame_command(context_id, message.encode(), self._capacity))
 
-    def discard(self) -> None:
+    async def discard(self) -> None:
         """Forget an instance that was not whole when the association ended."""
         if self._incoming is not None and self._incoming.file is not None:
-            self._incoming.file.discard()
+            await self._incoming.file.discard()
 
 
 @dataclass(slots=True)
@@ -411,6 +427,7 @@ class _PartFile:
     _pending: list[bytes] = field(default_factory=list)
     _pending_bytes: int = 0
     _fd: int = -1
+    _part_path: Path | None = None
     _error: OSError | None = None
 
     async def write(self, data: bytes) -> None:
@@ -426,34 +443,37 @@ class _PartFile:
 
     async def keep(self) -> Path:
         """Write what is left and give the file its name; raises OSError when it cannot be kept."""
-        if self._error is not None:
-            self.discard()
-            raise self._error
-        return await anyio.to_thread.run_sync(self._keep)
+        try:
+            if self._error is not None:
+                raise self._error
+            return await anyio.to_thread.run_sync(self._keep)
+        except OSError:
+            await self.discard()
+            raise
 
-    def discard(self) -> None:
-        if self._fd >= 0:
-            os.close(self._fd)
-            self._fd = -1
-            with contextlib.suppress(OSError):
-                self._part_path.unlink()
-
-    @property
-    def _part_path(self) -> Path:
-        # The descriptor is part of the name: the same instance may be arriving on two associations.
-        return self.directory / f".{self.request.affected_sop_instance_uid}.{self._fd}.part"
+    async def discard(self) -> None:
+        """Remove the file; does nothing when there is none yet, or when it has its name."""
+        if self._part_path is not None:
+            await anyio.to_thread.run_sync(self._discard, self._part_path)
 
     def _keep(self) -> Path:
         path = self.directory / f"{self.request.affected_sop_instance_uid}.dcm"
-        try:
-            self._write_pending()
-            os.replace(self._part_path, path)
-        except OSError:
-            self.discard()
-            raise
-        os.close(self._fd)
-        self._fd = -1
+        self._write_pending()
+        assert self._part_path is not None
+        self._close()
+        os.replace(self._part_path, path)
+        self._part_path = None
         return path
+
+    def _discard(self, part_path: Path) -> None:
+        self._close()
+        with contextlib.suppress(OSError):
+            part_path.unlink()
+
+    def _close(self) -> None:
+        fd, self._fd = self._fd, -1
+        if fd >= 0:
+            os.close(fd)
 
     def _write_pending(self) -> None:
         if self._fd < 0:
@@ -465,9 +485,10 @@ class _PartFile:
             data = data[os.write(self._fd, data) :]
 
     def _open(self) -> None:
-        unnamed = self.directory / f".{self.request.affected_sop_instance_uid}.{id(self)}.part"
-        self._fd = os.open(unnamed, os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0), 0o666)
-        os.replace(unnamed, self._part_path)
+        # The same instance may be arriving on two associations, and an earlier part may have been left by a crash.
+        part_path = self.directory / f".{self.request.affected_sop_instance_uid}.{secrets.token_hex(8)}.part"
+        self._fd = os.open(part_path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0), 0o666)
+        self._part_path = part_path
         self._pending.insert(0, _file_meta(self.request, self.transfer_syntax_uid))
 
 

@@ -35,6 +35,7 @@ from asyncstore.net import trace
 from asyncstore.net.contexts import AcceptedContexts, propose
 from asyncstore.net.outcome import Outcome, State
 from asyncstore.net.peer import Peer, Timeouts
+from asyncstore.net.signal import Signal
 from asyncstore.net.transport import connect
 from asyncstore.uids import IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION_NAME, VERIFICATION, name_of
 from asyncstore.upper_layer.framing import Framer, Run, fragment_capacity, frame_command
@@ -127,7 +128,7 @@ class Association:
         self._waiting_since = 0.0
         self._sending: _Sending | None = None
         self._blocked: anyio.CancelScope | None = None
-        self._changed = anyio.Event()
+        self._changed = Signal()
         self._writing = anyio.Lock(fast_acquire=True)
         self._transport: SocketTransport
         self._framer: Framer
@@ -202,7 +203,9 @@ class Association:
             raise Timeout("acse", self.timeouts.acse_seconds)
 
     def _on_association_event(self, event: UpperLayerEvent) -> None:
-        if isinstance(event, AssociationAccepted):
+        if self.established:  # it came together with the answer
+            self._on_event(event)
+        elif isinstance(event, AssociationAccepted):
             self._accepted(event.answer)
         elif isinstance(event, AssociationRefused):
             trace.emit(logger, trace.Rejected(answer=event.rejection, association_number=self.trace_number))
@@ -244,8 +247,8 @@ class Association:
     async def release(self) -> None:
         """Release the association (PS3.8 7.2) and close the connection; does nothing when that was done.
 
-        A peer that closes the connection instead of answering, or never answers, takes nothing back of what it
-        answered before: that is no error. Raises LocalProtocolError while operations are outstanding.
+        A peer that closes the connection instead of answering, answers nonsense, or never answers, takes nothing back
+        of what it answered before: that is no error. Raises LocalProtocolError while operations are outstanding.
         """
         if self._released or self._transport.is_closed:
             return
@@ -256,7 +259,7 @@ class Association:
         trace.emit(logger, trace.Releasing(association_number=self.trace_number))
         self._releasing = True
         self._upper_layer.release(time.monotonic())
-        with anyio.move_on_after(self.timeouts.acse_seconds), contextlib.suppress(AssociationLost):
+        with anyio.move_on_after(self.timeouts.acse_seconds), contextlib.suppress(AssociationLost, RemoteProtocolError):
             await self._flush()
             while not self._released:
                 await self._wait_change()
@@ -269,20 +272,21 @@ class Association:
         """
         if self._transport.is_closed:
             return
-        self._failure = self._failure or AssociationLost("the association was aborted", tuple(self.outstanding))
+        self._fail(AssociationLost("the association was aborted"))
         await self._send_abort()
         self._transport.close()
 
     async def _send_abort(self) -> None:
         """Send an A-ABORT where the protocol allows one, within a bounded time."""
         with anyio.move_on_after(ABORT_SECONDS, shield=True), contextlib.suppress(AsyncStoreError):
-            if not await self._finish_pdu():
-                self._transport.close(reset=True)
-                return
-            with contextlib.suppress(LocalProtocolError):  # one may be queued already, or the peer's may have come
-                self._upper_layer.abort(time.monotonic())
-                trace.emit(logger, trace.Aborting(association_number=self.trace_number))
-            await self._flush()
+            async with self._writing:  # another task may be in the middle of a PDU, and is on its way out
+                if not await self._finish_pdu():
+                    self._transport.close(reset=True)
+                    return
+                with contextlib.suppress(LocalProtocolError):  # one may be queued already, or the peer's may have come
+                    self._upper_layer.abort(time.monotonic())
+                    trace.emit(logger, trace.Aborting(association_number=self.trace_number))
+                await self._flush()
 
     async def _finish_pdu(self) -> bool:
         """Write the rest of the PDU that is partly on the wire; False when it is the last of its message."""
@@ -319,8 +323,11 @@ class Association:
             operation = await self.send(ready, lambda _, status: answer.append(status), priority=priority)
             while not answer:
                 await self._wait_change()
-        except SourceError as error:
-            return Outcome(State.SOURCE_PROBLEM, instance.path, instance, reason=str(error), error=error, attempts=0)
+        except (SourceError, OSError) as error:
+            problem = error if isinstance(error, SourceError) else _unreadable(instance, error)
+            return Outcome(
+                State.SOURCE_PROBLEM, instance.path, instance, reason=str(problem), error=problem, attempts=0
+            )
         return self.outcome_of(instance, ready, operation, answer[0])
 
     async def prepare(self, instance: Instance) -> Instance | Outcome:
@@ -354,8 +361,7 @@ class Association:
         if context_id is None:
             raise LocalProtocolError(no_context(instance).reason)
         async with self._writing:
-            if self._failure is not None:
-                raise self._failure
+            self._check_open()
             return await self._write(instance, context_id, on_answer, on_begin, priority)
 
     async def echo(self) -> Status:
@@ -369,15 +375,15 @@ class Association:
             raise LocalProtocolError("the peer accepted no presentation context for Verification")
         answer: list[Status] = []
         async with self._writing:
-            while not self.has_room:
-                await self._wait_change()
+            self._check_open()
+            await self._wait_room()
             operation = self._exchange.begin(context_id, CEchoRQ)
             request = operation.request
             assert isinstance(request, CEchoRQ)
             number = self.trace_number
             trace.emit(logger, trace.EchoSent(context_id=context_id, request=request, association_number=number))
             self._on_answer[operation.message_id] = lambda _, status: answer.append(status)
-            await self._send_bytes(memoryview(frame_command(context_id, request.encode(), self._framer.capacity)))
+            await self._write_command(frame_command(context_id, request.encode(), self._framer.capacity))
             self._sent(operation)
         while not answer:
             await self._wait_change()
@@ -424,13 +430,12 @@ class Association:
                     read = instance.source.read_into
                     await anyio.to_thread.run_sync(read, run.holes, run.offset, abandon_on_cancel=True)
                 if operation is None:
-                    while not self.has_room:
-                        await self._wait_change()
-                    operation = self._begin_store(instance, context_id, priority)
+                    await self._wait_room()
+                    operation, command_set = self._begin_store(instance, context_id, priority)
                     self._on_answer[operation.message_id] = on_answer
                     if on_begin is not None:
                         on_begin(operation)
-                    run.put_command(frame_command(context_id, operation.request.encode(), self._framer.capacity))
+                    run.put_command(frame_command(context_id, command_set, self._framer.capacity))
                 sent_bytes = self._transport.send_some(run.parts)
                 if sent_bytes != run.total_bytes:
                     await self._send_rest(run, sent_bytes)
@@ -442,24 +447,44 @@ class Association:
             if operation is not None:
                 self._fail(AssociationLost(f"aborted in the middle of a message: {problem}"))
             raise problem from error
-        except AsyncStoreError as error:
-            self._fail(error)
+        except LocalProtocolError:  # released meanwhile: no byte of it has left
             raise
+        except AsyncStoreError as error:
+            raise self._ended_by(error) from error.__cause__
         except BaseException:  # cancelled
             if operation is not None:
                 self._fail(AssociationLost("cancelled in the middle of a message"))
+            else:  # a thread may go on to fill the holes of this wire buffer: nobody else may use it
+                self._framer = Framer(self._framer.capacity)
             raise
         finally:
             instance.source.close()
 
-    def _begin_store(self, instance: Instance, context_id: int, priority: int) -> Operation:
+    async def _write_command(self, pdus: bytes) -> None:
+        """Write the PDUs of a command set that no data set follows."""
+        run = Run([], (), 0, False, 0, len(pdus))
+        run.put_command(pdus)
+        try:
+            await self._send_rest(run, 0)
+        except AsyncStoreError as error:
+            raise self._ended_by(error) from error.__cause__
+        except BaseException:
+            self._fail(AssociationLost("cancelled in the middle of a message"))
+            raise
+
+    def _begin_store(self, instance: Instance, context_id: int, priority: int) -> tuple[Operation, bytes]:
         sop_class_uid, sop_instance_uid = instance.sop_class_uid, instance.sop_instance_uid
         operation = self._exchange.begin(
             context_id, lambda message_id: CStoreRQ(message_id, sop_class_uid, sop_instance_uid, priority)
         )
+        try:
+            command_set = operation.request.encode()
+        except LocalProtocolError as error:  # a UID that cannot be sent: the others can
+            self._exchange.withdraw(operation.message_id)
+            raise SourceError(str(error)) from error
         if logger.isEnabledFor(logging.INFO):
             self._trace_store(instance, operation)
-        return operation
+        return operation, command_set
 
     def _runs(self, instance: Instance, context_id: int) -> Iterator[Run]:
         data_set = instance.source.span(0)
@@ -479,9 +504,11 @@ class Association:
         try:
             while sent_bytes < run.total_bytes:
                 taken = self._transport.send_some(_cut(run.parts, sent_bytes, run.total_bytes))
+                sent_bytes += taken
                 if not taken:
                     await self._wait_writable()
-                sent_bytes += taken
+                    if self._failure is not None:
+                        raise self._failure
         except BaseException:
             self._sending = _Sending(run, sent_bytes)
             raise
@@ -517,7 +544,7 @@ class Association:
 
     def _on_readable(self) -> None:
         """Take in what has arrived; called by the event loop."""
-        if self._released or self._transport.is_closed:
+        if self._released or self._failure is not None or self._transport.is_closed:
             return
         try:
             data = self._transport.receive_some()
@@ -571,9 +598,10 @@ class Association:
     def _answer_release(self) -> None:
         """The peer wants the release: it gets its answer, and what is outstanding is unknown."""
         trace.emit(logger, trace.ReleasedByPeer(association_number=self.trace_number))
-        with contextlib.suppress(AsyncStoreError):
-            self._upper_layer.answer_release(time.monotonic())
-            self._transport.send_some((self._upper_layer.data_to_send(),))
+        if all(operation.is_sent for operation in self.outstanding.values()):  # else it would come amidst a message
+            with contextlib.suppress(AsyncStoreError):
+                self._upper_layer.answer_release(time.monotonic())
+                self._transport.send_some((self._upper_layer.data_to_send(),))
         if self._releasing:  # both asked at once (PS3.8 9.2.2.6): our own request is still to be answered
             return
         raise ConnectionLost("the peer released the association", tuple(self.outstanding))
@@ -619,7 +647,9 @@ class Association:
         if isinstance(error, Timeout):
             trace.emit(logger, trace.TimedOut(which=error.which, seconds=error.seconds, association_number=number))
         elif isinstance(error, RemoteProtocolError):
-            invalid = trace.InvalidAnswer(to_request="C-STORE", detail=str(error), association_number=number)
+            echoes = any(isinstance(operation.request, CEchoRQ) for operation in self.outstanding.values())
+            to_request = "C-ECHO" if echoes else "C-STORE"
+            invalid = trace.InvalidAnswer(to_request=to_request, detail=str(error), association_number=number)
             trace.emit(logger, invalid)
         elif isinstance(error, ConnectionLost) and not self._releasing:
             trace.emit(logger, trace.ConnectionBroken(detail=str(error), association_number=number))
@@ -629,18 +659,38 @@ class Association:
         self._wake()
         self.on_failure()
 
+    def _ended_by(self, error: AsyncStoreError) -> AsyncStoreError:
+        """Why the association ended, after sending failed with `error`: the peer may have said why before."""
+        if isinstance(error, ConnectionLost):
+            self._on_readable()
+        self._fail(error)
+        assert self._failure is not None
+        return self._failure
+
+    def _check_open(self) -> None:
+        """Raise what ended the association, if something did."""
+        if self._failure is not None:
+            raise self._failure
+        if self._releasing:
+            raise LocalProtocolError("the association was released")
+
     def _wake(self) -> None:
         self._changed.set()
 
+    async def _wait_room(self) -> None:
+        """Wait until another operation may begin."""
+        while not self.has_room:
+            await self._wait_change()
+        self._check_open()
+
     async def _wait_change(self) -> None:
-        """Wait until something came from the peer; raises what ended the association."""
+        """Wait until something came from the peer; raises what ended the association before.
+
+        What ends it meanwhile is for the next call to raise: what the peer answered before the end counts.
+        """
         if self._failure is not None:
             raise self._failure
-        if self._changed.is_set():
-            self._changed = anyio.Event()
         await self._changed.wait()
-        if self._failure is not None:
-            raise self._failure
 
     def _trace_store(self, instance: Instance, operation: Operation) -> None:
         assert isinstance(operation.request, CStoreRQ)
@@ -699,7 +749,7 @@ async def _as_instance(source: Instance | Dataset | str | os.PathLike[str]) -> I
     if isinstance(source, Instance):
         return source
     make = Instance.from_path if isinstance(source, str | os.PathLike) else Instance.from_dataset
-    return await anyio.to_thread.run_sync(make, source)  # type: ignore[arg-type]
+    return await anyio.to_thread.run_sync(make, source, abandon_on_cancel=True)  # type: ignore[arg-type]
 
 
 def _unreadable(instance: Instance, error: OSError) -> SourceError:

@@ -153,7 +153,11 @@ async def _connect(peer: Peer) -> SocketTransport:
         raise ConnectFailed(f"cannot resolve {peer.host!r}: {_text(error)}") from error
     failure: OSError = OSError("the name has no address")
     for family, kind, protocol, _, address in addresses:
-        sock = socket.socket(family, kind, protocol)
+        try:
+            sock = socket.socket(family, kind, protocol)
+        except OSError as error:  # no IPv6 here, say, or no descriptor left
+            failure = error
+            continue
         try:
             await _connect_socket(sock, address)
         except OSError as error:

@@ -42,6 +42,8 @@ if TYPE_CHECKING:
 logger = logging.getLogger("asyncstore.transfer")
 
 _TICK_SECONDS: Final = 0.025
+# Waking the caller costs as much as decoding an answer: it is done for so many outcomes at once, or at the next tick.
+_UNREAD_BATCH: Final = 64
 # Outcomes that nobody has taken yet; a caller that is slower than the peer slows the transfer down.
 _MAXIMUM_UNREAD: Final = 4096
 
@@ -262,7 +264,8 @@ class Transfer:
                 self._destination.stop(_failure_of(outcome))
                 self._attention.set()
         self._unread.append(outcome)
-        self._read.set()
+        if len(self._unread) >= _UNREAD_BATCH:
+            self._read.set()
 
     # -- the supervisor ------------------------------------------------------------------------------------------------
 
@@ -290,6 +293,7 @@ class Transfer:
             if self._work.wake_retries(now):
                 self._wake_workers()
             self._adjust(group, now)
+            self._read.set()
             self._attention = anyio.Event()
             if self._is_over():
                 break

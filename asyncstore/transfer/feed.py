@@ -9,11 +9,12 @@ it hands whole batches to several threads at once as long as it is not.
 from __future__ import annotations
 
 import itertools
+import math
 import os
 import sys
 import time
 from collections.abc import AsyncIterable, Iterable, Sequence, Set
-from typing import TYPE_CHECKING, Any, Final, TypeAlias
+from typing import TYPE_CHECKING, Any, Final, TypeAlias, cast
 
 import anyio
 import anyio.lowlevel
@@ -22,6 +23,13 @@ import anyio.to_thread
 from asyncstore.instances.file_meta import read_head
 from asyncstore.instances.instance import Instance, ScanProblem
 from asyncstore.instances.scan import walk
+
+try:
+    import resource as _usage
+
+    _usage.RUSAGE_THREAD  # noqa: B018  (not on macOS)
+except (ImportError, AttributeError):
+    _usage = None  # type: ignore[assignment]
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -37,13 +45,28 @@ Found: TypeAlias = Instance | ScanProblem
 # for its next instance does not notice.
 _SLICE_FILES: Final = 64
 _SLICE_SECONDS: Final = 0.002
-# Opening and reading a small file that is in memory takes about 0.03 ms. In a thread it may have to wait for its turn
-# at the interpreter, which says nothing about the file: the second limit is wider for that.
-_COLD_SECONDS_PER_FILE: Final = 0.001
-_WARM_SECONDS_PER_FILE: Final = 0.003
+# Opening and reading a small file that is in memory takes about 0.03 ms; 1 ms is more than a thread costs.
+_SLOW_SECONDS_PER_FILE: Final = 0.001
+_QUICK_SECONDS_PER_FILE: Final = 0.0005
+# While threads read, a few files are tried in the event loop now and then, further apart each time that they were slow:
+# a thread has to wait for its turn at the interpreter, so how long it took says little about the files.
+_PROBE_FILES: Final = 2
+_FIRST_PROBE_SECONDS: Final = 0.25
+_LAST_PROBE_SECONDS: Final = 16.0
+_count = itertools.count()
 # Cold: so many threads with so many files each. More threads than associations, because a thread also waits for `open`.
 _READERS: Final = 16
 _COLD_FILES: Final = 8
+
+
+def _waits_so_far() -> int:
+    """How often this thread gave up the processor by itself, to wait; always 1 more where the system cannot tell.
+
+    Time alone would not do: on a busy machine a thread is also made to pause while it reads from memory.
+    """
+    if _usage is None:
+        return next(_count)
+    return _usage.getrusage(_usage.RUSAGE_THREAD).ru_nvcsw
 
 
 class NamedPath(str):
@@ -52,11 +75,48 @@ class NamedPath(str):
     __slots__ = ()
 
 
+class Pace:
+    """Says where files are to be read: in the event loop while they are quick (`is_cold` False), else by threads."""
+
+    def __init__(self, *, always_cold: bool) -> None:
+        self.is_cold = True  # until the first batch has shown otherwise: the first open may hang
+        self._always_cold = always_cold
+        self._probe_seconds = _FIRST_PROBE_SECONDS
+        self._probe_at = math.inf
+
+    def wants_probe(self, now: float) -> bool:
+        """Whether it is time to try some files in the event loop again."""
+        return not self._always_cold and now >= self._probe_at
+
+    def read_slice(self, now: float, files: int, seconds: float, *, missed: int, waited: bool) -> None:
+        """Files were read in the event loop; `missed` more were not in memory, and are left to a thread.
+
+        `waited` says that the event loop's thread had to wait for something meanwhile.
+        """
+        if missed > files or (waited and seconds > files * _SLOW_SECONDS_PER_FILE):
+            self._become_cold(now)
+        elif files >= _PROBE_FILES:
+            self.is_cold = False
+            self._probe_seconds = _FIRST_PROBE_SECONDS
+
+    def read_batch(self, now: float, fastest_seconds: float, *, all_in_memory: bool) -> None:
+        """Files were read by a thread, the fastest in that time."""
+        if all_in_memory and fastest_seconds < _QUICK_SECONDS_PER_FILE and not self._always_cold:
+            self.is_cold = False
+        elif self._probe_at == math.inf:
+            self._become_cold(now)
+
+    def _become_cold(self, now: float) -> None:
+        self.is_cold = True
+        self._probe_at = now + self._probe_seconds
+        self._probe_seconds = min(2 * self._probe_seconds, _LAST_PROBE_SECONDS)
+
+
 class Feed:
     """Reads sources and hands what it finds to `deliver`, a list at a time.
 
     `sources` is one source, or an iterable or asynchronous iterable of them; endless ones too. `wait_for_room` is
-    awaited before more is read. `is_cold` tells where the reading takes place at the moment.
+    awaited before more is read. `pace` tells where the reading takes place.
     """
 
     def __init__(
@@ -72,74 +132,81 @@ class Feed:
         self._deliver = deliver
         self._wait_for_room = wait_for_room
         # An iterator of the caller's may block: it is only ever asked in a thread.
-        self._always_cold = not isinstance(sources, Sequence | Set) and not _is_one(sources)
-        self.is_cold = True  # until the first batch has shown otherwise: the first open may hang
+        self.pace = Pace(always_cold=not isinstance(sources, Sequence | Set) and not _is_one(sources))
 
     async def run(self) -> None:
         """Read everything; returns when the sources have ended."""
-        if isinstance(self._sources, AsyncIterable):
-            async for source in self._sources:
-                await self._read_sources([source])
-        elif _is_one(self._sources):
-            await self._read_sources([self._sources])  # type: ignore[list-item]
+        sources = self._sources
+        if _is_one(sources):
+            await self._read_sources([cast("Source", sources)])
+        elif isinstance(sources, Iterable):
+            await self._read_sources(cast("Iterable[Source]", sources))
         else:
-            await self._read_sources(self._sources)  # type: ignore[arg-type]
+            async for source in cast("AsyncIterable[Source]", sources):
+                await self._read_sources([source])
 
     async def _read_sources(self, sources: Iterable[Source]) -> None:
         entries = _entries(sources, self._recursive)
         async with anyio.create_task_group() as readers:
             limiter = anyio.CapacityLimiter(_READERS)
             slots = anyio.Semaphore(_READERS)
+            most = 1
             while True:
                 await self._wait_for_room()
-                if self.is_cold:
-                    batch = await anyio.to_thread.run_sync(_next_entries, entries, abandon_on_cancel=True)
+                is_probe = self.pace.is_cold and self.pace.wants_probe(time.monotonic())
+                if self.pace.is_cold and not is_probe:
+                    batch, seconds = await anyio.to_thread.run_sync(
+                        _next_entries, entries, most, abandon_on_cancel=True
+                    )
                     if not batch:
                         return
+                    # Where entries come slowly, the first must not wait for the next.
+                    most = min(2 * most, _COLD_FILES) if seconds < _SLICE_SECONDS else 1
                     await slots.acquire()
                     readers.start_soon(self._read_cold, batch, limiter, slots)
-                elif not await self._read_warm(entries):
+                    continue
+                missed = self._read_warm(entries, _PROBE_FILES if is_probe else _SLICE_FILES)
+                if missed is None:
                     return
+                if missed:
+                    await slots.acquire()
+                    readers.start_soon(self._read_cold, missed, limiter, slots)
+                else:
+                    await anyio.lowlevel.checkpoint()
 
-    async def _read_warm(self, entries: Iterator[Any]) -> bool:
-        """Read a slice of files here and now; False when there are no more.
-
-        Goes over to threads with the first file that is not in memory, and after a slice that was slow.
-        """
+    def _read_warm(self, entries: Iterator[Any], most: int) -> list[str] | None:
+        """Read a slice of files here and now; the names of those that were not in memory, or None at the end."""
         found: list[Found] = []
-        started_at = time.perf_counter()
-        ended_at = started_at
-        count = 0
-        for entry in itertools.islice(entries, _SLICE_FILES):
-            count += 1
-            if isinstance(entry, str):
-                head = read_head(entry, wait=False, regular=True)
-                if head is None:
-                    self.is_cold = True
-                    head = await anyio.to_thread.run_sync(_read, entry, abandon_on_cancel=True)
-                    found.append(head)
-                    break
-                found.append(head)
-            else:
-                found.append(_as_found(entry))
+        missed: list[str] = []
+        waits = _waits_so_far()
+        started_at = ended_at = time.perf_counter()
+        for entry in itertools.islice(entries, most):
+            head = read_head(entry, wait=False, regular=True) if isinstance(entry, str) else _as_found(entry)
             ended_at = time.perf_counter()
-            if ended_at - started_at > _SLICE_SECONDS:
+            if head is None:
+                missed.append(entry)
+            else:
+                found.append(head)
+            if ended_at - started_at > _SLICE_SECONDS or len(missed) == _COLD_FILES:
                 break
-        if found:
-            self._deliver(found)
-        if count and (ended_at - started_at) / count > _COLD_SECONDS_PER_FILE:
-            self.is_cold = True
-        await anyio.lowlevel.checkpoint()
-        return count > 0
+        if not found and not missed:
+            return None
+        waited = _waits_so_far() != waits
+        seconds = ended_at - started_at
+        self.pace.read_slice(time.monotonic(), len(found), seconds, missed=len(missed), waited=waited)
+        self._deliver(found)
+        return missed
 
     async def _read_cold(self, batch: list[Any], limiter: anyio.CapacityLimiter, slots: anyio.Semaphore) -> None:
-        """Have a thread read a batch; comes back to the event loop when that turns out to be quick."""
+        """Have a thread read a batch."""
         try:
-            found, is_warm = await anyio.to_thread.run_sync(_read_batch, batch, abandon_on_cancel=True, limiter=limiter)
+            found, fastest, all_in_memory = await anyio.to_thread.run_sync(
+                _read_batch, batch, abandon_on_cancel=True, limiter=limiter
+            )
         finally:
             slots.release()
         self._deliver(found)
-        self.is_cold = self._always_cold or not is_warm
+        self.pace.read_batch(time.monotonic(), fastest, all_in_memory=all_in_memory)
 
 
 def _is_one(sources: object) -> bool:
@@ -160,29 +227,26 @@ def _entries(sources: Iterable[Source], recursive: bool) -> Iterator[Any]:
             yield source
 
 
-def _next_entries(entries: Iterator[Any]) -> list[Any]:
-    """A batch of entries; a short one when they come slowly, so that the first need not wait for the last."""
-    batch: list[Any] = []
+def _next_entries(entries: Iterator[Any], most: int) -> tuple[list[Any], float]:
+    """At most so many entries, and the seconds that it took to get them."""
     started_at = time.perf_counter()
-    for entry in itertools.islice(entries, _COLD_FILES):
-        batch.append(entry)
-        if time.perf_counter() - started_at > _SLICE_SECONDS:
-            break
-    return batch
+    return list(itertools.islice(entries, most)), time.perf_counter() - started_at
 
 
-def _read_batch(batch: list[Any]) -> tuple[list[Found], bool]:
-    """What is in a batch of files, and whether all of them were in memory and quick to open."""
-    started_at = time.perf_counter()
+def _read_batch(batch: list[Any]) -> tuple[list[Found], float, bool]:
+    """What is in a batch of files, the seconds that the fastest took, and whether all were in memory."""
     found: list[Found] = []
-    is_warm = True
+    fastest = math.inf
+    all_in_memory = True
     for entry in batch:
+        started_at = time.perf_counter()
         head = read_head(entry, wait=False, regular=True) if isinstance(entry, str) else _as_found(entry)
         if head is None:
-            is_warm = False
+            all_in_memory = False
             head = _read(entry)
+        fastest = min(fastest, time.perf_counter() - started_at)
         found.append(head)
-    return found, is_warm and (time.perf_counter() - started_at) / len(batch) < _WARM_SECONDS_PER_FILE
+    return found, fastest, all_in_memory
 
 
 def _read(path: str) -> Found:

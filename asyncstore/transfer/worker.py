@@ -10,6 +10,7 @@ from asyncstore.dimse.messages import LOW
 from asyncstore.errors import AsyncStoreError, SourceError
 from asyncstore.net.association import Association
 from asyncstore.net.outcome import Outcome, State
+from asyncstore.net.signal import Signal
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -48,7 +49,8 @@ class Worker:
         self.priority = LOW
         self._employer = employer
         self._in_flight: dict[int, tuple[Pending, Instance]] = {}
-        self._changed = anyio.Event()
+        self._changed = Signal()
+        self._sending: tuple[Pending, Instance] | None = None
         association.on_failure = self.wake
 
     def serves(self, pair: Pair) -> bool:
@@ -91,42 +93,43 @@ class Worker:
                 await self._send(pending)
             elif self._in_flight or (self._employer.has_more_for(self) and not self.retiring):
                 self.is_idle = pending is None
-                await self._wait()
+                await self._changed.wait()
                 self.is_idle = False
             else:
                 return
 
     async def _send(self, pending: Pending) -> None:
         """Send one instance; it is in flight when this returns, or has an outcome."""
-        instance = pending.instance
-        was_sent = False
-
-        def on_begin(operation: Operation) -> None:
-            nonlocal was_sent
-            was_sent = True
-            pending.attempts += 1
-            self._in_flight[operation.message_id] = (pending, ready)
-
-        ready = instance
+        ready = instance = pending.instance
+        self._sending = (pending, ready)
         try:
             if self.association.contexts.find(instance.sop_class_uid, instance.transfer_syntax_uid) is None:
                 prepared = await self.association.prepare(instance)
                 if isinstance(prepared, Outcome):
+                    self._sending = None
                     self._employer.not_sent(self, pending, prepared)
                     return
-                ready = prepared
+                self._sending = (pending, ready := prepared)
             if pending.losses:  # it may be what the associations died of: let no other be lost with it
                 await self._wait_until_alone()
-            await self.association.send(ready, self._on_answer, on_begin=on_begin, priority=self.priority)
+            await self.association.send(ready, self._on_answer, on_begin=self._on_begin, priority=self.priority)
             if pending.losses:
                 await self._wait_until_alone()
         except SourceError as error:
+            self._sending = None
             self._forget(pending)
             self._employer.not_sent(self, pending, _source_problem(pending, error))
         except BaseException:
-            if not was_sent:
+            if self._sending is not None:
+                self._sending = None
                 self._employer.not_sent(self, pending, None)
             raise
+
+    def _on_begin(self, operation: Operation) -> None:
+        assert self._sending is not None
+        self._in_flight[operation.message_id] = self._sending
+        self._sending[0].attempts += 1
+        self._sending = None
 
     def _on_answer(self, operation: Operation, status: Status) -> None:
         pending, sent = self._in_flight.pop(operation.message_id)
@@ -147,14 +150,7 @@ class Worker:
         while self._in_flight:
             if self.association.failure is not None:
                 raise self.association.failure
-            await self._wait()
-
-    async def _wait(self) -> None:
-        if self._changed.is_set():
-            self._changed = anyio.Event()
-            return
-        await self._changed.wait()
-        self._changed = anyio.Event()
+            await self._changed.wait()
 
 
 def _source_problem(pending: Pending, error: SourceError) -> Outcome:

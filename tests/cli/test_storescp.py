@@ -57,7 +57,7 @@ def test_what_is_received_is_kept_and_told(tmp_path: Path, number: signal.Signal
     assert pydicom.dcmread(kept).PixelData == pydicom.dcmread(CT).PixelData
     assert code == 0
     assert lines[0] == (
-        f"I: Received CT Image Storage {CT_UID} from CLIENT (Explicit VR Little Endian, 38.9 kB): {kept}"
+        f"I: Received CT Image Storage {CT_UID} from CLIENT (Explicit VR Little Endian, 38.7 kB): {kept}"
     )
     assert lines[-1] == "I: 1 instance received on 1 association"
 

@@ -414,6 +414,28 @@ def test_the_second_signal_aborts(tmp_path: Path) -> None:
     assert re.search("E: Stopped early; [0-9]+ instances left: run it again\n", stderr)
 
 
+def test_a_signal_ends_a_run_that_waits_for_paths(peer: RunningPeer) -> None:
+    process = subprocess.Popen(
+        command.words("storescu", peer.host, peer.port, "-v", "--files-from", "-"),
+        stdin=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        env=command.environment(),
+    )
+    assert process.stdin is not None
+    assert process.stderr is not None
+    with process.stdin, process.stderr:
+        try:
+            process.stdin.write((os.fsencode(CT) + b"\n") * 64)
+            process.stdin.flush()
+            _read_until(process.stderr, b"Received Store Response")
+            process.send_signal(signal.SIGINT)
+            assert process.wait(20) == 130
+            assert b"Traceback" not in process.stderr.read()
+        finally:
+            process.kill()
+            process.wait()
+
+
 # -- what is loaded ----------------------------------------------------------------------------------------------------
 
 
