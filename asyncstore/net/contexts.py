@@ -15,11 +15,12 @@ from asyncstore.uids import (
 from asyncstore.upper_layer.items import PresentationContext
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Collection, Iterable, Sequence
 
     from asyncstore.upper_layer.items import PresentationContextResult
 
 MAXIMUM_CONTEXTS: Final = 128  # odd IDs from 1 to 255
+_UNEXPLAINED: Final = (1, 2)  # user rejection, no reason (provider rejection): PS3.8 Table 9-18
 
 # What a data set is converted to when the peer did not accept its own transfer syntax, best first: explicit VRs are
 # kept where they can be, and what every peer must read comes before what few do.
@@ -42,7 +43,8 @@ class AcceptedContext(NamedTuple):
 class AcceptedContexts:
     """The presentation contexts that the peer accepted, to be asked for a pair of SOP class and transfer syntax."""
 
-    def __init__(self, accepted: Iterable[AcceptedContext]) -> None:
+    def __init__(self, accepted: Iterable[AcceptedContext], unexplained: Collection[str] = ()) -> None:
+        self._unexplained = frozenset(unexplained)
         self._ids: dict[tuple[str, str], int] = {}
         for context_id, abstract_syntax, transfer_syntax_uid in accepted:
             self._ids.setdefault((abstract_syntax, transfer_syntax_uid), context_id)
@@ -51,12 +53,18 @@ class AcceptedContexts:
     def of(cls, proposed: Sequence[PresentationContext], results: Iterable[PresentationContextResult]) -> Self:
         """What the peer's results mean for what was proposed; a context that was never proposed counts for nothing."""
         contexts = {context.context_id: context for context in proposed}
-        accepted = (result for result in results if result.result == 0 and result.context_id in contexts)
-        return cls(
-            AcceptedContext(result.context_id, contexts[result.context_id].abstract_syntax, result.transfer_syntax)
-            for result in accepted
-            if result.transfer_syntax in contexts[result.context_id].transfer_syntaxes
+        answers = {result.context_id: result for result in results if result.context_id in contexts}
+        accepted = (
+            AcceptedContext(number, contexts[number].abstract_syntax, answer.transfer_syntax)
+            for number, answer in answers.items()
+            if answer.result == 0 and answer.transfer_syntax in contexts[number].transfer_syntaxes
         )
+        unexplained = (
+            context.abstract_syntax
+            for number, context in contexts.items()
+            if number not in answers or answers[number].result in _UNEXPLAINED
+        )
+        return cls(accepted, frozenset(unexplained))
 
     def __bool__(self) -> bool:
         return bool(self._ids)
@@ -64,6 +72,13 @@ class AcceptedContexts:
     def find(self, sop_class_uid: str, transfer_syntax_uid: str) -> int | None:
         """The ID of the context for exactly this pair."""
         return self._ids.get((sop_class_uid, transfer_syntax_uid))
+
+    def may_be_accepted(self, abstract_syntax: str) -> bool:
+        """Whether the peer refused a context for this abstract syntax without a word against the syntaxes.
+
+        Some peers accept only so many contexts on one association.
+        """
+        return abstract_syntax in self._unexplained
 
     def any_of(self, abstract_syntax: str) -> int | None:
         """The ID of a context for the abstract syntax, whatever its transfer syntax."""

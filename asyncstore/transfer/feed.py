@@ -20,8 +20,9 @@ import anyio
 import anyio.lowlevel
 import anyio.to_thread
 
+from asyncstore.errors import SourceError
 from asyncstore.instances.file_meta import read_head
-from asyncstore.instances.instance import Instance, ScanProblem
+from asyncstore.instances.instance import Instance, ProblemKind, ScanProblem
 from asyncstore.instances.scan import walk
 
 try:
@@ -78,15 +79,14 @@ class NamedPath(str):
 class Pace:
     """Says where files are to be read: in the event loop while they are quick (`is_cold` False), else by threads."""
 
-    def __init__(self, *, always_cold: bool) -> None:
+    def __init__(self) -> None:
         self.is_cold = True  # until the first batch has shown otherwise: the first open may hang
-        self._always_cold = always_cold
         self._probe_seconds = _FIRST_PROBE_SECONDS
         self._probe_at = math.inf
 
     def wants_probe(self, now: float) -> bool:
         """Whether it is time to try some files in the event loop again."""
-        return not self._always_cold and now >= self._probe_at
+        return now >= self._probe_at
 
     def read_slice(self, now: float, files: int, seconds: float, *, missed: int, waited: bool) -> None:
         """Files were read in the event loop; `missed` more were not in memory, and are left to a thread.
@@ -101,7 +101,7 @@ class Pace:
 
     def read_batch(self, now: float, fastest_seconds: float, *, all_in_memory: bool) -> None:
         """Files were read by a thread, the fastest in that time."""
-        if all_in_memory and fastest_seconds < _QUICK_SECONDS_PER_FILE and not self._always_cold:
+        if all_in_memory and fastest_seconds < _QUICK_SECONDS_PER_FILE:
             self.is_cold = False
         elif self._probe_at == math.inf:
             self._become_cold(now)
@@ -131,48 +131,53 @@ class Feed:
         self._recursive = recursive
         self._deliver = deliver
         self._wait_for_room = wait_for_room
-        # An iterator of the caller's may block: it is only ever asked in a thread.
-        self.pace = Pace(always_cold=not isinstance(sources, Sequence | Set) and not _is_one(sources))
+        self.pace = Pace()
+        self._limiter = anyio.CapacityLimiter(_READERS)
+        self._slots = anyio.Semaphore(_READERS)
 
     async def run(self) -> None:
         """Read everything; returns when the sources have ended."""
         sources = self._sources
-        if _is_one(sources):
-            await self._read_sources([cast("Source", sources)])
-        elif isinstance(sources, Iterable):
-            await self._read_sources(cast("Iterable[Source]", sources))
-        else:
-            async for source in cast("AsyncIterable[Source]", sources):
-                await self._read_sources([source])
+        async with anyio.create_task_group() as self._readers:
+            if _is_one(sources):
+                await self._read([cast("Source", sources)])
+            elif isinstance(sources, Sequence | Set):
+                await self._read(cast("Iterable[Source]", sources))
+            elif isinstance(sources, Iterable):
+                await self._read_iterator(iter(cast("Iterable[Source]", sources)))
+            else:
+                async for source in cast("AsyncIterable[Source]", sources):
+                    await self._read([source])
 
-    async def _read_sources(self, sources: Iterable[Source]) -> None:
+    async def _read_iterator(self, sources: Iterator[Source]) -> None:
+        """An iterator of the caller's may block, so it is only ever asked in a thread."""
+        most = 1
+        while True:
+            batch, seconds = await anyio.to_thread.run_sync(_next, sources, most, abandon_on_cancel=True)
+            if not batch:
+                return
+            # Where sources come slowly, the first must not wait for the next.
+            most = min(2 * most, _SLICE_FILES) if seconds < _SLICE_SECONDS else 1
+            await self._read(batch)
+
+    async def _read(self, sources: Iterable[Source]) -> None:
+        """Walk and read sources that can be iterated over without waiting."""
         entries = _entries(sources, self._recursive)
-        async with anyio.create_task_group() as readers:
-            limiter = anyio.CapacityLimiter(_READERS)
-            slots = anyio.Semaphore(_READERS)
-            most = 1
-            while True:
-                await self._wait_for_room()
-                is_probe = self.pace.is_cold and self.pace.wants_probe(time.monotonic())
-                if self.pace.is_cold and not is_probe:
-                    batch, seconds = await anyio.to_thread.run_sync(
-                        _next_entries, entries, most, abandon_on_cancel=True
-                    )
-                    if not batch:
-                        return
-                    # Where entries come slowly, the first must not wait for the next.
-                    most = min(2 * most, _COLD_FILES) if seconds < _SLICE_SECONDS else 1
-                    await slots.acquire()
-                    readers.start_soon(self._read_cold, batch, limiter, slots)
-                    continue
+        while True:
+            await self._wait_for_room()
+            is_probe = self.pace.is_cold and self.pace.wants_probe(time.monotonic())
+            if self.pace.is_cold and not is_probe:
+                batch, _ = await anyio.to_thread.run_sync(_next, entries, _COLD_FILES, abandon_on_cancel=True)
+            else:
                 missed = self._read_warm(entries, _PROBE_FILES if is_probe else _SLICE_FILES)
-                if missed is None:
-                    return
-                if missed:
-                    await slots.acquire()
-                    readers.start_soon(self._read_cold, missed, limiter, slots)
-                else:
+                if missed == []:
                     await anyio.lowlevel.checkpoint()
+                    continue
+                batch = missed or []
+            if not batch:
+                return
+            await self._slots.acquire()
+            self._readers.start_soon(self._read_cold, batch)
 
     def _read_warm(self, entries: Iterator[Any], most: int) -> list[str] | None:
         """Read a slice of files here and now; the names of those that were not in memory, or None at the end."""
@@ -197,14 +202,14 @@ class Feed:
         self._deliver(found)
         return missed
 
-    async def _read_cold(self, batch: list[Any], limiter: anyio.CapacityLimiter, slots: anyio.Semaphore) -> None:
+    async def _read_cold(self, batch: list[Any]) -> None:
         """Have a thread read a batch."""
         try:
             found, fastest, all_in_memory = await anyio.to_thread.run_sync(
-                _read_batch, batch, abandon_on_cancel=True, limiter=limiter
+                _read_batch, batch, abandon_on_cancel=True, limiter=self._limiter
             )
         finally:
-            slots.release()
+            self._slots.release()
         self._deliver(found)
         self.pace.read_batch(time.monotonic(), fastest, all_in_memory=all_in_memory)
 
@@ -227,7 +232,7 @@ def _entries(sources: Iterable[Source], recursive: bool) -> Iterator[Any]:
             yield source
 
 
-def _next_entries(entries: Iterator[Any], most: int) -> tuple[list[Any], float]:
+def _next(entries: Iterator[Any], most: int) -> tuple[list[Any], float]:
     """At most so many entries, and the seconds that it took to get them."""
     started_at = time.perf_counter()
     return list(itertools.islice(entries, most)), time.perf_counter() - started_at
@@ -258,4 +263,7 @@ def _read(path: str) -> Found:
 def _as_found(entry: Instance | ScanProblem | Dataset) -> Found:
     if isinstance(entry, Instance | ScanProblem):
         return entry
-    return Instance.from_dataset(entry)
+    try:
+        return Instance.from_dataset(entry)
+    except SourceError as error:
+        return ScanProblem(str(getattr(entry, "filename", "")), ProblemKind.MISSING_UID, str(error), error)

@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 # Read-ahead ends at either limit. Small files wait with their bytes, larger ones with their UIDs only.
 MAXIMUM_WAITING: Final = 1024
 MAXIMUM_WAITING_BYTES: Final = 8 << 20
+# Of so many studies it is remembered which association they stay on: more than are ever on their way at once.
+_REMEMBERED_OWNERS: Final = 65536
 
 
 @dataclass(slots=True, eq=False)
@@ -32,8 +34,8 @@ class Pending:
     """An instance on its way, and what happened to it so far.
 
     `attempts` counts requests, `retries` those that its own failures cost, `losses` associations that ended while it
-    was in flight, `refusals` answers that the peer is out of resources while it took others (`answers_seen` is how many
-    it had taken then).
+    was in flight, `refusals` answers that the peer is out of resources while it took others. `answers_seen` and
+    `refusals_seen` are what the peer had answered to all instances by the latest of those.
     """
 
     instance: Instance
@@ -43,7 +45,7 @@ class Pending:
     losses: int = 0
     refusals: int = 0
     answers_seen: int = 0
-    needs_new_association: bool = False
+    refusals_seen: int = 0
 
     @property
     def pair(self) -> Pair:
@@ -85,12 +87,8 @@ class Work:
         return self.waiting < MAXIMUM_WAITING and self.waiting_bytes < MAXIMUM_WAITING_BYTES
 
     @property
-    def in_flight(self) -> int:
-        return len(self._in_flight)
-
-    @property
     def left(self) -> Iterator[Pending]:
-        """Everything that was not taken; used when the run stops early."""
+        """Everything that has no final outcome, when nothing is in flight any more; used when the run stops early."""
         for group in self._groups.values():
             for queue in group.waiting.values():
                 yield from queue
@@ -123,6 +121,23 @@ class Work:
             woken = True
         return woken
 
+    def take_all(self, pairs: Collection[Pair]) -> list[Pending]:
+        """Take out every instance of these pairs that waits, whoever it waits for; they do not count as in flight."""
+        taken: list[Pending] = []
+        for group in list(self._groups.values()):
+            for pair in [pair for pair in group.waiting if pair in pairs]:
+                taken.extend(group.waiting[pair])
+                self._drop_queue(group, pair)
+        self.waiting -= len(taken)
+        self.waiting_bytes -= sum(map(_held_bytes, taken))
+        return taken
+
+    def waits_for(self, taker: object) -> bool:
+        """Whether something waits that this association could have, if it could carry it."""
+        if not self._strict:
+            return self.waiting > 0
+        return any(group.waiting for group in self._groups.values() if self._is_open_to(group, taker))
+
     def pairs_waiting(self) -> list[Pair]:
         """The pairs of all waiting instances, those of groups that no association owns first."""
         groups = sorted(self._groups.values(), key=lambda group: group.owner is not None)
@@ -139,7 +154,7 @@ class Work:
             pending = self._take_from(group, serves)
             if pending is not None:
                 return pending
-        for group in self._candidates(taker):
+        for group in self._others(taker):
             pending = self._take_from(group, serves)
             if pending is not None:
                 self._own(group, taker)
@@ -154,15 +169,22 @@ class Work:
         if self._strict:
             self._owners = {key: owner for key, owner in self._owners.items() if owner is not taker}
 
-    def _candidates(self, taker: object) -> Collection[_Group]:
+    def _others(self, taker: object) -> Iterator[_Group]:
+        """The groups that an association may take from beside its own, best first."""
         if self._strict:
-            return [group for group in self._groups.values() if self._owners.get(group.key, taker) is taker]
-        free = [group for group in itertools.islice(self._groups.values(), 64) if group.owner is None]
-        return free or sorted(self._groups.values(), key=_waiting_in, reverse=True)
+            yield from (group for group in self._groups.values() if self._is_open_to(group, taker))
+            return
+        yield from (group for group in self._groups.values() if group.owner is None)
+        yield from sorted(self._groups.values(), key=_waiting_in, reverse=True)
+
+    def _is_open_to(self, group: _Group, taker: object) -> bool:
+        return self._owners.get(group.key, taker) is taker
 
     def _own(self, group: _Group, taker: object) -> None:
         if self._strict:
             self._owners[group.key] = taker
+            if len(self._owners) > _REMEMBERED_OWNERS:
+                del self._owners[next(iter(self._owners))]
         if group.owner is None and group.key in self._groups:
             previous = self._group_of.get(taker)
             if previous is not None:
