@@ -148,7 +148,7 @@ class Sending:
     def _summarize(self, report: Report, log: DocumentedLog, *, nothing_to_send: bool) -> None:
         if nothing_to_send:
             logger.warning("No suitable DICOM files found")
-        total = report.finished + report.left - report.states[State.SKIPPED]
+        total = report.finished - report.states[State.SKIPPED]
         if total < 2:
             return
         if report.failed:

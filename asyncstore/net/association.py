@@ -35,7 +35,7 @@ from asyncstore.net import trace
 from asyncstore.net.contexts import AcceptedContexts, propose
 from asyncstore.net.outcome import Outcome, State
 from asyncstore.net.peer import Peer, Timeouts
-from asyncstore.net.signal import Signal
+from asyncstore.net.signal import Signal, Turn
 from asyncstore.net.transport import connect
 from asyncstore.uids import IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION_NAME, VERIFICATION, name_of
 from asyncstore.upper_layer.framing import Framer, Run, fragment_capacity, frame_command
@@ -129,7 +129,7 @@ class Association:
         self._sending: _Sending | None = None
         self._blocked: anyio.CancelScope | None = None
         self._changed = Signal()
-        self._writing = anyio.Lock(fast_acquire=True)
+        self._writing = Turn()
         self._transport: SocketTransport
         self._framer: Framer
         self._background: TaskGroup
@@ -661,8 +661,12 @@ class Association:
 
     def _ended_by(self, error: AsyncStoreError) -> AsyncStoreError:
         """Why the association ended, after sending failed with `error`: the peer may have said why before."""
-        if isinstance(error, ConnectionLost):
-            self._on_readable()
+        if isinstance(error, ConnectionLost) and self._failure is None:
+            try:
+                if data := self._transport.receive_some():
+                    self._take_in(data, self._on_event)
+            except AsyncStoreError as told:
+                error = told
         self._fail(error)
         assert self._failure is not None
         return self._failure

@@ -1,6 +1,12 @@
-"""Waking whoever waits: cheaper than an event per wait, because nothing is made until somebody does wait."""
+"""Waiting and taking turns inside one event loop, for the path that every instance takes.
+
+The events and locks of anyio do more (they find their backend, the current task and its cancel scopes on every use), and
+that was a tenth of what a small instance costs.
+"""
 
 from __future__ import annotations
+
+import asyncio
 
 import anyio
 
@@ -11,19 +17,51 @@ class Signal:
     A `set` while nobody waits is not remembered: check the condition, then wait, without a pause in between.
     """
 
-    __slots__ = ("_event",)
+    __slots__ = ("_event", "_waiting")
 
     def __init__(self) -> None:
-        self._event: anyio.Event | None = None
+        self._waiting: list[asyncio.Future[None]] = []
+        self._event: anyio.Event | None = None  # on other event loops than asyncio's
 
     def set(self) -> None:
         """Wake everybody who waits now."""
-        if self._event is not None:
+        if self._waiting:
+            waiting, self._waiting = self._waiting, []
+            for future in waiting:
+                if not future.done():
+                    future.set_result(None)
+        elif self._event is not None:
             self._event.set()
             self._event = None
 
     async def wait(self) -> None:
         """Wait for the next `set`."""
-        if self._event is None:
-            self._event = anyio.Event()
-        await self._event.wait()
+        try:
+            loop = asyncio.get_running_loop()
+        except RuntimeError:
+            if self._event is None:
+                self._event = anyio.Event()
+            await self._event.wait()
+            return
+        future: asyncio.Future[None] = loop.create_future()
+        self._waiting.append(future)
+        await future
+
+
+class Turn:
+    """Lets one task at a time into a block: `async with turn`."""
+
+    __slots__ = ("_is_free", "_is_taken")
+
+    def __init__(self) -> None:
+        self._is_taken = False
+        self._is_free = Signal()
+
+    async def __aenter__(self) -> None:
+        while self._is_taken:
+            await self._is_free.wait()
+        self._is_taken = True
+
+    async def __aexit__(self, *_: object) -> None:
+        self._is_taken = False
+        self._is_free.set()

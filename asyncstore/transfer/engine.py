@@ -9,6 +9,7 @@ final. A supervisor opens and closes associations as `Concurrency` says, and not
 
 from __future__ import annotations
 
+import dataclasses
 import logging
 import time
 from collections import deque
@@ -16,14 +17,14 @@ from typing import TYPE_CHECKING, Any, Final, Self
 
 import anyio
 
-from asyncstore.errors import AssociationLost, AssociationRejected, AsyncStoreError, LedgerError, NoAcceptedContext
+from asyncstore.errors import AsyncStoreError, LedgerError, NoAcceptedContext
 from asyncstore.instances.instance import Instance, ProblemKind
 from asyncstore.net import trace
-from asyncstore.net.association import Association, no_context
+from asyncstore.net.association import Association
 from asyncstore.net.outcome import Outcome, State
 from asyncstore.transfer.concurrency import Concurrency, Progress
 from asyncstore.transfer.feed import Feed, NamedPath
-from asyncstore.transfer.judge import Destination, Judge
+from asyncstore.transfer.judge import Destination, Judge, is_our_doing
 from asyncstore.transfer.plan import Plan
 from asyncstore.transfer.policy import TransferOptions
 from asyncstore.transfer.report import Report
@@ -33,6 +34,8 @@ from asyncstore.transfer.worker import Worker
 if TYPE_CHECKING:
     from collections.abc import AsyncIterable, Iterable
     from types import TracebackType
+
+    from anyio.abc import TaskGroup
 
     from asyncstore.instances.instance import ScanProblem
     from asyncstore.net.peer import Peer
@@ -53,11 +56,12 @@ class Transfer:
 
     `sources` is a path (of a file or a directory), a scanned Instance, a pydicom Dataset, or an iterable or
     asynchronous iterable of those; endless ones too. Every instance gets exactly one final Outcome; files that hold
-    none get one too. `report` counts them as they come. `associations` and `window` override those of `options`.
+    none get one too. `report` counts them as they come. What a run that stops early leaves for another is counted only
+    (`State.LEFT`). `associations` and `window` override those of `options`.
 
     Iterating raises AssociateError (or what else kept it from happening) when no association could be established at
-    all; a run that worked and then had to stop ends the iteration, and `report.stopped_because` says why. Leaving the
-    block early stops the transfer after what is in flight.
+    all, and what an iterable of the caller's raised; a run that worked and then had to stop ends the iteration, and
+    `report.stopped_because` says why. Leaving the block early stops the transfer after what is in flight.
     """
 
     def __init__(
@@ -81,23 +85,34 @@ class Transfer:
         self._judge = Judge(self.options.retry, self._destination)
         self._concurrency = Concurrency(self.options.associations)
         self._feed = Feed(
-            sources, recursive=self.options.recursive, deliver=self._deliver, wait_for_room=self._wait_for_room
+            sources,
+            recursive=self.options.recursive,
+            find_studies=self.options.keep_together == "study",
+            deliver=self._deliver,
+            wait_for_room=self._wait_for_room,
         )
         self._workers: list[Worker] = []
         self._last_number = 0
         self._window = self.options.window
+        self._window_has_worked = False
+        self._nothing_accepted: NoAcceptedContext | None = None
+        self._sources_error: Exception | None = None
+        self._was_held = False
         self._draining = False
         self._finished = False
         self._unread: deque[Outcome] = deque()
         self._read = anyio.Event()
         self._room = anyio.Event()
         self._attention = anyio.Event()
-        self._feed_scope = anyio.CancelScope()
-        self._drain_scope = anyio.CancelScope()
+        self._group: TaskGroup
+        self._feed_scope: anyio.CancelScope
+        self._drain_scope: anyio.CancelScope
 
     # -- for the caller ------------------------------------------------------------------------------------------------
 
     async def __aenter__(self) -> Self:
+        self._feed_scope = anyio.CancelScope()
+        self._drain_scope = anyio.CancelScope()
         self._group = anyio.create_task_group()
         await self._group.__aenter__()
         self._group.start_soon(self._run)
@@ -119,13 +134,12 @@ class Transfer:
     async def __anext__(self) -> Outcome:
         while not self._unread:
             if self._finished:
-                if self.report.stopped_because is not None and not self._destination.was_established:
-                    raise self.report.stopped_because
-                raise StopAsyncIteration
+                raise self._destination.start_failure or self._sources_error or StopAsyncIteration
             self._read = anyio.Event()
             await self._read.wait()
         outcome = self._unread.popleft()
         if len(self._unread) == _MAXIMUM_UNREAD // 2:
+            self._room.set()
             self._wake_workers()
         return outcome
 
@@ -145,7 +159,7 @@ class Transfer:
         """Abort every association at once; what is in flight has no known outcome and is left for another run."""
         self._draining = True
         self._feed_scope.cancel()
-        for worker in self._workers:
+        for worker in tuple(self._workers):
             worker.abort()
         self._attention.set()
 
@@ -159,9 +173,13 @@ class Transfer:
                 self._plan.see(pair)
                 self.report.found += 1
                 self.report.found_bytes += entry.data_set_length
-                self._work.add(entry, self._key_of(entry))
+                refused = self._judge.refused_before(entry) if self._destination.refused else None
+                if refused is None:
+                    self._work.add(entry, self._key_of(entry))
+                else:
+                    self._finish(refused)
             else:
-                self._finish(_problem_outcome(entry))
+                self._finish(entry if isinstance(entry, Outcome) else _problem_outcome(entry))
         self._wake_workers()
         if not self._workers:
             self._attention.set()
@@ -172,16 +190,16 @@ class Transfer:
         return directory_of(instance.path)
 
     async def _wait_for_room(self) -> None:
-        while not self._work.has_room:
+        while not self._work.has_room or len(self._unread) >= _MAXIMUM_UNREAD:
             self._room = anyio.Event()
             await self._room.wait()
 
     def take(self, worker: Worker) -> Pending | None:
         """The next instance for a worker, None when there is none now."""
-        if self._draining or len(self._unread) >= _MAXIMUM_UNREAD or time.monotonic() < self._destination.hold_until:
+        if self._draining or len(self._unread) >= _MAXIMUM_UNREAD or self._must_hold():
             return None
-        while (pending := self._work.take(worker, worker.serves)) is not None:
-            refused = self._judge.refused_before(pending)
+        while (pending := self._work.take(worker, worker.serves)) is not None and self._destination.refused:
+            refused = self._judge.refused_before(pending.instance, pending.attempts)
             if refused is None:
                 break
             self._final(pending, refused)
@@ -193,15 +211,21 @@ class Transfer:
         """Whether a worker without work should keep its association: something may come that it can carry."""
         if self._draining or self._work.is_done:
             return False
-        if not self._work.waiting or time.monotonic() < self._destination.hold_until:
+        if len(self._unread) >= _MAXIMUM_UNREAD or self._must_hold():
             return True
-        return any(worker.serves(pair) for pair in self._work.pairs_waiting())
+        return not self._work.waits_for(worker)  # else it could have been taken: another association is needed for it
+
+    def _must_hold(self) -> bool:
+        if time.monotonic() >= self._destination.hold_until:
+            return False
+        self._was_held = True
+        return True
 
     # -- from the workers to the outcomes ------------------------------------------------------------------------------
 
     def established(self, worker: Worker) -> None:
         """A worker's association was accepted."""
-        self._destination.established(time.monotonic())
+        self._destination.was_established = True
         self.report.associations_established += 1
         self._count_open()
 
@@ -211,12 +235,12 @@ class Transfer:
         self.report.sent_bytes += outcome.bytes_sent
         now = time.monotonic()
         verdict = self._judge.answered(pending, outcome, now)
-        if now < self._destination.hold_until:
-            self._concurrency.pressed(now)
         if isinstance(verdict, Outcome):
             self._final(pending, verdict)
             return
-        worker.retiring = worker.retiring or pending.needs_new_association
+        if verdict.is_pressed:
+            self._concurrency.pressed(now)
+        worker.retiring = worker.retiring or verdict.on_new_association
         self._again(pending, verdict.due_at)
 
     def not_sent(self, worker: Worker, pending: Pending, outcome: Outcome | None) -> None:
@@ -228,7 +252,7 @@ class Transfer:
 
     def lost(self, worker: Worker, pendings: list[Pending], error: AsyncStoreError) -> None:
         """A worker's association ended with these in flight."""
-        if not worker.answers and worker.association.window > 1:
+        if worker.association.window > 1 and not is_our_doing(error) and not self._has_window_worked():
             self._window = 1  # a peer that accepts a window and cannot take it
         now = time.monotonic()
         for pending in pendings:
@@ -241,10 +265,19 @@ class Transfer:
             else:
                 self._again(pending, verdict.due_at)
 
+    def _has_window_worked(self) -> bool:
+        return self._window_has_worked or any(_used_window(worker) for worker in self._workers)
+
     def _again(self, pending: Pending, due_at: float) -> None:
         pending.instance.let_go()
         self._work.retry(pending, due_at)
         self._attention.set()
+        self._heed_stop()
+
+    def _heed_stop(self) -> None:
+        if self._destination.stopped_because is not None:
+            self._draining = True
+            self._attention.set()
 
     def _final(self, pending: Pending, outcome: Outcome) -> None:
         self._work.finish(pending)
@@ -257,12 +290,15 @@ class Transfer:
     def _finish(self, outcome: Outcome) -> None:
         """Count a final outcome and hand it out."""
         self.report.add(outcome)
+        if outcome.state is State.LEFT:
+            self._heed_stop()
+            return
         if not outcome.is_stored:
             number = outcome.association_number if self.report.associations_open > 1 else 0
             trace.emit(logger, trace.NotStored(outcome=outcome, association_number=number))
             if self.options.fail_fast and outcome.state not in _NO_FAILURE:
                 self._destination.stop(_failure_of(outcome))
-                self._attention.set()
+                self._heed_stop()
         self._unread.append(outcome)
         if len(self._unread) >= _UNREAD_BATCH:
             self._read.set()
@@ -280,14 +316,18 @@ class Transfer:
             self._finish_run()
 
     async def _run_feed(self) -> None:
-        with self._feed_scope:
-            await self._feed.run()
-            self.report.scan_finished = True
+        try:
+            with self._feed_scope:
+                await self._feed.run()
+                self.report.scan_finished = True
+        except Exception as error:
+            self._sources_error = _cause_of(error)
+            self._destination.stop(self._sources_error)
         self._work.feed_ended = True
         self._attention.set()
         self._wake_workers()
 
-    async def _supervise(self, group: Any) -> None:
+    async def _supervise(self, group: TaskGroup) -> None:
         while not self._is_over():
             now = time.monotonic()
             if self._work.wake_retries(now):
@@ -301,15 +341,14 @@ class Transfer:
                 await self._attention.wait()
 
     def _is_over(self) -> bool:
-        if self._destination.stopped_because is not None:
-            self._draining = True
+        self._heed_stop()
         if self._workers:
             if self._draining:
                 self._wake_workers()
             return False
         return self._draining or self._work.is_done
 
-    def _adjust(self, group: Any, now: float) -> None:
+    def _adjust(self, group: TaskGroup, now: float) -> None:
         """Have as many associations as pay: open one, or have one end."""
         report = self.report
         target = self._concurrency.update(
@@ -329,12 +368,10 @@ class Transfer:
             worker.retiring = True
             worker.wake()
         if not self._draining and self._work.waiting:
-            for _ in range(target - len(active)):
+            for _ in range(target - len(self._workers)):  # one that is ending still counts at the peer
                 self._open(group)
 
-    _was_held = False
-
-    def _open(self, group: Any) -> None:
+    def _open(self, group: TaskGroup) -> None:
         """Have one more association, proposing what the waiting work needs."""
         self._last_number += 1
         options = self.options
@@ -349,8 +386,7 @@ class Transfer:
             maximum_send_length=options.maximum_send_length,
             user_identity=options.user_identity,
         )
-        worker = Worker(self, self._last_number, association, proposal)
-        worker.priority = options.priority
+        worker = Worker(self, self._last_number, association, proposal, options)
         self._workers.append(worker)
         self._number_open()
         group.start_soon(self._employ, worker)
@@ -361,6 +397,7 @@ class Transfer:
             error = await worker.run()
         finally:
             self._workers.remove(worker)
+            self._window_has_worked = self._window_has_worked or _used_window(worker)
             self._work.leave(worker)
             self._count_open()
             self._number_open()
@@ -372,25 +409,41 @@ class Transfer:
     def _on_ended(self, worker: Worker, error: AsyncStoreError) -> None:
         """An association was not established, or was lost: what does that say of the destination?"""
         now = time.monotonic()
-        if isinstance(error, NoAcceptedContext) and self._destination.was_established:
-            self._refuse_pairs(worker)
+        associations_open = self.report.associations_open
+        if is_our_doing(error):
             return
-        if not worker.association.established:
-            if isinstance(error, AssociationRejected) and error.retryable:
-                self._concurrency.rejected(now, self.report.associations_open)
-                if self.report.associations_open:
-                    return
-            self._destination.failed(now, error)
-        elif isinstance(error, AssociationLost):
+        if isinstance(error, NoAcceptedContext):
+            self._on_nothing_accepted(worker, error)
+        elif worker.association.established:
             self._concurrency.lost(now)
             if not worker.answers:
                 self._destination.failed(now, error)
+        elif associations_open:  # the peer works, and wants no more associations than it has
+            self._concurrency.rejected(now, associations_open)
+        else:
+            self._destination.failed(now, error)
 
-    def _refuse_pairs(self, worker: Worker) -> None:
-        """An association for more kinds was accepted without any context: those kinds cannot be sent."""
-        while (pending := self._work.take(worker, worker.proposal.pairs.__contains__)) is not None:
-            self._final(pending, no_context(pending.instance))
-        self._work.leave(worker)
+    def _on_nothing_accepted(self, worker: Worker, error: NoAcceptedContext) -> None:
+        """An association was accepted without any context: what it proposed cannot be sent."""
+        others = [other.association.contexts for other in self._workers]
+        pairs = {pair for pair in worker.proposal.pairs if all(contexts.find(*pair) is None for contexts in others)}
+        if len(pairs) < len(worker.proposal.pairs):  # it did accept them elsewhere
+            self._concurrency.rejected(time.monotonic(), self.report.associations_open)
+        elif not self._destination.was_established and self._has_proposed_all(worker):
+            self._destination.stop(error, at_start=True)
+            return
+        self._nothing_accepted = error
+        self._destination.refused.update(dict.fromkeys(pairs))
+        for pending in self._work.take_all(pairs):
+            refused = self._judge.refused_before(pending.instance, pending.attempts)
+            assert refused is not None
+            self._finish(refused)
+
+    def _has_proposed_all(self, worker: Worker) -> bool:
+        """Whether there is nothing else that the peer might accept."""
+        if not self.options.only_needed_contexts:
+            return True
+        return self._work.feed_ended and worker.proposal.pairs.issuperset(self._work.pairs_waiting())
 
     def _count_open(self) -> None:
         self.report.associations_open = sum(
@@ -415,6 +468,8 @@ class Transfer:
     def _finish_run(self) -> None:
         for pending in self._work.left:
             self.report.add(Outcome(State.LEFT, pending.instance.path, pending.instance, attempts=pending.attempts))
+        if self._nothing_accepted is not None and not self._destination.was_established:
+            self._destination.stop(self._nothing_accepted, at_start=True)
         self.report.stopped_because = self._destination.stopped_because
         self.report.finished_at = time.monotonic()
         self._finished = True
@@ -423,6 +478,17 @@ class Transfer:
 
 
 _NO_FAILURE = frozenset((State.SKIPPED, State.DUPLICATE))
+
+
+def _used_window(worker: Worker) -> bool:
+    return worker.answers > 0 and worker.association.window > 1
+
+
+def _cause_of(error: Exception) -> Exception:
+    """The error itself, out of the groups that task groups wrap it in."""
+    while isinstance(error, ExceptionGroup):
+        error = error.exceptions[0]
+    return error
 
 
 def _failure_of(outcome: Outcome) -> Exception:
@@ -443,8 +509,6 @@ def _problem_outcome(problem: ScanProblem) -> Outcome:
 
 
 def _with(options: TransferOptions, **overrides: Any) -> TransferOptions:
-    import dataclasses
-
     return dataclasses.replace(options, **{name: value for name, value in overrides.items() if value is not None})
 
 

@@ -8,94 +8,86 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, NamedTuple
 
-from asyncstore.errors import AssociationLost, AssociationRejected, ConnectFailed, StoreFailed, Timeout
+from asyncstore.errors import AssociationLost, AssociationRejected, StoreFailed, Timeout
+from asyncstore.net.association import no_context
 from asyncstore.net.outcome import Outcome, State
 from asyncstore.transfer.policy import ABORTS_UNTIL_POISON, DESTINATION_FAILURES_UNTIL_SINGLE
 
 if TYPE_CHECKING:
+    from asyncstore.instances.instance import Instance
     from asyncstore.status import Status
     from asyncstore.transfer.plan import Pair
     from asyncstore.transfer.policy import RetryPolicy
     from asyncstore.transfer.work import Pending
 
-# A peer that takes others' instances and keeps refusing this one for want of resources means this one.
+# A peer that takes others' instances and keeps refusing this one for want of resources means this one. It does take
+# them when it refuses fewer than one in so many.
 _REFUSALS_OF_ONE = 5
+_TAKEN_PER_REFUSAL = 10
 _REJECTED_AGAIN_SECONDS = 60.0
 
 
 class Destination:
-    """The health of the peer: until when to hold, whether to be careful, whether to stop."""
+    """The health of the peer: until when to hold, whether to be careful, whether to stop.
+
+    `stopped_because` is why no more work is taken, `start_failure` the same where no association ever came to be.
+    `refused` has the pairs that the peer does not take, and the status that said so (None: no accepted context).
+    `answers` and `refusals` count answers: those that say that the peer works, and those for want of resources.
+    """
 
     def __init__(self, retry: RetryPolicy) -> None:
         self._retry = retry
         self.hold_until = 0.0
         self.was_established = False
         self.stopped_because: Exception | None = None
-        self.refused: dict[Pair, Status] = {}
+        self.start_failure: Exception | None = None
+        self.refused: dict[Pair, Status | None] = {}
+        self.answers = 0
+        self.refusals = 0
         self._failures = 0
         self._pressures = 0
-        self._last_good_at: float | None = None
+        self._trouble_since: float | None = None
         self._stops_in_a_row = 0
-        self.answers = 0
 
     @property
     def is_doubtful(self) -> bool:
-        """After an outage, or many failures in a row, one association at a time is tried."""
+        """After many failures in a row, one association at a time is tried."""
         return self._failures >= DESTINATION_FAILURES_UNTIL_SINGLE
 
-    @property
-    def is_down(self) -> bool:
-        """The last attempt to have an association failed."""
-        return self._failures > 0
-
-    def established(self, now: float) -> None:
-        """An association was accepted."""
-        self.was_established = True
-        self._last_good_at = self._last_good_at or now
-
-    def took_one(self, now: float) -> None:
+    def took_one(self) -> None:
         """An instance was answered, and not for want of resources: the peer works."""
         self.answers += 1
         self._failures = 0
         self._pressures = 0
-        self._last_good_at = now
+        self._trouble_since = None
         self._stops_in_a_row = 0
 
-    def pressed(self, now: float) -> None:
+    def pressed(self, now: float, error: Exception) -> None:
         """The peer is out of resources: everybody waits, longer each time."""
-        if now < self.hold_until:
-            return  # an answer to what was in flight when the waiting began
-        self._pressures += 1
-        self._hold(now, self._pressures)
+        self.refusals += 1
+        if now >= self.hold_until:  # else it is an answer to what was in flight when the waiting began
+            self._pressures += 1
+            self._ride_out(now, self._retry.wait_seconds(self._pressures), error)
 
     def failed(self, now: float, error: Exception) -> None:
         """No association came to be, or one was lost; stops the run when trying again makes no sense."""
         self._failures += 1
-        if isinstance(error, AssociationRejected) and not error.retryable:
-            if not self.was_established:
-                self.stop(error)
-                return
-            self.hold_until = max(self.hold_until, now + _REJECTED_AGAIN_SECONDS)
-        elif not self.was_established and not (isinstance(error, AssociationRejected) and error.retryable):
-            self.stop(error)
-            return
+        rejection = error if isinstance(error, AssociationRejected) else None
+        if not self.was_established and not (rejection and rejection.retryable):
+            self.stop(error, at_start=True)
+        elif rejection and not rejection.retryable:
+            self._ride_out(now, min(_REJECTED_AGAIN_SECONDS, self._retry.outage_seconds / 4), error)
         else:
-            self._hold(now, self._failures)
-        self.check_outage(now, error)
+            self._ride_out(now, self._retry.wait_seconds(self._failures), error)
 
-    def check_outage(self, now: float, error: Exception) -> None:
-        """Stop when the peer has taken nothing for longer than an outage may last."""
-        if self._last_good_at is None:
-            self._last_good_at = now
-        if now - self._last_good_at > self._retry.outage_seconds:
-            self.stop(error)
-
-    def refuse(self, pair: Pair, status: Status) -> bool:
-        """The peer does not take this pair; True when that is news."""
-        if pair in self.refused:
-            return False
-        self.refused[pair] = status
-        return True
+    def _ride_out(self, now: float, wait_seconds: float, error: Exception) -> None:
+        """Wait, or stop when the peer has taken nothing for as long as an outage may last."""
+        if self._trouble_since is None:
+            self._trouble_since = now
+        ends_at = self._trouble_since + self._retry.outage_seconds
+        if now >= ends_at:
+            self.stop(error, at_start=not self.was_established)
+        self.hold_until = max(self.hold_until, min(now + wait_seconds, ends_at))
 
     def count_stop(self, limit: int, error: Exception) -> None:
         """An answer that stops the destination when it comes `limit` times in a row."""
@@ -103,18 +95,22 @@ class Destination:
         if self._stops_in_a_row >= limit:
             self.stop(error)
 
-    def stop(self, error: Exception) -> None:
+    def stop(self, error: Exception, *, at_start: bool = False) -> None:
         """Take no more work: what is left is for another run."""
-        self.stopped_because = self.stopped_because or error
-
-    def _hold(self, now: float, failures: int) -> None:
-        self.hold_until = max(self.hold_until, now + self._retry.wait_seconds(failures))
+        if self.stopped_because is None:
+            self.stopped_because = error
+            self.start_failure = error if at_start else None
 
 
 class Again(NamedTuple):
-    """Send the instance again, not before `due_at`."""
+    """Send the instance again, not before `due_at`.
+
+    `on_new_association` says that the one which carried it is to end, `is_pressed` that the peer is out of resources.
+    """
 
     due_at: float
+    on_new_association: bool = False
+    is_pressed: bool = False
 
 
 class Judge:
@@ -130,7 +126,7 @@ class Judge:
         assert status is not None
         destination = self._destination
         if status.value == 0:
-            destination.took_one(now)
+            destination.took_one()
             return outcome
         reaction = self._retry.reaction_to(status.value)
         outcome.state = reaction.final
@@ -139,29 +135,30 @@ class Judge:
         if reaction.stops_after:
             destination.count_stop(reaction.stops_after, StoreFailed(outcome.reason, status))
         else:
-            destination.took_one(now)
+            destination.took_one()
         if reaction.refuses_class:
-            destination.refuse(pending.pair, status)
+            destination.refused[pending.pair] = status
         if destination.stopped_because is None and pending.retries < min(reaction.retries, self._retry.retries):
             pending.retries += 1
-            pending.needs_new_association = reaction.on_new_association
-            return Again(now + self._retry.wait_seconds(pending.retries))
+            return Again(now + self._retry.wait_seconds(pending.retries), reaction.on_new_association)
         return outcome
 
     def _refused_for_now(self, pending: Pending, outcome: Outcome, retries: int, now: float) -> Outcome | Again:
         """Out of resources: not the instance's fault, unless the peer takes others meanwhile."""
         destination = self._destination
-        if destination.answers > pending.answers_seen:
+        others_refused = destination.refusals - pending.refusals_seen
+        if destination.answers - pending.answers_seen >= _TAKEN_PER_REFUSAL * others_refused:
             pending.refusals += 1
-        pending.answers_seen = destination.answers
-        destination.pressed(now)
-        destination.check_outage(now, StoreFailed(outcome.reason, outcome.status, retryable=True))
+        destination.pressed(now, StoreFailed(outcome.reason, outcome.status, retryable=True))
+        pending.answers_seen, pending.refusals_seen = destination.answers, destination.refusals
         if pending.refusals >= _REFUSALS_OF_ONE or not min(retries, self._retry.retries):
             return outcome
-        return Again(max(destination.hold_until, now))
+        return Again(max(destination.hold_until, now), is_pressed=True)
 
     def lost(self, pending: Pending, error: Exception, now: float) -> Outcome | Again:
         """The association ended while the instance was in flight: what became of it is not known."""
+        if is_our_doing(error):
+            return Again(now)
         pending.losses += 1
         if pending.losses < ABORTS_UNTIL_POISON and pending.losses <= self._retry.retries:
             return Again(now + (self._retry.wait_seconds(pending.losses) if isinstance(error, Timeout) else 0.0))
@@ -176,21 +173,21 @@ class Judge:
             attempts=pending.attempts,
         )
 
-    def refused_before(self, pending: Pending) -> Outcome | None:
+    def refused_before(self, instance: Instance, attempts: int = 0) -> Outcome | None:
         """The outcome of an instance whose kind the peer refused before; not a byte of it is sent."""
-        status = self._destination.refused.get(pending.pair)
-        if status is None:
+        pair = (instance.sop_class_uid, instance.transfer_syntax_uid)
+        if pair not in self._destination.refused:
             return None
-        return Outcome(
-            State.FAILED,
-            pending.instance.path,
-            pending.instance,
-            status,
-            reason=f"{status.meaning} (0x{status.value:04X})",
-            attempts=pending.attempts,
-        )
+        status = self._destination.refused[pair]
+        outcome = no_context(instance)
+        outcome.attempts = attempts
+        if status is not None:
+            outcome.state = State.FAILED
+            outcome.status = status
+            outcome.reason = f"{status.meaning} (0x{status.value:04X})"
+        return outcome
 
 
-def is_start_failure(error: Exception) -> bool:
-    """Whether an error is one of those that keep an association from being established."""
-    return isinstance(error, ConnectFailed | AssociationRejected | AssociationLost)
+def is_our_doing(error: Exception) -> bool:
+    """Whether we ended the association ourselves, because of a file or of the caller: that says nothing of the peer."""
+    return type(error) is AssociationLost

@@ -36,6 +36,7 @@ class Plan:
     def __init__(self, options: TransferOptions) -> None:
         self._only_transfer_syntax = options.only_transfer_syntax
         self._only_needed_contexts = options.only_needed_contexts
+        self._convert = options.convert
         self._seen: dict[Pair, None] = {}
 
     def see(self, pair: Pair) -> None:
@@ -63,7 +64,9 @@ class Plan:
         if self._only_transfer_syntax is not None:
             return [(sop_class_uid, (self._only_transfer_syntax,))]
         own = (sop_class_uid, (transfer_syntax_uid,))
-        return [own] if self._only_needed_contexts else [own, (sop_class_uid, UNCOMPRESSED_TRANSFER_SYNTAXES)]
+        if self._only_needed_contexts or not self._convert:
+            return [own]
+        return [own, (sop_class_uid, UNCOMPRESSED_TRANSFER_SYNTAXES)]
 
     def _filling(self) -> Iterator[_Context]:
         if self._only_needed_contexts:

@@ -7,6 +7,7 @@ engine reads the row. Nothing here waits, reads a clock or knows of a socket.
 from __future__ import annotations
 
 import enum
+import itertools
 import random
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final, Literal
@@ -31,16 +32,15 @@ class Reaction:
     """What one kind of answer leads to.
 
     `final` is the state of the instance when it is not tried again; `retries` how many more requests the answer is
-    worth; `on_new_association` that the present association ends first; `after_study` that the retry waits for the rest
-    of the study; `presses` that the whole destination backs off and the instance is not charged while it does;
-    `refuses_class` that no more of that (SOP class, transfer syntax) is sent; `stops_after` how many such answers in a
-    row stop the destination (0: never).
+    worth, behind what waits of the same directory or study; `on_new_association` that the present association ends
+    first; `presses` that the whole destination backs off and the instance is not charged while it does; `refuses_class`
+    that no more of that (SOP class, transfer syntax) is sent; `stops_after` how many such answers in a row stop the
+    destination (0: never).
     """
 
     final: State
     retries: int = 0
     on_new_association: bool = False
-    after_study: bool = False
     presses: bool = False
     refuses_class: bool = False
     stops_after: int = 0
@@ -55,7 +55,7 @@ class Named(enum.Enum):
     FAILED = Reaction(State.FAILED)
     AGAIN = Reaction(State.FAILED, retries=1)
     AGAIN_ELSEWHERE = Reaction(State.FAILED, retries=1, on_new_association=True)
-    AFTER_STUDY = Reaction(State.FAILED, retries=4, after_study=True)
+    AGAIN_4_TIMES = Reaction(State.FAILED, retries=4)
     LATER = Reaction(State.FAILED, retries=4, presses=True)
     UNSUPPORTED = Reaction(State.FAILED, refuses_class=True)
     STOP = Reaction(State.LEFT, stops_after=1)
@@ -85,7 +85,7 @@ STATUS_REACTIONS: Final[tuple[StatusReaction, ...]] = (
     *_rows(Named.UNSUPPORTED, (0xA800, 0xA8FF), 0x0122, 0x0112),
     *_rows(Named.FAILED, (0xA900, 0xA9FF), 0x0105, 0x0106, 0x0114, 0x0115, (0x0117, 0x0121)),
     *_rows(Named.AGAIN_ELSEWHERE, (0xC000, 0xCFFF), 0x0210, 0x0212),
-    *_rows(Named.AFTER_STUDY, 0x0110),
+    *_rows(Named.AGAIN_4_TIMES, 0x0110),  # of two first objects of a study, a peer may fail over one
     *_rows(Named.DUPLICATE, 0x0111),
     *_rows(Named.STOP_AFTER_3, 0x0124),
     *_rows(Named.AGAIN_ELSEWHERE_THEN_STOP, 0x0211),
@@ -99,9 +99,9 @@ class RetryPolicy:
     """How often and when an instance is sent again.
 
     `retries` is the most requests after the first. Waits are full jitter: uniform between 0 and
-    min(`cap_seconds`, `first_wait_seconds` x 2^n). `outage_seconds` is for how long the peer may take nothing, after it
-    once worked, before the run gives up and leaves the rest to another. `overrides` are rows that come before
-    STATUS_REACTIONS.
+    min(`cap_seconds`, `first_wait_seconds` x 2^n). `outage_seconds` is for how long, from the first sign of trouble
+    on, the peer may take nothing before the run gives up and leaves the rest to another. `overrides` are rows that
+    come before STATUS_REACTIONS.
     """
 
     retries: int = 4
@@ -114,7 +114,7 @@ class RetryPolicy:
 
     def reaction_to(self, status_value: int) -> Reaction:
         """The reaction to a status code of C-STORE-RSP."""
-        rows = (*self.overrides, *STATUS_REACTIONS)
+        rows = itertools.chain(self.overrides, STATUS_REACTIONS)
         reaction = next(row.reaction for row in rows if row.first <= status_value <= row.last)
         if reaction.final is State.DUPLICATE and self.on_duplicate != "duplicate":
             return Reaction(State(self.on_duplicate))
@@ -135,8 +135,10 @@ class TransferOptions:
     `associations` is how many are open at once, None for as many as pay (up to 8). `window` is the asynchronous
     operations window to propose, 1 for none. `maximum_length` is what we announce to receive, `maximum_send_length` a
     cap of our own below the peer's (0: none), both in bytes. `only_transfer_syntax` proposes that syntax alone and
-    converts to it; `only_needed_contexts` proposes nothing beyond what the input needs. `keep_together` "directory"
-    keeps a directory on one association while there is other work, "study" never lets a study be on two.
+    converts to it; `only_needed_contexts` proposes nothing beyond what the input needs; without `convert` an instance
+    is sent in its own transfer syntax or not at all. `keep_together` "directory" keeps a directory on one association
+    while there is other work, "study" never lets a study be on two. `drain_seconds` is how long `Transfer.drain` waits
+    for what is in flight.
     """
 
     calling_ae_title: str = "STORESCU"

@@ -175,13 +175,15 @@ class Work:
             yield from (group for group in self._groups.values() if self._is_open_to(group, taker))
             return
         yield from (group for group in self._groups.values() if group.owner is None)
-        yield from sorted(self._groups.values(), key=_waiting_in, reverse=True)
+        owned = (group for group in self._groups.values() if group.owner is not None)
+        yield from sorted(owned, key=_waiting_in, reverse=True)
 
     def _is_open_to(self, group: _Group, taker: object) -> bool:
         return self._owners.get(group.key, taker) is taker
 
     def _own(self, group: _Group, taker: object) -> None:
         if self._strict:
+            self._owners.pop(group.key, None)
             self._owners[group.key] = taker
             if len(self._owners) > _REMEMBERED_OWNERS:
                 del self._owners[next(iter(self._owners))]
@@ -244,4 +246,4 @@ def _waiting_in(group: _Group) -> int:
 
 def _held_bytes(pending: Pending) -> int:
     instance = pending.instance
-    return instance.size_bytes if instance.size_bytes <= SMALL_FILE_BYTES else 0
+    return instance.size_bytes if instance.path is None or instance.size_bytes <= SMALL_FILE_BYTES else 0

@@ -6,20 +6,19 @@ from typing import TYPE_CHECKING
 
 import anyio
 
-from asyncstore.dimse.messages import LOW
-from asyncstore.errors import AsyncStoreError, SourceError
-from asyncstore.net.association import Association
+from asyncstore.errors import AssociationLost, AsyncStoreError, SourceError
+from asyncstore.net.association import Association, no_context
 from asyncstore.net.outcome import Outcome, State
 from asyncstore.net.signal import Signal
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
     from typing import Protocol
 
     from asyncstore.dimse.exchange import Operation
     from asyncstore.instances.instance import Instance
     from asyncstore.status import Status
     from asyncstore.transfer.plan import Pair, Proposal
+    from asyncstore.transfer.policy import TransferOptions
     from asyncstore.transfer.work import Pending
 
     class Employer(Protocol):
@@ -36,18 +35,22 @@ if TYPE_CHECKING:
 class Worker:
     """Runs one association from its request to its release.
 
-    `number` is what the log calls it. `retiring` asks it to end when what is in flight is answered.
+    `number` is what the log calls it. `retiring` asks it to end when what is in flight is answered. `answers` counts
+    the answers that came.
     """
 
-    def __init__(self, employer: Employer, number: int, association: Association, proposal: Proposal) -> None:
+    def __init__(
+        self, employer: Employer, number: int, association: Association, proposal: Proposal, options: TransferOptions
+    ) -> None:
         self.number = number
         self.association = association
         self.proposal = proposal
         self.retiring = False
-        self.is_idle = False
         self.answers = 0
-        self.priority = LOW
+        self._options = options
         self._employer = employer
+        self._pairs = proposal.pairs
+        self._scope = anyio.CancelScope()
         self._in_flight: dict[int, tuple[Pending, Instance]] = {}
         self._changed = Signal()
         self._sending: tuple[Pending, Instance] | None = None
@@ -55,7 +58,7 @@ class Worker:
 
     def serves(self, pair: Pair) -> bool:
         """Whether the association can carry this pair, or has at least proposed all that it needs."""
-        return pair in self.proposal.pairs or self.association.contexts.find(*pair) is not None
+        return pair in self._pairs or self.association.contexts.find(*pair) is not None
 
     def wake(self) -> None:
         """Something changed: an answer, new work, or a wish of the transfer's."""
@@ -69,20 +72,38 @@ class Worker:
     async def run(self) -> AsyncStoreError | None:
         """Work until there is nothing left to do here; gives back what ended the association, if it was not us."""
         error: AsyncStoreError | None = None
-        with anyio.CancelScope() as self._scope:
-            try:
-                async with self.association:
-                    self._employer.established(self)
-                    await self._work()
-            except AsyncStoreError as failure:
-                error = failure
-        if self._in_flight:
-            pendings = [pending for pending, _ in self._in_flight.values()]
-            self._in_flight.clear()
-            lost = error or self.association.failure
-            assert lost is not None, "an association does not end by itself with requests in flight"
-            self._employer.lost(self, pendings, lost)
+        try:
+            with self._scope:
+                try:
+                    async with self.association:
+                        self._pairs = self._pairs_served()
+                        self._employer.established(self)
+                        await self._work()
+                except AsyncStoreError as failure:
+                    error = failure
+        finally:
+            if self._in_flight:
+                pendings = [pending for pending, _ in self._in_flight.values()]
+                self._in_flight.clear()
+                lost = error or self.association.failure or AssociationLost("the association was aborted")
+                self._employer.lost(self, pendings, lost)
         return error
+
+    def _pairs_served(self) -> frozenset[Pair]:
+        """The proposed pairs, without those that another association may yet carry.
+
+        A peer may accept only so many contexts at a time. What stood first and was not accepted never will be.
+        """
+        contexts = self.association.contexts
+        first_sop_class_uid, _ = self.proposal.contexts[0]
+        return frozenset(
+            pair
+            for pair in self.proposal.pairs
+            if pair[0] == first_sop_class_uid
+            or not contexts.may_be_accepted(pair[0])
+            or contexts.find(*pair) is not None
+            or (self._options.convert and contexts.conversion(*pair) is not None)
+        )
 
     async def _work(self) -> None:
         while True:
@@ -92,9 +113,7 @@ class Worker:
             if pending is not None:
                 await self._send(pending)
             elif self._in_flight or (self._employer.has_more_for(self) and not self.retiring):
-                self.is_idle = pending is None
                 await self._changed.wait()
-                self.is_idle = False
             else:
                 return
 
@@ -104,7 +123,7 @@ class Worker:
         self._sending = (pending, ready)
         try:
             if self.association.contexts.find(instance.sop_class_uid, instance.transfer_syntax_uid) is None:
-                prepared = await self.association.prepare(instance)
+                prepared = await self._prepare(instance)
                 if isinstance(prepared, Outcome):
                     self._sending = None
                     self._employer.not_sent(self, pending, prepared)
@@ -112,7 +131,9 @@ class Worker:
                 self._sending = (pending, ready := prepared)
             if pending.losses:  # it may be what the associations died of: let no other be lost with it
                 await self._wait_until_alone()
-            await self.association.send(ready, self._on_answer, on_begin=self._on_begin, priority=self.priority)
+            await self.association.send(
+                ready, self._on_answer, on_begin=self._on_begin, priority=self._options.priority
+            )
             if pending.losses:
                 await self._wait_until_alone()
         except SourceError as error:
@@ -124,6 +145,14 @@ class Worker:
                 self._sending = None
                 self._employer.not_sent(self, pending, None)
             raise
+
+    async def _prepare(self, instance: Instance) -> Instance | Outcome:
+        if not self._options.convert:
+            return no_context(instance)
+        try:
+            return await self.association.prepare(instance)
+        except OSError as error:
+            raise SourceError(f"cannot read {instance.path}: {error.strerror or error}") from error
 
     def _on_begin(self, operation: Operation) -> None:
         assert self._sending is not None

@@ -6,14 +6,17 @@ import io
 import struct
 import warnings
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import pydicom
+from pydicom.datadict import dictionary_has_tag
+from pydicom.tag import BaseTag
 
 from asyncstore.uids import CT_IMAGE_STORAGE, EXPLICIT_VR_LITTLE_ENDIAN
 
 if TYPE_CHECKING:
     from pydicom import Dataset
+    from pydicom.dataelem import DataElement
 
     from asyncstore.instances.instance import Instance
     from asyncstore.instances.source import DataSource
@@ -25,6 +28,9 @@ BUNDLED: Final = sorted(
     for path in (_DATA / folder).rglob("*")
     if path.is_file() and path.suffix not in {".py", ".pyc"}
 )
+
+# How long the words of a value are whose byte order pydicom leaves to its callers.
+_UNITS: Final = {"OW": 2, "OF": 4, "OL": 4, "OD": 8, "OV": 8}
 
 INSTANCE_UID: Final = "1.2.3.4.5.6.7.8"
 
@@ -99,3 +105,35 @@ def decode(instance: Instance) -> Dataset:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         return pydicom.dcmread(io.BytesIO(file))
+
+
+def value_of(each: DataElement, big_endian: bool) -> Any:
+    """An element's value; pydicom leaves the byte order of what is between OB and OW to its callers."""
+    value = each.value
+    if big_endian and each.VR in _UNITS and value:
+        unit = _UNITS[each.VR]
+        value = b"".join(value[at : at + unit][::-1] for at in range(0, len(value), unit))
+    return value
+
+
+def assert_same_elements(before: Dataset, after: Dataset, before_big: bool, after_big: bool) -> None:
+    """Two data sets hold the same elements with the same values, those of their items included.
+
+    `before_big` and `after_big` say which were read from Explicit VR Big Endian.
+    """
+    # Group lengths are left out wherever elements are encoded anew.
+    tags = [tag for tag in sorted(before.keys()) if tag.element]
+    assert [tag for tag in sorted(after.keys()) if tag.element] == tags
+    for tag in tags:
+        raw = before.get_item(tag), after.get_item(tag)
+        one, other = before[tag], after[tag]
+        if one.VR == "SQ":
+            assert other.VR == "SQ"
+            assert len(one.value) == len(other.value)
+            for pair in zip(one.value, other.value, strict=True):
+                assert_same_elements(*pair, before_big, after_big)
+        elif one.VR == other.VR or {one.VR, other.VR} <= {"OB", "OW"}:
+            assert value_of(one, before_big) == value_of(other, after_big), tag
+        else:
+            assert not dictionary_has_tag(BaseTag(tag)), tag
+            assert (raw[0].value or b"") == (raw[1].value or b""), tag

@@ -9,13 +9,11 @@ import tempfile
 import warnings
 import zlib
 from itertools import permutations
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final
 
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from pydicom.datadict import dictionary_has_tag
-from pydicom.tag import BaseTag
 
 from asyncstore.errors import SourceChanged, SourceError
 from asyncstore.instances import convert as convert_module
@@ -34,6 +32,7 @@ from asyncstore.uids import (
 )
 from tests.instances.files import (
     BUNDLED,
+    assert_same_elements,
     bare,
     bundled,
     data_set,
@@ -48,7 +47,6 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
     from pathlib import Path
 
-    from pydicom import Dataset
     from pydicom.dataelem import DataElement
 
 SHORT: Final = {
@@ -58,7 +56,6 @@ SHORT: Final = {
     DEFLATED_EXPLICIT_VR_LITTLE_ENDIAN: "deflated",
 }
 TRUNCATED: Final = {"MR_truncated.dcm", "rtplan_truncated.dcm"}
-UNITS: Final = {"OW": 2, "OF": 4, "OL": 4, "OD": 8, "OV": 8}
 
 
 def uncompressed(*, truncated: bool = False) -> list[Path]:
@@ -76,15 +73,6 @@ def uncompressed(*, truncated: bool = False) -> list[Path]:
 FILES: Final = uncompressed()
 
 
-def value_of(each: DataElement, big_endian: bool) -> Any:
-    """An element's value; pydicom leaves the byte order of what is between OB and OW to its callers."""
-    value = each.value
-    if big_endian and each.VR in UNITS and value:
-        unit = UNITS[each.VR]
-        value = b"".join(value[at : at + unit][::-1] for at in range(0, len(value), unit))
-    return value
-
-
 def assert_same(before: Instance, after: Instance) -> None:
     """Two instances hold the same elements with the same VRs and values, those of their items included.
 
@@ -97,25 +85,6 @@ def assert_same(before: Instance, after: Instance) -> None:
         before.transfer_syntax_uid == EXPLICIT_VR_BIG_ENDIAN,
         after.transfer_syntax_uid == EXPLICIT_VR_BIG_ENDIAN,
     )
-
-
-def assert_same_elements(before: Dataset, after: Dataset, before_big: bool, after_big: bool) -> None:
-    # Group lengths are left out wherever elements are encoded anew.
-    tags = [tag for tag in sorted(before.keys()) if tag.element]
-    assert [tag for tag in sorted(after.keys()) if tag.element] == tags
-    for tag in tags:
-        raw = before.get_item(tag), after.get_item(tag)
-        one, other = before[tag], after[tag]
-        if one.VR == "SQ":
-            assert other.VR == "SQ"
-            assert len(one.value) == len(other.value)
-            for pair in zip(one.value, other.value, strict=True):
-                assert_same_elements(*pair, before_big, after_big)
-        elif one.VR == other.VR or {one.VR, other.VR} <= {"OB", "OW"}:
-            assert value_of(one, before_big) == value_of(other, after_big), tag
-        else:
-            assert not dictionary_has_tag(BaseTag(tag)), tag
-            assert (raw[0].value or b"") == (raw[1].value or b""), tag
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: path.name)

@@ -24,6 +24,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 import pytest
 
 from asyncstore.uids import VERIFICATION
+from tests.cli.command import environment, words
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -213,6 +214,20 @@ def pynetdicom_storescp(directory: Path, *options: str, ignore: bool = False) ->
 
 
 @contextlib.contextmanager
+def asyncstore_storescp(directory: Path, *options: str, ignore: bool = False) -> Iterator[RunningPeer]:
+    """Our own storescp as a process: the other end for other people's senders, and for many instances."""
+    where = ["--ignore"] if ignore else ["-od", str(directory / "received")]
+    with _running(
+        directory,
+        "asyncstore",
+        "STORESCP",
+        lambda port: words("storescp", port, "-v", "-ba", LOOPBACK, *where, *options),
+        environment(),
+    ) as peer:
+        yield peer
+
+
+@contextlib.contextmanager
 def dcmjs_scp(
     directory: Path, *, invoked: int = 16, performed: int = 16, hold: int = 4, maximum_length: int = 65536
 ) -> Iterator[RunningPeer]:
@@ -345,8 +360,13 @@ class InProcessSCP:
 
 
 @contextlib.contextmanager
-def pynetdicom_server(*, status: int = 0x0000, maximum_length: int = 16382) -> Iterator[InProcessSCP]:
-    """pynetdicom in this process: starts in milliseconds, keeps every request in memory, answers all with `status`."""
+def pynetdicom_server(
+    *, status: int = 0x0000, maximum_length: int = 16382, called_ae_title: str | None = None
+) -> Iterator[InProcessSCP]:
+    """pynetdicom in this process: starts in milliseconds, keeps every request in memory, answers all with `status`.
+
+    With `called_ae_title` it rejects whoever calls another.
+    """
     from pynetdicom import AE, AllStoragePresentationContexts, evt
     from pynetdicom._globals import ALL_TRANSFER_SYNTAXES
 
@@ -368,7 +388,8 @@ def pynetdicom_server(*, status: int = 0x0000, maximum_length: int = 16382) -> I
         )
         return status
 
-    entity = AE(ae_title="PYNETDICOM")
+    entity = AE(ae_title=called_ae_title or "PYNETDICOM")
+    entity.require_called_aet = called_ae_title is not None
     entity.maximum_pdu_size = maximum_length
     for context in AllStoragePresentationContexts:
         assert context.abstract_syntax is not None

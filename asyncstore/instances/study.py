@@ -1,0 +1,46 @@
+"""Finds the study that an instance belongs to, for a sender that must keep studies together."""
+
+from __future__ import annotations
+
+import zlib
+from typing import TYPE_CHECKING, Final
+
+from asyncstore.errors import SourceError
+from asyncstore.instances import elements
+from asyncstore.uids import DEFLATED_EXPLICIT_VR_LITTLE_ENDIAN
+
+if TYPE_CHECKING:
+    from asyncstore.instances.instance import Instance
+
+# (0020,000D) stands before the pixel data; what comes before it is rarely more than a few kilobytes.
+LOOKED_AT_BYTES: Final = 65536
+_STUDY_INSTANCE_UID: Final = 0x0020000D
+
+
+def study_of(instance: Instance) -> str | None:
+    """The Study Instance UID in the first 64 KiB of the data set; None where there is none, or it cannot be read.
+
+    Blocking: it reads the file, unless the file is small and was read before.
+    """
+    data = bytearray(min(instance.data_set_length, LOOKED_AT_BYTES))
+    try:
+        instance.source.read_into((memoryview(data),), 0)
+        if instance.transfer_syntax_uid == DEFLATED_EXPLICIT_VR_LITTLE_ENDIAN:
+            data = bytearray(zlib.decompressobj(-zlib.MAX_WBITS).decompress(data, LOOKED_AT_BYTES))
+        return _find(data, elements.encoding_of(instance.transfer_syntax_uid))
+    except (SourceError, OSError, zlib.error, elements.CutShort):
+        return None  # sending the instance will say what is wrong
+    finally:
+        instance.source.close()
+
+
+def _find(data: bytearray, encoding: elements.Encoding) -> str | None:
+    at = 0
+    while at < len(data):
+        header = elements.read_header(data, at, encoding)
+        if header.tag > _STUDY_INSTANCE_UID:
+            return None
+        at = elements.skip_value(data, header, encoding, len(data))
+        if header.tag == _STUDY_INSTANCE_UID:
+            return data[header.value_at : at].rstrip(b"\0 ").decode("ascii", "replace") or None
+    return None

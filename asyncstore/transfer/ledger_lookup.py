@@ -1,0 +1,156 @@
+"""What a run asks its ledger: is this file done with, is this instance stored already? Blocks; for worker threads."""
+
+from __future__ import annotations
+
+import os
+import threading
+from typing import TYPE_CHECKING, Any, Final
+
+from asyncstore.errors import SourceError
+from asyncstore.instances.instance import Instance
+from asyncstore.net.outcome import Outcome, State
+from asyncstore.status import Status
+from asyncstore.transfer.feed import NamedPath
+from asyncstore.transfer.ledger import STORED, KnownInstance, ledger_path, unpack_uid
+from asyncstore.transfer.ledger_file import ledger_errors, open_to_read
+from asyncstore.transfer.ledger_writer import hash_of_path, hash_of_uid, padded, storable
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Collection, Sequence
+
+_AT_ONCE: Final = 512
+_NOWHERE: Final = ""
+
+_INDEXED: Final = "SELECT id FROM hashed WHERE hash IN "
+_SETTLED: Final = """
+SELECT i.path, i.size_bytes, i.mtime_ns, i.state, i.status, text.text
+FROM instance i LEFT JOIN text ON text.id = i.reason WHERE i.settled AND i.id IN """
+_KNOWN: Final = f"""
+SELECT i.sop_instance_uid, i.path, i.size_bytes, i.mtime_ns, i.state
+FROM instance i WHERE i.state IN ({", ".join(f"'{state}'" for state in sorted(STORED))}) AND i.id IN """
+
+
+class LedgerLookup:
+    """Looks files and instances up in the ledger at `path`, on a connection of its own; threads take turns.
+
+    `waiting_ids` gives the rows whose hashes may not be in the index yet, `uncommitted` what is stored of some SOP
+    Instance UIDs and may not have a row yet.
+    """
+
+    def __init__(
+        self,
+        path: str,
+        working_directory: str,
+        waiting_ids: Callable[[Sequence[int]], list[int]],
+        uncommitted: Callable[[Collection[str]], dict[str, list[KnownInstance]]],
+    ) -> None:
+        self._path = path
+        self._working_directory = working_directory
+        self._waiting_ids = waiting_ids
+        self._uncommitted = uncommitted
+        self._turn = threading.Lock()
+        self._connection = open_to_read(path)
+
+    def close(self) -> None:
+        """Close the connection, after the lookup that is under way."""
+        with self._turn:
+            self._connection.close()
+
+    def settled(self, entries: Sequence[object]) -> list[Outcome | None]:
+        """See Ledger.settled; paths are looked up before they are opened, and compared by size and time."""
+        outcomes: list[Outcome | None] = []
+        for at in range(0, len(entries), _AT_ONCE):
+            outcomes += self._settled_of(entries[at : at + _AT_ONCE])
+        return outcomes
+
+    def known_instances(self, instances: Sequence[Instance]) -> list[KnownInstance | None]:
+        """See Ledger.known_instances."""
+        known: list[KnownInstance | None] = []
+        for at in range(0, len(instances), _AT_ONCE):
+            part = instances[at : at + _AT_ONCE]
+            paths = [self._absolute(instance.path) for instance in part]
+            known += self._known_of([instance.sop_instance_uid for instance in part], paths)
+        return known
+
+    def known_instance(self, sop_instance_uid: str) -> KnownInstance | None:
+        """The stored instance of a SOP Instance UID, whatever file it came from."""
+        return self._known_of([sop_instance_uid], [_NOWHERE])[0]
+
+    def _settled_of(self, entries: Sequence[object]) -> list[Outcome | None]:
+        paths = [self._absolute(_path_of(entry)) for entry in entries]
+        keys = [os.fsencode(path) for path in paths if path is not None]
+        rows = {row[0]: row for row in self._select(_SETTLED, [hash_of_path(key) for key in keys])} if keys else {}
+        remaining = iter(keys)
+        return [
+            None if path is None else _outcome(entry, path, rows.get(next(remaining)))
+            for entry, path in zip(entries, paths, strict=True)
+        ]
+
+    def _known_of(self, uids: Sequence[str], paths: Sequence[str | None]) -> list[KnownInstance | None]:
+        """The stored instances of these UIDs that do not come from these paths."""
+        # First what is not committed, then what is: in the other order one that is committed meanwhile would be missed.
+        wanted = frozenset(uids)
+        candidates = self._uncommitted(wanted)
+        for packed, path, size, mtime, state in self._select(_KNOWN, [hash_of_uid(uid) for uid in uids]):
+            known = KnownInstance(os.fsdecode(path) or None, size, mtime, State(state))
+            uid = unpack_uid(packed)
+            if uid in wanted:
+                candidates.setdefault(uid, []).append(known)
+        return [
+            next((known for known in candidates.get(uid, ()) if known.path != path), None)
+            for uid, path in zip(uids, paths, strict=True)
+        ]
+
+    def _select(self, query: str, hashes: Sequence[int]) -> list[Any]:
+        if not hashes:
+            return []
+        # First what waits for the index, then the index: in the other order what enters it meanwhile would be missed.
+        waiting = self._waiting_ids(hashes)
+        marks, values = padded(hashes)
+        with self._turn, ledger_errors(self._path, "read"):
+            rows = self._connection.execute(f"{query}({_INDEXED}{marks})", values).fetchall()
+            for at in range(0, len(waiting), _AT_ONCE):
+                marks, values = padded(waiting[at : at + _AT_ONCE])
+                rows += self._connection.execute(query + marks, values)
+            return rows
+
+    def _absolute(self, path: str | None) -> str | None:
+        return None if path is None else ledger_path(path, self._working_directory)
+
+
+def _path_of(entry: object) -> str | None:
+    if isinstance(entry, str):
+        return entry
+    return entry.path if isinstance(entry, Instance) else None
+
+
+def _outcome(entry: object, path: str, row: Any) -> Outcome | None:
+    """The outcome that a row says still holds for a path or Instance, if its file is the same as then."""
+    if row is None:
+        return None
+    _, size, mtime, state, status, reason = row
+    if isinstance(entry, Instance):
+        instance, now = entry, (entry.size_bytes, storable(entry.mtime_ns))
+    else:
+        try:
+            status = os.stat(path)
+        except (OSError, ValueError):
+            return None
+        instance, now = None, (status.st_size, storable(status.st_mtime_ns))
+    if now != (size, mtime):
+        return None
+    given = instance.path if instance is not None else str(entry)
+    if state in STORED:
+        return Outcome(State.RESUMED, given, instance, attempts=0)
+    if state == State.DUPLICATE:
+        return Outcome(
+            State.DUPLICATE,
+            given,
+            instance,
+            None if status < 0 else Status(status),
+            reason=reason or "",
+            attempts=0,
+        )
+    if isinstance(entry, NamedPath):  # whoever names a file wants to hear of it
+        return None
+    return Outcome(State(state), given, reason=reason or "", error=SourceError(reason or ""), attempts=0)

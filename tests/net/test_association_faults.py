@@ -1,0 +1,482 @@
+"""What a peer can do wrong on an association, and how each ends: never as stored, never as a hang."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import threading
+import time
+from typing import TYPE_CHECKING, Any
+
+import anyio
+import pytest
+
+from asyncstore.dimse import command_set
+from asyncstore.dimse.messages import CEchoRQ, CEchoRSP, CStoreRQ, CStoreRSP
+from asyncstore.errors import Aborted, AssociationLost, AsyncStoreError, ConnectionLost, RemoteProtocolError, Timeout
+from asyncstore.net import association as association_module
+from asyncstore.net import trace
+from asyncstore.net.outcome import State
+from asyncstore.status import SUCCESS
+from asyncstore.uids import CT_IMAGE_STORAGE
+from asyncstore.upper_layer.pdu import Abort, DataTF, Fragment, ReleaseRP, ReleaseRQ
+from tests.net.parts import (
+    LIMIT_SECONDS,
+    TINY_SECONDS,
+    accepting,
+    fragments_of,
+    has_last_data_fragment,
+    instance,
+    make_stalling,
+    stalling,
+    tiny,
+    to,
+    units_of,
+    with_window,
+)
+from tests.wire import ScriptedSCP, Wire
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+
+    from asyncstore.net.association import Association
+
+Answer = Any  # a function of a Wire and an IncomingStore
+
+LARGE = 16 << 20
+NO_STATUS: list[tuple[int, command_set.Value]] = [
+    (command_set.AFFECTED_SOP_CLASS_UID, CT_IMAGE_STORAGE),
+    (command_set.COMMAND_FIELD, 0x8001),
+    (command_set.RESPONDED_TO, 1),
+    (command_set.DATA_SET_TYPE, 0x0101),
+]
+N_EVENT_REPORT_RQ: list[tuple[int, command_set.Value]] = [
+    (command_set.AFFECTED_SOP_CLASS_UID, CT_IMAGE_STORAGE),
+    (command_set.COMMAND_FIELD, 0x0100),
+    (command_set.MESSAGE_ID, 1),
+    (command_set.DATA_SET_TYPE, 0x0101),
+]
+
+
+def ends_with_abort(wire: Wire) -> None:
+    """What a peer must see after it did something wrong."""
+    wire.expect(Abort)
+    wire.expect_closed()
+
+
+# Answers that are none
+
+
+def _sends(*what: Any) -> Answer:
+    return lambda wire, _: wire.send(*what)
+
+
+def _answers(status: int = 0, **wrong: Any) -> Answer:
+    return lambda wire, store: wire.answer(store, status, **wrong)
+
+
+def _says(command: Any, data_set: bytes | None = None) -> Answer:
+    return lambda wire, _: wire.send_message(1, command, data_set)
+
+
+WRONG_ANSWERS: dict[str, tuple[Answer, str]] = {
+    "Message ID": (_answers(message_id=999), "Message ID Being Responded To"),
+    "context": (_answers(context_id=3), "Presentation Context ID"),
+    "with a data set": (_answers(data_set=bytes(10)), "Command Data Set Type"),
+    "C-ECHO-RSP": (_says(CEchoRSP(1, SUCCESS)), "Command Field"),
+    "C-ECHO-RQ": (_says(CEchoRQ(1)), "Command Field"),
+    "C-STORE-RQ": (_says(CStoreRQ(1, CT_IMAGE_STORAGE, "1.2.3"), bytes(10)), "Command Field"),
+    "N-EVENT-REPORT-RQ": (_says(command_set.encode(N_EVENT_REPORT_RQ)), "Command Field"),
+    "no status": (_says(command_set.encode(NO_STATUS)), "Status"),
+    "pending": (_answers(0xFF00), "Status"),
+    "cancelled": (_answers(0xFE00), "Status"),
+    "no command set": (_says(b"\0" * 10), "element header"),
+    "data set without a command": (_sends(DataTF((Fragment(1, False, True, b"ab"),))), "message control header"),
+    "second acceptance": (lambda wire, _: wire.send(b"\x02\0\0\0\0\x04abcd"), "PDU length"),
+    "HTTP": (_sends(b"HTTP/1.1 400 Bad Request\r\n\r\n"), "PDU type"),
+    "TLS": (_sends(b"\x15\x03\x03\x00\x02\x02\x46"), "PDU type"),
+    "4 GiB": (_sends(b"\x04\0\xff\xff\xff\xff"), "PDU length"),
+    "empty PDU": (_sends(b"\x04\0\0\0\0\0"), "PDV"),
+    "even context": (_sends(b"\x04\0\0\0\0\x06\0\0\0\x02\x02\x03"), "Presentation context ID"),
+}
+
+
+@pytest.mark.parametrize("wrong", WRONG_ANSWERS)
+async def test_a_wrong_answer_ends_the_association_and_stores_nothing(
+    wrong: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    answer, field = WRONG_ANSWERS[wrong]
+
+    def answers_wrong(wire: Wire) -> None:
+        answer(wire, wire.read_store())
+        ends_with_abort(wire)
+
+    with ScriptedSCP(accepting(answers_wrong)) as scp, anyio.fail_after(LIMIT_SECONDS):
+        async with to(scp) as association:
+            with pytest.raises(RemoteProtocolError) as caught:
+                await association.store(instance())
+            assert field in caught.value.field or field in str(caught.value)
+            assert association.failure is caught.value
+            assert not association.has_room
+            for call in (lambda: association.store(instance()), association.echo, association.release):
+                with pytest.raises(RemoteProtocolError) as again:
+                    await call()
+                assert again.value is caught.value
+            assert list(association.outstanding) == [1]
+    (event,) = [record.msg for record in caplog.records if isinstance(record.msg, trace.InvalidAnswer)]
+    assert (event.to_request, event.detail) == ("C-STORE", str(caught.value))
+
+
+async def test_a_wrong_answer_to_an_echo_is_told_as_such(caplog: pytest.LogCaptureFixture) -> None:
+    def answers_wrong(wire: Wire) -> None:
+        wire.send_message(wire.read_message().context_id, CEchoRSP(999, SUCCESS))
+        ends_with_abort(wire)
+
+    with ScriptedSCP(accepting(answers_wrong)) as scp, anyio.fail_after(LIMIT_SECONDS):
+        async with to(scp) as association:
+            with pytest.raises(RemoteProtocolError):
+                await association.echo()
+    (event,) = [record.msg for record in caplog.records if isinstance(record.msg, trace.InvalidAnswer)]
+    assert event.to_request == "C-ECHO"
+
+
+async def test_a_second_answer_takes_nothing_back_and_ends_the_association() -> None:
+    def answers_twice(wire: Wire) -> None:
+        store = wire.read_store()
+        answer = CStoreRSP(store.message_id, SUCCESS).encode()
+        wire.send(*[DataTF((Fragment(1, True, True, answer),))] * 2)
+        ends_with_abort(wire)
+
+    with ScriptedSCP(accepting(answers_twice)) as scp, anyio.fail_after(LIMIT_SECONDS):
+        async with to(scp) as association:
+            assert (await association.store(instance())).state is State.STORED
+            with pytest.raises(RemoteProtocolError, match="1 is not outstanding"):
+                await association.store(instance())
+            assert not association.outstanding
+
+
+async def test_one_wrong_answer_ends_every_wait_with_the_same_error() -> None:
+    all_wait = threading.Event()
+
+    def answers_wrong(wire: Wire) -> None:
+        stores = wire.read_stores(2)
+        wire.wait(all_wait)
+        wire.answer(stores[0], message_id=999)
+        ends_with_abort(wire)
+
+    errors: list[AsyncStoreError] = []
+
+    async def fails(call: Awaitable[object]) -> None:
+        try:
+            await call
+        except AsyncStoreError as error:
+            errors.append(error)
+
+    with ScriptedSCP(accepting(answers_wrong, **with_window(2))) as scp, anyio.fail_after(LIMIT_SECONDS):
+        async with to(scp, window=2) as association:
+            async with anyio.create_task_group() as group:
+                for number in range(4):
+                    group.start_soon(fails, association.store(instance(uid=f"1.2.{number}")))
+                await anyio.wait_all_tasks_blocked()
+                group.start_soon(fails, association.echo())
+                await anyio.wait_all_tasks_blocked()
+                all_wait.set()
+            assert association.failure is not None
+            assert errors == [association.failure] * 5
+
+
+# The end of the association while it has work, while it is idle, and in the middle of a message
+
+
+def _closes(wire: Wire) -> None:
+    wire.fin()
+    wire.read_bytes(1 << 30)
+
+
+def _resets(wire: Wire) -> None:
+    wire.rst()
+
+
+def _aborts(wire: Wire) -> None:
+    wire.send(Abort(0, 0))
+    wire.close()
+
+
+def _aborts_as_provider(wire: Wire) -> None:
+    wire.send(Abort(2, 6))
+    wire.close()
+
+
+def _releases(wire: Wire) -> None:
+    wire.send(ReleaseRQ())
+    wire.expect(ReleaseRP)
+    wire.expect_closed()
+
+
+ENDS: dict[str, tuple[Callable[[Wire], None], type[AssociationLost], str]] = {
+    "EOF": (_closes, ConnectionLost, "the peer closed the connection"),
+    "RST": (_resets, ConnectionLost, r"Connection reset|Broken pipe"),
+    "A-ABORT": (_aborts, Aborted, "DUL service-user"),
+    "A-P-ABORT": (_aborts_as_provider, Aborted, "Invalid PDU parameter value"),
+    "A-RELEASE-RQ": (_releases, ConnectionLost, "released"),
+}
+
+
+@pytest.mark.parametrize("end", ENDS)
+async def test_an_end_with_operations_outstanding_is_known_at_once(end: str) -> None:
+    how, kind, text = ENDS[end]
+
+    def ends(wire: Wire) -> None:
+        wire.read_stores(2)
+        how(wire)
+
+    with ScriptedSCP(accepting(ends, **with_window(2))) as scp, anyio.fail_after(LIMIT_SECONDS):
+        async with to(scp, window=2) as association:
+            await association.send(instance(uid="1.2.1"), lambda *_: pytest.fail("it was answered"))
+            with pytest.raises(kind, match=text) as caught:
+                await association.store(instance(uid="1.2.2"))
+            assert caught.value.outstanding == (1, 2)
+            assert caught.value.retryable
+            assert association.failure is caught.value
+
+
+@pytest.mark.parametrize("end", ENDS)
+async def test_an_end_while_idle_is_known_at_the_next_use_and_takes_nothing_back(end: str) -> None:
+    how, kind, text = ENDS[end]
+
+    def ends(wire: Wire) -> None:
+        wire.answer(wire.read_store())
+        how(wire)
+
+    with ScriptedSCP(accepting(ends)) as scp, anyio.fail_after(LIMIT_SECONDS):
+        failed = anyio.Event()
+        async with to(scp) as association:
+            association.on_failure = failed.set
+            assert (await association.store(instance())).is_stored
+            await failed.wait()
+            with pytest.raises(kind, match=text) as caught:
+                await association.store(instance())
+            assert caught.value.outstanding == ()
+        assert association.failure is caught.value
+
+
+async def test_an_end_while_idle_that_nobody_uses_is_no_error() -> None:
+    def ends(wire: Wire) -> None:
+        wire.answer(wire.read_store())
+        _aborts(wire)
+
+    with ScriptedSCP(accepting(ends)) as scp, anyio.fail_after(LIMIT_SECONDS):
+        failed = anyio.Event()
+        async with to(scp) as association:
+            association.on_failure = failed.set
+            assert (await association.store(instance())).is_stored
+            await failed.wait()
+        assert isinstance(association.failure, Aborted)
+
+
+async def test_an_answer_counts_also_when_the_end_comes_with_it() -> None:
+    def answers_and_aborts(wire: Wire) -> None:
+        store = wire.read_store()
+        answer = CStoreRSP(store.message_id, SUCCESS).encode()
+        wire.send(DataTF((Fragment(1, True, True, answer),)), Abort(2, 0))
+
+    with ScriptedSCP(accepting(answers_and_aborts)) as scp, anyio.fail_after(LIMIT_SECONDS):
+        async with to(scp) as association:
+            assert (await association.store(instance())).state is State.STORED
+            assert isinstance(association.failure, Aborted)
+
+
+@pytest.mark.parametrize("end", ["EOF", "RST", "A-ABORT", "A-P-ABORT"])
+async def test_an_end_in_the_middle_of_a_message_interrupts_a_blocked_send(end: str) -> None:
+    how, kind, text = ENDS[end]
+
+    def ends(wire: Wire) -> None:
+        wire.read_bytes(100_000)
+        how(wire)
+
+    with ScriptedSCP(accepting(ends), receive_buffer_bytes=8192) as scp, anyio.fail_after(LIMIT_SECONDS):
+        async with to(scp) as association:
+            with pytest.raises(kind, match=text) as caught:
+                await association.store(instance(LARGE))
+            assert caught.value.outstanding == (1,)
+            assert association.failure is caught.value
+
+
+# Inside of the second of three fragments of a data set: its command set has about 100 bytes.
+MIDDLE = 500
+
+
+@pytest.mark.parametrize("what", ["nothing", "A-RELEASE-RQ", "early answer"])
+async def test_what_comes_in_the_middle_of_a_message_is_answered_by_abort_after_the_pdu(
+    what: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    make_stalling(monkeypatch)
+    stalled = threading.Event()
+    stream: list[bytes] = []
+    interruptions: dict[str, Callable[[Wire], None]] = {
+        "nothing": Wire.fin,
+        "A-RELEASE-RQ": lambda wire: wire.send(ReleaseRQ()),
+        "early answer": lambda wire: wire.send_message(1, CStoreRSP(1, SUCCESS)),
+    }
+
+    def interrupts(wire: Wire) -> None:
+        wire.wait(stalled)
+        interruptions[what](wire)
+        stream.append(wire.read_bytes(1 << 30))
+
+    kind = RemoteProtocolError if what == "early answer" else ConnectionLost
+    script = accepting(interrupts, maximum_length=306)
+    with ScriptedSCP(script) as scp, anyio.fail_after(LIMIT_SECONDS):
+        async with to(scp) as association:
+            stalling(association).stall_after(MIDDLE)
+            async with anyio.create_task_group() as group:
+                group.start_soon(_fails, association, kind)
+                await stalling(association).has_stalled.wait()
+                stalled.set()
+    units = list(units_of(stream[0]))
+    assert b"".join(unit.encode() for unit in units) == stream[0]
+    assert not has_last_data_fragment(units)
+    assert len(fragments_of(units)) == 3
+    if what == "nothing":  # whoever has closed needs no abort
+        assert len(units) == 3
+    else:
+        assert isinstance(units[-1], Abort)
+
+
+async def _fails(association: Association, kind: type[AsyncStoreError]) -> None:
+    with pytest.raises(kind) as caught:
+        await association.store(instance(900))
+    assert association.failure is caught.value
+
+
+# Release
+
+
+async def test_a_release_that_both_ask_for_at_once_is_answered_and_is_no_error() -> None:
+    def collides(wire: Wire) -> None:
+        wire.answer(wire.read_store())
+        wire.expect(ReleaseRQ)
+        wire.send(ReleaseRQ())
+        wire.expect(ReleaseRP)
+        wire.send(ReleaseRP())
+        wire.expect_closed()
+
+    with ScriptedSCP(accepting(collides)) as scp, anyio.fail_after(LIMIT_SECONDS):
+        async with to(scp) as association:
+            assert (await association.store(instance())).is_stored
+        assert association.failure is None
+
+
+@pytest.mark.parametrize(
+    "instead",
+    [Wire.drain, Wire.fin, Wire.rst, lambda wire: wire.send(b"HTTP/1.1 400\r\n"), lambda w: w.send(Abort(0, 0))],
+)
+async def test_a_release_that_is_not_answered_takes_nothing_back(instead: Callable[[Wire], None]) -> None:
+    def does_not_answer(wire: Wire) -> None:
+        wire.answer(wire.read_store())
+        wire.expect(ReleaseRQ)
+        instead(wire)
+        with contextlib.suppress(OSError):
+            wire.read_bytes(1 << 20)
+
+    with ScriptedSCP(accepting(does_not_answer)) as scp, anyio.fail_after(LIMIT_SECONDS):
+        async with to(scp, timeouts=tiny(acse_seconds=TINY_SECONDS)) as association:
+            assert (await association.store(instance())).is_stored
+
+
+# Deadlines
+
+
+async def test_a_store_that_is_never_answered_is_given_up_and_aborted(caplog: pytest.LogCaptureFixture) -> None:
+    def never_answers(wire: Wire) -> None:
+        wire.read_store()
+        ends_with_abort(wire)
+
+    with ScriptedSCP(accepting(never_answers)) as scp, anyio.fail_after(LIMIT_SECONDS):
+        async with to(scp, timeouts=tiny(dimse_seconds=TINY_SECONDS)) as association:
+            with pytest.raises(Timeout) as caught:
+                await association.store(instance())
+    assert (caught.value.which, caught.value.seconds, caught.value.outstanding) == ("dimse", TINY_SECONDS, (1,))
+    assert [record.msg.which for record in caplog.records if isinstance(record.msg, trace.TimedOut)] == ["dimse"]
+
+
+async def test_the_deadline_is_one_for_the_whole_answer_however_it_comes() -> None:
+    def dribbles(wire: Wire) -> None:
+        store = wire.read_store()
+        answer = CStoreRSP(store.message_id, SUCCESS).encode()
+        with contextlib.suppress(OSError):
+            wire.dribble(DataTF((Fragment(1, True, True, answer),)), pause_seconds=TINY_SECONDS / 4)
+
+    with ScriptedSCP(accepting(dribbles)) as scp, anyio.fail_after(LIMIT_SECONDS):
+        began = time.monotonic()
+        async with to(scp, timeouts=tiny(dimse_seconds=TINY_SECONDS)) as association:
+            with pytest.raises(Timeout, match=r"not answered within 0\.2 s"):
+                await association.store(instance())
+        assert time.monotonic() - began < 10 * TINY_SECONDS
+
+
+@pytest.mark.parametrize("anyio_backend", [("asyncio", {"use_uvloop": False})], ids=["asyncio"])
+async def test_the_deadline_of_the_next_answer_begins_with_the_last_one() -> None:
+    def answers_slowly(wire: Wire) -> None:
+        for store in wire.read_stores(2):
+            wire._stopping.wait(0.5)
+            wire.answer(store)
+        wire.answer_release()
+
+    with ScriptedSCP(accepting(answers_slowly, **with_window(2))) as scp, anyio.fail_after(LIMIT_SECONDS):
+        async with to(scp, window=2, timeouts=tiny(dimse_seconds=0.9)) as association:
+            async with anyio.create_task_group() as group:
+                for number in range(2):
+                    group.start_soon(association.store, instance(uid=f"1.2.{number}"))
+            assert association.failure is None
+
+
+@pytest.mark.parametrize("anyio_backend", [("asyncio", {"use_uvloop": False})], ids=["asyncio"])
+async def test_the_time_that_the_sending_takes_does_not_count_for_the_answer() -> None:
+    def takes_its_time(wire: Wire) -> None:
+        wire._stopping.wait(3 * TINY_SECONDS)
+        wire.answer(wire.read_store())
+        wire.answer_release()
+
+    script = accepting(takes_its_time, maximum_length=0)
+    with ScriptedSCP(script, receive_buffer_bytes=8192) as scp, anyio.fail_after(LIMIT_SECONDS):
+        async with to(scp, timeouts=tiny(dimse_seconds=TINY_SECONDS)) as association:
+            assert (await association.store(instance(LARGE))).is_stored
+
+
+async def test_a_peer_that_stops_reading_is_given_up_and_the_abort_is_bounded(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    with ScriptedSCP(accepting(Wire.hold), receive_buffer_bytes=8192) as scp, anyio.fail_after(LIMIT_SECONDS):
+        began = time.monotonic()
+        async with to(scp, timeouts=tiny(network_seconds=TINY_SECONDS)) as association:
+            with pytest.raises(Timeout) as caught:
+                await association.store(instance(LARGE))
+            assert (caught.value.which, caught.value.outstanding) == ("network", (1,))
+        assert time.monotonic() - began < 2
+    assert [record.msg.which for record in caplog.records if isinstance(record.msg, trace.TimedOut)] == ["network"]
+
+
+async def test_leaving_while_the_peer_does_not_read_takes_no_longer_than_the_bound(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    assert association_module.ABORT_SECONDS == 5
+    monkeypatch.setattr(association_module, "ABORT_SECONDS", TINY_SECONDS)
+    with ScriptedSCP(accepting(Wire.hold), receive_buffer_bytes=8192) as scp, anyio.fail_after(LIMIT_SECONDS):
+        began = time.monotonic()
+        with anyio.move_on_after(TINY_SECONDS):
+            async with to(scp) as association:
+                await association.store(instance(LARGE))
+        assert time.monotonic() - began < 2
+        assert association._transport.is_closed
+
+
+async def test_what_the_library_logs_at_a_broken_connection_is_an_event(caplog: pytest.LogCaptureFixture) -> None:
+    def closes(wire: Wire) -> None:
+        wire.read_store()
+
+    with caplog.at_level(logging.INFO, "asyncstore.net"), ScriptedSCP(accepting(closes)) as scp:
+        async with to(scp) as association:
+            with pytest.raises(ConnectionLost):
+                await association.store(instance())
+    assert [type(record.msg) for record in caplog.records][-1] is trace.ConnectionBroken

@@ -1,0 +1,43 @@
+"""Whom to call: what makes a peer that can be called, and how it is written."""
+
+from __future__ import annotations
+
+import pytest
+
+from asyncstore.errors import LocalProtocolError
+from asyncstore.net.peer import Peer, check_ae_title
+
+
+@pytest.mark.parametrize(
+    ("peer", "text"),
+    [
+        (Peer("pacs.example", 104), "ANY-SCP@pacs.example:104"),
+        (Peer("192.0.2.1", 11112, "ARCHIVE"), "ARCHIVE@192.0.2.1:11112"),
+        (Peer("::1", 65535, "ARCHIVE"), "ARCHIVE@[::1]:65535"),
+    ],
+)
+def test_a_peer_is_written_with_title_host_and_port(peer: Peer, text: str) -> None:
+    assert str(peer) == text
+
+
+@pytest.mark.parametrize("port", [-1, 0, 65536])
+def test_a_port_is_1_to_65535(port: int) -> None:
+    with pytest.raises(LocalProtocolError, match=f"port {port} is out of range"):
+        Peer("pacs.example", port)
+
+
+@pytest.mark.parametrize("title", ["A", "ABCDEFGHIJKLMNOP", "WITH SPACE", " padded "])
+def test_an_ae_title_that_can_be_sent_is_given_back(title: str) -> None:
+    assert check_ae_title(title) == title
+
+
+@pytest.mark.parametrize("title", ["", "   ", "ABCDEFGHIJKLMNOPQ"])
+def test_an_ae_title_has_1_to_16_characters(title: str) -> None:
+    with pytest.raises(LocalProtocolError, match="1 to 16"):
+        Peer("pacs.example", 104, title)
+
+
+@pytest.mark.parametrize("title", ["BACK\\SLASH", "LINE\nFEED", "TAB\t", "ÜBER", "DEL\x7f"])
+def test_an_ae_title_has_no_other_characters(title: str) -> None:
+    with pytest.raises(LocalProtocolError, match="cannot have"):
+        Peer("pacs.example", 104, title)

@@ -1,0 +1,122 @@
+"""Waiting and taking turns, on every event loop."""
+
+from __future__ import annotations
+
+import anyio
+import pytest
+
+from asyncstore.net.signal import Signal, Turn
+from tests.net.parts import LIMIT_SECONDS
+
+
+async def test_a_signal_wakes_everybody_who_waits() -> None:
+    signal = Signal()
+    woken: list[int] = []
+
+    async def wait(number: int) -> None:
+        await signal.wait()
+        woken.append(number)
+
+    with anyio.fail_after(LIMIT_SECONDS):
+        async with anyio.create_task_group() as group:
+            for number in range(3):
+                group.start_soon(wait, number)
+            await anyio.wait_all_tasks_blocked()
+            signal.set()
+    assert sorted(woken) == [0, 1, 2]
+
+
+async def test_a_signal_that_nobody_waits_for_is_not_remembered() -> None:
+    signal = Signal()
+    signal.set()
+    with anyio.move_on_after(0.05) as scope:
+        await signal.wait()
+    assert scope.cancelled_caught
+
+
+async def test_a_signal_after_a_wait_that_was_cancelled_wakes_the_others() -> None:
+    signal = Signal()
+    with anyio.fail_after(LIMIT_SECONDS):
+        async with anyio.create_task_group() as group:
+            with anyio.CancelScope() as scope:
+                scope.cancel()
+                await signal.wait()
+            group.start_soon(signal.wait)
+            await anyio.wait_all_tasks_blocked()
+            signal.set()
+
+
+async def test_a_signal_wakes_for_one_set_once() -> None:
+    signal = Signal()
+    times = 0
+
+    async def count() -> None:
+        nonlocal times
+        while True:
+            await signal.wait()
+            times += 1
+
+    with anyio.fail_after(LIMIT_SECONDS):
+        async with anyio.create_task_group() as group:
+            group.start_soon(count)
+            for expected in (1, 2, 3):
+                await anyio.wait_all_tasks_blocked()
+                signal.set()
+                signal.set()
+                await anyio.wait_all_tasks_blocked()
+                assert times == expected
+            group.cancel_scope.cancel()
+
+
+async def test_a_turn_is_taken_by_one_task_at_a_time() -> None:
+    turn = Turn()
+    inside = 0
+    done: list[int] = []
+
+    async def take(number: int) -> None:
+        nonlocal inside
+        async with turn:
+            inside += 1
+            assert inside == 1
+            await anyio.lowlevel.checkpoint()
+            inside -= 1
+            done.append(number)
+
+    with anyio.fail_after(LIMIT_SECONDS):
+        async with anyio.create_task_group() as group:
+            for number in range(10):
+                group.start_soon(take, number)
+    assert sorted(done) == list(range(10))
+
+
+async def test_a_turn_is_free_again_after_an_exception_and_after_a_cancellation() -> None:
+    turn = Turn()
+    with anyio.fail_after(LIMIT_SECONDS):
+        with pytest.raises(ZeroDivisionError):
+            async with turn:
+                raise ZeroDivisionError
+        with anyio.CancelScope() as scope:
+            async with turn:
+                scope.cancel()
+                await anyio.sleep_forever()
+        async with turn:
+            pass
+
+
+async def test_who_is_cancelled_while_it_waits_for_its_turn_does_not_take_it() -> None:
+    turn = Turn()
+    took_it: list[str] = []
+
+    async def take(name: str) -> None:
+        async with turn:
+            took_it.append(name)
+
+    with anyio.fail_after(LIMIT_SECONDS):
+        async with anyio.create_task_group() as group:
+            async with turn:
+                with anyio.CancelScope() as scope:
+                    scope.cancel()
+                    await take("cancelled")
+                group.start_soon(take, "patient")
+                await anyio.wait_all_tasks_blocked()
+    assert took_it == ["patient"]

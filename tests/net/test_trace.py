@@ -1,0 +1,99 @@
+"""Every trace event is one plain line, at its level, and only where somebody listens."""
+
+from __future__ import annotations
+
+import logging
+
+import pytest
+
+from asyncstore.dimse.messages import CEchoRQ, CStoreRQ
+from asyncstore.net import trace
+from asyncstore.net.outcome import Outcome, State
+from asyncstore.net.peer import Peer
+from asyncstore.status import Status
+from asyncstore.uids import CT_IMAGE_STORAGE, IMPLICIT_VR_LITTLE_ENDIAN
+from asyncstore.upper_layer.items import PresentationContextResult, UserInformation
+from asyncstore.upper_layer.pdu import AssociateAC, AssociateRJ, AssociateRQ
+from tests.wire import CT_CONTEXT
+
+REQUEST = AssociateRQ("CALLED", "CALLING", (CT_CONTEXT,), UserInformation())
+ANSWER = AssociateAC(
+    "CALLED",
+    "CALLING",
+    (PresentationContextResult(1, 0, IMPLICIT_VR_LITTLE_ENDIAN), PresentationContextResult(3, 4, "")),
+    UserInformation(),
+)
+STORE = CStoreRQ(7, CT_IMAGE_STORAGE, "1.2.3")
+
+EVENTS = [
+    (
+        trace.Requesting(peer=Peer("host", 104, "CALLED")),
+        logging.INFO,
+        "requesting an association with CALLED@host:104",
+    ),
+    (trace.RequestSent(request=REQUEST), logging.DEBUG, "proposing 1 presentation contexts"),
+    (
+        trace.Accepted(request=REQUEST, answer=ANSWER),
+        logging.INFO,
+        "association accepted with 1 presentation contexts",
+    ),
+    (trace.Rejected(answer=AssociateRJ(1, 2, 3)), logging.ERROR, "association rejected: result 1, reason 2.3"),
+    (trace.ConnectionFailed(detail="refused"), logging.ERROR, "cannot connect: refused"),
+    (trace.NothingAccepted(), logging.ERROR, "no accepted presentation contexts"),
+    (
+        trace.StoreSent(path="a.dcm", context_id=1, transfer_syntax_uid=IMPLICIT_VR_LITTLE_ENDIAN, request=STORE),
+        logging.INFO,
+        "C-STORE 7: 1.2.3",
+    ),
+    (trace.EchoSent(context_id=1, request=CEchoRQ(8)), logging.INFO, "C-ECHO 8"),
+    (
+        trace.Answered(context_id=1, request=STORE, status=Status(0xA700), affected_sop_class_uid=CT_IMAGE_STORAGE),
+        logging.INFO,
+        "answer to 7: 0xA700 - Failure",
+    ),
+    (trace.Releasing(), logging.INFO, "releasing the association"),
+    (trace.ReleasedByPeer(), logging.INFO, "association released by the peer"),
+    (trace.Aborting(), logging.INFO, "aborting the association"),
+    (trace.AbortedByPeer(source=2, reason=6), logging.INFO, "association aborted by the peer, source 2, reason 6"),
+    (trace.ConnectionBroken(detail="reset"), logging.ERROR, "connection lost: reset"),
+    (trace.TimedOut(which="dimse", seconds=30.0), logging.ERROR, "dimse timeout after 30 s"),
+    (
+        trace.InvalidAnswer(to_request="C-STORE", detail="no Status"),
+        logging.ERROR,
+        "invalid answer to C-STORE: no Status",
+    ),
+    (
+        trace.NotStored(outcome=Outcome(State.FAILED, "a.dcm", reason="no")),
+        logging.ERROR,
+        "not stored: a.dcm: no",
+    ),
+]
+
+
+@pytest.mark.parametrize(("event", "level", "line"), EVENTS, ids=lambda value: type(value).__name__)
+def test_an_event_is_logged_as_itself_and_reads_as_one_line(
+    event: trace.TraceEvent, level: int, line: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    logger = logging.getLogger("asyncstore.net")
+    with caplog.at_level(logging.DEBUG, logger.name):
+        trace.emit(logger, event)
+    (record,) = caplog.records
+    assert record.msg is event
+    assert (record.levelno, record.getMessage()) == (level, line)
+
+
+def test_every_kind_of_event_is_tested_here() -> None:
+    kinds = {kind for kind in vars(trace).values() if isinstance(kind, type) and issubclass(kind, trace.TraceEvent)}
+    assert {type(event) for event, _, _ in EVENTS} == kinds - {trace.TraceEvent}
+
+
+def test_an_event_below_the_level_is_not_logged(caplog: pytest.LogCaptureFixture) -> None:
+    logger = logging.getLogger("asyncstore.net")
+    with caplog.at_level(logging.ERROR, logger.name):
+        trace.emit(logger, trace.Releasing())
+    assert not caplog.records
+
+
+def test_events_of_several_associations_carry_their_number() -> None:
+    assert trace.Releasing().association_number == 0
+    assert trace.Releasing(association_number=3).association_number == 3

@@ -1,0 +1,112 @@
+"""The library as its documentation shows it."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from typing import TYPE_CHECKING
+
+import pydicom
+import pytest
+
+import asyncstore
+from asyncstore.uids import CT_IMAGE_STORAGE, EXPLICIT_VR_LITTLE_ENDIAN, IMPLICIT_VR_LITTLE_ENDIAN
+from tests.instances import files
+from tests.transfer.support import write_files
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+CONTEXTS = [(CT_IMAGE_STORAGE, [EXPLICIT_VR_LITTLE_ENDIAN, IMPLICIT_VR_LITTLE_ENDIAN])]
+
+
+async def test_one_association(tmp_path: Path) -> None:
+    paths = write_files(tmp_path, 1)
+    async with asyncstore.StorageSCP(calling_ae_titles=["MIGRATE"]) as scp:
+        archive = asyncstore.Peer("127.0.0.1", scp.port, ae_title="ARCHIVE")
+        data_set = pydicom.dcmread(files.bundled("CT_small.dcm"))
+        async with asyncstore.associate(archive, calling_ae_title="MIGRATE", contexts=CONTEXTS) as association:
+            for source in (asyncstore.Instance.from_path(paths[0]), paths[0], data_set):
+                outcome = await association.store(source)
+                outcome.raise_for_failure()
+                assert outcome.state is asyncstore.State.STORED
+        assert scp.stored == 3
+
+
+async def test_an_instance_that_was_not_stored_raises_when_it_is_asked_to(tmp_path: Path) -> None:
+    (path,) = write_files(tmp_path, 1)
+    async with asyncstore.StorageSCP(on_store=lambda arrival: asyncstore.Status(0xA900)) as scp:
+        archive = asyncstore.Peer("127.0.0.1", scp.port)
+        async with asyncstore.associate(archive, contexts=CONTEXTS) as association:
+            outcome = await association.store(path)
+    with pytest.raises(asyncstore.StoreFailed) as raised:
+        outcome.raise_for_failure()
+    assert raised.value.status == asyncstore.Status(0xA900)
+    assert not raised.value.retryable
+
+
+async def test_many_instances_over_several_associations(tmp_path: Path) -> None:
+    paths = write_files(tmp_path, 50)
+    async with asyncstore.StorageSCP() as scp:
+        archive = asyncstore.Peer("127.0.0.1", scp.port)
+        stored = []
+        async with asyncstore.Transfer(archive, [str(tmp_path)], associations=8) as transfer:
+            async for outcome in transfer:
+                outcome.raise_for_failure()
+                stored.append(outcome.path)
+    assert sorted(map(str, stored)) == sorted(paths)
+    assert transfer.report.stored == 50
+
+
+async def test_all_in_one_call(tmp_path: Path) -> None:
+    write_files(tmp_path / "study", 10)
+    async with asyncstore.StorageSCP(output_directory=tmp_path) as scp:
+        archive = asyncstore.Peer("127.0.0.1", scp.port)
+        report = await asyncstore.store([f"{tmp_path}/study/"], to=archive)
+    assert isinstance(report, asyncstore.Report)
+    assert (report.stored, report.failed) == (10, 0)
+    assert len(list(tmp_path.glob("*.dcm"))) == 10
+
+
+async def test_one_call_takes_options_too(tmp_path: Path) -> None:
+    write_files(tmp_path, 10)
+    options = asyncstore.TransferOptions(
+        calling_ae_title="MIGRATE",
+        retry=asyncstore.RetryPolicy(retries=0),
+        timeouts=asyncstore.Timeouts(dimse_seconds=5),
+    )
+    async with asyncstore.StorageSCP(calling_ae_titles=["MIGRATE"]) as scp:
+        archive = asyncstore.Peer("127.0.0.1", scp.port)
+        report = await asyncstore.store(tmp_path, to=archive, options=options, associations=2, window=4)
+    assert report.stored == 10
+
+
+async def test_one_call_raises_when_nobody_answers(tmp_path: Path) -> None:
+    write_files(tmp_path, 1)
+    async with asyncstore.StorageSCP(called_ae_titles=["OTHER"]) as scp:
+        with pytest.raises(asyncstore.AssociationRejected):
+            await asyncstore.store(tmp_path, to=asyncstore.Peer("127.0.0.1", scp.port))
+    with pytest.raises(asyncstore.ConnectFailed):
+        await asyncstore.store(tmp_path, to=asyncstore.Peer("127.0.0.1", scp.port))
+
+
+def test_scanning_needs_no_event_loop(tmp_path: Path) -> None:
+    write_files(tmp_path, 3)
+    (tmp_path / "notes.txt").write_text("no DICOM file")
+    found = list(asyncstore.scan([tmp_path]))
+    assert sum(isinstance(entry, asyncstore.Instance) for entry in found) == 3
+    assert len(found) == 4
+
+
+def test_every_public_name_is_there() -> None:
+    for name in asyncstore.__all__:
+        assert getattr(asyncstore, name) is not None
+    assert set(asyncstore.__all__) <= set(dir(asyncstore))
+    with pytest.raises(AttributeError, match="no attribute 'Session'"):
+        asyncstore.Session  # noqa: B018
+
+
+def test_importing_it_costs_neither_pydicom_nor_what_the_command_line_needs() -> None:
+    code = "import sys, asyncstore; print(sorted({'pydicom', 'typer', 'rich', 'anyio'} & set(sys.modules)))"
+    output = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert output.stdout.strip() == "[]"

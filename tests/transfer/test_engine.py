@@ -1,0 +1,462 @@
+"""Transfer: every kind of source arrives, each instance with exactly one outcome."""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import anyio
+import pydicom
+import pytest
+
+from asyncstore.dimse.messages import HIGH, LOW
+from asyncstore.instances import source as source_module
+from asyncstore.instances.instance import Instance
+from asyncstore.net.outcome import State
+from asyncstore.net.peer import Peer
+from asyncstore.status import SUCCESS
+from asyncstore.transfer import engine, work
+from asyncstore.transfer.engine import Transfer
+from asyncstore.uids import (
+    CT_IMAGE_STORAGE,
+    EXPLICIT_VR_LITTLE_ENDIAN,
+    IMPLICIT_VR_LITTLE_ENDIAN,
+    STORAGE_SOP_CLASSES,
+)
+from asyncstore.upper_layer.items import PresentationContextResult, UserInformation
+from asyncstore.upper_layer.pdu import AssociateAC, AssociateRQ, DataTF
+from tests.instances import files
+from tests.transfer.support import (
+    LIMIT_SECONDS,
+    LOSSLESS_JPEG,
+    KeepingSCP,
+    check_account,
+    collect,
+    instance,
+    on_one_loop,
+    outcomes_of,
+    transfer_to,
+    uid_of,
+    write_files,
+)
+from tests.wire import ScriptedSCP, Wire
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Iterator, Sequence
+
+    from asyncstore.net.outcome import Outcome
+
+CLASSES = list(STORAGE_SOP_CLASSES)
+
+
+def all_once(first: int, last: int) -> Counter[str]:
+    return Counter(uid_of(number) for number in range(first, last + 1))
+
+
+# -- sources -----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("associations", [None, 1, 3])
+async def test_a_directory_arrives(tmp_path: Path, associations: int | None) -> None:
+    paths = write_files(tmp_path / "a", 40) + write_files(tmp_path / "b", 40, first=41)
+    async with KeepingSCP() as scp:
+        transfer = transfer_to(scp, tmp_path, associations=associations)
+        outcomes = await outcomes_of(transfer)
+    check_account(transfer, outcomes, paths)
+    assert scp.uids == all_once(1, 80)
+    assert transfer.report.stored == transfer.report.found == 80
+    assert transfer.report.attempts == transfer.report.answers == 80
+    assert transfer.report.sent_bytes == transfer.report.stored_bytes == transfer.report.found_bytes > 0
+    assert transfer.report.scan_finished
+    assert transfer.report.stopped_because is None
+
+
+@pytest.mark.parametrize("make", [lambda paths: paths, iter, lambda paths: [Path(path) for path in paths]])
+async def test_paths_arrive(tmp_path: Path, make: Any) -> None:
+    paths = write_files(tmp_path, 5)
+    async with KeepingSCP() as scp:
+        transfer = transfer_to(scp, make(paths))
+        outcomes = await outcomes_of(transfer)
+    check_account(transfer, outcomes, paths)
+    assert scp.uids == all_once(1, 5)
+
+
+async def test_one_path_as_bytes_arrives(tmp_path: Path) -> None:
+    (path,) = write_files(tmp_path, 1)
+    async with KeepingSCP() as scp:
+        (outcome,) = await outcomes_of(transfer_to(scp, path.encode()))
+    assert (outcome.state, outcome.path) == (State.STORED, path)
+
+
+async def test_instances_and_data_sets_arrive(tmp_path: Path) -> None:
+    data_set = pydicom.dcmread(files.bundled("CT_small.dcm"))
+    (path,) = write_files(tmp_path, 1)
+    async with KeepingSCP() as scp:
+        transfer = transfer_to(scp, [Instance.from_path(path), instance(2), data_set])
+        outcomes = await outcomes_of(transfer)
+    check_account(transfer, outcomes)
+    assert scp.uids == Counter([uid_of(1), uid_of(2), str(data_set.SOPInstanceUID)])
+    assert {outcome.path for outcome in outcomes} == {path, None}
+
+
+async def test_files_that_hold_no_instance_have_an_outcome_too(tmp_path: Path) -> None:
+    write_files(tmp_path / "directory", 2)
+    (tmp_path / "directory" / "notes.txt").write_text("found beside them")
+    named = tmp_path / "named.txt"
+    named.write_text("named")
+    async with KeepingSCP() as scp:
+        transfer = transfer_to(scp, [tmp_path / "directory", named, tmp_path / "missing"])
+        outcomes = await outcomes_of(transfer)
+    check_account(transfer, outcomes)
+    states = {Path(outcome.path or "").name: outcome.state for outcome in outcomes}
+    assert states["notes.txt"] is State.SKIPPED
+    assert states["named.txt"] is State.SOURCE_PROBLEM
+    assert states["missing"] is State.SOURCE_PROBLEM
+    assert (transfer.report.stored, transfer.report.failed, transfer.report.found) == (2, 2, 2)
+
+
+async def test_nothing_to_send_opens_no_association(tmp_path: Path) -> None:
+    async with KeepingSCP() as scp:
+        transfer = transfer_to(scp, tmp_path)
+        assert await outcomes_of(transfer) == []
+        assert scp.associations == 0
+    assert transfer.report.scan_finished
+
+
+async def test_an_endless_source_is_read_no_further_ahead_than_it_may(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(work, "MAXIMUM_WAITING", 20)
+    monkeypatch.setattr(engine, "_MAXIMUM_UNREAD", 20)
+    produced = received = most_ahead = 0
+
+    async def sources() -> AsyncIterator[Instance]:
+        nonlocal produced
+        while True:
+            produced += 1
+            await anyio.lowlevel.checkpoint()
+            yield instance(produced)
+
+    async with KeepingSCP() as scp:
+        with anyio.fail_after(LIMIT_SECONDS):
+            async with transfer_to(scp, sources(), associations=1, window=4) as transfer:
+                async for outcome in transfer:
+                    assert outcome.is_stored
+                    received += 1
+                    most_ahead = max(most_ahead, produced - received)
+                    if received == 300:
+                        break
+    assert most_ahead < 100
+    assert transfer.report.stored + transfer.report.left == transfer.report.found
+    assert scp.stored == transfer.report.stored >= 300
+
+
+async def test_a_caller_that_is_slow_slows_the_transfer_down(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(work, "MAXIMUM_WAITING", 20)
+    monkeypatch.setattr(engine, "_MAXIMUM_UNREAD", 20)
+    paths = write_files(tmp_path, 300)
+    (tmp_path / "between").mkdir()
+    for number in range(100):
+        (tmp_path / "between" / f"{number}.txt").write_text("no DICOM file")
+    seen: list[Outcome] = []
+    async with KeepingSCP() as scp:
+        with anyio.fail_after(LIMIT_SECONDS):
+            async with transfer_to(scp, tmp_path, window=4) as transfer:
+                async for outcome in transfer:
+                    seen.append(outcome)
+                    for _ in range(10):
+                        await anyio.lowlevel.checkpoint()
+                    assert transfer.report.finished - len(seen) < 200
+    check_account(transfer, seen)
+    assert transfer.report.stored == len(paths)
+    assert transfer.report.states[State.SKIPPED] == 100
+
+
+async def test_a_generator_may_wait_for_the_outcome_of_what_it_gave(tmp_path: Path) -> None:
+    paths = write_files(tmp_path, 4)
+    async with KeepingSCP() as scp:
+        stored = anyio.Semaphore(0)
+
+        async def one_after_the_other() -> AsyncIterator[str]:
+            for path in paths:
+                yield path
+                await stored.acquire()
+
+        with anyio.fail_after(LIMIT_SECONDS):
+            async with transfer_to(scp, one_after_the_other()) as transfer:
+                async for _ in transfer:
+                    stored.release()
+    assert transfer.report.stored == 4
+
+
+async def test_what_a_callers_iterator_raises_is_raised_after_the_outcomes() -> None:
+    def sources() -> Iterator[Instance]:
+        yield from (instance(number) for number in range(1, 6))
+        raise ValueError("no more")
+
+    seen: list[Outcome] = []
+    async with KeepingSCP() as scp:
+        transfer = transfer_to(scp, sources())
+        with pytest.raises(ValueError, match="no more"):
+            await collect(transfer, seen)
+    check_account(transfer, seen)
+    assert transfer.report.found == transfer.report.stored + transfer.report.left
+    assert isinstance(transfer.report.stopped_because, ValueError)
+
+
+def test_a_transfer_is_made_without_an_event_loop_and_its_options_by_keyword_come_first() -> None:
+    transfer = Transfer(Peer("pacs.example", 104), ["/nowhere"], associations=3, window=1)
+    assert (transfer.options.associations, transfer.options.window) == (3, 1)
+    assert transfer.report.finished == 0
+
+
+# -- cold files --------------------------------------------------------------------------------------------------------
+
+
+@on_one_loop
+async def test_large_files_on_a_slow_disk_do_not_stall_the_event_loop(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    paths = write_files(tmp_path, 12, padding_bytes=400_000)
+    read_into = source_module.FileSource.read_into
+
+    def slow(self: source_module.FileSource, holes: Sequence[memoryview], offset: int, *, wait: bool = True) -> bool:
+        if not wait:
+            return False
+        time.sleep(0.01)
+        return read_into(self, holes, offset)
+
+    monkeypatch.setattr(source_module.FileSource, "read_into", slow)
+    longest = 0.0
+
+    async def watch() -> None:
+        nonlocal longest
+        last = time.perf_counter()
+        while True:
+            await anyio.lowlevel.checkpoint()
+            now = time.perf_counter()
+            longest, last = max(longest, now - last), now
+
+    async with KeepingSCP() as scp, anyio.create_task_group() as group:
+        group.start_soon(watch)
+        transfer = transfer_to(scp, tmp_path, associations=4)
+        outcomes = await outcomes_of(transfer)
+        group.cancel_scope.cancel()
+    check_account(transfer, outcomes, paths)
+    assert transfer.report.stored == 12
+    assert longest < 0.2
+
+
+# -- presentation contexts ---------------------------------------------------------------------------------------------
+
+MODES: list[dict[str, Any]] = [{}, {"associations": 1}, {"only_needed_contexts": True}]
+
+
+@on_one_loop
+@pytest.mark.parametrize("options", MODES, ids=["auto", "one association", "needed contexts only"])
+@pytest.mark.parametrize("only_implicit", [False, True], ids=["any syntax", "implicit only"])
+async def test_130_sop_classes_in_one_directory_all_arrive(
+    tmp_path: Path, options: dict[str, Any], only_implicit: bool
+) -> None:
+    paths = write_files(tmp_path, 260, sop_classes=CLASSES[:130])
+    async with KeepingSCP(transfer_syntaxes=[IMPLICIT_VR_LITTLE_ENDIAN] if only_implicit else None) as scp:
+        if only_implicit and options.get("only_needed_contexts"):
+            options = {**options, "only_transfer_syntax": IMPLICIT_VR_LITTLE_ENDIAN}
+        transfer = transfer_to(scp, tmp_path, **options)
+        outcomes = await outcomes_of(transfer)
+    check_account(transfer, outcomes, paths)
+    assert transfer.report.stored == 260
+    assert scp.uids == all_once(1, 260)
+    assert transfer.report.associations_established <= 20
+
+
+def accepts_only_twenty(wire: Wire) -> None:
+    """A peer that has room for so many contexts, and does not say why it refuses the others."""
+    request = wire.expect(AssociateRQ)
+    results = tuple(
+        PresentationContextResult(context.context_id, 0 if place < 20 else 2, context.transfer_syntaxes[0])
+        for place, context in enumerate(request.presentation_contexts)
+    )
+    wire.send(AssociateAC(request.called_ae_title, request.calling_ae_title, results, UserInformation()))
+    wire.serve_stores()
+
+
+@on_one_loop
+@pytest.mark.parametrize("options", MODES, ids=["auto", "one association", "needed contexts only"])
+async def test_a_peer_that_accepts_only_so_many_contexts_at_a_time_gets_everything(
+    tmp_path: Path, options: dict[str, Any]
+) -> None:
+    paths = write_files(tmp_path, 130, sop_classes=CLASSES[:130])
+    with ScriptedSCP(accepts_only_twenty) as scp:
+        transfer = transfer_to(scp, tmp_path, **options)
+        outcomes = await outcomes_of(transfer)
+    check_account(transfer, outcomes, paths)
+    assert transfer.report.stored == 130
+
+
+@on_one_loop
+@pytest.mark.parametrize("options", MODES, ids=["auto", "one association", "needed contexts only"])
+async def test_sop_classes_that_the_peer_does_not_take_are_told_and_the_others_arrive(
+    tmp_path: Path, options: dict[str, Any]
+) -> None:
+    paths = write_files(tmp_path, 130, sop_classes=CLASSES[:130])
+    async with KeepingSCP(sop_classes=CLASSES[:65]) as scp:
+        transfer = transfer_to(scp, tmp_path, **options)
+        outcomes = await outcomes_of(transfer)
+    check_account(transfer, outcomes, paths)
+    assert transfer.report.states == {State.STORED: 65, State.NO_CONTEXT: 65}
+    assert transfer.report.associations_established <= 10
+    refused = [outcome for outcome in outcomes if outcome.state is State.NO_CONTEXT]
+    assert all(outcome.attempts == 0 and "No presentation context" in outcome.reason for outcome in refused)
+
+
+async def test_a_kind_that_is_refused_alone_does_not_stop_the_others(tmp_path: Path) -> None:
+    """With needed contexts only, the first association may be accepted without any."""
+    refused = write_files(tmp_path / "private", 3, sop_classes=["1.2.3.4"])
+    taken = write_files(tmp_path / "ct", 3, first=4)
+    arrived = anyio.Event()
+
+    async def sources() -> AsyncIterator[str]:
+        for path in refused:
+            yield path
+        await arrived.wait()
+        for path in taken:
+            yield path
+
+    async with KeepingSCP() as scp:
+        with anyio.fail_after(LIMIT_SECONDS):
+            async with transfer_to(scp, sources(), only_needed_contexts=True) as transfer:
+                outcomes = []
+                async for outcome in transfer:
+                    outcomes.append(outcome)
+                    arrived.set()
+    check_account(transfer, outcomes, [*refused, *taken])
+    assert transfer.report.states == {State.NO_CONTEXT: 3, State.STORED: 3}
+    assert transfer.report.stopped_because is None
+
+
+@pytest.mark.parametrize("convert", [True, False])
+async def test_what_the_peer_does_not_read_is_converted_unless_that_is_unwanted(tmp_path: Path, convert: bool) -> None:
+    own = write_files(tmp_path, 1, transfer_syntax_uid=LOSSLESS_JPEG)
+    uncompressed = write_files(tmp_path, 1, first=2)
+    syntaxes = [LOSSLESS_JPEG, IMPLICIT_VR_LITTLE_ENDIAN]
+    async with KeepingSCP(transfer_syntaxes=syntaxes) as scp:
+        transfer = transfer_to(scp, tmp_path, convert=convert)
+        outcomes = {outcome.path: outcome for outcome in await outcomes_of(transfer)}
+    assert outcomes[own[0]].transfer_syntax_uid == LOSSLESS_JPEG
+    outcome = outcomes[uncompressed[0]]
+    if convert:
+        assert (outcome.state, outcome.transfer_syntax_uid) == (State.STORED, IMPLICIT_VR_LITTLE_ENDIAN)
+    else:
+        assert (outcome.state, outcome.attempts) == (State.NO_CONTEXT, 0)
+
+
+async def test_only_the_chosen_transfer_syntax_is_sent(tmp_path: Path) -> None:
+    write_files(tmp_path, 1, transfer_syntax_uid=LOSSLESS_JPEG)
+    write_files(tmp_path, 2, first=2)
+    async with KeepingSCP() as scp:
+        transfer = transfer_to(scp, tmp_path, only_transfer_syntax=IMPLICIT_VR_LITTLE_ENDIAN)
+        await outcomes_of(transfer)
+    assert transfer.report.states == {State.STORED: 2, State.NO_CONTEXT: 1}
+    assert {arrival.transfer_syntax_uid for arrival in scp.arrivals} == {IMPLICIT_VR_LITTLE_ENDIAN}
+
+
+@pytest.mark.parametrize("priority", [LOW, HIGH])
+async def test_the_priority_is_the_one_that_was_asked_for(tmp_path: Path, priority: int) -> None:
+    write_files(tmp_path, 2)
+    async with KeepingSCP() as scp:
+        await outcomes_of(transfer_to(scp, tmp_path, priority=priority))
+    assert [arrival.request.priority for arrival in scp.arrivals] == [priority, priority]
+
+
+async def test_what_is_announced_is_what_was_asked_for(tmp_path: Path) -> None:
+    write_files(tmp_path, 1, padding_bytes=50_000)
+    with ScriptedSCP() as scp:
+        await outcomes_of(transfer_to(scp, tmp_path, calling_ae_title="MIGRATE", window=7, maximum_send_length=4096))
+    request = scp.wires[0].received[0]
+    assert isinstance(request, AssociateRQ)
+    assert (request.calling_ae_title, request.called_ae_title) == ("MIGRATE", "ANY-SCP")
+    window = request.user_information.operations_window
+    assert window is not None
+    assert window.invoked == 7
+    assert max(len(unit.encode()) - 6 for unit in scp.received if isinstance(unit, DataTF)) <= 4096
+
+
+# -- associations ------------------------------------------------------------------------------------------------------
+
+
+async def test_never_more_associations_are_open_than_were_asked_for(tmp_path: Path) -> None:
+    paths = write_files(tmp_path, 300, sop_classes=CLASSES[:130])
+    async with KeepingSCP(maximum_associations=1) as scp:
+        transfer = transfer_to(scp, tmp_path, associations=1)
+        outcomes = await outcomes_of(transfer)
+    check_account(transfer, outcomes, paths)
+    assert transfer.report.stored == 300
+    assert transfer.report.associations_established == scp.associations >= 3
+
+
+@on_one_loop
+async def test_a_study_is_never_on_two_associations_where_that_is_asked_for(tmp_path: Path) -> None:
+    study_of = {}
+    for number in range(300):
+        study = f"1.2.3.{number % 7}"
+        (path,) = write_files(tmp_path / str(number % 5), 1, first=number, study=study)
+        study_of[path] = study
+    async with KeepingSCP() as scp:
+        transfer = transfer_to(scp, tmp_path, associations=4, keep_together="study")
+        outcomes = await outcomes_of(transfer)
+    check_account(transfer, outcomes, study_of)
+    carriers: dict[str, set[int]] = {}
+    for outcome in outcomes:
+        carriers.setdefault(study_of[outcome.path or ""], set()).add(outcome.association_number)
+    assert all(len(numbers) == 1 for numbers in carriers.values())
+    assert len(set.union(*carriers.values())) > 1
+
+
+async def test_the_same_uid_is_never_in_flight_twice() -> None:
+    in_flight: Counter[str] = Counter()
+
+    def answers_later(arrival: Any) -> Any:
+        uid = arrival.request.affected_sop_instance_uid
+        in_flight[uid] += 1
+        assert in_flight[uid] == 1
+
+        async def answer() -> Any:
+            for _ in range(5):
+                await anyio.lowlevel.checkpoint()
+            in_flight[uid] -= 1
+            return SUCCESS
+
+        return answer()
+
+    async with KeepingSCP(answers_later) as scp:
+        transfer = transfer_to(scp, [instance(number % 3) for number in range(60)], associations=3)
+        outcomes = await outcomes_of(transfer)
+    assert len(outcomes) == 60
+    assert scp.uids == {uid_of(number): 20 for number in range(3)}
+
+
+@on_one_loop
+async def test_more_instances_than_there_are_message_ids_go_over_one_association() -> None:
+    template = instance()
+    count = 66_000
+
+    def sources() -> Iterator[Instance]:
+        for number in range(count):
+            yield Instance(
+                None,
+                CT_IMAGE_STORAGE,
+                uid_of(number),
+                EXPLICIT_VR_LITTLE_ENDIAN,
+                0,
+                template.data_set_length,
+                template.source,
+                template.size_bytes,
+                0,
+            )
+
+    async with KeepingSCP() as scp, transfer_to(scp, list(sources()), associations=1) as transfer:
+        async for outcome in transfer:
+            assert outcome.state is State.STORED
+    assert transfer.report.stored == len(scp.uids) == count
+    assert transfer.report.associations_established == 1

@@ -1,0 +1,353 @@
+"""Feed: every kind of source, read ahead without ever keeping the event loop waiting."""
+
+from __future__ import annotations
+
+import os
+import threading
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import anyio
+import pydicom
+import pytest
+
+from asyncstore.errors import NotDicom
+from asyncstore.instances import file_meta
+from asyncstore.instances.instance import Instance, ProblemKind, ScanProblem
+from asyncstore.instances.study import study_of
+from asyncstore.net.outcome import Outcome, State
+from asyncstore.transfer import feed as feed_module
+from asyncstore.transfer.feed import Feed, NamedPath, Pace
+from asyncstore.uids import DEFLATED_EXPLICIT_VR_LITTLE_ENDIAN
+from tests.instances import files
+from tests.transfer.support import instance, on_one_loop, uid_of, write_files
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Iterator
+
+    from asyncstore.transfer.feed import Found
+
+
+class Reader:
+    """A feed, and everything that it delivered; there is room for `room` entries."""
+
+    def __init__(self, sources: Any, *, room: float = float("inf"), **options: Any) -> None:
+        self.found: list[Found] = []
+        self.room = room
+        self.has_room = anyio.Event()
+        options.setdefault("recursive", True)
+        self.feed = Feed(sources, deliver=self.found.extend, wait_for_room=self.wait_for_room, **options)
+
+    async def wait_for_room(self) -> None:
+        if len(self.found) >= self.room:
+            await self.has_room.wait()
+
+    async def read(self) -> list[Found]:
+        with anyio.fail_after(10):
+            await self.feed.run()
+        return self.found
+
+    @property
+    def uids(self) -> list[str]:
+        return sorted(entry.sop_instance_uid for entry in self.found if isinstance(entry, Instance))
+
+
+async def read(sources: Any, **options: Any) -> Reader:
+    reader = Reader(sources, **options)
+    await reader.read()
+    return reader
+
+
+async def test_a_directory_is_read_with_its_sub_directories_when_asked(tmp_path: Path) -> None:
+    write_files(tmp_path, 3)
+    write_files(tmp_path / "deep" / "er", 3, first=4)
+    assert (await read(tmp_path)).uids == [uid_of(number) for number in range(1, 7)]
+    assert (await read(str(tmp_path), recursive=False)).uids == [uid_of(number) for number in range(1, 4)]
+
+
+@pytest.mark.parametrize("make", [str, os.fsencode, Path], ids=["str", "bytes", "Path"])
+async def test_one_path_is_a_source(tmp_path: Path, make: Any) -> None:
+    (path,) = write_files(tmp_path, 1)
+    assert (await read(make(path))).uids == [uid_of(1)]
+
+
+@pytest.mark.parametrize("collect", [list, tuple, set, iter, dict.fromkeys], ids=lambda collect: collect.__name__)
+async def test_many_paths_are_a_source(tmp_path: Path, collect: Any) -> None:
+    paths = write_files(tmp_path, 100)
+    assert (await read(collect(paths))).uids == sorted(map(uid_of, range(1, 101)))
+
+
+async def test_an_asynchronous_generator_is_a_source(tmp_path: Path) -> None:
+    paths = write_files(tmp_path, 5)
+
+    async def sources() -> AsyncIterator[str]:
+        for path in paths:
+            await anyio.lowlevel.checkpoint()
+            yield path
+
+    assert (await read(sources())).uids == [uid_of(number) for number in range(1, 6)]
+
+
+async def test_instances_and_data_sets_are_sources_one_by_one_and_among_others(tmp_path: Path) -> None:
+    data_set = pydicom.dcmread(files.bundled("CT_small.dcm"))
+    (path,) = write_files(tmp_path, 1)
+    mixed = await read([data_set, instance(2), path])
+    assert mixed.uids == sorted([uid_of(1), uid_of(2), data_set.SOPInstanceUID])
+    assert (await read(data_set)).uids == [data_set.SOPInstanceUID]
+    assert (await read(instance(3))).uids == [uid_of(3)]
+
+
+async def test_no_sources_end_at_once() -> None:
+    assert (await read([])).found == []
+    assert (await read(iter(()))).found == []
+
+
+async def test_a_data_set_that_cannot_be_sent_has_an_outcome_and_the_others_go_on() -> None:
+    reader = await read([pydicom.Dataset(), instance(1)])
+    (outcome,) = [entry for entry in reader.found if isinstance(entry, Outcome)]
+    assert (outcome.state, outcome.path, outcome.attempts) == (State.SOURCE_PROBLEM, None, 0)
+    assert "SOP Class UID" in outcome.reason
+    assert reader.uids == [uid_of(1)]
+
+
+@pytest.mark.parametrize("wrong", [5, None, object()])
+async def test_what_is_no_source_at_all_is_an_error(wrong: object) -> None:
+    with pytest.raises(ExceptionGroup) as raised:
+        await read([wrong])
+    assert raised.group_contains(TypeError, match="neither a path")
+
+
+async def test_what_was_named_is_told_from_what_was_found(tmp_path: Path) -> None:
+    directory, missing, fifo = tmp_path / "directory", tmp_path / "missing", tmp_path / "fifo"
+    directory.mkdir()
+    (directory / "notes.txt").write_text("found, and no DICOM file")
+    named = tmp_path / "notes.txt"
+    named.write_text("named, and no DICOM file")
+    os.mkfifo(fifo)
+    reader = await read([directory, named, missing, fifo])
+    problems = {problem.path: problem for problem in reader.found if isinstance(problem, ScanProblem)}
+    assert len(problems) == 4
+    assert {path for path, problem in problems.items() if not isinstance(problem.path, NamedPath)} == {
+        str(directory / "notes.txt")
+    }
+    assert isinstance(problems[str(named)].error, NotDicom)
+    assert problems[str(missing)].reason is ProblemKind.NOT_FOUND
+    assert problems[str(fifo)].reason is ProblemKind.NOT_A_FILE
+
+
+async def test_reading_waits_for_room(tmp_path: Path) -> None:
+    write_files(tmp_path, 1000)
+    reader = Reader(tmp_path, room=200)
+    async with anyio.create_task_group() as group:
+        group.start_soon(reader.read)
+        with anyio.fail_after(10):
+            while len(reader.found) < 200:
+                await anyio.wait_all_tasks_blocked()
+        assert len(reader.found) < 600
+        reader.room = float("inf")
+        reader.has_room.set()
+    assert len(reader.found) == 1000
+
+
+async def test_a_blocking_generator_does_not_stall_the_event_loop_and_each_source_comes_when_it_is_there(
+    tmp_path: Path,
+) -> None:
+    paths = write_files(tmp_path, 3)
+    may_go_on = [threading.Event() for _ in paths]
+
+    def sources() -> Iterator[str]:
+        for path, event in zip(paths, may_go_on, strict=True):
+            yield path
+            assert event.wait(10)
+
+    reader = Reader(sources())
+    async with anyio.create_task_group() as group:
+        group.start_soon(reader.read)
+        with anyio.fail_after(10):
+            for number, event in enumerate(may_go_on, 1):
+                while len(reader.found) < number:
+                    await anyio.lowlevel.checkpoint()
+                event.set()
+
+
+async def test_an_error_of_the_callers_iterator_ends_the_feed() -> None:
+    def sources() -> Iterator[Instance]:
+        yield instance(1)
+        raise ValueError("no more")
+
+    reader = Reader(sources())
+    with pytest.raises(ExceptionGroup) as raised:
+        await reader.read()
+    assert raised.group_contains(ValueError, match="no more")
+
+
+# -- where files are read ----------------------------------------------------------------------------------------------
+
+
+class SlowDisk:
+    """Stands in for read_head: a file that is not in memory takes 10 ms; notes who read where, and how many at once."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, *, is_cold: bool = True, asks_first: bool = True) -> None:
+        self.is_cold = is_cold
+        self.asks_first = asks_first  # whether the system can tell that a file is not in memory
+        self.in_the_loop = 0
+        self.at_once = 0
+        self.most_at_once = 0
+        self._loop_thread = threading.get_ident()
+        self._lock = threading.Lock()
+        monkeypatch.setattr(feed_module, "read_head", self.read_head)
+
+    def read_head(self, path: str, *, wait: bool = True, regular: bool = False) -> Any:
+        if self.is_cold and not wait and self.asks_first:
+            return None
+        is_in_the_loop = threading.get_ident() == self._loop_thread
+        with self._lock:
+            self.in_the_loop += is_in_the_loop
+            self.at_once += 1
+            self.most_at_once = max(self.most_at_once, self.at_once)
+        if self.is_cold:
+            time.sleep(0.01)
+        with self._lock:
+            self.at_once -= 1
+        return file_meta.read_head(path, regular=regular)
+
+
+async def longest_pause(reader: Reader) -> float:
+    """How long the event loop was ever kept from another task while the feed read, in seconds."""
+    longest = 0.0
+    finished = False
+
+    async def watch() -> None:
+        nonlocal longest
+        last = time.perf_counter()
+        while not finished:
+            await anyio.lowlevel.checkpoint()
+            now = time.perf_counter()
+            longest, last = max(longest, now - last), now
+
+    async with anyio.create_task_group() as group:
+        group.start_soon(watch)
+        await reader.read()
+        finished = True
+    return longest
+
+
+async def test_cold_files_are_read_by_several_threads_and_never_in_the_event_loop(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_files(tmp_path, 320)
+    disk = SlowDisk(monkeypatch)
+    reader = Reader(tmp_path)
+    started_at = time.perf_counter()
+    await reader.read()
+    assert len(reader.found) == 320
+    assert disk.in_the_loop == 0
+    assert disk.most_at_once >= 4
+    assert time.perf_counter() - started_at < 320 * 0.01 / 2
+
+
+@on_one_loop
+async def test_cold_files_do_not_stall_the_event_loop(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_files(tmp_path, 100)
+    SlowDisk(monkeypatch)
+    assert await longest_pause(Reader(tmp_path)) < 0.1  # one after the other they take a second
+
+
+async def test_where_the_system_cannot_tell_what_is_in_memory_time_tells(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_files(tmp_path, 200)
+    disk = SlowDisk(monkeypatch, asks_first=False)
+    reader = await read(tmp_path)
+    assert len(reader.found) == 200
+    assert disk.in_the_loop <= 4  # a few are tried now and then
+
+
+async def test_warm_files_are_read_without_threads(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    paths = write_files(tmp_path, 600)
+    disk = SlowDisk(monkeypatch, is_cold=False)
+    reader = Reader(paths)
+    reader.feed.pace.is_cold = False
+    await reader.read()
+    assert len(reader.found) == 600
+    assert disk.in_the_loop > 500  # on a busy machine a slice may look slow
+
+
+async def test_files_that_turn_cold_on_the_way_go_to_threads(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    paths = write_files(tmp_path, 400)
+    disk = SlowDisk(monkeypatch, is_cold=False)
+    reader = Reader(paths)
+    reader.feed.pace.is_cold = False
+
+    def deliver(found: list[Found]) -> None:
+        reader.found.extend(found)
+        disk.is_cold = len(reader.found) > 100
+
+    reader.feed._deliver = deliver
+    await reader.read()
+    assert len(reader.found) == 400
+    assert disk.in_the_loop < 250
+
+
+def test_the_pace_goes_to_threads_after_a_slow_slice_and_comes_back_by_a_probe() -> None:
+    pace = Pace()
+    pace.read_batch(0.0, 0.00005, all_in_memory=True)
+    assert not pace.is_cold
+    pace.read_slice(1.0, files=1, seconds=0.005, missed=0, waited=True)
+    assert pace.is_cold
+    assert not pace.wants_probe(1.1)
+    assert pace.wants_probe(2.0)
+    pace.read_slice(2.0, files=2, seconds=0.0001, missed=0, waited=False)
+    assert not pace.is_cold
+
+
+def test_a_slice_that_was_interrupted_and_not_waiting_is_not_slow() -> None:
+    pace = Pace()
+    pace.read_batch(0.0, 0.00005, all_in_memory=True)
+    pace.read_slice(1.0, files=1, seconds=0.1, missed=0, waited=False)
+    assert not pace.is_cold
+
+
+def test_probes_that_fail_come_further_and_further_apart() -> None:
+    pace, now, distances = Pace(), 0.0, []
+    pace.read_batch(now, 0.01, all_in_memory=False)
+    for _ in range(8):
+        last = now
+        while not pace.wants_probe(now):
+            now += 0.01
+        distances.append(now - last)
+        pace.read_slice(now, files=0, seconds=0.0, missed=2, waited=False)
+    assert distances == sorted(distances)
+    assert distances[0] < 1 < 15 < distances[-1] < 17
+
+
+# -- studies -----------------------------------------------------------------------------------------------------------
+
+
+async def test_the_study_is_found_where_it_is_wanted(tmp_path: Path) -> None:
+    paths = write_files(tmp_path, 2, study="1.2.3.4")
+    paths += write_files(tmp_path, 1, first=3)
+    found = (await read(paths, find_studies=True)).found
+    assert sorted(str(entry.study_instance_uid) for entry in found if isinstance(entry, Instance)) == [
+        "1.2.3.4",
+        "1.2.3.4",
+        "None",
+    ]
+
+
+@pytest.mark.parametrize("name", ["CT_small.dcm", "image_dfl.dcm", "MR_small_bigendian.dcm", "JPEG2000.dcm"])
+def test_the_study_is_the_one_that_pydicom_reads(name: str) -> None:
+    path = files.bundled(name)
+    found = Instance.from_path(path)
+    assert study_of(found) == pydicom.dcmread(path).StudyInstanceUID
+    if name == "image_dfl.dcm":
+        assert found.transfer_syntax_uid == DEFLATED_EXPLICIT_VR_LITTLE_ENDIAN
+
+
+def test_a_file_that_went_away_has_no_study(tmp_path: Path) -> None:
+    (path,) = write_files(tmp_path, 1, study="1.2.3.4", padding_bytes=200_000)
+    found = Instance.from_path(path)
+    assert study_of(found) == "1.2.3.4"
+    Path(path).unlink()
+    assert study_of(found) is None

@@ -1,0 +1,287 @@
+"""Work: who takes what, and that nothing is lost, doubled, or in flight twice."""
+
+from __future__ import annotations
+
+from collections import Counter
+from typing import TYPE_CHECKING
+
+import pytest
+from hypothesis import settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
+
+from asyncstore.instances.instance import Instance
+from asyncstore.instances.source import BytesSource
+from asyncstore.transfer.work import MAXIMUM_WAITING, MAXIMUM_WAITING_BYTES, Pending, Work, directory_of
+from asyncstore.uids import CT_IMAGE_STORAGE, EXPLICIT_VR_LITTLE_ENDIAN, IMPLICIT_VR_LITTLE_ENDIAN
+
+if TYPE_CHECKING:
+    from asyncstore.transfer.plan import Pair
+
+CT = (CT_IMAGE_STORAGE, EXPLICIT_VR_LITTLE_ENDIAN)
+CT_IMPLICIT = (CT_IMAGE_STORAGE, IMPLICIT_VR_LITTLE_ENDIAN)
+
+
+def make(uid: str, pair: Pair = CT, size_bytes: int = 1000, path: str | None = "/x/1.dcm") -> Instance:
+    return Instance(path, pair[0], uid, pair[1], 0, size_bytes, BytesSource(b""), size_bytes, 0)
+
+
+def anything(pair: Pair) -> bool:
+    return True
+
+
+def only(*served: Pair) -> object:
+    return served.__contains__
+
+
+def work_of(*entries: tuple[str, str] | tuple[str, str, Pair], strict: bool = False) -> Work:
+    """Work with instances of (UID, group), or (UID, group, pair)."""
+    work = Work(strict=strict)
+    for entry in entries:
+        work.add(make(entry[0], entry[2] if len(entry) == 3 else CT), entry[1])
+    return work
+
+
+def take(work: Work, taker: object, serves: object = anything) -> str | None:
+    pending = work.take(taker, serves)  # type: ignore[arg-type]
+    return None if pending is None else pending.instance.sop_instance_uid
+
+
+def test_a_group_stays_with_the_association_that_began_it() -> None:
+    work = work_of(("1", "a"), ("2", "b"), ("3", "a"), ("4", "b"))
+    assert [take(work, taker) for taker in ("first", "second", "first", "second")] == ["1", "2", "3", "4"]
+
+
+def test_without_a_free_group_the_one_with_the_most_waiting_is_shared() -> None:
+    work = work_of(("1", "a"), ("2", "a"), ("3", "b"), ("4", "b"), ("5", "b"), ("6", "b"))
+    assert take(work, "first") == "1"
+    assert take(work, "second") == "3"
+    assert take(work, "third") == "4"
+    assert take(work, "second") == "5"
+    assert take(work, "first") == "2"
+
+
+def test_a_strict_group_is_never_shared_while_its_association_lives() -> None:
+    work = work_of(("1", "a"), ("2", "a"), strict=True)
+    assert take(work, "first") == "1"
+    assert take(work, "second") is None
+    assert not work.waits_for("second")
+    assert work.waits_for("first")
+    work.leave("first")
+    assert work.waits_for("second")
+    assert take(work, "second") == "2"
+
+
+def test_a_strict_group_waits_for_its_association_also_when_it_was_empty() -> None:
+    work = work_of(("1", "a"), strict=True)
+    assert take(work, "first") == "1"
+    work.add(make("2"), "a")
+    assert take(work, "second") is None
+    assert take(work, "first") == "2"
+
+
+def test_of_very_many_studies_the_oldest_owner_is_forgotten(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("asyncstore.transfer.work._REMEMBERED_OWNERS", 2)
+    work = work_of(("1", "a"), ("2", "b"), ("3", "c"), strict=True)
+    for expected in "123":
+        assert take(work, "first") == expected
+    work.add(make("4"), "a")
+    work.add(make("5"), "c")
+    assert take(work, "second") == "4"
+    assert take(work, "second") is None
+
+
+def test_an_association_takes_only_what_it_can_carry() -> None:
+    work = work_of(("1", "a", CT), ("2", "a", CT_IMPLICIT))
+    assert take(work, "first", only(CT_IMPLICIT)) == "2"
+    assert take(work, "first", only(CT_IMPLICIT)) is None
+    assert work.waits_for("first")
+    assert work.pairs_waiting() == [CT]
+
+
+def test_what_can_be_carried_is_found_behind_any_number_of_groups_that_cannot() -> None:
+    work = work_of(*((str(number), str(number), CT) for number in range(200)), ("x", "x", CT_IMPLICIT))
+    assert take(work, "first", only(CT_IMPLICIT)) == "x"
+    assert take(work, "second", only(CT)) == "0"
+    work.add(make("y", CT_IMPLICIT), "0")  # in a group that another association has
+    assert take(work, "first", only(CT_IMPLICIT)) == "y"
+
+
+def test_pairs_of_groups_that_nobody_has_come_first() -> None:
+    work = work_of(("1", "a", CT), ("2", "a", CT), ("3", "b", CT_IMPLICIT))
+    assert take(work, "first") == "1"
+    assert work.pairs_waiting() == [CT_IMPLICIT, CT]
+
+
+def test_the_same_uid_waits_until_the_one_in_flight_has_ended() -> None:
+    work = work_of(("1", "a"), ("1", "a"), ("1", "b"))
+    work.feed_ended = True
+    first = work.take("first", anything)
+    assert first is not None
+    assert take(work, "second") is None
+    assert not work.is_done
+    work.finish(first)
+    second = work.take("second", anything)
+    assert second is not None
+    assert second.instance.sop_instance_uid == "1"
+    work.retry(second, due_at=5.0)
+    third = work.take("second", anything)
+    assert third is not None
+    work.finish(third)
+    assert not work.is_done
+    assert work.wake_retries(5.0)
+    last = work.take("second", anything)
+    assert last is second
+    work.finish(last)
+    assert work.is_done
+
+
+def test_a_retry_waits_until_it_is_due_and_then_behind_the_others() -> None:
+    work = work_of(("1", "a"), ("2", "a"))
+    pending = work.take("first", anything)
+    assert pending is not None
+    work.retry(pending, due_at=10.0)
+    assert not work.wake_retries(9.9)
+    assert work.wake_retries(10.0)
+    assert [take(work, "first"), take(work, "first"), take(work, "first")] == ["2", "1", None]
+
+
+def test_what_is_put_back_waits_again() -> None:
+    work = work_of(("1", "a"))
+    pending = work.take("first", anything)
+    assert pending is not None
+    assert work.waiting == 0
+    work.put_back(pending)
+    assert work.waiting == 1
+    assert take(work, "second") == "1"
+
+
+def test_all_of_a_kind_are_taken_out_whoever_they_wait_for() -> None:
+    work = work_of(("1", "a", CT), ("2", "a", CT_IMPLICIT), ("3", "b", CT), ("4", "a", CT), strict=True)
+    assert take(work, "first") == "1"
+    assert sorted(pending.instance.sop_instance_uid for pending in work.take_all({CT})) == ["3", "4"]
+    assert (work.waiting, work.waiting_bytes) == (1, 1000)
+    assert work.pairs_waiting() == [CT_IMPLICIT]
+
+
+def test_reading_ahead_ends_with_a_number_of_instances() -> None:
+    work = work_of(*((str(number), "a") for number in range(MAXIMUM_WAITING - 1)))
+    assert work.has_room
+    work.add(make("last"), "a")
+    assert not work.has_room
+    assert take(work, "first") == "0"
+    assert work.has_room
+
+
+@pytest.mark.parametrize(
+    ("size_bytes", "path", "are_held"), [(100_000, "/x", True), (10_000_000, "/x", False), (10_000_000, None, True)]
+)
+def test_reading_ahead_ends_with_the_bytes_that_are_held_in_memory(
+    size_bytes: int, path: str | None, are_held: bool
+) -> None:
+    work = Work()
+    for number in range(100):
+        work.add(make(str(number), size_bytes=size_bytes, path=path), "a")
+    assert work.has_room is not are_held
+    assert (work.waiting_bytes >= MAXIMUM_WAITING_BYTES) is are_held
+
+
+@pytest.mark.parametrize(("path", "directory"), [("/a/b/c.dcm", "/a/b"), ("c.dcm", ""), (None, "")])
+def test_the_directory_of_a_path(path: str | None, directory: str) -> None:
+    assert directory_of(path) == directory
+
+
+class WorkMachine(RuleBasedStateMachine):
+    """Takers take, finish, retry and give back at random: each instance ends once, and no UID is in flight twice."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.added: Counter[str] = Counter()
+        self.finished: Counter[str] = Counter()
+        self.in_flight: list[tuple[str, Pending]] = []
+        self.now = 0.0
+
+    @initialize(strict=st.booleans())
+    def begin(self, strict: bool) -> None:
+        self.strict = strict
+        self.work = Work(strict=strict)
+
+    @rule(uid=st.sampled_from("123456789"), key=st.sampled_from("abc"), pair=st.sampled_from([CT, CT_IMPLICIT]))
+    def add(self, uid: str, key: str, pair: Pair) -> None:
+        self.added[uid] += 1
+        self.work.add(make(uid, pair), key)
+
+    @rule(taker=st.sampled_from("xyz"), served=st.sets(st.sampled_from([CT, CT_IMPLICIT]), min_size=1))
+    def take(self, taker: str, served: set[Pair]) -> None:
+        pending = self.work.take(taker, served.__contains__)
+        if pending is not None:
+            assert pending.pair in served
+            self.in_flight.append((taker, pending))
+        elif not self.strict:
+            assert not served.intersection(self.work.pairs_waiting())
+
+    @precondition(lambda self: self.in_flight)
+    @rule(data=st.data(), how=st.sampled_from(["finish", "retry", "put_back"]))
+    def end(self, data: st.DataObject, how: str) -> None:
+        _, pending = self.in_flight.pop(data.draw(st.integers(0, len(self.in_flight) - 1)))
+        if how == "finish":
+            self.finished[pending.instance.sop_instance_uid] += 1
+            self.work.finish(pending)
+        elif how == "put_back":
+            self.work.put_back(pending)
+        else:
+            self.work.retry(pending, self.now + data.draw(st.integers(0, 3)))
+
+    @rule(seconds=st.integers(0, 2))
+    def time_passes(self, seconds: int) -> None:
+        self.now += seconds
+        self.work.wake_retries(self.now)
+
+    @rule(taker=st.sampled_from("xyz"))
+    def leave(self, taker: str) -> None:
+        if all(other != taker for other, _ in self.in_flight):
+            self.work.leave(taker)
+
+    @rule(pair=st.sampled_from([CT, CT_IMPLICIT]))
+    def refuse(self, pair: Pair) -> None:
+        for pending in self.work.take_all({pair}):
+            self.finished[pending.instance.sop_instance_uid] += 1
+
+    @invariant()
+    def no_uid_is_in_flight_twice(self) -> None:
+        uids = [pending.instance.sop_instance_uid for _, pending in self.in_flight]
+        assert len(uids) == len(set(uids))
+
+    @invariant()
+    def no_strict_group_is_on_two_associations(self) -> None:
+        if getattr(self, "strict", False):
+            takers = {(pending.key, taker) for taker, pending in self.in_flight}
+            assert len(takers) == len({key for key, _ in takers})
+
+    @invariant()
+    def everything_is_somewhere(self) -> None:
+        if hasattr(self, "work"):
+            left = Counter(pending.instance.sop_instance_uid for pending in self.work.left)
+            flying = Counter(pending.instance.sop_instance_uid for _, pending in self.in_flight)
+            assert left + flying + self.finished == self.added
+            assert self.work.waiting_bytes == 1000 * self.work.waiting
+
+    def teardown(self) -> None:
+        if not hasattr(self, "work"):
+            return
+        self.work.feed_ended = True
+        for _, pending in self.in_flight:
+            self.finished[pending.instance.sop_instance_uid] += 1
+            self.work.finish(pending)
+        for taker in "xyz":
+            self.work.leave(taker)
+        self.work.wake_retries(float("inf"))
+        while (last := self.work.take("last", anything)) is not None:
+            self.finished[last.instance.sop_instance_uid] += 1
+            self.work.finish(last)
+        assert self.work.is_done
+        assert self.finished == self.added
+
+
+TestWork = WorkMachine.TestCase
+TestWork.settings = settings(max_examples=60, stateful_step_count=60, deadline=None)
