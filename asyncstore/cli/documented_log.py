@@ -235,6 +235,10 @@ class DocumentedLog(logging.Handler):
         except Exception:
             self.handleError(record)
 
+    def notice(self, level: int, text: str) -> None:
+        """Print a line whatever the threshold is; the program's own words only."""
+        self.write(f"{_letter(level)}: {text}")
+
     def handleError(self, record: logging.LogRecord) -> None:
         """Say that a record could not be printed, where that is worth anything: not to a pipe that nobody reads."""
         if not isinstance(sys.exc_info()[1], OSError | ValueError):
@@ -252,9 +256,13 @@ class DocumentedLog(logging.Handler):
     def _format(self, line: Line, record: logging.LogRecord) -> str:
         if line.level >= logging.ERROR:
             self.errors += 1
-        letter = next((letter for level, letter in _LETTERS if line.level >= level), "D")
+        letter = _letter(line.level)
         number = record.msg.association_number if isinstance(record.msg, trace.TraceEvent) else 0
         return f"{letter}: [{number}] {line.text}" if number else f"{letter}: {line.text}"
+
+
+def _letter(level: int) -> str:
+    return next((letter for lowest, letter in _LETTERS if level >= lowest), "D")
 
 
 def write_to_stderr(text: str) -> None:

@@ -147,7 +147,7 @@ class Sending:
 
     def _summarize(self, report: Report, log: DocumentedLog, *, nothing_to_send: bool) -> None:
         if nothing_to_send:
-            logger.warning("No suitable DICOM files found")
+            _notice(log, logging.WARNING, "No suitable DICOM files found")
         total = report.finished - report.states[State.SKIPPED]
         if total < 2:
             return
@@ -187,8 +187,9 @@ def summary_text(report: Report) -> str:
 def _notice(log: DocumentedLog, level: int, text: str) -> None:
     """Log a line that somebody at a terminal sees at every level but quiet."""
     if not logger.isEnabledFor(level) and log.threshold < QUIET and sys.stderr.isatty():
-        level = log.threshold
-    logger.log(level, "%s", text)
+        log.notice(level, text)
+    else:
+        logger.log(level, "%s", text)
 
 
 def _say_hello() -> None:

@@ -137,7 +137,7 @@ class StorageSCP:
         self.called_ae_titles = called_ae_titles
         self.calling_ae_titles = calling_ae_titles
         self.sop_classes = frozenset(STORAGE_SOP_CLASSES if sop_classes is None else sop_classes) | {VERIFICATION}
-        self.transfer_syntaxes = tuple(TRANSFER_SYNTAXES if transfer_syntaxes is None else transfer_syntaxes)
+        self.transfer_syntaxes = None if transfer_syntaxes is None else tuple(transfer_syntaxes)
         self.maximum_length = maximum_length
         self.window = window
         self.maximum_associations = maximum_associations
@@ -192,10 +192,10 @@ class StorageSCP:
                     logger.info("association ended: %s", error)
                 group.cancel_scope.cancel()
         finally:
-            self._open -= 1
             transport.close()
             with anyio.CancelScope(shield=True):
                 await association.discard()
+            self._open -= 1
 
 
 class AcceptedAssociation:
@@ -288,7 +288,7 @@ class AcceptedAssociation:
     def _answer(self, request: AssociateRQ) -> AssociateAC:
         results = []
         for context in request.presentation_contexts:
-            syntax = next((uid for uid in self._scp.transfer_syntaxes if uid in context.transfer_syntaxes), None)
+            syntax = self._choose(context.transfer_syntaxes)
             if context.abstract_syntax not in self._scp.sop_classes:
                 result = PresentationContextResult(context.context_id, _ABSTRACT_SYNTAX_UNKNOWN, "")
             elif syntax is None:
@@ -310,6 +310,13 @@ class AcceptedAssociation:
                 operations_window=OperationsWindow(granted, 1) if granted > 1 else None,
             ),
         )
+
+    def _choose(self, proposed: Collection[str]) -> str | None:
+        """The transfer syntax to accept: our first that is proposed, or, without a wish of ours, the peer's first."""
+        wanted = self._scp.transfer_syntaxes
+        if wanted is None:
+            return next((uid for uid in proposed if uid in TRANSFER_SYNTAXES), None)
+        return next((uid for uid in wanted if uid in proposed), None)
 
     # -- messages ------------------------------------------------------------------------------------------------------
 
@@ -466,7 +473,8 @@ class _PartFile:
         return path
 
     def _discard(self, part_path: Path) -> None:
-        self._close()
+        with contextlib.suppress(OSError):
+            self._close()
         with contextlib.suppress(OSError):
             part_path.unlink()
 

@@ -550,6 +550,8 @@ class Association:
             data = self._transport.receive_some()
             if data is not None:
                 self._take_in(data, self._on_event)
+                if self._on_answer:  # it may be half an answer: the other half waits for our acknowledgement
+                    self._transport.expect_response()
         except AsyncStoreError as error:
             self._fail(error)
 
@@ -575,7 +577,8 @@ class Association:
             self._answer_release()
         elif isinstance(event, AbortReceived):
             self._aborted_by_peer(event)
-        elif isinstance(event, TransportClosed):
+        else:
+            assert isinstance(event, TransportClosed)
             raise ConnectionLost("the peer closed the connection", tuple(self.outstanding))
 
     def _answered(self, operation: Operation, response: Response) -> None:

@@ -234,7 +234,7 @@ class Transfer:
         self.report.answers += 1
         self.report.sent_bytes += outcome.bytes_sent
         now = time.monotonic()
-        verdict = self._judge.answered(pending, outcome, now)
+        verdict = self._judge.answered(pending, outcome, now, others_wait=self._work.has_untried)
         if isinstance(verdict, Outcome):
             self._final(pending, verdict)
             return

@@ -32,7 +32,8 @@ class Destination:
 
     `stopped_because` is why no more work is taken, `start_failure` the same where no association ever came to be.
     `refused` has the pairs that the peer does not take, and the status that said so (None: no accepted context).
-    `answers` and `refusals` count answers: those that say that the peer works, and those for want of resources.
+    `answers` and `refusals` count answers: those that say that the peer works, and those for want of resources;
+    `pressures` counts the waits in a row for want of resources.
     """
 
     def __init__(self, retry: RetryPolicy) -> None:
@@ -45,7 +46,7 @@ class Destination:
         self.answers = 0
         self.refusals = 0
         self._failures = 0
-        self._pressures = 0
+        self.pressures = 0
         self._trouble_since: float | None = None
         self._stops_in_a_row = 0
 
@@ -58,7 +59,7 @@ class Destination:
         """An instance was answered, and not for want of resources: the peer works."""
         self.answers += 1
         self._failures = 0
-        self._pressures = 0
+        self.pressures = 0
         self._trouble_since = None
         self._stops_in_a_row = 0
 
@@ -66,8 +67,8 @@ class Destination:
         """The peer is out of resources: everybody waits, longer each time."""
         self.refusals += 1
         if now >= self.hold_until:  # else it is an answer to what was in flight when the waiting began
-            self._pressures += 1
-            self._ride_out(now, self._retry.wait_seconds(self._pressures), error)
+            self.pressures += 1
+            self._ride_out(now, self._retry.wait_seconds(self.pressures), error)
 
     def failed(self, now: float, error: Exception) -> None:
         """No association came to be, or one was lost; stops the run when trying again makes no sense."""
@@ -120,8 +121,11 @@ class Judge:
         self._retry = retry
         self._destination = destination
 
-    def answered(self, pending: Pending, outcome: Outcome, now: float) -> Outcome | Again:
-        """The peer answered; `outcome` is what the answer means by itself."""
+    def answered(self, pending: Pending, outcome: Outcome, now: float, *, others_wait: bool = True) -> Outcome | Again:
+        """The peer answered; `outcome` is what the answer means by itself.
+
+        `others_wait` says that there are instances that were never sent yet.
+        """
         status = outcome.status
         assert status is not None
         destination = self._destination
@@ -131,7 +135,9 @@ class Judge:
         reaction = self._retry.reaction_to(status.value)
         outcome.state = reaction.final
         if reaction.presses:
-            return self._refused_for_now(pending, outcome, reaction.retries, now)
+            if not min(reaction.retries, self._retry.retries):
+                return outcome
+            return self._refused_for_now(pending, outcome, now, others_wait)
         if reaction.stops_after:
             destination.count_stop(reaction.stops_after, StoreFailed(outcome.reason, status))
         else:
@@ -143,15 +149,21 @@ class Judge:
             return Again(now + self._retry.wait_seconds(pending.retries), reaction.on_new_association)
         return outcome
 
-    def _refused_for_now(self, pending: Pending, outcome: Outcome, retries: int, now: float) -> Outcome | Again:
-        """Out of resources: not the instance's fault, unless the peer takes others meanwhile."""
+    def _refused_for_now(self, pending: Pending, outcome: Outcome, now: float, others_wait: bool) -> Outcome | Again:
+        """Out of resources: not the instance's fault, unless the peer takes others meanwhile.
+
+        When only such are left, the peer cannot show that any more: then it counts that it took others since.
+        """
         destination = self._destination
         others_refused = destination.refusals - pending.refusals_seen
         if destination.answers - pending.answers_seen >= _TAKEN_PER_REFUSAL * others_refused:
             pending.refusals += 1
         destination.pressed(now, StoreFailed(outcome.reason, outcome.status, retryable=True))
         pending.answers_seen, pending.refusals_seen = destination.answers, destination.refusals
-        if pending.refusals >= _REFUSALS_OF_ONE or not min(retries, self._retry.retries):
+        if pending.answers_at_first_refusal is None:
+            pending.answers_at_first_refusal = destination.answers
+        is_remainder = not others_wait and destination.answers > pending.answers_at_first_refusal
+        if pending.refusals >= _REFUSALS_OF_ONE or (is_remainder and destination.pressures >= _REFUSALS_OF_ONE):
             return outcome
         return Again(max(destination.hold_until, now), is_pressed=True)
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import datetime
+import errno
 import json
 import os
 import re
@@ -172,15 +173,16 @@ def open_to_read(path: str) -> sqlite3.Connection:
     """
     with ledger_errors(path, "read"):
         os.stat(path)
-        uri = f"file:{quote(os.fsencode(path))}?mode=ro"
+        uri = f"file:{quote(os.fsencode(path))}"
         try:
-            return _connect_to_read(uri, path)
+            # Not mode=ro: the last one that closes a ledger has to tidy up, and one that may not write cannot.
+            return _connect_to_read(f"{uri}?mode=rw", path)
         except sqlite3.OperationalError:
             # In a directory that we may not write, SQLite cannot make the file by which readers and a writer agree.
             # Without a WAL there is no writer, and no need for it.
-            if os.path.exists(f"{path}-wal") or os.access(os.path.dirname(path) or ".", os.W_OK):
+            if os.path.exists(f"{path}-wal"):
                 raise
-            return _connect_to_read(f"{uri}&immutable=1", path)
+            return _connect_to_read(f"{uri}?mode=ro&immutable=1", path)
 
 
 def _connect_to_read(uri: str, path: str) -> sqlite3.Connection:
@@ -188,6 +190,7 @@ def _connect_to_read(uri: str, path: str) -> sqlite3.Connection:
     try:
         if not _is_ledger(connection, path):
             raise _not_a_ledger(path)
+        connection.execute("PRAGMA query_only = ON")
         connection.execute(f"PRAGMA cache_size = -{_CACHE_KIB}")
     except BaseException:
         connection.close()
@@ -199,6 +202,9 @@ def _make_file(path: str) -> None:
     with contextlib.suppress(FileExistsError):
         os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600))
         _sync_directory(os.path.dirname(path) or ".")
+    # SQLite would open what cannot be written for reading, and leave files behind that it then cannot remove.
+    if not os.access(path, os.W_OK, effective_ids=os.access in os.supports_effective_ids):
+        raise PermissionError(errno.EACCES, "Permission denied", path)
 
 
 def _sync_directory(directory: str) -> None:
@@ -334,8 +340,8 @@ def check_place(path: str, *, forced: bool = False, mounts: str = _MOUNTS) -> No
     directory = os.path.dirname(path) or "."
     if not os.path.isdir(directory):
         raise LedgerError(f"the ledger {path!r} cannot be opened: there is no directory {directory!r}")
-    if os.path.isdir(path):
-        raise LedgerError(f"the ledger {path!r} cannot be opened: it is a directory")
+    if os.path.exists(path) and not os.path.isfile(path):
+        raise LedgerError(f"the ledger {path!r} cannot be opened: it is not a file")
     kind = file_system_of(os.path.realpath(directory), mounts)
     is_remote_fuse = kind.startswith("fuse.") and kind not in _LOCAL_FUSE
     if not forced and (kind in _NETWORK_FILE_SYSTEMS or is_remote_fuse):

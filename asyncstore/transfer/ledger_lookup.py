@@ -133,10 +133,10 @@ def _outcome(entry: object, path: str, row: Any) -> Outcome | None:
         instance, now = entry, (entry.size_bytes, storable(entry.mtime_ns))
     else:
         try:
-            status = os.stat(path)
+            file = os.stat(path)
         except (OSError, ValueError):
             return None
-        instance, now = None, (status.st_size, storable(status.st_mtime_ns))
+        instance, now = None, (file.st_size, storable(file.st_mtime_ns))
     if now != (size, mtime):
         return None
     given = instance.path if instance is not None else str(entry)

@@ -229,7 +229,9 @@ class LedgerWriter:
                 attempts = earlier.earlier_attempts + (earlier.attempts if earlier.run != self._run else 0)
                 row = row._replace(earlier_attempts=attempts)
                 if outcome.instance is not None and row.sop_instance_uid != earlier.sop_instance_uid:
-                    self._new_hashes.append((hash_of_uid(outcome.instance.sop_instance_uid), row.id))
+                    # Rows that are in the index already are not looked at again when the ledger is opened.
+                    number = hash_of_uid(outcome.instance.sop_instance_uid)
+                    self._connection.execute(_INDEX_HASH, (number, row.id))
             before[key] = rows[row.id] = row
         return list(rows.values())
 

@@ -62,14 +62,14 @@ class SqliteLedger:
         forced: bool = False,
         clock: Callable[[], float] = time.time,
     ) -> None:
-        self._working_directory = os.getcwd()
-        self.path = ledger_path(os.fsdecode(path), self._working_directory)
+        self.path = os.fsdecode(path)
         self.failure: LedgerError | None = None
         self._destination = destination
         self._options = json.dumps(options or {}, default=str)
         self._forced = forced
         self._clock = clock
-        self._lock = LedgerLock(self.path)
+        self._lock: LedgerLock | None = None
+        self._working_directory = os.sep
         self._waiting: collections.deque[tuple[int, Outcome]] = collections.deque()
         self._moving = threading.Lock()  # from _waiting to _batch
         self._batch: list[tuple[int, Outcome]] = []
@@ -78,7 +78,6 @@ class SqliteLedger:
         self._closing = False
         self._thread: threading.Thread | None = None
         self._lookup: LedgerLookup | None = None
-        self._writer: LedgerWriter | None = None
         self._was_empty = False
 
     # -- for the event loop --------------------------------------------------------------------------------------------
@@ -128,14 +127,21 @@ class SqliteLedger:
 
     def open(self) -> None:
         """Take the ledger, or raise LedgerError; what entering the context does."""
+        self._working_directory = os.getcwd()
+        self.path = ledger_path(self.path, self._working_directory)
         check_place(self.path, forced=self._forced)
-        self._lock.acquire(self._clock())
-        opened: concurrent.futures.Future[None] = concurrent.futures.Future()
-        self._thread = threading.Thread(target=self._run, args=(opened,), name="asyncstore ledger", daemon=True)
-        self._thread.start()
-        opened.result()
-        assert self._writer is not None, "it is made before the thread says that the ledger is open"
-        self._lookup = LedgerLookup(self.path, self._working_directory, self._writer.waiting_ids, self._uncommitted)
+        try:
+            self._lock = LedgerLock(self.path)
+            self._lock.acquire(self._clock())
+            opened: concurrent.futures.Future[LedgerWriter] = concurrent.futures.Future()
+            self._thread = threading.Thread(target=self._run, args=(opened,), name="asyncstore ledger", daemon=True)
+            self._thread.start()
+            writer = opened.result()
+            self._was_empty = writer.was_empty
+            self._lookup = LedgerLookup(self.path, self._working_directory, writer.waiting_ids, self._uncommitted)
+        except BaseException:
+            self.close()
+            raise
 
     def close(self) -> None:
         """Commit what waits, and let the ledger go; what leaving the context does. Never raises LedgerError."""
@@ -148,7 +154,8 @@ class SqliteLedger:
             self._thread = None
             for flush in self._flushes:
                 flush.set_exception(LedgerError(f"the ledger {self.path!r} is closed"))
-        self._lock.release()
+        if self._lock is not None:
+            self._lock.release()
 
     def settled(self, entries: Sequence[object]) -> list[Outcome | None]:
         """For each path or Instance the outcome that still holds, None for what is to be sent.
@@ -175,16 +182,15 @@ class SqliteLedger:
 
     # -- the writer thread ---------------------------------------------------------------------------------------------
 
-    def _run(self, opened: concurrent.futures.Future[None]) -> None:
+    def _run(self, opened: concurrent.futures.Future[LedgerWriter]) -> None:
         try:
             connection = open_to_write(self.path, self._destination, self._now_ms())
             with contextlib.closing(connection):
                 with ledger_errors(self.path, "written"):
                     run = self._begin_run(connection)
-                    self._writer = LedgerWriter(connection, run, self._working_directory)
-                    self._was_empty = self._writer.was_empty
-                opened.set_result(None)
-                self._write_until_closed(connection)
+                    writer = LedgerWriter(connection, run, self._working_directory)
+                opened.set_result(writer)
+                self._write_until_closed(connection, writer)
                 self._end_run(connection, run)
         except BaseException as error:
             if opened.done():
@@ -203,7 +209,7 @@ class SqliteLedger:
             self._attempt(connection.execute, "UPDATE run SET finished_at = ? WHERE id = ?", (self._now_ms(), run))
             self._attempt(connection.execute, "PRAGMA wal_checkpoint(TRUNCATE)")
 
-    def _write_until_closed(self, connection: sqlite3.Connection) -> None:
+    def _write_until_closed(self, connection: sqlite3.Connection, writer: LedgerWriter) -> None:
         due_at = checkpoint_at = math.inf
         while not self._closing:
             deadline = min(due_at, checkpoint_at)
@@ -214,31 +220,29 @@ class SqliteLedger:
                 due_at = now + COMMIT_SECONDS
             is_full = len(self._waiting) >= COMMIT_OUTCOMES and not self._batch
             if now >= due_at or is_full or self._flushes:
-                self._write_and_answer(all_of_them=bool(self._flushes))
+                self._write_and_answer(writer, all_of_them=bool(self._flushes))
                 # What came while the others were written counts as if it had come when the writing began.
                 due_at = now + COMMIT_SECONDS if self._waiting or self._batch else math.inf
                 checkpoint_at = min(checkpoint_at, now + _CHECKPOINT_SECONDS)
             elif now >= checkpoint_at:
                 self._attempt(connection.execute, "PRAGMA wal_checkpoint(PASSIVE)")
                 checkpoint_at = math.inf
-        self._write_and_answer(all_of_them=True)
+        self._write_and_answer(writer, all_of_them=True)
 
-    def _write_and_answer(self, *, all_of_them: bool) -> None:
+    def _write_and_answer(self, writer: LedgerWriter, *, all_of_them: bool) -> None:
         """Commit what is due, and tell those who wait for it."""
         flushes = [self._flushes.popleft() for _ in range(len(self._flushes))]
-        is_written = self._write_batch()
+        is_written = self._write_batch(writer)
         while is_written and len(self._waiting) >= (1 if all_of_them else COMMIT_OUTCOMES):
-            is_written = self._write_batch()
+            is_written = self._write_batch(writer)
         for flush in flushes:
             if is_written:
                 flush.set_result(None)
             else:
                 flush.set_exception(self.failure or LedgerError("the ledger is not written"))
 
-    def _write_batch(self) -> bool:
+    def _write_batch(self, writer: LedgerWriter) -> bool:
         """Commit the next outcomes, or those that could not be committed before; False when that failed."""
-        writer = self._writer
-        assert writer is not None, "it is made before anything is written"
         if not self._batch:
             with self._moving:
                 self._batch = [self._waiting.popleft() for _ in range(min(len(self._waiting), COMMIT_OUTCOMES))]

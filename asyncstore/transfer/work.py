@@ -27,6 +27,8 @@ MAXIMUM_WAITING: Final = 1024
 MAXIMUM_WAITING_BYTES: Final = 8 << 20
 # Of so many studies it is remembered which association they stay on: more than are ever on their way at once.
 _REMEMBERED_OWNERS: Final = 65536
+# While there is other work, so many instances are taken between two retries.
+_TAKEN_PER_RETRY: Final = 16
 
 
 @dataclass(slots=True, eq=False)
@@ -35,7 +37,8 @@ class Pending:
 
     `attempts` counts requests, `retries` those that its own failures cost, `losses` associations that ended while it
     was in flight, `refusals` answers that the peer is out of resources while it took others. `answers_seen` and
-    `refusals_seen` are what the peer had answered to all instances by the latest of those.
+    `refusals_seen` are what the peer had answered to all instances by the latest of those,
+    `answers_at_first_refusal` by the first (None: there was none).
     """
 
     instance: Instance
@@ -46,6 +49,7 @@ class Pending:
     refusals: int = 0
     answers_seen: int = 0
     refusals_seen: int = 0
+    answers_at_first_refusal: int | None = None
 
     @property
     def pair(self) -> Pair:
@@ -72,6 +76,8 @@ class Work:
         self._in_flight: dict[str, list[Pending]] = {}  # SOP Instance UID -> others with the same, which wait for it
         self._retries: list[tuple[float, int, Pending]] = []
         self._order = itertools.count()
+        self._again: deque[Pending] = deque()  # retries whose time has come
+        self._taken_since_again = 0
         self.waiting = 0
         self.waiting_bytes = 0
         self.feed_ended = False
@@ -92,12 +98,18 @@ class Work:
         for group in self._groups.values():
             for queue in group.waiting.values():
                 yield from queue
+        yield from self._again
         yield from (pending for _, _, pending in self._retries)
         yield from itertools.chain.from_iterable(self._in_flight.values())
 
     def add(self, instance: Instance, key: str) -> None:
         """Take in an instance; `key` is what keeps instances together: its directory, or its study."""
         self._put(Pending(instance, key))
+
+    @property
+    def has_untried(self) -> bool:
+        """Whether something waits that is no retry."""
+        return not self.feed_ended or bool(self._groups)
 
     def put_back(self, pending: Pending) -> None:
         """Give back an instance that was taken and not sent."""
@@ -117,7 +129,9 @@ class Work:
         """Let instances whose time has come wait for an association again; True when there were any."""
         woken = False
         while self._retries and self._retries[0][0] <= now:
-            self._put(heapq.heappop(self._retries)[2])
+            pending = heapq.heappop(self._retries)[2]
+            self._again.append(pending)
+            self._count(pending, 1)
             woken = True
         return woken
 
@@ -128,27 +142,41 @@ class Work:
             for pair in [pair for pair in group.waiting if pair in pairs]:
                 taken.extend(group.waiting[pair])
                 self._drop_queue(group, pair)
-        self.waiting -= len(taken)
-        self.waiting_bytes -= sum(map(_held_bytes, taken))
+        taken.extend(pending for pending in self._again if pending.pair in pairs)
+        self._again = deque(pending for pending in self._again if pending.pair not in pairs)
+        for pending in taken:
+            self._count(pending, -1)
         return taken
 
     def waits_for(self, taker: object) -> bool:
         """Whether something waits that this association could have, if it could carry it."""
         if not self._strict:
             return self.waiting > 0
-        return any(group.waiting for group in self._groups.values() if self._is_open_to(group, taker))
+        keys = itertools.chain(self._groups, (pending.key for pending in self._again))
+        return any(self._is_open_to(key, taker) for key in keys)
 
     def pairs_waiting(self) -> list[Pair]:
         """The pairs of all waiting instances, those of groups that no association owns first."""
         groups = sorted(self._groups.values(), key=lambda group: group.owner is not None)
-        return list(dict.fromkeys(pair for group in groups for pair, queue in group.waiting.items() if queue))
+        pairs = (pair for group in groups for pair, queue in group.waiting.items() if queue)
+        return list(dict.fromkeys((*pairs, *(pending.pair for pending in self._again))))
 
     def take(self, taker: object, serves: Callable[[Pair], bool]) -> Pending | None:
         """The next instance for an association: `serves(pair)` tells what it can carry.
 
         From the group that it has; else from one that nobody has; else, unless groups are strict, from the one of
-        another association with the most waiting: that association is not kept from its own by it.
+        another association with the most waiting: that association is not kept from its own by it. Retries come when
+        nothing else does, and otherwise every now and then: those that a peer never takes must not keep the others.
         """
+        pending = None
+        if self._taken_since_again >= _TAKEN_PER_RETRY:
+            pending = self._take_again(taker, serves)
+        if pending is None:
+            pending = self._take_new(taker, serves) or self._take_again(taker, serves)
+        return pending
+
+    def _take_new(self, taker: object, serves: Callable[[Pair], bool]) -> Pending | None:
+        self._taken_since_again += 1
         group = self._group_of.get(taker)
         if group is not None:
             pending = self._take_from(group, serves)
@@ -158,6 +186,18 @@ class Work:
             pending = self._take_from(group, serves)
             if pending is not None:
                 self._own(group, taker)
+                return pending
+        return None
+
+    def _take_again(self, taker: object, serves: Callable[[Pair], bool]) -> Pending | None:
+        self._taken_since_again = 0
+        for _ in range(len(self._again)):
+            pending = self._again.popleft()
+            if not serves(pending.pair) or (self._strict and not self._is_open_to(pending.key, taker)):
+                self._again.append(pending)
+            elif self._begin_flight(pending):
+                if self._strict:
+                    self._remember_owner(pending.key, taker)
                 return pending
         return None
 
@@ -172,21 +212,24 @@ class Work:
     def _others(self, taker: object) -> Iterator[_Group]:
         """The groups that an association may take from beside its own, best first."""
         if self._strict:
-            yield from (group for group in self._groups.values() if self._is_open_to(group, taker))
+            yield from (group for group in self._groups.values() if self._is_open_to(group.key, taker))
             return
         yield from (group for group in self._groups.values() if group.owner is None)
         owned = (group for group in self._groups.values() if group.owner is not None)
         yield from sorted(owned, key=_waiting_in, reverse=True)
 
-    def _is_open_to(self, group: _Group, taker: object) -> bool:
-        return self._owners.get(group.key, taker) is taker
+    def _is_open_to(self, key: str, taker: object) -> bool:
+        return self._owners.get(key, taker) is taker
+
+    def _remember_owner(self, key: str, taker: object) -> None:
+        self._owners.pop(key, None)
+        self._owners[key] = taker
+        if len(self._owners) > _REMEMBERED_OWNERS:
+            del self._owners[next(iter(self._owners))]
 
     def _own(self, group: _Group, taker: object) -> None:
         if self._strict:
-            self._owners.pop(group.key, None)
-            self._owners[group.key] = taker
-            if len(self._owners) > _REMEMBERED_OWNERS:
-                del self._owners[next(iter(self._owners))]
+            self._remember_owner(group.key, taker)
         if group.owner is None and group.key in self._groups:
             previous = self._group_of.get(taker)
             if previous is not None:
@@ -198,17 +241,26 @@ class Work:
         for pair, queue in group.waiting.items():
             while queue and serves(pair):
                 pending = queue.popleft()
-                self.waiting -= 1
-                self.waiting_bytes -= _held_bytes(pending)
-                uid = pending.instance.sop_instance_uid
-                if uid in self._in_flight:
-                    self._in_flight[uid].append(pending)
+                if not self._begin_flight(pending):
                     continue
-                self._in_flight[uid] = []
                 if not queue:
                     self._drop_queue(group, pair)
                 return pending
         return None
+
+    def _begin_flight(self, pending: Pending) -> bool:
+        """An instance stops waiting; False when it is to wait for another with its UID instead of being sent."""
+        self._count(pending, -1)
+        others = self._in_flight.get(pending.instance.sop_instance_uid)
+        if others is not None:
+            others.append(pending)
+            return False
+        self._in_flight[pending.instance.sop_instance_uid] = []
+        return True
+
+    def _count(self, pending: Pending, by: int) -> None:
+        self.waiting += by
+        self.waiting_bytes += by * _held_bytes(pending)
 
     def _drop_queue(self, group: _Group, pair: Pair) -> None:
         del group.waiting[pair]
@@ -227,8 +279,7 @@ class Work:
         if queue is None:
             queue = group.waiting[pending.pair] = deque()
         queue.append(pending)
-        self.waiting += 1
-        self.waiting_bytes += _held_bytes(pending)
+        self._count(pending, 1)
 
     def _leave_flight(self, pending: Pending) -> None:
         for other in self._in_flight.pop(pending.instance.sop_instance_uid, ()):

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from tests.interop import peers
-from tests.interop.kept import TEST_FILES, Kept, assert_all_arrived, copies, storescu
+from tests.interop.kept import TEST_FILES, Kept, assert_all_arrived, copies, kept_by, storescu
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -26,12 +26,9 @@ def test_a_peer_that_answers_the_newest_first_gets_everything(
     run = storescu(dcmjs_scp, tmp_path / "study", "-j", 1, "-w", window)
     assert (run.code, run.stderr) == (0, "")
     assert run.summary["associations_established"] == 1
-    kept = [Kept.at(path) for path in dcmjs_scp.received_files()]
-    received = {each.name: each.data for each in kept}
-    sent = {each.sop_instance_uid: each.data_set for each in map(Kept.at, paths)}
-    assert received == sent
+    assert assert_all_arrived(map(Kept.at, paths), kept_by(dcmjs_scp)) == INSTANCES
     lines = [json.loads(line) for line in dcmjs_scp.output().splitlines()]
-    answers = [line["messageId"] for line in lines if line["event"] == "response"]
+    answers = [line["message_id"] for line in lines if line["event"] == "response"]
     assert sorted(answers) == list(range(1, INSTANCES + 1))
     assert (answers == sorted(answers)) is (window == 1)
     assert max(line["outstanding"] for line in lines) == min(window, 4)

@@ -54,7 +54,7 @@ if TYPE_CHECKING:
 SMALL_MAXIMUM = 206
 # A command set of 102 bytes, and 450 in fragments of 200, 200 and 50: 4 PDUs.
 MESSAGE_BYTES = 12 + 102 + 3 * 12 + 450
-LARGE = 16 << 20
+LARGE = 8 << 20
 
 
 class Hearing:
@@ -142,7 +142,7 @@ async def test_cancelled_from_outside_the_block_ends_in_the_same_way(at: int, mo
     hearing.check()
 
 
-@pytest.mark.parametrize("count", [1, 100_000, 3_000_000])
+@pytest.mark.parametrize("count", [1, 1_000_000])
 async def test_cancelled_in_a_large_message_to_a_slow_peer_it_is_aborted(count: int, tmp_path: Path) -> None:
     cancelled = threading.Event()
     stream: list[bytes] = []
@@ -532,6 +532,7 @@ async def test_an_abort_ends_every_wait_of_every_task() -> None:
             async with anyio.create_task_group() as group:
                 for number in range(3):
                     group.start_soon(store, association, f"1.2.{number}")
+                await anyio.wait_all_tasks_blocked()
                 group.start_soon(_is_lost, association.echo)
                 await anyio.wait_all_tasks_blocked()
                 await association.abort()

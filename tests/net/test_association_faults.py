@@ -43,7 +43,7 @@ if TYPE_CHECKING:
 
 Answer = Any  # a function of a Wire and an IncomingStore
 
-LARGE = 16 << 20
+LARGE = 8 << 20
 NO_STATUS: list[tuple[int, command_set.Value]] = [
     (command_set.AFFECTED_SOP_CLASS_UID, CT_IMAGE_STORAGE),
     (command_set.COMMAND_FIELD, 0x8001),
@@ -347,6 +347,24 @@ async def _fails(association: Association, kind: type[AsyncStoreError]) -> None:
     with pytest.raises(kind) as caught:
         await association.store(instance(900))
     assert association.failure is caught.value
+
+
+async def test_a_failure_that_comes_just_when_the_peer_takes_more_ends_the_sending(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    make_stalling(monkeypatch)
+    with ScriptedSCP(accepting(Wire.drain)) as scp, anyio.fail_after(LIMIT_SECONDS):
+        async with to(scp) as association:
+
+            async def fails_and_is_writable() -> None:
+                stalling(association).room = None
+                association._fail(ConnectionLost("at this moment"))
+
+            stalling(association).stall_after(100)
+            monkeypatch.setattr(stalling(association), "wait_writable", fails_and_is_writable)
+            with pytest.raises(ConnectionLost, match="at this moment"):
+                await association.store(instance(LARGE))
+    assert not has_last_data_fragment(scp.received)
 
 
 # Release

@@ -76,6 +76,15 @@ def test_any_other_result_gives_no_context(result: PresentationContextResult) ->
     assert not AcceptedContexts.of(PROPOSED, [result])
 
 
+def test_a_class_that_was_refused_without_a_word_may_be_accepted_another_time() -> None:
+    contexts = AcceptedContexts.of(PROPOSED, [PresentationContextResult(1, 4, "")])
+    assert not contexts.may_be_accepted(CT_IMAGE_STORAGE)
+    assert contexts.may_be_accepted(MR_IMAGE_STORAGE)
+    for result, may_be in ((0, False), (1, True), (2, True), (3, False), (4, False)):
+        answer = PresentationContextResult(3, result, JPEG_BASELINE)
+        assert AcceptedContexts.of(PROPOSED, [answer]).may_be_accepted(MR_IMAGE_STORAGE) is may_be
+
+
 def test_the_first_of_two_contexts_for_the_same_pair_is_used() -> None:
     contexts = AcceptedContexts(
         [

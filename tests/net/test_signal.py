@@ -112,11 +112,10 @@ async def test_who_is_cancelled_while_it_waits_for_its_turn_does_not_take_it() -
             took_it.append(name)
 
     with anyio.fail_after(LIMIT_SECONDS):
-        async with anyio.create_task_group() as group:
-            async with turn:
-                with anyio.CancelScope() as scope:
-                    scope.cancel()
-                    await take("cancelled")
-                group.start_soon(take, "patient")
-                await anyio.wait_all_tasks_blocked()
+        async with anyio.create_task_group() as group, turn:
+            with anyio.CancelScope() as scope:
+                scope.cancel()
+                await take("cancelled")
+            group.start_soon(take, "patient")
+            await anyio.wait_all_tasks_blocked()
     assert took_it == ["patient"]

@@ -16,7 +16,7 @@ from asyncstore.instances import source as source_module
 from asyncstore.instances.instance import Instance
 from asyncstore.net.outcome import State
 from asyncstore.net.peer import Peer
-from asyncstore.status import SUCCESS
+from asyncstore.status import SUCCESS, Status
 from asyncstore.transfer import engine, work
 from asyncstore.transfer.engine import Transfer
 from asyncstore.uids import (
@@ -46,6 +46,7 @@ from tests.wire import ScriptedSCP, Wire
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterator, Sequence
 
+    from asyncstore.net.acceptor import Arrival
     from asyncstore.net.outcome import Outcome
 
 CLASSES = list(STORAGE_SOP_CLASSES)
@@ -402,7 +403,13 @@ async def test_a_study_is_never_on_two_associations_where_that_is_asked_for(tmp_
         study = f"1.2.3.{number % 7}"
         (path,) = write_files(tmp_path / str(number % 5), 1, first=number, study=study)
         study_of[path] = study
-    async with KeepingSCP() as scp:
+
+    async def answers_when_there_are_several(arrival: Arrival) -> Status:
+        while scp.associations < 3:
+            await anyio.lowlevel.checkpoint()
+        return SUCCESS
+
+    async with KeepingSCP(answers_when_there_are_several) as scp:
         transfer = transfer_to(scp, tmp_path, associations=4, keep_together="study")
         outcomes = await outcomes_of(transfer)
     check_account(transfer, outcomes, study_of)
@@ -436,7 +443,7 @@ async def test_the_same_uid_is_never_in_flight_twice() -> None:
     assert scp.uids == {uid_of(number): 20 for number in range(3)}
 
 
-@on_one_loop
+@pytest.mark.parametrize("anyio_backend", [("asyncio", {"use_uvloop": True})], ids=["uvloop"])
 async def test_more_instances_than_there_are_message_ids_go_over_one_association() -> None:
     template = instance()
     count = 66_000

@@ -15,11 +15,9 @@ import pytest
 from asyncstore.errors import NotDicom
 from asyncstore.instances import file_meta
 from asyncstore.instances.instance import Instance, ProblemKind, ScanProblem
-from asyncstore.instances.study import study_of
 from asyncstore.net.outcome import Outcome, State
 from asyncstore.transfer import feed as feed_module
 from asyncstore.transfer.feed import Feed, NamedPath, Pace
-from asyncstore.uids import DEFLATED_EXPLICIT_VR_LITTLE_ENDIAN
 from tests.instances import files
 from tests.transfer.support import instance, on_one_loop, uid_of, write_files
 
@@ -334,20 +332,3 @@ async def test_the_study_is_found_where_it_is_wanted(tmp_path: Path) -> None:
         "1.2.3.4",
         "None",
     ]
-
-
-@pytest.mark.parametrize("name", ["CT_small.dcm", "image_dfl.dcm", "MR_small_bigendian.dcm", "JPEG2000.dcm"])
-def test_the_study_is_the_one_that_pydicom_reads(name: str) -> None:
-    path = files.bundled(name)
-    found = Instance.from_path(path)
-    assert study_of(found) == pydicom.dcmread(path).StudyInstanceUID
-    if name == "image_dfl.dcm":
-        assert found.transfer_syntax_uid == DEFLATED_EXPLICIT_VR_LITTLE_ENDIAN
-
-
-def test_a_file_that_went_away_has_no_study(tmp_path: Path) -> None:
-    (path,) = write_files(tmp_path, 1, study="1.2.3.4", padding_bytes=200_000)
-    found = Instance.from_path(path)
-    assert study_of(found) == "1.2.3.4"
-    Path(path).unlink()
-    assert study_of(found) is None

@@ -1,0 +1,60 @@
+"""The study of an instance, found without decoding the data set."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import pydicom
+import pytest
+
+from asyncstore.instances.instance import Instance
+from asyncstore.instances.study import LOOKED_AT_BYTES, study_of
+from asyncstore.uids import EXPLICIT_VR_LITTLE_ENDIAN
+from tests.instances import files
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+
+def instance(*more: bytes) -> Instance:
+    """An instance in memory, with these elements behind its SOP Instance UID and the patient's name."""
+    return Instance.from_bytes(files.data_set(more=b"".join(more)), transfer_syntax_uid=EXPLICIT_VR_LITTLE_ENDIAN)
+
+
+STUDY = files.element(0x0020000D, b"UI", files.uid("1.2.3.4"))
+PIXELS = files.element(0x7FE00010, b"OW", bytes(300_000))
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["CT_small.dcm", "image_dfl.dcm", "MR_small_bigendian.dcm", "JPEG2000.dcm", "MR_small_implicit.dcm", "rtplan.dcm"],
+)
+def test_it_is_the_one_that_pydicom_reads(name: str) -> None:
+    path = files.bundled(name)
+    assert study_of(Instance.from_path(path)) == pydicom.dcmread(path).StudyInstanceUID
+
+
+@pytest.mark.parametrize(
+    ("more", "study"),
+    [
+        ((STUDY, PIXELS), "1.2.3.4"),
+        ((STUDY,), "1.2.3.4"),
+        ((PIXELS,), None),
+        ((), None),
+        ((files.element(0x0020000D, b"UI", b""), PIXELS), None),
+        ((files.element(0x00190010, b"OB", bytes(LOOKED_AT_BYTES)), STUDY), None),
+        ((b"\x18\x00\x10\x00",), None),
+    ],
+    ids=["among others", "last", "none", "ends before", "empty", "too far in", "cut short"],
+)
+def test_it_is_looked_for_where_it_should_be_and_no_further(more: tuple[bytes, ...], study: str | None) -> None:
+    assert study_of(instance(*more)) == study
+
+
+def test_a_file_that_went_away_has_none(tmp_path: Path) -> None:
+    path = tmp_path / "1.dcm"
+    path.write_bytes(files.dicom_file(body=files.data_set(more=STUDY + PIXELS)))
+    found = Instance.from_path(path)
+    assert study_of(found) == "1.2.3.4"
+    path.unlink()
+    assert study_of(found) is None

@@ -1,0 +1,744 @@
+"""The Storage SCP: what it keeps, what it refuses, and what no peer can make it do."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import shutil
+import socket
+import subprocess
+import time
+from typing import TYPE_CHECKING, Any
+
+import anyio
+import anyio.lowlevel
+import anyio.to_thread
+import pydicom
+import pytest
+
+from asyncstore.dimse import command_set
+from asyncstore.dimse.messages import CEchoRQ, CEchoRSP, CStoreRQ, CStoreRSP
+from asyncstore.net import acceptor
+from asyncstore.net.acceptor import Arrival, StorageSCP
+from asyncstore.net.outcome import State
+from asyncstore.status import SUCCESS, Status
+from asyncstore.uids import (
+    CT_IMAGE_STORAGE,
+    EXPLICIT_VR_LITTLE_ENDIAN,
+    IMPLEMENTATION_CLASS_UID,
+    IMPLICIT_VR_LITTLE_ENDIAN,
+    VERIFICATION,
+)
+from asyncstore.upper_layer.items import OperationsWindow, PresentationContext, UserInformation
+from asyncstore.upper_layer.pdu import Abort, AssociateRJ, AssociateRQ, DataTF, Fragment, ReleaseRP, ReleaseRQ
+from tests.instances import files
+from tests.interop.peers import free_port, require
+from tests.net.parts import (
+    LIMIT_SECONDS,
+    MR_IMAGE_STORAGE,
+    TINY_SECONDS,
+    image,
+    instance,
+    pattern,
+    tasks,
+    to,
+)
+from tests.wire import CT_CONTEXT, Wire, play_scu
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+CT_SMALL = files.bundled("CT_small.dcm")
+CT_SMALL_UID = "1.3.6.1.4.1.5962.1.1.1.1.1.20040119072730.12322"
+EXPLICIT_CONTEXT = PresentationContext(1, CT_IMAGE_STORAGE, (EXPLICIT_VR_LITTLE_ENDIAN,))
+VERIFICATION_CONTEXT = PresentationContext(3, VERIFICATION, (IMPLICIT_VR_LITTLE_ENDIAN,))
+
+
+async def play(script: Callable[[Wire], Any], scp: StorageSCP) -> Any:
+    """Play a script as the requestor; gives what it returns."""
+    with anyio.fail_after(LIMIT_SECONDS):
+        return await anyio.to_thread.run_sync(play_scu, script, scp.port)
+
+
+async def run(*words: str) -> None:
+    """Run a program of somebody else, which must succeed."""
+    done = await anyio.to_thread.run_sync(lambda: subprocess.run(words, capture_output=True, timeout=LIMIT_SECONDS))
+    assert done.returncode == 0, done.stderr.decode() + done.stdout.decode()
+
+
+async def all_gone(scp: StorageSCP) -> None:
+    """Wait until the acceptor has noticed the end of every connection."""
+    with anyio.fail_after(LIMIT_SECONDS):
+        while scp._open:
+            await anyio.lowlevel.checkpoint()
+
+
+def stores(data_set: bytes, uid: str = "1.2.3.4", **options: Any) -> Callable[[Wire], int]:
+    def script(wire: Wire) -> int:
+        wire.associate([EXPLICIT_CONTEXT])
+        status = wire.store(data_set, sop_instance_uid=uid, **options).value
+        wire.release()
+        return status
+
+    return script
+
+
+def is_aborted(wire: Wire, source: int = 2) -> None:
+    assert wire.expect(Abort).source == source
+    wire.expect_closed()
+
+
+# What is kept
+
+
+@pytest.mark.parametrize("value_bytes", [0, 1, 1000, 1 << 20, 2_500_001])
+async def test_what_is_kept_is_a_dicom_file_with_the_very_same_data_set(value_bytes: int, tmp_path: Path) -> None:
+    data_set = image(value_bytes=value_bytes)
+    async with StorageSCP(output_directory=tmp_path) as scp:
+        assert await play(stores(data_set), scp) == 0
+        assert (scp.stored, scp.failed, scp.associations) == (1, 0, 1)
+    (path,) = tmp_path.iterdir()
+    assert path.name == "1.2.3.4.dcm"
+    assert path.read_bytes().endswith(data_set)
+    kept = pydicom.dcmread(path)
+    assert (kept.PixelData or b"") == pattern(value_bytes)
+    meta = kept.file_meta
+    assert (meta.MediaStorageSOPClassUID, meta.MediaStorageSOPInstanceUID) == (CT_IMAGE_STORAGE, "1.2.3.4")
+    assert (meta.TransferSyntaxUID, meta.ImplementationClassUID) == (
+        EXPLICIT_VR_LITTLE_ENDIAN,
+        IMPLEMENTATION_CLASS_UID,
+    )
+    assert meta.FileMetaInformationVersion == b"\0\1"
+    head = path.read_bytes()[: len(path.read_bytes()) - len(data_set)]
+    assert meta.FileMetaInformationGroupLength == len(head) - 128 - 4 - 12
+
+
+async def test_a_file_that_is_sent_again_takes_the_place_of_the_first(tmp_path: Path) -> None:
+    async with StorageSCP(output_directory=str(tmp_path)) as scp:
+        for value_bytes in (10, 20):
+            assert await play(stores(image(value_bytes=value_bytes)), scp) == 0
+    (path,) = tmp_path.iterdir()
+    assert pydicom.dcmread(path).PixelData == pattern(20)
+
+
+async def test_a_kept_file_can_be_read_by_whom_the_user_allows(tmp_path: Path) -> None:
+    before = os.umask(0o027)
+    try:
+        async with StorageSCP(output_directory=tmp_path) as scp:
+            await play(stores(image()), scp)
+    finally:
+        os.umask(before)
+    (path,) = tmp_path.iterdir()
+    assert path.stat().st_mode & 0o777 == 0o640
+
+
+@pytest.mark.parametrize(
+    "uid",
+    [
+        *("../../../tmp/evil", "..", ".", "/etc/evil", "1.2/3", "1.2\\3", "1.2.3\n", "1..2", "1.2.", ".1"),
+        *("1.2.3.dcm", "con", "-1.2", "1.2.3 4", "~", "$HOME", "1.2:3"),
+    ],
+)
+async def test_a_name_is_never_made_of_what_is_no_uid(uid: str, tmp_path: Path) -> None:
+    kept = tmp_path / "deep" / "inside"
+    kept.mkdir(parents=True)
+
+    def stores_two(wire: Wire) -> list[int]:
+        wire.associate([EXPLICIT_CONTEXT])
+        statuses = [wire.store(image(), sop_instance_uid=name).value for name in (uid, "1.2.3.4")]
+        wire.release()
+        return statuses
+
+    async with StorageSCP(output_directory=kept) as scp:
+        statuses = await play(stores_two, scp)
+        assert (scp.stored, scp.failed) == (1, 1)
+    assert statuses == [0x0117, 0]
+    assert [path for path in tmp_path.rglob("*") if path.is_file()] == [kept / "1.2.3.4.dcm"]
+
+
+async def test_a_name_that_is_no_uid_may_be_discarded() -> None:
+    async with StorageSCP() as scp:
+        assert await play(stores(image(), uid="../evil"), scp) == 0
+
+
+@pytest.mark.parametrize("sent_bytes", [1000, 3_000_000])
+@pytest.mark.parametrize(
+    "end", [Wire.close, Wire.rst, lambda wire: wire.send(Abort(0, 0))], ids=["EOF", "RST", "abort"]
+)
+async def test_an_instance_that_was_not_whole_leaves_nothing(
+    end: Callable[[Wire], None], sent_bytes: int, tmp_path: Path
+) -> None:
+    def stops_in_the_middle(wire: Wire) -> None:
+        wire.associate([EXPLICIT_CONTEXT])
+        wire.store(image("1.2.1"), sop_instance_uid="1.2.1")
+        request = CStoreRQ(2, CT_IMAGE_STORAGE, "1.2.2").encode()
+        wire.send(DataTF((Fragment(1, True, True, request),)))
+        for _ in range(0, sent_bytes, 1000):
+            wire.send(DataTF((Fragment(1, False, False, bytes(1000)),)))
+        end(wire)
+
+    async with StorageSCP(output_directory=tmp_path) as scp:
+        await play(stops_in_the_middle, scp)
+        await all_gone(scp)
+        assert [path.name for path in tmp_path.iterdir()] == ["1.2.1.dcm"]
+        assert scp.stored == 1
+
+
+async def test_an_acceptor_that_is_stopped_leaves_no_part_of_a_file(tmp_path: Path) -> None:
+    def sends_a_part(wire: Wire) -> socket.socket:
+        wire.associate([EXPLICIT_CONTEXT])
+        request = CStoreRQ(2, CT_IMAGE_STORAGE, "1.2.2").encode()
+        wire.send(DataTF((Fragment(1, True, True, request),)))
+        for _ in range(3000):
+            wire.send(DataTF((Fragment(1, False, False, bytes(1000)),)))
+        return wire.sock.dup()
+
+    async with StorageSCP(output_directory=tmp_path) as scp:
+        sock = await play(sends_a_part, scp)
+        with anyio.fail_after(LIMIT_SECONDS):
+            while not list(tmp_path.iterdir()):
+                await anyio.lowlevel.checkpoint()
+    sock.close()
+    assert not list(tmp_path.iterdir())
+
+
+class FullDisk:
+    """The module os of a machine whose disk takes so many writes more."""
+
+    def __init__(self, writes: int) -> None:
+        self.writes = writes
+
+    def write(self, fd: int, data: memoryview) -> int:
+        self.writes -= 1
+        if self.writes < 0:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        return os.write(fd, data[: len(data) // 2 + 1])
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(os, name)
+
+
+@pytest.mark.parametrize("writes", [0, 1, 30])
+async def test_a_full_disk_is_answered_and_leaves_nothing(
+    writes: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    full = FullDisk(writes)
+    monkeypatch.setattr(acceptor, "os", full)
+
+    def stores_two(wire: Wire) -> list[int]:
+        wire.associate([EXPLICIT_CONTEXT])
+        statuses = [wire.store(image(value_bytes=2_500_000), sop_instance_uid="1.2.1").value]
+        full.writes = 1 << 30
+        statuses.append(wire.store(image(), sop_instance_uid="1.2.2").value)
+        wire.release()
+        return statuses
+
+    async with StorageSCP(output_directory=tmp_path) as scp:
+        assert await play(stores_two, scp) == [0xA700, 0]
+        assert (scp.stored, scp.failed) == (1, 1)
+    assert [path.name for path in tmp_path.iterdir()] == ["1.2.2.dcm"]
+
+
+async def test_a_directory_that_has_gone_is_answered(tmp_path: Path) -> None:
+    gone = tmp_path / "gone"
+    gone.mkdir()
+    async with StorageSCP(output_directory=gone) as scp:
+        shutil.rmtree(gone)
+        assert await play(stores(image()), scp) == 0xA700
+
+
+async def test_a_name_that_is_taken_by_a_directory_is_answered(tmp_path: Path) -> None:
+    (tmp_path / "1.2.3.4.dcm").mkdir()
+    async with StorageSCP(output_directory=tmp_path) as scp:
+        assert await play(stores(image()), scp) == 0xA700
+    assert [path.name for path in tmp_path.iterdir()] == ["1.2.3.4.dcm"]
+
+
+# Who is accepted, and for what
+
+
+@pytest.mark.parametrize(
+    ("settings", "called", "calling", "rejection"),
+    [
+        ({"called_ae_titles": ["ARCHIVE"]}, "ARCHIVE", "A", None),
+        ({"called_ae_titles": ["ARCHIVE"]}, "OTHER", "A", AssociateRJ(1, 1, 7)),
+        ({"calling_ae_titles": ["A", "B"]}, "ANY", "B", None),
+        ({"calling_ae_titles": ["A", "B"]}, "ANY", "C", AssociateRJ(1, 1, 3)),
+        ({"called_ae_titles": []}, "ANY", "A", AssociateRJ(1, 1, 7)),
+        ({}, "ANY", "ANYBODY", None),
+    ],
+)
+async def test_only_those_who_are_known_are_accepted(
+    settings: dict[str, Any], called: str, calling: str, rejection: AssociateRJ | None
+) -> None:
+    def asks(wire: Wire) -> None:
+        if rejection is None:
+            wire.associate(called_ae_title=called, calling_ae_title=calling)
+            wire.release()
+            return
+        wire.send(AssociateRQ(called, calling, (CT_CONTEXT,), UserInformation()))
+        assert wire.expect(AssociateRJ) == rejection
+
+    async with StorageSCP(**settings) as scp:
+        await play(asks, scp)
+        assert scp.associations == (rejection is None)
+
+
+async def test_more_associations_than_the_limit_are_rejected_for_now() -> None:
+    def opens_two(wire: Wire) -> AssociateRJ:
+        def is_rejected(other: Wire) -> AssociateRJ:
+            other.send(AssociateRQ("A", "B", (CT_CONTEXT,), UserInformation()))
+            return other.expect(AssociateRJ)
+
+        wire.associate()
+        rejection = play_scu(is_rejected, scp.port)
+        wire.release()
+        return rejection
+
+    async with StorageSCP(maximum_associations=1) as scp:
+        for _ in range(2):
+            assert await play(opens_two, scp) == AssociateRJ(2, 3, 2)
+            await all_gone(scp)
+
+
+async def test_contexts_are_answered_one_by_one_with_the_syntax_preferred_here() -> None:
+    contexts = [
+        PresentationContext(1, CT_IMAGE_STORAGE, (IMPLICIT_VR_LITTLE_ENDIAN, EXPLICIT_VR_LITTLE_ENDIAN)),
+        PresentationContext(3, CT_IMAGE_STORAGE, ("1.2.840.10008.1.2.4.50",)),
+        PresentationContext(5, MR_IMAGE_STORAGE, (IMPLICIT_VR_LITTLE_ENDIAN,)),
+        PresentationContext(7, VERIFICATION, (IMPLICIT_VR_LITTLE_ENDIAN,)),
+    ]
+    syntaxes = [EXPLICIT_VR_LITTLE_ENDIAN, IMPLICIT_VR_LITTLE_ENDIAN]
+
+    def asks(wire: Wire) -> list[tuple[int, int, str]]:
+        answer = wire.associate(contexts)
+        wire.release()
+        return [(each.context_id, each.result, each.transfer_syntax) for each in answer.results]
+
+    async with StorageSCP(sop_classes=[CT_IMAGE_STORAGE], transfer_syntaxes=syntaxes) as scp:
+        results = await play(asks, scp)
+    assert [result[:2] for result in results] == [(1, 0), (3, 4), (5, 3), (7, 0)]
+    assert (results[0][2], results[3][2]) == (EXPLICIT_VR_LITTLE_ENDIAN, IMPLICIT_VR_LITTLE_ENDIAN)
+
+
+@pytest.mark.parametrize(
+    ("proposed", "granted"),
+    [
+        (None, None),
+        (OperationsWindow(4, 1), OperationsWindow(4, 1)),
+        (OperationsWindow(40, 1), OperationsWindow(16, 1)),
+        (OperationsWindow(0, 0), OperationsWindow(16, 1)),
+        (OperationsWindow(1, 1), None),
+    ],
+)
+async def test_the_window_is_what_is_asked_for_up_to_our_own(
+    proposed: OperationsWindow | None, granted: OperationsWindow | None
+) -> None:
+    def asks(wire: Wire) -> OperationsWindow | None:
+        answer = wire.associate(operations_window=proposed)
+        wire.release()
+        return answer.user_information.operations_window
+
+    async with StorageSCP() as scp:
+        assert await play(asks, scp) == granted
+
+
+async def test_it_listens_on_ipv6_too() -> None:
+    async with StorageSCP(host="::1") as scp, to(scp) as association:
+        assert (await association.store(instance())).is_stored
+
+
+async def test_a_port_that_is_taken_is_an_error() -> None:
+    async with StorageSCP() as first:
+        with pytest.raises(OSError, match="in use"):
+            async with StorageSCP(port=first.port):
+                pytest.fail("it listens")
+    async with StorageSCP(port=free_port()) as scp:
+        assert scp.port
+
+
+# What is answered
+
+
+@pytest.mark.parametrize("value", [0x0000, 0xB007, 0x0111, 0xA700, 0xC000, 0xFF00])
+async def test_on_store_decides_what_is_answered(value: int, tmp_path: Path) -> None:
+    arrivals: list[Arrival] = []
+
+    def on_store(arrival: Arrival) -> Status:
+        arrivals.append(arrival)
+        assert arrival.path is not None
+        assert arrival.path.is_file()
+        return Status(value, "as it says")
+
+    async with StorageSCP(output_directory=tmp_path, on_store=on_store) as scp:
+        assert await play(stores(image()), scp) == value
+        assert (scp.stored, scp.failed) == ((1, 0) if value in {0, 0xB007} else (0, 1))
+    request = CStoreRQ(1, CT_IMAGE_STORAGE, "1.2.3.4")
+    path = tmp_path / "1.2.3.4.dcm"
+    assert arrivals == [Arrival("SCRIPTED", request, EXPLICIT_VR_LITTLE_ENDIAN, len(image()), path)]
+
+
+async def test_answers_can_be_late_and_come_in_any_order() -> None:
+    came = anyio.Event()
+    may_be_answered = {f"1.2.{number}": anyio.Event() for number in range(3)}
+    order: list[str] = []
+
+    async def answer(arrival: Arrival) -> Status:
+        uid = arrival.request.affected_sop_instance_uid
+        if uid == "1.2.2":
+            came.set()
+        await may_be_answered[uid].wait()
+        return Status(0xB000 + int(uid[-1]))
+
+    def on_answer(uid: str, status: Status) -> None:
+        assert status.value == 0xB000 + int(uid[-1])
+        order.append(uid)
+
+    async with StorageSCP(on_store=answer) as scp, to(scp, window=3) as association:
+        with anyio.fail_after(LIMIT_SECONDS):
+            async with anyio.create_task_group() as group:
+
+                async def store(uid: str) -> None:
+                    outcome = await association.store(instance(uid=uid))
+                    assert outcome.status is not None
+                    on_answer(uid, outcome.status)
+
+                for number in range(3):
+                    group.start_soon(store, f"1.2.{number}")
+                await came.wait()
+                for uid in ("1.2.1", "1.2.2", "1.2.0"):
+                    may_be_answered[uid].set()
+                    while uid not in order:
+                        await anyio.lowlevel.checkpoint()
+    assert order == ["1.2.1", "1.2.2", "1.2.0"]
+
+
+async def never(_: Arrival) -> None:
+    """A hook that is awaited and answers nothing."""
+
+
+@pytest.mark.parametrize("hook", [lambda _: None, never], ids=["at once", "awaited"])
+async def test_an_instance_can_be_left_without_an_answer(hook: Any) -> None:
+    def is_not_answered(wire: Wire) -> None:
+        wire.associate([EXPLICIT_CONTEXT, VERIFICATION_CONTEXT])
+        wire.send_message(1, CStoreRQ(1, CT_IMAGE_STORAGE, "1.2.3"), image())
+        wire.send_message(3, CEchoRQ(2))
+        assert isinstance(wire.read_message().message, CEchoRSP)
+        wire.release()
+
+    async with StorageSCP(on_store=hook) as scp:
+        await play(is_not_answered, scp)
+        assert (scp.stored, scp.failed) == (0, 0)
+
+
+async def fails_later(_: Arrival) -> Status:
+    raise ZeroDivisionError
+
+
+def fails_at_once(_: Arrival) -> Status:
+    raise ZeroDivisionError
+
+
+@pytest.mark.parametrize("hook", [fails_at_once, fails_later])
+async def test_a_hook_that_fails_is_answered_and_logged_and_ends_nothing(
+    hook: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with StorageSCP(on_store=hook) as scp:
+        for _ in range(2):
+            assert await play(stores(image()), scp) == 0x0110
+    assert [record.exc_info[0] for record in caplog.records if record.exc_info] == [ZeroDivisionError] * 2
+
+
+async def test_a_late_answer_to_a_peer_that_has_gone_is_dropped() -> None:
+    has_come, goes_on = anyio.Event(), anyio.Event()
+
+    async def late(_: Arrival) -> Status:
+        has_come.set()
+        await goes_on.wait()
+        return SUCCESS
+
+    def goes(wire: Wire) -> None:
+        wire.associate([EXPLICIT_CONTEXT])
+        wire.send_message(1, CStoreRQ(1, CT_IMAGE_STORAGE, "1.2.3"), image())
+        wire.rst()
+
+    async with StorageSCP(on_store=late) as scp:
+        before = tasks()
+        await play(goes, scp)
+        await all_gone(scp)
+        goes_on.set()
+        await anyio.wait_all_tasks_blocked()
+        assert tasks() <= before + 1
+        assert await play(stores(image()), scp) == 0
+
+
+async def test_an_echo_is_answered() -> None:
+    def echoes(wire: Wire) -> CEchoRSP:
+        wire.associate([VERIFICATION_CONTEXT])
+        wire.send_message(3, CEchoRQ(7))
+        message = wire.read_message().message
+        wire.release()
+        assert isinstance(message, CEchoRSP)
+        return message
+
+    async with StorageSCP() as scp:
+        answer = await play(echoes, scp)
+        assert (answer.responded_to, answer.status) == (7, SUCCESS)
+
+
+async def test_an_instance_of_another_class_than_its_context_is_refused(tmp_path: Path) -> None:
+    async with StorageSCP(output_directory=tmp_path) as scp:
+        assert await play(stores(image(), sop_class_uid=MR_IMAGE_STORAGE), scp) == 0x0122
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("maximum_length", [8, 50, 0])
+async def test_answers_keep_to_the_maximum_of_the_peer(maximum_length: int) -> None:
+    def has_a_maximum(wire: Wire) -> list[int]:
+        wire.associate([EXPLICIT_CONTEXT], maximum_length=maximum_length)
+        assert wire.store(image()).value == 0
+        sizes = [len(unit.encode()) - 6 for unit in wire.received if isinstance(unit, DataTF)]
+        wire.release()
+        return sizes
+
+    async with StorageSCP() as scp:
+        sizes = await play(has_a_maximum, scp)
+    assert max(sizes) <= (maximum_length or max(sizes))
+
+
+@pytest.mark.parametrize("maximum_length", [0, 4096, 1 << 20])
+async def test_what_the_acceptor_announces_is_what_it_takes(maximum_length: int, tmp_path: Path) -> None:
+    async with StorageSCP(maximum_length=maximum_length, output_directory=tmp_path) as scp, to(scp) as association:
+        assert (await association.store(instance(3_000_001))).is_stored
+    assert (tmp_path / "1.2.3.4.dcm").read_bytes().endswith(pattern(3_000_001))
+
+
+async def test_a_command_set_in_several_fragments_is_one(tmp_path: Path) -> None:
+    async with StorageSCP(maximum_length=16, output_directory=tmp_path) as scp, to(scp) as association:
+        assert (await association.store(instance(100))).is_stored
+    assert (tmp_path / "1.2.3.4.dcm").read_bytes().endswith(pattern(100))
+
+
+# What peers do wrong, and that it ends nobody else's association
+
+
+def _wrong_context(wire: Wire) -> None:
+    wire.associate([EXPLICIT_CONTEXT])
+    wire.send_message(9, CStoreRQ(1, CT_IMAGE_STORAGE, "1.2.3"), bytes(10))
+
+
+def _refused_context(wire: Wire) -> None:
+    wire.associate([EXPLICIT_CONTEXT, PresentationContext(3, "1.2.3.4", (IMPLICIT_VR_LITTLE_ENDIAN,))])
+    wire.send_message(3, CEchoRQ(1))
+
+
+def _says(message: Any, data_set: bytes | None = None) -> Callable[[Wire], None]:
+    def script(wire: Wire) -> None:
+        wire.associate([EXPLICIT_CONTEXT])
+        wire.send_message(1, message, data_set)
+
+    return script
+
+
+def _sends(*what: Any, associated: bool = True) -> Callable[[Wire], None]:
+    def script(wire: Wire) -> None:
+        if associated:
+            wire.associate([EXPLICIT_CONTEXT])
+        wire.send(*what)
+
+    return script
+
+
+C_FIND_RQ = command_set.encode(
+    [
+        (command_set.AFFECTED_SOP_CLASS_UID, CT_IMAGE_STORAGE),
+        (command_set.COMMAND_FIELD, 0x0020),
+        (command_set.MESSAGE_ID, 1),
+        (command_set.DATA_SET_TYPE, 0x0101),
+    ]
+)
+WRONG: dict[str, tuple[Callable[[Wire], None], int]] = {
+    "context": (_wrong_context, 2),
+    "refused context": (_refused_context, 2),
+    "C-FIND-RQ": (_says(C_FIND_RQ), 2),
+    "C-STORE-RSP": (_says(CStoreRSP(1, SUCCESS)), 2),
+    "no command set": (_says(b"\0" * 10), 2),
+    "data set without a command": (_sends(DataTF((Fragment(1, False, True, b"ab"),))), 2),
+    "4 GiB": (_sends(b"\x04\0\xff\xff\xff\xff"), 2),
+    "second request": (_sends(AssociateRQ("A", "B", (CT_CONTEXT,), UserInformation())), 2),
+    "HTTP first": (_sends(b"GET / HTTP/1.1\r\n\r\n", associated=False), 0),
+    "TLS first": (_sends(b"\x16\x03\x01\x02\x00\x01\x00", associated=False), 0),
+    "data first": (_sends(DataTF((Fragment(1, False, True, b"ab"),)), associated=False), 0),
+    "maximum of 7": (_sends(AssociateRQ("A", "B", (CT_CONTEXT,), UserInformation(7)), associated=False), 2),
+}
+
+
+@pytest.mark.parametrize("wrong", WRONG)
+async def test_what_a_peer_does_wrong_is_aborted_and_ends_no_other_association(wrong: str) -> None:
+    script, source = WRONG[wrong]
+
+    def does_wrong(wire: Wire) -> None:
+        script(wire)
+        is_aborted(wire, source)
+
+    async with StorageSCP(acse_seconds=TINY_SECONDS) as scp, to(scp) as association:
+        assert (await association.store(instance())).is_stored
+        await play(does_wrong, scp)
+        assert (await association.store(instance())).is_stored
+
+
+async def test_what_was_right_before_the_wrong_bytes_is_answered(tmp_path: Path) -> None:
+    def stores_and_talks_nonsense(wire: Wire) -> None:
+        wire.associate([EXPLICIT_CONTEXT])
+        request = CStoreRQ(1, CT_IMAGE_STORAGE, "1.2.3.4").encode()
+        fragments = Fragment(1, True, True, request), Fragment(1, False, True, image())
+        wire.send(DataTF(fragments), b"HTTP")
+        wire.send(b"/1.1\r\n")
+        answer = wire.read_message().message
+        assert isinstance(answer, CStoreRSP)
+        assert answer.status == SUCCESS
+        is_aborted(wire)
+
+    async with StorageSCP(output_directory=tmp_path, acse_seconds=TINY_SECONDS) as scp:
+        await play(stores_and_talks_nonsense, scp)
+    assert [path.name for path in tmp_path.iterdir()] == ["1.2.3.4.dcm"]
+
+
+@pytest.mark.parametrize("begin", [b"", b"\x01\0\0"], ids=["nothing", "a part of a request"])
+async def test_who_connects_and_asks_for_nothing_is_closed_in_time(begin: bytes) -> None:
+    def asks_for_nothing(wire: Wire) -> float:
+        wire.send(begin)
+        began = time.monotonic()
+        wire.expect_closed()
+        return time.monotonic() - began
+
+    async with StorageSCP(acse_seconds=TINY_SECONDS) as scp:
+        assert 0.5 * TINY_SECONDS < await play(asks_for_nothing, scp) < 10 * TINY_SECONDS
+        await all_gone(scp)
+
+
+async def test_who_does_not_close_after_the_release_is_closed_in_time() -> None:
+    def does_not_close(wire: Wire) -> None:
+        wire.associate()
+        wire.send(ReleaseRQ())
+        wire.expect(ReleaseRP)
+        wire.expect_closed()
+
+    async with StorageSCP(acse_seconds=TINY_SECONDS) as scp:
+        await play(does_not_close, scp)
+
+
+async def test_who_closes_or_aborts_is_forgotten() -> None:
+    def aborts(wire: Wire) -> None:
+        wire.associate()
+        wire.send(Abort(0, 0))
+        wire.expect_closed()
+
+    def closes(wire: Wire) -> None:
+        wire.associate()
+
+    async with StorageSCP() as scp:
+        for script in (aborts, closes, Wire.close, Wire.rst):
+            await play(script, scp)
+        await all_gone(scp)
+
+
+@pytest.mark.parametrize("anyio_backend", [("asyncio", {"use_uvloop": False})], ids=["asyncio"])
+async def test_a_peer_that_does_not_read_its_answers_does_not_keep_the_acceptor_from_ending() -> None:
+    def floods(wire: Wire) -> socket.socket:
+        wire.sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        wire.associate([VERIFICATION_CONTEXT])
+        wire.sock.settimeout(TINY_SECONDS)
+        echo = DataTF((Fragment(3, True, True, CEchoRQ(1).encode()),)).encode() * 1000
+        with contextlib.suppress(TimeoutError):
+            while True:
+                wire.send(echo)
+        return wire.sock.dup()
+
+    with anyio.fail_after(LIMIT_SECONDS):
+        async with StorageSCP() as scp:
+            sock = await play(floods, scp)
+        sock.close()
+
+
+async def test_an_error_in_accepting_is_logged_and_the_next_connection_taken(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    class Listener(socket.socket):
+        fails = True
+
+        def accept(self) -> tuple[socket.socket, Any]:
+            if self.fails:
+                self.fails = False
+                raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+            return super().accept()
+
+    create = socket.create_server
+
+    def create_server(*arguments: Any, **options: Any) -> Listener:
+        made = create(*arguments, **options)
+        return Listener(fileno=made.detach())
+
+    monkeypatch.setattr(acceptor.socket, "create_server", create_server)  # type: ignore[attr-defined]
+    async with StorageSCP() as scp:
+        assert await play(stores(image()), scp) == 0
+    assert "cannot accept a connection" in caplog.text
+
+
+# Its users
+
+
+async def test_storescu_dcmsend_and_echoscu_of_dcmtk_use_it(tmp_path: Path) -> None:
+    async with StorageSCP(output_directory=tmp_path) as scp:
+        port = str(scp.port)
+        await run(require("echoscu", "dcmtk"), scp.host, port)
+        for program in ("storescu", "dcmsend"):
+            await run(require(program, "dcmtk"), scp.host, port, str(CT_SMALL))
+            (path,) = tmp_path.iterdir()
+            assert path.name == f"{CT_SMALL_UID}.dcm"
+            assert pydicom.dcmread(path).PixelData == pydicom.dcmread(CT_SMALL).PixelData
+            path.unlink()
+        assert (scp.stored, scp.associations) == (2, 3)
+
+
+async def test_pynetdicom_uses_it(tmp_path: Path) -> None:
+    def sends() -> list[int]:
+        from pynetdicom import AE
+
+        entity = AE("PYNETDICOM")
+        entity.add_requested_context(VERIFICATION)
+        entity.add_requested_context(CT_IMAGE_STORAGE, EXPLICIT_VR_LITTLE_ENDIAN)
+        association = entity.associate(scp.host, scp.port)
+        assert association.is_established
+        statuses = [association.send_c_echo().Status, association.send_c_store(CT_SMALL).Status]
+        association.release()
+        return statuses
+
+    async with StorageSCP(output_directory=tmp_path) as scp:
+        with anyio.fail_after(LIMIT_SECONDS):
+            assert await anyio.to_thread.run_sync(sends) == [0, 0]
+    (path,) = tmp_path.iterdir()
+    assert pydicom.dcmread(path).PixelData == pydicom.dcmread(CT_SMALL).PixelData
+
+
+async def test_several_associations_store_the_same_and_other_instances_at_once(tmp_path: Path) -> None:
+    async def send(number: int) -> None:
+        async with to(scp, window=4) as association, anyio.create_task_group() as group:
+            for uid in ("1.2.3", f"1.2.3.{number}"):
+                group.start_soon(store, association, uid)
+
+    async def store(association: Any, uid: str) -> None:
+        outcome = await association.store(instance(1_500_000, uid))
+        assert outcome.state is State.STORED
+
+    async with StorageSCP(output_directory=tmp_path) as scp:
+        with anyio.fail_after(LIMIT_SECONDS):
+            async with anyio.create_task_group() as group:
+                for number in range(4):
+                    group.start_soon(send, number)
+        assert scp.stored == 8
+    assert len(list(tmp_path.iterdir())) == 5
+    for path in tmp_path.iterdir():
+        assert path.read_bytes().endswith(pattern(1_500_000))
