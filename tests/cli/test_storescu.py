@@ -381,10 +381,12 @@ def interrupted(directory: Path, *numbers: signal.Signals) -> tuple[int, str, St
                         await anyio.to_thread.run_sync(_read_until, process.stderr, b"Interrupted")
                     if len(numbers) == 1:
                         slow.may_answer.set()
-                    rest = await anyio.to_thread.run_sync(lambda: process.communicate(timeout=20)[1])
+                    # Not communicate(): it does not know of what the stream has read ahead.
+                    rest = await anyio.to_thread.run_sync(process.stderr.read)
+                    await anyio.to_thread.run_sync(process.wait)
             finally:
                 process.kill()
-                process.wait()
+                process.communicate()
             return process.returncode, rest.decode(), scp
 
     return anyio.run(main)

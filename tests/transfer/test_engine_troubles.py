@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import itertools
 import random
+import threading
 from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -26,7 +27,7 @@ from asyncstore.instances.instance import Instance
 from asyncstore.instances.source import BytesSource
 from asyncstore.net.outcome import State
 from asyncstore.net.peer import Peer, Timeouts
-from asyncstore.status import SUCCESS
+from asyncstore.status import SUCCESS, Status
 from asyncstore.transfer.engine import Transfer
 from asyncstore.transfer.policy import RetryPolicy, TransferOptions
 from asyncstore.uids import CT_IMAGE_STORAGE, EXPLICIT_VR_LITTLE_ENDIAN, IMPLICIT_VR_LITTLE_ENDIAN
@@ -154,7 +155,13 @@ async def test_rejections_for_now_that_never_end_do_end_the_run() -> None:
 
 async def test_a_peer_with_a_limit_of_associations_gets_everything_over_as_many(tmp_path: Path) -> None:
     paths = write_files(tmp_path, 300)
-    async with KeepingSCP(maximum_associations=2) as scp:
+
+    async def answers_when_the_limit_was_met(arrival: Arrival) -> Status:
+        while scp.associations < 2 or transfer._concurrency.target > 2:
+            await anyio.lowlevel.checkpoint()
+        return SUCCESS
+
+    async with KeepingSCP(answers_when_the_limit_was_met, maximum_associations=2) as scp:
         transfer = transfer_to(scp, tmp_path, associations=8)
         outcomes = await outcomes_of(transfer)
         assert 2 <= scp.associations <= 4
@@ -163,18 +170,34 @@ async def test_a_peer_with_a_limit_of_associations_gets_everything_over_as_many(
     assert transfer._concurrency.target <= 2
 
 
+def serves_when(event: threading.Event) -> Script:
+    """A script: takes everything, but answers nothing before the event."""
+
+    def serves(wire: Wire) -> None:
+        wire.accept()
+        store = wire.read_store()
+        wire.wait(event)
+        wire.answer(store)
+        wire.serve_stores()
+
+    return serves
+
+
 @pytest.mark.parametrize("how", ["rejects for good", "closes"])
 async def test_a_peer_that_tells_its_limit_in_another_way_gets_everything_too(tmp_path: Path, how: str) -> None:
     """The first association goes on working while the others do not come to be."""
     paths = write_files(tmp_path, 300)
 
+    was_asked = threading.Event()
+
     def refuses(wire: Wire) -> None:
         wire.expect(AssociateRQ)
+        was_asked.set()
         if how == "rejects for good":
             wire.send(AssociateRJ(1, 1, 1))
             wire.expect_closed()
 
-    with ScriptedSCP(stores_everything, refuses) as scp:
+    with ScriptedSCP(serves_when(was_asked), refuses) as scp:
         transfer = transfer_to(scp, tmp_path, associations=4)
         outcomes = await outcomes_of(transfer)
         assert len(scp.wires) <= 4
@@ -188,11 +211,14 @@ async def test_a_peer_that_accepts_nothing_on_a_second_association_gets_everythi
 ) -> None:
     paths = write_files(tmp_path, 300)
 
+    was_asked = threading.Event()
+
     def accepts_nothing(wire: Wire) -> None:
         wire.accept(results=[])
+        was_asked.set()
         wire.expect(Abort)
 
-    with ScriptedSCP(stores_everything, accepts_nothing) as scp:
+    with ScriptedSCP(serves_when(was_asked), accepts_nothing) as scp:
         transfer = transfer_to(scp, tmp_path, associations=4)
         outcomes = await outcomes_of(transfer)
         assert len(scp.wires) <= 4
