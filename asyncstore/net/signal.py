@@ -1,7 +1,7 @@
 """Waiting and taking turns inside one event loop, for the path that every instance takes.
 
-The events and locks of anyio do more (they find their backend, the current task and its cancel scopes on every use), and
-that was a tenth of what a small instance costs.
+The events and locks of anyio do more (they find their backend, the current task and its cancel scopes on every use),
+and that was a tenth of what a small instance costs.
 """
 
 from __future__ import annotations

@@ -32,7 +32,7 @@ from asyncstore.transfer.engine import Transfer
 from asyncstore.transfer.policy import RetryPolicy, TransferOptions
 from asyncstore.uids import CT_IMAGE_STORAGE, EXPLICIT_VR_LITTLE_ENDIAN, IMPLICIT_VR_LITTLE_ENDIAN
 from asyncstore.upper_layer.items import OperationsWindow
-from asyncstore.upper_layer.pdu import Abort, AssociateRJ, AssociateRQ
+from asyncstore.upper_layer.pdu import Abort, AssociateRJ, AssociateRQ, ReleaseRP, ReleaseRQ
 from tests.fault_plan import Cut, Reject, SetStatus
 from tests.faults import FaultProxy
 from tests.interop.peers import free_port
@@ -287,7 +287,7 @@ async def test_an_instance_on_which_associations_die_is_set_aside_after_three_an
                 wire.send(Abort(0, 0))
                 return
             wire.answer(store)
-        wire.send(b"\x06\x00\x00\x00\x00\x04\x00\x00\x00\x00")
+        wire.send(ReleaseRP())
 
     with ScriptedSCP(dies_of_poison) as scp:
         transfer = transfer_to(scp, tmp_path, associations=1, window=window)
@@ -323,11 +323,13 @@ async def test_a_release_by_the_peer_is_no_failure_of_any_instance(tmp_path: Pat
         wire.accept()
         for _ in range(10):
             if not wire._next_is_data():
-                wire.send(b"\x06\x00\x00\x00\x00\x04\x00\x00\x00\x00")
+                wire.send(ReleaseRP())
                 return
             wire.answer(wire.read_store())
-        wire.send(b"\x05\x00\x00\x00\x00\x04\x00\x00\x00\x00")
-        wire.drain()
+        wire.send(ReleaseRQ())
+        while (unit := wire.read_pdu()) is not None:
+            if isinstance(unit, ReleaseRQ):  # both want it at once
+                wire.send(ReleaseRP())
 
     with ScriptedSCP(serves_ten) as scp:
         transfer = transfer_to(scp, tmp_path, associations=1)
