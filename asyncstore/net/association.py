@@ -11,7 +11,7 @@ import contextlib
 import logging
 import os
 import time
-from typing import TYPE_CHECKING, Final, NamedTuple, NoReturn, Self, cast
+from typing import TYPE_CHECKING, Final, NoReturn, Self, cast
 
 import anyio
 import anyio.to_thread
@@ -33,11 +33,12 @@ from asyncstore.errors import (
 )
 from asyncstore.net import trace
 from asyncstore.net.contexts import AcceptedContexts, propose
-from asyncstore.net.outcome import Outcome, State
+from asyncstore.net.outcome import Outcome, State, no_context, outcome_of
 from asyncstore.net.peer import Peer, Timeouts
+from asyncstore.net.sender import Sender
 from asyncstore.net.signal import Signal, Turn
 from asyncstore.net.transport import connect
-from asyncstore.uids import IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION_NAME, VERIFICATION, name_of
+from asyncstore.uids import IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION_NAME, VERIFICATION
 from asyncstore.upper_layer.framing import Framer, Run, fragment_capacity, frame_command
 from asyncstore.upper_layer.items import OperationsWindow, UserIdentity, UserInformation
 from asyncstore.upper_layer.machine import (
@@ -71,13 +72,6 @@ logger = logging.getLogger("asyncstore.net")
 
 # How long the end of an association may take when it is aborted: the peer may have stopped reading.
 ABORT_SECONDS: Final = 5.0
-
-
-class _Sending(NamedTuple):
-    """A run that is partly on the wire."""
-
-    run: Run
-    sent_bytes: int
 
 
 class Association:
@@ -126,11 +120,10 @@ class Association:
         self._releasing = False
         self._released = False
         self._waiting_since = 0.0
-        self._sending: _Sending | None = None
-        self._blocked: anyio.CancelScope | None = None
         self._changed = Signal()
         self._writing = Turn()
         self._transport: SocketTransport
+        self._sender: Sender
         self._framer: Framer
         self._background: TaskGroup
         self._attention = anyio.CancelScope()
@@ -160,11 +153,12 @@ class Association:
     # -- its beginning and its end -------------------------------------------------------------------------------------
 
     async def __aenter__(self) -> Self:
-        trace.emit(logger, trace.Requesting(peer=self.peer, association_number=self.trace_number))
+        self._trace(trace.Requesting, peer=self.peer)
         try:
             self._transport = await connect(self.peer, self.timeouts.connect_seconds)
+            self._sender = Sender(self._transport, self.timeouts.network_seconds)
         except (ConnectFailed, Timeout) as error:
-            trace.emit(logger, trace.ConnectionFailed(detail=str(error), association_number=self.trace_number))
+            self._trace(trace.ConnectionFailed, detail=str(error))
             raise
         try:
             await self._establish()
@@ -194,7 +188,7 @@ class Association:
         now = time.monotonic()
         self._upper_layer.associate(self._request, now)
         self._upper_layer.transport_opened(now)
-        trace.emit(logger, trace.RequestSent(request=self._request, association_number=self.trace_number))
+        self._trace(trace.RequestSent, request=self._request)
         with anyio.move_on_after(self.timeouts.acse_seconds) as scope:
             await self._flush()
             while not self.established:
@@ -208,7 +202,7 @@ class Association:
         elif isinstance(event, AssociationAccepted):
             self._accepted(event.answer)
         elif isinstance(event, AssociationRefused):
-            trace.emit(logger, trace.Rejected(answer=event.rejection, association_number=self.trace_number))
+            self._trace(trace.Rejected, answer=event.rejection)
             raise AssociationRejected(event.rejection.result, event.rejection.source, event.rejection.reason)
         elif isinstance(event, AbortReceived):
             self._aborted_by_peer(event)
@@ -216,14 +210,13 @@ class Association:
             raise ConnectionLost("the peer closed the connection before it answered the association request")
 
     def _accepted(self, answer: AssociateAC) -> None:
-        number = self.trace_number
-        trace.emit(logger, trace.Accepted(request=self._request, answer=answer, association_number=number))
+        self._trace(trace.Accepted, request=self._request, answer=answer)
         self.contexts = AcceptedContexts.of(self._request.presentation_contexts, answer.results)
         proposed, granted = self._request.user_information.operations_window, answer.user_information.operations_window
         if proposed and granted:  # 0 is unlimited (PS3.7 D.3.3.3): then what we proposed is the limit
             self._exchange.window = min(granted.invoked or proposed.invoked, proposed.invoked)
         if not self.contexts:
-            trace.emit(logger, trace.NothingAccepted(association_number=self.trace_number))
+            self._trace(trace.NothingAccepted)
             raise NoAcceptedContext(f"{self.peer} accepted none of the proposed presentation contexts")
         capacity = fragment_capacity(answer.user_information.maximum_length, self._maximum_send_length)
         self._framer = Framer(capacity)
@@ -232,14 +225,11 @@ class Association:
     async def _give_up(self, error: BaseException) -> None:
         """End an association that did not come to be; the caller raises `error`."""
         if isinstance(error, Timeout):
-            number = self.trace_number
-            trace.emit(logger, trace.TimedOut(which=error.which, seconds=error.seconds, association_number=number))
+            self._trace(trace.TimedOut, which=error.which, seconds=error.seconds)
         elif isinstance(error, ConnectionLost):
-            trace.emit(logger, trace.ConnectionBroken(detail=str(error), association_number=self.trace_number))
+            self._trace(trace.ConnectionBroken, detail=str(error))
         elif isinstance(error, RemoteProtocolError):
-            number = self.trace_number
-            invalid = trace.InvalidAnswer(to_request="A-ASSOCIATE", detail=str(error), association_number=number)
-            trace.emit(logger, invalid)
+            self._trace(trace.InvalidAnswer, to_request="A-ASSOCIATE", detail=str(error))
         if not isinstance(error, AssociationRejected | Aborted | ConnectionLost):
             await self._send_abort()
         self._transport.close()
@@ -256,7 +246,7 @@ class Association:
             raise self._failure
         if self.outstanding:
             raise LocalProtocolError(f"{len(self.outstanding)} operations are outstanding: they would be lost")
-        trace.emit(logger, trace.Releasing(association_number=self.trace_number))
+        self._trace(trace.Releasing)
         self._releasing = True
         self._upper_layer.release(time.monotonic())
         with anyio.move_on_after(self.timeouts.acse_seconds), contextlib.suppress(AssociationLost, RemoteProtocolError):
@@ -280,25 +270,13 @@ class Association:
         """Send an A-ABORT where the protocol allows one, within a bounded time."""
         with anyio.move_on_after(ABORT_SECONDS, shield=True), contextlib.suppress(AsyncStoreError):
             async with self._writing:  # another task may be in the middle of a PDU, and is on its way out
-                if not await self._finish_pdu():
+                if not await self._sender.finish_pdu():
                     self._transport.close(reset=True)
                     return
                 with contextlib.suppress(LocalProtocolError):  # one may be queued already, or the peer's may have come
                     self._upper_layer.abort(time.monotonic())
-                    trace.emit(logger, trace.Aborting(association_number=self.trace_number))
+                    self._trace(trace.Aborting)
                 await self._flush()
-
-    async def _finish_pdu(self) -> bool:
-        """Write the rest of the PDU that is partly on the wire; False when it is the last of its message."""
-        if self._sending is None:
-            return True
-        run, sent = self._sending
-        end = run.end_of_pdu(sent)
-        if end == run.total_bytes and run.is_last:
-            return end == sent
-        for part in _cut(run.parts, sent, end):
-            await self._send_bytes(part)
-        return True
 
     # -- C-STORE and C-ECHO --------------------------------------------------------------------------------------------
 
@@ -328,7 +306,7 @@ class Association:
             return Outcome(
                 State.SOURCE_PROBLEM, instance.path, instance, reason=str(problem), error=problem, attempts=0
             )
-        return self.outcome_of(instance, ready, operation, answer[0])
+        return outcome_of(instance, ready, operation, answer[0])
 
     async def prepare(self, instance: Instance) -> Instance | Outcome:
         """The instance as it can be sent here: itself, or converted; an outcome when no accepted context fits."""
@@ -380,37 +358,13 @@ class Association:
             operation = self._exchange.begin(context_id, CEchoRQ)
             request = operation.request
             assert isinstance(request, CEchoRQ)
-            number = self.trace_number
-            trace.emit(logger, trace.EchoSent(context_id=context_id, request=request, association_number=number))
+            self._trace(trace.EchoSent, context_id=context_id, request=request)
             self._on_answer[operation.message_id] = lambda _, status: answer.append(status)
             await self._write_command(frame_command(context_id, request.encode(), self._framer.capacity))
             self._sent(operation)
         while not answer:
             await self._wait_change()
         return answer[0]
-
-    def outcome_of(self, original: Instance, sent: Instance, operation: Operation, status: Status) -> Outcome:
-        """The outcome of an instance whose request was answered with `status`."""
-        state = State.FAILED
-        if status.is_stored:
-            state = State.WARNING if status.value else State.STORED
-        elif status.value == 0x0111:
-            state = State.DUPLICATE
-        return Outcome(
-            state,
-            original.path,
-            original,
-            status,
-            "" if status.value == 0 else f"{status.meaning} (0x{status.value:04X})",
-            None,
-            status.retryable,
-            1,
-            self.trace_number,
-            operation.context_id,
-            operation.message_id,
-            sent.transfer_syntax_uid,
-            sent.data_set_length,
-        )
 
     # -- writing -------------------------------------------------------------------------------------------------------
 
@@ -436,9 +390,7 @@ class Association:
                     if on_begin is not None:
                         on_begin(operation)
                     run.put_command(frame_command(context_id, command_set, self._framer.capacity))
-                sent_bytes = self._transport.send_some(run.parts)
-                if sent_bytes != run.total_bytes:
-                    await self._send_rest(run, sent_bytes)
+                await self._sender.send_run(run)
             assert operation is not None
             self._sent(operation)
             return operation
@@ -465,7 +417,7 @@ class Association:
         run = Run([], (), 0, False, 0, len(pdus))
         run.put_command(pdus)
         try:
-            await self._send_rest(run, 0)
+            await self._sender.send_run(run)
         except AsyncStoreError as error:
             raise self._ended_by(error) from error.__cause__
         except BaseException:
@@ -499,46 +451,11 @@ class Association:
             self._waiting_since = time.monotonic()
         self._transport.expect_response()
 
-    async def _send_rest(self, run: Run, sent_bytes: int) -> None:
-        """Send what the socket did not take of a run at once."""
-        try:
-            while sent_bytes < run.total_bytes:
-                taken = self._transport.send_some(_cut(run.parts, sent_bytes, run.total_bytes))
-                sent_bytes += taken
-                if not taken:
-                    await self._wait_writable()
-                    if self._failure is not None:
-                        raise self._failure
-        except BaseException:
-            self._sending = _Sending(run, sent_bytes)
-            raise
-
-    async def _send_bytes(self, data: memoryview) -> None:
-        while data:
-            taken = self._transport.send_some((data,))
-            if not taken:
-                await self._wait_writable()
-            data = data[taken:]
-
     async def _flush(self) -> None:
         """Write what the upper layer has queued."""
         data = self._upper_layer.data_to_send()
         if data:
-            await self._send_bytes(memoryview(data))
-
-    async def _wait_writable(self) -> None:
-        """Wait until the peer takes more; raises what ended the association meanwhile, or Timeout("network")."""
-        with anyio.move_on_after(self.timeouts.network_seconds) as scope:
-            self._blocked = scope
-            try:
-                await self._transport.wait_writable()
-            finally:
-                self._blocked = None
-        if not scope.cancelled_caught:
-            return
-        if self._failure is not None:
-            raise self._failure
-        raise Timeout("network", self.timeouts.network_seconds, tuple(self.outstanding))
+            await self._sender.send_bytes(data)
 
     # -- reading -------------------------------------------------------------------------------------------------------
 
@@ -586,21 +503,20 @@ class Association:
         self._waiting_since = time.monotonic()
         if logger.isEnabledFor(logging.INFO):
             request = operation.request
-            answered = trace.Answered(
+            self._trace(
+                trace.Answered,
                 context_id=operation.context_id,
                 request=request,
                 status=status,
                 affected_sop_class_uid=response.affected_sop_class_uid or request.affected_sop_class_uid,
                 affected_sop_instance_uid=getattr(request, "affected_sop_instance_uid", ""),
-                association_number=self.trace_number,
             )
-            logger.log(answered.level, answered)
         self._on_answer.pop(operation.message_id)(operation, status)
         self._wake()
 
     def _answer_release(self) -> None:
         """The peer wants the release: it gets its answer, and what is outstanding is unknown."""
-        trace.emit(logger, trace.ReleasedByPeer(association_number=self.trace_number))
+        self._trace(trace.ReleasedByPeer)
         if all(operation.is_sent for operation in self.outstanding.values()):  # else it would come amidst a message
             with contextlib.suppress(AsyncStoreError):
                 self._upper_layer.answer_release(time.monotonic())
@@ -610,9 +526,7 @@ class Association:
         raise ConnectionLost("the peer released the association", tuple(self.outstanding))
 
     def _aborted_by_peer(self, event: AbortReceived) -> NoReturn:
-        number = self.trace_number
-        aborted = trace.AbortedByPeer(source=event.source, reason=event.reason, association_number=number)
-        trace.emit(logger, aborted)
+        self._trace(trace.AbortedByPeer, source=event.source, reason=event.reason)
         raise Aborted(event.source, event.reason, tuple(self.outstanding))
 
     # -- failing and waiting -------------------------------------------------------------------------------------------
@@ -646,18 +560,15 @@ class Association:
         if isinstance(error, AssociationLost) and not error.outstanding:
             error.outstanding = tuple(self.outstanding)
         self._failure = error
-        number = self.trace_number
         if isinstance(error, Timeout):
-            trace.emit(logger, trace.TimedOut(which=error.which, seconds=error.seconds, association_number=number))
+            self._trace(trace.TimedOut, which=error.which, seconds=error.seconds)
         elif isinstance(error, RemoteProtocolError):
             echoes = any(isinstance(operation.request, CEchoRQ) for operation in self.outstanding.values())
             to_request = "C-ECHO" if echoes else "C-STORE"
-            invalid = trace.InvalidAnswer(to_request=to_request, detail=str(error), association_number=number)
-            trace.emit(logger, invalid)
+            self._trace(trace.InvalidAnswer, to_request=to_request, detail=str(error))
         elif isinstance(error, ConnectionLost) and not self._releasing:
-            trace.emit(logger, trace.ConnectionBroken(detail=str(error), association_number=number))
-        if self._blocked is not None:
-            self._blocked.cancel()
+            self._trace(trace.ConnectionBroken, detail=str(error))
+        self._sender.interrupt(error)
         self._attention.cancel()
         self._wake()
         self.on_failure()
@@ -699,16 +610,20 @@ class Association:
             raise self._failure
         await self._changed.wait()
 
+    def _trace(self, kind: type[trace.TraceEvent], **fields: object) -> None:
+        """Log what happened."""
+        if logger.isEnabledFor(kind.level):
+            logger.log(kind.level, kind(association_number=self.trace_number, **fields))
+
     def _trace_store(self, instance: Instance, operation: Operation) -> None:
         assert isinstance(operation.request, CStoreRQ)
-        sent = trace.StoreSent(
+        self._trace(
+            trace.StoreSent,
             path=instance.path,
             context_id=operation.context_id,
             transfer_syntax_uid=instance.transfer_syntax_uid,
             request=operation.request,
-            association_number=self.trace_number,
         )
-        logger.log(sent.level, sent)
 
 
 def associate(
@@ -741,15 +656,6 @@ def associate(
     )
 
 
-def no_context(instance: Instance) -> Outcome:
-    """The outcome of an instance for which no presentation context was accepted."""
-    reason = (
-        f"No presentation context for '{name_of(instance.sop_class_uid)}' has been accepted by the peer "
-        f"with '{name_of(instance.transfer_syntax_uid)}' transfer syntax for the SCU role"
-    )
-    return Outcome(State.NO_CONTEXT, instance.path, instance, reason=reason, attempts=0)
-
-
 async def _as_instance(source: Instance | Dataset | str | os.PathLike[str]) -> Instance:
     from asyncstore.instances.instance import Instance
 
@@ -761,17 +667,6 @@ async def _as_instance(source: Instance | Dataset | str | os.PathLike[str]) -> I
 
 def _unreadable(instance: Instance, error: OSError) -> SourceError:
     return SourceError(f"cannot read {instance.path}: {error.strerror or error}")
-
-
-def _cut(parts: Sequence[memoryview], start: int, end: int) -> list[memoryview]:
-    """The bytes `start` to `end` of parts laid end to end."""
-    pieces: list[memoryview] = []
-    at = 0
-    for part in parts:
-        if at + len(part) > start and at < end:
-            pieces.append(part[max(start - at, 0) : end - at])
-        at += len(part)
-    return pieces
 
 
 def _nothing() -> None:

@@ -7,8 +7,10 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from asyncstore.errors import AsyncStoreError, StoreFailed
+from asyncstore.uids import name_of
 
 if TYPE_CHECKING:
+    from asyncstore.dimse.exchange import Operation
     from asyncstore.instances.instance import Instance
     from asyncstore.status import Status
 
@@ -28,6 +30,7 @@ class State(enum.StrEnum):
     LEFT = "left"  # the run stopped before its turn
 
 
+_DUPLICATE_SOP_INSTANCE = 0x0111
 _STORED = frozenset((State.STORED, State.WARNING, State.RESUMED))
 
 
@@ -66,3 +69,36 @@ class Outcome:
         if isinstance(self.error, AsyncStoreError):
             raise self.error
         raise StoreFailed(self.reason or self.state.value, self.status, retryable=self.retryable) from self.error
+
+
+def outcome_of(original: Instance, sent: Instance, operation: Operation, status: Status) -> Outcome:
+    """The outcome of an instance whose request was answered; `sent` is another than `original` after a conversion."""
+    state = State.FAILED
+    if status.is_stored:
+        state = State.WARNING if status.value else State.STORED
+    elif status.value == _DUPLICATE_SOP_INSTANCE:
+        state = State.DUPLICATE
+    return Outcome(
+        state,
+        original.path,
+        original,
+        status,
+        f"{status.meaning} (0x{status.value:04X})" if status.value else "",
+        None,
+        status.retryable,
+        1,
+        0,
+        operation.context_id,
+        operation.message_id,
+        sent.transfer_syntax_uid,
+        sent.data_set_length,
+    )
+
+
+def no_context(instance: Instance) -> Outcome:
+    """The outcome of an instance for which no presentation context was accepted."""
+    reason = (
+        f"No presentation context for '{name_of(instance.sop_class_uid)}' has been accepted by the peer "
+        f"with '{name_of(instance.transfer_syntax_uid)}' transfer syntax for the SCU role"
+    )
+    return Outcome(State.NO_CONTEXT, instance.path, instance, reason=reason, attempts=0)

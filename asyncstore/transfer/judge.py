@@ -9,8 +9,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, NamedTuple
 
 from asyncstore.errors import AssociationLost, AssociationRejected, StoreFailed, Timeout
-from asyncstore.net.association import no_context
-from asyncstore.net.outcome import Outcome, State
+from asyncstore.net.outcome import Outcome, State, no_context
 from asyncstore.transfer.policy import ABORTS_UNTIL_POISON, DESTINATION_FAILURES_UNTIL_SINGLE
 
 if TYPE_CHECKING:

@@ -7,8 +7,7 @@ from typing import TYPE_CHECKING
 import anyio
 
 from asyncstore.errors import AssociationLost, AsyncStoreError, SourceError
-from asyncstore.net.association import Association, no_context
-from asyncstore.net.outcome import Outcome, State
+from asyncstore.net.outcome import Outcome, State, no_context, outcome_of
 from asyncstore.net.signal import Signal
 
 if TYPE_CHECKING:
@@ -16,6 +15,7 @@ if TYPE_CHECKING:
 
     from asyncstore.dimse.exchange import Operation
     from asyncstore.instances.instance import Instance
+    from asyncstore.net.association import Association
     from asyncstore.status import Status
     from asyncstore.transfer.plan import Pair, Proposal
     from asyncstore.transfer.policy import TransferOptions
@@ -163,7 +163,7 @@ class Worker:
     def _on_answer(self, operation: Operation, status: Status) -> None:
         pending, sent = self._in_flight.pop(operation.message_id)
         self.answers += 1
-        outcome = self.association.outcome_of(pending.instance, sent, operation, status)
+        outcome = outcome_of(pending.instance, sent, operation, status)
         outcome.attempts = pending.attempts
         outcome.association_number = self.number
         self._employer.answered(self, pending, outcome)

@@ -159,6 +159,22 @@ async def test_a_pressed_peer_gets_everything_in_the_end(tmp_path: Path) -> None
     assert transfer.report.attempts == requests
 
 
+async def test_several_instances_that_are_refused_whatever_the_peer_takes_fail_in_the_end(tmp_path: Path) -> None:
+    """Some peers say that they are out of resources whatever is wrong."""
+    write_files(tmp_path, 60)
+    refused = {uid_of(number) for number in range(1, 61, 6)}
+
+    def answer(arrival: Arrival) -> Status:
+        return Status(0xA700) if arrival.request.affected_sop_instance_uid in refused else SUCCESS
+
+    async with KeepingSCP(answer) as scp:
+        transfer = transfer_to(scp, tmp_path, associations=2, window=4)
+        outcomes = await outcomes_of(transfer)
+    check_account(transfer, outcomes)
+    assert transfer.report.states == {State.STORED: 50, State.FAILED: 10}
+    assert transfer.report.stopped_because is None
+
+
 async def test_a_peer_that_stays_out_of_resources_ends_the_run_with_everything_left(tmp_path: Path) -> None:
     write_files(tmp_path, 20)
     retry = RetryPolicy(first_wait_seconds=0.01, cap_seconds=0.02, outage_seconds=0.3)

@@ -45,12 +45,12 @@ class Scene:
         self.destination.was_established = True
         self.judge = Judge(self.retry, self.destination)
 
-    def answer(self, pending: Pending, value: int) -> Outcome | Again:
+    def answer(self, pending: Pending, value: int, *, others_wait: bool = True) -> Outcome | Again:
         """The peer answers a request for the instance."""
         pending.attempts += 1
         by_itself = State.FAILED if value else State.STORED
         answered = Outcome(by_itself, None, pending.instance, Status(value), reason=f"{value:04X}")
-        return self.judge.answered(pending, answered, self.now)
+        return self.judge.answered(pending, answered, self.now, others_wait=others_wait)
 
     def answer_until_final(self, value: int) -> tuple[Outcome, int, list[Again]]:
         """The same answer each time: the final outcome, the number of requests, and what was said before."""
@@ -182,6 +182,33 @@ def test_an_instance_is_not_charged_while_many_others_are_refused_as_well() -> N
             scene.answer(Pending(instance(number), ""), 0xA700)
         scene.store_others(5)
         assert isinstance(scene.answer(odd, 0xA700), Again)
+
+
+def test_when_only_refused_ones_are_left_they_fail_if_the_peer_took_others_since() -> None:
+    scene = Scene()
+    pendings = [Pending(instance(number), "") for number in range(10)]
+    for pending in pendings:
+        scene.answer(pending, 0xA700)
+    scene.store_others(1)
+    verdicts: list[Outcome | Again] = [Again(scene.now)]
+    rounds = 0
+    while any(isinstance(verdict, Again) for verdict in verdicts):
+        scene.now = max(scene.now, scene.destination.hold_until)
+        verdicts = [scene.answer(pending, 0xA700, others_wait=False) for pending in pendings]
+        rounds += 1
+        assert rounds < 10
+    assert rounds >= 4
+    assert scene.destination.stopped_because is None
+
+
+def test_when_only_refused_ones_are_left_and_the_peer_took_none_since_it_is_the_peer() -> None:
+    scene = Scene()
+    scene.store_others(5)
+    pendings = [Pending(instance(number), "") for number in range(10)]
+    for _ in range(20):
+        for pending in pendings:
+            assert isinstance(scene.answer(pending, 0xA700, others_wait=False), Again)
+        scene.now = scene.destination.hold_until
 
 
 def test_a_peer_that_stays_out_of_resources_stops_the_run_in_bounded_time() -> None:

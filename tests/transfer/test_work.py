@@ -146,6 +146,39 @@ def test_a_retry_waits_until_it_is_due_and_then_behind_the_others() -> None:
     assert [take(work, "first"), take(work, "first"), take(work, "first")] == ["2", "1", None]
 
 
+def test_retries_come_now_and_then_while_there_is_other_work() -> None:
+    work = work_of(*(("r" + str(number), "a") for number in range(3)), *((str(number), "b") for number in range(40)))
+    for _ in range(3):
+        pending = work.take("first", anything)
+        assert pending is not None
+        work.retry(pending, due_at=0.0)
+    assert work.has_untried
+    assert work.wake_retries(0.0)
+    order = [uid for _ in range(43) if (uid := take(work, "first")) is not None]
+    assert sorted(order) == sorted(["r0", "r1", "r2", *map(str, range(40))])
+    places = [place for place, uid in enumerate(order) if uid.startswith("r")]
+    assert places[0] >= 10  # not before the others
+    assert places[1] < 40  # and not only after them
+    work.feed_ended = True
+    assert not work.has_untried
+
+
+def test_retries_are_taken_out_with_their_kind_and_keep_to_their_study() -> None:
+    work = work_of(("1", "a"), ("2", "b"), ("3", "b", CT_IMPLICIT), strict=True)
+    first, second = work.take("first", anything), work.take("second", anything)
+    assert first is not None
+    assert second is not None
+    work.retry(first, due_at=0.0)
+    work.retry(second, due_at=0.0)
+    work.wake_retries(0.0)
+    assert work.waits_for("first")
+    assert take(work, "first") == "1"
+    assert not work.waits_for("first")
+    assert take(work, "first") is None
+    assert work.take_all({CT}) == [second]
+    assert work.pairs_waiting() == [CT_IMPLICIT]
+
+
 def test_what_is_put_back_waits_again() -> None:
     work = work_of(("1", "a"))
     pending = work.take("first", anything)
