@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Final
 from asyncstore.errors import MissingUID
 from asyncstore.instances.elements import encoding_of
 from asyncstore.instances.instance import Instance
-from asyncstore.instances.source import HEADROOM_BYTES, FileSource, HeldSource
+from asyncstore.instances.source import BytesSource, FileSource
 from asyncstore.instances.transcode import CannotConvert, Transcoder
 from asyncstore.uids import (
     DEFLATED_EXPLICIT_VR_LITTLE_ENDIAN,
@@ -103,7 +103,7 @@ def instance_of_dataset(data_set: Dataset) -> Instance:
         raise MissingUID("the data set has no " + ("SOP Instance UID" if sop_class else "SOP Class UID"))
     wanted = str(meta.get("TransferSyntaxUID") or "")
     encoded_as, data = _encode(data_set, wanted)
-    source = _MemorySource(data, HEADROOM_BYTES, len(data))
+    source = BytesSource(data)
     instance = Instance(
         None,
         sop_class,
@@ -120,7 +120,7 @@ def instance_of_dataset(data_set: Dataset) -> Instance:
     return convert(instance, wanted) if wanted and wanted != encoded_as else instance
 
 
-def _encode(data_set: Dataset, wanted: str) -> tuple[str, bytearray]:
+def _encode(data_set: Dataset, wanted: str) -> tuple[str, bytes]:
     """A Dataset encoded in the transfer syntax wanted, or in an uncompressed one with the byte order it came in.
 
     pydicom writes the bytes of OB and OW values as they are, so a change of their byte order is left to convert().
@@ -148,7 +148,7 @@ def _encode(data_set: Dataset, wanted: str) -> tuple[str, bytearray]:
     file.is_implicit_VR = not encoding.explicit
     file.is_little_endian = not encoding.big_endian
     write_dataset(file, data_set)
-    return wanted, bytearray(HEADROOM_BYTES) + file.getvalue()
+    return wanted, file.getvalue()
 
 
 # By what pydicom calls a Dataset's original encoding: (implicit, little endian).
@@ -234,12 +234,6 @@ class _Deflater:
         self._write(deflated)
 
 
-class _MemorySource(HeldSource):
-    """A converted or encoded data set in memory; unlike a small file's bytes it cannot be read from a file again."""
-
-    __slots__ = ()
-
-
 class _TemporarySource(FileSource):
     """A converted data set in a temporary file, which goes when the source does."""
 
@@ -264,17 +258,17 @@ class _TemporarySource(FileSource):
 
 
 class _Spool:
-    """Takes bytes in memory first, behind some headroom, and in a temporary file when they get many."""
+    """Takes bytes in memory first, and in a temporary file when they get many."""
 
     def __init__(self) -> None:
-        self._buffer = bytearray(HEADROOM_BYTES)
+        self._buffer = bytearray()
         self._file: IO[bytes] | None = None
         self._length = 0
 
     def write(self, data: Buffer) -> None:
         self._length += len(data)
         self._buffer += data
-        if len(self._buffer) - HEADROOM_BYTES >= (SPOOL_BYTES if self._file is None else _PIECE_BYTES):
+        if len(self._buffer) >= (SPOOL_BYTES if self._file is None else _PIECE_BYTES):
             self._flush()
 
     def view(self) -> memoryview:
@@ -283,14 +277,14 @@ class _Spool:
         The mapping goes with the last view of it: closing it is not possible while an error's traceback holds one.
         """
         if self._file is None:
-            return memoryview(self._buffer)[HEADROOM_BYTES:]
+            return memoryview(self._buffer)
         self._flush()
         return memoryview(mmap.mmap(self._file.fileno(), self._length, access=mmap.ACCESS_READ))
 
-    def to_source(self) -> HeldSource | FileSource:
+    def to_source(self) -> BytesSource | FileSource:
         """The bytes as a data source, which then owns them."""
         if self._file is None:
-            return _MemorySource(self._buffer, HEADROOM_BYTES, len(self._buffer))
+            return BytesSource(self._buffer)
         self._flush()
         file, self._file = self._file, None
         return _TemporarySource(file, self._length)
@@ -302,8 +296,8 @@ class _Spool:
     def _flush(self) -> None:
         if self._file is None:
             self._file = tempfile.TemporaryFile(prefix="asyncstore-", buffering=0)  # noqa: SIM115 - closed by discard
-        with memoryview(self._buffer)[HEADROOM_BYTES:] as rest:
+        with memoryview(self._buffer) as rest:
             written = 0
             while written < len(rest):
                 written += self._file.write(rest[written:])
-        del self._buffer[HEADROOM_BYTES:]
+        self._buffer.clear()

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Final, Literal, overload
 from asyncstore.errors import MissingUID, NotDicom, SourceChanged, SourceError
 from asyncstore.instances import elements, source
 from asyncstore.instances.instance import Instance, ProblemKind, ScanProblem
-from asyncstore.instances.source import HEADROOM_BYTES, BytesSource, FileSource, HeldSource
+from asyncstore.instances.source import BytesSource, FileSource, HeldSource
 from asyncstore.instances.tolerant import (
     HEAD_LIMIT_BYTES,
     PREAMBLE_BYTES,
@@ -116,7 +116,7 @@ def instance_of_bytes(data: Buffer, transfer_syntax_uid: str | None = None) -> I
     data = bytes(data)
     try:
         if transfer_syntax_uid is None:
-            identity = identify(data, 0, len(data), complete=True)
+            identity = identify(data, len(data), complete=True)
         else:
             identity = identify_data_set(data, 0, len(data), {}, transfer_syntax_uid, True)
     except Refused as refused:
@@ -134,8 +134,8 @@ def _read_small(path: str, fd: int, status: os.stat_result, wait: bool) -> Insta
     size = status.st_size
     # One byte more than the file has: if it gets filled the file grew, and if not it is the zero that pads a deflated
     # stream of odd length.
-    buffer = bytearray(HEADROOM_BYTES + size + 1)
-    holes = (memoryview(buffer)[HEADROOM_BYTES:],)
+    buffer = bytearray(size + 1)
+    holes = (memoryview(buffer),)
     if wait:
         got = source.preadv(fd, holes, 0) if source.preadv is not None else -1
         if got != size:
@@ -147,19 +147,19 @@ def _read_small(path: str, fd: int, status: os.stat_result, wait: bool) -> Insta
         got = cached
     if got != size:
         return _changed(path)
-    end = HEADROOM_BYTES + size
-    identity = _identify_fast(buffer, HEADROOM_BYTES, end) or identify(buffer, HEADROOM_BYTES, end, complete=True)
+    identity = _identify_fast(buffer, size) or identify(buffer, size, complete=True)
     sop_class, sop_instance, syntax, begin, difference = identity
-    if (end - begin) & 1 and syntax == DEFLATED_EXPLICIT_VR_LITTLE_ENDIAN:
-        end += 1
+    length = size - begin
+    if length & 1 and syntax == DEFLATED_EXPLICIT_VR_LITTLE_ENDIAN:
+        length += 1
     return Instance(
         path,
         sop_class,
         sop_instance,
         syntax,
-        begin - HEADROOM_BYTES,
-        end - begin,
-        HeldSource(buffer, begin, end),
+        begin,
+        length,
+        HeldSource(buffer, begin, length),
         size,
         status.st_mtime_ns,
         None,
@@ -179,7 +179,7 @@ def _read_large(path: str, fd: int, status: os.stat_result, wait: bool) -> Insta
         if got != len(head):
             return _changed(path)
         try:
-            identity = _identify_fast(head, 0, got) or identify(head, 0, got, complete=got == size)
+            identity = _identify_fast(head, got) or identify(head, got, complete=got == size)
         except Refused as refused:
             if not refused.more or got >= HEAD_LIMIT_BYTES:
                 raise
@@ -209,12 +209,11 @@ def _read_start(fd: int, head: bytearray, device: int, wait: bool) -> int | None
     return got if got == len(head) else None
 
 
-def _identify_fast(data: bytearray, base: int, end: int) -> Identity | None:
+def _identify_fast(data: bytearray, end: int) -> Identity | None:
     """The identity in a file that is as PS3.10 wants it, in a few microseconds; None when anything is unusual."""
-    start = base + PREAMBLE_BYTES
-    if not data.startswith(_META_START, start):
+    if not data.startswith(_META_START, PREAMBLE_BYTES):
         return None
-    at = start + _META_START_BYTES
+    at = PREAMBLE_BYTES + _META_START_BYTES
     try:
         meta_end: int = at + _u32(data, at - 4)[0]
         if meta_end + 8 > end:

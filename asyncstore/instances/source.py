@@ -18,10 +18,6 @@ from asyncstore.errors import SourceChanged
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-# Room before the bytes of a small file, so that a command set and two PDU headers fit before a data set that begins
-# at the first byte of its file.
-HEADROOM_BYTES: Final = 512
-
 # What one preadv may take on Linux; other systems allow at least as much.
 IOV_MAX: Final = 1024
 
@@ -67,8 +63,8 @@ class DataSource(Protocol):
         OSError when it cannot be read, ValueError when the holes reach beyond it.
         """
 
-    def span(self, headroom_bytes: int) -> memoryview | None:
-        """The whole data set with `headroom_bytes` of free room before it, as one view, where it lies so in memory."""
+    def view(self) -> memoryview | None:
+        """The whole data set as one view, only to be read, where it is in memory; None where it is not."""
 
     def prefetch(self) -> None:
         """Ask the system to have the bytes in memory soon; never fails."""
@@ -174,7 +170,7 @@ class FileSource:
             self._check_unchanged(os.fstat(self._fd))
         return True
 
-    def span(self, headroom_bytes: int) -> memoryview | None:
+    def view(self) -> memoryview | None:
         """None: the bytes are on a disk."""
         return None
 
@@ -257,48 +253,21 @@ class BytesSource:
         """Copy into the holes; always True. See DataSource."""
         return _copy_into(holes, self._view, offset)
 
-    def span(self, headroom_bytes: int) -> memoryview | None:
-        """None: there is no free room before the bytes, which are the caller's."""
-        return None
+    def view(self) -> memoryview | None:
+        """The data set, without a copy; it is only to be read, since it is sent again on a retry."""
+        return self._view
 
     def prefetch(self) -> None:
         """Nothing to do: the bytes are in memory."""
 
     def close(self) -> None:
-        """Nothing to do: the bytes stay."""
+        """Nothing to do: the bytes stay, for a retry too."""
 
 
-class HeldSource:
-    """The bytes of a small file, as the scan read them, with free room before them.
+class HeldSource(BytesSource):
+    """The bytes of a small file, as the scan read them; Instance.let_go may drop them for the file itself."""
 
-    `buffer` holds HEADROOM_BYTES free bytes, then the file; the data set lies from `start` to `end`. What lies before
-    the data set is free to be written over, the data set itself never is: so it can be sent again.
-    """
-
-    __slots__ = ("_buffer", "_end", "_start", "length_bytes")
-
-    def __init__(self, buffer: bytearray, start: int, end: int) -> None:
-        self._buffer = buffer
-        self._start = start
-        self._end = end
-        self.length_bytes = end - start
-
-    def read_into(self, holes: Sequence[memoryview], offset: int, *, wait: bool = True) -> bool:
-        """Copy into the holes; always True. See DataSource."""
-        return _copy_into(holes, memoryview(self._buffer)[self._start : self._end], offset)
-
-    def span(self, headroom_bytes: int) -> memoryview | None:
-        """The data set with `headroom_bytes` before it that may be written to; None when there is not so much."""
-        begin = self._start - headroom_bytes
-        if begin < 0:
-            return None
-        return memoryview(self._buffer)[begin : self._end]
-
-    def prefetch(self) -> None:
-        """Nothing to do: the bytes are in memory."""
-
-    def close(self) -> None:
-        """Nothing to do: the bytes stay, so that a retry need not read the file again."""
+    __slots__ = ()
 
 
 def _copy_into(holes: Sequence[memoryview], view: memoryview, offset: int) -> bool:

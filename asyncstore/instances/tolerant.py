@@ -69,16 +69,15 @@ class Refused(Exception):
         self.more = more
 
 
-def identify(data: Buffer, base: int, end: int, *, complete: bool) -> Identity:
-    """The identity of the instance in `data[base:end]`, however unusual the file is.
+def identify(data: Buffer, end: int, *, complete: bool) -> Identity:
+    """The identity of the instance in `data[:end]`, however unusual the file is.
 
     `complete` says that this is the whole file, and not only its head. Raises Refused.
     """
-    prefix_at = base + PREAMBLE_BYTES
-    has_prefix = bytes(data[prefix_at : prefix_at + 4]) == b"DICM"
-    at = prefix_at + 4 if has_prefix else base
+    has_prefix = bytes(data[PREAMBLE_BYTES : PREAMBLE_BYTES + 4]) == b"DICM"
+    at = PREAMBLE_BYTES + 4 if has_prefix else 0
     if at >= end:
-        if base == end:
+        if end == 0:
             raise Refused(ProblemKind.NOT_DICOM, "the file is empty")
         raise Refused(ProblemKind.NOT_DICOM, "there is nothing behind the DICM prefix")
     if not has_prefix and not _begins_like_dicom(data, at, end):

@@ -72,6 +72,9 @@ logger = logging.getLogger("asyncstore.net")
 
 # How long the end of an association may take when it is aborted: the peer may have stopped reading.
 ABORT_SECONDS: Final = 5.0
+# A message longer than this shows its progress before its answer: so much is sure to have left the buffers between here
+# and the peer.
+STREAMED_AFTER_BYTES: Final = 8 << 20
 
 
 class Association:
@@ -100,6 +103,7 @@ class Association:
         self.on_failure: Callable[[], object] = _nothing
         self.trace_number = 0
         self.established = False
+        self.streamed_bytes = 0  # what went beyond the first STREAMED_AFTER_BYTES of a message, headers included
         self._request = AssociateRQ(
             called_ae_title=peer.ae_title,
             calling_ae_title=calling_ae_title,
@@ -391,6 +395,8 @@ class Association:
                         on_begin(operation)
                     run.put_command(frame_command(context_id, command_set, self._framer.capacity))
                 await self._sender.send_run(run)
+                if run.offset >= STREAMED_AFTER_BYTES:
+                    self.streamed_bytes += run.total_bytes
             assert operation is not None
             self._sent(operation)
             return operation
@@ -439,7 +445,7 @@ class Association:
         return operation, command_set
 
     def _runs(self, instance: Instance, context_id: int) -> Iterator[Run]:
-        data_set = instance.source.span(0)
+        data_set = instance.source.view()
         if data_set is not None:
             return self._framer.runs_from_memory(context_id, data_set)
         return self._framer.runs_with_holes(context_id, instance.data_set_length)

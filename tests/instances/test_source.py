@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from asyncstore.errors import SourceChanged
 from asyncstore.instances import source
-from asyncstore.instances.source import HEADROOM_BYTES, BytesSource, DataSource, FileSource, HeldSource
+from asyncstore.instances.source import BytesSource, DataSource, FileSource, HeldSource
 from tests.instances.files import read_all
 
 if TYPE_CHECKING:
@@ -42,8 +42,7 @@ def file_source(path: Path, offset: int = OFFSET, length: int | None = None, *, 
 
 
 def held_source(data: bytes) -> HeldSource:
-    buffer = bytearray(HEADROOM_BYTES) + CONTENT[:OFFSET] + data
-    return HeldSource(buffer, HEADROOM_BYTES + OFFSET, len(buffer))
+    return HeldSource(bytearray(CONTENT[:OFFSET] + data), OFFSET, len(data))
 
 
 @pytest.fixture
@@ -127,20 +126,32 @@ def test_a_file_is_open_only_between_reading_and_closing(path: Path) -> None:
     assert open_descriptors() == before
 
 
-def test_held_bytes_can_be_sent_together_with_what_is_written_before_them() -> None:
-    each = held_source(b"data set")
-    whole = each.span(HEADROOM_BYTES)
+@pytest.mark.parametrize("kind", [BytesSource, HeldSource])
+def test_a_data_set_in_memory_is_one_view_and_no_copy(kind: type[BytesSource]) -> None:
+    data = bytearray(b"meta, data set, more")
+    each = kind(data, 6, 8)
+    whole = each.view()
     assert whole is not None
-    assert bytes(whole[HEADROOM_BYTES:]) == b"data set"
-    whole[:HEADROOM_BYTES] = b"\xaa" * HEADROOM_BYTES
-    assert read_all(each) == b"data set"
-    assert each.span(HEADROOM_BYTES + OFFSET) is not None
-    assert each.span(HEADROOM_BYTES + OFFSET + 1) is None
+    assert bytes(whole) == b"data set"
+    data[6:10] = b"DATA"
+    assert bytes(whole) == b"DATA set"
+    each.close()
+    assert bytes(each.view() or b"") == b"DATA set"
+    assert read_all(each) == b"DATA set"
 
 
-def test_other_sources_have_no_such_view(path: Path) -> None:
-    assert file_source(path).span(0) is None
-    assert BytesSource(b"abcd").span(0) is None
+def test_the_view_of_numbers_is_one_of_bytes() -> None:
+    whole = BytesSource(memoryview(bytearray(8)).cast("H"), 2).view()
+    assert whole is not None
+    assert (whole.format, len(whole)) == ("B", 6)
+
+
+def test_a_file_has_no_view_even_when_it_was_read(path: Path) -> None:
+    each = file_source(path)
+    assert each.view() is None
+    read_all(each)
+    assert each.view() is None
+    each.close()
 
 
 @pytest.mark.parametrize("wait", [True, False])

@@ -82,6 +82,14 @@ def pattern(length: int) -> bytes:
     return (block * (length // len(block) + 1))[:length]
 
 
+class ReadPiecewise(BytesSource):
+    """Bytes that are read into holes, as a file's are: what tests of reading that fails or lasts are made from."""
+
+    def view(self) -> memoryview | None:
+        """None, as if they were on a disk."""
+        return None
+
+
 def instance_of(source: DataSource, uid: str = "1.2.3.4", path: str | None = None) -> Instance:
     """A CT image, in Explicit VR Little Endian so far as anybody looks."""
     length = source.length_bytes

@@ -35,6 +35,7 @@ from tests.net.parts import (
     LIMIT_SECONDS,
     MR_IMAGE_STORAGE,
     UNCOMPRESSED,
+    ReadPiecewise,
     accepting,
     fragments_of,
     image,
@@ -122,8 +123,11 @@ async def test_storescp_of_pynetdicom_takes_a_file_and_an_echo(pynetdicom_stores
     assert pydicom.dcmread(path).PixelData == pydicom.dcmread(CT_SMALL).PixelData
 
 
-async def test_pynetdicom_decodes_what_it_was_meant_to(pynetdicom_server: InProcessSCP) -> None:
-    sent = [instance(length, f"1.2.{length}") for length in LENGTHS]
+@pytest.mark.parametrize("kind", [BytesSource, ReadPiecewise])
+async def test_pynetdicom_decodes_what_it_was_meant_to(
+    pynetdicom_server: InProcessSCP, kind: type[BytesSource]
+) -> None:
+    sent = [instance_of(kind(pattern(length)), f"1.2.{length}") for length in LENGTHS]
     async with to(pynetdicom_server, calling_ae_title="CALLER") as association:
         for each in sent:
             assert (await association.store(each, priority=HIGH)).is_stored
@@ -181,8 +185,7 @@ async def test_a_system_without_it_sends_the_same(
     take_away: Callable[[pytest.MonkeyPatch], None], length: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     take_away(monkeypatch)
-    held = bytearray(source_module.HEADROOM_BYTES) + pattern(length)
-    in_memory = instance_of(source_module.HeldSource(held, source_module.HEADROOM_BYTES, len(held)))
+    in_memory = instance_of(source_module.HeldSource(pattern(length)))
     in_a_file = instance_in(tmp_path / "a", length)
     in_a_file.source.prefetch()
     with ScriptedSCP() as scp:
@@ -526,7 +529,7 @@ async def test_what_happens_is_logged_as_events(caplog: pytest.LogCaptureFixture
 
 
 async def test_sources_of_our_own_making_are_read_like_any_other() -> None:
-    class Source(BytesSource):
+    class Source(ReadPiecewise):
         """One that is never in memory."""
 
         closed = 0

@@ -17,7 +17,7 @@ import pytest
 from asyncstore.errors import AssociationLost, LocalProtocolError, SourceChanged, SourceError
 from asyncstore.instances import convert as convert_module
 from asyncstore.instances.instance import Instance
-from asyncstore.instances.source import BytesSource, FileSource
+from asyncstore.instances.source import FileSource
 from asyncstore.net import association as association_module
 from asyncstore.net.acceptor import StorageSCP
 from asyncstore.net.outcome import Outcome, State
@@ -26,6 +26,7 @@ from asyncstore.upper_layer.pdu import Abort, AssociateRQ, DataTF, ReleaseRQ
 from tests.net.parts import (
     LIMIT_SECONDS,
     TINY_SECONDS,
+    ReadPiecewise,
     accepting,
     descriptors,
     fragments_of,
@@ -214,7 +215,7 @@ async def test_what_a_cancelled_read_still_writes_never_reaches_another_message(
     """The thread that reads a slow file cannot be stopped: it writes into its holes whenever the disk answers."""
     is_reading, goes_on, has_written = threading.Event(), threading.Event(), threading.Event()
 
-    class Slow(BytesSource):
+    class Slow(ReadPiecewise):
         def read_into(self, holes: Sequence[memoryview], offset: int, *, wait: bool = True) -> bool:
             if not wait:
                 return False
@@ -225,7 +226,7 @@ async def test_what_a_cancelled_read_still_writes_never_reaches_another_message(
             has_written.set()
             return True
 
-    class AtTheSameTime(BytesSource):
+    class AtTheSameTime(ReadPiecewise):
         def read_into(self, holes: Sequence[memoryview], offset: int, *, wait: bool = True) -> bool:
             super().read_into(holes, offset)
             if wait:
@@ -248,7 +249,7 @@ async def test_what_a_cancelled_read_still_writes_never_reaches_another_message(
 async def test_cancelled_while_a_thread_reads_in_the_middle_of_a_message_it_is_aborted() -> None:
     is_reading, goes_on = threading.Event(), threading.Event()
 
-    class SlowLater(BytesSource):
+    class SlowLater(ReadPiecewise):
         def read_into(self, holes: Sequence[memoryview], offset: int, *, wait: bool = True) -> bool:
             if offset and not wait:
                 return False
@@ -381,10 +382,10 @@ async def test_what_ended_the_association_leaves_the_block_ungrouped() -> None:
 # Sources
 
 
-def fails_with(error: Exception) -> type[BytesSource]:
+def fails_with(error: Exception) -> type[ReadPiecewise]:
     """A source that cannot be read to its end."""
 
-    class Failing(BytesSource):
+    class Failing(ReadPiecewise):
         def read_into(self, holes: Sequence[memoryview], offset: int, *, wait: bool = True) -> bool:
             if offset:
                 raise error
@@ -561,7 +562,7 @@ async def test_an_abort_does_not_wait_longer_than_its_bound_for_a_task_that_read
     monkeypatch.setattr(association_module, "ABORT_SECONDS", TINY_SECONDS)
     is_reading, goes_on = threading.Event(), threading.Event()
 
-    class Slow(BytesSource):
+    class Slow(ReadPiecewise):
         def read_into(self, holes: Sequence[memoryview], offset: int, *, wait: bool = True) -> bool:
             if wait:
                 is_reading.set()
@@ -582,7 +583,7 @@ async def test_an_abort_does_not_wait_longer_than_its_bound_for_a_task_that_read
 async def test_a_store_that_comes_after_the_release_was_asked_for_is_refused() -> None:
     is_reading, goes_on = threading.Event(), threading.Event()
 
-    class Slow(BytesSource):
+    class Slow(ReadPiecewise):
         def read_into(self, holes: Sequence[memoryview], offset: int, *, wait: bool = True) -> bool:
             if wait:
                 is_reading.set()
