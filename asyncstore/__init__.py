@@ -40,8 +40,11 @@ if TYPE_CHECKING:
     from asyncstore.net.peer import Peer, Timeouts
     from asyncstore.status import Status
     from asyncstore.transfer.engine import Transfer, store
+    from asyncstore.transfer.ledger import Ledger
+    from asyncstore.transfer.ledger_reader import LedgerReader
     from asyncstore.transfer.policy import RetryPolicy, TransferOptions
     from asyncstore.transfer.report import Report
+    from asyncstore.transfer.sqlite_ledger import SqliteLedger
 
 __version__ = "0.1.0"
 
@@ -49,7 +52,7 @@ __all__ = [
     # to whom, and one association
     "Peer", "Timeouts", "associate", "Association",
     # many instances
-    "store", "Transfer", "TransferOptions", "RetryPolicy", "Report",
+    "store", "Transfer", "TransferOptions", "RetryPolicy", "Report", "Ledger", "SqliteLedger", "LedgerReader",
     # what is sent, and what became of it
     "scan", "Instance", "DataSource", "FileSource", "BytesSource", "Outcome", "State", "Status",
     # the other end
@@ -70,8 +73,11 @@ _MODULES = {
     "asyncstore.net.peer": ("Peer", "Timeouts"),
     "asyncstore.status": ("Status",),
     "asyncstore.transfer.engine": ("Transfer", "store"),
+    "asyncstore.transfer.ledger": ("Ledger",),
+    "asyncstore.transfer.ledger_reader": ("LedgerReader",),
     "asyncstore.transfer.policy": ("RetryPolicy", "TransferOptions"),
     "asyncstore.transfer.report": ("Report",),
+    "asyncstore.transfer.sqlite_ledger": ("SqliteLedger",),
 }
 _MODULE_OF = {name: module for module, names in _MODULES.items() for name in names}
 

@@ -20,6 +20,7 @@ COMMANDS: Final = {
     "echoscu": "Verify that a peer answers (C-ECHO).",
     "storescp": "Receive instances (C-STORE) and keep or discard them.",
     "scan": "Say what files and directories hold, before any byte is sent.",
+    "report": "Say what a ledger knows: counts, failures by reason, records as CSV or JSON.",
     "demo": "Send real sample files to an SCP of our own on this machine.",
 }
 

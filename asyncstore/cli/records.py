@@ -109,9 +109,9 @@ class ReportFile:
     def write(self, outcome: Outcome) -> None:
         record = record_of(outcome)
         if not self._has_header:
-            self._put(_csv_row(COLUMNS))
+            self._put(csv_row(COLUMNS))
             self._has_header = True
-        self._put(_csv_row(_cell(record[column]) for column in COLUMNS) if self._is_csv else json_line(record))
+        self._put(csv_row(cell_text(record[column]) for column in COLUMNS) if self._is_csv else json_line(record))
 
     def _put(self, text: str) -> None:
         data = text.encode("utf-8", "surrogateescape")
@@ -122,14 +122,15 @@ class ReportFile:
         self._file.close()
 
 
-def _csv_row(cells: Iterable[str]) -> str:
+def csv_row(cells: Iterable[str]) -> str:
+    """A line of CSV (RFC 4180)."""
     row = io.StringIO()
     csv.writer(row).writerow(cells)
     return row.getvalue()
 
 
-def _cell(value: object) -> str:
-    """A value as the text of a CSV cell."""
+def cell_text(value: object) -> str:
+    """A value as the text of a CSV cell, which no spreadsheet takes for a formula."""
     if value is None:
         return ""
     if isinstance(value, bool):

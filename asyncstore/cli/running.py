@@ -120,6 +120,16 @@ class Results:
         with _losing():
             return sys.stdout.write(text)
 
+    @property
+    def is_terminal(self) -> bool:
+        """Whether somebody looks at it, and no program reads it."""
+        return sys.stdout.isatty()
+
+    def write_bytes(self, data: bytes) -> None:
+        """Write what may be no text; not to be mixed with `write`."""
+        with _losing():
+            sys.stdout.buffer.write(data)
+
     def flush(self) -> None:
         with _losing():
             sys.stdout.flush()

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from asyncstore.net.outcome import Outcome
     from asyncstore.net.peer import Peer
     from asyncstore.transfer.engine import Transfer
+    from asyncstore.transfer.ledger import Ledger
     from asyncstore.transfer.policy import TransferOptions
     from asyncstore.transfer.report import Report
 
@@ -35,13 +36,15 @@ _AE_TITLE_REJECTIONS = ((1, 3), (1, 7))
 class Sending:
     """What is to be sent, where, how, and what is to be told about it.
 
-    `progress` None shows a bar where stderr is a terminal. `report_path` and `ledger` are files, None for none.
+    `progress` None shows a bar where stderr is a terminal. `report_path` and `ledger` are files, None for none;
+    `force_ledger` allows the ledger to lie on a network file system.
     """
 
     peer: Peer
     sources: Iterable[str]
     options: TransferOptions
     ledger: str | None = None
+    force_ledger: bool = False
     report_path: str | None = None
     json: bool = False
     progress: bool | None = None
@@ -73,7 +76,7 @@ class Sending:
     async def _send(self, log: DocumentedLog, writers: list[RecordWriter], json_lines: JsonLines | None) -> int:
         from asyncstore.transfer.engine import Transfer
 
-        transfer = Transfer(self.peer, self.sources, options=self.options, ledger=self.ledger)
+        transfer = Transfer(self.peer, self.sources, options=self.options, ledger=self._open_ledger())
         failure: AsyncStoreError | None = None
 
         def drain() -> None:
@@ -92,7 +95,7 @@ class Sending:
             except AsyncStoreError as error:
                 failure = error
         code = self._exit_code(transfer.report, failure, received.signal_number)
-        self._explain(failure, log)
+        self._explain(failure, transfer.report, log)
         if code != ExitCode.NO_ASSOCIATION:
             self._summarize(transfer.report, log, nothing_to_send=code == ExitCode.NOTHING_TO_SEND)
         if json_lines is not None and not self._cannot_record:
@@ -101,9 +104,24 @@ class Sending:
 
     def _exit_code(self, report: Report, failure: AsyncStoreError | None, signal_number: int | None) -> int:
         cannot_record = self._cannot_record or isinstance(failure, LedgerError)
+        cannot_record = cannot_record or isinstance(report.stopped_because, LedgerError)
         if failure is not None and not cannot_record and signal_number is None:
             return ExitCode.NO_ASSOCIATION
         return exit_codes.of_report(report, signal_number=signal_number, cannot_record=cannot_record)
+
+    def _open_ledger(self) -> Ledger | None:
+        """The ledger, not yet opened: the transfer does that."""
+        if self.ledger is None:
+            return None
+        from asyncstore.transfer.ledger import options_as_data
+        from asyncstore.transfer.sqlite_ledger import SqliteLedger
+
+        return SqliteLedger(
+            self.ledger,
+            destination=str(self.peer),
+            options=options_as_data(self.options),
+            forced=self.force_ledger,
+        )
 
     # -- while it runs -------------------------------------------------------------------------------------------------
 
@@ -135,8 +153,12 @@ class Sending:
 
     # -- when it has ended ---------------------------------------------------------------------------------------------
 
-    def _explain(self, failure: AsyncStoreError | None, log: DocumentedLog) -> None:
-        """Say why there was no association, where the log has not said it in its own words already."""
+    def _explain(self, failure: AsyncStoreError | None, report: Report, log: DocumentedLog) -> None:
+        """Say what is wrong with the ledger; or why there was no association, where the log has not said it already."""
+        ledger_failure = failure or report.stopped_because
+        if isinstance(ledger_failure, LedgerError):
+            logger.error("%s", ledger_failure)
+            return
         if failure is None:
             return
         if not log.errors:
@@ -154,7 +176,8 @@ class Sending:
         if report.failed:
             logger.error("%s of %s were not stored (see above)", f"{report.failed:,}", count_text(total, "instance"))
         if report.left:
-            why = f": {report.stopped_because}" if report.stopped_because else ""
+            is_said = isinstance(report.stopped_because, LedgerError)
+            why = f": {report.stopped_because}" if report.stopped_because and not is_said else ""
             again = "run the same command again to resume" if self.ledger else "run it again"
             logger.error("Stopped early%s; %s left: %s", why, count_text(report.left, "instance"), again)
         _notice(log, logging.INFO, summary_text(report))
@@ -175,11 +198,13 @@ class Sending:
 
 
 def summary_text(report: Report) -> str:
-    """How many instances are at the peer, how many bytes they were, and how long it took."""
+    """How many instances this run stored, how many bytes they were, and how long it took; then the others by count."""
     seconds = report.elapsed_seconds
     rate = f", {size_text(report.stored_bytes / seconds)}/s" if seconds > 0 else ""
-    extra = [f"{count:,} {name}" for name, count in (("duplicates", report.duplicates),) if count]
-    stored = count_text(report.stored, "instance")
+    resumed = report.states[State.RESUMED]
+    others = (("stored by an earlier run", resumed), ("duplicates", report.duplicates))
+    extra = [f"{count:,} {name}" for name, count in others if count]
+    stored = count_text(report.stored - resumed, "instance")
     parts = [f"{stored} stored ({size_text(report.stored_bytes)} in {duration_text(seconds)}{rate})", *extra]
     return ", ".join(parts)
 

@@ -31,6 +31,8 @@ Exit codes: 0 everything stored, 1 no association, 2 usage, 3 some instances fai
 
 _PRIORITIES = {"low": LOW, "medium": MEDIUM, "high": HIGH}
 _PIECE_BYTES = 65536
+# Who keeps a ledger is away for the night: an archive that is restarted meanwhile should not end the run.
+_OUTAGE_SECONDS_WITH_LEDGER = 3600.0
 
 
 def association_count(text: object) -> int | None:
@@ -47,6 +49,13 @@ def report_name(text: object) -> str:
     if not is_report_name(str(text)):
         raise typer.BadParameter(f"{path_text(str(text))!r} must end in {' or '.join(REPORT_SUFFIXES)}")
     return str(text)
+
+
+def outage_seconds(given: float | None, *, has_ledger: bool) -> float:
+    """For how long the peer may take nothing, from `--outage-wait` or else from whether there is a ledger."""
+    if given is not None:
+        return given
+    return _OUTAGE_SECONDS_WITH_LEDGER if has_ledger else RetryPolicy().outage_seconds
 
 
 def status_reactions(texts: list[str] | None) -> tuple[StatusReaction, ...]:
@@ -194,6 +203,10 @@ def storescu(
             panel=options.BULK,
         ),
     ] = None,
+    force_ledger: Annotated[
+        bool,
+        options.option("--force-ledger", help="Allow the ledger on a network file system.", panel=options.BULK),
+    ] = False,
     dry_run: Annotated[
         bool,
         options.option("--dry-run", help="Scan, plan and print; no association.", panel=options.BULK),
@@ -216,6 +229,16 @@ def storescu(
             panel=options.RETRY,
         ),
     ] = 1.0,
+    outage_wait: Annotated[
+        float | None,
+        options.option(
+            parser=options.wait_seconds,
+            metavar="SECONDS",
+            help="How long the peer may take nothing before the run gives up.",
+            show_default="60, with --ledger 3600",
+            panel=options.RETRY,
+        ),
+    ] = None,
     fail_fast: Annotated[
         bool,
         options.option("--fail-fast", help="Stop at the first instance that cannot be stored.", panel=options.RETRY),
@@ -291,6 +314,7 @@ def storescu(
         retry=RetryPolicy(
             retries=retries,
             first_wait_seconds=retry_wait,
+            outage_seconds=outage_seconds(outage_wait, has_ledger=ledger is not None),
             overrides=status_reactions(on_status),
             on_duplicate=cast("Literal['duplicate', 'stored', 'failed']", on_duplicate),
             strict_warnings=strict_warnings,
@@ -302,6 +326,7 @@ def storescu(
         sources,
         transfer_options,
         ledger=ledger,
+        force_ledger=force_ledger,
         report_path=report,
         json=json,
         progress=progress,

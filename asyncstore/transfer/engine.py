@@ -1,30 +1,33 @@
 """A transfer: many instances over as many associations as pay, each with exactly one outcome.
 
-    feed -> work -> workers (an association each) -> judge -> outcomes -> report, and whoever iterates
+    feed -> work -> workers (an association each) -> judge -> outcomes -> ledger, report, and whoever iterates
 
 The feed reads ahead within bounds; workers take instances as their windows have room; each answer and each loss goes to
 the judge, which says final or again; final outcomes are counted and handed out in the order in which they became
-final. A supervisor opens and closes associations as `Concurrency` says, and notices when all is done.
+final. A supervisor opens and closes associations as `Concurrency` says, and notices when all is done. A ledger, where
+there is one, is asked before a file is opened, and told of each outcome.
 """
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import logging
+import os
 import time
 from collections import deque
 from typing import TYPE_CHECKING, Any, Final, Self
 
 import anyio
 
-from asyncstore.errors import AsyncStoreError, LedgerError, NoAcceptedContext
+from asyncstore.errors import AsyncStoreError, NoAcceptedContext
 from asyncstore.instances.instance import Instance, ProblemKind
 from asyncstore.net import trace
-from asyncstore.net.association import Association
+from asyncstore.net.association import STREAMED_AFTER_BYTES, Association
 from asyncstore.net.outcome import Outcome, State
 from asyncstore.transfer.concurrency import Concurrency, Progress
 from asyncstore.transfer.feed import Feed, NamedPath
-from asyncstore.transfer.judge import Destination, Judge, is_our_doing
+from asyncstore.transfer.judge import Again, Destination, Judge, is_our_doing, unknown_outcome
 from asyncstore.transfer.plan import Plan
 from asyncstore.transfer.policy import TransferOptions
 from asyncstore.transfer.report import Report
@@ -40,6 +43,7 @@ if TYPE_CHECKING:
     from asyncstore.instances.instance import ScanProblem
     from asyncstore.net.peer import Peer
     from asyncstore.transfer.feed import Found, Source
+    from asyncstore.transfer.ledger import Ledger
     from asyncstore.transfer.work import Pending
 
 logger = logging.getLogger("asyncstore.transfer")
@@ -59,6 +63,10 @@ class Transfer:
     none get one too. `report` counts them as they come. What a run that stops early leaves for another is counted only
     (`State.LEFT`). `associations` and `window` override those of `options`.
 
+    `ledger` is the file of a durable record (or a Ledger): what an earlier run of it stored is not opened again, its
+    outcome is `State.RESUMED`. Entering raises LedgerError when it cannot be had. One that cannot be written any more
+    stops the run; look at `report.stopped_because` after the block, since leaving it commits the last outcomes.
+
     Iterating raises AssociateError (or what else kept it from happening) when no association could be established at
     all, and what an iterable of the caller's raised; a run that worked and then had to stop ends the iteration, and
     `report.stopped_because` says why. Leaving the block early stops the transfer after what is in flight.
@@ -72,12 +80,11 @@ class Transfer:
         options: TransferOptions | None = None,
         associations: int | None = None,
         window: int | None = None,
-        ledger: str | None = None,
+        ledger: Ledger | str | os.PathLike[str] | None = None,
     ) -> None:
-        if ledger is not None:
-            raise LedgerError("this version keeps no ledger yet")
         self.peer = peer
         self.options = _with(options or TransferOptions(), associations=associations, window=window)
+        self._ledger = _ledger_of(ledger, peer, self.options)
         self.report = Report()
         self._work = Work(strict=self.options.keep_together == "study")
         self._plan = Plan(self.options)
@@ -90,6 +97,8 @@ class Transfer:
             find_studies=self.options.keep_together == "study",
             deliver=self._deliver,
             wait_for_room=self._wait_for_room,
+            settled=None if self._ledger is None else self._ledger.settled,
+            pass_over=self._pass_over,
         )
         self._workers: list[Worker] = []
         self._last_number = 0
@@ -111,11 +120,15 @@ class Transfer:
     # -- for the caller ------------------------------------------------------------------------------------------------
 
     async def __aenter__(self) -> Self:
-        self._feed_scope = anyio.CancelScope()
-        self._drain_scope = anyio.CancelScope()
-        self._group = anyio.create_task_group()
-        await self._group.__aenter__()
-        self._group.start_soon(self._run)
+        async with contextlib.AsyncExitStack() as stack:
+            if self._ledger is not None:
+                await stack.enter_async_context(self._ledger)
+            self._feed_scope = anyio.CancelScope()
+            self._drain_scope = anyio.CancelScope()
+            self._group = anyio.create_task_group()
+            await self._group.__aenter__()
+            self._group.start_soon(self._run)
+            stack.pop_all()
         return self
 
     async def __aexit__(
@@ -126,7 +139,12 @@ class Transfer:
             self._unread.clear()
         else:
             self.abort()
-        await self._group.__aexit__(None, None, None)
+        try:
+            await self._group.__aexit__(None, None, None)
+        finally:
+            if self._ledger is not None:
+                await self._ledger.__aexit__(kind, error, traceback)
+                self.report.stopped_because = self._ledger.failure or self.report.stopped_because
 
     def __aiter__(self) -> Self:
         return self
@@ -177,12 +195,20 @@ class Transfer:
                 if refused is None:
                     self._work.add(entry, self._key_of(entry))
                 else:
+                    entry.let_go()
                     self._finish(refused)
             else:
                 self._finish(entry if isinstance(entry, Outcome) else _problem_outcome(entry))
         self._wake_workers()
         if not self._workers:
             self._attention.set()
+
+    def _pass_over(self, settled: list[Outcome]) -> None:
+        """The feed has met files whose outcome an earlier run of the ledger has settled."""
+        for outcome in settled:
+            if outcome.state is State.RESUMED or outcome.state is State.DUPLICATE:
+                self.report.found += 1
+            self._finish(outcome, is_new=False)
 
     def _key_of(self, instance: Instance) -> str:
         if self.options.keep_together == "study":
@@ -216,7 +242,7 @@ class Transfer:
         return not self._work.waits_for(worker)  # else it could have been taken: another association is needed for it
 
     def _must_hold(self) -> bool:
-        if time.monotonic() >= self._destination.hold_until:
+        if time.monotonic() >= self._destination.hold_until and (self._ledger is None or self._ledger.has_room):
             return False
         self._was_held = True
         return True
@@ -232,7 +258,7 @@ class Transfer:
     def answered(self, worker: Worker, pending: Pending, outcome: Outcome) -> None:
         """A worker got the answer to a request."""
         self.report.answers += 1
-        self.report.sent_bytes += outcome.bytes_sent
+        self.report.sent_bytes += min(outcome.bytes_sent, STREAMED_AFTER_BYTES)
         now = time.monotonic()
         verdict = self._judge.answered(pending, outcome, now, others_wait=self._work.has_untried)
         if isinstance(verdict, Outcome):
@@ -256,14 +282,13 @@ class Transfer:
             self._window = 1  # a peer that accepts a window and cannot take it
         now = time.monotonic()
         for pending in pendings:
-            if self._draining:
-                self._again(pending, now)
-                continue
-            verdict = self._judge.lost(pending, error, now)
+            verdict = Again(now) if self._draining else self._judge.lost(pending, error, now)
             if isinstance(verdict, Outcome):
                 self._final(pending, verdict)
-            else:
-                self._again(pending, verdict.due_at)
+                continue
+            if self._ledger is not None:  # whatever comes next: this may be at the peer
+                self._ledger.record(unknown_outcome(pending, error))
+            self._again(pending, verdict.due_at)
 
     def _has_window_worked(self) -> bool:
         return self._window_has_worked or any(_used_window(worker) for worker in self._workers)
@@ -287,8 +312,10 @@ class Transfer:
             self._attention.set()
             self._wake_workers()
 
-    def _finish(self, outcome: Outcome) -> None:
-        """Count a final outcome and hand it out."""
+    def _finish(self, outcome: Outcome, *, is_new: bool = True) -> None:
+        """Count a final outcome, write it down unless it is known from there, and hand it out."""
+        if self._ledger is not None and is_new:
+            self._ledger.record(outcome)
         self.report.add(outcome)
         if outcome.state is State.LEFT:
             self._heed_stop()
@@ -330,6 +357,8 @@ class Transfer:
     async def _supervise(self, group: TaskGroup) -> None:
         while not self._is_over():
             now = time.monotonic()
+            if self._ledger is not None and self._ledger.failure is not None:
+                self._destination.stop(self._ledger.failure)
             if self._work.wake_retries(now):
                 self._wake_workers()
             self._adjust(group, now)
@@ -351,6 +380,8 @@ class Transfer:
     def _adjust(self, group: TaskGroup, now: float) -> None:
         """Have as many associations as pay: open one, or have one end."""
         report = self.report
+        for worker in self._workers:
+            report.sent_bytes += worker.take_streamed_bytes()
         target = self._concurrency.update(
             now,
             Progress(report.answers, report.sent_bytes, report.associations_open, self._work.waiting > 0),
@@ -397,6 +428,7 @@ class Transfer:
             error = await worker.run()
         finally:
             self._workers.remove(worker)
+            self.report.sent_bytes += worker.take_streamed_bytes()
             self._window_has_worked = self._window_has_worked or _used_window(worker)
             self._work.leave(worker)
             self._count_open()
@@ -437,6 +469,7 @@ class Transfer:
         for pending in self._work.take_all(pairs):
             refused = self._judge.refused_before(pending.instance, pending.attempts)
             assert refused is not None
+            pending.instance.let_go()
             self._finish(refused)
 
     def _has_proposed_all(self, worker: Worker) -> bool:
@@ -467,7 +500,10 @@ class Transfer:
 
     def _finish_run(self) -> None:
         for pending in self._work.left:
-            self.report.add(Outcome(State.LEFT, pending.instance.path, pending.instance, attempts=pending.attempts))
+            left = Outcome(State.LEFT, pending.instance.path, pending.instance, attempts=pending.attempts)
+            self.report.add(left)
+            if self._ledger is not None:
+                self._ledger.record(left)
         if self._nothing_accepted is not None and not self._destination.was_established:
             self._destination.stop(self._nothing_accepted, at_start=True)
         self.report.stopped_because = self._destination.stopped_because
@@ -508,6 +544,16 @@ def _problem_outcome(problem: ScanProblem) -> Outcome:
     )
 
 
+def _ledger_of(ledger: Ledger | str | os.PathLike[str] | None, peer: Peer, options: TransferOptions) -> Ledger | None:
+    """The ledger in a file, or the one that was given."""
+    if not isinstance(ledger, str | os.PathLike):
+        return ledger
+    from asyncstore.transfer.ledger import options_as_data
+    from asyncstore.transfer.sqlite_ledger import SqliteLedger
+
+    return SqliteLedger(ledger, destination=str(peer), options=options_as_data(options))
+
+
 def _with(options: TransferOptions, **overrides: Any) -> TransferOptions:
     return dataclasses.replace(options, **{name: value for name, value in overrides.items() if value is not None})
 
@@ -519,12 +565,15 @@ async def store(
     options: TransferOptions | None = None,
     associations: int | None = None,
     window: int | None = None,
+    ledger: Ledger | str | os.PathLike[str] | None = None,
 ) -> Report:
     """Send instances to a peer and give back the account of it; see Transfer, which hands out each outcome as well.
 
-    Raises what Transfer's iteration raises.
+    Raises what entering and iterating over a Transfer raise.
     """
-    async with Transfer(to, sources, options=options, associations=associations, window=window) as transfer:
+    async with Transfer(
+        to, sources, options=options, associations=associations, window=window, ledger=ledger
+    ) as transfer:
         async for _ in transfer:
             pass
     return transfer.report

@@ -3,7 +3,8 @@
 Opening and reading a file that the system has in memory takes microseconds, and handing it to a thread costs more than
 that. The same calls on a share or a spinning disk take milliseconds, in which no association would move. So the feed
 measures: it reads in the event loop, a short slice at a time, as long as that is quick and the bytes are in memory; and
-it hands whole batches to several threads at once as long as it is not.
+it hands whole batches to several threads at once as long as it is not. Where an earlier run may have settled what
+becomes of a file, a thread asks for many paths at once, before any of them is opened.
 """
 
 from __future__ import annotations
@@ -67,6 +68,8 @@ _DISTANT_SECONDS_PER_FILE: Final = 0.002
 # A thread gets many files at once, because each hand-over costs about 0.1 ms, and gives back what it has after a while.
 _BATCH_FILES: Final = 32
 _BATCH_SECONDS: Final = 0.1
+# Of so many entries at once it is asked what is settled: what neighbours share is then looked up once.
+_ASKED_AT_ONCE: Final = 1024
 
 _count = itertools.count()
 
@@ -129,7 +132,8 @@ class Feed:
     """Reads sources and hands what it finds to `deliver`, a list at a time.
 
     `sources` is one source, or an iterable or asynchronous iterable of them; endless ones too. `wait_for_room` is
-    awaited before more is read. `pace` tells where the reading takes place.
+    awaited before more is read. `pace` tells where the reading takes place. `settled` blocks, and is asked in a thread:
+    for each entry of a list the outcome that it has already, None where it is to be read; `pass_over` gets those.
     """
 
     def __init__(
@@ -140,12 +144,16 @@ class Feed:
         find_studies: bool = False,
         deliver: Callable[[list[Found]], None],
         wait_for_room: Callable[[], Any],
+        settled: Callable[[list[Any]], list[Outcome | None]] | None = None,
+        pass_over: Callable[[list[Outcome]], None] = lambda outcomes: None,
     ) -> None:
         self._sources = sources
         self._recursive = recursive
         self._find_studies = find_studies
         self._deliver = deliver
         self._wait_for_room = wait_for_room
+        self._settled = settled
+        self._pass_over = pass_over
         self.pace = Pace()
         self._limiter = anyio.CapacityLimiter(_MANY_READERS)
         self._reading = 0
@@ -178,6 +186,20 @@ class Feed:
     async def _read(self, sources: Iterable[Source]) -> None:
         """Walk and read sources that can be iterated over without waiting."""
         entries = _entries(sources, self._recursive)
+        if self._settled is None:
+            await self._read_entries(entries)
+            return
+        has_more = True
+        while has_more:
+            await self._wait_for_room()
+            has_more, outcomes, unsettled = await anyio.to_thread.run_sync(
+                _ask, entries, self._settled, abandon_on_cancel=True
+            )
+            self._pass_over(outcomes)
+            if unsettled:
+                await self._read_entries(iter(unsettled))
+
+    async def _read_entries(self, entries: Iterator[Any]) -> None:
         while True:
             await self._wait_for_room()
             is_probe = self.pace.is_cold and self.pace.wants_probe(time.monotonic())
@@ -265,6 +287,21 @@ def _next(entries: Iterator[Any]) -> list[Any]:
         if time.perf_counter() > ends_at:
             break
     return batch
+
+
+def _ask(
+    entries: Iterator[Any], settled: Callable[[list[Any]], list[Outcome | None]]
+) -> tuple[bool, list[Outcome], list[Any]]:
+    """Whether there may be more entries; of the next ones the outcomes of those that are settled, and the others."""
+    ends_at = time.perf_counter() + _BATCH_SECONDS
+    asked: list[Any] = []
+    for entry in entries:
+        asked.append(entry)
+        if len(asked) == _ASKED_AT_ONCE or time.perf_counter() > ends_at:
+            break
+    answers = settled(asked)
+    unsettled = [entry for entry, outcome in zip(asked, answers, strict=True) if outcome is None]
+    return bool(asked), [outcome for outcome in answers if outcome is not None], unsettled
 
 
 def _read_batch(batch: list[Any], find_studies: bool) -> tuple[list[Found], float, bool]:

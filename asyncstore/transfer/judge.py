@@ -173,16 +173,7 @@ class Judge:
         pending.losses += 1
         if pending.losses < ABORTS_UNTIL_POISON and pending.losses <= self._retry.retries:
             return Again(now + (self._retry.wait_seconds(pending.losses) if isinstance(error, Timeout) else 0.0))
-        times = f", {pending.losses} times" if pending.losses > 1 else ""
-        return Outcome(
-            State.UNKNOWN,
-            pending.instance.path,
-            pending.instance,
-            reason=f"sent, and not answered{times}: {error}",
-            error=error,
-            retryable=True,
-            attempts=pending.attempts,
-        )
+        return unknown_outcome(pending, error)
 
     def refused_before(self, instance: Instance, attempts: int = 0) -> Outcome | None:
         """The outcome of an instance whose kind the peer refused before; not a byte of it is sent."""
@@ -197,6 +188,20 @@ class Judge:
             outcome.status = status
             outcome.reason = f"{status.meaning} (0x{status.value:04X})"
         return outcome
+
+
+def unknown_outcome(pending: Pending, error: Exception) -> Outcome:
+    """The outcome of an instance that was in flight when its association ended."""
+    times = f", {pending.losses} times" if pending.losses > 1 else ""
+    return Outcome(
+        State.UNKNOWN,
+        pending.instance.path,
+        pending.instance,
+        reason=f"sent, and not answered{times}: {error}",
+        error=error,
+        retryable=True,
+        attempts=pending.attempts,
+    )
 
 
 def is_our_doing(error: Exception) -> bool:

@@ -76,6 +76,7 @@ def test_the_defaults_are_the_documented_ones(storescu: Callable[..., Asked]) ->
     assert (options.recursive, options.only_needed_contexts, options.only_transfer_syntax) == (False, False, None)
     assert (options.associations, options.window, options.keep_together) == (None, 16, "directory")
     assert (options.retry.retries, options.retry.first_wait_seconds, options.fail_fast) == (4, 1.0, False)
+    assert (options.retry.outage_seconds, asked.sending.force_ledger) == (60.0, False)
     assert (asked.sending.ledger, asked.sending.report_path, asked.sending.json) == (None, None, False)
 
 
@@ -115,6 +116,9 @@ def test_the_defaults_are_the_documented_ones(storescu: Callable[..., Asked]) ->
         (("--priority",), ("high",), lambda asked: asked.options.priority, 1),
         (("--priority",), ("medium",), lambda asked: asked.options.priority, 0),
         (("--ledger",), ("run.db",), lambda asked: asked.sending.ledger, "run.db"),
+        (("--ledger",), ("run.db",), lambda asked: asked.options.retry.outage_seconds, 3600.0),
+        (("--force-ledger",), (), lambda asked: asked.sending.force_ledger, True),
+        (("--outage-wait",), ("5.5",), lambda asked: asked.options.retry.outage_seconds, 5.5),
         (("--report",), ("out.csv",), lambda asked: asked.sending.report_path, "out.csv"),
         (("--json",), (), lambda asked: asked.sending.json, True),
         (("--progress",), (), lambda asked: asked.sending.progress, True),
