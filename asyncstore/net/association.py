@@ -11,7 +11,7 @@ import contextlib
 import logging
 import os
 import time
-from typing import TYPE_CHECKING, Final, NamedTuple, NoReturn, Self, cast
+from typing import TYPE_CHECKING, Final, NoReturn, Self, cast
 
 import anyio
 import anyio.to_thread
@@ -77,14 +77,6 @@ ABORT_SECONDS: Final = 5.0
 STREAMED_AFTER_BYTES: Final = 8 << 20
 
 
-class Ready(NamedTuple):
-    """A C-STORE request that is laid out and read, and waits for room in the window."""
-
-    instance: Instance
-    context_id: int
-    run: Run
-
-
 class Association:
     """An association with a peer, made by `associate`.
 
@@ -132,8 +124,6 @@ class Association:
         self._releasing = False
         self._released = False
         self._waiting_since = 0.0
-        self._answers = 0
-        self._partly_sent: Operation | None = None
         self._changed = Signal()
         self._writing = Turn()
         self._transport: SocketTransport
@@ -158,11 +148,6 @@ class Association:
     def has_room(self) -> bool:
         """Whether another operation may begin now."""
         return self._exchange.has_room and self._failure is None
-
-    @property
-    def is_partly_sent(self) -> bool:
-        """Whether `finish_sending` is to be awaited before anything else."""
-        return self._partly_sent is not None
 
     @property
     def failure(self) -> AsyncStoreError | None:
@@ -361,66 +346,6 @@ class Association:
             self._check_open()
             return await self._write(instance, context_id, on_answer, on_begin, priority)
 
-    def make_ready(self, instance: Instance) -> Ready | None:
-        """Lay out a whole request and read its data set, if that can be done here and now; None if it cannot.
-
-        For a caller that then sends it by `send_now`, and nothing else on this association before. Raises SourceError.
-        """
-        context_id = self.contexts.find(instance.sop_class_uid, instance.transfer_syntax_uid)
-        if context_id is None or self._writing.is_taken or self._failure is not None or self._releasing:
-            return None
-        run = next(iter(self._runs(instance, context_id)))
-        if not run.is_last:
-            return None
-        try:
-            if run.holes and not instance.source.read_into(run.holes, run.offset, wait=False):
-                return None
-        except OSError as error:
-            raise _unreadable(instance, error) from error
-        finally:
-            instance.source.close()
-        return Ready(instance, context_id, run)
-
-    def send_now(
-        self,
-        ready: Ready,
-        on_answer: Callable[[Operation, Status], None],
-        *,
-        on_begin: Callable[[Operation], object],
-        priority: int = LOW,
-    ) -> bool:
-        """Write a request that is ready, without waiting; needs room in the window.
-
-        False when the socket took only a part of it: then `finish_sending` is to be awaited before anything else.
-        What ends the association is not raised here: `failure` tells. Raises SourceError as `send` does.
-        """
-        operation, command_set = self._begin_store(ready.instance, ready.context_id, priority)
-        self._on_answer[operation.message_id] = on_answer
-        on_begin(operation)
-        ready.run.put_command(frame_command(ready.context_id, command_set, self._framer.capacity))
-        try:
-            if not self._sender.send_now(ready.run):
-                self._partly_sent = operation
-                return False
-            self._sent(operation)
-        except AsyncStoreError as error:
-            self._ended_by(error)
-        return True
-
-    async def finish_sending(self) -> None:
-        """Write the rest of the request of which `send_now` could write only a part; raises what `send` raises."""
-        operation, self._partly_sent = self._partly_sent, None
-        assert operation is not None
-        async with self._writing:
-            try:
-                await self._sender.resume()
-                self._sent(operation)
-            except AsyncStoreError as error:
-                raise self._ended_by(error) from error.__cause__
-            except BaseException:
-                self._fail(AssociationLost("cancelled in the middle of a message"))
-                raise
-
     async def echo(self) -> Status:
         """Verify that the peer answers (C-ECHO, PS3.7 9.1.5): its status.
 
@@ -547,9 +472,8 @@ class Association:
         try:
             data = self._transport.receive_some()
             if data is not None:
-                answers = self._answers
                 self._take_in(data, self._on_event)
-                if self._on_answer and self._answers == answers:  # half an answer, whose other half waits for our ACK
+                if self._on_answer:  # it may be half an answer: the other half waits for our acknowledgement
                     self._transport.expect_response()
         except AsyncStoreError as error:
             self._fail(error)
@@ -582,7 +506,6 @@ class Association:
 
     def _answered(self, operation: Operation, response: Response) -> None:
         status = response.status
-        self._answers += 1
         self._waiting_since = time.monotonic()
         if logger.isEnabledFor(logging.INFO):
             request = operation.request

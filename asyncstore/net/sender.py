@@ -35,21 +35,6 @@ class Sender:
         if sent_bytes != run.total_bytes:
             await self._send_rest(run, sent_bytes)
 
-    def send_now(self, run: Run) -> bool:
-        """Send a run if the socket takes all of it at once; else `resume` has to send the rest before anything else."""
-        sent_bytes = self._transport.send_some(run.parts)
-        if sent_bytes == run.total_bytes:
-            return True
-        self._unfinished = (run, sent_bytes)
-        return False
-
-    async def resume(self) -> None:
-        """Send the rest of the run of which `send_now` has sent a part."""
-        assert self._unfinished is not None
-        run, sent_bytes = self._unfinished
-        self._unfinished = None
-        await self._send_rest(run, sent_bytes)
-
     async def _send_rest(self, run: Run, sent_bytes: int) -> None:
         try:
             while sent_bytes < run.total_bytes:

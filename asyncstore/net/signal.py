@@ -57,10 +57,6 @@ class Turn:
         self._is_taken = False
         self._is_free = Signal()
 
-    @property
-    def is_taken(self) -> bool:
-        return self._is_taken
-
     async def __aenter__(self) -> None:
         while self._is_taken:
             await self._is_free.wait()

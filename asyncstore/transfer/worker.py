@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
     from asyncstore.dimse.exchange import Operation
     from asyncstore.instances.instance import Instance
-    from asyncstore.net.association import Association, Ready
+    from asyncstore.net.association import Association
     from asyncstore.status import Status
     from asyncstore.transfer.plan import Pair, Proposal
     from asyncstore.transfer.policy import TransferOptions
@@ -54,9 +54,6 @@ class Worker:
         self._in_flight: dict[int, tuple[Pending, Instance]] = {}
         self._changed = Signal()
         self._sending: tuple[Pending, Instance] | None = None
-        self._ready: tuple[Pending, Ready] | None = None  # waits for room
-        self._slow: Pending | None = None  # is for the task to send
-        self._is_parked = False
         association.on_failure = self.wake
 
     def serves(self, pair: Pair) -> bool:
@@ -90,20 +87,12 @@ class Worker:
                 except AsyncStoreError as failure:
                     error = failure
         finally:
-            self._give_back()
             if self._in_flight:
                 pendings = [pending for pending, _ in self._in_flight.values()]
                 self._in_flight.clear()
                 lost = error or self.association.failure or AssociationLost("the association was aborted")
                 self._employer.lost(self, pendings, lost)
         return error
-
-    def _give_back(self) -> None:
-        """What was taken and not sent is for others."""
-        for pending in (self._ready and self._ready[0], self._slow):
-            if pending is not None:
-                self._employer.not_sent(self, pending, None)
-        self._ready = self._slow = None
 
     def _pairs_served(self) -> frozenset[Pair]:
         """The proposed pairs, without those that another association may yet carry.
@@ -122,62 +111,16 @@ class Worker:
         )
 
     async def _work(self) -> None:
-        association = self.association
         while True:
-            if association.failure is not None:
-                raise association.failure
-            if association.is_partly_sent:
-                await association.finish_sending()
-                continue
-            pending, self._slow = self._slow or self._advance(), None
+            if self.association.failure is not None:
+                raise self.association.failure
+            pending = None if self.retiring else self._employer.take(self)
             if pending is not None:
                 await self._send(pending)
-            elif association.failure is None and not association.is_partly_sent:
-                if not (self._in_flight or (self._employer.has_more_for(self) and not self.retiring)):
-                    return
-                self._is_parked = True
-                try:
-                    await self._changed.wait()
-                finally:
-                    self._is_parked = False
-
-    def _advance(self) -> Pending | None:
-        """Send what can be sent without waiting for anything, and have the next request ready for the next answer.
-
-        Gives back an instance that has to be waited for: its file is not in memory, say, or is to be converted.
-        """
-        association = self.association
-        while association.failure is None and not association.is_partly_sent:
-            if self._ready is not None:
-                if not association.has_room:
-                    return None
-                self._send_ready(*self._ready)
-                continue
-            pending = None if self.retiring else self._employer.take(self)
-            if pending is None or not self._make_ready(pending):
-                return pending
-        return None
-
-    def _make_ready(self, pending: Pending) -> bool:
-        if pending.losses:
-            return False
-        try:
-            ready = self.association.make_ready(pending.instance)
-        except SourceError as error:
-            self._employer.not_sent(self, pending, _source_problem(pending, error))
-            return True
-        if ready is not None:
-            self._ready = (pending, ready)
-        return ready is not None
-
-    def _send_ready(self, pending: Pending, ready: Ready) -> None:
-        self._ready = None
-        self._sending = (pending, pending.instance)
-        try:
-            self.association.send_now(ready, self._on_answer, on_begin=self._on_begin, priority=self._options.priority)
-        except SourceError as error:
-            self._sending = None
-            self._employer.not_sent(self, pending, _source_problem(pending, error))
+            elif self._in_flight or (self._employer.has_more_for(self) and not self.retiring):
+                await self._changed.wait()
+            else:
+                return
 
     async def _send(self, pending: Pending) -> None:
         """Send one instance; it is in flight when this returns, or has an outcome."""
@@ -229,17 +172,6 @@ class Worker:
         outcome.attempts = pending.attempts
         outcome.association_number = self.number
         self._employer.answered(self, pending, outcome)
-        if self._is_parked and self._slow is None:
-            # Without waking the task: that costs as much as everything else that an answer leads to.
-            self._slow = self._advance()
-            association = self.association
-            if (
-                self._slow is None
-                and self._in_flight
-                and association.failure is None
-                and not association.is_partly_sent
-            ):
-                return
         self._changed.set()
 
     def _forget(self, pending: Pending) -> None:
