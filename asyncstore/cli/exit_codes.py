@@ -1,6 +1,7 @@
 """What a command's exit code says. It comes from counts, never from the last result.
 
-A run that was interrupted says so whatever else happened; then comes what stands in the way of trusting the rest.
+What could not be written down comes first: the rest cannot be trusted then. A run that was interrupted says so next,
+whatever else happened.
 """
 
 from __future__ import annotations

@@ -35,8 +35,8 @@ if TYPE_CHECKING:
 
 LAST_MESSAGE_ID: Final = 0xFFFF
 
-# What a requestor takes into memory of the data set that comes with a message. Query responses and storage commitment
-# results stay far below it.
+# What a requestor takes into memory of the data set that comes with a message. No response to a C-STORE or C-ECHO has
+# one: `match` refuses what came with it.
 MAXIMUM_DATA_SET_BYTES: Final = 16 * 1024 * 1024
 
 _RESPONSES: Final[dict[type[Request], type[Response]]] = {CStoreRQ: CStoreRSP, CEchoRQ: CEchoRSP}

@@ -1,4 +1,4 @@
-"""A small Storage SCP: for `asyncstore storescp`, the demonstration, tests, benchmarks, and storage commitment results.
+"""A small Storage SCP: for `asyncstore storescp`, the demonstration, tests and benchmarks.
 
 It keeps what it receives as PS3.10 files named by SOP Instance UID, or discards it. A file has its final name only when
 the instance is whole. `on_store` decides what is answered, and when.

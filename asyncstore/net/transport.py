@@ -31,7 +31,7 @@ _HAS_SENDMSG: Final = hasattr(socket.socket, "sendmsg")
 
 
 class SocketTransport:
-    """A connected TCP socket: five ways to use it, and close().
+    """A connected TCP socket: six ways to use it, and close().
 
     Raises ConnectionLost from every operation when the connection broke. Not meant for two senders, or two receivers,
     at once.
