@@ -58,7 +58,8 @@ class Account:
     def _study_lines(self) -> Iterator[str]:
         yield "By study: found, stored, failed"
         for study in self._ledger.by_study():
-            yield f"  {study.found:,}  {study.stored:,}  {study.failed:,}  {study.study_instance_uid or 'not known'}"
+            uid = peer_text(study.study_instance_uid or "not known")
+            yield f"  {study.found:,}  {study.stored:,}  {study.failed:,}  {uid}"
 
     # -- as JSON -------------------------------------------------------------------------------------------------------
 
@@ -85,11 +86,12 @@ class Account:
     # -- each row ------------------------------------------------------------------------------------------------------
 
     def write_csv(self, results: Results) -> None:
-        """Every row as CSV (RFC 4180) that no spreadsheet takes for formulas."""
+        """Every row as CSV (RFC 4180) that no spreadsheet takes for formulas; escaped on a terminal."""
         results.write_bytes(_encoded(_COLUMNS))
         for row in self._ledger.rows():
             data = row.to_dict()
-            results.write_bytes(_encoded(cell_text(data[column]) for column in _COLUMNS))
+            cells = [cell_text(data[column]) for column in _COLUMNS]
+            results.write_bytes(_encoded(map(path_text, cells) if results.is_terminal else cells))
 
     def write_failed_files(self, results: Results, *, ends_in_nul: bool) -> None:
         """The path of every file that something kept from being stored: byte for byte, but escaped on a terminal."""

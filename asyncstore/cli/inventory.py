@@ -10,14 +10,15 @@ from asyncstore.cli.exit_codes import ExitCode
 from asyncstore.cli.plain_text import count_text, path_text, peer_text, size_text
 from asyncstore.instances.instance import ProblemKind, ScanProblem
 from asyncstore.instances.scan import scan
+from asyncstore.transfer.plan import Plan
 from asyncstore.uids import UNCOMPRESSED_TRANSFER_SYNTAXES, name_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
     from asyncstore.instances.instance import Instance
+    from asyncstore.transfer.policy import TransferOptions
 
-MAXIMUM_CONTEXTS: Final = 128  # PS3.8 9.3.2.2: odd IDs from 1 to 255
 _EXAMPLES: Final = 5  # of each kind of problem, paths enough to see what it is about
 
 # What lies beside instances in any archive, and takes nothing away from it.
@@ -75,13 +76,14 @@ class Inventory:
             if count > len(self.examples[kind]):
                 yield f"  and {count - len(self.examples[kind]):,} more"
 
-    def plan_lines(self) -> Iterator[str]:
+    def plan_lines(self, options: TransferOptions) -> Iterator[str]:
         """How the instances would be sent."""
         if not self.instances:
             return
-        contexts = len(self.instances)
-        kinds = -(-contexts // MAXIMUM_CONTEXTS)
-        yield f"{count_text(contexts, 'presentation context')} needed, on {count_text(kinds, 'association')} at least"
+        needed = [pair for pair, _ in self.instances.most_common()]
+        associations = sum(1 for _ in Plan(options).proposals_for(needed))
+        kinds = f"{count_text(len(needed), 'kind')} of instances"
+        yield f"{kinds}, to be sent on {count_text(associations, 'association')} at least"
         compressed = sum(
             count for (_, syntax), count in self.instances.items() if syntax not in UNCOMPRESSED_TRANSFER_SYNTAXES
         )

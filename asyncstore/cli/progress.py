@@ -64,9 +64,9 @@ class TransferDisplay:
 
     def __rich__(self) -> RenderableType:
         report = self._report
-        self._rate.add(time.monotonic(), report.stored_bytes, report.finished)
+        self._rate.add(time.monotonic(), report.sent_bytes, report.finished_instances)
         bar = ProgressBar(
-            total=max(report.found, 1), completed=report.finished, pulse=not report.scan_finished, width=None
+            total=max(report.found, 1), completed=report.finished_instances, pulse=not report.scan_finished, width=None
         )
         lines = Table.grid(expand=True)
         lines.add_row(bar)
@@ -78,12 +78,12 @@ class TransferDisplay:
         report, rate = self._report, self._rate
         still_scanning = "" if report.scan_finished else "+"
         parts = [
-            f"{report.finished:,}/{report.found:,}{still_scanning} instances",
+            f"{report.finished_instances:,}/{report.found:,}{still_scanning} instances",
             f"{size_text(report.stored_bytes)} of {size_text(report.found_bytes)}{still_scanning}",
             f"{size_text(rate.bytes_per_second)}/s",
         ]
         if report.scan_finished and rate.instances_per_second > 0:
-            left = (report.found - report.finished) / rate.instances_per_second
+            left = (report.found - report.finished_instances) / rate.instances_per_second
             parts.append(f"{duration_text(max(left, 0.0))} left")
         parts.append(count_text(report.associations_open, "association"))
         if report.failed:

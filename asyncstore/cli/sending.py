@@ -192,7 +192,7 @@ class Sending:
         inventory = Inventory()
         inventory.scan(self.sources, recursive=self.options.recursive)
         running.Results().print(
-            *(inventory.json_lines() if self.json else [*inventory.lines(), *inventory.plan_lines()])
+            *(inventory.json_lines() if self.json else [*inventory.lines(), *inventory.plan_lines(self.options)])
         )
         return inventory.exit_code
 

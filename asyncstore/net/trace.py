@@ -211,7 +211,7 @@ class NotStored(TraceEvent):
     outcome: Outcome
 
     def __str__(self) -> str:
-        return f"not stored: {self.outcome.path}: {self.outcome.reason}"
+        return f"not stored: {self.outcome.path!r}: {self.outcome.reason!r}"
 
 
 def emit(logger: logging.Logger, event: TraceEvent) -> None:

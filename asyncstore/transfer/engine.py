@@ -29,7 +29,7 @@ from asyncstore.transfer.concurrency import Concurrency, Progress
 from asyncstore.transfer.feed import Feed, NamedPath
 from asyncstore.transfer.judge import Again, Destination, Judge, is_our_doing, unknown_outcome
 from asyncstore.transfer.plan import Plan
-from asyncstore.transfer.policy import TransferOptions
+from asyncstore.transfer.policy import MAXIMUM_ASSOCIATIONS, TransferOptions
 from asyncstore.transfer.report import Report
 from asyncstore.transfer.work import Work, directory_of
 from asyncstore.transfer.worker import Worker
@@ -90,7 +90,7 @@ class Transfer:
         self._plan = Plan(self.options)
         self._destination = Destination(self.options.retry)
         self._judge = Judge(self.options.retry, self._destination)
-        self._concurrency = Concurrency(self.options.associations)
+        self._concurrency = Concurrency(self.options.associations, MAXIMUM_ASSOCIATIONS)
         self._feed = Feed(
             sources,
             recursive=self.options.recursive,

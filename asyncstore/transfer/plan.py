@@ -59,6 +59,14 @@ class Plan:
             contexts.setdefault(context)
         return Proposal(tuple(contexts), frozenset(pairs))
 
+    def proposals_for(self, needed: Iterable[Pair]) -> Iterator[Proposal]:
+        """The proposals, one after the other, that carry work of all these pairs."""
+        left = list(dict.fromkeys(needed))
+        while left:
+            proposal = self.propose(left)
+            yield proposal
+            left = [pair for pair in left if pair not in proposal.pairs]
+
     def _contexts_of(self, pair: Pair) -> list[_Context]:
         sop_class_uid, transfer_syntax_uid = pair
         if self._only_transfer_syntax is not None:

@@ -77,7 +77,10 @@ def _rows(reaction: Named, *codes: int | tuple[int, int]) -> list[StatusReaction
     return [StatusReaction(first, last, reaction.value) for first, last in spans]
 
 
-# The first row that holds a code wins.
+_NO_ANSWERS: Final = (0xFE00, 0xFF00, 0xFF01)
+
+# The first row that holds a code wins. FE00, FF00 and FF01 have none: they are no answers to a C-STORE, and end the
+# association as every violation of the protocol does.
 STATUS_REACTIONS: Final[tuple[StatusReaction, ...]] = (
     *_rows(Named.STORED, 0x0000),
     *_rows(Named.WARNING, 0x0001, 0x0107, 0x0116, (0xB000, 0xBFFF)),
@@ -89,7 +92,6 @@ STATUS_REACTIONS: Final[tuple[StatusReaction, ...]] = (
     *_rows(Named.DUPLICATE, 0x0111),
     *_rows(Named.STOP_AFTER_3, 0x0124),
     *_rows(Named.AGAIN_ELSEWHERE_THEN_STOP, 0x0211),
-    *_rows(Named.AGAIN_ELSEWHERE, 0xFE00, 0xFF00, 0xFF01),
     *_rows(Named.AGAIN, (0x0000, 0xFFFF)),
 )
 
@@ -186,4 +188,8 @@ def _parse_override(text: str) -> StatusReaction:
         raise ValueError(f"{text!r}: a status is four hexadecimal digits, as in A702=stop") from None
     if not 0 <= span[0] <= span[1] <= 0xFFFF:
         raise ValueError(f"{text!r}: a status is 0000 to FFFF")
+    if span[0] == span[1] and span[0] in _NO_ANSWERS:
+        raise ValueError(
+            f"{text!r}: {first} is no answer to a C-STORE, and ends the association whatever comes after ="
+        )
     return StatusReaction(*span, names[name.lower()].value)

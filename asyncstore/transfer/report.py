@@ -26,6 +26,7 @@ class Report:
 
     found: int = 0
     found_bytes: int = 0
+    problems: int = 0
     scan_finished: bool = False
     states: Counter[State] = field(default_factory=Counter)
     statuses: Counter[int] = field(default_factory=Counter)
@@ -68,9 +69,16 @@ class Report:
     def elapsed_seconds(self) -> float:
         return (self.finished_at or time.monotonic()) - self.started_at
 
+    @property
+    def finished_instances(self) -> int:
+        """Outcomes so far of what `found` counts: without files that hold no instance, or cannot be read."""
+        return self.finished - self.problems
+
     def add(self, outcome: Outcome) -> None:
         """Count a final outcome."""
         self.states[outcome.state] += 1
+        if outcome.instance is None:
+            self.problems += 1
         self.attempts += outcome.attempts
         if outcome.status is not None:
             self.statuses[outcome.status.value] += 1

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import json
 
+import pytest
+
 from asyncstore.cli.inventory import Inventory
 from asyncstore.errors import NotDicom
 from asyncstore.instances.instance import Instance, ProblemKind, ScanProblem
 from asyncstore.instances.source import BytesSource
+from asyncstore.transfer.policy import TransferOptions
 
 CT, MR = "1.2.840.10008.5.1.4.1.1.2", "1.2.840.10008.5.1.4.1.1.4"
 EXPLICIT, JPEG_2000 = "1.2.840.10008.1.2.1", "1.2.840.10008.1.2.4.91"
@@ -46,17 +49,21 @@ def test_problems_have_a_few_examples() -> None:
     assert len(lines) == 8
 
 
-def test_the_plan_counts_presentation_contexts() -> None:
+def test_the_plan_counts_kinds_and_associations() -> None:
     counted = inventory(instance(CT, EXPLICIT, 10), instance(MR, JPEG_2000, 10))
-    assert list(counted.plan_lines()) == [
-        "2 presentation contexts needed, on 1 association at least",
+    assert list(counted.plan_lines(TransferOptions())) == [
+        "2 kinds of instances, to be sent on 1 association at least",
         "1 instance compressed: sent only where the peer accepts the syntax",
     ]
 
 
-def test_a_hundred_and_twenty_nine_kinds_need_a_second_association() -> None:
+@pytest.mark.parametrize(("only_needed_contexts", "associations"), [(True, 2), (False, 3)])
+def test_a_hundred_and_twenty_nine_kinds_need_several_associations(
+    only_needed_contexts: bool, associations: int
+) -> None:
     counted = inventory(*(instance(f"1.2.{number}", EXPLICIT, 10) for number in range(129)))
-    assert next(counted.plan_lines()) == "129 presentation contexts needed, on 2 associations at least"
+    lines = counted.plan_lines(TransferOptions(only_needed_contexts=only_needed_contexts))
+    assert next(lines) == f"129 kinds of instances, to be sent on {associations} associations at least"
 
 
 def test_the_exit_code_says_whether_all_could_be_read() -> None:

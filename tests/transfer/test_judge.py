@@ -90,7 +90,6 @@ ROWS = [
     (codes(0x0124), State.LEFT, 3, False, False, False, True),
     (codes(0x0210, 0x0212), State.FAILED, 2, True, False, False, False),
     (codes(0x0211), State.LEFT, 2, True, False, False, True),
-    (codes(0xFE00, 0xFF00, 0xFF01), State.FAILED, 2, True, False, False, False),
     (codes(0x1234, 0x0123, 0x0113, 0xA000, 0xD000, 0xFFFF), State.FAILED, 2, False, False, False, False),
 ]
 ALL = [(value, *rest) for values, *rest in ROWS for value in values]

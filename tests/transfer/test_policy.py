@@ -60,6 +60,7 @@ def test_every_reaction_can_be_chosen_by_name(name: str) -> None:
         ("=stop", "hexadecimal"),
         ("A7FF-A700=stop", "0000 to FFFF"),
         ("10000=stop", "0000 to FFFF"),
+        ("FF00=stored", "no answer to a C-STORE"),
     ],
 )
 def test_an_override_that_makes_no_sense_says_why(text: str, complaint: str) -> None:
