@@ -103,7 +103,7 @@ class Association:
         self.on_failure: Callable[[], object] = _nothing
         self.trace_number = 0
         self.established = False
-        self.streamed_bytes = 0  # what went beyond the first STREAMED_AFTER_BYTES of a message, headers included
+        self.streamed_bytes = 0  # of data sets, beyond their first STREAMED_AFTER_BYTES
         self._request = AssociateRQ(
             called_ae_title=peer.ae_title,
             calling_ae_title=calling_ae_title,
@@ -395,8 +395,9 @@ class Association:
                         on_begin(operation)
                     run.put_command(frame_command(context_id, command_set, self._framer.capacity))
                 await self._sender.send_run(run)
-                if run.offset >= STREAMED_AFTER_BYTES:
-                    self.streamed_bytes += run.total_bytes
+                if instance.data_set_length > STREAMED_AFTER_BYTES:
+                    end = run.offset + run.data_bytes
+                    self.streamed_bytes += max(0, end - max(run.offset, STREAMED_AFTER_BYTES))
             assert operation is not None
             self._sent(operation)
             return operation

@@ -102,6 +102,7 @@ class Transfer:
         )
         self._workers: list[Worker] = []
         self._last_number = 0
+        self._streamed_bytes = 0
         self._window = self.options.window
         self._window_has_worked = False
         self._nothing_accepted: NoAcceptedContext | None = None
@@ -381,10 +382,15 @@ class Transfer:
         """Have as many associations as pay: open one, or have one end."""
         report = self.report
         for worker in self._workers:
-            report.sent_bytes += worker.take_streamed_bytes()
+            self._count_streamed(worker)
         target = self._concurrency.update(
             now,
-            Progress(report.answers, report.sent_bytes, report.associations_open, self._work.waiting > 0),
+            Progress(
+                report.answers + self._streamed_bytes // STREAMED_AFTER_BYTES,
+                report.sent_bytes,
+                report.associations_open,
+                self._work.waiting > 0,
+            ),
         )
         if self._destination.is_doubtful or not report.associations_open:
             target = 1
@@ -428,7 +434,7 @@ class Transfer:
             error = await worker.run()
         finally:
             self._workers.remove(worker)
-            self.report.sent_bytes += worker.take_streamed_bytes()
+            self._count_streamed(worker)
             self._window_has_worked = self._window_has_worked or _used_window(worker)
             self._work.leave(worker)
             self._count_open()
@@ -477,6 +483,12 @@ class Transfer:
         if not self.options.only_needed_contexts:
             return True
         return self._work.feed_ended and worker.proposal.pairs.issuperset(self._work.pairs_waiting())
+
+    def _count_streamed(self, worker: Worker) -> None:
+        """A part of a large instance says of the peer's speed what a whole small one does."""
+        streamed_bytes = worker.take_streamed_bytes()
+        self._streamed_bytes += streamed_bytes
+        self.report.sent_bytes += streamed_bytes
 
     def _count_open(self) -> None:
         self.report.associations_open = sum(

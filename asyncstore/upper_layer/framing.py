@@ -63,6 +63,12 @@ class Run:
         self.command_bytes = len(command_pdus)
         self.total_bytes += len(command_pdus)
 
+    @property
+    def data_bytes(self) -> int:
+        """How many bytes of the data set the run carries."""
+        frames_bytes = self.total_bytes - self.command_bytes
+        return frames_bytes - -(-frames_bytes // self.frame_bytes) * HEADER_BYTES
+
     def end_of_pdu(self, sent_bytes: int) -> int:
         """Where the PDU ends in whose middle the sending stopped; `sent_bytes` itself when it stopped between two.
 

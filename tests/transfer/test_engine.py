@@ -14,6 +14,9 @@ import pytest
 from asyncstore.dimse.messages import HIGH, LOW
 from asyncstore.instances import source as source_module
 from asyncstore.instances.instance import Instance
+from asyncstore.instances.source import BytesSource
+from asyncstore.net.acceptor import StorageSCP
+from asyncstore.net.association import STREAMED_AFTER_BYTES
 from asyncstore.net.outcome import State
 from asyncstore.net.peer import Peer
 from asyncstore.status import SUCCESS, Status
@@ -100,6 +103,27 @@ async def test_instances_and_data_sets_arrive(tmp_path: Path) -> None:
     check_account(transfer, outcomes)
     assert scp.uids == Counter([uid_of(1), uid_of(2), str(data_set.SOPInstanceUID)])
     assert {outcome.path for outcome in outcomes} == {path, None}
+
+
+async def test_a_large_instance_shows_its_progress_and_is_counted_once(tmp_path: Path) -> None:
+    length = 3 * STREAMED_AFTER_BYTES
+    large = Instance(
+        None, CT_IMAGE_STORAGE, uid_of(1), EXPLICIT_VR_LITTLE_ENDIAN, 0, length, BytesSource(bytes(length)), length, 0
+    )
+    sent_before_the_answer = 0
+    async with StorageSCP() as scp:
+        transfer = transfer_to(scp, [large], associations=1)
+
+        def on_store(_: Arrival) -> Status:
+            nonlocal sent_before_the_answer
+            (worker,) = transfer._workers
+            sent_before_the_answer = transfer.report.sent_bytes + worker.association.streamed_bytes
+            return SUCCESS
+
+        scp.on_store = on_store
+        await outcomes_of(transfer)
+    assert sent_before_the_answer >= length - 2 * STREAMED_AFTER_BYTES
+    assert transfer.report.sent_bytes == length
 
 
 async def test_files_that_hold_no_instance_have_an_outcome_too(tmp_path: Path) -> None:

@@ -265,3 +265,14 @@ def test_a_maximum_without_room_for_data_is_the_peers_error(maximum_length: int)
     with pytest.raises(RemoteProtocolError, match="leaves no room for data") as caught:
         fragment_capacity(maximum_length)
     assert caught.value.field == "Maximum Length Received"
+
+
+def test_a_run_tells_how_much_of_the_data_set_it_carries() -> None:
+    framer = Framer(100)
+    for runs in (framer.runs_from_memory(1, memoryview(bytes(1234))), framer.runs_with_holes(1, 1234)):
+        carried = []
+        for run in runs:
+            if not run.offset:
+                run.put_command(b"command")
+            carried.append(run.data_bytes)
+        assert sum(carried) == 1234
