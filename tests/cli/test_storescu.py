@@ -265,7 +265,7 @@ def test_dry_run_opens_no_association(tree: Path) -> None:
     done = command.run("storescu", LOOPBACK, free_port(), "--dry-run", "-r", tree)
     assert (done.returncode, done.stderr) == (0, "")
     assert done.stdout.startswith("2 instances, ")
-    assert "2 presentation contexts needed, on 1 association at least\n" in done.stdout
+    assert "2 kinds of instances, to be sent on 1 association at least\n" in done.stdout
 
 
 # -- exit codes and records --------------------------------------------------------------------------------------------

@@ -65,7 +65,7 @@ EVENTS = [
     (
         trace.NotStored(outcome=Outcome(State.FAILED, "a.dcm", reason="no")),
         logging.ERROR,
-        "not stored: a.dcm: no",
+        "not stored: 'a.dcm': 'no'",
     ),
 ]
 
