@@ -190,3 +190,10 @@ class StoreFailed(AsyncStoreError):
         super().__init__(message)
         self.status = status
         self.retryable = retryable
+
+
+def cause_of(error: Exception) -> Exception:
+    """The first error in a group of them, as a task group raises; any other error is itself."""
+    while isinstance(error, ExceptionGroup):
+        error = error.exceptions[0]
+    return error

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from asyncstore.cli import documented_log
 from asyncstore.cli.documented_log import DocumentedLog, logger
 from asyncstore.cli.exit_codes import ExitCode, interrupted_by
-from asyncstore.errors import AssociateError, AsyncStoreError, LedgerError
+from asyncstore.errors import AssociateError, AsyncStoreError, LedgerError, cause_of
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Iterator
@@ -33,13 +33,6 @@ def run(level: int, command: Callable[[DocumentedLog], int]) -> int:
             return ExitCode.INTERRUPTED
         except Exception as error:
             return _ended_by(cause_of(error), log)
-
-
-def cause_of(error: Exception) -> Exception:
-    """The first error in a group of them, as a task group raises; any other error is itself."""
-    while isinstance(error, ExceptionGroup):
-        error = error.exceptions[0]
-    return error
 
 
 def _ended_by(error: Exception, log: DocumentedLog) -> int:

@@ -26,7 +26,7 @@ import anyio.to_thread
 from asyncstore.dimse.exchange import Reassembler
 from asyncstore.dimse.messages import CEchoRQ, CEchoRSP, CStoreRQ, CStoreRSP
 from asyncstore.errors import AsyncStoreError, LocalProtocolError, RemoteProtocolError
-from asyncstore.net.transport import SocketTransport
+from asyncstore.net.transport import ABORT_SECONDS, SocketTransport
 from asyncstore.status import SUCCESS, Status
 from asyncstore.uids import (
     IMPLEMENTATION_CLASS_UID,
@@ -61,8 +61,6 @@ _OTHER_SOP_CLASS: Final = Status(0x0122, "the presentation context is for anothe
 _HOOK_FAILED: Final = Status(0x0110, "the receiver failed to handle the instance")
 _UNLIMITED_WINDOW: Final = 64
 _WRITE_BYTES: Final = 1 << 20
-# How long the end of an association may take when it is aborted: the peer may have stopped reading.
-_ABORT_SECONDS: Final = 5.0
 
 # PS3.8 Table 9-21: permanent, by the service user, called AE title not recognised; transient, local limit exceeded.
 _WRONG_CALLED_AE_TITLE: Final = AssociateRJ(1, 1, 7)
@@ -230,7 +228,7 @@ class AcceptedAssociation:
             except RemoteProtocolError:
                 with contextlib.suppress(LocalProtocolError):  # the upper layer has queued one for what it found itself
                     self._upper_layer.abort(now, source=2)
-                with anyio.move_on_after(_ABORT_SECONDS):
+                with anyio.move_on_after(ABORT_SECONDS):
                     await self._flush()
                 raise
             await self._flush()

@@ -37,7 +37,7 @@ from asyncstore.net.outcome import Outcome, State, no_context, outcome_of
 from asyncstore.net.peer import Peer, Timeouts
 from asyncstore.net.sender import Sender
 from asyncstore.net.signal import Signal, Turn
-from asyncstore.net.transport import connect
+from asyncstore.net.transport import ABORT_SECONDS, connect
 from asyncstore.uids import IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION_NAME, VERIFICATION
 from asyncstore.upper_layer.framing import Framer, Run, fragment_capacity, frame_command
 from asyncstore.upper_layer.items import OperationsWindow, UserIdentity, UserInformation
@@ -70,8 +70,6 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger("asyncstore.net")
 
-# How long the end of an association may take when it is aborted: the peer may have stopped reading.
-ABORT_SECONDS: Final = 5.0
 # A message longer than this shows its progress before its answer: so much is sure to have left the buffers between here
 # and the peer.
 STREAMED_AFTER_BYTES: Final = 8 << 20

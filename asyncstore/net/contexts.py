@@ -13,13 +13,13 @@ from asyncstore.uids import (
     UNCOMPRESSED_TRANSFER_SYNTAXES,
 )
 from asyncstore.upper_layer.items import PresentationContext
+from asyncstore.upper_layer.pdu import MAXIMUM_CONTEXTS
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable, Sequence
 
     from asyncstore.upper_layer.items import PresentationContextResult
 
-MAXIMUM_CONTEXTS: Final = 128  # odd IDs from 1 to 255
 _UNEXPLAINED: Final = (1, 2)  # user rejection, no reason (provider rejection): PS3.8 Table 9-18
 
 # What a data set is converted to when the peer did not accept its own transfer syntax, best first: explicit VRs are

@@ -31,7 +31,11 @@ class State(enum.StrEnum):
 
 
 _DUPLICATE_SOP_INSTANCE = 0x0111
-_STORED = frozenset((State.STORED, State.WARNING, State.RESUMED))
+STORED_STATES = frozenset((State.STORED, State.WARNING, State.RESUMED))
+"""The peer has the instance, now or since an earlier run."""
+
+FAILED_STATES = frozenset((State.FAILED, State.NO_CONTEXT, State.SOURCE_PROBLEM, State.UNKNOWN))
+"""Something kept the instance from being stored."""
 
 
 @dataclass(slots=True)
@@ -60,7 +64,7 @@ class Outcome:
     @property
     def is_stored(self) -> bool:
         """The peer has the instance, now or since an earlier run."""
-        return self.state in _STORED
+        return self.state in STORED_STATES
 
     def raise_for_failure(self) -> None:
         """Do nothing when the instance was stored; raise StoreFailed (or what was at fault) when it was not."""

@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 
     from asyncstore.net.peer import Peer
 
+# How long the last words may take when an association is aborted: the peer may have stopped reading.
+ABORT_SECONDS: Final = 5.0
 RECEIVE_BYTES: Final = 1 << 16
 # uvloop calls a reader once, and never again, when bytes and a reset come together: what was not read then is found so.
 _LOOK_SECONDS: Final = 1.0

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any, Final, Self
 
 import anyio
 
-from asyncstore.errors import AsyncStoreError, NoAcceptedContext
+from asyncstore.errors import AsyncStoreError, NoAcceptedContext, cause_of
 from asyncstore.instances.instance import Instance, ProblemKind
 from asyncstore.net import trace
 from asyncstore.net.association import STREAMED_AFTER_BYTES, Association
@@ -349,7 +349,7 @@ class Transfer:
                 await self._feed.run()
                 self.report.scan_finished = True
         except Exception as error:
-            self._sources_error = _cause_of(error)
+            self._sources_error = cause_of(error)
             self._destination.stop(self._sources_error)
         self._work.feed_ended = True
         self._attention.set()
@@ -530,13 +530,6 @@ _NO_FAILURE = frozenset((State.SKIPPED, State.DUPLICATE))
 
 def _used_window(worker: Worker) -> bool:
     return worker.answers > 0 and worker.association.window > 1
-
-
-def _cause_of(error: Exception) -> Exception:
-    """The error itself, out of the groups that task groups wrap it in."""
-    while isinstance(error, ExceptionGroup):
-        error = error.exceptions[0]
-    return error
 
 
 def _failure_of(outcome: Outcome) -> Exception:

@@ -20,7 +20,7 @@ import os
 from typing import TYPE_CHECKING, Any, Final, NamedTuple, Protocol
 
 from asyncstore.errors import MissingUID, NotDicom
-from asyncstore.net.outcome import State
+from asyncstore.net.outcome import FAILED_STATES, State
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 STORED: Final = frozenset((State.STORED, State.WARNING))
 """The states of a row that say that the peer has the instance."""
 
-FAILED: Final = frozenset((State.FAILED, State.NO_CONTEXT, State.SOURCE_PROBLEM, State.UNKNOWN))
+FAILED: Final = FAILED_STATES
 """The states of a row that say that something kept the instance from being stored."""
 
 _OF_THE_FILE = frozenset((State.SKIPPED, State.SOURCE_PROBLEM))

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, NamedTuple, TypeAlias
 
-from asyncstore.net.contexts import MAXIMUM_CONTEXTS
 from asyncstore.uids import STORAGE_SOP_CLASSES, UNCOMPRESSED_TRANSFER_SYNTAXES
+from asyncstore.upper_layer.pdu import MAXIMUM_CONTEXTS
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator

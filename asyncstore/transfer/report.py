@@ -7,12 +7,11 @@ from collections import Counter
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from asyncstore.net.outcome import State
+from asyncstore.net.outcome import FAILED_STATES, STORED_STATES, State
 
 if TYPE_CHECKING:
     from asyncstore.net.outcome import Outcome
 
-_FAILED = (State.FAILED, State.NO_CONTEXT, State.SOURCE_PROBLEM, State.UNKNOWN)
 _KEPT_REASONS = 1000  # a peer that words each failure anew must not fill the memory
 
 
@@ -44,12 +43,12 @@ class Report:
     @property
     def stored(self) -> int:
         """Instances that the peer has: stored, with or without a warning, in this run or an earlier one."""
-        return self.states[State.STORED] + self.states[State.WARNING] + self.states[State.RESUMED]
+        return sum(self.states[state] for state in STORED_STATES)
 
     @property
     def failed(self) -> int:
         """Instances that ended without being stored, for whatever reason; those left for another run do not count."""
-        return sum(self.states[state] for state in _FAILED)
+        return sum(self.states[state] for state in FAILED_STATES)
 
     @property
     def duplicates(self) -> int:

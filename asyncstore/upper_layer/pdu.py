@@ -61,7 +61,7 @@ UNLIMITED_DATA_BYTES: Final = 1 << 27
 # be cut as finely as its sender likes.
 MAXIMUM_FRAGMENTS: Final = 1 << 16
 
-_MAXIMUM_CONTEXTS = 128
+MAXIMUM_CONTEXTS: Final = 128  # their IDs are the odd numbers from 1 to 255
 _APPLICATION_CONTEXT = 0x10
 _HEADER = struct.Struct(">BxL")
 _PDV_HEADER = struct.Struct(">LBB")
@@ -193,7 +193,7 @@ def _decode_associate(pdu_type: int, body: memoryview) -> _Associate:
     for item_type, content in decode_items(body[_ASSOCIATE.size :], pdu=pdu, field="Variable items"):
         if item_type == context_type:
             contexts.append(content)
-            if len(contexts) > _MAXIMUM_CONTEXTS:
+            if len(contexts) > MAXIMUM_CONTEXTS:
                 raise RemoteProtocolError("more than 128", pdu=pdu, field="Presentation contexts")
         elif item_type == _APPLICATION_CONTEXT:
             application_context = decode_uid(content, pdu=pdu, field="Application context name")

@@ -16,6 +16,7 @@ from asyncstore.dimse.messages import CEchoRQ, CEchoRSP, CStoreRQ, CStoreRSP
 from asyncstore.errors import Aborted, AssociationLost, AsyncStoreError, ConnectionLost, RemoteProtocolError, Timeout
 from asyncstore.net import association as association_module
 from asyncstore.net import trace
+from asyncstore.net import transport as transport_module
 from asyncstore.net.outcome import State
 from asyncstore.status import SUCCESS
 from asyncstore.uids import CT_IMAGE_STORAGE
@@ -478,7 +479,7 @@ async def test_a_peer_that_stops_reading_is_given_up_and_the_abort_is_bounded(
 async def test_leaving_while_the_peer_does_not_read_takes_no_longer_than_the_bound(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    assert association_module.ABORT_SECONDS == 5
+    assert transport_module.ABORT_SECONDS == 5
     monkeypatch.setattr(association_module, "ABORT_SECONDS", TINY_SECONDS)
     with ScriptedSCP(accepting(Wire.hold), receive_buffer_bytes=8192) as scp, anyio.fail_after(LIMIT_SECONDS):
         began = time.monotonic()

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from asyncstore.net.contexts import MAXIMUM_CONTEXTS, propose
+from asyncstore.net.contexts import propose
 from asyncstore.transfer.plan import Plan
 from asyncstore.transfer.policy import TransferOptions
 from asyncstore.uids import (
@@ -16,6 +16,7 @@ from asyncstore.uids import (
     STORAGE_SOP_CLASSES,
     UNCOMPRESSED_TRANSFER_SYNTAXES,
 )
+from asyncstore.upper_layer.pdu import MAXIMUM_CONTEXTS
 from tests.transfer.support import LOSSLESS_JPEG
 
 CT = (CT_IMAGE_STORAGE, EXPLICIT_VR_LITTLE_ENDIAN)
