@@ -20,6 +20,7 @@ connection, the second the second; the last one plays all that follow. Nothing w
 from __future__ import annotations
 
 import contextlib
+import select
 import socket
 import struct
 import threading
@@ -399,6 +400,7 @@ class ScriptedSCP:
         self._stopping = threading.Event()
         self._threads: list[threading.Thread] = []
         self._listener = socket.socket()
+        self._waker, self._woken = socket.socketpair()
         if receive_buffer_bytes is not None:
             self._listener.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receive_buffer_bytes)
         self._listener.bind((LOOPBACK, 0))
@@ -414,6 +416,7 @@ class ScriptedSCP:
 
     def __enter__(self) -> Self:
         self._listener.listen(64)
+        self._listener.setblocking(False)
         self._start(self._serve)
         return self
 
@@ -421,10 +424,10 @@ class ScriptedSCP:
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
         self._stopping.set()
-        # Closing alone would not wake the thread that waits in accept().
-        with contextlib.suppress(OSError):
-            self._listener.shutdown(socket.SHUT_RDWR)
-        self._listener.close()
+        self._waker.send(b"!")
+        self._threads[0].join()
+        for sock in (self._listener, self._waker, self._woken):
+            sock.close()
         for wire in self.wires if error is not None else ():
             with contextlib.suppress(OSError):
                 wire.sock.shutdown(socket.SHUT_RDWR)
@@ -439,13 +442,22 @@ class ScriptedSCP:
         thread.start()
 
     def _serve(self) -> None:
-        with contextlib.suppress(OSError):
-            while True:
+        """Play a script for every connection, also for those that were made before the end and not accepted yet."""
+        while True:
+            select.select([self._listener, self._woken], [], [])
+            try:
                 sock, _ = self._listener.accept()
-                wire = Wire(sock, self._timeout_seconds, self._stopping)
-                script = self._scripts[min(len(self.wires), len(self._scripts) - 1)]
-                self.wires.append(wire)
-                self._start(self._play, script, wire)
+            except BlockingIOError:
+                if self._stopping.is_set():
+                    return
+                continue
+            except ConnectionAbortedError:
+                continue
+            sock.setblocking(True)
+            wire = Wire(sock, self._timeout_seconds, self._stopping)
+            script = self._scripts[min(len(self.wires), len(self._scripts) - 1)]
+            self.wires.append(wire)
+            self._start(self._play, script, wire)
 
     def _play(self, script: Script, wire: Wire) -> None:
         try:
