@@ -2,7 +2,7 @@
 
 The requestor's side, an operation from begin to end:
 
-    operation = exchange.begin(context_id, lambda message_id: CStoreRQ(message_id, ...))
+    operation = exchange.begin(context_id, CStoreRQ, sop_class_uid, sop_instance_uid)
     ...                                     # write operation.request.encode() and the data set
     exchange.sent(operation.message_id)
     received = exchange.receive(fragment)   # a Received when a message is complete
@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
     from asyncstore.dimse.messages import Message, Request, Response
+    from asyncstore.status import Status
     from asyncstore.upper_layer.pdu import Fragment
 
 LAST_MESSAGE_ID: Final = 0xFFFF
@@ -47,12 +48,16 @@ _NOT_FINAL: Final = (Category.PENDING, Category.CANCEL)
 
 @dataclass(slots=True, eq=False)
 class Operation:
-    """A request that has its Message ID and no answer yet; `is_sent` once all of it is written."""
+    """A request that has its Message ID and no answer yet; `is_sent` once all of it is written.
+
+    `on_answer(operation, status)` is its owner's, to be called when the answer has come.
+    """
 
     message_id: int
     context_id: int
     request: Request
     is_sent: bool = False
+    on_answer: Callable[[Operation, Status], None] | None = None
 
 
 class Received(NamedTuple):
@@ -173,8 +178,8 @@ class Exchange:
         """Whether another operation may begin."""
         return len(self._operations) < self._window
 
-    def begin(self, context_id: int, make_request: Callable[[int], Request]) -> Operation:
-        """Take room in the window and a Message ID for the request that `make_request(message_id)` returns.
+    def begin(self, context_id: int, make_request: Callable[..., Request], *arguments: object) -> Operation:
+        """Take room in the window and a Message ID for the request that `make_request(message_id, *arguments)` returns.
 
         Raises LocalProtocolError when there is no room. When `make_request` raises, nothing is taken.
         """
@@ -184,7 +189,7 @@ class Exchange:
         message_id = self._next_message_id
         while message_id in operations:
             message_id = message_id % LAST_MESSAGE_ID + 1
-        operation = Operation(message_id, context_id, make_request(message_id))
+        operation = Operation(message_id, context_id, make_request(message_id, *arguments))
         operations[message_id] = operation
         self._next_message_id = message_id % LAST_MESSAGE_ID + 1
         return operation

@@ -1,4 +1,4 @@
-"""The DIMSE messages as frozen dataclasses: C-STORE and C-ECHO (PS3.7 9.3.1, 9.3.5).
+"""The DIMSE messages as dataclasses that nobody changes: C-STORE and C-ECHO (PS3.7 9.3.1, 9.3.5).
 
 `message.encode()` gives the whole command set, `decode(data)` the message of a command set that the peer sent. Any
 other command becomes an `UnknownMessage`. Every message has `name` ("C-STORE-RQ"), `has_data_set`, and `responded_to`,
@@ -65,13 +65,25 @@ _C_STORE_RSP: Final = 0x8001
 _C_ECHO_RQ: Final = 0x0030
 _C_ECHO_RSP: Final = 0x8030
 
-# In a C-STORE-RQ these have one place and size, whatever the UIDs are. A tag of group 0000 is element << 16 as one
-# little-endian number.
+# A tag of group 0000 is element << 16 as one little-endian number.
 _GROUP_LENGTH: Final = struct.Struct("<III")
-_FIXED: Final = struct.Struct("<IIHIIHIIHIIHII")
+_LENGTH: Final = struct.Struct("<I")
+_UNSIGNED_SHORT: Final = struct.Struct("<H")
 
 
-@dataclass(frozen=True, slots=True)
+# The same of a C-STORE-RSP with success: what stands before and between its SOP class, Message ID and SOP instance.
+_USUAL_START: Final = struct.pack("<II", 0, 4)
+_USUAL_SOP_CLASS: Final = struct.pack("<I", AFFECTED_SOP_CLASS_UID << 16)
+_USUAL_COMMAND: Final = struct.pack("<IIHII", COMMAND_FIELD << 16, 2, _C_STORE_RSP, RESPONDED_TO << 16, 2)
+_USUAL_SUCCESS: Final = struct.pack(
+    "<IIHIIHI", DATA_SET_TYPE << 16, 2, NO_DATA_SET, STATUS << 16, 2, 0, AFFECTED_SOP_INSTANCE_UID << 16
+)
+_USUAL_BYTES: Final = 20 + 48
+
+
+# Not frozen, although nothing should change one: building a frozen one costs three times as much, and every instance
+# needs two.
+@dataclass(slots=True, unsafe_hash=True)
 class CStoreRQ:
     """Asks the peer to store the data set that follows (PS3.7 9.3.1.1)."""
 
@@ -89,31 +101,26 @@ class CStoreRQ:
     def encode(self) -> bytes:
         """The whole command set; LocalProtocolError when a UID is empty or a value does not fit its element."""
         instance_uid = self.affected_sop_instance_uid
-        # The hot path of every transfer, 1 us: all but the UIDs is one struct, and a class' element is kept.
+        # The hot path of every transfer, 1 us: all but the UID and the Message ID is the same for many instances.
+        before_message_id, before_instance_uid = _usual_elements(self.affected_sop_class_uid, self.priority)
         try:
             encoded_uid = instance_uid.encode("ascii")
             if len(encoded_uid) & 1:
                 encoded_uid += b"\0"
-            fixed = _FIXED.pack(
-                *(COMMAND_FIELD << 16, 2, _C_STORE_RQ),
-                *(MESSAGE_ID << 16, 2, self.message_id),
-                *(PRIORITY << 16, 2, self.priority),
-                *(DATA_SET_TYPE << 16, 2, DATA_SET),
-                *(AFFECTED_SOP_INSTANCE_UID << 16, len(encoded_uid)),
-            )
+            message_id = _UNSIGNED_SHORT.pack(self.message_id)
         except (struct.error, UnicodeError) as error:
             raise LocalProtocolError(f"not a C-STORE-RQ that could be sent: {self!r}") from error
         if not instance_uid:
             raise LocalProtocolError("a C-STORE-RQ needs an Affected SOP Instance UID")
-        sop_class = _sop_class_element(self.affected_sop_class_uid)
-        originator = self._encode_move_originator()
-        length = len(sop_class) + len(fixed) + len(encoded_uid) + len(originator)
-        return b"".join((_GROUP_LENGTH.pack(0, 4, length), sop_class, fixed, encoded_uid, originator))
+        body = b"".join(
+            (before_message_id, message_id, before_instance_uid, _LENGTH.pack(len(encoded_uid)), encoded_uid)
+        )
+        if self.move_originator_ae_title or self.move_originator_message_id is not None:
+            body += self._encode_move_originator()
+        return _GROUP_LENGTH.pack(0, 4, len(body)) + body
 
     def _encode_move_originator(self) -> bytes:
         """The elements that tell of the C-MOVE that a C-STORE belongs to; most belong to none."""
-        if not self.move_originator_ae_title and self.move_originator_message_id is None:
-            return b""
         elements: list[tuple[int, command_set.Value]] = []
         if self.move_originator_ae_title:
             elements.append((MOVE_ORIGINATOR_AE_TITLE, self.move_originator_ae_title))
@@ -123,14 +130,19 @@ class CStoreRQ:
 
 
 @lru_cache(maxsize=512)
-def _sop_class_element(uid: str) -> bytes:
-    """(0000,0002) as bytes."""
-    if not uid:
+def _usual_elements(sop_class_uid: str, priority: int) -> tuple[bytes, bytes]:
+    """What stands before the Message ID of a C-STORE-RQ, and between it and the length of the SOP Instance UID."""
+    if not sop_class_uid:
         raise LocalProtocolError("a C-STORE-RQ needs an Affected SOP Class UID")
-    return command_set.encode([(AFFECTED_SOP_CLASS_UID, uid)])[12:]
+    sop_class = command_set.encode([(AFFECTED_SOP_CLASS_UID, sop_class_uid)])[12:]
+    rest = command_set.encode([(PRIORITY, priority), (DATA_SET_TYPE, DATA_SET)])[12:]
+    return (
+        sop_class + struct.pack("<IIHII", COMMAND_FIELD << 16, 2, _C_STORE_RQ, MESSAGE_ID << 16, 2),
+        rest + struct.pack("<I", AFFECTED_SOP_INSTANCE_UID << 16),
+    )
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True, unsafe_hash=True)
 class CStoreRSP:
     """Answers a C-STORE-RQ (PS3.7 9.3.1.2).
 
@@ -262,6 +274,35 @@ def decode(data: bytes) -> Message:
     Raises RemoteProtocolError, with the name of the message as `pdu` and of the element as `field`, when the bytes are
     no command set or when an element is missing that the message cannot do without.
     """
+    return _read_usual_success(data) or _read_any(data)
+
+
+def _read_usual_success(data: bytes) -> CStoreRSP | None:
+    """The C-STORE-RSP that says success in the elements and the order that nearly every peer writes, else None.
+
+    One of these ends every instance: 1.5 us here, 6 us the long way.
+    """
+    if len(data) < _USUAL_BYTES or data[:8] != _USUAL_START or data[12:16] != _USUAL_SOP_CLASS:
+        return None
+    class_end = 20 + int.from_bytes(data[16:20], "little")
+    fixed = data[class_end : class_end + 48]
+    if fixed[:18] != _USUAL_COMMAND or fixed[20:44] != _USUAL_SUCCESS:
+        return None
+    length = len(data)
+    instance_at = class_end + 48
+    if int.from_bytes(fixed[44:], "little") != length - instance_at:
+        return None
+    if int.from_bytes(data[8:12], "little") != length - 12:
+        return None
+    try:
+        sop_class_uid = str(data[20:class_end].rstrip(b"\0 "), "ascii")
+        sop_instance_uid = str(data[instance_at:].rstrip(b"\0 "), "ascii")
+    except UnicodeDecodeError:
+        return None
+    return CStoreRSP(fixed[18] | fixed[19] << 8, SUCCESS, sop_class_uid, sop_instance_uid)
+
+
+def _read_any(data: bytes) -> Message:
     # An element's VR decides its type, and command_set has checked it: the elements are Any from here on.
     elements: dict[int, Any] = command_set.decode(data)
     command_field = elements.get(COMMAND_FIELD)

@@ -117,7 +117,6 @@ class Association:
         self._maximum_send_length = maximum_send_length
         self._upper_layer = UpperLayer(maximum_length=maximum_length, artim_seconds=self.timeouts.acse_seconds)
         self._exchange = Exchange()
-        self._on_answer: dict[int, Callable[[Operation, Status], None]] = {}
         self._failure: AsyncStoreError | None = None
         self._releasing = False
         self._released = False
@@ -145,7 +144,7 @@ class Association:
     @property
     def has_room(self) -> bool:
         """Whether another operation may begin now."""
-        return self._exchange.has_room and self._failure is None
+        return self._exchange.has_room and self._failure is None and not self._releasing
 
     @property
     def failure(self) -> AsyncStoreError | None:
@@ -271,7 +270,8 @@ class Association:
     async def _send_abort(self) -> None:
         """Send an A-ABORT where the protocol allows one, within a bounded time."""
         with anyio.move_on_after(ABORT_SECONDS, shield=True), contextlib.suppress(AsyncStoreError):
-            async with self._writing:  # another task may be in the middle of a PDU, and is on its way out
+            await self._writing.wait()  # another task may be in the middle of a PDU, and is on its way out
+            with self._writing:
                 if not await self._sender.finish_pdu():
                     self._transport.close(reset=True)
                     return
@@ -340,7 +340,9 @@ class Association:
         context_id = self.contexts.find(instance.sop_class_uid, instance.transfer_syntax_uid)
         if context_id is None:
             raise LocalProtocolError(no_context(instance).reason)
-        async with self._writing:
+        if self._writing.is_taken:
+            await self._writing.wait()
+        with self._writing:
             self._check_open()
             return await self._write(instance, context_id, on_answer, on_begin, priority)
 
@@ -354,14 +356,15 @@ class Association:
         if context_id is None:
             raise LocalProtocolError("the peer accepted no presentation context for Verification")
         answer: list[Status] = []
-        async with self._writing:
+        await self._writing.wait()
+        with self._writing:
             self._check_open()
             await self._wait_room()
             operation = self._exchange.begin(context_id, CEchoRQ)
             request = operation.request
             assert isinstance(request, CEchoRQ)
             self._trace(trace.EchoSent, context_id=context_id, request=request)
-            self._on_answer[operation.message_id] = lambda _, status: answer.append(status)
+            operation.on_answer = lambda _, status: answer.append(status)
             await self._write_command(frame_command(context_id, request.encode(), self._framer.capacity))
             self._sent(operation)
         while not answer:
@@ -386,13 +389,16 @@ class Association:
                     read = instance.source.read_into
                     await anyio.to_thread.run_sync(read, run.holes, run.offset, abandon_on_cancel=True)
                 if operation is None:
-                    await self._wait_room()
+                    if not self.has_room:
+                        await self._wait_room()
                     operation, command_set = self._begin_store(instance, context_id, priority)
-                    self._on_answer[operation.message_id] = on_answer
+                    operation.on_answer = on_answer
                     if on_begin is not None:
                         on_begin(operation)
                     run.put_command(frame_command(context_id, command_set, self._framer.capacity))
-                await self._sender.send_run(run)
+                sent_bytes = self._sender.begin_run(run)
+                if sent_bytes != run.total_bytes:
+                    await self._sender.send_rest(run, sent_bytes)
                 if instance.data_set_length > STREAMED_AFTER_BYTES:
                     end = run.offset + run.data_bytes
                     self.streamed_bytes += max(0, end - max(run.offset, STREAMED_AFTER_BYTES))
@@ -422,7 +428,7 @@ class Association:
         run = Run([], (), 0, False, 0, len(pdus))
         run.put_command(pdus)
         try:
-            await self._sender.send_run(run)
+            await self._sender.send_rest(run, self._sender.begin_run(run))
         except AsyncStoreError as error:
             raise self._ended_by(error) from error.__cause__
         except BaseException:
@@ -430,9 +436,8 @@ class Association:
             raise
 
     def _begin_store(self, instance: Instance, context_id: int, priority: int) -> tuple[Operation, bytes]:
-        sop_class_uid, sop_instance_uid = instance.sop_class_uid, instance.sop_instance_uid
         operation = self._exchange.begin(
-            context_id, lambda message_id: CStoreRQ(message_id, sop_class_uid, sop_instance_uid, priority)
+            context_id, CStoreRQ, instance.sop_class_uid, instance.sop_instance_uid, priority
         )
         try:
             command_set = operation.request.encode()
@@ -452,7 +457,7 @@ class Association:
     def _sent(self, operation: Operation) -> None:
         """The request is wholly written: from now on it can be answered, and the clock runs."""
         self._exchange.sent(operation.message_id)
-        if len(self._on_answer) == 1:
+        if len(self.outstanding) == 1:
             self._waiting_since = time.monotonic()
         self._transport.expect_response()
 
@@ -472,7 +477,7 @@ class Association:
             data = self._transport.receive_some()
             if data is not None:
                 self._take_in(data, self._on_event)
-                if self._on_answer:  # it may be half an answer: the other half waits for our acknowledgement
+                if self.outstanding:  # it may be half an answer: the other half waits for our acknowledgement
                     self._transport.expect_response()
         except AsyncStoreError as error:
             self._fail(error)
@@ -516,7 +521,8 @@ class Association:
                 affected_sop_class_uid=response.affected_sop_class_uid or request.affected_sop_class_uid,
                 affected_sop_instance_uid=getattr(request, "affected_sop_instance_uid", ""),
             )
-        self._on_answer.pop(operation.message_id)(operation, status)
+        assert operation.on_answer is not None
+        operation.on_answer(operation, status)
         self._wake()
 
     def _answer_release(self) -> None:
@@ -603,7 +609,8 @@ class Association:
     async def _wait_room(self) -> None:
         """Wait until another operation may begin."""
         while not self.has_room:
-            await self._wait_change()
+            self._check_open()
+            await self._changed.wait()
         self._check_open()
 
     async def _wait_change(self) -> None:

@@ -20,7 +20,8 @@ class State(enum.StrEnum):
 
     STORED = "stored"
     WARNING = "warning"  # stored, and the peer had something to say about it
-    DUPLICATE = "duplicate"  # the peer says it was already there
+    DUPLICATE = "duplicate"  # the peer says it was already there, or it was stored from another file
+    CONFLICT = "conflict"  # another data set is stored under its SOP Instance UID: not a byte of it was sent
     FAILED = "failed"  # the peer answered with a failure
     NO_CONTEXT = "no-context"  # no accepted presentation context fits: not a byte of it was sent
     SOURCE_PROBLEM = "source-problem"  # the file cannot be read, or is no longer what was scanned
@@ -34,7 +35,7 @@ _DUPLICATE_SOP_INSTANCE = 0x0111
 STORED_STATES = frozenset((State.STORED, State.WARNING, State.RESUMED))
 """The peer has the instance, now or since an earlier run."""
 
-FAILED_STATES = frozenset((State.FAILED, State.NO_CONTEXT, State.SOURCE_PROBLEM, State.UNKNOWN))
+FAILED_STATES = frozenset((State.CONFLICT, State.FAILED, State.NO_CONTEXT, State.SOURCE_PROBLEM, State.UNKNOWN))
 """Something kept the instance from being stored."""
 
 

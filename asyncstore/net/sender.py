@@ -29,13 +29,12 @@ class Sender:
         self._interruption: AsyncStoreError | None = None
         self._blocked: anyio.CancelScope | None = None
 
-    async def send_run(self, run: Run) -> None:
-        """Send a run; an interruption may leave it, and its PDU, unfinished."""
-        sent_bytes = self._transport.send_some(run.parts)
-        if sent_bytes != run.total_bytes:
-            await self._send_rest(run, sent_bytes)
+    def begin_run(self, run: Run) -> int:
+        """Send what the connection takes of a run at once; gives how many bytes that was, for `send_rest`."""
+        return self._transport.send_some(run.parts)
 
-    async def _send_rest(self, run: Run, sent_bytes: int) -> None:
+    async def send_rest(self, run: Run, sent_bytes: int) -> None:
+        """Send the rest of a run; an interruption may leave it, and its PDU, unfinished."""
         try:
             while sent_bytes < run.total_bytes:
                 taken = self._transport.send_some(_cut(run.parts, sent_bytes, run.total_bytes))
@@ -86,12 +85,12 @@ class Sender:
             raise self._interruption or Timeout("network", self._network_seconds)
 
 
-def _cut(parts: Sequence[memoryview], start: int, end: int) -> list[memoryview]:
+def _cut(parts: Sequence[memoryview | bytes], start: int, end: int) -> list[memoryview]:
     """The bytes `start` to `end` of parts laid end to end."""
     pieces: list[memoryview] = []
     at = 0
     for part in parts:
         if at + len(part) > start and at < end:
-            pieces.append(part[max(start - at, 0) : end - at])
+            pieces.append(memoryview(part)[max(start - at, 0) : end - at])
         at += len(part)
     return pieces

@@ -17,9 +17,10 @@ class Signal:
     A `set` while nobody waits is not remembered: check the condition, then wait, without a pause in between.
     """
 
-    __slots__ = ("_event", "_waiting")
+    __slots__ = ("_event", "_loop", "_waiting")
 
     def __init__(self) -> None:
+        self._loop: asyncio.AbstractEventLoop | None = None  # asking for it takes a system call
         self._waiting: list[asyncio.Future[None]] = []
         self._event: anyio.Event | None = None  # on other event loops than asyncio's
 
@@ -36,32 +37,37 @@ class Signal:
 
     async def wait(self) -> None:
         """Wait for the next `set`."""
-        try:
-            loop = asyncio.get_running_loop()
-        except RuntimeError:
-            if self._event is None:
-                self._event = anyio.Event()
-            await self._event.wait()
-            return
-        future: asyncio.Future[None] = loop.create_future()
+        if self._loop is None:
+            try:
+                self._loop = asyncio.get_running_loop()
+            except RuntimeError:
+                if self._event is None:
+                    self._event = anyio.Event()
+                await self._event.wait()
+                return
+        future: asyncio.Future[None] = self._loop.create_future()
         self._waiting.append(future)
         await future
 
 
 class Turn:
-    """Lets one task at a time into a block: `async with turn`."""
+    """Lets one task at a time into a block: `await turn.wait()`, then at once `with turn`."""
 
-    __slots__ = ("_is_free", "_is_taken")
+    __slots__ = ("_is_free", "is_taken")
 
     def __init__(self) -> None:
-        self._is_taken = False
+        self.is_taken = False
         self._is_free = Signal()
 
-    async def __aenter__(self) -> None:
-        while self._is_taken:
+    async def wait(self) -> None:
+        """Return when nobody is in the block; not even needed while `is_taken` is False."""
+        while self.is_taken:
             await self._is_free.wait()
-        self._is_taken = True
 
-    async def __aexit__(self, *_: object) -> None:
-        self._is_taken = False
+    def __enter__(self) -> None:
+        assert not self.is_taken, "wait for the turn first"
+        self.is_taken = True
+
+    def __exit__(self, *_: object) -> None:
+        self.is_taken = False
         self._is_free.set()

@@ -7,10 +7,11 @@ never leaves one out. `SqliteLedger` is the implementation.
 What a later run does with a file that the ledger knows (`Ledger.settled`):
 
     stored, warning            not opened again, while size and modification time are unchanged
-    duplicate                  the same: the peer has said that it has it
+    duplicate                  the same: the peer has said that it has it, or it is stored from another file
     not DICOM, a UID missing   the same: the file is at fault, and it is the same file (unless it is named, not found)
     anything else              tried again, once per run with the usual retries: what the peer refused, of whatever
-                               status, what was sent and never answered, what was left, what could not be read
+                               status, what was sent and never answered, what was left, what could not be read; a
+                               conflict is compared again
 """
 
 from __future__ import annotations
@@ -53,8 +54,8 @@ class KnownInstance(NamedTuple):
 class Ledger(Protocol):
     """Where a transfer writes down what became of each instance, and asks what an earlier run did.
 
-    `record`, `failure` and `has_room` belong to the event loop and never block; `settled` and the lookups of known
-    instances block, may be called by several threads at once, and never in the event loop.
+    `record`, `failure`, `has_room`, `has_earlier` and `may_know` never block, and all but the last belong to the event
+    loop; `settled` and `known_instances` block, may be called by several threads at once, and never in the event loop.
     """
 
     @property
@@ -64,6 +65,10 @@ class Ledger(Protocol):
     @property
     def has_room(self) -> bool:
         """Whether outcomes are written as fast as they come; while not, no new instance should be sent."""
+
+    @property
+    def has_earlier(self) -> bool:
+        """Whether an earlier run has recorded anything; while not, `settled` need not be asked."""
 
     async def __aenter__(self) -> Self: ...
 
@@ -79,6 +84,12 @@ class Ledger(Protocol):
 
     def settled(self, entries: Sequence[object]) -> list[Outcome | None]:
         """For each path or Instance the outcome that still holds, None for what is to be sent."""
+
+    def may_know(self, sop_instance_uid: str) -> bool:
+        """Whether `known_instances` may find this UID; False means for certain that nothing with it is stored.
+
+        It counts what was recorded up to now, written or not, and what earlier runs recorded.
+        """
 
     def known_instances(self, instances: Sequence[Instance]) -> list[KnownInstance | None]:
         """For each instance the one with its SOP Instance UID that was stored from elsewhere, if there is one."""

@@ -16,7 +16,6 @@ import socket
 import sqlite3
 import sys
 from typing import TYPE_CHECKING, Any, Final
-from urllib.parse import quote
 
 from asyncstore.errors import LedgerError
 
@@ -29,7 +28,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 APPLICATION_ID: Final = int.from_bytes(b"ASLG", "big")
-SCHEMA_VERSION: Final = 1
+SCHEMA_VERSION: Final = 2
 
 # A ledger is checked for its WAL's size after each commit. 2000 pages are 8 MB; a larger WAL saves little writing.
 _CHECKPOINT_PAGES: Final = 2000
@@ -53,11 +52,11 @@ def _uid_text(column: str) -> str:
     return f"nullif(CASE typeof({column}) WHEN 'blob' THEN {packed} ELSE {column} END, '')"
 
 
-# An instance takes one row of about 150 bytes and two of about 20 in `hashed`, by which candidates are found for a path
+# An instance takes one row of about 130 bytes and two of about 20 in `hashed`, by which candidates are found for a path
 # or a SOP Instance UID (see hash_of_path). It is filled behind the rows, in sorted runs: rows beyond ledger.indexed_id
-# are not in it yet. Texts that repeat stand in `text`, not necessarily once.
-# Paths are bytes; UIDs are packed (see pack_uid); times are milliseconds since 1970, UTC. What is not known is empty, 0
-# where a text is meant and -1 for numbers, and never NULL: sqlite3 takes ten times as long to bind that as a number.
+# are not in it yet. What became of an instance many others share: it stands in `account`, not necessarily once.
+# Paths are bytes; UIDs of an instance are packed (see pack_uid); times are milliseconds since 1970, UTC. What is not
+# known is empty, and -1 for numbers, and never NULL: sqlite3 takes ten times as long to bind that as a number.
 # The view has all of it readable.
 _SCHEMA: Final = f"""
 CREATE TABLE ledger (
@@ -74,30 +73,33 @@ CREATE TABLE run (
     host TEXT NOT NULL,
     options TEXT NOT NULL
 );
-CREATE TABLE text (id INTEGER PRIMARY KEY, text TEXT NOT NULL);
-CREATE TABLE instance (
+CREATE TABLE account (
     id INTEGER PRIMARY KEY,
-    path BLOB NOT NULL,
-    sop_instance_uid NOT NULL,
-    sop_class INTEGER NOT NULL,
-    transfer_syntax INTEGER NOT NULL,
-    sent_transfer_syntax INTEGER NOT NULL,
-    study_instance_uid NOT NULL,
-    series_instance_uid NOT NULL,
-    size_bytes INTEGER NOT NULL,
-    mtime_ns INTEGER NOT NULL,
+    sop_class TEXT NOT NULL,
+    transfer_syntax TEXT NOT NULL,
+    sent_transfer_syntax TEXT NOT NULL,
     state TEXT NOT NULL,
     settled INTEGER NOT NULL,
     retryable INTEGER NOT NULL,
     attempts INTEGER NOT NULL,
-    earlier_attempts INTEGER NOT NULL,
     status INTEGER NOT NULL,
-    reason INTEGER NOT NULL,
-    comment INTEGER NOT NULL,
+    reason TEXT NOT NULL,
+    comment TEXT NOT NULL,
     offending_elements BLOB NOT NULL,
     association_number INTEGER NOT NULL,
     context_id INTEGER NOT NULL,
-    run INTEGER NOT NULL,
+    run INTEGER NOT NULL
+);
+CREATE TABLE instance (
+    id INTEGER PRIMARY KEY,
+    path BLOB NOT NULL,
+    sop_instance_uid NOT NULL,
+    study_instance_uid NOT NULL,
+    series_instance_uid NOT NULL,
+    size_bytes INTEGER NOT NULL,
+    mtime_ns INTEGER NOT NULL,
+    account INTEGER NOT NULL,
+    earlier_attempts INTEGER NOT NULL,
     recorded_at INTEGER NOT NULL,
     bytes_sent INTEGER NOT NULL
 );
@@ -106,31 +108,26 @@ CREATE VIEW instances AS SELECT
     i.id AS id,
     nullif(i.path, x'') AS path,
     {_uid_text("i.sop_instance_uid")} AS sop_instance_uid,
-    sop_class.text AS sop_class_uid,
-    transfer_syntax.text AS transfer_syntax_uid,
-    coalesce(sent.text, transfer_syntax.text) AS sent_transfer_syntax_uid,
+    nullif(a.sop_class, '') AS sop_class_uid,
+    nullif(a.transfer_syntax, '') AS transfer_syntax_uid,
+    nullif(coalesce(nullif(a.sent_transfer_syntax, ''), a.transfer_syntax), '') AS sent_transfer_syntax_uid,
     {_uid_text("i.study_instance_uid")} AS study_instance_uid,
     {_uid_text("i.series_instance_uid")} AS series_instance_uid,
     nullif(i.size_bytes, -1) AS size_bytes,
     CASE i.size_bytes WHEN -1 THEN NULL ELSE i.mtime_ns END AS mtime_ns,
-    i.state AS state,
-    i.retryable AS retryable,
-    i.attempts + i.earlier_attempts AS attempts,
-    nullif(i.status, -1) AS status,
-    reason.text AS reason,
-    comment.text AS comment,
-    i.offending_elements AS offending_elements,
-    i.association_number AS association_number,
-    i.context_id AS context_id,
-    i.run AS run,
+    a.state AS state,
+    a.retryable AS retryable,
+    a.attempts + i.earlier_attempts AS attempts,
+    nullif(a.status, -1) AS status,
+    nullif(a.reason, '') AS reason,
+    nullif(a.comment, '') AS comment,
+    a.offending_elements AS offending_elements,
+    a.association_number AS association_number,
+    a.context_id AS context_id,
+    a.run AS run,
     i.recorded_at AS recorded_at,
     i.bytes_sent AS bytes_sent
-FROM instance i
-    LEFT JOIN text sop_class ON sop_class.id = i.sop_class
-    LEFT JOIN text transfer_syntax ON transfer_syntax.id = i.transfer_syntax
-    LEFT JOIN text sent ON sent.id = i.sent_transfer_syntax
-    LEFT JOIN text reason ON reason.id = i.reason
-    LEFT JOIN text comment ON comment.id = i.comment;
+FROM instance i JOIN account a ON a.id = i.account;
 PRAGMA application_id = {APPLICATION_ID};
 PRAGMA user_version = {SCHEMA_VERSION};
 """
@@ -173,7 +170,8 @@ def open_to_read(path: str) -> sqlite3.Connection:
     """
     with ledger_errors(path, "read"):
         os.stat(path)
-        uri = f"file:{quote(os.fsencode(path))}"
+        # Every byte that SQLite could take for something else, as %XX; urllib.parse would take 2 ms to import.
+        uri = "file:" + re.sub(rb"[^\w/.-]", lambda byte: b"%%%02X" % ord(byte[0]), os.fsencode(path)).decode()
         try:
             # Not mode=ro: the last one that closes a ledger has to tidy up, and one that may not write cannot.
             return _connect_to_read(f"{uri}?mode=rw", path)

@@ -13,7 +13,8 @@ from asyncstore.status import Status
 from asyncstore.transfer.feed import NamedPath
 from asyncstore.transfer.ledger import STORED, KnownInstance, ledger_path, unpack_uid
 from asyncstore.transfer.ledger_file import ledger_errors, open_to_read
-from asyncstore.transfer.ledger_writer import hash_of_path, hash_of_uid, padded, storable
+from asyncstore.transfer.ledger_hashes import hash_of_path, hash_of_uid
+from asyncstore.transfer.ledger_writer import padded, storable
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Sequence
@@ -23,11 +24,12 @@ _NOWHERE: Final = ""
 
 _INDEXED: Final = "SELECT id FROM hashed WHERE hash IN "
 _SETTLED: Final = """
-SELECT i.path, i.size_bytes, i.mtime_ns, i.state, i.status, text.text
-FROM instance i LEFT JOIN text ON text.id = i.reason WHERE i.settled AND i.id IN """
+SELECT i.path, i.size_bytes, i.mtime_ns, a.state, a.status, a.reason
+FROM instance i JOIN account a ON a.id = i.account WHERE a.settled AND i.id IN """
+_STATES: Final = ", ".join(f"'{state}'" for state in sorted(STORED))
 _KNOWN: Final = f"""
-SELECT i.sop_instance_uid, i.path, i.size_bytes, i.mtime_ns, i.state
-FROM instance i WHERE i.state IN ({", ".join(f"'{state}'" for state in sorted(STORED))}) AND i.id IN """
+SELECT i.sop_instance_uid, i.path, i.size_bytes, i.mtime_ns, a.state
+FROM instance i JOIN account a ON a.id = i.account WHERE a.state IN ({_STATES}) AND i.id IN """
 
 
 class LedgerLookup:
@@ -148,9 +150,9 @@ def _outcome(entry: object, path: str, row: Any) -> Outcome | None:
             given,
             instance,
             None if status < 0 else Status(status),
-            reason=reason or "",
+            reason=reason,
             attempts=0,
         )
     if isinstance(entry, NamedPath):  # whoever names a file wants to hear of it
         return None
-    return Outcome(State(state), given, reason=reason or "", error=SourceError(reason or ""), attempts=0)
+    return Outcome(State(state), given, reason=reason, error=SourceError(reason), attempts=0)

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
 # Rows are read so many at a time, and nothing is held open between: a slow reader must not make the WAL grow.
 _ROWS_AT_ONCE: Final = 2000
+_BOTH: Final = "instance i JOIN account a ON a.id = i.account"
 
 
 @dataclass(frozen=True, slots=True)
@@ -155,19 +156,19 @@ class LedgerReader:
 
     def by_state(self) -> list[StateCount]:
         """How many instances are in each state, the largest count first."""
-        query = "SELECT state, count(*), sum(bytes_sent) FROM instance GROUP BY state ORDER BY 2 DESC, 1"
+        query = f"SELECT a.state, count(*), sum(i.bytes_sent) FROM {_BOTH} GROUP BY a.state ORDER BY 2 DESC, 1"
         return [StateCount(State(state), count, sent) for state, count, sent in self._all(query)]
 
     def by_status(self) -> dict[int, int]:
         """How many instances have each status as the peer's last answer."""
-        query = "SELECT status, count(*) FROM instance WHERE status >= 0 GROUP BY status ORDER BY status"
+        query = f"SELECT a.status, count(*) FROM {_BOTH} WHERE a.status >= 0 GROUP BY a.status ORDER BY a.status"
         return dict(self._all(query))
 
     def by_reason(self, limit: int = -1) -> list[ReasonCount]:
         """Why instances are not stored, or stored with a warning, the most frequent reason first."""
         query = (
-            "SELECT i.state, nullif(i.status, -1), coalesce(text.text, ''), count(*) FROM instance i "
-            "LEFT JOIN text ON text.id = i.reason WHERE i.state != ? GROUP BY 1, 2, 3 ORDER BY 4 DESC, 1, 2, 3 LIMIT ?"
+            f"SELECT a.state, nullif(a.status, -1), a.reason, count(*) FROM {_BOTH} "
+            "WHERE a.state != ? GROUP BY 1, 2, 3 ORDER BY 4 DESC, 1, 2, 3 LIMIT ?"
         )
         rows = self._all(query, State.STORED.value, limit)
         return [ReasonCount(State(state), status, reason, count) for state, status, reason, count in rows]
@@ -175,8 +176,9 @@ class LedgerReader:
     def by_study(self) -> Iterator[StudyCount]:
         """How far each study is: found, stored, failed."""
         query = (
-            f"SELECT study_instance_uid, count(*), sum(state IN {_marks(STORED)}), sum(state IN {_marks(FAILED)}) "
-            "FROM instance WHERE sop_instance_uid != '' GROUP BY study_instance_uid"
+            f"SELECT i.study_instance_uid, count(*), sum(a.state IN {_marks(STORED)}), "
+            f"sum(a.state IN {_marks(FAILED)}) FROM {_BOTH} "
+            "WHERE i.sop_instance_uid != '' GROUP BY i.study_instance_uid"
         )
         for uid, found, stored, failed in self._all(query, *STORED, *FAILED):
             yield StudyCount(unpack_uid(uid) or None, found, stored, failed)

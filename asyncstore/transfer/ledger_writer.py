@@ -12,15 +12,16 @@ import itertools
 import os
 import stat
 import struct
-import zlib
+import sys
 from typing import TYPE_CHECKING, Any, Final, NamedTuple, TypeAlias
 
 from asyncstore.net.outcome import State
 from asyncstore.transfer.ledger import STORED, is_settled, ledger_path, pack_uid, unpack_uid
+from asyncstore.transfer.ledger_hashes import FIRST_UID_HASH, HashFilter, hash_of_path, hash_of_uid, hashes_of_paths
 
 if TYPE_CHECKING:
     import sqlite3
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
 
     from asyncstore.net.outcome import Outcome
 
@@ -28,72 +29,52 @@ if TYPE_CHECKING:
 _WAITING_HASHES: Final = 65536
 # One commit of the index; more would let the WAL grow, and keep outcomes waiting.
 _INDEXED_AT_ONCE: Final = 2048
-# Rows and hashes of one statement: every step of one gives up Python's lock and has to get it back.
-_ROWS_OF_A_STATEMENT: Final = 25
+# Rows and hashes of one statement: every step of one gives up Python's lock and has to get it back. Older builds of
+# SQLite allow 999 values.
+_ROWS_OF_A_STATEMENT: Final = 90
 _HASHES_OF_A_STATEMENT: Final = 256
 _LOOKUP_SIZES: Final = (16, 128, 512)
 
-_TEXTS_IN_MEMORY: Final = 4096
+_ACCOUNTS_IN_MEMORY: Final = 4096
+_PACKED_IN_MEMORY: Final = 1024
+_NO_UID: Final[bytearray | str] = ""
 _LONGEST_TEXT: Final = 1000
 # A file this young may be written to again without its modification time telling.
 _YOUNG_NS: Final = 2_000_000_000
 
 _LARGEST: Final = (1 << 63) - 1
+_PATH_ENCODING: Final = (sys.getfilesystemencoding(), sys.getfilesystemencodeerrors())
 
+Entry: TypeAlias = "tuple[int, Outcome, int]"
+"""An outcome, the time in milliseconds that it was recorded at before it, and behind it the hash of its UID."""
 
-class Row(NamedTuple):
-    """A row of the table `instance`; what is said there holds here."""
+_Row: TypeAlias = tuple[Any, ...]
 
-    id: int
-    path: bytes | bytearray
-    sop_instance_uid: bytes | bytearray | str
-    sop_class: int
-    transfer_syntax: int
-    sent_transfer_syntax: int
-    study_instance_uid: bytes | bytearray | str
-    series_instance_uid: bytes | bytearray | str
-    size_bytes: int
-    mtime_ns: int
-    state: str
-    settled: int
-    retryable: int
-    attempts: int
-    earlier_attempts: int
-    status: int
-    reason: int
-    comment: int
-    offending_elements: bytearray | bytes
-    association_number: int
-    context_id: int
-    run: int
-    recorded_at: int
-    bytes_sent: int
-
-
-_Waiting: TypeAlias = dict[int, tuple[int, ...]]
 _INSERT: Final = "INSERT OR REPLACE INTO instance VALUES "
-_ROW_MARKS: Final = f"({', '.join('?' * len(Row._fields))})"
+_ROW_MARKS: Final = f"({', '.join('?' * 11)})"
 _INSERT_ROWS: Final = _INSERT + ", ".join([_ROW_MARKS] * _ROWS_OF_A_STATEMENT)
 _INSERT_ROW: Final = _INSERT + _ROW_MARKS
+_INSERT_ACCOUNT: Final = f"INSERT INTO account VALUES ({', '.join('?' * 15)})"
 _INDEX: Final = "INSERT OR IGNORE INTO hashed VALUES "
 _INDEX_HASHES: Final = _INDEX + ", ".join(["(?, ?)"] * _HASHES_OF_A_STATEMENT)
 _INDEX_HASH: Final = f"{_INDEX}(?, ?)"
-_CANDIDATES: Final = "SELECT * FROM instance WHERE id IN "
+_EARLIER: Final = """
+SELECT i.path, i.id, i.sop_instance_uid, i.size_bytes, i.mtime_ns, i.earlier_attempts, a.state, a.attempts, a.run
+FROM instance i JOIN account a ON a.id = i.account WHERE i.id IN """
 _INDEXED: Final = "SELECT id FROM hashed WHERE hash IN "
 
 
-def hash_of_path(key: bytes) -> int:
-    """The hash by which a path is found: 47 bits, of which the upper 15 are the directory's.
+class _Earlier(NamedTuple):
+    """What has to be known of the row that a path has already."""
 
-    So what lies together on the disk lies together in the index: it is written and looked up with few pages.
-    """
-    return (zlib.crc32(key[: key.rfind(b"/")]) & 0x7FFF) << 32 | zlib.crc32(key)
-
-
-def hash_of_uid(uid: str) -> int:
-    """The hash by which a UID is found; those that differ in their last component only are neighbours too."""
-    key = uid.encode("utf-8", "surrogatepass")
-    return (zlib.crc32(key[: key.rfind(b".")]) & 0x7FFF) << 32 | zlib.crc32(key)
+    id: int
+    sop_instance_uid: bytes | bytearray | str
+    size_bytes: int
+    mtime_ns: int
+    earlier_attempts: int
+    state: str
+    attempts: int
+    run: int
 
 
 def storable(number: int) -> int:
@@ -112,35 +93,63 @@ def _key_in_memory(packed_uid: bytes | bytearray | str) -> bytes:
     return b"\0" + (packed_uid.encode() if isinstance(packed_uid, str) else packed_uid)
 
 
+class _Waiting:
+    """Hashes that are not in the index yet, and the rows that they belong to. Threads may ask while one adds."""
+
+    def __init__(self) -> None:
+        self._first: dict[int, int] = {}
+        self._more: dict[int, list[int]] = {}  # few paths or UIDs share a hash
+
+    def __len__(self) -> int:
+        return len(self._first)
+
+    def __iter__(self) -> Iterator[tuple[int, int]]:
+        yield from self._first.items()
+        for number, ids in self._more.items():
+            yield from zip(itertools.repeat(number), ids)
+
+    def add(self, pairs: Sequence[tuple[int, int]]) -> None:
+        first = self._first
+        for number, row_id in pairs:
+            if first.setdefault(number, row_id) != row_id:
+                self._more.setdefault(number, []).append(row_id)
+
+    def rows_of(self, hashes: Sequence[int]) -> list[int]:
+        first = self._first
+        return [
+            row_id for number in hashes if number in first for row_id in (first[number], *self._more.get(number, ()))
+        ]
+
+
 class LedgerWriter:
     """Writes the rows of one run, in the thread that owns `connection`.
 
-    `was_empty` says that no run before this one has recorded anything.
+    `was_empty` says that no run before this one has recorded anything, `uids` which UIDs those runs may have recorded.
     """
 
     def __init__(self, connection: sqlite3.Connection, run: int, working_directory: str) -> None:
         self._connection = connection
         self._run = run
         self._working_directory = working_directory
-        last_row, last_text = connection.execute(
-            "SELECT (SELECT coalesce(max(id), 0) FROM instance), (SELECT coalesce(max(id), 0) FROM text)"
+        last_row, last_account = connection.execute(
+            "SELECT (SELECT coalesce(max(id), 0) FROM instance), (SELECT coalesce(max(id), 0) FROM account)"
         ).fetchone()
         self.was_empty = last_row == 0
         self._last_row: int = last_row
-        self._last_text: int = last_text
-        latest = "SELECT text, id FROM text ORDER BY id DESC LIMIT ?"
-        self._texts: dict[str, int] = dict(connection.execute(latest, (_TEXTS_IN_MEMORY // 2,)))
-        self._new_texts: list[str] = []
-        # What is not in the index yet, hash -> rows: what came since the last sorted run began, and that run.
-        self._waiting: tuple[_Waiting, _Waiting] = ({}, {})
+        self._last_account: int = last_account
+        self._accounts: dict[tuple[Any, ...], int] = {}
+        self._packed: dict[str, bytearray | str] = {}
+        # What is not in the index yet: what came since the last sorted run began, and that run.
+        self._waiting = (_Waiting(), _Waiting())
         self._new_hashes: list[tuple[int, int]] = []
         self._sorted: list[tuple[int, int]] = []
         self._sorted_until = 0
         self._index_left_over()
+        self.uids = self._recorded_uids()
 
-    def write(self, entries: Sequence[tuple[int, Outcome]]) -> None:
-        """Commit outcomes, each with the time that it was recorded at; all of them, or none and an exception."""
-        last_row = self._last_row
+    def write(self, entries: Sequence[Entry]) -> None:
+        """Commit outcomes; all of them, or none and an exception."""
+        last_row, last_account = self._last_row, self._last_account
         connection = self._connection
         connection.execute("BEGIN IMMEDIATE")
         try:
@@ -152,31 +161,28 @@ class LedgerWriter:
             connection.executemany(_INSERT_ROW, rows[whole:])
             connection.execute("COMMIT")
         except BaseException:
-            self._roll_back(last_row)
+            self._roll_back(last_row, last_account)
             raise
-        self._new_texts.clear()
-        waiting = self._waiting[0]
-        for number, row_id in self._new_hashes:
-            waiting[number] = (*waiting.get(number, ()), row_id)
+        self._waiting[0].add(self._new_hashes)
         self._new_hashes.clear()
 
     def waiting_ids(self, hashes: Sequence[int]) -> list[int]:
         """The rows with one of these hashes that are not in the index yet; for any thread, before it asks the index."""
         new, older = self._waiting
-        return [row_id for number in hashes for row_id in (*new.get(number, ()), *older.get(number, ()))]
+        return new.rows_of(hashes) + older.rows_of(hashes)
 
     def index_some(self) -> None:
         """Put some of the hashes that wait into the index, if there are enough; called after each `write`."""
         new = self._waiting[0]
         if not self._sorted and len(new) >= _WAITING_HASHES:
-            self._sorted = sorted(((number, row_id) for number, ids in new.items() for row_id in ids), reverse=True)
+            self._sorted = sorted(new, reverse=True)
             self._sorted_until = self._last_row
-            self._waiting = ({}, new)
+            self._waiting = (_Waiting(), new)
         if self._sorted:
             self._insert_hashes(self._sorted[-_INDEXED_AT_ONCE:], self._sorted_until)
             del self._sorted[-_INDEXED_AT_ONCE:]
             if not self._sorted:
-                self._waiting = (self._waiting[0], {})
+                self._waiting = (self._waiting[0], _Waiting())
 
     def _insert_hashes(self, hashes: Sequence[tuple[int, int]], until: int) -> None:
         """Commit hashes; `until` counts once none of a sorted run is left."""
@@ -208,143 +214,168 @@ class LedgerWriter:
             hashes += [(hash_of_uid(unpack_uid(uid)), row_id) for row_id, _, uid in rows if uid]
             self._insert_hashes(sorted(hashes, reverse=True), rows[-1][0])
 
-    def _rows(self, entries: Sequence[tuple[int, Outcome]]) -> list[Row]:
+    def _recorded_uids(self) -> HashFilter:
+        uids = HashFilter(self._last_row)
+        uids.add_rows(self._connection.execute("SELECT hash FROM hashed WHERE hash >= ?", (FIRST_UID_HASH,)))
+        return uids
+
+    def _rows(self, entries: Sequence[Entry]) -> list[_Row]:
         """The rows to write for a batch; a path that occurs twice in it has one."""
-        keys = [self._key(outcome) for _, outcome in entries]
-        hashes = [hash_of_path(key) for key in keys]
+        keys = [self._key(outcome) for _, outcome, _ in entries]
+        hashes = hashes_of_paths(keys)
         before = self._find(hashes)
-        rows: dict[int, Row] = {}
-        for key, number, (recorded_at, outcome) in zip(keys, hashes, entries, strict=True):
-            earlier = before.get(key)
+        has_repeats = len(set(keys)) < len(keys)
+        rows: dict[int, _Row] = {}
+        for key, number, (recorded_at, outcome, uid_hash) in zip(keys, hashes, entries, strict=True):
+            earlier = before.get(key) if before else None
             if earlier is None:
-                self._last_row += 1
-                row = self._row(self._last_row, key, outcome, recorded_at)
-                self._new_hashes.append((number, row.id))
+                self._last_row = row_id = self._last_row + 1
+                row = self._row(row_id, key, outcome, recorded_at, 0)
+                self._new_hashes.append((number, row_id))
                 if outcome.instance is not None:
-                    self._new_hashes.append((hash_of_uid(outcome.instance.sop_instance_uid), row.id))
+                    self._new_hashes.append((uid_hash, row_id))
             else:
-                row = self._row(earlier.id, key, outcome, recorded_at)
-                if _stays(earlier, row):
-                    continue
                 attempts = earlier.earlier_attempts + (earlier.attempts if earlier.run != self._run else 0)
-                row = row._replace(earlier_attempts=attempts)
-                if outcome.instance is not None and row.sop_instance_uid != earlier.sop_instance_uid:
+                row = self._row(earlier.id, key, outcome, recorded_at, attempts)
+                if _stays(earlier, outcome, row):
+                    continue
+                if outcome.instance is not None and row[_UID] != earlier.sop_instance_uid:
                     # Rows that are in the index already are not looked at again when the ledger is opened.
-                    number = hash_of_uid(outcome.instance.sop_instance_uid)
-                    self._connection.execute(_INDEX_HASH, (number, row.id))
-            before[key] = rows[row.id] = row
+                    self._connection.execute(_INDEX_HASH, (uid_hash, earlier.id))
+            rows[row[0]] = row
+            if has_repeats:
+                values = (row[_EARLIER_ATTEMPTS], outcome.state.value, outcome.attempts, self._run)
+                before[key] = _Earlier(row[0], row[_UID], row[_SIZE], row[_MTIME], *values)
         return list(rows.values())
 
     def _key(self, outcome: Outcome) -> bytes:
         if outcome.path is not None:
-            return os.fsencode(ledger_path(outcome.path, self._working_directory))
+            return ledger_path(outcome.path, self._working_directory).encode(*_PATH_ENCODING)
         return _key_in_memory(pack_uid(outcome.instance.sop_instance_uid) if outcome.instance is not None else "")
 
-    def _find(self, hashes: list[int]) -> dict[bytes, Row]:
-        """The rows that the ledger has with these hashes, by their keys."""
+    def _find(self, hashes: list[int]) -> dict[bytes, _Earlier]:
+        """What the ledger has with these hashes, by the keys."""
         found: list[Any] = []
         waiting = self.waiting_ids(hashes)
         for at in range(0, len(waiting), _LOOKUP_SIZES[-1]):
             marks, values = padded(waiting[at : at + _LOOKUP_SIZES[-1]])
-            found += self._connection.execute(_CANDIDATES + marks, values)
+            found += self._connection.execute(_EARLIER + marks, values)
         if not self.was_empty or self._sorted_until:
             for at in range(0, len(hashes), _LOOKUP_SIZES[-1]):
                 marks, values = padded(hashes[at : at + _LOOKUP_SIZES[-1]])
-                found += self._connection.execute(f"{_CANDIDATES}({_INDEXED}{marks})", values)
-        rows = map(Row._make, found)
-        return {bytes(row.path) or _key_in_memory(row.sop_instance_uid): row for row in rows}
+                found += self._connection.execute(f"{_EARLIER}({_INDEXED}{marks})", values)
+        return {path or _key_in_memory(values[1]): _Earlier(*values) for path, *values in found}
 
-    def _row(self, row_id: int, key: bytes, outcome: Outcome, recorded_at: int) -> Row:
+    def _row(self, row_id: int, key: bytes, outcome: Outcome, recorded_at: int, earlier_attempts: int) -> _Row:
         # Only numbers, texts and bytearrays: anything else takes sqlite3 ten times as long to bind.
-        instance, status, text = outcome.instance, outcome.status, self._text
-        comment, offending = 0, bytearray()
-        if status is not None and (status.comment or status.offending_elements):
-            comment = text(status.comment)
-            tags = status.offending_elements
-            offending = bytearray(struct.pack(f">{len(tags)}I", *tags))
+        instance = outcome.instance
         sop_instance: bytearray | str = ""
-        study: bytearray | str = ""
-        series: bytearray | str = ""
-        sop_class = syntax = sent = 0
+        study = series = _NO_UID
         if instance is not None:
             sop_instance = pack_uid(instance.sop_instance_uid)
-            sop_class = text(instance.sop_class_uid)
-            syntax = text(instance.transfer_syntax_uid)
-            if outcome.transfer_syntax_uid and outcome.transfer_syntax_uid != instance.transfer_syntax_uid:
-                sent = text(outcome.transfer_syntax_uid)
             if instance.study_instance_uid:
-                study = pack_uid(instance.study_instance_uid)
+                study = self._pack(instance.study_instance_uid)
             if instance.series_instance_uid:
-                series = pack_uid(instance.series_instance_uid)
+                series = self._pack(instance.series_instance_uid)
             size, mtime = instance.size_bytes, storable(instance.mtime_ns)
         else:
             size, mtime = _size_and_time(outcome.path, recorded_at)
-        return Row._make(
-            (
-                row_id,
-                bytearray(key if outcome.path is not None else b""),
-                sop_instance,
-                sop_class,
-                syntax,
-                sent,
-                study,
-                series,
-                size,
-                mtime,
-                outcome.state.value,
-                int(is_settled(outcome)),
-                int(outcome.retryable),
-                outcome.attempts,
-                0,
-                -1 if status is None else status.value,
-                text(outcome.reason) if outcome.reason else 0,
-                comment,
-                offending,
-                outcome.association_number,
-                outcome.context_id,
-                self._run,
-                recorded_at,
-                outcome.bytes_sent,
-            )
+        return (
+            row_id,
+            bytearray(key if outcome.path is not None else b""),
+            sop_instance,
+            study,
+            series,
+            size,
+            mtime,
+            self._account(outcome),
+            earlier_attempts,
+            recorded_at,
+            outcome.bytes_sent,
         )
 
-    def _text(self, text: str) -> int:
-        """The number of a text that may occur again."""
-        number = self._texts.get(text)
-        if number is not None:
-            return number
-        if not text:
-            return 0
-        if len(self._texts) >= _TEXTS_IN_MEMORY:
-            self._texts.clear()
-        self._last_text = number = self._last_text + 1
-        # A peer's comment, or the name of a file in a reason, may have what UTF-8 has no bytes for.
-        storable_text = text[:_LONGEST_TEXT].encode("utf-8", "backslashreplace").decode()
-        self._connection.execute("INSERT INTO text VALUES (?, ?)", (number, storable_text))
-        self._texts[text] = number
-        self._new_texts.append(text)
+    def _pack(self, uid: str) -> bytearray | str:
+        """The same as pack_uid, for a UID that many instances have."""
+        packed = self._packed.get(uid)
+        if packed is None:
+            if len(self._packed) >= _PACKED_IN_MEMORY:
+                self._packed.clear()
+            self._packed[uid] = packed = pack_uid(uid)
+        return packed
+
+    def _account(self, outcome: Outcome) -> int:
+        """The number of what an outcome shares with others."""
+        instance, status, state = outcome.instance, outcome.status, outcome.state
+        sop_class = syntax = sent = comment = ""
+        offending: tuple[int, ...] = ()
+        value = -1
+        if instance is not None:
+            sop_class, syntax = instance.sop_class_uid, instance.transfer_syntax_uid
+            if outcome.transfer_syntax_uid != syntax:
+                sent = outcome.transfer_syntax_uid
+        if status is not None:
+            value, comment, offending = status.value, status.comment, status.offending_elements
+        account = (
+            sop_class,
+            syntax,
+            sent,
+            # To ask an enumeration for a value takes as long as all the rest.
+            "stored" if state is State.STORED else state.value,
+            is_settled(outcome),
+            outcome.retryable,
+            outcome.attempts,
+            value,
+            outcome.reason,
+            comment,
+            offending,
+            outcome.association_number,
+            outcome.context_id,
+        )
+        number = self._accounts.get(account)
+        return self._new_account(account) if number is None else number
+
+    def _new_account(self, account: tuple[Any, ...]) -> int:
+        if len(self._accounts) >= _ACCOUNTS_IN_MEMORY:
+            self._accounts.clear()
+        self._last_account = number = self._last_account + 1
+        values = [_storable_text(value) if isinstance(value, str) else value for value in account]
+        offending = account[_OFFENDING]
+        values[_OFFENDING] = struct.pack(f">{len(offending)}I", *offending)
+        self._connection.execute(_INSERT_ACCOUNT, (number, *values, self._run))
+        self._accounts[account] = number
         return number
 
-    def _roll_back(self, last_row: int) -> None:
+    def _roll_back(self, last_row: int, last_account: int) -> None:
         if self._connection.in_transaction:
             self._connection.execute("ROLLBACK")
         self._last_row = last_row
-        for text in self._new_texts:
-            self._texts.pop(text, None)
-        self._new_texts.clear()
+        if self._last_account != last_account:
+            self._last_account = last_account
+            self._accounts.clear()
         self._new_hashes.clear()
 
 
-def _stays(earlier: Row, row: Row) -> bool:
+# Where these stand in a row of `instance`, and in an account.
+_UID, _SIZE, _MTIME, _EARLIER_ATTEMPTS = 2, 5, 6, 8
+_OFFENDING = 10
+
+
+def _storable_text(text: str) -> str:
+    # A peer's comment, or the name of a file in a reason, may have what UTF-8 has no bytes for.
+    return text[:_LONGEST_TEXT].encode("utf-8", "backslashreplace").decode()
+
+
+def _stays(earlier: _Earlier, outcome: Outcome, row: _Row) -> bool:
     """Whether an earlier row says more than a new one of the same file.
 
     What is stored stays stored while the file is the same, and an instance that was only left keeps the account of
     what was tried before.
     """
-    is_same_file = row.size_bytes < 0 or (row.size_bytes, row.mtime_ns) == (earlier.size_bytes, earlier.mtime_ns)
-    if not is_same_file or row.state in STORED:
+    size, mtime = row[_SIZE], row[_MTIME]
+    is_same_file = size < 0 or (size, mtime) == (earlier.size_bytes, earlier.mtime_ns)
+    if not is_same_file or outcome.state in STORED:
         return False
-    return earlier.state in STORED or (row.state == State.LEFT and not row.attempts)
+    return earlier.state in STORED or (outcome.state is State.LEFT and not outcome.attempts)
 
 
 def _size_and_time(path: str | None, recorded_at: int) -> tuple[int, int]:

@@ -24,6 +24,7 @@ from asyncstore.errors import LedgerError
 from asyncstore.net.outcome import State
 from asyncstore.transfer.ledger import STORED, KnownInstance, ledger_path
 from asyncstore.transfer.ledger_file import LedgerLock, check_place, ledger_errors, open_to_write
+from asyncstore.transfer.ledger_hashes import HashFilter, hash_of_uid
 from asyncstore.transfer.ledger_lookup import LedgerLookup
 from asyncstore.transfer.ledger_writer import LedgerWriter, storable
 
@@ -35,6 +36,7 @@ if TYPE_CHECKING:
 
     from asyncstore.instances.instance import Instance
     from asyncstore.net.outcome import Outcome
+    from asyncstore.transfer.ledger_writer import Entry
 
 COMMIT_SECONDS: Final = 0.25
 COMMIT_OUTCOMES: Final = 500
@@ -70,15 +72,16 @@ class SqliteLedger:
         self._clock = clock
         self._lock: LedgerLock | None = None
         self._working_directory = os.sep
-        self._waiting: collections.deque[tuple[int, Outcome]] = collections.deque()
+        self._waiting: collections.deque[Entry] = collections.deque()
         self._moving = threading.Lock()  # from _waiting to _batch
-        self._batch: list[tuple[int, Outcome]] = []
+        self._batch: list[Entry] = []
         self._flushes: collections.deque[concurrent.futures.Future[None]] = collections.deque()
         self._wake = threading.Event()
         self._closing = False
         self._thread: threading.Thread | None = None
         self._lookup: LedgerLookup | None = None
         self._was_empty = False
+        self._uids = HashFilter(0)
 
     # -- for the event loop --------------------------------------------------------------------------------------------
 
@@ -104,10 +107,28 @@ class SqliteLedger:
         """
         if outcome.state is State.RESUMED:
             return
-        self._waiting.append((int(self._clock() * 1000), outcome))
+        instance = outcome.instance
+        uid_hash = 0
+        if instance is not None:
+            uid_hash = hash_of_uid(instance.sop_instance_uid)
+            if outcome.state in STORED:
+                self._uids.add(uid_hash)
+        self._waiting.append((int(self._clock() * 1000), outcome, uid_hash))
         count = len(self._waiting)
         if count == 1 or (count >= COMMIT_OUTCOMES and not self._wake.is_set()):
             self._wake.set()
+
+    def may_know(self, sop_instance_uid: str) -> bool:
+        """Whether `known_instances` may find this UID; False means for certain that nothing with it is stored.
+
+        Never blocks. It counts what was recorded up to now, written or not, and what earlier runs recorded.
+        """
+        return hash_of_uid(sop_instance_uid) in self._uids
+
+    @property
+    def has_earlier(self) -> bool:
+        """Whether an earlier run has recorded anything; while not, `settled` need not be asked."""
+        return not self._was_empty
 
     @property
     def has_room(self) -> bool:
@@ -138,6 +159,7 @@ class SqliteLedger:
             self._thread.start()
             writer = opened.result()
             self._was_empty = writer.was_empty
+            self._uids = writer.uids
             self._lookup = LedgerLookup(self.path, self._working_directory, writer.waiting_ids, self._uncommitted)
         except BaseException:
             self.close()
@@ -273,7 +295,7 @@ class SqliteLedger:
         """What is stored of these SOP Instance UIDs and may not have a row yet; called by any thread."""
         found: dict[str, list[KnownInstance]] = {}
         with self._moving:
-            outcomes = [outcome for _, outcome in (*self._waiting.copy(), *self._batch)]
+            outcomes = [outcome for _, outcome, _ in (*self._waiting.copy(), *self._batch)]
         for outcome in outcomes:
             instance = outcome.instance
             if instance is not None and instance.sop_instance_uid in uids and outcome.state in STORED:

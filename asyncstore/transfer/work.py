@@ -35,14 +35,16 @@ _TAKEN_PER_RETRY: Final = 16
 class Pending:
     """An instance on its way, and what happened to it so far.
 
-    `attempts` counts requests, `retries` those that its own failures cost, `losses` associations that ended while it
-    was in flight, `refusals` answers that the peer is out of resources while it took others. `answers_seen` and
+    `key` is what keeps instances together, `held_bytes` what the instance holds in memory while it waits.
+    `attempts` counts requests, `retries` those that its own failures cost, `losses` associations that ended while
+    it was in flight, `refusals` answers that the peer is out of resources while it took others. `answers_seen` and
     `refusals_seen` are what the peer had answered to all instances by the latest of those,
     `answers_at_first_refusal` by the first (None: there was none).
     """
 
     instance: Instance
     key: str
+    held_bytes: int = 0
     attempts: int = 0
     retries: int = 0
     losses: int = 0
@@ -104,7 +106,8 @@ class Work:
 
     def add(self, instance: Instance, key: str) -> None:
         """Take in an instance; `key` is what keeps instances together: its directory, or its study."""
-        self._put(Pending(instance, key))
+        is_held = instance.path is None or instance.size_bytes <= SMALL_FILE_BYTES
+        self._put(Pending(instance, key, instance.size_bytes if is_held else 0))
 
     @property
     def has_untried(self) -> bool:
@@ -260,7 +263,7 @@ class Work:
 
     def _count(self, pending: Pending, by: int) -> None:
         self.waiting += by
-        self.waiting_bytes += by * _held_bytes(pending)
+        self.waiting_bytes += by * pending.held_bytes
 
     def _drop_queue(self, group: _Group, pair: Pair) -> None:
         del group.waiting[pair]
@@ -293,8 +296,3 @@ def directory_of(path: str | None) -> str:
 
 def _waiting_in(group: _Group) -> int:
     return sum(map(len, group.waiting.values()))
-
-
-def _held_bytes(pending: Pending) -> int:
-    instance = pending.instance
-    return instance.size_bytes if instance.path is None or instance.size_bytes <= SMALL_FILE_BYTES else 0

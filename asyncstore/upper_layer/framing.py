@@ -49,7 +49,7 @@ class Run:
     and the file is read while there is none.
     """
 
-    parts: list[memoryview]
+    parts: list[memoryview | bytes]
     holes: Sequence[memoryview]
     offset: int
     is_last: bool
@@ -59,7 +59,7 @@ class Run:
 
     def put_command(self, command_pdus: bytes) -> None:
         """Have the PDUs of a command set go out before the data, in the same send."""
-        self.parts.insert(0, memoryview(command_pdus))
+        self.parts.insert(0, command_pdus)
         self.command_bytes = len(command_pdus)
         self.total_bytes += len(command_pdus)
 
@@ -125,16 +125,20 @@ class Framer:
     def runs_from_memory(self, context_id: int, data_set: memoryview) -> Iterator[Run]:
         """The runs of a message whose data set is in memory: nothing is left to fill."""
         length = len(data_set)
-        full = memoryview(_header(context_id, self.capacity, _DATA_SET))
+        if 0 < length <= self.capacity:
+            header = _header(context_id, length, _DATA_SET | _LAST)
+            yield Run([header, data_set], (), 0, True, length + HEADER_BYTES, self.frame_bytes)
+            return
+        full = _header(context_id, self.capacity, _DATA_SET)
         offset = 0
         while True:
             end = min(offset + self._frames * self.capacity, length)
-            parts: list[memoryview] = []
+            parts: list[memoryview | bytes] = []
             total = end - offset
             for start in range(offset, max(end, offset + 1), self.capacity):
                 piece = data_set[start : min(start + self.capacity, end)]
                 is_last = start + len(piece) == length
-                parts.append(memoryview(_header(context_id, len(piece), _DATA_SET | _LAST)) if is_last else full)
+                parts.append(_header(context_id, len(piece), _DATA_SET | _LAST) if is_last else full)
                 if piece:
                     parts.append(piece)
                 total += HEADER_BYTES

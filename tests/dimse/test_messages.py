@@ -22,6 +22,8 @@ from asyncstore.dimse.messages import (
     CStoreRSP,
     Message,
     UnknownMessage,
+    _read_any,
+    _read_usual_success,
     decode,
 )
 from asyncstore.errors import LocalProtocolError, RemoteProtocolError
@@ -253,11 +255,25 @@ def test_success_with_a_comment_keeps_the_comment() -> None:
     assert message.status == Status(0x0000, "was here already")
 
 
+@given(uids, uids, numbers, st.lists(st.tuples(st.integers(0, 0xFFFF), st.integers(0, 0xFF)), max_size=3), st.data())
+def test_the_short_way_to_a_success_reads_what_the_long_way_reads(
+    sop_class_uid: str, sop_instance_uid: str, number: int, changes: list[tuple[int, int]], data: st.DataObject
+) -> None:
+    usual = CStoreRSP(number, SUCCESS, sop_class_uid, sop_instance_uid).encode()
+    assert _read_usual_success(usual) == _read_any(usual)
+    changed = bytearray(usual[: data.draw(st.integers(0, len(usual)) | st.just(len(usual)))])
+    for place, value in changes:
+        if changed:
+            changed[place % len(changed)] = value
+    read = _read_usual_success(bytes(changed))
+    assert read is None or read == _read_any(bytes(changed))
+
+
 @pytest.mark.parametrize(
     ("request_", "reason"),
     [
         (CStoreRQ(65536, "1.2", "1.2.3"), "not a C-STORE-RQ"),
-        (CStoreRQ(1, "1.2", "1.2.3", priority=-1), "not a C-STORE-RQ"),
+        (CStoreRQ(1, "1.2", "1.2.3", priority=-1), "Priority"),
         (CStoreRQ(1, "1.2", "1.2.\u0663"), "not a C-STORE-RQ"),
         (CStoreRQ(1, "1.\u0662", "1.2.3"), "Affected SOP Class UID"),
         (CStoreRQ(1, "", "1.2.3"), "Affected SOP Class UID"),

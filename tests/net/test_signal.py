@@ -75,7 +75,8 @@ async def test_a_turn_is_taken_by_one_task_at_a_time() -> None:
 
     async def take(number: int) -> None:
         nonlocal inside
-        async with turn:
+        await turn.wait()
+        with turn:
             inside += 1
             assert inside == 1
             await anyio.lowlevel.checkpoint()
@@ -92,14 +93,16 @@ async def test_a_turn_is_taken_by_one_task_at_a_time() -> None:
 async def test_a_turn_is_free_again_after_an_exception_and_after_a_cancellation() -> None:
     turn = Turn()
     with anyio.fail_after(LIMIT_SECONDS):
-        with pytest.raises(ZeroDivisionError):
-            async with turn:
-                raise ZeroDivisionError
+        await turn.wait()
+        with pytest.raises(ZeroDivisionError), turn:
+            raise ZeroDivisionError
         with anyio.CancelScope() as scope:
-            async with turn:
+            await turn.wait()
+            with turn:
                 scope.cancel()
                 await anyio.sleep_forever()
-        async with turn:
+        await turn.wait()
+        with turn:
             pass
 
 
@@ -108,14 +111,16 @@ async def test_who_is_cancelled_while_it_waits_for_its_turn_does_not_take_it() -
     took_it: list[str] = []
 
     async def take(name: str) -> None:
-        async with turn:
+        await turn.wait()
+        with turn:
             took_it.append(name)
 
     with anyio.fail_after(LIMIT_SECONDS):
-        async with anyio.create_task_group() as group, turn:
-            with anyio.CancelScope() as scope:
-                scope.cancel()
-                await take("cancelled")
-            group.start_soon(take, "patient")
-            await anyio.wait_all_tasks_blocked()
+        async with anyio.create_task_group() as group:
+            with turn:
+                with anyio.CancelScope() as scope:
+                    scope.cancel()
+                    await take("cancelled")
+                group.start_soon(take, "patient")
+                await anyio.wait_all_tasks_blocked()
     assert took_it == ["patient"]
