@@ -57,9 +57,9 @@ def load(name: str) -> Any:
 def print_version(wanted: bool) -> None:
     """Print the version and end."""
     if wanted:
-        from asyncstore.cli.version import package_version
+        from asyncstore import __version__
 
-        running.Results().print(f"asyncstore {package_version()}")
+        running.Results().print(f"asyncstore {__version__}")
         raise typer.Exit
 
 

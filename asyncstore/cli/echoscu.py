@@ -9,7 +9,7 @@ import typer
 from asyncstore.cli import options, running
 from asyncstore.cli.documented_log import logger
 from asyncstore.cli.exit_codes import ExitCode, interrupted_by
-from asyncstore.cli.version import package_version
+from asyncstore import __version__
 from asyncstore.errors import AsyncStoreError
 from asyncstore.net.peer import Peer
 from asyncstore.uids import UNCOMPRESSED_TRANSFER_SYNTAXES, VERIFICATION
@@ -54,7 +54,7 @@ def echoscu(
     peer, timeouts, level = Peer(addr, port, called_aet), options.timeouts(context), options.log_level(context)
 
     def command(log: DocumentedLog) -> int:
-        logger.debug("asyncstore echoscu v%s", package_version())
+        logger.debug("asyncstore echoscu v%s", __version__)
         logger.debug("")
         proposal: dict[str, Any] = {
             "contexts": [(VERIFICATION, (syntax,) if syntax else UNCOMPRESSED_TRANSFER_SYNTAXES)],

@@ -12,7 +12,7 @@ from asyncstore.cli import exit_codes, running
 from asyncstore.cli.documented_log import QUIET, logger
 from asyncstore.cli.exit_codes import ExitCode
 from asyncstore.cli.plain_text import count_text, duration_text, path_text, size_text
-from asyncstore.cli.version import package_version
+from asyncstore import __version__
 from asyncstore.errors import AssociationRejected, AsyncStoreError, LedgerError
 from asyncstore.net.outcome import State
 
@@ -218,6 +218,6 @@ def _notice(log: DocumentedLog, level: int, text: str) -> None:
 
 
 def _say_hello() -> None:
-    logger.debug("asyncstore storescu v%s", package_version())
+    logger.debug("asyncstore storescu v%s", __version__)
     logger.debug("")
     logger.debug("Checking input file")

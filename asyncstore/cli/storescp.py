@@ -11,7 +11,7 @@ from asyncstore.cli import options, running
 from asyncstore.cli.documented_log import logger
 from asyncstore.cli.exit_codes import ExitCode
 from asyncstore.cli.plain_text import count_text, path_text, peer_text, size_text
-from asyncstore.cli.version import package_version
+from asyncstore import __version__
 from asyncstore.status import SUCCESS, Status
 from asyncstore.uids import name_of
 
@@ -136,7 +136,7 @@ async def _listen(settings: dict[str, Any]) -> int:
 
     from asyncstore.net.acceptor import StorageSCP
 
-    logger.debug("asyncstore storescp v%s", package_version())
+    logger.debug("asyncstore storescp v%s", __version__)
     logger.debug("")
     scp = StorageSCP(**settings, on_store=_say_what_came)
     with anyio.CancelScope() as scope, running.interrupts(scope.cancel, scope.cancel):

@@ -108,8 +108,10 @@ def read_cached(fd: int, holes: Sequence[memoryview], at: int, device: int) -> i
 
     `device` is the file's st_dev. Where the system or the file system cannot tell, this reads as usual.
     """
-    if preadv is None or not rwf_nowait or device in devices_without_nowait or len(holes) > IOV_MAX:
+    if preadv is None or len(holes) > IOV_MAX:
         return read_fully(fd, holes, at)
+    if not rwf_nowait or device in devices_without_nowait:
+        return preadv(fd, holes, at)
     try:
         return preadv(fd, holes, at, rwf_nowait)
     except BlockingIOError:
@@ -118,7 +120,7 @@ def read_cached(fd: int, holes: Sequence[memoryview], at: int, device: int) -> i
         if error.errno not in _NOWAIT_UNSUPPORTED:
             raise
         devices_without_nowait.add(device)
-        return read_fully(fd, holes, at)
+        return preadv(fd, holes, at)
 
 
 class FileSource:
@@ -268,6 +270,10 @@ class HeldSource(BytesSource):
     """The bytes of a small file, as the scan read them; Instance.let_go may drop them for the file itself."""
 
     __slots__ = ()
+
+    def __init__(self, file: bytearray, offset: int, length: int) -> None:
+        self._view = memoryview(file)[offset : offset + length]
+        self.length_bytes = length
 
 
 def _copy_into(holes: Sequence[memoryview], view: memoryview, offset: int) -> bool:

@@ -121,6 +121,7 @@ class Association:
         self._releasing = False
         self._released = False
         self._waiting_since = 0.0
+        self._answers_in_pieces = False
         self._changed = Signal()
         self._writing = Turn()
         self._transport: SocketTransport
@@ -459,7 +460,8 @@ class Association:
         self._exchange.sent(operation.message_id)
         if len(self.outstanding) == 1:
             self._waiting_since = time.monotonic()
-        self._transport.expect_response()
+        if self._answers_in_pieces:
+            self._transport.expect_response()
 
     async def _flush(self) -> None:
         """Write what the upper layer has queued."""
@@ -477,7 +479,8 @@ class Association:
             data = self._transport.receive_some()
             if data is not None:
                 self._take_in(data, self._on_event)
-                if self.outstanding:  # it may be half an answer: the other half waits for our acknowledgement
+                if self._upper_layer.is_amid_pdu:  # the rest of it may wait for our acknowledgement
+                    self._answers_in_pieces = True
                     self._transport.expect_response()
         except AsyncStoreError as error:
             self._fail(error)

@@ -8,8 +8,7 @@ logging set-up, and a handler that knows the events can print more, as the docum
 from __future__ import annotations
 
 import logging
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 if TYPE_CHECKING:
     from asyncstore.dimse.messages import CEchoRQ, CStoreRQ
@@ -19,15 +18,19 @@ if TYPE_CHECKING:
     from asyncstore.upper_layer.pdu import AssociateAC, AssociateRJ, AssociateRQ
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
 class TraceEvent:
-    """One thing that happened on an association."""
+    """One thing that happened on an association; what its class annotates is given by keyword.
+
+    No dataclass: every start of a program would pay for building twenty of them, and mostly none is ever used.
+    """
 
     level: ClassVar[int] = logging.INFO
     association_number: int = 0
 
+    def __init__(self, **fields: Any) -> None:
+        self.__dict__.update(fields)
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+
 class Requesting(TraceEvent):
     """An association is about to be requested; the connection is not open yet."""
 
@@ -37,7 +40,6 @@ class Requesting(TraceEvent):
         return f"requesting an association with {self.peer}"
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
 class RequestSent(TraceEvent):
     """The connection is open and the A-ASSOCIATE-RQ goes out."""
 
@@ -48,7 +50,6 @@ class RequestSent(TraceEvent):
         return f"proposing {len(self.request.presentation_contexts)} presentation contexts"
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
 class Accepted(TraceEvent):
     """The peer accepted the association."""
 
@@ -60,7 +61,6 @@ class Accepted(TraceEvent):
         return f"association accepted with {accepted} presentation contexts"
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
 class Rejected(TraceEvent):
     """The peer rejected the association."""
 
@@ -71,7 +71,6 @@ class Rejected(TraceEvent):
         return f"association rejected: result {self.answer.result}, reason {self.answer.source}.{self.answer.reason}"
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
 class ConnectionFailed(TraceEvent):
     """The connection could not be opened, for the reason that the system gave."""
 
@@ -82,7 +81,6 @@ class ConnectionFailed(TraceEvent):
         return f"cannot connect: {self.detail}"
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
 class NothingAccepted(TraceEvent):
     """The association was accepted without a single presentation context."""
 
@@ -92,7 +90,6 @@ class NothingAccepted(TraceEvent):
         return "no accepted presentation contexts"
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
 class StoreSent(TraceEvent):
     """A C-STORE request goes out on `context_id`, its data set in `transfer_syntax_uid`."""
 
@@ -105,7 +102,6 @@ class StoreSent(TraceEvent):
         return f"C-STORE {self.request.message_id}: {self.request.affected_sop_instance_uid}"
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
 class EchoSent(TraceEvent):
     """A C-ECHO request goes out on `context_id`."""
 
@@ -116,7 +112,6 @@ class EchoSent(TraceEvent):
         return f"C-ECHO {self.request.message_id}"
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
 class Answered(TraceEvent):
     """The response to `request` came; UIDs are the request's where the response has none."""
 
@@ -130,7 +125,6 @@ class Answered(TraceEvent):
         return f"answer to {self.request.message_id}: {self.status}"
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
 class Releasing(TraceEvent):
     """The association's work is done and its release is requested."""
 
@@ -138,7 +132,6 @@ class Releasing(TraceEvent):
         return "releasing the association"
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
 class ReleasedByPeer(TraceEvent):
     """The peer asked for the release."""
 
@@ -146,7 +139,6 @@ class ReleasedByPeer(TraceEvent):
         return "association released by the peer"
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
 class Aborting(TraceEvent):
     """We abort the association."""
 
@@ -157,7 +149,6 @@ class Aborting(TraceEvent):
         return "aborting the association"
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
 class AbortedByPeer(TraceEvent):
     """The peer aborted: `source` 0 is its user, 2 its service provider."""
 
@@ -168,7 +159,6 @@ class AbortedByPeer(TraceEvent):
         return f"association aborted by the peer, source {self.source}, reason {self.reason}"
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
 class ConnectionBroken(TraceEvent):
     """The transport connection ended in the middle of the association."""
 
@@ -179,7 +169,6 @@ class ConnectionBroken(TraceEvent):
         return f"connection lost: {self.detail}"
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
 class TimedOut(TraceEvent):
     """A deadline passed: `which` is "connect", "acse", "dimse" or "network"."""
 
@@ -191,7 +180,6 @@ class TimedOut(TraceEvent):
         return f"{self.which} timeout after {self.seconds:g} s"
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
 class InvalidAnswer(TraceEvent):
     """The peer sent what the standard forbids; `to_request` is "A-ASSOCIATE", "C-STORE" or "C-ECHO"."""
 
@@ -203,7 +191,6 @@ class InvalidAnswer(TraceEvent):
         return f"invalid answer to {self.to_request}: {self.detail}"
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
 class NotStored(TraceEvent):
     """An instance will not be stored by this run; `outcome` has the reason."""
 

@@ -153,6 +153,11 @@ class UpperLayer:
         # Set after a header that is none: where the next PDU would begin is not known.
         self._is_deaf = False
 
+    @property
+    def is_amid_pdu(self) -> bool:
+        """Whether the end of a PDU is still to come."""
+        return bool(self._partial)
+
     # Requests of the local user.
 
     def allows(self, event: Event) -> bool:
