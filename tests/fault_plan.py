@@ -40,6 +40,13 @@ class Cut(_Chosen):
 
 
 @dataclass(frozen=True)
+class Abort(_Chosen):
+    """Let an A-ABORT of the service user take the place of the `response`-th response, and close both connections."""
+
+    response: int = 1
+
+
+@dataclass(frozen=True)
 class Reject(_Chosen):
     """Answer the A-ASSOCIATE-RQ with A-ASSOCIATE-RJ, by default transient, for congestion (PS3.8 Table 9-21)."""
 
@@ -88,9 +95,10 @@ class SetStatus(_Chosen):
         return (not self.uids or uid in self.uids) and (self.predicate is None or self.predicate(uid))
 
 
-Fault: TypeAlias = Cut | Reject | Limit | Latency | Refuse | SetStatus
+Fault: TypeAlias = Cut | Abort | Reject | Limit | Latency | Refuse | SetStatus
 _FAULTS: Final[dict[str, type[Fault]]] = {
     "cut": Cut,
+    "abort": Abort,
     "reject": Reject,
     "limit": Limit,
     "latency": Latency,

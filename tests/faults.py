@@ -31,11 +31,11 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, NoReturn, TypeVar
 
-from tests.fault_plan import Cut, Fault, Latency, Limit, Refuse, Reject, SetStatus, parse_fault
+from tests.fault_plan import Abort, Cut, Fault, Latency, Limit, Refuse, Reject, SetStatus, parse_fault
 from tests.tap import C_STORE_RQ, C_STORE_RSP, Command, Follower, Journal, Reframer, replace_status
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Callable, Iterable, Sequence
     from typing import Self
 
 F = TypeVar("F")
@@ -44,6 +44,7 @@ READ_BYTES: Final = 1 << 18
 # How often a thread that waits for a socket looks whether its association has ended.
 LOOK_MILLISECONDS: Final = 100
 FLUSH_SECONDS: Final = 2.0
+A_ABORT: Final = struct.pack(">BxIxxBB", 0x07, 4, 0, 0)
 # The latency proxy must not become a limit to the rate: 64 MiB in flight is 6 GB/s at 10 ms.
 DELAYED_BYTES: Final = 1 << 26
 # Stands in a stream for the reset that its source made; compared by identity.
@@ -66,6 +67,9 @@ class _Direction(threading.Thread):
         self.passed = 0
         self.cut = link.cut if link.cut and link.cut.direction == name else None
         self.cut_at = link.cut_at
+        self.abort = None if self.is_up or self.cut else link.abort
+        self.responses = 0
+        self.abort_at: int | None = None
         self.follower = Follower()
         self.pending: collections.deque[tuple[int, Command]] = collections.deque()
         self.reframer = Reframer() if not self.is_up and link.proxy.statuses else None
@@ -102,13 +106,30 @@ class _Direction(threading.Thread):
             with contextlib.suppress(OSError):
                 self.destination.shutdown(socket.SHUT_WR)
             return
-        self.pending.extend(self.follower.feed(data))
+        found = self.follower.feed(data)
+        self.pending.extend(found)
+        if self.abort:
+            self._find_abort(self.abort, found)
+        if self.abort_at is not None and self.abort_at < self.passed + len(data):
+            self._pass(data[: max(0, self.abort_at - self.passed)])
+            self.link.proxy.note_fault(self.link)
+            self.link.send(self.destination, A_ABORT)
+            self._end("fin")
         room = self._room()
         if room is None or room > len(data):
             self._pass(data)
             return
         self._pass(data[:room])
         self._make_cut(data[room:])
+
+    def _find_abort(self, abort: Abort, found: list[tuple[int, Command]]) -> None:
+        """Where the response begins that the A-ABORT takes the place of: where the one before it ends."""
+        if abort.response == 1:
+            self.abort_at = self.follower.data_starts_at
+        for offset, command in found:
+            self.responses += command.field == C_STORE_RSP
+            if self.abort_at is None and self.responses == abort.response - 1:
+                self.abort_at = offset
 
     def _room(self) -> int | None:
         """How many bytes may pass before the cut; None when there is no cut, or not yet a place to count from."""
@@ -121,6 +142,8 @@ class _Direction(threading.Thread):
 
     def _make_cut(self, rest: bytes) -> None:
         assert self.cut is not None
+        if self.cut.how != "dribble":
+            self.link.proxy.note_fault(self.link)
         if self.cut.how == "dribble":
             for byte in rest:
                 self.link.pause(self.cut.pause_seconds)
@@ -140,6 +163,7 @@ class _Direction(threading.Thread):
         while self.pending and self.pending[0][0] <= self.passed:
             self.link.command_passes(self.pending.popleft()[1])
         self.link.send(self.destination, data)
+        self.link.proxy.note_passed(len(data))
 
 
 class _DelayLine(threading.Thread):
@@ -197,6 +221,7 @@ class _Link:
         self.client = client
         self.server = server
         self.cut = next((cut for cut in proxy.each(Cut) if cut.chooses(number)), None)
+        self.abort = next((abort for abort in proxy.each(Abort) if abort.chooses(number)), None)
         self.cut_at = 0
         if self.cut:
             chance = random.Random(f"{proxy.seed}/{number}")
@@ -206,7 +231,7 @@ class _Link:
         # Connections that a send found dead. What the other direction can still read from them is passed on first.
         self.lost: set[socket.socket] = set()
         self._verdict: str | None = None
-        self._stalled = False
+        self.is_stalled = False
         self._directions_left = 2
         self._lock = threading.Lock()
 
@@ -233,7 +258,7 @@ class _Link:
 
     def check(self) -> None:
         """Raise _Ended when the association has ended; stays here while it is stalled."""
-        while self._stalled and not self._verdict and not self.proxy.stopping.is_set():
+        while self.is_stalled and not self._verdict and not self.proxy.stopping.is_set():
             if self.is_client_gone(LOOK_MILLISECONDS):
                 self.end("rst")
         if self._verdict or self.proxy.stopping.is_set():
@@ -271,7 +296,7 @@ class _Link:
         self.check()
 
     def stall(self) -> None:
-        self._stalled = True
+        self.is_stalled = True
         self.check()
 
     def is_client_gone(self, milliseconds: int = 0) -> bool:
@@ -286,6 +311,7 @@ class _Link:
     def command_passes(self, command: Command) -> None:
         if command.field == C_STORE_RQ and command.message_id is not None:
             self.requests[command.message_id] = command.sop_instance_uid
+            self.proxy.journal.note_request(self.number, command)
         elif command.field == C_STORE_RSP:
             replaced = self.replaced.pop(command.responded_to or 0, None)
             self.proxy.journal.write(self.number, command, self.requests, replaced)
@@ -357,7 +383,8 @@ def _close_gently(socks: Sequence[socket.socket]) -> None:
 class FaultProxy:
     """Listens on `host`:`port` of loopback for as long as the `with` block lasts, and passes on to the SCP `to`.
 
-    `journal` tells what was acknowledged, `connections` how many connections were taken. Without faults, every byte
+    `journal` tells what was acknowledged, `connections` how many connections were taken, `passed_bytes` how much went
+    through in both directions, `faulted` which associations a fault has ended or stalled. Without faults, every byte
     passes unchanged. A connection that the SCP does not take is reset.
     """
 
@@ -377,6 +404,9 @@ class FaultProxy:
         self.port = port
         self.journal = Journal(journal)
         self.connections = 0
+        self.passed_bytes = 0
+        self.faulted: set[int] = set()
+        self._changed = threading.Condition()
         self.stopping = threading.Event()
         self.statuses = self.each(SetStatus)
         self.latency_seconds = sum(fault.seconds for fault in self.each(Latency))
@@ -436,9 +466,39 @@ class FaultProxy:
                         return fault.status
         return None
 
+    def wait_until(self, is_so: Callable[[], bool], seconds: float) -> bool:
+        """Wait until what passes, or a fault, or an end makes `is_so` true; False when that takes longer."""
+        with self._changed:
+            return self._changed.wait_for(is_so, seconds)
+
+    def end_stalled(self) -> None:
+        """Reset the associations that a fault has stalled: the kernel of a dead sender says nothing while it waits."""
+        with self._lock:
+            stalled = [link for link in self._links if link.is_stalled]
+        for link in stalled:
+            link.end("rst")
+
+    @property
+    def is_idle(self) -> bool:
+        """No association is open, neither to the sender nor to the SCP."""
+        return not self._links
+
+    def note_passed(self, count: int) -> None:
+        with self._changed:
+            self.passed_bytes += count
+            self._changed.notify_all()
+
+    def note_fault(self, link: _Link) -> None:
+        with self._lock:
+            self.faulted.add(link.number)
+        with self._changed:
+            self._changed.notify_all()
+
     def link_ended(self, link: _Link) -> None:
         with self._lock:
             self._links.discard(link)
+        with self._changed:
+            self._changed.notify_all()
 
     def _accept(self) -> None:
         while not self.stopping.is_set():

@@ -212,14 +212,26 @@ class JournalEntry:
     time: float
 
 
+@dataclass(frozen=True, slots=True)
+class RequestEntry:
+    """One C-STORE-RQ of which the whole command set was passed on, and of its data set perhaps nothing."""
+
+    association: int
+    message_id: int
+    sop_instance_uid: str
+    time: float
+
+
 class Journal:
     """Every whole C-STORE-RSP that was passed on, in `entries`, and in a JSON lines file when there is a path.
 
     An entry is written before the last byte of its response goes out: what is not here, the sender has not seen.
+    `requests` are the C-STORE-RQs, in memory only.
     """
 
     def __init__(self, path: Path | None = None) -> None:
         self.entries: list[JournalEntry] = []
+        self.requests: list[RequestEntry] = []
         self._lock = threading.Lock()
         self._file = path.open("a", encoding="utf-8") if path else None
 
@@ -239,6 +251,11 @@ class Journal:
             if self._file:
                 self._file.write(json.dumps(asdict(entry)) + "\n")
                 self._file.flush()
+
+    def note_request(self, association: int, request: Command) -> None:
+        entry = RequestEntry(association, request.message_id or 0, request.sop_instance_uid, time.time())
+        with self._lock:
+            self.requests.append(entry)
 
     def close(self) -> None:
         if self._file:

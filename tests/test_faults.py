@@ -13,9 +13,10 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from asyncstore.upper_layer import pdu
 from asyncstore.upper_layer.items import UserInformation
 from asyncstore.upper_layer.pdu import AssociateRJ, AssociateRQ
-from tests.fault_plan import Cut, Fault, Latency, Limit, Refuse, Reject, SetStatus, parse_fault
+from tests.fault_plan import Abort, Cut, Fault, Latency, Limit, Refuse, Reject, SetStatus, parse_fault
 from tests.faults import FaultProxy
 from tests.interop.peers import dcmtk_storescp, pynetdicom_server, require
 from tests.tap import Follower
@@ -282,3 +283,39 @@ def test_the_proxy_runs_as_a_process_of_its_own(tmp_path: Path) -> None:
 def test_a_plan_that_makes_no_sense_is_refused(text: str) -> None:
     with pytest.raises(ValueError, match=r"no fault|has no|soon"):
         parse_fault(text)
+
+
+@pytest.mark.parametrize("response", [1, 3])
+def test_an_abort_takes_the_place_of_a_response(response: int) -> None:
+    def answers_until_the_end(wire: Wire) -> None:
+        wire.accept()
+        with contextlib.suppress(ScriptError):
+            while True:
+                wire.answer(wire.read_store())
+
+    def stores_until_the_end(wire: Wire) -> object:
+        wire.associate()
+        for number in range(1, response):
+            wire.store(DATA_SET, message_id=number)
+        with contextlib.suppress(ScriptError):
+            wire.store(DATA_SET, message_id=response)
+        return wire.received[-1]
+
+    with ScriptedSCP(answers_until_the_end) as scp, proxy_before(scp, Abort(response=response)) as proxy:
+        assert play_scu(stores_until_the_end, proxy.port) == pdu.Abort(0, 0)
+        assert proxy.wait_until(lambda: proxy.is_idle, 5)
+    assert [entry.message_id for entry in proxy.journal.entries] == list(range(1, response))
+    assert [entry.message_id for entry in proxy.journal.requests] == list(range(1, response + 1))
+    assert proxy.faulted == {1}
+
+
+def test_a_stalled_association_is_ended_when_its_sender_cannot_say_that_it_is_gone() -> None:
+    with ScriptedSCP(hears_everything) as scp, proxy_before(scp, Cut(how="stall", at=10)) as proxy:
+        with connect(proxy) as sock:
+            sock.sendall(bytes(100))
+            assert proxy.wait_until(lambda: proxy.faulted == {1}, 5)
+            assert not proxy.is_idle
+            proxy.end_stalled()
+            assert read_until_end(sock) == (b"", "rst")
+        assert proxy.wait_until(lambda: proxy.is_idle, 5)
+        assert proxy.passed_bytes == 10

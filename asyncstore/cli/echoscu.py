@@ -6,10 +6,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from asyncstore import __version__
 from asyncstore.cli import options, running
 from asyncstore.cli.documented_log import logger
 from asyncstore.cli.exit_codes import ExitCode, interrupted_by
-from asyncstore import __version__
 from asyncstore.errors import AsyncStoreError
 from asyncstore.net.peer import Peer
 from asyncstore.uids import UNCOMPRESSED_TRANSFER_SYNTAXES, VERIFICATION

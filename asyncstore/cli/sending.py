@@ -8,11 +8,11 @@ import sys
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+from asyncstore import __version__
 from asyncstore.cli import exit_codes, running
 from asyncstore.cli.documented_log import QUIET, logger
 from asyncstore.cli.exit_codes import ExitCode
 from asyncstore.cli.plain_text import count_text, duration_text, path_text, size_text
-from asyncstore import __version__
 from asyncstore.errors import AssociationRejected, AsyncStoreError, LedgerError
 from asyncstore.net.outcome import State
 

@@ -7,11 +7,11 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from asyncstore import __version__
 from asyncstore.cli import options, running
 from asyncstore.cli.documented_log import logger
 from asyncstore.cli.exit_codes import ExitCode
 from asyncstore.cli.plain_text import count_text, path_text, peer_text, size_text
-from asyncstore import __version__
 from asyncstore.status import SUCCESS, Status
 from asyncstore.uids import name_of
 
