@@ -184,14 +184,52 @@ def test_texts_and_numbers_that_sqlite_cannot_hold_are_recorded_too(tmp_path: Pa
     assert (row.reason, row.sop_instance_uid) == ("\\udcff\0", "not\\ud800 a uid")
 
 
-def test_more_texts_than_are_kept_in_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(ledger_writer, "_TEXTS_IN_MEMORY", 7)
+def test_more_accounts_than_are_kept_in_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ledger_writer, "_ACCOUNTS_IN_MEMORY", 7)
     for run in range(2):
         with opened(tmp_path / "run.db") as ledger:
             for number in range(run * 40, run * 40 + 40):
                 ledger.record(outcome_of(instance_of(number), State.FAILED, Status(0xC000), reason=f"reason {number}"))
     assert [row.reason for row in rows_of(tmp_path / "run.db")] == [f"reason {number}" for number in range(80)]
     assert {row.sop_class_uid for row in rows_of(tmp_path / "run.db")} == {instance_of(1).sop_class_uid}
+
+
+def test_more_series_than_are_kept_in_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ledger_writer, "_PACKED_IN_MEMORY", 3)
+    with opened(tmp_path / "run.db") as ledger:
+        for number in range(40):
+            instance = instance_of(number)
+            instance.study_instance_uid, instance.series_instance_uid = uid_of(number // 10), uid_of(number // 2)
+            ledger.record(outcome_of(instance))
+    rows = [(row.study_instance_uid, row.series_instance_uid) for row in rows_of(tmp_path / "run.db")]
+    assert rows == [(uid_of(number // 10), uid_of(number // 2)) for number in range(40)]
+
+
+def test_what_differs_between_instances_is_not_mixed_up(tmp_path: Path) -> None:
+    """Everything that instances share stands in one place: each value of it has to be told apart."""
+    variants: list[dict[str, Any]] = [
+        {},
+        {"reason": "one"},
+        {"retryable": True},
+        {"attempts": 2},
+        {"association_number": 4},
+        {"context_id": 7},
+        {"transfer_syntax_uid": IMPLICIT_VR_LITTLE_ENDIAN},
+        {"status": Status(0xA701)},
+        {"status": Status(0xA700, "full")},
+        {"status": Status(0xA700, "", (0x00100010,))},
+        {"state": State.UNKNOWN},
+    ]
+    usual: dict[str, Any] = {"state": State.FAILED, "status": Status(0xA700)}
+    outcomes = [outcome_of(instance_of(number), **(usual | variant)) for number, variant in enumerate(variants * 2)]
+    with opened(tmp_path / "run.db") as ledger:
+        for outcome in outcomes:
+            ledger.record(outcome)
+    for row, outcome in zip(rows_of(tmp_path / "run.db"), outcomes, strict=True):
+        assert (row.state, row.reason, row.retryable) == (outcome.state, outcome.reason, outcome.retryable)
+        assert (row.attempts, row.association_number) == (outcome.attempts, outcome.association_number)
+        assert (row.context_id, row.sent_transfer_syntax_uid) == (outcome.context_id, outcome.transfer_syntax_uid)
+        assert outcome.status == Status(row.status or 0, row.comment, row.offending_elements)
 
 
 # -- paths and UIDs ----------------------------------------------------------------------------------------------------
@@ -366,16 +404,15 @@ def test_a_ledger_that_cannot_keep_up_has_no_room(tmp_path: Path, broken: Callab
 
 
 def test_a_batch_that_fails_in_the_middle_leaves_no_trace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    find = ledger_writer.LedgerWriter._row
+    account_of = ledger_writer.LedgerWriter._account
     fail = True
 
-    def row_or_fail(self: LedgerWriter, row_id: int, key: bytes, outcome: Outcome, recorded_at: int) -> Any:
-        row = find(self, row_id, key, outcome, recorded_at)
-        if fail and row_id == 3:
+    def account_or_fail(self: LedgerWriter, outcome: Outcome) -> int:
+        if fail and outcome.reason == "reason 3":
             raise sqlite3.OperationalError("disk I/O error")
-        return row
+        return account_of(self, outcome)
 
-    monkeypatch.setattr(ledger_writer.LedgerWriter, "_row", row_or_fail)
+    monkeypatch.setattr(ledger_writer.LedgerWriter, "_account", account_or_fail)
     monkeypatch.setattr(sqlite_ledger, "COMMIT_SECONDS", 3600.0)
     with opened(tmp_path / "run.db") as ledger:
         for number in range(1, 5):

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import random
 import threading
-import zlib
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +14,7 @@ import pytest
 from asyncstore.errors import MissingUID, NotDicom, SourceChanged, SourceError
 from asyncstore.net.outcome import Outcome, State
 from asyncstore.status import Status
-from asyncstore.transfer import ledger_writer, sqlite_ledger
+from asyncstore.transfer import ledger_hashes, ledger_writer, sqlite_ledger
 from asyncstore.transfer.feed import NamedPath
 from tests.transfer.ledgers import instance_of, opened, outcome_of, path_of, rows_of, stored, uid_of
 
@@ -47,6 +46,8 @@ RESUMED = [
     (State.STORED, Status(0), False, State.RESUMED),
     (State.WARNING, Status(0xB000), False, State.RESUMED),
     (State.DUPLICATE, Status(0x0111), False, State.DUPLICATE),
+    (State.DUPLICATE, None, False, State.DUPLICATE),
+    (State.CONFLICT, None, False, None),
     (State.FAILED, Status(0xA900), False, None),
     (State.FAILED, Status(0xA700), True, None),
     (State.NO_CONTEXT, None, False, None),
@@ -176,7 +177,7 @@ def test_every_row_is_found_again_whatever_is_in_the_index(
 
 def test_rows_with_the_same_hash_are_told_apart(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     paths = [write(tmp_path / f"{number}.dcm") for number in range(20)]
-    monkeypatch.setattr(zlib, "crc32", lambda data: 7)
+    monkeypatch.setattr(ledger_hashes, "crc32", lambda data, start=0: 7)
     for waiting in (1, 65536):
         monkeypatch.setattr(ledger_writer, "_WAITING_HASHES", waiting)
         with opened(tmp_path / f"{waiting}.db") as ledger:
