@@ -184,6 +184,7 @@ class Association:
             self._transport.close()
             self._attention.cancel()
             await self._background.__aexit__(None, None, None)
+            self._framer.let_go()  # its buffer would stay until the collector finds the cycles of what is here
 
     async def _establish(self) -> None:
         """Send A-ASSOCIATE-RQ and wait for the answer, all within the ACSE timeout."""
@@ -419,7 +420,7 @@ class Association:
             if operation is not None:
                 self._fail(AssociationLost("cancelled in the middle of a message"))
             else:  # a thread may go on to fill the holes of this wire buffer: nobody else may use it
-                self._framer = Framer(self._framer.capacity)
+                self._framer.let_go()
             raise
         finally:
             instance.source.close()

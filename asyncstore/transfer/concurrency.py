@@ -1,10 +1,12 @@
 """How many associations a transfer keeps open: a careful hill climb, with time as an argument and no I/O.
 
-A climb begins with one association. Each step is a trial: of two neighbouring numbers the larger is kept only if its
-throughput pays, for every association costs the peer a process. After the climb a trial is made now and then, up and
-down by turns, at growing distances. Throughput is a weight per second: data set bytes, and what an instance costs
-whatever its size. A period of measuring ends by evidence (time, answers, weight), so that a fast peer is judged within
-a twentieth of a second, and by whole answers one that takes two seconds for each.
+A climb begins with one association, and with a second one at once when much work waits: two overlap the sender's work
+with the peer's, which nearly always pays, and where it does not a probe finds out. Each further step is a trial: of two
+neighbouring numbers the larger is kept only if its throughput pays, for every association costs the peer a process.
+After the climb a trial is made now and then, up and down by turns, at growing distances. Throughput is a weight per
+second: data set bytes, and what an instance costs whatever its size. A period of measuring ends by evidence (time,
+answers, weight), so that a fast peer is judged within a twentieth of a second, and by whole answers one that takes two
+seconds for each.
 """
 
 from __future__ import annotations
@@ -40,13 +42,15 @@ class Progress:
     """What a transfer has done since it began, and how it stands now.
 
     `data_set_bytes` are those of the answered requests. `work_waiting` says that instances are ready which no
-    association has taken: without it the source is the bottleneck.
+    association has taken: without it the source is the bottleneck. `much_waiting` says that they would keep an
+    association busy for longer than it takes to open another.
     """
 
     answers: int
     data_set_bytes: int
     associations_open: int
     work_waiting: bool
+    much_waiting: bool = False
 
 
 class _Trial(NamedTuple):
@@ -121,6 +125,7 @@ class Concurrency:
         self.target = self._level = 1 if associations is None else self.maximum
         self.failures_in_a_row = 0
         self._is_fixed = associations is not None
+        self._has_begun = False
         self._cap = _LearnedCap(self.maximum)
         self._now = self._probe_at = self._probed_at = self._halved_at = self._pressed_at = -math.inf
         self._probe_seconds, self._quiet_seconds = FIRST_PROBE_SECONDS, QUIET_SECONDS
@@ -143,6 +148,7 @@ class Concurrency:
             self._answers, self.failures_in_a_row = progress.answers, 0
         self._cap.update(now, progress)
         if not self._is_fixed:
+            self._begin(progress)
             self._climb(now, progress)
         self.target = self._wanted() if progress.work_waiting else min(self.target, self._wanted())
         return self.target
@@ -186,6 +192,15 @@ class Concurrency:
         self._trial = self._rate = self._usual_rate = None
         self._meter.restart()
         self._probe_at = probe_at
+
+    def _begin(self, progress: Progress) -> None:
+        """Have a second association as soon as the first is open and much work waits, before anything is measured."""
+        if self._has_begun or not progress.associations_open:
+            return
+        is_measured_or_pressed = self._rate is not None or self._pressed_at > -math.inf
+        if progress.much_waiting and not is_measured_or_pressed:
+            self._level = min(2, self.maximum, self._cap.value)
+        self._has_begun = progress.much_waiting or is_measured_or_pressed
 
     def _climb(self, now: float, progress: Progress) -> None:
         if not progress.work_waiting or self.is_single or progress.associations_open != self.target:

@@ -51,6 +51,9 @@ logger = logging.getLogger("asyncstore.transfer")
 _TICK_SECONDS: Final = 0.025
 # Waking the caller costs as much as decoding an answer: it is done for so many outcomes at once, or at the next tick.
 _UNREAD_BATCH: Final = 64
+# An association works on so much for about as long as it takes to open another.
+_MANY_WAITING: Final = 200
+_MUCH_WAITING_BYTES: Final = 16 << 20
 # Outcomes that nobody has taken yet; a caller that is slower than the peer slows the transfer down.
 _MAXIMUM_UNREAD: Final = 4096
 
@@ -255,6 +258,7 @@ class Transfer:
         self._destination.was_established = True
         self.report.associations_established += 1
         self._count_open()
+        self._attention.set()
 
     def answered(self, worker: Worker, pending: Pending, outcome: Outcome) -> None:
         """A worker got the answer to a request."""
@@ -389,7 +393,9 @@ class Transfer:
                 report.answers + self._streamed_bytes // STREAMED_AFTER_BYTES,
                 report.sent_bytes,
                 report.associations_open,
-                self._work.waiting > 0,
+                work_waiting=self._work.waiting > 0,
+                much_waiting=self._work.waiting >= _MANY_WAITING
+                or (self._work.waiting > 1 and report.found_bytes - report.sent_bytes >= _MUCH_WAITING_BYTES),
             ),
         )
         if self._destination.is_doubtful or not report.associations_open:

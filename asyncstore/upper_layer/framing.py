@@ -110,14 +110,15 @@ def frame_command(context_id: int, command_set: bytes, capacity: int) -> bytes:
 class Framer:
     """Lays messages out for one association, in fragments of `capacity` bytes.
 
-    Has one wire buffer, which is free again as soon as a run was sent: take one run at a time.
+    Has one wire buffer, from the first run with holes on, which is free again as soon as a run was sent: take one run
+    at a time.
     """
 
     def __init__(self, capacity: int) -> None:
         self.capacity = capacity
         self.frame_bytes = capacity + HEADER_BYTES
         self._frames = max(1, min(RUN_BYTES // self.frame_bytes, _MAXIMUM_FRAMES))
-        self._wire = memoryview(bytearray(self._frames * self.frame_bytes))
+        self._wire = memoryview(b"")
         self._holes: list[memoryview] = []
         self._stamped_for = 0  # context ID in the full frames' headers
         self._stamped = 0  # how many frames carry that header
@@ -149,6 +150,8 @@ class Framer:
 
     def runs_with_holes(self, context_id: int, length: int) -> Iterator[Run]:
         """The runs of a message whose data set of `length` bytes is read into the wire buffer."""
+        if not self._wire:
+            self._wire = memoryview(bytearray(self._frames * self.frame_bytes))
         offset = 0
         while True:
             left = length - offset
@@ -164,6 +167,12 @@ class Framer:
             if is_last:
                 return
             offset += run_bytes
+
+    def let_go(self) -> None:
+        """Give the wire buffer back; the next run with holes gets a new one."""
+        self._wire = memoryview(b"")
+        self._holes = []
+        self._stamped = 0
 
     def _stamp(self, context_id: int, frames: int) -> None:
         """Write the header of a full frame before the first `frames` holes, where it is not there already."""

@@ -22,7 +22,7 @@ def test_every_state_is_counted_as_stored_failed_or_left() -> None:
     report = report_of(*State)
     assert report.finished == len(State)
     assert report.stored == 3  # stored, warning, resumed
-    assert report.failed == 4  # failed, no-context, source-problem, unknown
+    assert report.failed == 5  # failed, no-context, source-problem, conflict, unknown
     assert (report.duplicates, report.left) == (1, 1)
     assert report.finished == report.stored + report.failed + report.duplicates + report.left + 1  # skipped
 
