@@ -198,7 +198,10 @@ def _(event: trace.NotStored) -> Iterator[Line]:
     if outcome.state is State.NO_CONTEXT:
         return _error(reason, f"Store failed: {path}")
     if outcome.state is State.DUPLICATE:
-        return _at(logging.WARNING, f"Already there: {path}")
+        twin = f": {path_text(outcome.reason)}" if outcome.status is None else ""
+        return _at(logging.WARNING, f"Already there: {path}{twin}")
+    if outcome.state is State.CONFLICT:
+        return _error(f"Store failed: {path}", f"Reason: {path_text(outcome.reason)}")
     comment = peer_text(outcome.status.comment) if outcome.status else ""
     return _error(f"Store failed: {path}", f"Reason: {reason}" + (f', the peer says "{comment}"' if comment else ""))
 

@@ -35,7 +35,7 @@ from asyncstore.transfer.work import Work, directory_of
 from asyncstore.transfer.worker import Worker
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterable, Iterable
+    from collections.abc import AsyncIterable, Callable, Iterable
     from types import TracebackType
 
     from anyio.abc import TaskGroup
@@ -44,6 +44,7 @@ if TYPE_CHECKING:
     from asyncstore.net.peer import Peer
     from asyncstore.transfer.feed import Found, Source
     from asyncstore.transfer.ledger import Ledger
+    from asyncstore.transfer.twins import Twins
     from asyncstore.transfer.work import Pending
 
 logger = logging.getLogger("asyncstore.transfer")
@@ -103,6 +104,7 @@ class Transfer:
             settled=None if self._ledger is None else self._ledger.settled,
             pass_over=self._pass_over,
         )
+        self._twins = None if self._ledger is None else _twins_of(self._ledger, self._compared)
         self._workers: list[Worker] = []
         self._last_number = 0
         self._streamed_bytes = 0
@@ -118,6 +120,7 @@ class Transfer:
         self._room = anyio.Event()
         self._attention = anyio.Event()
         self._group: TaskGroup
+        self._comparing: TaskGroup
         self._feed_scope: anyio.CancelScope
         self._drain_scope: anyio.CancelScope
 
@@ -127,6 +130,8 @@ class Transfer:
         async with contextlib.AsyncExitStack() as stack:
             if self._ledger is not None:
                 await stack.enter_async_context(self._ledger)
+                if not self._ledger.has_earlier:
+                    self._feed.settled = None
             self._feed_scope = anyio.CancelScope()
             self._drain_scope = anyio.CancelScope()
             self._group = anyio.create_task_group()
@@ -228,14 +233,33 @@ class Transfer:
         """The next instance for a worker, None when there is none now."""
         if self._draining or len(self._unread) >= _MAXIMUM_UNREAD or self._must_hold():
             return None
-        while (pending := self._work.take(worker, worker.serves)) is not None and self._destination.refused:
-            refused = self._judge.refused_before(pending.instance, pending.attempts)
-            if refused is None:
-                break
-            self._final(pending, refused)
+        while (pending := self._work.take(worker, worker.serves)) is not None and self._is_held_back(pending):
+            if self._must_hold():
+                return None
         if not self._room.is_set() and self._work.has_room:
             self._room.set()
         return pending
+
+    def _is_held_back(self, pending: Pending) -> bool:
+        """Whether an instance that was taken is not to be sent, or not yet: it has its outcome, or will be compared."""
+        if self._destination.refused:
+            refused = self._judge.refused_before(pending.instance, pending.attempts)
+            if refused is not None:
+                self._final(pending, refused)
+                return True
+        if self._twins is not None and self._twins.is_suspect(pending):
+            self._comparing.start_soon(self._twins.compare, pending)
+            return True
+        return False
+
+    def _compared(self, pending: Pending, outcome: Outcome | None) -> None:
+        """A suspected twin is one, or is to be sent."""
+        if outcome is None:
+            self._work.put_back(pending)
+        else:
+            self._final(pending, outcome)
+        self._wake_workers()
+        self._attention.set()
 
     def has_more_for(self, worker: Worker) -> bool:
         """Whether a worker without work should keep its association: something may come that it can carry."""
@@ -246,7 +270,9 @@ class Transfer:
         return not self._work.waits_for(worker)  # else it could have been taken: another association is needed for it
 
     def _must_hold(self) -> bool:
-        if time.monotonic() >= self._destination.hold_until and (self._ledger is None or self._ledger.has_room):
+        has_room = self._ledger is None or self._ledger.has_room
+        many_twins = self._twins is not None and self._twins.are_many
+        if time.monotonic() >= self._destination.hold_until and has_room and not many_twins:
             return False
         self._was_held = True
         return True
@@ -341,9 +367,12 @@ class Transfer:
         """Feed and supervise until everything has its outcome."""
         try:
             async with anyio.create_task_group() as group:
+                self._comparing = group
                 group.start_soon(self._run_feed)
                 await self._supervise(group)
                 self._feed_scope.cancel()
+                if self._twins is not None:
+                    self._twins.cancel()
         finally:
             self._finish_run()
 
@@ -563,6 +592,12 @@ def _ledger_of(ledger: Ledger | str | os.PathLike[str] | None, peer: Peer, optio
     from asyncstore.transfer.sqlite_ledger import SqliteLedger
 
     return SqliteLedger(ledger, destination=str(peer), options=options_as_data(options))
+
+
+def _twins_of(ledger: Ledger, decided: Callable[[Pending, Outcome | None], None]) -> Twins:
+    from asyncstore.transfer.twins import Twins
+
+    return Twins(ledger, decided)
 
 
 def _with(options: TransferOptions, **overrides: Any) -> TransferOptions:

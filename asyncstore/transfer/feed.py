@@ -133,7 +133,8 @@ class Feed:
 
     `sources` is one source, or an iterable or asynchronous iterable of them; endless ones too. `wait_for_room` is
     awaited before more is read. `pace` tells where the reading takes place. `settled` blocks, and is asked in a thread:
-    for each entry of a list the outcome that it has already, None where it is to be read; `pass_over` gets those.
+    for each entry of a list the outcome that it has already, None where it is to be read; `pass_over` gets those. It
+    may be taken away before `run`.
     """
 
     def __init__(
@@ -152,7 +153,7 @@ class Feed:
         self._find_studies = find_studies
         self._deliver = deliver
         self._wait_for_room = wait_for_room
-        self._settled = settled
+        self.settled = settled
         self._pass_over = pass_over
         self.pace = Pace()
         self._limiter = anyio.CapacityLimiter(_MANY_READERS)
@@ -186,14 +187,14 @@ class Feed:
     async def _read(self, sources: Iterable[Source]) -> None:
         """Walk and read sources that can be iterated over without waiting."""
         entries = _entries(sources, self._recursive)
-        if self._settled is None:
+        if self.settled is None:
             await self._read_entries(entries)
             return
         has_more = True
         while has_more:
             await self._wait_for_room()
             has_more, outcomes, unsettled = await anyio.to_thread.run_sync(
-                _ask, entries, self._settled, abandon_on_cancel=True
+                _ask, entries, self.settled, abandon_on_cancel=True
             )
             self._pass_over(outcomes)
             if unsettled:

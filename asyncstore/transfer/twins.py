@@ -5,16 +5,73 @@ from __future__ import annotations
 import contextlib
 from typing import TYPE_CHECKING, Final
 
-from asyncstore.errors import SourceError
+import anyio
+import anyio.to_thread
+
+from asyncstore.errors import LedgerError, SourceError
 from asyncstore.instances.instance import Instance
 from asyncstore.net.outcome import Outcome, State
 from asyncstore.transfer.ledger_writer import storable
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from asyncstore.instances.source import DataSource
-    from asyncstore.transfer.ledger import KnownInstance
+    from asyncstore.transfer.ledger import KnownInstance, Ledger
+    from asyncstore.transfer.work import Pending
 
 _PIECE_BYTES: Final = 1 << 20
+# Each reads two files at once; a source that is two copies of an archive should not wait for one after another.
+_COMPARED_AT_ONCE: Final = 2
+_MAXIMUM_WAITING: Final = 64
+
+
+class Twins:
+    """Holds back what may be stored already from another file, until a thread has compared the two.
+
+    `decided(pending, outcome)` is called in the event loop; no outcome means that the instance is to be sent.
+    """
+
+    def __init__(self, ledger: Ledger, decided: Callable[[Pending, Outcome | None], None]) -> None:
+        self._ledger = ledger
+        self._decided = decided
+        self._limiter = anyio.CapacityLimiter(_COMPARED_AT_ONCE)
+        self._scopes: set[anyio.CancelScope] = set()
+
+    @property
+    def are_many(self) -> bool:
+        """Whether so many are being compared that no other should be taken now."""
+        return len(self._scopes) >= _MAXIMUM_WAITING
+
+    def is_suspect(self, pending: Pending) -> bool:
+        """Whether an instance is to be compared before it is sent."""
+        return not pending.was_compared and self._ledger.may_know(pending.instance.sop_instance_uid)
+
+    async def compare(self, pending: Pending) -> None:
+        """Find out whether an instance is stored already, and say so; when cancelled it is neither."""
+        outcome: Outcome | None = None
+        with anyio.CancelScope() as scope:
+            self._scopes.add(scope)
+            try:
+                outcome = await anyio.to_thread.run_sync(
+                    self._outcome_of, pending, abandon_on_cancel=True, limiter=self._limiter
+                )
+                pending.was_compared = True
+            finally:
+                self._scopes.discard(scope)
+        self._decided(pending, outcome)
+
+    def cancel(self) -> None:
+        """Compare no more: what is held back goes on waiting."""
+        for scope in tuple(self._scopes):
+            scope.cancel()
+
+    def _outcome_of(self, pending: Pending) -> Outcome | None:
+        try:
+            (known,) = self._ledger.known_instances([pending.instance])
+        except LedgerError:  # it says so itself, and the run ends by it
+            return None
+        return None if known is None else twin_outcome(pending.instance, known)
 
 
 def twin_outcome(instance: Instance, known: KnownInstance) -> Outcome | None:

@@ -35,16 +35,17 @@ _TAKEN_PER_RETRY: Final = 16
 class Pending:
     """An instance on its way, and what happened to it so far.
 
-    `key` is what keeps instances together, `held_bytes` what the instance holds in memory while it waits.
-    `attempts` counts requests, `retries` those that its own failures cost, `losses` associations that ended while
-    it was in flight, `refusals` answers that the peer is out of resources while it took others. `answers_seen` and
-    `refusals_seen` are what the peer had answered to all instances by the latest of those,
-    `answers_at_first_refusal` by the first (None: there was none).
+    `key` is what keeps instances together, `held_bytes` what the instance holds in memory while it waits,
+    `was_compared` says that it is no twin of a stored one. `attempts` counts requests, `retries` those that its own
+    failures cost, `losses` associations that ended while it was in flight, `refusals` answers that the peer is out
+    of resources while it took others. `answers_seen` and `refusals_seen` are what the peer had answered to all
+    instances by the latest of those, `answers_at_first_refusal` by the first (None: there was none).
     """
 
     instance: Instance
     key: str
     held_bytes: int = 0
+    was_compared: bool = False
     attempts: int = 0
     retries: int = 0
     losses: int = 0

@@ -82,8 +82,15 @@ class ListLedger:
     async def flush(self) -> None:
         pass
 
+    @property
+    def has_earlier(self) -> bool:
+        return False
+
     def settled(self, entries: Sequence[object]) -> list[Outcome | None]:
         return [None] * len(entries)
+
+    def may_know(self, sop_instance_uid: str) -> bool:
+        return False
 
     def known_instances(self, instances: Sequence[Instance]) -> list[KnownInstance | None]:
         return [None] * len(instances)
