@@ -14,11 +14,11 @@ from functools import singledispatch
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 from asyncstore.cli import pdu_text
-from asyncstore.cli.plain_text import path_text, peer_text
+from asyncstore.cli.plain_text import count_text, path_text, peer_text
 from asyncstore.errors import AssociationRejected, MissingUID, NotDicom
 from asyncstore.net import trace
 from asyncstore.net.outcome import State
-from asyncstore.uids import CT_IMAGE_STORAGE, MR_IMAGE_STORAGE
+from asyncstore.uids import CT_IMAGE_STORAGE, MR_IMAGE_STORAGE, name_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -204,6 +204,14 @@ def _(event: trace.NotStored) -> Iterator[Line]:
         return _error(f"Store failed: {path}", f"Reason: {path_text(outcome.reason)}")
     comment = peer_text(outcome.status.comment) if outcome.status else ""
     return _error(f"Store failed: {path}", f"Reason: {reason}" + (f', the peer says "{comment}"' if comment else ""))
+
+
+@lines_of.register
+def _(event: trace.KindRefused) -> Iterator[Line]:
+    what = count_text(event.count, "more instance")
+    kind = f"'{name_of(event.sop_class_uid)}' with '{name_of(event.transfer_syntax_uid)}' transfer syntax"
+    reason = f"{event.status.meaning} (0x{event.status.value:04X})"
+    return _error(f"Store failed: {what} of {kind}", f"Reason: {peer_text(reason)}")
 
 
 def _source_problem(outcome: Outcome, path: str) -> Iterator[Line]:

@@ -10,6 +10,8 @@ from __future__ import annotations
 import logging
 from typing import TYPE_CHECKING, Any, ClassVar
 
+from asyncstore.uids import name_of
+
 if TYPE_CHECKING:
     from asyncstore.dimse.messages import CEchoRQ, CStoreRQ
     from asyncstore.net.outcome import Outcome
@@ -199,6 +201,20 @@ class NotStored(TraceEvent):
 
     def __str__(self) -> str:
         return f"not stored: {self.outcome.path!r}: {self.outcome.reason!r}"
+
+
+class KindRefused(TraceEvent):
+    """The run is over; the peer refuses a kind of instance by `status`, and `count` more than the first were of it."""
+
+    level: ClassVar[int] = logging.ERROR
+    sop_class_uid: str
+    transfer_syntax_uid: str
+    status: Status
+    count: int
+
+    def __str__(self) -> str:
+        kind = f"{name_of(self.sop_class_uid)} in {name_of(self.transfer_syntax_uid)}"
+        return f"not stored: {self.count:,} more of {kind}, which the peer refuses with {self.status}"
 
 
 def emit(logger: logging.Logger, event: TraceEvent) -> None:

@@ -15,7 +15,7 @@ import dataclasses
 import logging
 import os
 import time
-from collections import deque
+from collections import Counter, deque
 from typing import TYPE_CHECKING, Any, Final, Self
 
 import anyio
@@ -44,6 +44,7 @@ if TYPE_CHECKING:
     from asyncstore.net.peer import Peer
     from asyncstore.transfer.feed import Found, Source
     from asyncstore.transfer.ledger import Ledger
+    from asyncstore.transfer.plan import Pair
     from asyncstore.transfer.twins import Twins
     from asyncstore.transfer.work import Pending
 
@@ -112,6 +113,7 @@ class Transfer:
         self._window_has_worked = False
         self._nothing_accepted: NoAcceptedContext | None = None
         self._sources_error: Exception | None = None
+        self._refused: Counter[Pair] = Counter()
         self._was_held = False
         self._draining = False
         self._finished = False
@@ -352,14 +354,25 @@ class Transfer:
             self._heed_stop()
             return
         if not outcome.is_stored:
-            number = outcome.association_number if self.report.associations_open > 1 else 0
-            trace.emit(logger, trace.NotStored(outcome=outcome, association_number=number))
+            self._tell(outcome)
             if self.options.fail_fast and outcome.state not in _NO_FAILURE:
                 self._destination.stop(_failure_of(outcome))
                 self._heed_stop()
         self._unread.append(outcome)
         if len(self._unread) >= _UNREAD_BATCH:
             self._read.set()
+
+    def _tell(self, outcome: Outcome) -> None:
+        """Log why an instance was not stored; of a kind that the peer refused, the first one and then their count."""
+        instance = outcome.instance
+        if outcome.state is State.FAILED and instance is not None:
+            kind = (instance.sop_class_uid, instance.transfer_syntax_uid)
+            if self._destination.refused.get(kind) is not None:
+                self._refused[kind] += 1
+                if self._refused[kind] > 1:
+                    return
+        number = outcome.association_number if self.report.associations_open > 1 else 0
+        trace.emit(logger, trace.NotStored(outcome=outcome, association_number=number))
 
     # -- the supervisor ------------------------------------------------------------------------------------------------
 
@@ -546,6 +559,11 @@ class Transfer:
             self.abort()
 
     def _finish_run(self) -> None:
+        for (sop_class_uid, transfer_syntax_uid), count in self._refused.items():
+            if count > 1:
+                kind = {"sop_class_uid": sop_class_uid, "transfer_syntax_uid": transfer_syntax_uid}
+                status = self._destination.refused[sop_class_uid, transfer_syntax_uid]
+                trace.emit(logger, trace.KindRefused(**kind, status=status, count=count - 1))
         for pending in self._work.left:
             left = Outcome(State.LEFT, pending.instance.path, pending.instance, attempts=pending.attempts)
             self.report.add(left)

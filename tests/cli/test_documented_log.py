@@ -99,6 +99,23 @@ def test_a_request_is_dumped_as_documented() -> None:
     )
 
 
+def test_a_kind_that_the_peer_refuses_is_told_with_a_count() -> None:
+    event = trace.KindRefused(
+        sop_class_uid=CT, transfer_syntax_uid=IMPLICIT, status=Status(0xA801, "\x1b[1mno"), count=1200
+    )
+    assert printed(event, level=logging.ERROR) == (
+        "E: Store failed: 1,200 more instances of 'CT Image Storage' with 'Implicit VR Little Endian' transfer syntax\n"
+        f"E: Reason: {Status(0xA801).meaning} (0xA801)\n"
+    )
+
+
+def test_what_is_stored_from_another_file_names_that_file() -> None:
+    reason = "the same instance as '/a/1.dcm', which is stored"
+    assert not_stored(State.CONFLICT, reason=reason) == f"E: Store failed: a.dcm\nE: Reason: {reason}\n"
+    duplicate = trace.NotStored(outcome=Outcome(State.DUPLICATE, "a.dcm", reason=reason))
+    assert printed(duplicate, level=logging.WARNING) == f"W: Already there: a.dcm: {reason}\n"
+
+
 def test_several_contexts_and_transfer_syntaxes_are_plural() -> None:
     contexts = (PresentationContext(1, CT, (IMPLICIT, EXPLICIT)), PresentationContext(3, MR, (IMPLICIT,)))
     text = printed(trace.RequestSent(request=AssociateRQ("A", "B", contexts, UserInformation())))

@@ -67,6 +67,17 @@ EVENTS = [
         logging.ERROR,
         "not stored: 'a.dcm': 'no'",
     ),
+    (
+        trace.KindRefused(
+            sop_class_uid=CT_IMAGE_STORAGE,
+            transfer_syntax_uid=IMPLICIT_VR_LITTLE_ENDIAN,
+            status=Status(0xA801),
+            count=1200,
+        ),
+        logging.ERROR,
+        "not stored: 1,200 more of CT Image Storage in Implicit VR Little Endian, which the peer refuses with "
+        "0xA801 - Failure",
+    ),
 ]
 
 

@@ -82,9 +82,7 @@ class ListLedger:
     async def flush(self) -> None:
         pass
 
-    @property
-    def has_earlier(self) -> bool:
-        return False
+    has_earlier = False
 
     def settled(self, entries: Sequence[object]) -> list[Outcome | None]:
         return [None] * len(entries)
@@ -178,17 +176,6 @@ async def test_more_settled_files_than_may_wait_to_be_read_come_one_after_anothe
                 await anyio.lowlevel.checkpoint()
     assert most <= 64 + 16
     assert sorted(str(outcome.path) for outcome in outcomes) == paths
-
-
-async def test_two_copies_of_one_instance_are_sent_one_after_the_other_and_both_written_down(tmp_path: Path) -> None:
-    paths = [*write_files(tmp_path / "a", 3), *write_files(tmp_path / "b", 3)]
-    async with KeepingSCP() as scp:
-        await ended(transfer_with(scp, [tmp_path / "a", tmp_path / "b"], tmp_path / "run.db", associations=2))
-        assert set(scp.uids.values()) == {2}
-        again, _ = await ended(transfer_with(scp, paths, tmp_path / "run.db"))
-        assert len(scp.arrivals) == 6
-    assert again.report.states == {State.RESUMED: 6}
-    assert sorted(str(row.path) for row in await anyio.to_thread.run_sync(rows_of, tmp_path / "run.db")) == paths
 
 
 async def test_an_instance_from_memory_is_sent_by_every_run_and_has_one_row(tmp_path: Path) -> None:
@@ -358,6 +345,8 @@ async def test_a_last_commit_that_fails_is_told_after_the_block(
 
 async def test_a_ledger_that_cannot_be_read_any_more_ends_the_iteration_with_its_error(tmp_path: Path) -> None:
     class Unreadable(ListLedger):
+        has_earlier = True
+
         def settled(self, entries: Sequence[object]) -> list[Outcome | None]:
             raise LedgerError("disk I/O error")
 

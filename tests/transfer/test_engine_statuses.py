@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import itertools
+import logging
 from collections import Counter
 from typing import TYPE_CHECKING
 
 import pytest
 
 from asyncstore.errors import StoreFailed
+from asyncstore.net import trace
 from asyncstore.net.outcome import State
 from asyncstore.status import SUCCESS, Status
 from asyncstore.transfer.policy import RetryPolicy, parse_overrides
@@ -235,6 +237,21 @@ async def test_what_is_passed_over_does_not_stop_a_run_that_fails_fast(tmp_path:
         await outcomes_of(transfer)
     assert transfer.report.states == {State.STORED: 4, State.DUPLICATE: 1, State.SKIPPED: 1}
     assert transfer.report.stopped_because is None
+
+
+async def test_a_kind_that_the_peer_refuses_is_told_once_and_then_counted(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    write_files(tmp_path, 50)
+    with caplog.at_level(logging.ERROR, "asyncstore.transfer"):
+        async with KeepingSCP(lambda arrival: Status(0xA801)) as scp:
+            transfer = transfer_to(scp, tmp_path, associations=1, window=1)
+            await outcomes_of(transfer)
+            assert len(scp.arrivals) <= 2  # one may be on its way when the first is answered
+    assert transfer.report.states == {State.FAILED: 50}
+    told = [record.msg for record in caplog.records]
+    assert [type(event) for event in told] == [trace.NotStored, trace.KindRefused]
+    assert told[1].count == 49
 
 
 async def test_what_is_no_legal_answer_is_sent_again_on_a_new_association() -> None:
