@@ -13,7 +13,7 @@ import os
 import re
 import stat
 import struct
-from typing import TYPE_CHECKING, Final, Literal, overload
+from typing import TYPE_CHECKING, Final, Literal, NamedTuple, overload
 
 from asyncstore.errors import MissingUID, NotDicom, SourceChanged, SourceError
 from asyncstore.instances import elements, source
@@ -59,9 +59,27 @@ _INSTANCE_IN_DATA_SET: Final = b"\x08\x00\x18\x00"
 # PS3.5 9.1.
 _matches_uid = re.compile(r"[0-9.]{1,64}").fullmatch
 
-# SOP Class and Transfer Syntax UIDs repeat: file bytes -> text. It stops growing at a size no archive needs.
-_known_uids: dict[bytes, str] = {}
-_KNOWN_UIDS_LIMIT: Final = 1024
+
+class _Layout(NamedTuple):
+    """A File Meta Information as many files have it, all but the SOP Instance UID.
+
+    `before` it are the bytes from the prefix on, `after` it those up to the data set at `meta_end`; `pattern` stands
+    before it in the data set.
+    """
+
+    before: bytes
+    uid_at: int
+    uid_end: int
+    after: bytes
+    meta_end: int
+    pattern: bytes
+    sop_class: str
+    syntax: str
+
+
+# The latest ones first. Reader threads replace the whole: a lost one is learned again.
+_layouts: tuple[_Layout, ...] = ()
+_REMEMBERED_LAYOUTS: Final = 8
 
 
 @overload
@@ -211,6 +229,29 @@ def _read_start(fd: int, head: bytearray, device: int, wait: bool) -> int | None
 
 def _identify_fast(data: bytearray, end: int) -> Identity | None:
     """The identity in a file that is as PS3.10 wants it, in a few microseconds; None when anything is unusual."""
+    for layout in _layouts:
+        if data.startswith(layout.before, PREAMBLE_BYTES) and data.startswith(layout.after, layout.uid_end):
+            break
+    else:
+        learned = _learn_layout(data, end)
+        if learned is None:
+            return None
+        layout = learned
+    meta_end = layout.meta_end
+    # The same two UIDs, encoded as they are in the data set: then they need not be looked for element by element.
+    field = bytes(data[layout.uid_at : layout.uid_end])
+    if meta_end + 8 > end or data.find(layout.pattern + field, meta_end, meta_end + HEAD_BYTES) < 0:
+        return None
+    # A wrong group length would put the data set at a wrong place.
+    if (_u16(data, meta_end)[0] | 2) == 2:
+        return None
+    sop_instance = field.rstrip(b"\0 ").decode("ascii", "replace")
+    return Identity(layout.sop_class, sop_instance, layout.syntax, meta_end) if _matches_uid(sop_instance) else None
+
+
+def _learn_layout(data: bytearray, end: int) -> _Layout | None:
+    """The layout of a file's File Meta Information, element by element, remembered for the files that come."""
+    global _layouts
     if not data.startswith(_META_START, PREAMBLE_BYTES):
         return None
     at = PREAMBLE_BYTES + _META_START_BYTES
@@ -223,48 +264,48 @@ def _identify_fast(data: bytearray, end: int) -> Identity | None:
             tag, vr, length = _fast_header(data, at)
             found[tag] = at
             at += 12 + _u32(data, at + 8)[0] if vr in elements.LONG_VRS else 8 + length
-        # A wrong group length would put the data set at a wrong place.
-        if at != meta_end or (_u16(data, at)[0] | 2) == 2:
-            return None
-        class_at, instance_at, syntax_at = found[_FAST_CLASS], found[_FAST_INSTANCE], found[_FAST_SYNTAX]
+        fields = [_uid_field(data, found[tag]) for tag in (_FAST_CLASS, _FAST_INSTANCE, _FAST_SYNTAX)]
     except (struct.error, KeyError):
         return None
-    class_field = bytes(data[class_at + 4 : class_at + 8 + data[class_at + 6]])
-    instance_field = bytes(data[instance_at + 4 : instance_at + 8 + data[instance_at + 6]])
-    syntax = _known_uid(data, syntax_at)
-    if syntax == IMPLICIT_VR_LITTLE_ENDIAN:
-        # There the length takes the place of VR and length.
-        pattern = b"%b%b\0\0%b%b%b\0\0%b" % (
-            _CLASS_IN_DATA_SET,
-            class_field[2:4],
-            class_field[4:],
-            _INSTANCE_IN_DATA_SET,
-            instance_field[2:4],
-            instance_field[4:],
-        )
-    else:
-        pattern = b"%b%b%b%b" % (_CLASS_IN_DATA_SET, class_field, _INSTANCE_IN_DATA_SET, instance_field)
-    # The same two UIDs, encoded as they are in the data set: then they need not be looked for element by element.
-    if data.find(pattern, at, at + HEAD_BYTES) < 0:
+    sop_class, _, syntax = (field[4:].rstrip(b"\0 ").decode("ascii", "replace") for field in fields)
+    are_usual = all(field[:2] == b"UI" and not field[3] for field in fields)
+    if at != meta_end or not are_usual or not (_matches_uid(sop_class) and _matches_uid(syntax)):
         return None
-    sop_class = _known_uid(data, class_at)
-    sop_instance = instance_field[4:].rstrip(b"\0 ").decode("ascii", "replace")
-    if not sop_class or not syntax or not _matches_uid(sop_instance) or sop_class == MEDIA_STORAGE_DIRECTORY:
+    if sop_class == MEDIA_STORAGE_DIRECTORY:
         return None
-    return Identity(sop_class, sop_instance, syntax, at)
+    uid_at = found[_FAST_INSTANCE] + 8
+    uid_end = uid_at + len(fields[1]) - 4
+    layout = _Layout(
+        before=bytes(data[PREAMBLE_BYTES:uid_at]),
+        uid_at=uid_at,
+        uid_end=uid_end,
+        after=bytes(data[uid_end:meta_end]),
+        meta_end=meta_end,
+        pattern=_pattern(fields[0], fields[1][:4], is_implicit=syntax == IMPLICIT_VR_LITTLE_ENDIAN),
+        sop_class=sop_class,
+        syntax=syntax,
+    )
+    _layouts = (layout, *_layouts[: _REMEMBERED_LAYOUTS - 1])
+    return layout
 
 
-def _known_uid(data: bytearray, at: int) -> str | None:
-    """The UID of the File Meta element at an offset; None when it is not one of the usual form."""
-    raw = bytes(data[at + 4 : at + 8 + data[at + 6]])
-    uid = _known_uids.get(raw)
-    if uid is None:
-        uid = raw[4:].rstrip(b"\0 ").decode("ascii", "replace")
-        if raw[:2] != b"UI" or raw[3] or not _matches_uid(uid):
-            return None
-        if len(_known_uids) < _KNOWN_UIDS_LIMIT:
-            _known_uids[raw] = uid
-    return uid
+def _uid_field(data: bytearray, at: int) -> bytes:
+    """VR, length and value of the File Meta element at an offset; a UID has less than 256 bytes."""
+    return bytes(data[at + 4 : at + 8 + data[at + 6]])
+
+
+def _pattern(class_field: bytes, instance_header: bytes, *, is_implicit: bool) -> bytes:
+    """What stands before the SOP Instance UID in a data set: the SOP Class UID, and its own tag and length."""
+    if not is_implicit:
+        return b"%b%b%b%b" % (_CLASS_IN_DATA_SET, class_field, _INSTANCE_IN_DATA_SET, instance_header)
+    # There the length takes the place of VR and length.
+    return b"%b%b\0\0%b%b%b\0\0" % (
+        _CLASS_IN_DATA_SET,
+        class_field[2:4],
+        class_field[4:],
+        _INSTANCE_IN_DATA_SET,
+        instance_header[2:4],
+    )
 
 
 def _not_a_file(path: str) -> ScanProblem:

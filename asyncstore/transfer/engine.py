@@ -460,7 +460,7 @@ class Transfer:
         """Have one more association, proposing what the waiting work needs."""
         self._last_number += 1
         options = self.options
-        proposal = self._plan.propose(self._work.pairs_waiting())
+        proposal = self._plan.propose(self._work.pairs_waiting(), filled=not self._workers)
         association = Association(
             self.peer,
             proposal.contexts,

@@ -377,14 +377,23 @@ def test_an_odd_uid_that_a_peer_may_take_is_kept(path: Path) -> None:
     )
 
 
-def test_the_table_of_known_uids_does_not_grow_without_end(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(file_meta, "_known_uids", {})
-    monkeypatch.setattr(file_meta, "_KNOWN_UIDS_LIMIT", 4)
-    for number in range(10):
-        name = f"1.2.{number}"
-        found = instance_in(path, dicom_file(meta=meta_of(sop_class_uid=name), body=data_set(name)))
-        assert found.sop_class_uid == name
-    assert len(file_meta._known_uids) == 4
+def test_many_layouts_by_turns_are_told_apart_and_few_are_remembered(path: Path) -> None:
+    for _ in range(2):
+        for number in range(20):
+            sop_class, sop_instance = f"1.2.{number}", f"1.2.3.{10**number}"
+            meta = meta_of(sop_class_uid=sop_class, sop_instance_uid=sop_instance)
+            found = instance_in(path, dicom_file(meta=meta, body=data_set(sop_class, sop_instance)))
+            assert (found.sop_class_uid, found.sop_instance_uid) == (sop_class, sop_instance)
+    assert len(file_meta._layouts) == file_meta._REMEMBERED_LAYOUTS
+
+
+def test_a_file_with_the_layout_of_another_is_still_held_against_its_data_set(path: Path) -> None:
+    one = instance_in(path, dicom_file(meta=meta_of(), body=data_set()))
+    other_uid = one.sop_instance_uid[:-1] + "9"
+    assert other_uid != one.sop_instance_uid
+    other = instance_in(path, dicom_file(meta=meta_of(sop_instance_uid=other_uid), body=data_set()))
+    assert other.sop_instance_uid == one.sop_instance_uid
+    assert other.meta_difference is not None
 
 
 # What is no instance

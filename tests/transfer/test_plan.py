@@ -80,6 +80,16 @@ def test_what_was_seen_before_is_proposed_behind_what_is_needed_now() -> None:
     assert [syntaxes for _, syntaxes in plan.propose([CT]).contexts] == [(EXPLICIT_VR_LITTLE_ENDIAN,), (LOSSLESS_JPEG,)]
 
 
+def test_a_further_association_proposes_what_was_seen_and_no_more() -> None:
+    plan = plan_of()
+    plan.see(CT)
+    own, uncompressed = plan.propose([CT_JPEG], filled=False).contexts[:2]
+    assert (own, uncompressed[0]) == ((CT_JPEG[0], (CT_JPEG[1],)), CT_JPEG[0])
+    proposal = plan.propose([CT_JPEG], filled=False)
+    assert len(proposal.contexts) == 3
+    assert proposal.pairs == {CT_JPEG, CT}
+
+
 @pytest.mark.parametrize("only_needed_contexts", [False, True])
 def test_one_proposal_after_the_other_carries_130_sop_classes(only_needed_contexts: bool) -> None:
     plan = plan_of(only_needed_contexts=only_needed_contexts)
