@@ -59,7 +59,7 @@ class AssociateError(AsyncStoreError):
 
 
 class ConnectFailed(AssociateError):
-    """The peer's host could not be resolved, or did not take the connection."""
+    """The peer's host could not be resolved, or did not take the connection; a wrong name is not retryable."""
 
     retryable = True
 

@@ -313,6 +313,7 @@ def storescu(
         recursive=recursive,
         retry=RetryPolicy(
             retries=retries,
+            retries_at_start=retries if ledger is not None else 0,
             first_wait_seconds=retry_wait,
             outage_seconds=outage_seconds(outage_wait, has_ledger=ledger is not None),
             overrides=status_reactions(on_status),

@@ -158,7 +158,9 @@ async def _connect(peer: Peer) -> SocketTransport:
     try:
         addresses = await anyio.getaddrinfo(peer.host, peer.port, type=socket.SOCK_STREAM)
     except (OSError, UnicodeError) as error:
-        raise ConnectFailed(f"cannot resolve {peer.host!r}: {_text(error)}") from error
+        failed = ConnectFailed(f"cannot resolve {peer.host!r}: {_text(error)}")
+        failed.retryable = getattr(error, "errno", None) == socket.EAI_AGAIN  # else it is the name that is wrong
+        raise failed from error
     failure: OSError = OSError("the name has no address")
     for family, kind, protocol, _, address in addresses:
         try:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, NamedTuple
 
-from asyncstore.errors import AssociationLost, AssociationRejected, StoreFailed, Timeout
+from asyncstore.errors import AssociationLost, AssociationRejected, AsyncStoreError, StoreFailed, Timeout
 from asyncstore.net.outcome import Outcome, State, no_context
 from asyncstore.transfer.policy import ABORTS_UNTIL_POISON, DESTINATION_FAILURES_UNTIL_SINGLE
 
@@ -73,12 +73,17 @@ class Destination:
         """No association came to be, or one was lost; stops the run when trying again makes no sense."""
         self._failures += 1
         rejection = error if isinstance(error, AssociationRejected) else None
-        if not self.was_established and not (rejection and rejection.retryable):
+        if not self.was_established and not (rejection and rejection.retryable) and not self._may_begin_again(error):
             self.stop(error, at_start=True)
         elif rejection and not rejection.retryable:
             self._ride_out(now, min(_REJECTED_AGAIN_SECONDS, self._retry.outage_seconds / 4), error)
         else:
             self._ride_out(now, self._retry.wait_seconds(self._failures), error)
+
+    def _may_begin_again(self, error: Exception) -> bool:
+        """Whether a run that never had an association tries once more: the peer may be just about to come back."""
+        is_retryable = isinstance(error, AsyncStoreError) and error.retryable
+        return is_retryable and self._failures <= self._retry.retries_at_start
 
     def _ride_out(self, now: float, wait_seconds: float, error: Exception) -> None:
         """Wait, or stop when the peer has taken nothing for as long as an outage may last."""

@@ -102,11 +102,13 @@ class RetryPolicy:
 
     `retries` is the most requests after the first. Waits are full jitter: uniform between 0 and
     min(`cap_seconds`, `first_wait_seconds` x 2^n). `outage_seconds` is for how long, from the first sign of trouble
-    on, the peer may take nothing before the run gives up and leaves the rest to another. `overrides` are rows that
-    come before STATUS_REACTIONS.
+    on, the peer may take nothing before the run gives up and leaves the rest to another. `retries_at_start` is how
+    often an association is asked for again when there has not been one yet: by default a wrong address is told at once.
+    `overrides` are rows that come before STATUS_REACTIONS.
     """
 
     retries: int = 4
+    retries_at_start: int = 0
     first_wait_seconds: float = 1.0
     cap_seconds: float = 300.0
     outage_seconds: float = 60.0

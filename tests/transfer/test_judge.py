@@ -337,11 +337,34 @@ def name_of(error: Exception) -> str:
     return str(error)
 
 
+def unresolved(message: str) -> ConnectFailed:
+    error = ConnectFailed(message)
+    error.retryable = False
+    return error
+
+
 @pytest.mark.parametrize("error", [*PERMANENT, *UNREACHABLE], ids=name_of)
 def test_at_the_start_what_keeps_an_association_away_ends_the_run(error: Exception) -> None:
     destination = Destination(PATIENT)
     destination.failed(NOW, error)
     assert destination.stopped_because is error
+    assert destination.start_failure is error
+
+
+@pytest.mark.parametrize("error", UNREACHABLE[:-1], ids=name_of)
+def test_at_the_start_a_peer_that_cannot_be_reached_is_tried_again_as_often_as_is_wished(error: Exception) -> None:
+    destination = Destination(RetryPolicy(retries_at_start=4))
+    for _ in range(4):
+        destination.failed(NOW, error)
+        assert destination.stopped_because is None
+    destination.failed(NOW, error)
+    assert destination.start_failure is error
+
+
+@pytest.mark.parametrize("error", [*PERMANENT, UNREACHABLE[-1], unresolved("no such host")], ids=name_of)
+def test_at_the_start_what_will_not_change_is_not_tried_again(error: Exception) -> None:
+    destination = Destination(RetryPolicy(retries_at_start=4))
+    destination.failed(NOW, error)
     assert destination.start_failure is error
 
 
