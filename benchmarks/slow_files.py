@@ -7,8 +7,8 @@ It stands for a share or a disk whose data is not in memory: `preadv` with RWF_N
 then, and any other open or read blocks the thread that asked. Only files below --root are slow; modules are not.
 
 `--inline` is the variant to compare with: RWF_NOWAIT is ignored, so that a caller that tries without waiting first
-reads right there, 10 ms long, as if it had never heard of slow files. What keeps the event loop free is then switched
-off without touching asyncstore.
+reads right there, 10 ms long, and what makes asyncstore leave slow files to threads is switched off. Every open and
+every read then takes place in the event loop.
 """
 
 from __future__ import annotations
@@ -102,6 +102,23 @@ class SlowFiles:
         return read
 
 
+def read_inline() -> None:
+    """Have asyncstore take every file for a quick one."""
+    from asyncstore.net import association
+    from asyncstore.transfer import feed
+
+    class NeverCold(feed.Pace):
+        def __init__(self) -> None:
+            super().__init__()
+            self.is_cold = False
+
+        def _become_cold(self, now: float) -> None:
+            pass
+
+    vars(feed)["Pace"] = NeverCold
+    vars(association)["_SLOW_READ_SECONDS"] = float("inf")
+
+
 def smoke() -> int:
     """Check that a slow file is slow, that RWF_NOWAIT answers EAGAIN, and that other files are not touched."""
     with tempfile.TemporaryDirectory() as root:
@@ -140,6 +157,8 @@ def main() -> int:
     if arguments.root is None or not arguments.arguments:
         parser.error("--root DIR and asyncstore's arguments are needed")
     SlowFiles(arguments.root, arguments.delay, inline=arguments.inline).install()
+    if arguments.inline:
+        read_inline()
     sys.argv = ["asyncstore", *arguments.arguments]
     runpy.run_module("asyncstore", run_name="__main__", alter_sys=True)
     return 0

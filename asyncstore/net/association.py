@@ -63,6 +63,7 @@ if TYPE_CHECKING:
     from asyncstore.dimse.exchange import Operation
     from asyncstore.dimse.messages import Response
     from asyncstore.instances.instance import Instance
+    from asyncstore.instances.source import DataSource
     from asyncstore.net.transport import SocketTransport
     from asyncstore.status import Status
     from asyncstore.upper_layer.machine import UpperLayerEvent
@@ -73,6 +74,11 @@ logger = logging.getLogger("asyncstore.net")
 # A message longer than this shows its progress before its answer: so much is sure to have left the buffers between here
 # and the peer.
 STREAMED_AFTER_BYTES: Final = 8 << 20
+
+# Opening a file and reading 1 MiB that is in memory takes 0.3 ms; a machine that is busy otherwise makes it a few.
+_SLOW_READ_SECONDS: Final = 0.005
+_FIRST_SLOW_SECONDS: Final = 1.0
+_LAST_SLOW_SECONDS: Final = 64.0
 
 
 class Association:
@@ -122,6 +128,7 @@ class Association:
         self._released = False
         self._waiting_since = 0.0
         self._answers_in_pieces = False
+        self._pace = _Pace()
         self._changed = Signal()
         self._writing = Turn()
         self._transport: SocketTransport
@@ -387,7 +394,7 @@ class Association:
         operation: Operation | None = None
         try:
             for run in self._runs(instance, context_id):
-                if run.holes and not instance.source.read_into(run.holes, run.offset, wait=False):
+                if run.holes and not self._pace.read_now(instance.source, run):
                     read = instance.source.read_into
                     await anyio.to_thread.run_sync(read, run.holes, run.offset, abandon_on_cancel=True)
                 if operation is None:
@@ -670,6 +677,32 @@ def associate(
         maximum_send_length=maximum_send_length,
         user_identity=user_identity,
     )
+
+
+class _Pace:
+    """Reads in the event loop what is in memory, as long as that is quick.
+
+    Bytes that are not in memory are left to a thread by every source that can tell. But opening a file on a share takes
+    milliseconds all the same, in which no association moves: after that, threads do all of it for a while.
+    """
+
+    def __init__(self) -> None:
+        self._next_at = 0.0
+        self._wait_seconds = _FIRST_SLOW_SECONDS
+
+    def read_now(self, source: DataSource, run: Run) -> bool:
+        """Fill the run's holes; False when a thread is to do that."""
+        began_at = time.monotonic()
+        if began_at < self._next_at:
+            return False
+        is_read = source.read_into(run.holes, run.offset, wait=False)
+        ended_at = time.monotonic()
+        if ended_at - began_at > _SLOW_READ_SECONDS:
+            self._next_at = ended_at + self._wait_seconds
+            self._wait_seconds = min(2 * self._wait_seconds, _LAST_SLOW_SECONDS)
+        else:
+            self._wait_seconds = _FIRST_SLOW_SECONDS
+        return is_read
 
 
 async def _as_instance(source: Instance | Dataset | str | os.PathLike[str]) -> Instance:

@@ -1,0 +1,66 @@
+"""An association reads in the event loop while that is quick, and leaves slow files to threads."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import pytest
+
+from asyncstore.instances.source import BytesSource
+from asyncstore.net import association
+from asyncstore.upper_layer.framing import Framer, Run
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+
+class Disk(BytesSource):
+    """Takes `seconds` of a clock of its own for each read."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        super().__init__(bytes(100))
+        self.now = 1000.0
+        self.seconds = 0.0
+        self.reads = 0
+        monkeypatch.setattr(association.time, "monotonic", lambda: self.now)
+
+    def read_into(self, holes: Sequence[memoryview], offset: int, *, wait: bool = True) -> bool:
+        assert not wait
+        self.reads += 1
+        self.now += self.seconds
+        return super().read_into(holes, offset, wait=wait)
+
+
+@pytest.fixture()
+def disk(monkeypatch: pytest.MonkeyPatch) -> Disk:
+    return Disk(monkeypatch)
+
+
+@pytest.fixture()
+def run() -> Run:
+    return next(iter(Framer(200).runs_with_holes(1, 100)))
+
+
+def test_what_is_quick_is_read_at_once(disk: Disk, run: Run) -> None:
+    pace = association._Pace()
+    disk.seconds = 0.0005
+    assert [pace.read_now(disk, run) for _ in range(100)] == [True] * 100
+    assert disk.reads == 100
+
+
+def test_after_a_slow_one_threads_read_for_longer_each_time_until_one_is_quick(disk: Disk, run: Run) -> None:
+    pace = association._Pace()
+    disk.seconds = 0.010
+    pauses = []
+    for _ in range(8):
+        assert pace.read_now(disk, run)
+        tried_at, tries = disk.now, disk.reads
+        while not pace.read_now(disk, run):
+            assert disk.reads == tries
+            disk.now += 0.25
+        pauses.append(disk.now - disk.seconds - tried_at)
+        disk.now += pauses[-1] * 2  # past the pause of the try that ended the loop, which was slow too
+    assert pauses == pytest.approx([1, 4, 16, 64, 64, 64, 64, 64], abs=0.01)
+    disk.seconds = 0.0001
+    disk.now += 100
+    assert [pace.read_now(disk, run) for _ in range(3)] == [True] * 3
