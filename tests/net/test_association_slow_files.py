@@ -22,7 +22,7 @@ class Disk(BytesSource):
         self.now = 1000.0
         self.seconds = 0.0
         self.reads = 0
-        monkeypatch.setattr(association.time, "monotonic", lambda: self.now)
+        monkeypatch.setattr("time.monotonic", lambda: self.now)
 
     def read_into(self, holes: Sequence[memoryview], offset: int, *, wait: bool = True) -> bool:
         assert not wait
@@ -31,12 +31,12 @@ class Disk(BytesSource):
         return super().read_into(holes, offset, wait=wait)
 
 
-@pytest.fixture()
+@pytest.fixture
 def disk(monkeypatch: pytest.MonkeyPatch) -> Disk:
     return Disk(monkeypatch)
 
 
-@pytest.fixture()
+@pytest.fixture
 def run() -> Run:
     return next(iter(Framer(200).runs_with_holes(1, 100)))
 
