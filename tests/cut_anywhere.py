@@ -161,11 +161,11 @@ class Scene:
         shutil.rmtree(place)
 
     def is_before_the_association(self, cut: Cut) -> bool | None:
-        """None where it depends on which of the peer's answer and its reset is noticed first."""
+        """None where it depends on which of the peer's answer and the cut is noticed first."""
         end = self.recorded.boundaries(cut.direction)[1]
-        if cut.direction == "up":
-            return cut.at <= end
-        return None if cut.at == end and cut.how == "rst" else cut.at < end
+        if cut.at == end and (cut.direction == "up" or cut.how == "rst"):
+            return None
+        return cut.at < end
 
 
 class _Played:

@@ -188,9 +188,9 @@ class Round:
         with contextlib.suppress(subprocess.TimeoutExpired):
             process.wait(self.chance.uniform(0, LATEST_SECONDS.get(moment, SOON_SECONDS)))
             return None
-        killed_at = time.time()
         process.kill()
-        return killed_at
+        process.wait(HANGS_SECONDS)
+        return time.time()  # not before: until it is dead it reads answers, and sends more
 
     def _await(self, process: subprocess.Popen[bytes], moment: str) -> bool:
         """Wait until the moment has come; False when the process ended before."""

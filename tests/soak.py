@@ -42,8 +42,9 @@ if TYPE_CHECKING:
     from asyncstore import Outcome, Report
 
 MEMORY_BOUND_BYTES: Final = 16 << 20
-# What the ledger holds by design: 20 MB of hashes that wait for its index (ledger_writer.py), and its pages.
-LEDGER_BYTES: Final = 32 << 20
+# What the ledger holds by design, whatever its size: 20 MB of hashes that wait for its index (ledger_writer.py), 16 MiB
+# that tell which UIDs it may know (ledger_hashes.py), and its pages.
+LEDGER_BYTES: Final = 48 << 20
 LEDGER_IS_FULL: Final = 100_000  # outcomes, at the latest
 FIRST_SAMPLE: Final = 10_000
 SAMPLE_EVERY: Final = 50_000

@@ -83,16 +83,21 @@ _REMEMBERED_LAYOUTS: Final = 8
 
 
 @overload
-def read_head(path: str, *, wait: Literal[True] = True, regular: bool = False) -> Instance | ScanProblem: ...
+def read_head(
+    path: str, *, wait: Literal[True] = True, missed: list[str] | None = None, regular: bool = False
+) -> Instance | ScanProblem: ...
 @overload
 def read_head(path: str, *, wait: bool, regular: bool = False) -> Instance | ScanProblem | None: ...
-def read_head(path: str, *, wait: bool = True, regular: bool = False) -> Instance | ScanProblem | None:
+def read_head(
+    path: str, *, wait: bool = True, missed: list[str] | None = None, regular: bool = False
+) -> Instance | ScanProblem | None:
     """The instance in a file, or why there is none, by one open, one fstat and one read.
 
-    A file of at most SMALL_FILE_BYTES is read whole and keeps its bytes (HeldSource); a larger one gets a FileSource.
-    `regular=True` says that the caller has just seen a regular file there; else that is checked first, since devices
-    and FIFOs must not even be opened. With `wait=False` the answer is None when the bytes are not in memory and
-    reading would block on a disk. Whatever is wrong comes back as a ScanProblem; nothing is raised.
+    A file of at most SMALL_FILE_BYTES is read whole and keeps its bytes (HeldSource); a larger one gets a
+    FileSource. `regular=True` says that the caller has just seen a regular file there; else that is checked first,
+    since devices and FIFOs must not even be opened. With `wait=False` the answer is None when the bytes are not in
+    memory and reading would block on a disk; otherwise such a path is added to `missed`, where that is given.
+    Whatever is wrong comes back as a ScanProblem; nothing is raised.
     """
     try:
         if not regular and not stat.S_ISREG(os.stat(path).st_mode):
@@ -105,8 +110,8 @@ def read_head(path: str, *, wait: bool = True, regular: bool = False) -> Instanc
         if not stat.S_ISREG(status.st_mode):
             return _not_a_file(path)
         if status.st_size <= SMALL_FILE_BYTES:
-            return _read_small(path, fd, status, wait)
-        return _read_large(path, fd, status, wait)
+            return _read_small(path, fd, status, wait, missed)
+        return _read_large(path, fd, status, wait, missed)
     except OSError as error:
         return problem_of_error(path, error)
     except Refused as refused:
@@ -148,21 +153,16 @@ def instance_of_bytes(data: Buffer, transfer_syntax_uid: str | None = None) -> I
     return Instance(None, *identity[:3], begin, length, held, len(data), 0, None, None, identity.meta_difference)
 
 
-def _read_small(path: str, fd: int, status: os.stat_result, wait: bool) -> Instance | ScanProblem | None:
+def _read_small(
+    path: str, fd: int, status: os.stat_result, wait: bool, missed: list[str] | None
+) -> Instance | ScanProblem | None:
     size = status.st_size
     # One byte more than the file has: if it gets filled the file grew, and if not it is the zero that pads a deflated
     # stream of odd length.
     buffer = bytearray(size + 1)
-    holes = (memoryview(buffer),)
-    if wait:
-        got = source.preadv(fd, holes, 0) if source.preadv is not None else -1
-        if got != size:
-            got = source.read_fully(fd, holes, 0)
-    else:
-        cached = source.read_cached(fd, holes, 0, status.st_dev)
-        if cached is None or cached < size == os.fstat(fd).st_size:
-            return None
-        got = cached
+    got = _read_start(path, fd, buffer, size, status.st_dev, wait, missed)
+    if got is None:
+        return None
     if got != size:
         return _changed(path)
     identity = _identify_fast(buffer, size) or identify(buffer, size, complete=True)
@@ -186,12 +186,14 @@ def _read_small(path: str, fd: int, status: os.stat_result, wait: bool) -> Insta
     )
 
 
-def _read_large(path: str, fd: int, status: os.stat_result, wait: bool) -> Instance | ScanProblem | None:
+def _read_large(
+    path: str, fd: int, status: os.stat_result, wait: bool, missed: list[str] | None
+) -> Instance | ScanProblem | None:
     size = status.st_size
     head = bytearray(HEAD_BYTES)
     identity: Identity | None = None
     while identity is None:
-        got = _read_start(fd, head, status.st_dev, wait)
+        got = _read_start(path, fd, head, len(head), status.st_dev, wait, missed)
         if got is None:
             return None
         if got != len(head):
@@ -218,13 +220,20 @@ def _read_large(path: str, fd: int, status: os.stat_result, wait: bool) -> Insta
     )
 
 
-def _read_start(fd: int, head: bytearray, device: int, wait: bool) -> int | None:
-    """Fills `head` from the file's start; None when that would block and must not."""
-    holes = (memoryview(head),)
-    if wait:
-        return source.read_fully(fd, holes, 0)
-    got = source.read_cached(fd, holes, 0, device)
-    return got if got == len(head) else None
+def _read_start(
+    path: str, fd: int, buffer: bytearray, wanted: int, device: int, wait: bool, missed: list[str] | None
+) -> int | None:
+    """Fill the buffer from the file's start, with `wanted` bytes unless it is shorter; None as in read_head."""
+    holes = (memoryview(buffer),)
+    if missed is not None or not wait:
+        got = source.read_cached(fd, holes, 0, device)
+        if got is not None and got >= wanted:
+            return got
+        if missed is None:
+            return got if got is not None and os.fstat(fd).st_size < wanted else None
+        missed.append(path)
+    got = source.read_some(fd, holes, 0)
+    return got if got >= wanted else source.read_fully(fd, holes, 0)
 
 
 def _identify_fast(data: bytearray, end: int) -> Identity | None:

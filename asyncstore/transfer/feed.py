@@ -308,28 +308,19 @@ def _ask(
 def _read_batch(batch: list[Any], find_studies: bool) -> tuple[list[Found], float, bool]:
     """What is in the first files of a batch, the seconds that the fastest took, and whether all were in memory."""
     found: list[Found] = []
+    missed: list[str] = []
     fastest = math.inf
-    all_in_memory = True
     ends_at = time.perf_counter() + _BATCH_SECONDS
     for entry in batch:
         started_at = time.perf_counter()
         if started_at > ends_at:
             break
-        head = read_head(entry, wait=False, regular=True) if isinstance(entry, str) else _as_found(entry)
-        if head is None:
-            all_in_memory = False
-            head = _read(entry)
+        head = read_head(entry, missed=missed, regular=True) if isinstance(entry, str) else _as_found(entry)
         if find_studies and isinstance(head, Instance) and head.study_instance_uid is None:
             head.study_instance_uid = study_of(head)
         fastest = min(fastest, time.perf_counter() - started_at)
         found.append(head)
-    return found, fastest, all_in_memory
-
-
-def _read(path: str) -> Found:
-    found = read_head(path, regular=True)
-    assert found is not None, "only a reader that may not wait gets no answer"
-    return found
+    return found, fastest, not missed
 
 
 def _ready(entry: Any) -> Instance | ScanProblem | None:

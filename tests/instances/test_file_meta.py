@@ -530,6 +530,19 @@ def test_a_cold_file_is_left_to_somebody_who_may_wait(
     found.source.close()
 
 
+@pytest.mark.parametrize("cached", [None, 10])
+def test_a_path_that_had_to_be_waited_for_is_noted(
+    path: Path, monkeypatch: pytest.MonkeyPatch, cached: int | None
+) -> None:
+    path.write_bytes(dicom_file())
+    missed: list[str] = []
+    assert isinstance(read_head(str(path), missed=missed), Instance)
+    assert missed == []
+    monkeypatch.setattr(source, "read_cached", lambda fd, holes, at, device: cached)
+    assert isinstance(read_head(str(path), missed=missed), Instance)
+    assert missed == [str(path)]
+
+
 @pytest.mark.parametrize("size", [0, SMALL_FILE_BYTES])
 @pytest.mark.parametrize("change", [-1, 1])
 @pytest.mark.parametrize("wait", [True, False])
@@ -551,11 +564,6 @@ def test_a_file_that_changes_while_it_is_read_is_a_problem(
 
     monkeypatch.setattr(os, "fstat", fstat)
     found = read_head(str(path), wait=wait)
-    if size and not wait:
-        assert found is None
-        found = read_head(str(path))
-        assert isinstance(found, ScanProblem)
-        return
     assert isinstance(found, ScanProblem)
     assert found.reason is ProblemKind.CHANGED
     assert isinstance(found.error, SourceChanged)

@@ -196,9 +196,12 @@ class SlowDisk:
         self._lock = threading.Lock()
         monkeypatch.setattr(feed_module, "read_head", self.read_head)
 
-    def read_head(self, path: str, *, wait: bool = True, regular: bool = False) -> Any:
-        if self.is_cold and not wait and self.asks_first:
-            return None
+    def read_head(self, path: str, *, wait: bool = True, missed: list[str] | None = None, regular: bool = False) -> Any:
+        if self.is_cold and self.asks_first:
+            if not wait:
+                return None
+            if missed is not None:
+                missed.append(path)
         is_in_the_loop = threading.get_ident() == self._loop_thread
         with self._lock:
             self.in_the_loop += is_in_the_loop
