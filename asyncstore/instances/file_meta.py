@@ -8,6 +8,7 @@ further into a file than HEAD_LIMIT_BYTES, nor inflates more than that.
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 import re
@@ -82,27 +83,48 @@ _layouts: tuple[_Layout, ...] = ()
 _REMEMBERED_LAYOUTS: Final = 8
 
 
+def open_head(path: str) -> int:
+    """Open a file for read_head, and have the system read its start meanwhile; -1 where it cannot be opened.
+
+    A disk that is asked for many files at once gives each of them several times as soon.
+    """
+    try:
+        fd = source.open_for_reading(path)
+    except (OSError, ValueError):  # read_head will say which
+        return -1
+    _read_ahead(fd)
+    return fd
+
+
+def _read_ahead(fd: int) -> None:
+    if source.posix_fadvise is not None:
+        with contextlib.suppress(OSError):
+            source.posix_fadvise(fd, 0, SMALL_FILE_BYTES, os.POSIX_FADV_WILLNEED)
+
+
 @overload
 def read_head(
-    path: str, *, wait: Literal[True] = True, missed: list[str] | None = None, regular: bool = False
+    path: str, *, wait: Literal[True] = True, missed: list[str] | None = None, regular: bool = False, fd: int = -1
 ) -> Instance | ScanProblem: ...
 @overload
 def read_head(path: str, *, wait: bool, regular: bool = False) -> Instance | ScanProblem | None: ...
 def read_head(
-    path: str, *, wait: bool = True, missed: list[str] | None = None, regular: bool = False
+    path: str, *, wait: bool = True, missed: list[str] | None = None, regular: bool = False, fd: int = -1
 ) -> Instance | ScanProblem | None:
     """The instance in a file, or why there is none, by one open, one fstat and one read.
 
     A file of at most SMALL_FILE_BYTES is read whole and keeps its bytes (HeldSource); a larger one gets a
     FileSource. `regular=True` says that the caller has just seen a regular file there; else that is checked first,
-    since devices and FIFOs must not even be opened. With `wait=False` the answer is None when the bytes are not in
-    memory and reading would block on a disk; otherwise such a path is added to `missed`, where that is given.
-    Whatever is wrong comes back as a ScanProblem; nothing is raised.
+    since devices and FIFOs must not even be opened. `fd` is what open_head gave for the path; it is closed. With
+    `wait=False` the answer is None when the bytes are not in memory and reading would block on a disk; otherwise
+    such a path is added to `missed`, where that is given. Whatever is wrong comes back as a ScanProblem; nothing is
+    raised.
     """
     try:
-        if not regular and not stat.S_ISREG(os.stat(path).st_mode):
-            return _not_a_file(path)
-        fd = source.open_for_reading(path)
+        if fd < 0:
+            if not regular and not stat.S_ISREG(os.stat(path).st_mode):
+                return _not_a_file(path)
+            fd = source.open_for_reading(path)
     except (OSError, ValueError) as error:
         return problem_of_error(path, error)
     try:
@@ -230,7 +252,10 @@ def _read_start(
         if got is not None and got >= wanted:
             return got
         if missed is None:
-            return got if got is not None and os.fstat(fd).st_size < wanted else None
+            if got is not None and os.fstat(fd).st_size < wanted:
+                return got
+            _read_ahead(fd)
+            return None
         missed.append(path)
     got = source.read_some(fd, holes, 0)
     return got if got >= wanted else source.read_fully(fd, holes, 0)

@@ -196,7 +196,9 @@ class SlowDisk:
         self._lock = threading.Lock()
         monkeypatch.setattr(feed_module, "read_head", self.read_head)
 
-    def read_head(self, path: str, *, wait: bool = True, missed: list[str] | None = None, regular: bool = False) -> Any:
+    def read_head(
+        self, path: str, *, wait: bool = True, missed: list[str] | None = None, regular: bool = False, fd: int = -1
+    ) -> Any:
         if self.is_cold and self.asks_first:
             if not wait:
                 return None
@@ -211,7 +213,7 @@ class SlowDisk:
             time.sleep(0.01)
         with self._lock:
             self.at_once -= 1
-        return file_meta.read_head(path, regular=regular)
+        return file_meta.read_head(path, regular=regular, fd=fd)
 
 
 async def longest_pause(reader: Reader) -> float:
