@@ -70,8 +70,8 @@ _GROUP_LENGTH: Final = struct.Struct("<III")
 _LENGTH: Final = struct.Struct("<I")
 _UNSIGNED_SHORT: Final = struct.Struct("<H")
 
-
-# The same of a C-STORE-RSP with success: what stands before and between its SOP class, Message ID and SOP instance.
+# A C-STORE-RSP with success as nearly every peer writes it: what stands before and between its SOP class, Message ID
+# and SOP instance.
 _USUAL_START: Final = struct.pack("<II", 0, 4)
 _USUAL_SOP_CLASS: Final = struct.pack("<I", AFFECTED_SOP_CLASS_UID << 16)
 _USUAL_COMMAND: Final = struct.pack("<IIHII", COMMAND_FIELD << 16, 2, _C_STORE_RSP, RESPONDED_TO << 16, 2)

@@ -128,7 +128,7 @@ class Association:
         self._released = False
         self._waiting_since = 0.0
         self._answers_in_pieces = False
-        self._pace = _Pace()
+        self._reads = _InlineReads()
         self._changed = Signal()
         self._writing = Turn()
         self._transport: SocketTransport
@@ -394,7 +394,7 @@ class Association:
         operation: Operation | None = None
         try:
             for run in self._runs(instance, context_id):
-                if run.holes and not self._pace.read_now(instance.source, run):
+                if run.holes and not self._reads.read_now(instance.source, run):
                     read = instance.source.read_into
                     await anyio.to_thread.run_sync(read, run.holes, run.offset, abandon_on_cancel=True)
                 if operation is None:
@@ -487,7 +487,9 @@ class Association:
             data = self._transport.receive_some()
             if data is not None:
                 self._take_in(data, self._on_event)
-                if self._upper_layer.is_amid_pdu:  # the rest of it may wait for our acknowledgement
+                if (
+                    self._upper_layer.is_amid_pdu or self._exchange.is_amid_message
+                ):  # the rest of it may wait for our acknowledgement
                     self._answers_in_pieces = True
                     self._transport.expect_response()
         except AsyncStoreError as error:
@@ -679,7 +681,7 @@ def associate(
     )
 
 
-class _Pace:
+class _InlineReads:
     """Reads in the event loop what is in memory, as long as that is quick.
 
     Bytes that are not in memory are left to a thread by every source that can tell. But opening a file on a share takes

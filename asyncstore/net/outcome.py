@@ -21,7 +21,7 @@ class State(enum.StrEnum):
     STORED = "stored"
     WARNING = "warning"  # stored, and the peer had something to say about it
     DUPLICATE = "duplicate"  # the peer says it was already there, or it was stored from another file
-    CONFLICT = "conflict"  # another data set is stored under its SOP Instance UID: not a byte of it was sent
+    CONFLICT = "conflict"  # another data set is stored under its SOP Instance UID
     FAILED = "failed"  # the peer answered with a failure
     NO_CONTEXT = "no-context"  # no accepted presentation context fits: not a byte of it was sent
     SOURCE_PROBLEM = "source-problem"  # the file cannot be read, or is no longer what was scanned

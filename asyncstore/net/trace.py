@@ -32,6 +32,10 @@ class TraceEvent:
     def __init__(self, **fields: Any) -> None:
         self.__dict__.update(fields)
 
+    def __repr__(self) -> str:
+        fields = ", ".join(f"{name}={value!r}" for name, value in vars(self).items())
+        return f"{type(self).__name__}({fields})"
+
 
 class Requesting(TraceEvent):
     """An association is about to be requested; the connection is not open yet."""

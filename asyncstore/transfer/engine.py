@@ -5,7 +5,8 @@
 The feed reads ahead within bounds; workers take instances as their windows have room; each answer and each loss goes to
 the judge, which says final or again; final outcomes are counted and handed out in the order in which they became
 final. A supervisor opens and closes associations as `Concurrency` says, and notices when all is done. A ledger, where
-there is one, is asked before a file is opened, and told of each outcome.
+there is one, is asked before a file is opened and, of a SOP Instance UID that it may know, before an instance is sent;
+it is told of each outcome.
 """
 
 from __future__ import annotations
@@ -35,11 +36,12 @@ from asyncstore.transfer.work import Work, directory_of
 from asyncstore.transfer.worker import Worker
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterable, Callable, Iterable
+    from collections.abc import AsyncIterable, Iterable
     from types import TracebackType
 
     from anyio.abc import TaskGroup
 
+    from asyncstore.errors import LedgerError
     from asyncstore.instances.instance import ScanProblem
     from asyncstore.net.peer import Peer
     from asyncstore.transfer.feed import Found, Source
@@ -53,6 +55,8 @@ logger = logging.getLogger("asyncstore.transfer")
 _TICK_SECONDS: Final = 0.025
 # Waking the caller costs as much as decoding an answer: it is done for so many outcomes at once, or at the next tick.
 _UNREAD_BATCH: Final = 64
+# A peer that ends an association on which nothing was sent for so long has a timeout for that, and is well.
+_IDLE_SECONDS: Final = 5.0
 # An association works on so much for about as long as it takes to open another.
 _MANY_WAITING: Final = 200
 _MUCH_WAITING_BYTES: Final = 16 << 20
@@ -105,7 +109,7 @@ class Transfer:
             settled=None if self._ledger is None else self._ledger.settled,
             pass_over=self._pass_over,
         )
-        self._twins = None if self._ledger is None else _twins_of(self._ledger, self._compared)
+        self._twins = None if self._ledger is None else self._twins_by(self._ledger)
         self._workers: list[Worker] = []
         self._last_number = 0
         self._streamed_bytes = 0
@@ -237,7 +241,8 @@ class Transfer:
             return None
         while (pending := self._work.take(worker, worker.serves)) is not None and self._is_held_back(pending):
             if self._must_hold():
-                return None
+                pending = None
+                break
         if not self._room.is_set() and self._work.has_room:
             self._room.set()
         return pending
@@ -250,18 +255,29 @@ class Transfer:
                 self._final(pending, refused)
                 return True
         if self._twins is not None and self._twins.is_suspect(pending):
-            self._comparing.start_soon(self._twins.compare, pending)
+            self._twins.hold(pending, self._comparing)
             return True
         return False
+
+    def _twins_by(self, ledger: Ledger) -> Twins:
+        from asyncstore.transfer.twins import Twins
+
+        return Twins(ledger, decided=self._compared, failed=self._cannot_ask)
 
     def _compared(self, pending: Pending, outcome: Outcome | None) -> None:
         """A suspected twin is one, or is to be sent."""
         if outcome is None:
             self._work.put_back(pending)
         else:
+            outcome.attempts = pending.attempts
             self._final(pending, outcome)
         self._wake_workers()
         self._attention.set()
+
+    def _cannot_ask(self, error: LedgerError) -> None:
+        """The ledger cannot be read any more: what may be a twin must not be sent."""
+        self._destination.stop(error)
+        self._heed_stop()
 
     def has_more_for(self, worker: Worker) -> bool:
         """Whether a worker without work should keep its association: something may come that it can carry."""
@@ -367,7 +383,8 @@ class Transfer:
         instance = outcome.instance
         if outcome.state is State.FAILED and instance is not None:
             kind = (instance.sop_class_uid, instance.transfer_syntax_uid)
-            if self._destination.refused.get(kind) is not None:
+            refused = self._destination.refused.get(kind)
+            if refused is not None and outcome.status is not None and outcome.status.value == refused.value:
                 self._refused[kind] += 1
                 if self._refused[kind] > 1:
                     return
@@ -409,6 +426,8 @@ class Transfer:
             if self._work.wake_retries(now):
                 self._wake_workers()
             self._adjust(group, now)
+            if self._work.has_room:  # whoever took the last instances: the feed may be all that goes on
+                self._room.set()
             self._read.set()
             self._attention = anyio.Event()
             if self._is_over():
@@ -502,7 +521,8 @@ class Transfer:
             self._on_nothing_accepted(worker, error)
         elif worker.association.established:
             self._concurrency.lost(now)
-            if not worker.answers:
+            was_idle = not worker.has_sent and now - worker.established_at > _IDLE_SECONDS
+            if not worker.answers and not was_idle:
                 self._destination.failed(now, error)
         elif associations_open:  # the peer works, and wants no more associations than it has
             self._concurrency.rejected(now, associations_open)
@@ -519,7 +539,8 @@ class Transfer:
             self._destination.stop(error, at_start=True)
             return
         self._nothing_accepted = error
-        self._destination.refused.update(dict.fromkeys(pairs))
+        for pair in pairs:
+            self._destination.refused.setdefault(pair)
         for pending in self._work.take_all(pairs):
             refused = self._judge.refused_before(pending.instance, pending.attempts)
             assert refused is not None
@@ -564,6 +585,8 @@ class Transfer:
                 kind = {"sop_class_uid": sop_class_uid, "transfer_syntax_uid": transfer_syntax_uid}
                 status = self._destination.refused[sop_class_uid, transfer_syntax_uid]
                 trace.emit(logger, trace.KindRefused(**kind, status=status, count=count - 1))
+        for pending in self._twins.held if self._twins is not None else ():
+            self._work.put_back(pending)
         for pending in self._work.left:
             left = Outcome(State.LEFT, pending.instance.path, pending.instance, attempts=pending.attempts)
             self.report.add(left)
@@ -610,12 +633,6 @@ def _ledger_of(ledger: Ledger | str | os.PathLike[str] | None, peer: Peer, optio
     from asyncstore.transfer.sqlite_ledger import SqliteLedger
 
     return SqliteLedger(ledger, destination=str(peer), options=options_as_data(options))
-
-
-def _twins_of(ledger: Ledger, decided: Callable[[Pending, Outcome | None], None]) -> Twins:
-    from asyncstore.transfer.twins import Twins
-
-    return Twins(ledger, decided)
 
 
 def _with(options: TransferOptions, **overrides: Any) -> TransferOptions:

@@ -91,8 +91,8 @@ class Ledger(Protocol):
         It counts what was recorded up to now, written or not, and what earlier runs recorded.
         """
 
-    def known_instances(self, instances: Sequence[Instance]) -> list[KnownInstance | None]:
-        """For each instance the one with its SOP Instance UID that was stored from elsewhere, if there is one."""
+    def known_instances(self, instances: Sequence[Instance]) -> list[list[KnownInstance]]:
+        """For each instance those with its SOP Instance UID that were stored from elsewhere."""
 
 
 def is_settled(outcome: Outcome) -> bool:

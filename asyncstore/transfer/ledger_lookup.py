@@ -65,9 +65,9 @@ class LedgerLookup:
             outcomes += self._settled_of(entries[at : at + _AT_ONCE])
         return outcomes
 
-    def known_instances(self, instances: Sequence[Instance]) -> list[KnownInstance | None]:
+    def known_instances(self, instances: Sequence[Instance]) -> list[list[KnownInstance]]:
         """See Ledger.known_instances."""
-        known: list[KnownInstance | None] = []
+        known: list[list[KnownInstance]] = []
         for at in range(0, len(instances), _AT_ONCE):
             part = instances[at : at + _AT_ONCE]
             paths = [self._absolute(instance.path) for instance in part]
@@ -76,7 +76,7 @@ class LedgerLookup:
 
     def known_instance(self, sop_instance_uid: str) -> KnownInstance | None:
         """The stored instance of a SOP Instance UID, whatever file it came from."""
-        return self._known_of([sop_instance_uid], [_NOWHERE])[0]
+        return next(iter(self._known_of([sop_instance_uid], [_NOWHERE])[0]), None)
 
     def _settled_of(self, entries: Sequence[object]) -> list[Outcome | None]:
         paths = [self._absolute(_path_of(entry)) for entry in entries]
@@ -88,7 +88,7 @@ class LedgerLookup:
             for entry, path in zip(entries, paths, strict=True)
         ]
 
-    def _known_of(self, uids: Sequence[str], paths: Sequence[str | None]) -> list[KnownInstance | None]:
+    def _known_of(self, uids: Sequence[str], paths: Sequence[str | None]) -> list[list[KnownInstance]]:
         """The stored instances of these UIDs that do not come from these paths."""
         # First what is not committed, then what is: in the other order one that is committed meanwhile would be missed.
         wanted = frozenset(uids)
@@ -99,7 +99,7 @@ class LedgerLookup:
             if uid in wanted:
                 candidates.setdefault(uid, []).append(known)
         return [
-            next((known for known in candidates.get(uid, ()) if known.path != path), None)
+            [known for known in candidates.get(uid, ()) if known.path != path]
             for uid, path in zip(uids, paths, strict=True)
         ]
 

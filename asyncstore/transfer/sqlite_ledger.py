@@ -189,8 +189,8 @@ class SqliteLedger:
             return [None] * len(entries)
         return self._lookup.settled(entries)
 
-    def known_instances(self, instances: Sequence[Instance]) -> list[KnownInstance | None]:
-        """For each instance the one with its SOP Instance UID that was stored from elsewhere, if there is one.
+    def known_instances(self, instances: Sequence[Instance]) -> list[list[KnownInstance]]:
+        """For each instance those with its SOP Instance UID that were stored from elsewhere.
 
         It sees everything that was recorded, written or not. Raises LedgerError.
         """

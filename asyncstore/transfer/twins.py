@@ -14,7 +14,9 @@ from asyncstore.net.outcome import Outcome, State
 from asyncstore.transfer.ledger_writer import storable
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Collection
+
+    from anyio.abc import TaskGroup
 
     from asyncstore.instances.source import DataSource
     from asyncstore.transfer.ledger import KnownInstance, Ledger
@@ -23,55 +25,73 @@ if TYPE_CHECKING:
 _PIECE_BYTES: Final = 1 << 20
 # Each reads two files at once; a source that is two copies of an archive should not wait for one after another.
 _COMPARED_AT_ONCE: Final = 2
-_MAXIMUM_WAITING: Final = 64
+_MAXIMUM_HELD: Final = 64
 
 
 class Twins:
     """Holds back what may be stored already from another file, until a thread has compared the two.
 
-    `decided(pending, outcome)` is called in the event loop; no outcome means that the instance is to be sent.
+    `decided(pending, outcome)` is called in the event loop; no outcome means that the instance is to be sent. `failed`
+    is called when the ledger cannot be asked any more; what is `held` then, or when `cancel` was called, stays so.
     """
 
-    def __init__(self, ledger: Ledger, decided: Callable[[Pending, Outcome | None], None]) -> None:
+    def __init__(
+        self,
+        ledger: Ledger,
+        *,
+        decided: Callable[[Pending, Outcome | None], None],
+        failed: Callable[[LedgerError], None],
+    ) -> None:
         self._ledger = ledger
         self._decided = decided
+        self._failed = failed
         self._limiter = anyio.CapacityLimiter(_COMPARED_AT_ONCE)
-        self._scopes: set[anyio.CancelScope] = set()
+        self._held: dict[Pending, anyio.CancelScope] = {}
+
+    @property
+    def held(self) -> Collection[Pending]:
+        """What is neither sent nor decided about."""
+        return self._held.keys()
 
     @property
     def are_many(self) -> bool:
-        """Whether so many are being compared that no other should be taken now."""
-        return len(self._scopes) >= _MAXIMUM_WAITING
+        """Whether so many are held that no other instance should be taken now."""
+        return len(self._held) >= _MAXIMUM_HELD
 
     def is_suspect(self, pending: Pending) -> bool:
         """Whether an instance is to be compared before it is sent."""
         return not pending.was_compared and self._ledger.may_know(pending.instance.sop_instance_uid)
 
-    async def compare(self, pending: Pending) -> None:
-        """Find out whether an instance is stored already, and say so; when cancelled it is neither."""
+    def hold(self, pending: Pending, group: TaskGroup) -> None:
+        """Hold an instance back, and compare it in a task of this group."""
+        self._held[pending] = anyio.CancelScope()
+        group.start_soon(self._compare, pending)
+
+    def cancel(self) -> None:
+        """Compare no more."""
+        for scope in self._held.values():
+            scope.cancel()
+
+    async def _compare(self, pending: Pending) -> None:
         outcome: Outcome | None = None
-        with anyio.CancelScope() as scope:
-            self._scopes.add(scope)
+        with self._held[pending] as scope:
             try:
                 outcome = await anyio.to_thread.run_sync(
                     self._outcome_of, pending, abandon_on_cancel=True, limiter=self._limiter
                 )
-                pending.was_compared = True
-            finally:
-                self._scopes.discard(scope)
+            except LedgerError as error:
+                self._failed(error)
+                return
+        if scope.cancelled_caught:
+            return
+        del self._held[pending]
+        pending.was_compared = True
         self._decided(pending, outcome)
 
-    def cancel(self) -> None:
-        """Compare no more: what is held back goes on waiting."""
-        for scope in tuple(self._scopes):
-            scope.cancel()
-
     def _outcome_of(self, pending: Pending) -> Outcome | None:
-        try:
-            (known,) = self._ledger.known_instances([pending.instance])
-        except LedgerError:  # it says so itself, and the run ends by it
-            return None
-        return None if known is None else twin_outcome(pending.instance, known)
+        (stored,) = self._ledger.known_instances([pending.instance])
+        outcomes = (twin_outcome(pending.instance, known) for known in stored)
+        return next((outcome for outcome in outcomes if outcome is not None), None)
 
 
 def twin_outcome(instance: Instance, known: KnownInstance) -> Outcome | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from typing import TYPE_CHECKING
 
 import anyio
@@ -36,7 +37,7 @@ class Worker:
     """Runs one association from its request to its release.
 
     `number` is what the log calls it. `retiring` asks it to end when what is in flight is answered. `answers` counts
-    the answers that came.
+    the answers that came, `has_sent` says that there is something to be answered, `established_at` since when.
     """
 
     def __init__(
@@ -47,6 +48,8 @@ class Worker:
         self.proposal = proposal
         self.retiring = False
         self.answers = 0
+        self.has_sent = False
+        self.established_at = 0.0
         self._options = options
         self._employer = employer
         self._pairs = proposal.pairs
@@ -82,6 +85,7 @@ class Worker:
                 try:
                     async with self.association:
                         self._pairs = self._pairs_served()
+                        self.established_at = time.monotonic()
                         self._employer.established(self)
                         await self._work()
                 except AsyncStoreError as failure:
@@ -163,6 +167,7 @@ class Worker:
         assert self._sending is not None
         self._in_flight[operation.message_id] = self._sending
         self._sending[0].attempts += 1
+        self.has_sent = True
         self._sending = None
 
     def _on_answer(self, operation: Operation, status: Status) -> None:

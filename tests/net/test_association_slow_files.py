@@ -42,20 +42,20 @@ def run() -> Run:
 
 
 def test_what_is_quick_is_read_at_once(disk: Disk, run: Run) -> None:
-    pace = association._Pace()
+    reads = association._InlineReads()
     disk.seconds = 0.0005
-    assert [pace.read_now(disk, run) for _ in range(100)] == [True] * 100
+    assert [reads.read_now(disk, run) for _ in range(100)] == [True] * 100
     assert disk.reads == 100
 
 
 def test_after_a_slow_one_threads_read_for_longer_each_time_until_one_is_quick(disk: Disk, run: Run) -> None:
-    pace = association._Pace()
+    reads = association._InlineReads()
     disk.seconds = 0.010
     pauses = []
     for _ in range(8):
-        assert pace.read_now(disk, run)
+        assert reads.read_now(disk, run)
         tried_at, tries = disk.now, disk.reads
-        while not pace.read_now(disk, run):
+        while not reads.read_now(disk, run):
             assert disk.reads == tries
             disk.now += 0.25
         pauses.append(disk.now - disk.seconds - tried_at)
@@ -63,4 +63,4 @@ def test_after_a_slow_one_threads_read_for_longer_each_time_until_one_is_quick(d
     assert pauses == pytest.approx([1, 4, 16, 64, 64, 64, 64, 64], abs=0.01)
     disk.seconds = 0.0001
     disk.now += 100
-    assert [pace.read_now(disk, run) for _ in range(3)] == [True] * 3
+    assert [reads.read_now(disk, run) for _ in range(3)] == [True] * 3

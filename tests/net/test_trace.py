@@ -108,3 +108,11 @@ def test_an_event_below_the_level_is_not_logged(caplog: pytest.LogCaptureFixture
 def test_events_of_several_associations_carry_their_number() -> None:
     assert trace.Releasing().association_number == 0
     assert trace.Releasing(association_number=3).association_number == 3
+
+
+@pytest.mark.parametrize("event", [event for event, _, _ in EVENTS], ids=lambda event: type(event).__name__)
+def test_an_event_has_the_fields_that_its_class_names(event: trace.TraceEvent) -> None:
+    named = {name for kind in type(event).__mro__ for name in vars(kind).get("__annotations__", ())} - {"level"}
+    assert vars(event).keys() <= named
+    assert all(hasattr(event, name) for name in named)
+    assert repr(event).startswith(f"{type(event).__name__}(")

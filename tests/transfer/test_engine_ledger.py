@@ -90,8 +90,8 @@ class ListLedger:
     def may_know(self, sop_instance_uid: str) -> bool:
         return False
 
-    def known_instances(self, instances: Sequence[Instance]) -> list[KnownInstance | None]:
-        return [None] * len(instances)
+    def known_instances(self, instances: Sequence[Instance]) -> list[list[KnownInstance]]:
+        return [[] for _ in instances]
 
 
 # -- resuming ----------------------------------------------------------------------------------------------------------

@@ -27,11 +27,12 @@ from asyncstore.instances.instance import Instance
 from asyncstore.net.outcome import State
 from asyncstore.net.peer import Peer, Timeouts
 from asyncstore.status import SUCCESS, Status
+from asyncstore.transfer import work
 from asyncstore.transfer.engine import Transfer
 from asyncstore.transfer.policy import RetryPolicy, TransferOptions
 from asyncstore.uids import CT_IMAGE_STORAGE, EXPLICIT_VR_LITTLE_ENDIAN, IMPLICIT_VR_LITTLE_ENDIAN
-from asyncstore.upper_layer.items import OperationsWindow
-from asyncstore.upper_layer.pdu import Abort, AssociateRJ, AssociateRQ, ReleaseRP, ReleaseRQ
+from asyncstore.upper_layer.items import OperationsWindow, PresentationContextResult
+from asyncstore.upper_layer.pdu import Abort, AssociateAC, AssociateRJ, AssociateRQ, ReleaseRP, ReleaseRQ
 from tests.fault_plan import Cut, Reject, SetStatus
 from tests.faults import FaultProxy
 from tests.interop.peers import free_port
@@ -105,6 +106,38 @@ async def test_a_peer_that_accepts_no_context_ends_the_run(tmp_path: Path, optio
     assert {outcome.state for outcome in outcomes} <= {State.NO_CONTEXT}
     assert transfer.report.stored == 0
     assert transfer.report.found == transfer.report.finished
+
+
+async def test_a_kind_that_nobody_takes_is_refused_to_its_end_also_when_more_waits_than_is_read_ahead(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(work, "MAXIMUM_WAITING", 20)
+    write_files(tmp_path, 200)
+    is_full = threading.Event()
+    wait_for_room = Transfer._wait_for_room
+
+    async def waiting(self: Transfer) -> None:
+        if not self._work.has_room:
+            is_full.set()
+        await wait_for_room(self)
+
+    monkeypatch.setattr(Transfer, "_wait_for_room", waiting)
+
+    def accepts_nothing(wire: Wire) -> None:
+        request = wire.expect(AssociateRQ)
+        is_full.wait(20)
+        results = tuple(
+            PresentationContextResult(context.context_id, 3, IMPLICIT_VR_LITTLE_ENDIAN)
+            for context in request.presentation_contexts
+        )
+        wire.send(AssociateAC("A", "B", results, request.user_information))
+        wire.read_pdu()
+
+    with ScriptedSCP(accepts_nothing) as scp:
+        transfer = transfer_to(scp, tmp_path, only_needed_contexts=True)
+        with pytest.raises(NoAcceptedContext):
+            await collect(transfer, [])
+    assert transfer.report.states == {State.NO_CONTEXT: 200}
 
 
 @pytest.mark.parametrize(

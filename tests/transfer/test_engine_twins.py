@@ -8,18 +8,28 @@ from typing import TYPE_CHECKING, Any
 import anyio
 import pytest
 
+from asyncstore.errors import LedgerError
 from asyncstore.net.outcome import Outcome, State
-from asyncstore.transfer import twins
+from asyncstore.status import SUCCESS, Status
+from asyncstore.transfer import engine, twins
 from asyncstore.transfer.engine import Transfer
-from asyncstore.transfer.policy import TransferOptions
+from asyncstore.transfer.policy import RetryPolicy, TransferOptions
+from asyncstore.transfer.sqlite_ledger import SqliteLedger
 from tests.transfer.ledgers import rows_of
 from tests.transfer.support import QUICK, KeepingSCP, check_account, collect, outcomes_of, peer_at, uid_of, write_files
+from tests.wire import ScriptedSCP, Wire, stores_everything
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
     from pathlib import Path
+
+    from anyio.abc import TaskGroup
 
     from asyncstore.instances.instance import Instance
     from asyncstore.transfer.ledger import KnownInstance
+    from asyncstore.transfer.work import Pending
+
+OPTIONS = TransferOptions(retry=RetryPolicy(first_wait_seconds=0.0, outage_seconds=0.0))
 
 
 def transfer_with(scp: KeepingSCP, sources: Any, ledger: Path) -> Transfer:
@@ -107,3 +117,131 @@ async def test_a_run_that_ends_while_files_are_compared_leaves_them(
             may_go_on.set()
     assert transfer.report.left == 3
     assert {outcome.state for outcome in outcomes} == {State.STORED}
+
+
+async def test_a_run_that_is_cancelled_while_files_are_compared_leaves_them(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_files(tmp_path / "a", 1)
+    write_files(tmp_path / "b", 1)
+    is_comparing, may_go_on = threading.Event(), threading.Event()
+
+    def compare(instance: Instance, known: KnownInstance) -> Outcome | None:
+        is_comparing.set()
+        may_go_on.wait(20)
+        return None
+
+    monkeypatch.setattr(twins, "twin_outcome", compare)
+    async with KeepingSCP() as scp:
+        transfer = transfer_with(scp, [tmp_path / "a", tmp_path / "b"], tmp_path / "run.db")
+
+        async def cancel_it() -> None:
+            await anyio.to_thread.run_sync(is_comparing.wait, 20)
+            group.cancel_scope.cancel()
+
+        try:
+            async with anyio.create_task_group() as group:
+                group.start_soon(cancel_it)
+                await collect(transfer, [])
+        finally:
+            may_go_on.set()
+    assert transfer.report.states == {State.STORED: 1, State.LEFT: 1}
+
+
+async def test_a_ledger_that_cannot_be_asked_stops_the_run_before_a_twin_is_sent(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_files(tmp_path / "a", 1)
+    write_files(tmp_path / "b", 1, padding_bytes=10)
+
+    def cannot(self: SqliteLedger, instances: Sequence[Instance]) -> list[list[KnownInstance]]:
+        raise LedgerError("disk I/O error")
+
+    monkeypatch.setattr(SqliteLedger, "known_instances", cannot)
+    async with KeepingSCP() as scp:
+        transfer = transfer_with(scp, [tmp_path / "a", tmp_path / "b"], tmp_path / "run.db")
+        await outcomes_of(transfer)
+        assert scp.uids == {uid_of(1): 1}
+    assert isinstance(transfer.report.stopped_because, LedgerError)
+    assert transfer.report.left == 1
+
+
+async def test_another_stored_copy_is_compared_when_the_first_is_gone(tmp_path: Path) -> None:
+    for name in "abc":
+        write_files(tmp_path / name, 1)
+    async with KeepingSCP() as scp:
+        await outcomes_of(transfer_with(scp, tmp_path / "a", tmp_path / "run.db"))
+        for path in (tmp_path / "a").iterdir():
+            path.unlink()
+        await outcomes_of(transfer_with(scp, tmp_path / "b", tmp_path / "run.db"))
+        third = transfer_with(scp, tmp_path / "c", tmp_path / "run.db")
+        await outcomes_of(third)
+        assert scp.uids == {uid_of(1): 2}
+    assert third.report.states == {State.DUPLICATE: 1}
+
+
+async def test_what_was_sent_before_it_turned_out_to_be_a_twin_keeps_its_attempts(tmp_path: Path) -> None:
+    write_files(tmp_path / "a", 1)
+    write_files(tmp_path / "b", 1)
+    answers = [Status(0x0110)]  # the first is to be sent again, and the second is stored before that
+    async with KeepingSCP(lambda arrival: answers.pop() if answers else SUCCESS) as scp:
+        outcomes = await outcomes_of(transfer_with(scp, [tmp_path / "a", tmp_path / "b"], tmp_path / "run.db"))
+        assert len(scp.arrivals) == 2
+    assert sorted((outcome.state, outcome.attempts) for outcome in outcomes) == [
+        (State.DUPLICATE, 1),
+        (State.STORED, 1),
+    ]
+
+
+async def test_no_more_than_a_few_are_held_back_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_files(tmp_path / "a", 300)
+    write_files(tmp_path / "b", 300)
+    most = 0
+    real = twins.Twins.hold
+
+    def hold(self: twins.Twins, pending: Pending, group: TaskGroup) -> None:
+        nonlocal most
+        real(self, pending, group)
+        most = max(most, len(self.held))
+
+    monkeypatch.setattr(twins.Twins, "hold", hold)
+    async with KeepingSCP() as scp:
+        await outcomes_of(transfer_with(scp, tmp_path / "a", tmp_path / "run.db"))
+        second = transfer_with(scp, tmp_path / "b", tmp_path / "run.db")
+        await outcomes_of(second)
+    assert second.report.states == {State.DUPLICATE: 300}
+    assert 2 <= most <= twins._MAXIMUM_HELD
+
+
+async def test_a_peer_that_ends_an_association_while_nothing_is_sent_does_no_harm(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(engine, "_IDLE_SECONDS", 0)
+    write_files(tmp_path / "a", 1)
+    paths = write_files(tmp_path / "b", 2)
+    may_go_on = threading.Event()
+
+    def compare(instance: Instance, known: KnownInstance) -> Outcome | None:
+        may_go_on.wait(20)
+        return Outcome(State.DUPLICATE, instance.path, instance, attempts=0)
+
+    def ends_it(wire: Wire) -> None:
+        wire.accept()
+        wire.close()
+
+    with ScriptedSCP(stores_everything, ends_it) as scp:
+        await outcomes_of(Transfer(peer_at(scp), tmp_path / "a", options=OPTIONS, ledger=tmp_path / "run.db"))
+        monkeypatch.setattr(twins, "twin_outcome", compare)
+        second = Transfer(peer_at(scp), paths[:1], options=OPTIONS, ledger=tmp_path / "run.db")
+        monkeypatch.setattr(second, "_on_ended", noting(second._on_ended, may_go_on))
+        await outcomes_of(second)
+    assert second.report.states == {State.DUPLICATE: 1}
+    assert second.report.stopped_because is None
+
+
+def noting(on_ended: Callable[..., None], ended: threading.Event) -> Callable[..., None]:
+    def noted(*arguments: Any) -> None:
+        on_ended(*arguments)
+        ended.set()
+
+    return noted
