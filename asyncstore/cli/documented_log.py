@@ -198,10 +198,10 @@ def _(event: trace.NotStored) -> Iterator[Line]:
     if outcome.state is State.NO_CONTEXT:
         return _error(reason, f"Store failed: {path}")
     if outcome.state is State.DUPLICATE:
-        twin = f": {path_text(outcome.reason)}" if outcome.status is None else ""
+        twin = f", stored from {path_text(outcome.twin_path)}" if outcome.twin_path else ""
         return _at(logging.WARNING, f"Already there: {path}{twin}")
-    if outcome.state is State.CONFLICT:
-        return _error(f"Store failed: {path}", f"Reason: {path_text(outcome.reason)}")
+    if outcome.state is State.CONFLICT and outcome.twin_path:
+        return _error(f"Store failed: {path}", f"Reason: {reason}, from {path_text(outcome.twin_path)}")
     comment = peer_text(outcome.status.comment) if outcome.status else ""
     return _error(f"Store failed: {path}", f"Reason: {reason}" + (f', the peer says "{comment}"' if comment else ""))
 

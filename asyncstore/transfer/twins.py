@@ -23,6 +23,9 @@ if TYPE_CHECKING:
     from asyncstore.transfer.work import Pending
 
 _PIECE_BYTES: Final = 1 << 20
+# Without the name of the file, so that they can be counted.
+_SAME: Final = "the same instance is stored from another file"
+_OTHER: Final = "another data set is stored under the same SOP Instance UID"
 # Each reads two files at once; a source that is two copies of an archive should not wait for one after another.
 _COMPARED_AT_ONCE: Final = 2
 _MAXIMUM_HELD: Final = 64
@@ -110,11 +113,8 @@ def twin_outcome(instance: Instance, known: KnownInstance) -> Outcome | None:
         is_same = _is_same(instance, stored)
     except (OSError, SourceError):
         return None
-    if is_same:
-        reason = f"the same instance as {known.path!r}, which is stored"
-        return Outcome(State.DUPLICATE, instance.path, instance, reason=reason, attempts=0)
-    reason = f"another data set than {known.path!r}, which is stored, under the same SOP Instance UID"
-    return Outcome(State.CONFLICT, instance.path, instance, reason=reason, attempts=0)
+    state, reason = (State.DUPLICATE, _SAME) if is_same else (State.CONFLICT, _OTHER)
+    return Outcome(state, instance.path, instance, reason=reason, attempts=0, twin_path=known.path)
 
 
 def _is_same(one: Instance, other: Instance) -> bool:

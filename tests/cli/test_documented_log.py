@@ -110,10 +110,10 @@ def test_a_kind_that_the_peer_refuses_is_told_with_a_count() -> None:
 
 
 def test_what_is_stored_from_another_file_names_that_file() -> None:
-    reason = "the same instance as '/a/1.dcm', which is stored"
-    assert not_stored(State.CONFLICT, reason=reason) == f"E: Store failed: a.dcm\nE: Reason: {reason}\n"
-    duplicate = trace.NotStored(outcome=Outcome(State.DUPLICATE, "a.dcm", reason=reason))
-    assert printed(duplicate, level=logging.WARNING) == f"W: Already there: a.dcm: {reason}\n"
+    conflict = not_stored(State.CONFLICT, reason="another one is stored", twin_path="/a/\x1b1.dcm")
+    assert conflict == "E: Store failed: a.dcm\nE: Reason: another one is stored, from /a/\\x1b1.dcm\n"
+    duplicate = trace.NotStored(outcome=Outcome(State.DUPLICATE, "a.dcm", twin_path="/a/1.dcm"))
+    assert printed(duplicate, level=logging.WARNING) == "W: Already there: a.dcm, stored from /a/1.dcm\n"
 
 
 def test_several_contexts_and_transfer_syntaxes_are_plural() -> None:

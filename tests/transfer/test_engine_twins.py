@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import threading
 from typing import TYPE_CHECKING, Any
 
@@ -46,7 +47,12 @@ async def test_copies_with_the_same_bytes_are_duplicates_and_not_sent_again(tmp_
     assert transfer.report.states == {State.STORED: 200, State.DUPLICATE: 200}
     check_account(transfer, outcomes)
     duplicates = [outcome for outcome in outcomes if outcome.state is State.DUPLICATE]
-    assert all("the same instance as" in outcome.reason for outcome in duplicates)
+    others = {str(tmp_path / "a"): str(tmp_path / "b"), str(tmp_path / "b"): str(tmp_path / "a")}
+    for outcome in duplicates:
+        directory, name = os.path.split(outcome.path or "")
+        assert outcome.twin_path == os.path.join(others[directory], name)
+    assert transfer.report.reasons.total() == 200
+    assert len(transfer.report.reasons) == 1
     rows = await anyio.to_thread.run_sync(rows_of, tmp_path / "run.db")
     assert sorted(row.state for row in rows) == [State.DUPLICATE] * 200 + [State.STORED] * 200
 
@@ -60,7 +66,7 @@ async def test_another_instance_with_the_same_uid_is_a_conflict_that_is_not_sent
         assert scp.uids == {uid_of(1): 1, uid_of(2): 1}
     (conflict,) = [outcome for outcome in outcomes if not outcome.is_stored]
     assert conflict.state is State.CONFLICT
-    assert "under the same SOP Instance UID" in conflict.reason
+    assert conflict.twin_path == str(tmp_path / "a" / "000001.dcm")
     assert transfer.report.failed == 1
 
 

@@ -63,7 +63,7 @@ def test_the_same_bytes_are_a_duplicate(
     outcome = twin_outcome(two, known_as(one))
     assert outcome is not None
     assert (outcome.state, outcome.attempts, outcome.retryable, outcome.bytes_sent) == (State.DUPLICATE, 0, False, 0)
-    assert outcome.reason == f"the same instance as '{tmp_path / 'one'}', which is stored"
+    assert outcome.twin_path == str(tmp_path / "one")
     assert (outcome.path, outcome.instance) == (two.path, two)
 
 
@@ -92,9 +92,8 @@ def test_any_other_byte_is_a_conflict(
     outcome = twin_outcome(two, known_as(one))
     assert outcome is not None
     assert (outcome.state, outcome.attempts, outcome.retryable, outcome.bytes_sent) == (State.CONFLICT, 0, False, 0)
-    assert outcome.reason == (
-        f"another data set than '{tmp_path / 'one'}', which is stored, under the same SOP Instance UID"
-    )
+    assert outcome.reason == "another data set is stored under the same SOP Instance UID"
+    assert outcome.twin_path == str(tmp_path / "one")
     assert outcome.state in FAILED_STATES
     assert not outcome.is_stored
     with pytest.raises(StoreFailed, match="another data set"):
