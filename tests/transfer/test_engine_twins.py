@@ -121,7 +121,10 @@ async def test_a_run_that_ends_while_files_are_compared_leaves_them(
                 await collect(transfer, [])
         finally:
             may_go_on.set()
-    assert transfer.report.states == {State.STORED: 3, State.LEFT: 3}
+    report = transfer.report  # not all may have been found by then
+    assert report.states.keys() == {State.STORED, State.LEFT}
+    assert report.finished == report.found
+    assert set(scp.uids.values()) == {1}
 
 
 async def test_a_ledger_that_cannot_be_asked_stops_the_run_before_a_twin_is_sent(
