@@ -280,7 +280,7 @@ def decode(data: bytes) -> Message:
 def _read_usual_success(data: bytes) -> CStoreRSP | None:
     """The C-STORE-RSP that says success in the elements and the order that nearly every peer writes, else None.
 
-    One of these ends every instance: 1.5 us here, 6 us the long way.
+    One of these ends nearly every instance: 1.4 us here, 3.4 us the long way.
     """
     if len(data) < _USUAL_BYTES or data[:8] != _USUAL_START or data[12:16] != _USUAL_SOP_CLASS:
         return None

@@ -8,7 +8,6 @@ further into a file than HEAD_LIMIT_BYTES, nor inflates more than that.
 
 from __future__ import annotations
 
-import contextlib
 import errno
 import os
 import re
@@ -92,14 +91,8 @@ def open_head(path: str) -> int:
         fd = source.open_for_reading(path)
     except (OSError, ValueError):  # read_head will say which
         return -1
-    _read_ahead(fd)
+    source.read_ahead(fd, 0, SMALL_FILE_BYTES)
     return fd
-
-
-def _read_ahead(fd: int) -> None:
-    if source.posix_fadvise is not None:
-        with contextlib.suppress(OSError):
-            source.posix_fadvise(fd, 0, SMALL_FILE_BYTES, os.POSIX_FADV_WILLNEED)
 
 
 @overload
@@ -254,7 +247,7 @@ def _read_start(
         if missed is None:
             if got is not None and os.fstat(fd).st_size < wanted:
                 return got
-            _read_ahead(fd)
+            source.read_ahead(fd, 0, SMALL_FILE_BYTES)
             return None
         missed.append(path)
     got = source.read_some(fd, holes, 0)

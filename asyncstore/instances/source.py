@@ -48,6 +48,13 @@ def open_for_reading(path: str) -> int:
         return os.open(path, OPEN_FLAGS & ~_O_NONBLOCK)
 
 
+def read_ahead(fd: int, at: int, length: int) -> None:
+    """Ask the system to have a part of an open file in memory soon, where there is a way to ask; never fails."""
+    if posix_fadvise is not None:
+        with contextlib.suppress(OSError):  # whatever is wrong with the file is said by reading it
+            posix_fadvise(fd, at, length, os.POSIX_FADV_WILLNEED)
+
+
 class DataSource(Protocol):
     """What an instance's data set is read from; one thread at a time."""
 
@@ -180,11 +187,10 @@ class FileSource:
         """Ask the system to read the file ahead, where there is a way to ask (posix_fadvise)."""
         if posix_fadvise is None:
             return
-        # Whatever is wrong with the file is said by reading it.
-        with contextlib.suppress(OSError, SourceChanged):
+        with contextlib.suppress(OSError, SourceChanged):  # reading it will say so
             if self._fd < 0:
                 self._open()
-            posix_fadvise(self._fd, self.data_set_offset, self._stored_bytes, os.POSIX_FADV_WILLNEED)
+            read_ahead(self._fd, self.data_set_offset, self._stored_bytes)
 
     def close(self) -> None:
         """Close the file; the next read opens it again."""
