@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import sys
+from typing import NoReturn
 
 
-def main() -> int:
-    """Run the command line with the arguments of the process; gives its exit code."""
+def main() -> NoReturn:
+    """Run the command line with the arguments of the process, and end the process with its exit code."""
     try:
         from asyncstore.cli import app, running
 
-        return running.end_process(app.run_command_line())
+        running.end_process(app.run_command_line())
     except KeyboardInterrupt:
-        return 130
+        sys.exit(130)
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()

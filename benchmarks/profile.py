@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import argparse
 import re
-import runpy
 import shutil
 import sys
 import tempfile
@@ -82,15 +81,12 @@ def profile_functions(transfer: Transfer, lines: int) -> int:
     """Run storescu in this process under cProfile and print the functions that took most; its exit code."""
     profiler = cProfile.Profile()
     sys.argv = ["asyncstore", *transfer.arguments()]
-    exit_code = 0
     started = time.perf_counter()
     profiler.enable()
-    try:
-        runpy.run_module("asyncstore", run_name="__main__", alter_sys=False)
-    except SystemExit as ending:
-        exit_code = ending.code if isinstance(ending.code, int) else int(ending.code is not None)
-    finally:
-        profiler.disable()
+    from asyncstore.cli.app import run_command_line  # what it imports is a part of every run
+
+    exit_code = run_command_line()
+    profiler.disable()
     seconds = time.perf_counter() - started
     functions = [
         _Function(_name(entry.code), entry.callcount, entry.inlinetime, entry.totaltime)

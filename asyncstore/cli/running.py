@@ -8,8 +8,7 @@ import logging
 import os
 import signal
 import sys
-import threading
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from asyncstore.cli import documented_log
 from asyncstore.cli.documented_log import DocumentedLog, logger
@@ -139,14 +138,13 @@ def _losing() -> Iterator[None]:
         raise ResultsLost from error
 
 
-def end_process(exit_code: int) -> int:
-    """Give back the exit code, or end the process with it at once when a thread would keep it alive.
+def end_process(exit_code: int) -> NoReturn:
+    """End the process at once: all that is to be kept is written and closed.
 
-    A thread may be waiting for a share that is gone, or for paths from stdin; nobody waits for it any more.
+    The interpreter would take itself apart first, for 40 ms, and wait for threads that may never end: one may be
+    reading from a share that is gone, or paths from stdin.
     """
-    if threading.active_count() > 1:
-        os._exit(exit_code)
-    return exit_code
+    os._exit(exit_code)
 
 
 def prepare_streams() -> None:
