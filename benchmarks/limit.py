@@ -2,6 +2,7 @@
 
     python benchmarks/limit.py                 the big and the ct files, five rounds
     python benchmarks/limit.py --set ct --connections 2
+    python benchmarks/limit.py --receiver storescp --associations 1 2 4 8
     python benchmarks/limit.py --smoke
 
 The files are framed beforehand into P-DATA-TF PDUs as a Storage SCU would send them (PS3.8 9.3.5): a C-STORE-RQ, then
@@ -14,6 +15,11 @@ connection on loopback into a process that reads and discards. Two figures:
 Seconds run from the first send until the receiver has confirmed the last byte. For `read + send` the whole process is
 given too, the interpreter's start included, because that is what compare.py measures. Nobody waits for answers here, so
 nobody can be faster with one connection.
+
+`--receiver` measures the ceiling of a real receiver instead: what a sender gets from it that costs nothing. The bytes
+are in memory and the associations established before the clock runs, nothing is done for an instance but to send it and
+to see that its answer is a success. It runs until the last answer has come. With as many associations and one operation
+outstanding on each, no sender can be faster with this receiver on this machine.
 """
 
 from __future__ import annotations
@@ -35,13 +41,15 @@ if not __package__:
 from benchmarks.data import cache_directory, prepare
 from benchmarks.measure import background, free_port, machine, run_process
 from benchmarks.peers import HERE
+from benchmarks.receivers import RECEIVERS
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterable, Iterator
 
     from benchmarks.data import Files
 
 WORKER: Final = str(HERE / "limit_worker.py")
+SENDER: Final = str(HERE / "limit_sender.py")
 _DATA, _COMMAND, _LAST = 0x00, 0x01, 0x02
 
 
@@ -151,23 +159,110 @@ def _print(name: str, figures: dict[str, Any]) -> None:
     print(f"  {'CPU of the sender, user + sys':36}{figures['read_and_send_cpu_seconds']:>16.3f} s")
 
 
-def main() -> int:
-    """Measure the ceiling."""
+def _measure_receiver(files: Files, path: Path, port: int, counts: Iterable[int], rounds: int) -> dict[str, Any]:
+    """What the receiver takes over so many associations, the median of the rounds after a warm-up."""
+    # An association without an instance would be no association: the big set has four.
+    loops: dict[int, list[float]] = {min(count, files.count): [] for count in counts}
+    for number in range(rounds + 1):
+        for count, seconds in loops.items():
+            run = run_process([sys.executable, SENDER, str(port), str(path), str(count)])
+            if run.exit_code != 0:
+                raise subprocess.SubprocessError(run.output)
+            if number > 0:
+                seconds.append(float(run.output))
+    size = path.stat().st_size
+    return {
+        "bytes": size,
+        "instances": files.count,
+        "associations": {
+            count: {
+                "bytes_per_second": size / median(seconds),
+                "instances_per_second": files.count / median(seconds),
+                "seconds": median(seconds),
+            }
+            for count, seconds in loops.items()
+        },
+    }
+
+
+def _print_receiver(name: str, figures: dict[str, Any]) -> None:
+    print(f"{name}: {figures['instances']:,} instances, {figures['bytes']:,} bytes as P-DATA-TF PDUs")
+    for count, row in figures["associations"].items():
+        print(
+            f"  {f'{count} association(s)':20}{row['bytes_per_second']:>16,.0f} bytes/s"
+            f"{row['instances_per_second']:>12,.1f} instances/s{row['seconds']:>10.3f} s"
+        )
+
+
+def _measure_sockets_of(arguments: argparse.Namespace, rounds: int) -> dict[str, Any]:
+    """The ceiling of the machine for each set."""
+    sets = {}
+    for name in arguments.sets:
+        path = framed_file(_files(name, arguments), arguments.pdu)
+        sets[name] = _measure(path, arguments.connections, rounds)
+        if not arguments.json:
+            _print(name, sets[name])
+    return {"sets": sets}
+
+
+def _measure_receiver_of(arguments: argparse.Namespace, rounds: int) -> dict[str, Any]:
+    """The ceiling of the receiver for each set."""
+    receiver = RECEIVERS[arguments.receiver]
+    if not arguments.json:
+        print(f"What a sender that costs nothing gets from {receiver.description} on this machine,")
+        print("one operation outstanding on each association: no sender can be faster.")
+    sets = {}
+    with receiver.start() as endpoint:
+        for name in arguments.sets:
+            files = _files(name, arguments)
+            path = framed_file(files, arguments.pdu)
+            sets[name] = _measure_receiver(files, path, endpoint.port, arguments.associations, rounds)
+            if not arguments.json:
+                _print_receiver(name, sets[name])
+    return {"receiver": receiver.description, "sets": sets}
+
+
+def _files(name: str, arguments: argparse.Namespace) -> Files:
+    return prepare(f"smoke-{name}" if arguments.smoke else name)
+
+
+def _at_least_one(text: str) -> int:
+    number = int(text)
+    if number < 1:
+        raise argparse.ArgumentTypeError("at least 1")
+    return number
+
+
+def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description="How fast this machine moves the bytes of the benchmarks at best.")
     parser.add_argument("--set", nargs="+", choices=("ct", "big", "small"), default=["ct", "big"], dest="sets")
     parser.add_argument("--connections", type=int, default=1, help="in parallel, from one process (1)")
+    parser.add_argument("--receiver", choices=("storescp", "asyncstore"), help="measure the ceiling of this receiver")
+    parser.add_argument(
+        "--associations",
+        nargs="+",
+        type=_at_least_one,
+        default=[1, 2, 4, 8],
+        metavar="COUNT",
+        help="with --receiver: in parallel, one figure for each count, at most one for each instance (1 2 4 8)",
+    )
     parser.add_argument("--pdu", type=int, default=16384, metavar="BYTES", help="the receiver's maximum length (16384)")
     parser.add_argument("--rounds", type=int, default=5, help="after a warm-up (5)")
     parser.add_argument("--smoke", action="store_true", help="tiny files, one round")
     parser.add_argument("--json", action="store_true", help="print JSON")
-    arguments = parser.parse_args()
-    result: dict[str, Any] = {"machine": machine(), "maximum_length": arguments.pdu, "sets": {}}
-    for name in arguments.sets:
-        path = framed_file(prepare(f"smoke-{name}" if arguments.smoke else name), arguments.pdu)
-        figures = _measure(path, arguments.connections, 1 if arguments.smoke else arguments.rounds)
-        result["sets"][name] = figures
-        if not arguments.json:
-            _print(name, figures)
+    return parser
+
+
+def main() -> int:
+    """Measure the ceiling."""
+    arguments = _parser().parse_args()
+    missing = RECEIVERS[arguments.receiver].missing() if arguments.receiver else None
+    if missing:
+        print(f"{arguments.receiver}: {missing}", file=sys.stderr)
+        return 0
+    measure = _measure_receiver_of if arguments.receiver else _measure_sockets_of
+    result = {"machine": machine(), "maximum_length": arguments.pdu}
+    result |= measure(arguments, 1 if arguments.smoke else arguments.rounds)
     if arguments.json:
         print(json.dumps(result, indent=1))
     return 0

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Final, NoReturn
 import anyio
 
 from asyncstore.errors import ConnectFailed, ConnectionLost, Timeout
+from asyncstore.net.signal import Signal
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -53,6 +54,8 @@ class SocketTransport:
         sock.setblocking(False)
         self._socket = sock
         self._unwatch: Callable[[], object] | None = None
+        self._unwait: Callable[[], object] | None = None
+        self._writable = Signal()
         for level, option, value in _OPTIONS:
             with contextlib.suppress(OSError):
                 sock.setsockopt(level, option, value)
@@ -88,8 +91,22 @@ class SocketTransport:
         return data
 
     async def wait_writable(self) -> None:
-        """Wait until the socket takes bytes again."""
-        await self._wait(anyio.wait_writable)
+        """Wait until the socket takes bytes again; one task at a time."""
+        if self.is_closed:
+            raise ConnectionLost("the connection was closed")
+        try:
+            loop = asyncio.get_running_loop()
+            loop.add_writer(self._socket, self._writable.set)
+        except (RuntimeError, NotImplementedError):
+            await self._wait(anyio.wait_writable)
+            return
+        self._unwait = lambda: loop.remove_writer(self._socket)
+        try:
+            await self._writable.wait()
+        finally:
+            self._stop_waiting()
+        if self.is_closed:
+            raise ConnectionLost("the connection was closed")
 
     async def watch(self, on_readable: Callable[[], None]) -> None:
         """Call `on_readable` whenever there is something to receive, until cancelled.
@@ -132,6 +149,7 @@ class SocketTransport:
         if self.is_closed:
             return
         self._stop_watching()
+        self._stop_waiting()
         anyio.notify_closing(self._socket)
         if reset:
             with contextlib.suppress(OSError):
@@ -142,6 +160,12 @@ class SocketTransport:
         unwatch, self._unwatch = self._unwatch, None
         if unwatch is not None:
             unwatch()
+
+    def _stop_waiting(self) -> None:
+        unwait, self._unwait = self._unwait, None
+        if unwait is not None:
+            unwait()
+            self._writable.set()
 
     async def _wait(self, ready: Callable[[socket.socket], object]) -> None:
         try:

@@ -228,9 +228,9 @@ class Concurrency:
         return 1 / CHANGED < rate / (self._usual_rate or rate) < CHANGED
 
     def _next_level(self) -> int:
-        """One more or less where they are few, else by about a half or a third: a small gain drowns in the noise."""
+        """Twice as many, or a third less (one where they are few): a smaller step's gain drowns in the noise."""
         if self._upwards:
-            return min(self._level + max(1, self._level // 2), self.maximum, self._cap.value)
+            return min(2 * self._level, self.maximum, self._cap.value)
         return max(self._level - max(1, self._level // 3), 1)
 
     def _step(self, now: float, rate: float) -> None:

@@ -38,8 +38,8 @@ RUN_BYTES: Final = 1 << 17
 LONG_RUN_BYTES: Final = 1 << 20
 # The most buffers that one preadv or sendmsg takes on Linux is 1024; a part of a run is a header and a view.
 _MAXIMUM_FRAMES: Final = 500
-# For a peer that sets no limit (0), or one beyond reason: larger fragments were not faster.
-_MAXIMUM_FRAGMENT_BYTES: Final = 1 << 18
+# For a peer that sets no limit (0), or one beyond reason: one fragment fills a run.
+_MAXIMUM_FRAGMENT_BYTES: Final = RUN_BYTES - HEADER_BYTES
 _MINIMUM_LENGTH: Final = 8
 
 

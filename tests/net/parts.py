@@ -206,11 +206,13 @@ def stalling(association: Association) -> StallingTransport:
 
 
 def take_add_reader_away(monkeypatch: pytest.MonkeyPatch) -> None:
-    """As on the proactor event loop of Windows, which has none."""
+    """As on the proactor event loop of Windows, which has none, and no add_writer either."""
 
     class Loop:
         def add_reader(self, *_: object) -> None:
             raise NotImplementedError
+
+        add_writer = add_reader
 
     monkeypatch.setattr(transport, "asyncio", types.SimpleNamespace(get_running_loop=Loop))
 

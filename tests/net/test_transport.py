@@ -218,7 +218,7 @@ async def test_a_socket_without_the_options_of_linux_works(
     wrapped, theirs = pair
     monkeypatch.setattr(transport, "_QUICKACK", None)
     wrapped.expect_response()
-    for name in ("TCP_KEEPIDLE", "TCP_KEEPINTVL", "TCP_KEEPCNT"):
+    for name, _ in transport._TCP_OPTIONS:
         monkeypatch.delattr(socket, name)
     assert len(transport._options()) == 2
     monkeypatch.setattr(transport, "_OPTIONS", [(socket.IPPROTO_TCP, 0x7FFF, 1)])

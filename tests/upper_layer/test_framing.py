@@ -250,8 +250,8 @@ def test_no_run_has_more_buffers_than_a_system_call_takes(maximum_length: int) -
         (16384, 4096, 4090),
         (4096, 16384, 4090),
         (0, 4096, 4090),
-        (0, 0, 1 << 18),
-        (0xFFFFFFFF, 0, 1 << 18),
+        (0, 0, framing.RUN_BYTES - framing.HEADER_BYTES),
+        (0xFFFFFFFF, 0, framing.RUN_BYTES - framing.HEADER_BYTES),
     ],
 )
 def test_a_fragment_takes_what_the_smaller_limit_leaves_in_even_bytes(
