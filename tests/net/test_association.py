@@ -27,6 +27,7 @@ from asyncstore.uids import (
     IMPLICIT_VR_LITTLE_ENDIAN,
     VERIFICATION,
 )
+from asyncstore.upper_layer import framing
 from asyncstore.upper_layer.items import OperationsWindow, UserIdentity
 from asyncstore.upper_layer.pdu import AssociateRQ, ReleaseRQ
 from tests.instances import files
@@ -199,10 +200,19 @@ async def test_a_file_that_is_not_in_memory_is_read_by_a_thread(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(source_module, "read_cached", lambda *_: None)
+    reads: list[int] = []
+
+    def read(source: source_module.FileSource, holes: Sequence[memoryview], at: int, wanted: int) -> bool:
+        reads.append(wanted)
+        return source_module.read_fully(source._fd, holes, at) == wanted
+
+    monkeypatch.setattr(source_module.FileSource, "_fill", read)
     with ScriptedSCP() as scp:
         async with to(scp) as association:
             assert (await association.store(instance_in(tmp_path / "a", LENGTHS[-1]))).is_stored
     assert scp.wires[0].stores[0].data_set == pattern(LENGTHS[-1])
+    assert reads[0] <= framing.RUN_BYTES
+    assert len(reads) == 2 + LENGTHS[-1] // framing.LONG_RUN_BYTES  # each of them waits for the disk
 
 
 # The window

@@ -16,6 +16,7 @@ from asyncstore.errors import ConnectFailed, ConnectionLost, Timeout
 from asyncstore.net import transport
 from asyncstore.net.peer import Peer
 from asyncstore.net.transport import SocketTransport, connect
+from asyncstore.upper_layer import framing
 from tests.interop.peers import free_port
 from tests.net.parts import LIMIT_SECONDS, TINY_SECONDS, descriptors, take_add_reader_away
 
@@ -231,6 +232,8 @@ async def test_small_messages_leave_at_once_and_a_dead_peer_is_noticed(
     wrapped, _ = pair
     assert wrapped._socket.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
     assert wrapped._socket.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE)
+    if hasattr(socket, "TCP_NOTSENT_LOWAT"):
+        assert wrapped._socket.getsockopt(socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT) >= 2 * framing.RUN_BYTES
 
 
 # connect()

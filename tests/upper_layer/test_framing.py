@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from typing import TYPE_CHECKING, NamedTuple
 
 import pytest
@@ -9,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from asyncstore.errors import RemoteProtocolError
-from asyncstore.instances.source import IOV_MAX
+from asyncstore.instances.source import IOV_MAX, BytesSource
 from asyncstore.upper_layer import framing
 from asyncstore.upper_layer.framing import HEADER_BYTES, Framer, Run, fragment_capacity, frame_command
 from asyncstore.upper_layer.items import PresentationContextResult, UserInformation
@@ -168,6 +169,27 @@ def test_one_wire_buffer_serves_one_message_after_another(
         data = data_of(length)
         wire = lay_out(framer, context_id, data, layout).wire
         check_message(received_by_a_peer(wire, maximum_length), context_id, data, capacity)
+
+
+@given(st.integers(8, 200), st.integers(0, 5000), st.lists(st.booleans(), min_size=1, max_size=20))
+def test_runs_become_long_and_short_again_in_the_middle_of_a_message(
+    maximum_length: int, length: int, are_long: list[bool]
+) -> None:
+    capacity = fragment_capacity(maximum_length)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(framing, "RUN_BYTES", 256)
+        patch.setattr(framing, "LONG_RUN_BYTES", 1024)
+        framer = Framer(capacity)
+    data, wires = data_of(length), []
+    framer.makes_long_runs = are_long[0]
+    for run, next_is_long in zip(framer.runs_with_holes(1, length), itertools.cycle([*are_long[1:], are_long[0]])):
+        most = 1024 if framer.makes_long_runs else 256
+        BytesSource(data).read_into(run.holes, run.offset)
+        assert run.total_bytes <= max(most, framer.frame_bytes)
+        assert run.is_last or run.total_bytes + framer.frame_bytes > most
+        wires.append(bytes(run.parts[0]))
+        framer.makes_long_runs = next_is_long
+    check_message(received_by_a_peer(b"".join(wires), maximum_length), 1, data, capacity)
 
 
 @given(st.integers(8, 200), st.integers(0, 300), layouts, st.binary(min_size=1, max_size=120))
