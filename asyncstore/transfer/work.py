@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import heapq
 import itertools
+import math
 import os
 from collections import deque
 from dataclasses import dataclass, field
@@ -128,6 +129,11 @@ class Work:
     def finish(self, pending: Pending) -> None:
         """An instance has its final outcome."""
         self._leave_flight(pending)
+
+    @property
+    def next_retry_at(self) -> float:
+        """When the time of the next retry comes; infinite when there is none."""
+        return self._retries[0][0] if self._retries else math.inf
 
     def wake_retries(self, now: float) -> bool:
         """Let instances whose time has come wait for an association again; True when there were any."""

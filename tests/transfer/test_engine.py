@@ -22,6 +22,7 @@ from asyncstore.net.peer import Peer
 from asyncstore.status import SUCCESS, Status
 from asyncstore.transfer import engine, work
 from asyncstore.transfer.engine import Transfer
+from asyncstore.transfer.work import Pending
 from asyncstore.uids import (
     CT_IMAGE_STORAGE,
     EXPLICIT_VR_LITTLE_ENDIAN,
@@ -491,3 +492,39 @@ async def test_more_instances_than_there_are_message_ids_go_over_one_association
             assert outcome.state is State.STORED
     assert transfer.report.stored == len(scp.uids) == count
     assert transfer.report.associations_established == 1
+
+
+# -- the supervisor ----------------------------------------------------------------------------------------------------
+
+
+async def test_the_supervisor_looks_less_and_less_often_while_nothing_moves_and_in_time_for_what_is_due() -> None:
+    transfer = Transfer(Peer("127.0.0.1", 104), [])
+
+    def ticks(count: int, *, is_calm: bool = True) -> list[float]:
+        found = []
+        for _ in range(count):
+            transfer._tick_seconds = transfer._next_tick_seconds(100.0, is_calm=is_calm)
+            found.append(round(transfer._tick_seconds, 3))
+        return found
+
+    assert ticks(5) == [0.05, 0.1, 0.2, 0.2, 0.2]
+    assert ticks(2, is_calm=False) == [0.025, 0.025]
+    transfer._destination.hold_until = 100.07
+    assert ticks(3) == [0.05, 0.07, 0.07]
+    transfer._destination.hold_until = 99.0
+    transfer._work.retry(Pending(instance(), ""), 100.001)
+    assert ticks(2) == [0.025, 0.025]
+
+
+async def test_a_lone_outcome_is_handed_out_although_the_supervisor_sleeps(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def one_and_no_end() -> AsyncIterator[Instance]:
+        yield instance()
+        await anyio.sleep_forever()
+
+    def sleeps(_: Transfer, now: float, *, is_calm: bool) -> float:
+        return 3600.0 if is_calm else engine._TICK_SECONDS
+
+    monkeypatch.setattr(Transfer, "_next_tick_seconds", sleeps)
+    async with KeepingSCP() as scp, transfer_to(scp, one_and_no_end()) as transfer:
+        with anyio.fail_after(LIMIT_SECONDS):
+            assert (await anext(transfer)).is_stored
