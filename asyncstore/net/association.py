@@ -127,7 +127,6 @@ class Association:
         self._releasing = False
         self._released = False
         self._waiting_since = 0.0
-        self._answers_in_pieces = False
         self._reads = _InlineReads()
         self._changed = Signal()
         self._writing = Turn()
@@ -470,8 +469,6 @@ class Association:
         self._exchange.sent(operation.message_id)
         if len(self.outstanding) == 1:
             self._waiting_since = time.monotonic()
-        if self._answers_in_pieces:
-            self._transport.expect_response()
 
     async def _flush(self) -> None:
         """Write what the upper layer has queued."""
@@ -489,11 +486,8 @@ class Association:
             data = self._transport.receive_some()
             if data is not None:
                 self._take_in(data, self._on_event)
-                if (
-                    self._upper_layer.is_amid_pdu or self._exchange.is_amid_message
-                ):  # the rest of it may wait for our acknowledgement
-                    self._answers_in_pieces = True
-                    self._transport.expect_response()
+                if self._upper_layer.is_amid_pdu or self._exchange.is_amid_message:
+                    self._transport.acknowledge()  # the rest may wait for that
         except AsyncStoreError as error:
             self._fail(error)
 

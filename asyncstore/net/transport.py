@@ -133,12 +133,13 @@ class SocketTransport:
         finally:
             self._stop_watching()
 
-    def expect_response(self) -> None:
-        """Have the system acknowledge what comes next at once.
+    def acknowledge(self) -> None:
+        """Have the system acknowledge at once what has come.
 
         A receiver that writes its response in two pieces with Nagle's algorithm on waits for the acknowledgement of the
-        first before it sends the second, and Linux would delay that by 40 ms. What has come already is acknowledged by
-        this too. The option does not stick: set it before each wait. Does nothing where the system lacks it.
+        first before it sends the second, and Linux would delay that by 40 ms. The option does not stick: set it after
+        each first piece, and only then, since every acknowledgement costs both sides. Does nothing where the system
+        lacks it.
         """
         if _QUICKACK is not None:
             with contextlib.suppress(OSError):

@@ -126,7 +126,7 @@ async def test_a_closed_transport_is_lost(pair: tuple[SocketTransport, socket.so
         await wrapped.receive()
     with pytest.raises(ConnectionLost):
         await wrapped.wait_writable()
-    wrapped.expect_response()
+    wrapped.acknowledge()
 
 
 async def test_whatever_the_system_says_about_a_wait_is_a_lost_connection(
@@ -218,7 +218,7 @@ async def test_a_socket_without_the_options_of_linux_works(
 ) -> None:
     wrapped, theirs = pair
     monkeypatch.setattr(transport, "_QUICKACK", None)
-    wrapped.expect_response()
+    wrapped.acknowledge()
     for name, _ in transport._TCP_OPTIONS:
         monkeypatch.delattr(socket, name)
     assert len(transport._options()) == 2
