@@ -103,9 +103,10 @@ class SlowFiles:
 
 
 def read_inline() -> None:
-    """Have asyncstore take every file for a quick one."""
+    """Have asyncstore take every file for a quick one, and read no more often than threads do."""
     from asyncstore.net import association
     from asyncstore.transfer import feed
+    from asyncstore.upper_layer import framing
 
     class NeverCold(feed.Pace):
         def __init__(self) -> None:
@@ -117,6 +118,7 @@ def read_inline() -> None:
 
     vars(feed)["Pace"] = NeverCold
     vars(association)["_SLOW_READ_SECONDS"] = float("inf")
+    vars(framing)["RUN_BYTES"] = framing.LONG_RUN_BYTES
 
 
 def smoke() -> int:

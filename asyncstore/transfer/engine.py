@@ -440,7 +440,8 @@ class Transfer:
             if self._is_over():
                 break
             moved_before, moved = moved, self.report.answers + self._streamed_bytes
-            self._tick_seconds = self._next_tick_seconds(now, is_calm=moved == moved_before)
+            is_calm = moved == moved_before and (self._ledger is None or self._ledger.has_room)
+            self._tick_seconds = self._next_tick_seconds(now, is_calm=is_calm)
             with anyio.move_on_after(self._tick_seconds):
                 await self._attention.wait()
 
