@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Final
 from rich.console import Console
 from rich.live import Live
 from rich.progress_bar import ProgressBar
-from rich.table import Table
 from rich.text import Text
 
 from asyncstore.cli.plain_text import count_text, duration_text, size_text
@@ -18,7 +17,7 @@ from asyncstore.cli.plain_text import count_text, duration_text, size_text
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from rich.console import RenderableType
+    from rich.console import ConsoleOptions, RenderableType
 
     from asyncstore.cli.documented_log import DocumentedLog
     from asyncstore.transfer.report import Report
@@ -62,16 +61,17 @@ class TransferDisplay:
         self._report = report
         self._rate = RateMeter()
 
-    def __rich__(self) -> RenderableType:
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> Iterator[RenderableType]:
         report = self._report
         self._rate.add(time.monotonic(), report.sent_bytes, report.finished_instances)
-        bar = ProgressBar(
+        yield ProgressBar(
             total=max(report.found, 1), completed=report.finished_instances, pulse=not report.scan_finished, width=None
         )
-        lines = Table.grid(expand=True)
-        lines.add_row(bar)
-        lines.add_row(Text(self.text(), no_wrap=True, overflow="ellipsis"))
-        return lines
+        yield Text("\n")
+        line = Text(self.text(), end="")
+        # A terminal shows Ctrl-C as ^C behind it: on a line of its own that would leave a bar behind for good.
+        line.truncate(options.max_width - 2, overflow="ellipsis")
+        yield line
 
     def text(self) -> str:
         """Instances, bytes, rate, time left and associations, as one line."""

@@ -68,3 +68,14 @@ def test_log_lines_stay_whole_above_the_bar(monkeypatch: pytest.MonkeyPatch) -> 
     assert f"I: {line}\n" in terminal.getvalue()
     assert "1,203/5,000" in terminal.getvalue()
     assert log.write is write_before
+
+
+@pytest.mark.parametrize("width", [30, 60, 80, 200])
+def test_ctrl_c_has_room_behind_the_line_so_that_no_bar_stays_behind(width: int) -> None:
+    """A terminal shows ^C where the cursor is: if it wraps, the display goes up by one line too few to erase itself."""
+    console = Console(file=io.StringIO(), force_terminal=True, width=width)
+    lines = console.render_lines(TransferDisplay(running_report()), pad=False)
+    widths = [sum(segment.cell_length for segment in line) for line in lines]
+    assert len(widths) == 2
+    assert widths[0] == width
+    assert widths[1] <= width - len("^C")
