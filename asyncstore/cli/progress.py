@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Final
 from rich.console import Console
 from rich.live import Live
 from rich.progress_bar import ProgressBar
+from rich.segment import Segment
 from rich.text import Text
 
 from asyncstore.cli.plain_text import count_text, duration_text, size_text
@@ -17,7 +18,7 @@ from asyncstore.cli.plain_text import count_text, duration_text, size_text
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from rich.console import ConsoleOptions, RenderableType
+    from rich.console import ConsoleOptions, RenderResult
 
     from asyncstore.cli.documented_log import DocumentedLog
     from asyncstore.transfer.report import Report
@@ -61,13 +62,13 @@ class TransferDisplay:
         self._report = report
         self._rate = RateMeter()
 
-    def __rich_console__(self, console: Console, options: ConsoleOptions) -> Iterator[RenderableType]:
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
         report = self._report
         self._rate.add(time.monotonic(), report.sent_bytes, report.finished_instances)
         yield ProgressBar(
             total=max(report.found, 1), completed=report.finished_instances, pulse=not report.scan_finished, width=None
         )
-        yield Text("\n")
+        yield Segment.line()
         line = Text(self.text(), end="")
         # A terminal shows Ctrl-C as ^C behind it: on a line of its own that would leave a bar behind for good.
         line.truncate(options.max_width - 2, overflow="ellipsis")
