@@ -47,6 +47,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
     from benchmarks.data import Files
+    from benchmarks.measure import Run
 
 WORKER: Final = str(HERE / "limit_worker.py")
 SENDER: Final = str(HERE / "limit_sender.py")
@@ -117,6 +118,14 @@ def framed_file(files: Files, maximum_length: int) -> Path:
     return target
 
 
+def _run_worker(script: str, *arguments: object) -> Run:
+    """Run a worker, which prints the seconds that its loop took; raises SubprocessError when it failed."""
+    run = run_process([sys.executable, script, *map(str, arguments)])
+    if run.exit_code != 0:
+        raise subprocess.SubprocessError(run.output)
+    return run
+
+
 def _measure(path: Path, connections: int, rounds: int) -> dict[str, Any]:
     """Both figures, the median of the rounds after a warm-up."""
     size = path.stat().st_size
@@ -127,9 +136,7 @@ def _measure(path: Path, connections: int, rounds: int) -> dict[str, Any]:
     with background([sys.executable, WORKER, "sink", str(port)], [port]):
         for number in range(rounds + 1):
             for source in loops:
-                run = run_process([sys.executable, WORKER, source, str(port), str(path), str(connections)])
-                if run.exit_code != 0:
-                    raise subprocess.SubprocessError(run.output)
+                run = _run_worker(WORKER, source, port, path, connections)
                 if number == 0:
                     continue
                 loops[source].append(float(run.output))
@@ -165,9 +172,7 @@ def _measure_receiver(files: Files, path: Path, port: int, counts: Iterable[int]
     loops: dict[int, list[float]] = {min(count, files.count): [] for count in counts}
     for number in range(rounds + 1):
         for count, seconds in loops.items():
-            run = run_process([sys.executable, SENDER, str(port), str(path), str(count)])
-            if run.exit_code != 0:
-                raise subprocess.SubprocessError(run.output)
+            run = _run_worker(SENDER, port, path, count)
             if number > 0:
                 seconds.append(float(run.output))
     size = path.stat().st_size

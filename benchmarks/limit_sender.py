@@ -1,7 +1,6 @@
 """The sender of limit.py --receiver: stores instances that are framed already, with next to nothing to do for each.
 
     python benchmarks/limit_sender.py PORT FILE ASSOCIATIONS      prints seconds, first byte to last answer
-    python benchmarks/limit_sender.py --smoke
 
 FILE holds C-STORE requests as PDUs, one after another, for presentation context 1. It is read into memory and the
 associations are established before the clock runs, and they are released after it stopped. In between one thread gives
@@ -10,6 +9,7 @@ each association the next message as soon as its last one is answered with the s
 
 from __future__ import annotations
 
+import argparse
 import contextlib
 import select
 import socket
@@ -214,29 +214,14 @@ def store(port: int, path: Path, count: int) -> float:
         return StoringLoop(poller, connections, stored).run()
 
 
-def smoke() -> int:
-    """Store a few tiny instances in asyncstore's own receiver."""
-    from benchmarks.data import prepare
-    from benchmarks.limit import framed_file
-    from benchmarks.receivers import RECEIVERS
-
-    path = framed_file(prepare("smoke-small"), 16384)
-    with RECEIVERS["asyncstore"].start() as endpoint:
-        for count in (1, 2):
-            print(f"{store(endpoint.port, path, count):.6f} s")
-    return 0
-
-
 def main() -> int:
     """Store what the arguments name."""
-    arguments = sys.argv[1:]
-    if arguments == ["--smoke"]:
-        return smoke()
-    if len(arguments) != 3:
-        print(__doc__)
-        return 0 if arguments in (["-h"], ["--help"]) else 2
-    port, path, count = arguments
-    print(store(int(port), Path(path), int(count)))
+    parser = argparse.ArgumentParser(description="The sender of limit.py --receiver.")
+    parser.add_argument("port", type=int)
+    parser.add_argument("file", type=Path)
+    parser.add_argument("associations", type=int)
+    arguments = parser.parse_args()
+    print(store(arguments.port, arguments.file, arguments.associations))
     return 0
 
 

@@ -80,12 +80,11 @@ def _name(code: object) -> str:
 def profile_functions(transfer: Transfer, lines: int) -> int:
     """Run storescu in this process under cProfile and print the functions that took most; its exit code."""
     profiler = cProfile.Profile()
-    sys.argv = ["asyncstore", *transfer.arguments()]
     started = time.perf_counter()
     profiler.enable()
     from asyncstore.cli.app import run_command_line  # what it imports is a part of every run
 
-    exit_code = run_command_line()
+    exit_code = run_command_line(transfer.arguments())
     profiler.disable()
     seconds = time.perf_counter() - started
     functions = [

@@ -30,6 +30,7 @@ RECEIVE_BYTES: Final = 1 << 16
 # uvloop calls a reader once, and never again, when bytes and a reset come together: what was not read then is found so.
 _LOOK_SECONDS: Final = 1.0
 _QUICKACK: Final[int | None] = getattr(socket, "TCP_QUICKACK", None)
+_CLOSED: Final = "the connection was closed"
 _HAS_SENDMSG: Final = hasattr(socket.socket, "sendmsg")
 
 _TCP_OPTIONS: Final = (
@@ -92,8 +93,7 @@ class SocketTransport:
 
     async def wait_writable(self) -> None:
         """Wait until the socket takes bytes again; one task at a time."""
-        if self.is_closed:
-            raise ConnectionLost("the connection was closed")
+        self._check_open()
         try:
             loop = asyncio.get_running_loop()
             loop.add_writer(self._socket, self._writable.set)
@@ -105,8 +105,7 @@ class SocketTransport:
             await self._writable.wait()
         finally:
             self._stop_waiting()
-        if self.is_closed:
-            raise ConnectionLost("the connection was closed")
+        self._check_open()
 
     async def watch(self, on_readable: Callable[[], None]) -> None:
         """Call `on_readable` whenever there is something to receive, until cancelled.
@@ -168,11 +167,15 @@ class SocketTransport:
             unwait()
             self._writable.set()
 
+    def _check_open(self) -> None:
+        if self.is_closed:
+            raise ConnectionLost(_CLOSED)
+
     async def _wait(self, ready: Callable[[socket.socket], object]) -> None:
         try:
             await ready(self._socket)  # type: ignore[misc]
         except (anyio.ClosedResourceError, ValueError):
-            raise ConnectionLost("the connection was closed") from None
+            raise ConnectionLost(_CLOSED) from None
         except OSError as error:
             _lost(error)
 
