@@ -1,12 +1,12 @@
 """How many associations a transfer keeps open: a careful hill climb, with time as an argument and no I/O.
 
-A climb begins with one association, and with a second one at once when much work waits: two overlap the sender's work
-with the peer's, which nearly always pays, and where it does not a probe finds out. Each further step is a trial: of two
-neighbouring numbers the larger is kept only if its throughput pays, for every association costs the peer a process.
-After the climb a trial is made now and then, up and down by turns, at growing distances. Throughput is a weight per
-second: data set bytes, and what an instance costs whatever its size. A period of measuring ends by evidence (time,
-answers, weight), so that a fast peer is judged within a twentieth of a second, and by whole answers one that takes two
-seconds for each.
+A climb begins with one association. When it is accepted and much work waits, more are opened at once: two overlap the
+sender's work with the peer's, which nearly always pays; of small instances, which take the peer less time than it takes
+to hear of its answer, four do. Where they do not pay, a probe finds out. Each further step is a trial: of two numbers
+the larger is kept only if its throughput pays, for every association costs the peer a process. After the climb a trial
+is made now and then, up and down by turns, at growing distances. Throughput is a weight per second: data set bytes, and
+what an instance costs whatever its size. A period of measuring ends by evidence (time, answers, weight), so that a fast
+peer is judged within a twentieth of a second, and by whole answers one that takes two seconds for each.
 """
 
 from __future__ import annotations
@@ -16,6 +16,11 @@ from dataclasses import dataclass
 from typing import Final, NamedTuple
 
 ANSWER_WEIGHT_BYTES: Final = 16384  # an empty instance takes fast receivers about as long as this many bytes more
+# An association works on so much for about as long as it takes to open another.
+MANY_WAITING: Final = 200
+MUCH_WAITING_BYTES: Final = 16 << 20
+BEGUN_WITH_MANY: Final = 4
+BEGUN_WITH_MUCH: Final = 2  # a few large instances: four spoil each other's place in the processor's cache
 PERIOD_SECONDS: Final = 0.04  # two ticks of the engine: one alone would measure the tick, not the peer
 PERIOD_ANSWERS: Final = 20  # one answer more or less is then 5 %
 PERIOD_BYTES: Final = 8 << 20  # large instances are even in their cost: fewer answers say as much
@@ -41,16 +46,15 @@ LONGEST_CAP_SECONDS: Final = 1800.0  # two rejections an hour disturb no peer
 class Progress:
     """What a transfer has done since it began, and how it stands now.
 
-    `data_set_bytes` are those of the answered requests. `work_waiting` says that instances are ready which no
-    association has taken: without it the source is the bottleneck. `much_waiting` says that they would keep an
-    association busy for longer than it takes to open another.
+    `data_set_bytes` are those of the answered requests. `waiting` counts instances that are ready and that no
+    association has taken, `waiting_bytes` those of their data sets: without any the source is the bottleneck.
     """
 
     answers: int
     data_set_bytes: int
     associations_open: int
-    work_waiting: bool
-    much_waiting: bool = False
+    waiting: int
+    waiting_bytes: int = 0
 
 
 class _Trial(NamedTuple):
@@ -105,7 +109,7 @@ class _LearnedCap:
     def update(self, now: float, progress: Progress) -> None:
         """Believe what is open, and try one more after a long while, then two more, then four."""
         self.value = min(max(self.value, progress.associations_open), self._maximum)
-        if now >= self._retry_at and progress.work_waiting:
+        if now >= self._retry_at and progress.waiting:
             self.value = min(self.value + self._raise_by, self._maximum)
             self._raise_by *= 2
             self._wait_seconds = min(2 * self._wait_seconds, LONGEST_CAP_SECONDS)
@@ -150,7 +154,7 @@ class Concurrency:
         if not self._is_fixed:
             self._begin(progress)
             self._climb(now, progress)
-        self.target = self._wanted() if progress.work_waiting else min(self.target, self._wanted())
+        self.target = self._wanted() if progress.waiting else min(self.target, self._wanted())
         return self.target
 
     def pressed(self, now: float) -> None:
@@ -194,16 +198,16 @@ class Concurrency:
         self._probe_at = probe_at
 
     def _begin(self, progress: Progress) -> None:
-        """Have a second association as soon as the first is open and much work waits, before anything is measured."""
+        """Open several at once when the first is open and much work waits, before anything is measured."""
         if self._has_begun or not progress.associations_open:
             return
-        is_measured_or_pressed = self._rate is not None or self._pressed_at > -math.inf
-        if progress.much_waiting and not is_measured_or_pressed:
-            self._level = min(2, self.maximum, self._cap.value)
-        self._has_begun = progress.much_waiting or is_measured_or_pressed
+        self._has_begun = self._rate is not None or self._pressed_at > -math.inf
+        if not self._has_begun and (number := _number_for(progress)) > 1:
+            self._level = min(number, self.maximum, self._cap.value)
+            self._has_begun = True
 
     def _climb(self, now: float, progress: Progress) -> None:
-        if not progress.work_waiting or self.is_single or progress.associations_open != self.target:
+        if not progress.waiting or self.is_single or progress.associations_open != self.target:
             self._meter.restart()
         elif measured := self._meter.measure(now, progress):
             if self._trial is not None:
@@ -261,3 +265,10 @@ class Concurrency:
             self._probed_at = now
             self._probe_at = now + max(self._probe_seconds, PROBE_COST * (now - trial.began_at))
             self._probe_seconds = min(2 * self._probe_seconds, LONGEST_PROBE_SECONDS)
+
+
+def _number_for(progress: Progress) -> int:
+    """How many associations the waiting work keeps busy for longer than it takes to open them."""
+    if progress.waiting >= MANY_WAITING:
+        return BEGUN_WITH_MANY
+    return BEGUN_WITH_MUCH if progress.waiting > 1 and progress.waiting_bytes >= MUCH_WAITING_BYTES else 1

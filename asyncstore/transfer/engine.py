@@ -59,9 +59,6 @@ _CALM_TICK_SECONDS: Final = 0.2
 _UNREAD_BATCH: Final = 64
 # A peer that ends an association on which nothing was sent for so long has a timeout for that, and is well.
 _IDLE_SECONDS: Final = 5.0
-# An association works on so much for about as long as it takes to open another.
-_MANY_WAITING: Final = 200
-_MUCH_WAITING_BYTES: Final = 16 << 20
 # Outcomes that nobody has taken yet; a caller that is slower than the peer slows the transfer down.
 _MAXIMUM_UNREAD: Final = 4096
 
@@ -472,9 +469,8 @@ class Transfer:
                 report.answers + self._streamed_bytes // STREAMED_AFTER_BYTES,
                 report.sent_bytes,
                 report.associations_open,
-                work_waiting=self._work.waiting > 0,
-                much_waiting=self._work.waiting >= _MANY_WAITING
-                or (self._work.waiting > 1 and report.found_bytes - report.sent_bytes >= _MUCH_WAITING_BYTES),
+                self._work.waiting,
+                report.found_bytes - report.sent_bytes,
             ),
         )
         if self._destination.is_doubtful or not report.associations_open:

@@ -15,7 +15,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from asyncstore.transfer.concurrency import CAP_SECONDS, FAILURES_UNTIL_SINGLE, Concurrency, Progress
+from asyncstore.transfer.concurrency import (
+    CAP_SECONDS,
+    FAILURES_UNTIL_SINGLE,
+    MANY_WAITING,
+    MUCH_WAITING_BYTES,
+    Concurrency,
+    Progress,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -138,6 +145,40 @@ def orthanc(now: float, associations: int) -> float:
 
 def quiet(answers: int, associations_open: int = 1, work_waiting: bool = True) -> Progress:
     return Progress(answers, answers * SMALL, associations_open, work_waiting)
+
+
+# the beginning
+
+
+@pytest.mark.parametrize(
+    ("waiting", "waiting_bytes", "begun_with"),
+    [
+        (1, 1 << 40, 1),  # a second association would have nothing to do
+        (2, MUCH_WAITING_BYTES - 1, 1),
+        (2, MUCH_WAITING_BYTES, 2),
+        (MANY_WAITING - 1, 0, 1),
+        (MANY_WAITING, 0, 4),
+        (MANY_WAITING, 1 << 40, 4),
+    ],
+)
+def test_more_are_opened_as_soon_as_the_first_is_when_much_waits(
+    waiting: int, waiting_bytes: int, begun_with: int
+) -> None:
+    controller = Concurrency(None)
+    assert controller.update(0.0, Progress(0, 0, 0, waiting, waiting_bytes)) == 1
+    assert controller.update(0.1, Progress(0, 0, 1, waiting, waiting_bytes)) == begun_with
+
+
+def test_no_more_are_opened_at_once_than_the_peer_lets_us_have() -> None:
+    controller = Concurrency(None)
+    controller.rejected(0.0, 3)
+    assert controller.update(0.1, Progress(0, 0, 1, MANY_WAITING)) == 3
+
+
+def test_a_peer_that_was_pressed_is_not_given_several_at_once() -> None:
+    controller = Concurrency(None)
+    controller.pressed(0.0)
+    assert controller.update(0.1, Progress(1, SMALL, 1, MANY_WAITING)) == 1
 
 
 # the climb

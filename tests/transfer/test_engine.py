@@ -435,7 +435,7 @@ async def test_a_study_is_never_on_two_associations_where_that_is_asked_for(tmp_
         return SUCCESS
 
     async with KeepingSCP(answers_when_there_are_several) as scp:
-        transfer = transfer_to(scp, tmp_path, associations=4, keep_together="study")
+        transfer = transfer_to(scp, tmp_path, associations=4, window=1, keep_together="study")
         outcomes = await outcomes_of(transfer)
     check_account(transfer, outcomes, study_of)
     carriers: dict[str, set[int]] = {}
