@@ -183,18 +183,18 @@ def _read_small(
     identity = _identify_fast(buffer, size) or identify(buffer, size, complete=True)
     sop_class, sop_instance, syntax, begin, difference = identity
     length = size - begin
-    if length & 1 and syntax == DEFLATED_EXPLICIT_VR_LITTLE_ENDIAN:
-        length += 1
+    padding = length & 1 if syntax == DEFLATED_EXPLICIT_VR_LITTLE_ENDIAN else 0
+    mtime_ns = status.st_mtime_ns
     return Instance(
         path,
         sop_class,
         sop_instance,
         syntax,
         begin,
-        length,
-        HeldSource(buffer, begin, length),
+        length + padding,
+        HeldSource(path, begin, length, size, mtime_ns, buffer, padding_bytes=padding),
         size,
-        status.st_mtime_ns,
+        mtime_ns,
         None,
         None,
         difference,

@@ -7,8 +7,6 @@ import os
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from asyncstore.instances.source import FileSource, HeldSource
-
 if TYPE_CHECKING:
     from pydicom import Dataset
 
@@ -80,17 +78,7 @@ class Instance:
 
     def let_go(self) -> None:
         """Keep none of the file's bytes in memory: they are read from the file again when they are needed."""
-        if self.path is None or type(self.source) is not HeldSource:
-            return
-        stored = min(self.data_set_length, self.size_bytes - self.data_set_offset)
-        self.source = FileSource(
-            self.path,
-            self.data_set_offset,
-            stored,
-            self.size_bytes,
-            self.mtime_ns,
-            padding_bytes=self.data_set_length - stored,
-        )
+        self.source.let_go()
 
 
 class ProblemKind(enum.Enum):

@@ -73,8 +73,8 @@ class DataSource(Protocol):
     def view(self) -> memoryview | None:
         """The whole data set as one view, only to be read, where it is in memory; None where it is not."""
 
-    def prefetch(self) -> None:
-        """Ask the system to have the bytes in memory soon; never fails."""
+    def let_go(self) -> None:
+        """Keep no bytes in memory that can be read again; `view` is None then."""
 
     def close(self) -> None:
         """Give back what reading took; reading again is allowed."""
@@ -183,14 +183,8 @@ class FileSource:
         """None: the bytes are on a disk."""
         return None
 
-    def prefetch(self) -> None:
-        """Ask the system to read the file ahead, where there is a way to ask (posix_fadvise)."""
-        if posix_fadvise is None:
-            return
-        with contextlib.suppress(OSError, SourceChanged):  # reading it will say so
-            if self._fd < 0:
-                self._open()
-            read_ahead(self._fd, self.data_set_offset, self._stored_bytes)
+    def let_go(self) -> None:
+        """Nothing to do: nothing is in memory."""
 
     def close(self) -> None:
         """Close the file; the next read opens it again."""
@@ -244,6 +238,43 @@ def _before_padding(holes: Sequence[memoryview], stored_bytes: int) -> list[memo
     return kept
 
 
+class HeldSource(FileSource):
+    """A data set in a small file, whose bytes (`held`, the whole file's with its padding) the scan read anyway."""
+
+    __slots__ = ("_held",)
+
+    def __init__(
+        self,
+        path: str,
+        data_set_offset: int,
+        length: int,
+        size_bytes: int,
+        mtime_ns: int,
+        held: bytearray,
+        *,
+        padding_bytes: int = 0,
+    ) -> None:
+        super().__init__(path, data_set_offset, length, size_bytes, mtime_ns, padding_bytes=padding_bytes)
+        self._held: bytearray | None = held
+
+    def read_into(self, holes: Sequence[memoryview], offset: int, *, wait: bool = True) -> bool:
+        """Copy into the holes, or fill them from the file once the bytes were let go; see DataSource."""
+        view = self.view()
+        if view is None:
+            return super().read_into(holes, offset, wait=wait)
+        return _copy_into(holes, view, offset)
+
+    def view(self) -> memoryview | None:
+        """The data set, without a copy, until it is let go."""
+        if self._held is None:
+            return None
+        return memoryview(self._held)[self.data_set_offset : self.data_set_offset + self.length_bytes]
+
+    def let_go(self) -> None:
+        """Read from the file from now on."""
+        self._held = None
+
+
 class BytesSource:
     """A data set in memory: `length` bytes of `data` from `offset` on."""
 
@@ -265,21 +296,11 @@ class BytesSource:
         """The data set, without a copy; it is only to be read, since it is sent again on a retry."""
         return self._view
 
-    def prefetch(self) -> None:
-        """Nothing to do: the bytes are in memory."""
+    def let_go(self) -> None:
+        """Nothing to do: there is nowhere to read the bytes again from."""
 
     def close(self) -> None:
         """Nothing to do: the bytes stay, for a retry too."""
-
-
-class HeldSource(BytesSource):
-    """The bytes of a small file, as the scan read them; Instance.let_go may drop them for the file itself."""
-
-    __slots__ = ()
-
-    def __init__(self, file: bytearray, offset: int, length: int) -> None:
-        self._view = memoryview(file)[offset : offset + length]
-        self.length_bytes = length
 
 
 def _copy_into(holes: Sequence[memoryview], view: memoryview, offset: int) -> bool:

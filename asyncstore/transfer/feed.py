@@ -282,8 +282,10 @@ def _entries(sources: Iterable[Source], recursive: bool) -> Iterator[Any]:
     for source in sources:
         if isinstance(source, str | bytes | os.PathLike):
             name = os.fsdecode(source)
-            for entry in walk([name], recursive=recursive):
-                yield _named(entry) if _path_of(entry) == name else entry
+            found = walk([name], recursive=recursive)
+            for first in found:
+                yield _named(first) if _path_of(first) == name else first
+                yield from found
         else:
             yield source
 

@@ -424,8 +424,6 @@ def test_a_large_data_set_goes_through_a_temporary_file(small_spool: Path, given
     if wanted != EXPLICIT_VR_LITTLE_ENDIAN or given_uid != wanted:
         assert isinstance(converted.source, FileSource)
         assert converted.source.view() is None
-        converted.source.prefetch()
-        converted.source.close()
         assert_same(original, converted)
         half = memoryview(bytearray(converted.data_set_length // 2))
         assert converted.source.read_into((half,), converted.data_set_length - len(half), wait=False)

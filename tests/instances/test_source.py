@@ -41,8 +41,11 @@ def file_source(path: Path, offset: int = OFFSET, length: int | None = None, *, 
     return FileSource(str(path), offset, length, status.st_size, status.st_mtime_ns, padding_bytes=padding_bytes)
 
 
-def held_source(data: bytes) -> HeldSource:
-    return HeldSource(bytearray(CONTENT[:OFFSET] + data), OFFSET, len(data))
+def held_source(path: Path, *, padding_bytes: int = 0) -> HeldSource:
+    status = path.stat()
+    held = bytearray(path.read_bytes() + bytes(padding_bytes))
+    length = status.st_size - OFFSET
+    return HeldSource(str(path), OFFSET, length, status.st_size, status.st_mtime_ns, held, padding_bytes=padding_bytes)
 
 
 @pytest.fixture
@@ -67,7 +70,7 @@ def test_any_holes_are_filled_in_order(path: Path, system: str, sizes: list[int]
         file_source(path),
         BytesSource(CONTENT, OFFSET),
         BytesSource(memoryview(CONTENT), OFFSET, len(CONTENT) - OFFSET),
-        held_source(expected),
+        held_source(path),
     ]
     for each in sources:
         assert each.length_bytes == len(expected)
@@ -84,7 +87,7 @@ def test_any_holes_are_filled_in_order(path: Path, system: str, sizes: list[int]
         each.close()
 
 
-@pytest.mark.parametrize("make", [file_source, lambda _: BytesSource(b"abcd"), lambda _: held_source(b"abcd")])
+@pytest.mark.parametrize("make", [file_source, lambda _: BytesSource(b"abcd"), held_source])
 @pytest.mark.parametrize(("offset", "beyond"), [(0, 1), (-1, 0)])
 def test_holes_beyond_the_data_set_are_the_callers_mistake(
     path: Path, make: Callable[[Path], DataSource], offset: int, beyond: int
@@ -103,8 +106,7 @@ def test_a_source_of_bytes_that_are_not_there_is_refused(offset: int, length: in
 
 def test_every_source_can_be_read_again_after_closing(path: Path, system: str) -> None:
     each: DataSource
-    for each in (file_source(path), BytesSource(CONTENT, OFFSET), held_source(CONTENT[OFFSET:])):
-        each.prefetch()
+    for each in (file_source(path), BytesSource(CONTENT, OFFSET), held_source(path)):
         for _ in range(3):
             assert read_all(each) == CONTENT[OFFSET:]
             each.close()
@@ -126,10 +128,9 @@ def test_a_file_is_open_only_between_reading_and_closing(path: Path) -> None:
     assert open_descriptors() == before
 
 
-@pytest.mark.parametrize("kind", [BytesSource, HeldSource])
-def test_a_data_set_in_memory_is_one_view_and_no_copy(kind: type[BytesSource]) -> None:
+def test_a_data_set_in_memory_is_one_view_and_no_copy() -> None:
     data = bytearray(b"meta, data set, more")
-    each = kind(data, 6, 8)
+    each = BytesSource(data, 6, 8)
     whole = each.view()
     assert whole is not None
     assert bytes(whole) == b"data set"
@@ -144,6 +145,31 @@ def test_the_view_of_numbers_is_one_of_bytes() -> None:
     whole = BytesSource(memoryview(bytearray(8)).cast("H"), 2).view()
     assert whole is not None
     assert (whole.format, len(whole)) == ("B", 6)
+
+
+@pytest.mark.parametrize("padding_bytes", [0, 1])
+def test_what_the_scan_read_is_one_view_until_it_is_let_go_and_then_the_file_is_read(
+    path: Path, padding_bytes: int
+) -> None:
+    each = held_source(path, padding_bytes=padding_bytes)
+    expected = CONTENT[OFFSET:] + bytes(padding_bytes)
+    assert bytes(each.view() or b"") == read_all(each) == expected
+    each.let_go()
+    assert each.view() is None
+    assert each.length_bytes == len(expected)
+    for _ in range(2):
+        each.let_go()
+        assert read_all(each) == expected
+        each.close()
+    path.write_bytes(b"something else")
+    with pytest.raises(SourceChanged):
+        read_all(each)
+
+
+def test_what_is_in_memory_only_is_never_let_go() -> None:
+    each = BytesSource(CONTENT, OFFSET)
+    each.let_go()
+    assert read_all(each) == bytes(each.view() or b"") == CONTENT[OFFSET:]
 
 
 def test_a_file_has_no_view_even_when_it_was_read(path: Path) -> None:
@@ -174,7 +200,6 @@ def test_a_padding_byte_follows_what_the_file_holds(path: Path, system: str, cut
 def test_a_file_that_vanished_is_said_to_have(path: Path, system: str) -> None:
     each = file_source(path)
     path.unlink()
-    each.prefetch()
     with pytest.raises(SourceChanged, match="vanished") as caught:
         read_all(each)
     assert isinstance(caught.value.__cause__, FileNotFoundError)
@@ -324,7 +349,7 @@ def test_a_read_error_is_the_systems_own(path: Path, fake: Callable[..., FakePre
     each.close()
 
 
-def test_a_failing_prefetch_says_nothing(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_that_the_system_will_not_read_ahead_is_no_error(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     asked: list[tuple[int, int]] = []
 
     def fadvise(fd: int, offset: int, length: int, advice: int) -> None:
@@ -332,11 +357,9 @@ def test_a_failing_prefetch_says_nothing(path: Path, monkeypatch: pytest.MonkeyP
         raise OSError(errno.ENOSYS, "no")
 
     monkeypatch.setattr(source, "posix_fadvise", fadvise)
-    each = file_source(path)
-    each.prefetch()
-    each.prefetch()
-    assert asked == [(OFFSET, len(CONTENT) - OFFSET)] * 2
-    each.close()
+    with path.open("rb") as file:
+        source.read_ahead(file.fileno(), OFFSET, 7)
+    assert asked == [(OFFSET, 7)]
 
 
 def test_a_leased_file_is_waited_for(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

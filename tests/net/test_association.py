@@ -186,9 +186,8 @@ async def test_a_system_without_it_sends_the_same(
     take_away: Callable[[pytest.MonkeyPatch], None], length: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     take_away(monkeypatch)
-    in_memory = instance_of(source_module.HeldSource(bytearray(pattern(length)), 0, length))
+    in_memory = instance_of(source_module.BytesSource(pattern(length)))
     in_a_file = instance_in(tmp_path / "a", length)
-    in_a_file.source.prefetch()
     with ScriptedSCP() as scp:
         async with to(scp) as association:
             for each in (in_a_file, in_memory):

@@ -492,7 +492,7 @@ class CutShort:
     def view(self) -> memoryview | None:
         return None
 
-    def prefetch(self) -> None:
+    def let_go(self) -> None:
         pass
 
     def close(self) -> None:
