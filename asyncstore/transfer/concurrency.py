@@ -253,7 +253,8 @@ class Concurrency:
         self._meter.restart()
         is_better = (gain >= enough) is self._upwards
         if is_better:
-            self._step(now, rate)
+            # On the way down the best rate stays the measure: many small losses would make a large one.
+            self._step(now, rate if self._upwards else max(rate, trial.rate))
         else:
             self._level, rate = trial.level, trial.rate
         self._rate = rate
