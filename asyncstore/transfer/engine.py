@@ -1,12 +1,12 @@
 """A transfer: many instances over as many associations as pay, each with exactly one outcome.
 
-    feed -> work -> workers (an association each) -> judge -> outcomes -> ledger, report, and whoever iterates
+    feed -> work -> crew (workers with an association each) -> judge -> outcomes -> ledger, report, and whoever iterates
 
 The feed reads ahead within bounds; workers take instances as their windows have room; each answer and each loss goes to
 the judge, which says final or again; final outcomes are counted and handed out in the order in which they became
-final. A supervisor opens and closes associations as `Concurrency` says, and notices when all is done. A ledger, where
-there is one, is asked before a file is opened and, of a SOP Instance UID that it may know, before an instance is sent;
-it is told of each outcome.
+final. A supervisor has the crew grow and shrink, and notices when all is done. A ledger, where there is one, is asked
+before a file is opened and, of a SOP Instance UID that it may know, before an instance is sent; it is told of each
+outcome.
 """
 
 from __future__ import annotations
@@ -21,19 +21,18 @@ from typing import TYPE_CHECKING, Any, Final, Self
 
 import anyio
 
-from asyncstore.errors import AsyncStoreError, NoAcceptedContext, cause_of
+from asyncstore.errors import AsyncStoreError, cause_of
 from asyncstore.instances.instance import Instance, ProblemKind
 from asyncstore.net import trace
-from asyncstore.net.association import STREAMED_AFTER_BYTES, Association
+from asyncstore.net.association import STREAMED_AFTER_BYTES
 from asyncstore.net.outcome import Outcome, State
-from asyncstore.transfer.concurrency import Concurrency, Progress
+from asyncstore.transfer.crew import Crew
 from asyncstore.transfer.feed import Feed, NamedPath
-from asyncstore.transfer.judge import Again, Destination, Judge, is_our_doing, unknown_outcome
+from asyncstore.transfer.judge import Again, Destination, Judge, unknown_outcome
 from asyncstore.transfer.plan import Plan
-from asyncstore.transfer.policy import MAXIMUM_ASSOCIATIONS, TransferOptions
+from asyncstore.transfer.policy import TransferOptions
 from asyncstore.transfer.report import Report
 from asyncstore.transfer.work import Work, directory_of
-from asyncstore.transfer.worker import Worker
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterable, Iterable
@@ -49,6 +48,7 @@ if TYPE_CHECKING:
     from asyncstore.transfer.plan import Pair
     from asyncstore.transfer.twins import Twins
     from asyncstore.transfer.work import Pending
+    from asyncstore.transfer.worker import Worker
 
 logger = logging.getLogger("asyncstore.transfer")
 
@@ -57,8 +57,6 @@ _TICK_SECONDS: Final = 0.025
 _CALM_TICK_SECONDS: Final = 0.2
 # Waking the caller costs as much as decoding an answer: it is done for so many outcomes at once, or at the next tick.
 _UNREAD_BATCH: Final = 64
-# A peer that ends an association on which nothing was sent for so long has a timeout for that, and is well.
-_IDLE_SECONDS: Final = 5.0
 # Outcomes that nobody has taken yet; a caller that is slower than the peer slows the transfer down.
 _MAXIMUM_UNREAD: Final = 4096
 
@@ -98,7 +96,15 @@ class Transfer:
         self._plan = Plan(self.options)
         self._destination = Destination(self.options.retry)
         self._judge = Judge(self.options.retry, self._destination)
-        self._concurrency = Concurrency(self.options.associations, MAXIMUM_ASSOCIATIONS)
+        self._crew = Crew(
+            self,
+            peer,
+            self.options,
+            plan=self._plan,
+            work=self._work,
+            destination=self._destination,
+            report=self.report,
+        )
         self._feed = Feed(
             sources,
             recursive=self.options.recursive,
@@ -109,13 +115,7 @@ class Transfer:
             pass_over=self._pass_over,
         )
         self._twins = None if self._ledger is None else self._twins_by(self._ledger)
-        self._workers: list[Worker] = []
-        self._last_number = 0
-        self._streamed_bytes = 0
         self._tick_seconds = _TICK_SECONDS
-        self._window = self.options.window
-        self._window_has_worked = False
-        self._nothing_accepted: NoAcceptedContext | None = None
         self._sources_error: Exception | None = None
         self._refused: Counter[Pair] = Counter()
         self._was_held = False
@@ -173,7 +173,7 @@ class Transfer:
         outcome = self._unread.popleft()
         if len(self._unread) == _MAXIMUM_UNREAD // 2:
             self._room.set()
-            self._wake_workers()
+            self._crew.wake()
         return outcome
 
     def drain(self) -> None:
@@ -185,15 +185,14 @@ class Transfer:
             self._draining = True
             self._feed_scope.cancel()
             self._group.start_soon(self._abort_after, self.options.drain_seconds)
-            self._wake_workers()
+            self._crew.wake()
             self._attention.set()
 
     def abort(self) -> None:
         """Abort every association at once; what is in flight has no known outcome and is left for another run."""
         self._draining = True
         self._feed_scope.cancel()
-        for worker in tuple(self._workers):
-            worker.abort()
+        self._crew.abort()
         self._attention.set()
 
     # -- from the sources to the workers -------------------------------------------------------------------------------
@@ -214,8 +213,8 @@ class Transfer:
                     self._finish(refused)
             else:
                 self._finish(entry if isinstance(entry, Outcome) else _problem_outcome(entry))
-        self._wake_workers()
-        if not self._workers:
+        self._crew.wake()
+        if not self._crew.workers:
             self._attention.set()
 
     def _pass_over(self, settled: list[Outcome]) -> None:
@@ -271,7 +270,7 @@ class Transfer:
         else:
             outcome.attempts = pending.attempts
             self._final(pending, outcome)
-        self._wake_workers()
+        self._crew.wake()
         self._attention.set()
 
     def _cannot_ask(self, error: LedgerError) -> None:
@@ -299,10 +298,8 @@ class Transfer:
 
     def established(self, worker: Worker) -> None:
         """A worker's association was accepted."""
-        self._destination.was_established = True
-        self.report.associations_established += 1
+        self._crew.established()
         self._tick_seconds = _TICK_SECONDS
-        self._count_open()
         self._attention.set()
 
     def answered(self, worker: Worker, pending: Pending, outcome: Outcome) -> None:
@@ -315,7 +312,7 @@ class Transfer:
             self._final(pending, verdict)
             return
         if verdict.is_pressed:
-            self._concurrency.pressed(now)
+            self._crew.concurrency.pressed(now)
         worker.retiring = worker.retiring or verdict.on_new_association
         self._again(pending, verdict.due_at)
 
@@ -328,8 +325,7 @@ class Transfer:
 
     def lost(self, worker: Worker, pendings: list[Pending], error: AsyncStoreError) -> None:
         """A worker's association ended with these in flight."""
-        if worker.association.window > 1 and not is_our_doing(error) and not self._has_window_worked():
-            self._window = 1  # a peer that accepts a window and cannot take it
+        self._crew.lost(worker, error)
         now = time.monotonic()
         for pending in pendings:
             verdict = Again(now) if self._draining else self._judge.lost(pending, error, now)
@@ -339,9 +335,6 @@ class Transfer:
             if self._ledger is not None:  # whatever comes next: this may be at the peer
                 self._ledger.record(unknown_outcome(pending, error))
             self._again(pending, verdict.due_at)
-
-    def _has_window_worked(self) -> bool:
-        return self._window_has_worked or any(_used_window(worker) for worker in self._workers)
 
     def _again(self, pending: Pending, due_at: float) -> None:
         pending.instance.let_go()
@@ -360,7 +353,7 @@ class Transfer:
         self._finish(outcome)
         if self._work.is_done:
             self._attention.set()
-            self._wake_workers()
+            self._crew.wake()
 
     def _finish(self, outcome: Outcome, *, is_new: bool = True) -> None:
         """Count a final outcome, write it down unless it is known from there, and hand it out."""
@@ -419,7 +412,7 @@ class Transfer:
             self._destination.stop(self._sources_error)
         self._work.feed_ended = True
         self._attention.set()
-        self._wake_workers()
+        self._crew.wake()
 
     async def _supervise(self, group: TaskGroup) -> None:
         moved = 0
@@ -428,7 +421,7 @@ class Transfer:
             if self._ledger is not None and self._ledger.failure is not None:
                 self._destination.stop(self._ledger.failure)
             if self._work.wake_retries(now):
-                self._wake_workers()
+                self._crew.wake()
             self._adjust(group, now)
             if self._work.has_room:  # whoever took the last instances: the feed may be all that goes on
                 self._room.set()
@@ -436,7 +429,7 @@ class Transfer:
             self._attention = anyio.Event()
             if self._is_over():
                 break
-            moved_before, moved = moved, self.report.answers + self._streamed_bytes
+            moved_before, moved = moved, self.report.answers + self._crew.streamed_bytes
             is_calm = moved == moved_before and (self._ledger is None or self._ledger.has_room)
             self._tick_seconds = self._next_tick_seconds(now, is_calm=is_calm)
             with anyio.move_on_after(self._tick_seconds):
@@ -452,107 +445,34 @@ class Transfer:
 
     def _is_over(self) -> bool:
         self._heed_stop()
-        if self._workers:
+        if self._crew.workers:
             if self._draining:
-                self._wake_workers()
+                self._crew.wake()
             return False
         return self._draining or self._work.is_done
 
     def _adjust(self, group: TaskGroup, now: float) -> None:
         """Have as many associations as pay: open one, or have one end."""
-        report = self.report
-        for worker in self._workers:
-            self._count_streamed(worker)
-        target = self._concurrency.update(
-            now,
-            Progress(
-                report.answers + self._streamed_bytes // STREAMED_AFTER_BYTES,
-                report.sent_bytes,
-                report.associations_open,
-                self._work.waiting,
-                report.found_bytes - report.sent_bytes,
-            ),
-        )
-        if self._destination.is_doubtful or not report.associations_open:
-            target = 1
+        target = self._crew.target(now)
         if now < self._destination.hold_until:
             self._was_held = True
             return
         if self._was_held:
             self._was_held = False
-            self._wake_workers()
-        active = [worker for worker in self._workers if not worker.retiring]
-        for worker in active[target:]:
-            worker.retiring = True
-            worker.wake()
+            self._crew.wake()
+        self._crew.retire_beyond(target)
         if not self._draining and self._work.waiting:
-            for _ in range(target - len(self._workers)):  # one that is ending still counts at the peer
-                self._open(group)
+            self._crew.open_up_to(target, group)
 
-    def _open(self, group: TaskGroup) -> None:
-        """Have one more association, proposing what the waiting work needs."""
-        self._last_number += 1
-        options = self.options
-        proposal = self._plan.propose(self._work.pairs_waiting(), filled=not self._workers)
-        association = Association(
-            self.peer,
-            proposal.contexts,
-            calling_ae_title=options.calling_ae_title,
-            timeouts=options.timeouts,
-            window=self._window,
-            maximum_length=options.maximum_length,
-            maximum_send_length=options.maximum_send_length,
-            user_identity=options.user_identity,
-        )
-        worker = Worker(self, self._last_number, association, proposal, options)
-        self._workers.append(worker)
-        self._number_open()
-        group.start_soon(self._employ, worker)
-
-    async def _employ(self, worker: Worker) -> None:
-        """One worker from beginning to end."""
-        try:
-            error = await worker.run()
-        finally:
-            self._workers.remove(worker)
-            self._count_streamed(worker)
-            self._window_has_worked = self._window_has_worked or _used_window(worker)
-            self._work.leave(worker)
-            self._count_open()
-            self._number_open()
-            self._attention.set()
+    def ended(self, worker: Worker, error: AsyncStoreError | None) -> None:
+        """A worker's association ended, by itself or as `error` says."""
+        self._attention.set()
         if error is not None and not self._draining:
-            self._on_ended(worker, error)
-        self._wake_workers()
+            self._crew.learn_from(worker, error)
+        self._crew.wake()
 
-    def _on_ended(self, worker: Worker, error: AsyncStoreError) -> None:
-        """An association was not established, or was lost: what does that say of the destination?"""
-        now = time.monotonic()
-        associations_open = self.report.associations_open
-        if is_our_doing(error):
-            return
-        if isinstance(error, NoAcceptedContext):
-            self._on_nothing_accepted(worker, error)
-        elif worker.association.established:
-            self._concurrency.lost(now)
-            was_idle = not worker.has_sent and now - worker.established_at > _IDLE_SECONDS
-            if not worker.answers and not was_idle:
-                self._destination.failed(now, error)
-        elif associations_open:  # the peer works, and wants no more associations than it has
-            self._concurrency.rejected(now, associations_open)
-        else:
-            self._destination.failed(now, error)
-
-    def _on_nothing_accepted(self, worker: Worker, error: NoAcceptedContext) -> None:
-        """An association was accepted without any context: what it proposed cannot be sent."""
-        others = [other.association.contexts for other in self._workers]
-        pairs = {pair for pair in worker.proposal.pairs if all(contexts.find(*pair) is None for contexts in others)}
-        if len(pairs) < len(worker.proposal.pairs):  # it did accept them elsewhere
-            self._concurrency.rejected(time.monotonic(), self.report.associations_open)
-        elif not self._destination.was_established and self._has_proposed_all(worker):
-            self._destination.stop(error, at_start=True)
-            return
-        self._nothing_accepted = error
+    def none_accepted(self, pairs: set[Pair]) -> None:
+        """The peer accepts no context for these."""
         for pair in pairs:
             self._destination.refused.setdefault(pair)
         for pending in self._work.take_all(pairs):
@@ -560,33 +480,6 @@ class Transfer:
             assert refused is not None
             pending.instance.let_go()
             self._finish(refused)
-
-    def _has_proposed_all(self, worker: Worker) -> bool:
-        """Whether there is nothing else that the peer might accept."""
-        if not self.options.only_needed_contexts:
-            return True
-        return self._work.feed_ended and worker.proposal.pairs.issuperset(self._work.pairs_waiting())
-
-    def _count_streamed(self, worker: Worker) -> None:
-        """A part of a large instance says of the peer's speed what a whole small one does."""
-        streamed_bytes = worker.take_streamed_bytes()
-        self._streamed_bytes += streamed_bytes
-        self.report.sent_bytes += streamed_bytes
-
-    def _count_open(self) -> None:
-        self.report.associations_open = sum(
-            worker.association.established and worker.association.failure is None for worker in self._workers
-        )
-
-    def _number_open(self) -> None:
-        """The log names associations only while there are several."""
-        several = len(self._workers) > 1
-        for worker in self._workers:
-            worker.association.trace_number = worker.number if several else 0
-
-    def _wake_workers(self) -> None:
-        for worker in self._workers:
-            worker.wake()
 
     async def _abort_after(self, seconds: float) -> None:
         with self._drain_scope:
@@ -606,8 +499,8 @@ class Transfer:
             self.report.add(left)
             if self._ledger is not None:
                 self._ledger.record(left)
-        if self._nothing_accepted is not None and not self._destination.was_established:
-            self._destination.stop(self._nothing_accepted, at_start=True)
+        if self._crew.nothing_accepted is not None and not self._destination.was_established:
+            self._destination.stop(self._crew.nothing_accepted, at_start=True)
         self.report.stopped_because = self._destination.stopped_because
         self.report.finished_at = time.monotonic()
         self._finished = True
@@ -616,10 +509,6 @@ class Transfer:
 
 
 _NO_FAILURE = frozenset((State.SKIPPED, State.DUPLICATE))
-
-
-def _used_window(worker: Worker) -> bool:
-    return worker.answers > 0 and worker.association.window > 1
 
 
 def _failure_of(outcome: Outcome) -> Exception:

@@ -117,7 +117,7 @@ async def test_a_large_instance_shows_its_progress_and_is_counted_once(tmp_path:
 
         def on_store(_: Arrival) -> Status:
             nonlocal sent_before_the_answer
-            (worker,) = transfer._workers
+            (worker,) = transfer._crew.workers
             sent_before_the_answer = transfer.report.sent_bytes + worker.association.streamed_bytes
             return SUCCESS
 

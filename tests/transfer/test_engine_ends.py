@@ -148,7 +148,7 @@ async def test_stopping_while_the_first_association_is_being_established_is_fine
     write_files(tmp_path, 10)
     with ScriptedSCP(lambda wire: wire.drain()) as scp, anyio.fail_after(LIMIT_SECONDS):
         async with transfer_to(scp, tmp_path, drain_seconds=0.1) as transfer:
-            while not transfer._workers:
+            while not transfer._crew.workers:
                 await anyio.lowlevel.checkpoint()
             getattr(transfer, stop)()
             assert [outcome async for outcome in transfer] == []
@@ -289,7 +289,7 @@ async def test_what_ends_in_flight_is_told_to_the_worker_as_our_doing() -> None:
         with anyio.fail_after(LIMIT_SECONDS):
             async with transfer_to(scp, endless(), associations=1, window=WINDOW) as transfer:
                 await scp.is_full.wait()
-                (worker,) = transfer._workers
+                (worker,) = transfer._crew.workers
                 transfer.abort()
     assert type(worker.association.failure) is AssociationLost
     assert transfer.report.stopped_because is None

@@ -12,7 +12,7 @@ import pytest
 from asyncstore.errors import LedgerError
 from asyncstore.net.outcome import Outcome, State
 from asyncstore.status import SUCCESS, Status
-from asyncstore.transfer import engine, twins
+from asyncstore.transfer import crew, twins
 from asyncstore.transfer.engine import Transfer
 from asyncstore.transfer.policy import RetryPolicy, TransferOptions
 from asyncstore.transfer.sqlite_ledger import SqliteLedger
@@ -195,7 +195,7 @@ async def test_no_more_than_a_few_are_held_back_at_once(tmp_path: Path, monkeypa
 async def test_a_peer_that_ends_an_association_while_nothing_is_sent_does_no_harm(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(engine, "_IDLE_SECONDS", 0)
+    monkeypatch.setattr(crew, "_IDLE_SECONDS", 0)
     write_files(tmp_path / "a", 1)
     paths = write_files(tmp_path / "b", 2)
     may_go_on = threading.Event()
@@ -212,15 +212,15 @@ async def test_a_peer_that_ends_an_association_while_nothing_is_sent_does_no_har
         await outcomes_of(Transfer(peer_at(scp), tmp_path / "a", options=OPTIONS, ledger=tmp_path / "run.db"))
         monkeypatch.setattr(twins, "twin_outcome", compare)
         second = Transfer(peer_at(scp), paths[:1], options=OPTIONS, ledger=tmp_path / "run.db")
-        monkeypatch.setattr(second, "_on_ended", noting(second._on_ended, may_go_on))
+        monkeypatch.setattr(second, "ended", noting(second.ended, may_go_on))
         await outcomes_of(second)
     assert second.report.states == {State.DUPLICATE: 1}
     assert second.report.stopped_because is None
 
 
-def noting(on_ended: Callable[..., None], ended: threading.Event) -> Callable[..., None]:
+def noting(on_end: Callable[..., None], ended: threading.Event) -> Callable[..., None]:
     def noted(*arguments: Any) -> None:
-        on_ended(*arguments)
+        on_end(*arguments)
         ended.set()
 
     return noted
