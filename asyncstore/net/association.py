@@ -82,11 +82,16 @@ _LAST_SLOW_SECONDS: Final = 64.0
 
 
 class Association:
-    """An association with a peer, made by `associate`.
+    """An association with a peer: `async with associate(peer, contexts=...) as association`.
 
-    Use it as an asynchronous context manager: leaving the block releases the association, leaving it by an exception
-    or by cancellation aborts it. Several tasks may call `store` at once; as many requests are outstanding as the peer
-    agreed to (`window`), the others wait for room.
+    `contexts` are pairs of an abstract syntax and the transfer syntaxes to propose for it, at most 128. `window` is the
+    asynchronous operations window to propose, 1 for none. `maximum_length` is what we announce to receive,
+    `maximum_send_length` a cap of our own below what the peer announces, both in bytes. Entering the block raises
+    ConnectFailed, Timeout, AssociationRejected, Aborted or NoAcceptedContext. Leaving it releases the association,
+    leaving it by an exception or by cancellation aborts it. PS3.8 7.1 to 7.3.
+
+    Several tasks may call `store` at once; as many requests are outstanding as the peer agreed to (`window`), the
+    others wait for room.
     """
 
     def __init__(
@@ -647,34 +652,8 @@ class Association:
         )
 
 
-def associate(
-    peer: Peer,
-    *,
-    contexts: Iterable[tuple[str, Sequence[str]]],
-    calling_ae_title: str = "STORESCU",
-    timeouts: Timeouts | None = None,
-    window: int = 1,
-    maximum_length: int = 16382,
-    maximum_send_length: int = 0,
-    user_identity: UserIdentity | None = None,
-) -> Association:
-    """Establish an association with a peer: `async with associate(peer, contexts=...) as association`.
-
-    `contexts` are pairs of an abstract syntax and the transfer syntaxes to propose for it, at most 128. `window` is the
-    asynchronous operations window to propose, 1 for none. `maximum_length` is what we announce to receive,
-    `maximum_send_length` a cap of our own below what the peer announces, both in bytes. Entering the block raises
-    ConnectFailed, Timeout, AssociationRejected, Aborted or NoAcceptedContext. PS3.8 7.1.
-    """
-    return Association(
-        peer,
-        contexts,
-        calling_ae_title=calling_ae_title,
-        timeouts=timeouts,
-        window=window,
-        maximum_length=maximum_length,
-        maximum_send_length=maximum_send_length,
-        user_identity=user_identity,
-    )
+associate = Association
+"""Establish an association: the verb for `async with`."""
 
 
 class _InlineReads:
