@@ -47,14 +47,15 @@ class Progress:
     """What a transfer has done since it began, and how it stands now.
 
     `data_set_bytes` are those of the answered requests. `waiting` counts instances that are ready and that no
-    association has taken, `waiting_bytes` those of their data sets: without any the source is the bottleneck.
+    association has taken: without any the source is the bottleneck. `unsent_bytes` are those of the data sets that were
+    found and not sent yet.
     """
 
     answers: int
     data_set_bytes: int
     associations_open: int
     waiting: int
-    waiting_bytes: int = 0
+    unsent_bytes: int = 0
 
 
 class _Trial(NamedTuple):
@@ -272,4 +273,4 @@ def _number_for(progress: Progress) -> int:
     """How many associations the waiting work keeps busy for longer than it takes to open them."""
     if progress.waiting >= MANY_WAITING:
         return BEGUN_WITH_MANY
-    return BEGUN_WITH_MUCH if progress.waiting > 1 and progress.waiting_bytes >= MUCH_WAITING_BYTES else 1
+    return BEGUN_WITH_MUCH if progress.waiting > 1 and progress.unsent_bytes >= MUCH_WAITING_BYTES else 1

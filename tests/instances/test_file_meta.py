@@ -21,6 +21,7 @@ from asyncstore.errors import MissingUID, NotDicom, SourceChanged
 from asyncstore.instances import file_meta, source
 from asyncstore.instances.file_meta import HEAD_BYTES, SMALL_FILE_BYTES, read_head
 from asyncstore.instances.instance import Instance, ProblemKind, ScanProblem
+from asyncstore.instances.source import FileSource, HeldSource
 from asyncstore.instances.tolerant import HEAD_LIMIT_BYTES, Identity, identify
 from asyncstore.uids import (
     CT_IMAGE_STORAGE,
@@ -258,7 +259,7 @@ def test_a_large_file_is_what_a_small_one_is(path: Path, name: str) -> None:
     data, transfer_syntax_uid, body = WHOLE[name]
     tail = bytes(SMALL_FILE_BYTES + 1 + len(data) % 2)
     found = instance_in(path, data + tail)
-    assert found.source.view() is None
+    assert type(found.source) is FileSource
     assert (found.sop_class_uid, found.sop_instance_uid) == (CT_IMAGE_STORAGE, INSTANCE_UID)
     assert found.transfer_syntax_uid == transfer_syntax_uid
     assert found.data_set_length == found.source.length_bytes
@@ -272,6 +273,7 @@ def test_a_deflated_data_set_has_an_even_length(path: Path, odd: int, large: boo
     stream = deflated(data_set(more=element(0x00420011, b"OB", os.urandom(SMALL_FILE_BYTES if large else 10))))
     stream += bytes(len(stream) % 2 != odd)
     found = instance_in(path, dicom_file(meta=meta_of(DEFLATED_EXPLICIT_VR_LITTLE_ENDIAN), body=stream))
+    assert type(found.source) is (FileSource if large else HeldSource)
     assert (found.source.view() is None) is large
     assert found.data_set_length == found.source.length_bytes == len(stream) + odd
     assert read_all(found.source) == stream + bytes(odd)
@@ -305,6 +307,7 @@ def test_up_to_the_limit_a_files_bytes_are_held(path: Path, size: int) -> None:
     data = empty[:-4] + struct.pack("<I", whole - len(empty)) + bytes(whole - len(empty))
     found = instance_in(path, data)
     assert found.size_bytes == whole
+    assert type(found.source) is (FileSource if size > 0 else HeldSource)
     assert (found.source.view() is None) is (size > 0)
     assert read_all(found.source) == data[found.data_set_offset :]
     found.source.close()

@@ -186,8 +186,9 @@ async def test_a_system_without_it_sends_the_same(
     take_away: Callable[[pytest.MonkeyPatch], None], length: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     take_away(monkeypatch)
-    in_memory = instance_of(source_module.BytesSource(pattern(length)))
     in_a_file = instance_in(tmp_path / "a", length)
+    held = bytearray(pattern(length))
+    in_memory = instance_of(source_module.HeldSource(str(tmp_path / "a"), 0, length, length, in_a_file.mtime_ns, held))
     with ScriptedSCP() as scp:
         async with to(scp) as association:
             for each in (in_a_file, in_memory):

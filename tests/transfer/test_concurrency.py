@@ -151,7 +151,7 @@ def quiet(answers: int, associations_open: int = 1, work_waiting: bool = True) -
 
 
 @pytest.mark.parametrize(
-    ("waiting", "waiting_bytes", "begun_with"),
+    ("waiting", "unsent_bytes", "begun_with"),
     [
         (1, 1 << 40, 1),  # a second association would have nothing to do
         (2, MUCH_WAITING_BYTES - 1, 1),
@@ -162,11 +162,11 @@ def quiet(answers: int, associations_open: int = 1, work_waiting: bool = True) -
     ],
 )
 def test_more_are_opened_as_soon_as_the_first_is_when_much_waits(
-    waiting: int, waiting_bytes: int, begun_with: int
+    waiting: int, unsent_bytes: int, begun_with: int
 ) -> None:
     controller = Concurrency(None)
-    assert controller.update(0.0, Progress(0, 0, 0, waiting, waiting_bytes)) == 1
-    assert controller.update(0.1, Progress(0, 0, 1, waiting, waiting_bytes)) == begun_with
+    assert controller.update(0.0, Progress(0, 0, 0, waiting, unsent_bytes)) == 1
+    assert controller.update(0.1, Progress(0, 0, 1, waiting, unsent_bytes)) == begun_with
 
 
 def test_no_more_are_opened_at_once_than_the_peer_lets_us_have() -> None:
@@ -197,6 +197,19 @@ def test_latency_is_hidden_by_eight_associations_within_two_seconds(seed: int) -
     simulation = automatic(linear(50), seed).run(6)
     assert simulation.reached(8) < 2
     assert simulation.share_at(8, since=2) > 0.8
+
+
+def test_small_losses_on_the_way_down_do_not_add_up_to_a_large_one() -> None:
+    rates = {1: 500.0, 2: 700.0, 3: 790.0, 4: 850.0, 6: 930.0, 8: 1000.0}  # each step down costs less than 15 %
+    simulation = Simulation(
+        Concurrency(None), lambda now, associations: rates.get(associations, 500.0), 0, noise=0
+    ).run(9)
+    reached_at = simulation.reached(8)
+    assert reached_at < 3
+    settled = simulation.targets(since=reached_at)
+    assert 6 in settled
+    assert min(settled) >= 4  # tried, and not kept
+    assert settled.count(4) < settled.count(6)
 
 
 @pytest.mark.parametrize("seed", SEEDS)
