@@ -54,7 +54,7 @@ from asyncstore.upper_layer.machine import (
 from asyncstore.upper_layer.pdu import AssociateRQ
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+    from collections.abc import Callable, Iterable, Mapping, Sequence
     from types import TracebackType
 
     from anyio.abc import TaskGroup
@@ -356,7 +356,6 @@ class Association:
         if self._writing.is_taken:
             await self._writing.wait()
         with self._writing:
-            self._check_open()
             return await self._write(instance, context_id, on_answer, on_begin, priority)
 
     async def echo(self) -> Status:
@@ -371,7 +370,6 @@ class Association:
         answer: list[Status] = []
         await self._writing.wait()
         with self._writing:
-            self._check_open()
             await self._wait_room()
             operation = self._exchange.begin(context_id, CEchoRQ)
             request = operation.request
@@ -404,14 +402,13 @@ class Association:
                         read = instance.source.read_into
                         await anyio.to_thread.run_sync(read, run.holes, run.offset, abandon_on_cancel=True)
                 if operation is None:
-                    if not self.has_room:
-                        await self._wait_room()
+                    await self._wait_room()
                     operation, command_set = self._begin_store(instance, context_id, priority)
                     operation.on_answer = on_answer
                     if on_begin is not None:
                         on_begin(operation)
                     run.put_command(frame_command(context_id, command_set, self._framer.capacity))
-                sent_bytes = self._sender.begin_run(run)
+                sent_bytes = self._transport.send_some(run.parts)
                 if sent_bytes != run.total_bytes:
                     await self._sender.send_rest(run, sent_bytes)
                 if instance.data_set_length > STREAMED_AFTER_BYTES:
@@ -443,7 +440,7 @@ class Association:
         run = Run([], (), 0, False, 0, len(pdus))
         run.put_command(pdus)
         try:
-            await self._sender.send_rest(run, self._sender.begin_run(run))
+            await self._sender.send_rest(run, 0)
         except AsyncStoreError as error:
             raise self._ended_by(error) from error.__cause__
         except BaseException:
@@ -463,7 +460,7 @@ class Association:
             self._trace_store(instance, operation)
         return operation, command_set
 
-    def _runs(self, instance: Instance, context_id: int) -> Iterator[Run]:
+    def _runs(self, instance: Instance, context_id: int) -> Iterable[Run]:
         data_set = instance.source.view()
         if data_set is not None:
             return self._framer.runs_from_memory(context_id, data_set)
@@ -472,7 +469,7 @@ class Association:
     def _sent(self, operation: Operation) -> None:
         """The request is wholly written: from now on it can be answered, and the clock runs."""
         self._exchange.sent(operation.message_id)
-        if len(self.outstanding) == 1:
+        if len(self._exchange.outstanding) == 1:
             self._waiting_since = time.monotonic()
 
     async def _flush(self) -> None:
@@ -622,10 +619,10 @@ class Association:
 
     async def _wait_room(self) -> None:
         """Wait until another operation may begin."""
-        while not self.has_room:
-            self._check_open()
-            await self._changed.wait()
         self._check_open()
+        while not self._exchange.has_room:
+            await self._changed.wait()
+            self._check_open()
 
     async def _wait_change(self) -> None:
         """Wait until something came from the peer; raises what ended the association before.

@@ -29,12 +29,8 @@ class Sender:
         self._interruption: AsyncStoreError | None = None
         self._blocked: anyio.CancelScope | None = None
 
-    def begin_run(self, run: Run) -> int:
-        """Send what the connection takes of a run at once; gives how many bytes that was, for `send_rest`."""
-        return self._transport.send_some(run.parts)
-
     async def send_rest(self, run: Run, sent_bytes: int) -> None:
-        """Send the rest of a run; an interruption may leave it, and its PDU, unfinished."""
+        """Send a run from that byte on; an interruption may leave it, and its PDU, unfinished."""
         try:
             while sent_bytes < run.total_bytes:
                 taken = self._transport.send_some(_cut(run.parts, sent_bytes, run.total_bytes))

@@ -53,6 +53,7 @@ class SocketTransport:
 
     def __init__(self, sock: socket.socket) -> None:
         sock.setblocking(False)
+        self.is_closed = False
         self._socket = sock
         self._unwatch: Callable[[], object] | None = None
         self._unwait: Callable[[], object] | None = None
@@ -60,10 +61,6 @@ class SocketTransport:
         for level, option, value in _OPTIONS:
             with contextlib.suppress(OSError):
                 sock.setsockopt(level, option, value)
-
-    @property
-    def is_closed(self) -> bool:
-        return self._socket.fileno() < 0
 
     def send_some(self, parts: Sequence[memoryview | bytes]) -> int:
         """Send what the socket takes at once of `parts`, in order; give back how many bytes that was, 0 when none."""
@@ -154,6 +151,7 @@ class SocketTransport:
         if reset:
             with contextlib.suppress(OSError):
                 self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        self.is_closed = True
         self._socket.close()
 
     def _stop_watching(self) -> None:

@@ -27,6 +27,7 @@ PERIOD_BYTES: Final = 8 << 20  # large instances are even in their cost: fewer a
 PERIOD_ROUNDS: Final = 2  # answers of each association: a phase of the slowest is no gain
 PERIODS_WHEN_UNCLEAR: Final = 4  # halves the noise of one period (15 % of jitter becomes 7 %)
 ENOUGH_GAIN: Final = 0.15  # above the usual noise; a smaller gain is not worth a process of the peer
+BUSY_SHARE: Final = 1 / (1 + ENOUGH_GAIN)  # a sender that works for more than this of the time cannot gain enough
 IDEAL_GAIN_SHARE: Final = 1 / 3  # is enough where the ideal gain is small (3 to 4: 33 %)
 CHANGED: Final = 1.4  # throughput so many times higher or lower than usual is no noise: the peer has changed
 SMOOTHING: Final = 0.5  # of the newest period: two or three of them outweigh one odd one
@@ -48,7 +49,7 @@ class Progress:
 
     `data_set_bytes` are those of the answered requests. `waiting` counts instances that are ready and that no
     association has taken: without any the source is the bottleneck. `unsent_bytes` are those of the data sets that were
-    found and not sent yet.
+    found and not sent yet. `busy_seconds` is what the sending itself has taken of one processor's time.
     """
 
     answers: int
@@ -56,12 +57,19 @@ class Progress:
     associations_open: int
     waiting: int
     unsent_bytes: int = 0
+    busy_seconds: float = 0.0
 
 
 class _Trial(NamedTuple):
     level: int  # the number of associations to compare with
     rate: float  # and its throughput, in weight a second
     began_at: float
+
+
+class _Measured(NamedTuple):
+    rate: float  # weight a second
+    periods: float  # how many times over it is a period's evidence
+    busy_share: float  # of the time that the sender was at work itself
 
 
 class _Meter:
@@ -76,8 +84,8 @@ class _Meter:
         """Begin a new period."""
         self._settled_answers = self._begun = None
 
-    def measure(self, now: float, progress: Progress) -> tuple[float, float] | None:
-        """The throughput, and how many times over it is a period's evidence; None between answers."""
+    def measure(self, now: float, progress: Progress) -> _Measured | None:
+        """The throughput since the period began; None between answers."""
         has_answered, self._answers = progress.answers > self._answers, progress.answers
         if self._settled_answers is None:
             self._settled_answers = progress.answers + progress.associations_open
@@ -90,7 +98,8 @@ class _Meter:
         weight = progress.data_set_bytes - begun.data_set_bytes + answers * ANSWER_WEIGHT_BYTES
         size = max(answers / PERIOD_ANSWERS, weight / PERIOD_BYTES)
         rounds = answers / progress.associations_open / PERIOD_ROUNDS
-        return weight / seconds, min(seconds / PERIOD_SECONDS, size, rounds)
+        busy_seconds = progress.busy_seconds - begun.busy_seconds
+        return _Measured(weight / seconds, min(seconds / PERIOD_SECONDS, size, rounds), busy_seconds / seconds)
 
 
 class _LearnedCap:
@@ -212,12 +221,13 @@ class Concurrency:
             self._meter.restart()
         elif measured := self._meter.measure(now, progress):
             if self._trial is not None:
-                self._judge(now, *measured, self._trial)
-            elif measured[1] >= (1 if self._rate is None else PERIODS_WHEN_UNCLEAR):
+                self._judge(now, measured, self._trial)
+            elif measured.periods >= (1 if self._rate is None else PERIODS_WHEN_UNCLEAR):
                 self._meter.restart()
-                self._hold(now, measured[0])
+                self._hold(now, measured)
 
-    def _hold(self, now: float, newest_rate: float) -> None:
+    def _hold(self, now: float, measured: _Measured) -> None:
+        newest_rate = measured.rate
         rate = newest_rate if self._rate is None else self._rate + SMOOTHING * (newest_rate - self._rate)
         self._rate, self._usual_rate = rate, self._usual_rate or rate
         if not self._is_usual(rate):
@@ -227,7 +237,10 @@ class Concurrency:
         elif now >= self._probe_at:
             if self._next_level() == self._level:
                 self._upwards = not self._upwards
-            self._step(now, rate)
+            if self._upwards and measured.busy_share > BUSY_SHARE:
+                self._rest(now, began_at=now)
+            else:
+                self._step(now, rate)
 
     def _is_usual(self, rate: float) -> bool:
         return 1 / CHANGED < rate / (self._usual_rate or rate) < CHANGED
@@ -244,11 +257,12 @@ class Concurrency:
             self._trial, self._level = _Trial(self._level, rate, now), level
             self._meter.restart()
 
-    def _judge(self, now: float, rate: float, periods: float, trial: _Trial) -> None:
+    def _judge(self, now: float, measured: _Measured, trial: _Trial) -> None:
+        rate = measured.rate
         gain = (rate / trial.rate if self._upwards else trial.rate / rate) - 1
         fewer, more = sorted((self._level, trial.level))
         enough = min(ENOUGH_GAIN, IDEAL_GAIN_SHARE * (more / fewer - 1))
-        if periods < (PERIODS_WHEN_UNCLEAR if 0 < gain < 2 * enough else 1):
+        if measured.periods < (PERIODS_WHEN_UNCLEAR if 0 < gain < 2 * enough else 1):
             return
         self._trial = None
         self._meter.restart()
@@ -263,10 +277,14 @@ class Concurrency:
             if not self._is_usual(rate):
                 self._probe_seconds = FIRST_PROBE_SECONDS
             self._usual_rate = rate
-            self._upwards = not self._upwards
-            self._probed_at = now
-            self._probe_at = now + max(self._probe_seconds, PROBE_COST * (now - trial.began_at))
-            self._probe_seconds = min(2 * self._probe_seconds, LONGEST_PROBE_SECONDS)
+            self._rest(now, trial.began_at)
+
+    def _rest(self, now: float, began_at: float) -> None:
+        """A probe that began then is over: the next one goes the other way, after a while."""
+        self._upwards = not self._upwards
+        self._probed_at = now
+        self._probe_at = now + max(self._probe_seconds, PROBE_COST * (now - began_at))
+        self._probe_seconds = min(2 * self._probe_seconds, LONGEST_PROBE_SECONDS)
 
 
 def _number_for(progress: Progress) -> int:

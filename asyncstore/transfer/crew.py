@@ -93,8 +93,9 @@ class Crew:
             self._count_streamed(worker)
         answers = report.answers + self.streamed_bytes // STREAMED_AFTER_BYTES
         unsent_bytes = report.found_bytes - report.sent_bytes
+        busy_seconds = time.thread_time()
         target = self.concurrency.update(
-            now, Progress(answers, report.sent_bytes, report.associations_open, waiting, unsent_bytes)
+            now, Progress(answers, report.sent_bytes, report.associations_open, waiting, unsent_bytes, busy_seconds)
         )
         return 1 if self._destination.is_doubtful or not report.associations_open else target
 

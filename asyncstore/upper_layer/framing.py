@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Final
 from asyncstore.errors import RemoteProtocolError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Iterable, Iterator, Sequence
 
 HEADER_BYTES: Final = 12
 _HEADER: Final = struct.Struct(">BxIIBB")
@@ -128,13 +128,16 @@ class Framer:
         self._stamped_for = 0  # context ID in the full frames' headers
         self._stamped = 0  # how many frames carry that header
 
-    def runs_from_memory(self, context_id: int, data_set: memoryview) -> Iterator[Run]:
+    def runs_from_memory(self, context_id: int, data_set: memoryview) -> Iterable[Run]:
         """The runs of a message whose data set is in memory: nothing is left to fill."""
         length = len(data_set)
-        if 0 < length <= self.capacity:
-            header = _header(context_id, length, _DATA_SET | _LAST)
-            yield Run([header, data_set], (), 0, True, length + HEADER_BYTES, self.frame_bytes)
-            return
+        if not 0 < length <= self.capacity:
+            return self._runs_of_fragments(context_id, data_set)
+        header = _header(context_id, length, _DATA_SET | _LAST)
+        return (Run([header, data_set], (), 0, True, length + HEADER_BYTES, self.frame_bytes),)
+
+    def _runs_of_fragments(self, context_id: int, data_set: memoryview) -> Iterator[Run]:
+        length = len(data_set)
         full = _header(context_id, self.capacity, _DATA_SET)
         offset = 0
         while True:

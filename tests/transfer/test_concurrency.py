@@ -40,6 +40,7 @@ class Simulation:
 
     Each answer takes its association `noise` more or less than its share, and the whole peer is that much faster or
     slower for 100 ms at a time. An association answers `burst` instances at once, as with a window and a round trip.
+    The sender itself is at work for `busy(time)` of its time.
     """
 
     controller: Concurrency
@@ -51,6 +52,8 @@ class Simulation:
     limit: int = 1000
     presses: Callable[[float], bool] = lambda now: False
     work_waiting: Callable[[float], bool] = lambda now: True
+    busy: Callable[[float], float] = lambda now: 0.0
+    busy_seconds: float = 0.0
     now: float = 0.0
     answers: int = 0
     open: int = 0
@@ -67,7 +70,9 @@ class Simulation:
     def run(self, until: float) -> Simulation:
         """Go on until then, tick by tick."""
         while self.now < until:
-            self.now += TICK_SECONDS * self._random.uniform(0.9, 1.4)
+            seconds = TICK_SECONDS * self._random.uniform(0.9, 1.4)
+            self.now += seconds
+            self.busy_seconds += seconds * self.busy(self.now)
             self._answer()
             work_waiting = self.work_waiting(self.now)
             target = self.controller.update(self.now, self.progress(work_waiting))
@@ -77,7 +82,8 @@ class Simulation:
         return self
 
     def progress(self, work_waiting: bool = True) -> Progress:
-        return Progress(self.answers, self.answers * self.instance_bytes, self.open, work_waiting)
+        data_set_bytes = self.answers * self.instance_bytes
+        return Progress(self.answers, data_set_bytes, self.open, work_waiting, busy_seconds=self.busy_seconds)
 
     def _open(self, target: int) -> None:
         while self.open + self._opening < target:
@@ -261,6 +267,32 @@ def test_large_slow_instances_that_share_one_disk_keep_one_or_two(seed: int) -> 
     simulation = automatic(flat(0.5, 1), seed, LARGE).run(600)
     assert max(simulation.targets()) <= 3
     assert simulation.share_at(1, since=30) > 0.6
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+def test_a_sender_that_is_busy_all_the_time_does_not_try_more(seed: int) -> None:
+    simulation = automatic(linear(5000), seed)
+    simulation.busy = lambda now: 0.9
+    assert set(simulation.run(20).targets()) == {1}
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+def test_a_sender_that_was_busy_for_two_seconds_climbs_when_it_is_not(seed: int) -> None:
+    simulation = automatic(linear(5000), seed)
+    simulation.busy = lambda now: 0.95 if now < 2 else 0.6
+    assert simulation.run(2).targets()[-1] == 1
+    assert simulation.run(12).reached(8) < 10
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+def test_a_busy_sender_still_gives_back_what_does_not_pay(seed: int) -> None:
+    simulation = automatic(flat(5000, 1), seed)
+    simulation.run(0.01)
+    simulation.controller.update(simulation.now, Progress(0, 0, 1, MANY_WAITING))
+    simulation.busy = lambda now: 0.95
+    simulation.run(30)
+    assert simulation.reached(4) < 0.1
+    assert simulation.targets()[-1] == 1
 
 
 def test_the_maximum_ends_the_climb() -> None:

@@ -20,7 +20,7 @@ from tests.strategies import context_ids
 from tests.wire import CT_CONTEXT
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterable
 
 MAXIMUM_LENGTHS = (8, 9, 16, 126, 4096, 16382, 16384)
 COMMAND = b"a command set of 34 bytes, as it is"
@@ -60,7 +60,7 @@ def lay_out(framer: Framer, context_id: int, data: bytes, layout: str, command: 
     return found
 
 
-def _runs(framer: Framer, context_id: int, data: bytes, layout: str) -> Iterator[Run]:
+def _runs(framer: Framer, context_id: int, data: bytes, layout: str) -> Iterable[Run]:
     if layout == "memory":
         return framer.runs_from_memory(context_id, memoryview(data))
     return framer.runs_with_holes(context_id, len(data))
