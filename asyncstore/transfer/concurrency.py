@@ -5,8 +5,9 @@ sender's work with the peer's, which nearly always pays; of small instances, whi
 to hear of its answer, four do. Where they do not pay, a probe finds out. Each further step is a trial: of two numbers
 the larger is kept only if its throughput pays, for every association costs the peer a process. After the climb a trial
 is made now and then, up and down by turns, at growing distances. Throughput is a weight per second: data set bytes, and
-what an instance costs whatever its size. A period of measuring ends by evidence (time, answers, weight), so that a fast
-peer is judged within a twentieth of a second, and by whole answers one that takes two seconds for each.
+what an instance costs whatever its size. No trial upwards is made by a sender whose own processor has no time left: it
+is the bottleneck, not the peer. A period of measuring ends by evidence (time, answers, weight), so that a fast peer is
+judged within a twentieth of a second, and by whole answers one that takes two seconds for each.
 """
 
 from __future__ import annotations
