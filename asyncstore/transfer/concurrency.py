@@ -1,13 +1,14 @@
 """How many associations a transfer keeps open: a careful hill climb, with time as an argument and no I/O.
 
-A climb begins with one association. When it is accepted and much work waits, more are opened at once: two overlap the
-sender's work with the peer's, which nearly always pays; of small instances, which take the peer less time than it takes
-to hear of its answer, four do. Where they do not pay, a probe finds out. Each further step is a trial: of two numbers
-the larger is kept only if its throughput pays, for every association costs the peer a process. After the climb a trial
-is made now and then, up and down by turns, at growing distances. Throughput is a weight per second: data set bytes, and
-what an instance costs whatever its size. No trial upwards is made by a sender whose own processor has no time left: it
-is the bottleneck, not the peer. A period of measuring ends by evidence (time, answers, weight), so that a fast peer is
-judged within a twentieth of a second, and by whole answers one that takes two seconds for each.
+A climb begins with one association. When it is accepted, others are opened at once: four where many small instances
+wait, since such an instance takes the peer less time than it takes to hear of its answer; two where a few large ones
+do. Where many larger ones wait, the first answers show for how many associations the sender has time, up to four. Where
+they do not pay, a probe finds out. Each further step is a trial: of two numbers the larger is kept only if its
+throughput pays, for every association costs the peer a process. No trial upwards is made by a sender that has no time
+left itself: it is the bottleneck, not the peer. After the climb a trial is made now and then, up and down by turns, at
+growing distances. Throughput is a weight per second: data set bytes, and what an instance costs whatever its size. A
+period of measuring ends by evidence (time, answers, weight), so that a fast peer is judged within a twentieth of a
+second, and by whole answers one that takes two seconds for each.
 """
 
 from __future__ import annotations
@@ -20,12 +21,14 @@ ANSWER_WEIGHT_BYTES: Final = 16384  # an empty instance takes fast receivers abo
 # An association works on so much for about as long as it takes to open another.
 MANY_WAITING: Final = 200
 MUCH_WAITING_BYTES: Final = 16 << 20
-BEGUN_WITH_MANY: Final = 4
-BEGUN_WITH_MUCH: Final = 2  # a few large instances: four spoil each other's place in the processor's cache
+SMALL_BYTES: Final = 1 << 16  # what a connection takes at once: up to there sending costs the same whatever the size
+MOST_BEGUN_WITH: Final = 4  # more are for trials to find
+BEGUN_WITH_FEW_LARGE: Final = 2  # four spoil each other's place in the processor's cache
 PERIOD_SECONDS: Final = 0.04  # two ticks of the engine: one alone would measure the tick, not the peer
 PERIOD_ANSWERS: Final = 20  # one answer more or less is then 5 %
 PERIOD_BYTES: Final = 8 << 20  # large instances are even in their cost: fewer answers say as much
 PERIOD_ROUNDS: Final = 2  # answers of each association: a phase of the slowest is no gain
+BEGINNING_PERIODS: Final = 0.2  # how busy the sender is shows sooner than how fast the peer is: four answers
 PERIODS_WHEN_UNCLEAR: Final = 4  # halves the noise of one period (15 % of jitter becomes 7 %)
 ENOUGH_GAIN: Final = 0.15  # above the usual noise; a smaller gain is not worth a process of the peer
 BUSY_SHARE: Final = 1 / (1 + ENOUGH_GAIN)  # a sender that works for more than this of the time cannot gain enough
@@ -163,7 +166,8 @@ class Concurrency:
             self._answers, self.failures_in_a_row = progress.answers, 0
         self._cap.update(now, progress)
         if not self._is_fixed:
-            self._begin(progress)
+            if not self._has_begun and progress.associations_open and (number := _number_at_once(progress)):
+                self._begin_with(number)
             self._climb(now, progress)
         self.target = self._wanted() if progress.waiting else min(self.target, self._wanted())
         return self.target
@@ -208,20 +212,22 @@ class Concurrency:
         self._meter.restart()
         self._probe_at = probe_at
 
-    def _begin(self, progress: Progress) -> None:
-        """Open several at once when the first is open and much work waits, before anything is measured."""
-        if self._has_begun or not progress.associations_open:
-            return
-        self._has_begun = self._rate is not None or self._pressed_at > -math.inf
-        if not self._has_begun and (number := _number_for(progress)) > 1:
+    def _begin_with(self, number: int) -> None:
+        """Have so many at once, before anything is judged; of a peer that was pressed already, one."""
+        self._has_begun = True
+        if number > 1 and self._pressed_at == -math.inf:
             self._level = min(number, self.maximum, self._cap.value)
-            self._has_begun = True
+            self._meter.restart()
 
     def _climb(self, now: float, progress: Progress) -> None:
         if not progress.waiting or self.is_single or progress.associations_open != self.target:
             self._meter.restart()
         elif measured := self._meter.measure(now, progress):
-            if self._trial is not None:
+            if not self._has_begun:
+                if measured.periods >= BEGINNING_PERIODS:
+                    has_many = progress.waiting >= MANY_WAITING
+                    self._begin_with(_number_beside(measured.busy_share) if has_many else 1)
+            elif self._trial is not None:
                 self._judge(now, measured, self._trial)
             elif measured.periods >= (1 if self._rate is None else PERIODS_WHEN_UNCLEAR):
                 self._meter.restart()
@@ -288,8 +294,14 @@ class Concurrency:
         self._probe_seconds = min(2 * self._probe_seconds, LONGEST_PROBE_SECONDS)
 
 
-def _number_for(progress: Progress) -> int:
-    """How many associations the waiting work keeps busy for longer than it takes to open them."""
+def _number_at_once(progress: Progress) -> int | None:
+    """How many associations to begin with before anything was answered; None where the answers are to show it."""
     if progress.waiting >= MANY_WAITING:
-        return BEGUN_WITH_MANY
-    return BEGUN_WITH_MUCH if progress.waiting > 1 and progress.unsent_bytes >= MUCH_WAITING_BYTES else 1
+        return MOST_BEGUN_WITH if progress.unsent_bytes <= progress.waiting * SMALL_BYTES else None
+    has_few_large = progress.waiting > 1 and progress.unsent_bytes >= MUCH_WAITING_BYTES
+    return BEGUN_WITH_FEW_LARGE if has_few_large else None
+
+
+def _number_beside(busy_share: float) -> int:
+    """How many associations the sender has time for, when one takes this share of it."""
+    return round(1 / max(busy_share, 1 / MOST_BEGUN_WITH))

@@ -20,6 +20,7 @@ from asyncstore.transfer.concurrency import (
     FAILURES_UNTIL_SINGLE,
     MANY_WAITING,
     MUCH_WAITING_BYTES,
+    SMALL_BYTES,
     Concurrency,
     Progress,
 )
@@ -164,7 +165,8 @@ def quiet(answers: int, associations_open: int = 1, work_waiting: bool = True) -
         (2, MUCH_WAITING_BYTES, 2),
         (MANY_WAITING - 1, 0, 1),
         (MANY_WAITING, 0, 4),
-        (MANY_WAITING, 1 << 40, 4),
+        (MANY_WAITING, MANY_WAITING * SMALL_BYTES, 4),
+        (MANY_WAITING, MANY_WAITING * SMALL_BYTES + 1, 1),  # the first answers will show
     ],
 )
 def test_more_are_opened_as_soon_as_the_first_is_when_much_waits(
@@ -185,6 +187,29 @@ def test_a_peer_that_was_pressed_is_not_given_several_at_once() -> None:
     controller = Concurrency(None)
     controller.pressed(0.0)
     assert controller.update(0.1, Progress(1, SMALL, 1, MANY_WAITING)) == 1
+
+
+@pytest.mark.parametrize(
+    ("waiting", "busy", "begun_with"),
+    [
+        (MANY_WAITING, 0.0, 4),
+        (MANY_WAITING, 0.2, 4),
+        (MANY_WAITING, 0.3, 3),
+        (MANY_WAITING, 0.6, 2),
+        (MANY_WAITING, 0.7, 1),
+        (MANY_WAITING, 1.0, 1),
+        (MANY_WAITING - 1, 0.0, 1),
+    ],
+)
+def test_the_first_answers_show_for_how_many_the_sender_has_time(waiting: int, busy: float, begun_with: int) -> None:
+    controller = Concurrency(None)
+    for tick in range(12):  # one answer in 25 ms: eight of them would not make a whole period
+        now = tick * 0.025
+        progress = Progress(tick, tick * 70_000, 1, waiting, waiting * 70_000, now * busy)
+        if controller.update(now, progress) > 1:
+            break
+    assert controller.target == begun_with
+    assert tick <= 6 or begun_with == 1
 
 
 # the climb
