@@ -223,10 +223,8 @@ class Concurrency:
         if not progress.waiting or self.is_single or progress.associations_open != self.target:
             self._meter.restart()
         elif measured := self._meter.measure(now, progress):
-            if not self._has_begun:
-                if measured.periods >= BEGINNING_PERIODS:
-                    has_many = progress.waiting >= MANY_WAITING
-                    self._begin_with(_number_beside(measured.busy_share) if has_many else 1)
+            if not self._has_begun and measured.periods >= BEGINNING_PERIODS:
+                self._begin_with(_number_after_answers(progress, measured.busy_share))
             elif self._trial is not None:
                 self._judge(now, measured, self._trial)
             elif measured.periods >= (1 if self._rate is None else PERIODS_WHEN_UNCLEAR):
@@ -302,6 +300,6 @@ def _number_at_once(progress: Progress) -> int | None:
     return BEGUN_WITH_FEW_LARGE if has_few_large else None
 
 
-def _number_beside(busy_share: float) -> int:
-    """How many associations the sender has time for, when one takes this share of it."""
-    return round(1 / max(busy_share, 1 / MOST_BEGUN_WITH))
+def _number_after_answers(progress: Progress, busy_share: float) -> int:
+    """How many associations the sender has time for, when one takes this share of it; 1 where little waits."""
+    return round(1 / max(busy_share, 1 / MOST_BEGUN_WITH)) if progress.waiting >= MANY_WAITING else 1
