@@ -21,7 +21,7 @@ ANSWER_WEIGHT_BYTES: Final = 16384  # an empty instance takes fast receivers abo
 # An association works on so much for about as long as it takes to open another.
 MANY_WAITING: Final = 200
 MUCH_WAITING_BYTES: Final = 16 << 20
-SMALL_BYTES: Final = 1 << 16  # what a connection takes at once: up to there sending costs the same whatever the size
+SMALL_BYTES: Final = 1 << 16  # up to there an instance costs the sender about the same, whatever its size
 MOST_BEGUN_WITH: Final = 4  # more are for trials to find
 BEGUN_WITH_FEW_LARGE: Final = 2  # four spoil each other's place in the processor's cache
 PERIOD_SECONDS: Final = 0.04  # two ticks of the engine: one alone would measure the tick, not the peer
