@@ -51,19 +51,20 @@ _REQUESTED_SYNTAXES: Final = {
 }
 
 
+# The help shows the name of an argument's parser as its type: these are words for a user.
 def whole_number(least: int, most: int, unit: str = "a whole number") -> Callable[[object], int]:
     """A parser of a whole number from `least` to `most`; what is said of a wrong one calls it `unit`."""
 
-    def parse(text: object) -> int:
+    def number(text: object) -> int:
         try:
-            number = int(str(text))
+            value = int(str(text))
         except ValueError:
-            number = least - 1
-        if not least <= number <= most:
+            value = least - 1
+        if not least <= value <= most:
             raise typer.BadParameter(f"{str(text)!r} is not {unit} from {least} to {most}")
-        return number
+        return value
 
-    return parse
+    return number
 
 
 def maximum_pdu(text: object) -> int:
@@ -110,9 +111,9 @@ def choice(*names: str) -> Callable[[object], str]:
     return parse
 
 
-def text_as_given(text: object) -> str:
+def text(given: object) -> str:
     """Text that is taken as it is; a path may be no text in the encoding of the system."""
-    return str(text)
+    return str(given)
 
 
 def option(*names: str, panel: str, **settings: Any) -> Any:
@@ -139,7 +140,7 @@ LogLevel = Annotated[
     ),
 ]
 
-Address = Annotated[str, typer.Argument(parser=text_as_given, metavar="ADDR", help="Host name or address of the peer.")]
+Address = Annotated[str, typer.Argument(parser=text, metavar="ADDR", help="Host name or address of the peer.")]
 PeerPort = Annotated[
     int, typer.Argument(parser=whole_number(1, 65535, "a TCP port"), metavar="PORT", help="TCP port of the peer.")
 ]

@@ -21,7 +21,7 @@ Exit codes: 0 the ledger was read, whatever it says, 2 usage, 6 it cannot be rea
 def report(
     context: typer.Context,
     ledger: Annotated[
-        str, typer.Argument(parser=options.text_as_given, metavar="LEDGER", help="The file of storescu --ledger.")
+        str, typer.Argument(parser=options.text, metavar="LEDGER", help="The file of storescu --ledger.")
     ],
     quiet: options.Quiet = False,
     verbose: options.Verbose = False,

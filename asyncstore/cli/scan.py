@@ -16,9 +16,7 @@ Exit codes: 0 there is something to send and all of it could be read, 2 usage, 3
 
 def scan(
     context: typer.Context,
-    paths: Annotated[
-        list[str], typer.Argument(parser=options.text_as_given, metavar="PATH", help="Files and directories.")
-    ],
+    paths: Annotated[list[str], typer.Argument(parser=options.text, metavar="PATH", help="Files and directories.")],
     quiet: options.Quiet = False,
     verbose: options.Verbose = False,
     debug: options.Debug = False,

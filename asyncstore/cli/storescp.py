@@ -56,7 +56,7 @@ def storescp(
         options.option(
             "-ba",
             "--bind-address",
-            parser=options.text_as_given,
+            parser=options.text,
             metavar="ADDR",
             help="Address to listen on.",
             panel=options.NETWORK,
@@ -98,7 +98,7 @@ def storescp(
         options.option(
             "-od",
             "--output-directory",
-            parser=options.text_as_given,
+            parser=options.text,
             metavar="DIRECTORY",
             help="Where to keep what is received (default: the current directory).",
             panel=options.RESULTS,

@@ -97,9 +97,7 @@ def storescu(
     port: options.PeerPort,
     paths: Annotated[
         list[str] | None,
-        typer.Argument(
-            parser=options.text_as_given, metavar="PATH", help="Files and directories to send.", show_default=False
-        ),
+        typer.Argument(parser=options.text, metavar="PATH", help="Files and directories to send.", show_default=False),
     ] = None,
     quiet: options.Quiet = False,
     verbose: options.Verbose = False,
@@ -112,7 +110,7 @@ def storescu(
     files_from: Annotated[
         str | None,
         options.option(
-            parser=options.text_as_given,
+            parser=options.text,
             metavar="FILE|-",
             help="Read paths from a file, or from stdin, one per line.",
             panel=options.INPUT,
@@ -195,7 +193,7 @@ def storescu(
     ledger: Annotated[
         str | None,
         options.option(
-            parser=options.text_as_given,
+            parser=options.text,
             metavar="FILE",
             help="Durable record; the same command run again resumes.",
             panel=options.BULK,
@@ -244,7 +242,7 @@ def storescu(
     on_status: Annotated[
         list[str] | None,
         options.option(
-            parser=options.text_as_given,
+            parser=options.text,
             metavar="CODE=REACTION",
             help="React otherwise to a status or range: A702=stop, C000-C0FF=failed. Repeatable.",
             panel=options.RETRY,

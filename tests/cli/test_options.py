@@ -313,6 +313,12 @@ def test_every_command_has_help(capsys: pytest.CaptureFixture[str], command: str
     assert "Exit codes: 0" in text
 
 
+@pytest.mark.parametrize("command", sorted(COMMANDS))
+def test_the_types_in_the_help_are_words_for_a_user(capsys: pytest.CaptureFixture[str], command: str) -> None:
+    run_command_line([command, "--help"])
+    assert set(re.findall(r"<(\w+)>", capsys.readouterr().out)) <= {"text", "number"}
+
+
 def test_the_help_groups_options_as_the_document_does(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
