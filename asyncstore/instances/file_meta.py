@@ -192,7 +192,7 @@ def _read_small(
         syntax,
         begin,
         length + padding,
-        HeldSource(path, begin, length, size, mtime_ns, buffer, padding),
+        HeldSource(path, begin, length, size, mtime_ns, buffer, padding_bytes=padding),
         size,
         mtime_ns,
         None,

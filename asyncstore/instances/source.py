@@ -238,22 +238,10 @@ def _before_padding(holes: Sequence[memoryview], stored_bytes: int) -> list[memo
     return kept
 
 
-class HeldSource:
-    """A data set in a small file, whose bytes (`held`, the whole file's with its padding) the scan read anyway.
+class HeldSource(FileSource):
+    """A data set in a small file, whose bytes (`held`, the whole file's with its padding) the scan read anyway."""
 
-    `size_bytes` and `mtime_ns` are the file's, as for a FileSource: it becomes one when the bytes were let go.
-    """
-
-    __slots__ = (
-        "_file",
-        "_held",
-        "_padding_bytes",
-        "data_set_offset",
-        "length_bytes",
-        "mtime_ns",
-        "path",
-        "size_bytes",
-    )
+    __slots__ = ("_held",)
 
     def __init__(
         self,
@@ -263,33 +251,18 @@ class HeldSource:
         size_bytes: int,
         mtime_ns: int,
         held: bytearray,
+        *,
         padding_bytes: int = 0,
     ) -> None:
-        self.path = path
-        self.data_set_offset = data_set_offset
-        self.length_bytes = length + padding_bytes
-        self.size_bytes = size_bytes
-        self.mtime_ns = mtime_ns
-        self._padding_bytes = padding_bytes
+        super().__init__(path, data_set_offset, length, size_bytes, mtime_ns, padding_bytes=padding_bytes)
         self._held: bytearray | None = held
-        self._file: FileSource | None = None
 
     def read_into(self, holes: Sequence[memoryview], offset: int, *, wait: bool = True) -> bool:
         """Copy into the holes, or fill them from the file once the bytes were let go; see DataSource."""
         view = self.view()
-        if view is not None:
-            return _copy_into(holes, view, offset)
-        if self._file is None:
-            length = self.length_bytes - self._padding_bytes
-            self._file = FileSource(
-                self.path,
-                self.data_set_offset,
-                length,
-                self.size_bytes,
-                self.mtime_ns,
-                padding_bytes=self._padding_bytes,
-            )
-        return self._file.read_into(holes, offset, wait=wait)
+        if view is None:
+            return super().read_into(holes, offset, wait=wait)
+        return _copy_into(holes, view, offset)
 
     def view(self) -> memoryview | None:
         """The data set, without a copy, until it is let go."""
@@ -300,11 +273,6 @@ class HeldSource:
     def let_go(self) -> None:
         """Read from the file from now on."""
         self._held = None
-
-    def close(self) -> None:
-        """Close the file, where it was read from."""
-        if self._file is not None:
-            self._file.close()
 
 
 class BytesSource:

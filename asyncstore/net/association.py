@@ -469,7 +469,7 @@ class Association:
     def _sent(self, operation: Operation) -> None:
         """The request is wholly written: from now on it can be answered, and the clock runs."""
         self._exchange.sent(operation.message_id)
-        if len(self._exchange.outstanding) == 1:
+        if len(self.outstanding) == 1:
             self._waiting_since = time.monotonic()
 
     async def _flush(self) -> None:

@@ -81,7 +81,7 @@ class Report:
         self.attempts += outcome.attempts
         if outcome.status is not None:
             self.statuses[outcome.status.value] += 1
-        if outcome.state in STORED_STATES and outcome.attempts and outcome.instance is not None:
+        if outcome.is_stored and outcome.attempts and outcome.instance is not None:
             self.stored_bytes += outcome.instance.data_set_length
         if outcome.reason and (outcome.reason in self.reasons or len(self.reasons) < _KEPT_REASONS):
             self.reasons[outcome.reason] += 1
