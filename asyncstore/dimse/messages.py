@@ -73,12 +73,11 @@ _UNSIGNED_SHORT: Final = struct.Struct("<H")
 # A C-STORE-RSP with success as nearly every peer writes it: what stands before and between its SOP class, Message ID
 # and SOP instance.
 _USUAL_START: Final = struct.pack("<II", 0, 4)
-_USUAL_SOP_CLASS: Final = struct.pack("<I", AFFECTED_SOP_CLASS_UID << 16)
 _USUAL_COMMAND: Final = struct.pack("<IIHII", COMMAND_FIELD << 16, 2, _C_STORE_RSP, RESPONDED_TO << 16, 2)
 _USUAL_SUCCESS: Final = struct.pack(
     "<IIHIIHI", DATA_SET_TYPE << 16, 2, NO_DATA_SET, STATUS << 16, 2, 0, AFFECTED_SOP_INSTANCE_UID << 16
 )
-_USUAL_BYTES: Final = 20 + 48
+_USUAL_SOP_CLASS_LENGTH_AT: Final = 16
 
 
 # Not frozen, although nothing should change one: building a frozen one costs three times as much, and every instance
@@ -280,26 +279,38 @@ def decode(data: bytes) -> Message:
 def _read_usual_success(data: bytes) -> CStoreRSP | None:
     """The C-STORE-RSP that says success in the elements and the order that nearly every peer writes, else None.
 
-    One of these ends nearly every instance: 1.4 us here, 3.4 us the long way.
+    One of these ends nearly every instance.
     """
-    if len(data) < _USUAL_BYTES or data[:8] != _USUAL_START or data[12:16] != _USUAL_SOP_CLASS:
+    try:
+        class_bytes = data[_USUAL_SOP_CLASS_LENGTH_AT]
+        fields = _usual_success(class_bytes)
+        start, group_bytes, tag, length, sop_class, command, responded_to, success, instance_bytes = fields.unpack_from(
+            data
+        )
+    except (IndexError, struct.error):
         return None
-    class_end = 20 + int.from_bytes(data[16:20], "little")
-    fixed = data[class_end : class_end + 48]
-    if fixed[:18] != _USUAL_COMMAND or fixed[20:44] != _USUAL_SUCCESS:
-        return None
-    length = len(data)
-    instance_at = class_end + 48
-    if int.from_bytes(fixed[44:], "little") != length - instance_at:
-        return None
-    if int.from_bytes(data[8:12], "little") != length - 12:
+    if (
+        success != _USUAL_SUCCESS
+        or command != _USUAL_COMMAND
+        or start != _USUAL_START
+        or tag != AFFECTED_SOP_CLASS_UID << 16
+        or length != class_bytes
+        or group_bytes != len(data) - 12
+        or instance_bytes != len(data) - fields.size
+    ):
         return None
     try:
-        sop_class_uid = str(data[20:class_end].rstrip(b"\0 "), "ascii")
-        sop_instance_uid = str(data[instance_at:].rstrip(b"\0 "), "ascii")
+        sop_class_uid = str(sop_class.rstrip(b"\0 "), "ascii")
+        sop_instance_uid = str(data[fields.size :].rstrip(b"\0 "), "ascii")
     except UnicodeDecodeError:
         return None
-    return CStoreRSP(fixed[18] | fixed[19] << 8, SUCCESS, sop_class_uid, sop_instance_uid)
+    return CStoreRSP(responded_to, SUCCESS, sop_class_uid, sop_instance_uid)
+
+
+@lru_cache(maxsize=256)
+def _usual_success(class_bytes: int) -> struct.Struct:
+    """How such a response lies in memory, up to its SOP Instance UID, when the SOP Class UID has so many bytes."""
+    return struct.Struct(f"<8sIII{class_bytes}s{len(_USUAL_COMMAND)}sH{len(_USUAL_SUCCESS)}sI")
 
 
 def _read_any(data: bytes) -> Message:
