@@ -113,7 +113,7 @@ async def record(server: Listening, sources: Path, ledger: Path) -> Recorded:
     def relay(wire: Wire) -> None:
         with socket.create_connection((server.host, server.port)) as scp:
             pairs = {wire.sock: (scp, recorded.up), scp: (wire.sock, recorded.down)}
-            while pairs:
+            while wire.sock in pairs:  # the SCP closes its side in the event loop, which waits for this thread then
                 for source in select.select(list(pairs), [], [], RUN_SECONDS)[0]:
                     data = source.recv(1 << 16)
                     destination, bytes_of = pairs[source]
