@@ -77,7 +77,8 @@ class Work:
         self._groups: dict[str, _Group] = {}
         self._group_of: dict[object, _Group] = {}
         self._owners: dict[str, object] = {}
-        self._in_flight: dict[str, list[Pending]] = {}  # SOP Instance UID -> others with the same, which wait for it
+        self._in_flight: set[str] = set()  # SOP Instance UIDs
+        self._waiting_for: dict[str, list[Pending]] = {}  # SOP Instance UID in flight -> others that have it too
         self._retries: list[tuple[float, int, Pending]] = []
         self._order = itertools.count()
         self._again: deque[Pending] = deque()  # retries whose time has come
@@ -104,7 +105,7 @@ class Work:
                 yield from queue
         yield from self._again
         yield from (pending for _, _, pending in self._retries)
-        yield from itertools.chain.from_iterable(self._in_flight.values())
+        yield from itertools.chain.from_iterable(self._waiting_for.values())
 
     def add(self, instance: Instance, key: str) -> None:
         """Take in an instance; `key` is what keeps instances together: its directory, or its study."""
@@ -261,11 +262,11 @@ class Work:
     def _begin_flight(self, pending: Pending) -> bool:
         """An instance stops waiting; False when it is to wait for another with its UID instead of being sent."""
         self._count(pending, -1)
-        others = self._in_flight.get(pending.instance.sop_instance_uid)
-        if others is not None:
-            others.append(pending)
+        uid = pending.instance.sop_instance_uid
+        if uid in self._in_flight:
+            self._waiting_for.setdefault(uid, []).append(pending)
             return False
-        self._in_flight[pending.instance.sop_instance_uid] = []
+        self._in_flight.add(uid)
         return True
 
     def _count(self, pending: Pending, by: int) -> None:
@@ -292,8 +293,11 @@ class Work:
         self._count(pending, 1)
 
     def _leave_flight(self, pending: Pending) -> None:
-        for other in self._in_flight.pop(pending.instance.sop_instance_uid, ()):
-            self._put(other)
+        uid = pending.instance.sop_instance_uid
+        self._in_flight.discard(uid)
+        if self._waiting_for:
+            for other in self._waiting_for.pop(uid, ()):
+                self._put(other)
 
 
 def directory_of(path: str | None) -> str:
