@@ -82,11 +82,6 @@ class Reassembler:
         self._context_id: int | None = None
         self._command = bytearray()
 
-    @property
-    def is_amid_command(self) -> bool:
-        """Whether the rest of a command set is still to come."""
-        return bool(self._command)
-
     def receive_command(self, fragment: Fragment) -> Message | None:
         """Take a fragment of a command set, and return the message when it is the last one.
 
@@ -182,11 +177,6 @@ class Exchange:
     def has_room(self) -> bool:
         """Whether another operation may begin."""
         return len(self._operations) < self._window
-
-    @property
-    def is_amid_message(self) -> bool:
-        """Whether the rest of a command set is still to come."""
-        return self._reassembler.is_amid_command
 
     def begin(self, context_id: int, make_request: Callable[..., Request], *arguments: object) -> Operation:
         """Take room in the window and a Message ID for the request that `make_request(message_id, *arguments)` returns.

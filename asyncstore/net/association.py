@@ -91,7 +91,8 @@ class Association:
     leaving it by an exception or by cancellation aborts it. PS3.8 7.1 to 7.3.
 
     Several tasks may call `store` at once; as many requests are outstanding as the peer agreed to (`window`), the
-    others wait for room.
+    others wait for room. `outstanding` has the operations that were begun and not answered, by Message ID. `failure` is
+    why the association ended before its work did, None while all is well.
     """
 
     def __init__(
@@ -128,7 +129,8 @@ class Association:
         self._maximum_send_length = maximum_send_length
         self._upper_layer = UpperLayer(maximum_length=maximum_length, artim_seconds=self.timeouts.acse_seconds)
         self._exchange = Exchange()
-        self._failure: AsyncStoreError | None = None
+        self.outstanding: Mapping[int, Operation] = self._exchange.outstanding
+        self.failure: AsyncStoreError | None = None
         self._releasing = False
         self._released = False
         self._waiting_since = 0.0
@@ -147,21 +149,6 @@ class Association:
     def window(self) -> int:
         """How many operations may be outstanding, as negotiated (PS3.7 D.3.3.3); 1 without negotiation."""
         return self._exchange.window
-
-    @property
-    def outstanding(self) -> Mapping[int, Operation]:
-        """The operations that were begun and not answered, by Message ID."""
-        return self._exchange.outstanding
-
-    @property
-    def has_room(self) -> bool:
-        """Whether another operation may begin now."""
-        return self._exchange.has_room and self._failure is None and not self._releasing
-
-    @property
-    def failure(self) -> AsyncStoreError | None:
-        """Why the association ended before its work did; None while all is well."""
-        return self._failure
 
     # -- its beginning and its end -------------------------------------------------------------------------------------
 
@@ -187,7 +174,7 @@ class Association:
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
         try:
-            if error is None and self._failure is None and not self.outstanding:
+            if error is None and self.failure is None and not self.outstanding:
                 await self.release()
             else:
                 await self.abort()
@@ -256,8 +243,8 @@ class Association:
         """
         if self._released or self._transport.is_closed:
             return
-        if self._failure is not None:
-            raise self._failure
+        if self.failure is not None:
+            raise self.failure
         if self.outstanding:
             raise LocalProtocolError(f"{len(self.outstanding)} operations are outstanding: they would be lost")
         self._trace(trace.Releasing)
@@ -482,13 +469,13 @@ class Association:
 
     def _on_readable(self) -> None:
         """Take in what has arrived; called by the event loop."""
-        if self._released or self._failure is not None or self._transport.is_closed:
+        if self._released or self.failure is not None or self._transport.is_closed:
             return
         try:
             data = self._transport.receive_some()
             if data is not None:
                 self._take_in(data, self._on_event)
-                if self._upper_layer.is_amid_pdu or self._exchange.is_amid_message:
+                if self._upper_layer.is_amid_pdu:
                     self._transport.acknowledge()  # the rest may wait for that
         except AsyncStoreError as error:
             self._fail(error)
@@ -505,9 +492,11 @@ class Association:
         if isinstance(event, DataReceived):
             for fragment in event.fragments:
                 received = self._exchange.receive(fragment)
-                if received is not None:
-                    operation = self._exchange.match(received)
-                    self._answered(operation, cast("Response", received.message))
+                if received is None:
+                    self._transport.acknowledge()  # here too
+                    continue
+                operation = self._exchange.match(received)
+                self._answered(operation, cast("Response", received.message))
         elif isinstance(event, ReleaseConfirmed):
             self._released = True
             self._wake()
@@ -567,7 +556,7 @@ class Association:
         from the sending when nothing was outstanding.
         """
         limit = self.timeouts.dimse_seconds
-        while self._failure is None:
+        while self.failure is None:
             left = self._waiting_since + limit - time.monotonic()
             waits = any(operation.is_sent for operation in self.outstanding.values())
             if waits and left <= 0:
@@ -577,11 +566,11 @@ class Association:
 
     def _fail(self, error: AsyncStoreError) -> None:
         """Record why the association ended, and let everybody who waits for it know."""
-        if self._failure is not None:
+        if self.failure is not None:
             return
         if isinstance(error, AssociationLost) and not error.outstanding:
             error.outstanding = tuple(self.outstanding)
-        self._failure = error
+        self.failure = error
         if isinstance(error, Timeout):
             self._trace(trace.TimedOut, which=error.which, seconds=error.seconds)
         elif isinstance(error, RemoteProtocolError):
@@ -597,20 +586,20 @@ class Association:
 
     def _ended_by(self, error: AsyncStoreError) -> AsyncStoreError:
         """Why the association ended, after sending failed with `error`: the peer may have said why before."""
-        if isinstance(error, ConnectionLost) and self._failure is None:
+        if isinstance(error, ConnectionLost) and self.failure is None:
             try:
                 if data := self._transport.receive_some():
                     self._take_in(data, self._on_event)
             except AsyncStoreError as told:
                 error = told
         self._fail(error)
-        assert self._failure is not None
-        return self._failure
+        assert self.failure is not None
+        return self.failure
 
     def _check_open(self) -> None:
         """Raise what ended the association, if something did."""
-        if self._failure is not None:
-            raise self._failure
+        if self.failure is not None:
+            raise self.failure
         if self._releasing:
             raise LocalProtocolError("the association was released")
 
@@ -629,8 +618,8 @@ class Association:
 
         What ends it meanwhile is for the next call to raise: what the peer answered before the end counts.
         """
-        if self._failure is not None:
-            raise self._failure
+        if self.failure is not None:
+            raise self.failure
         await self._changed.wait()
 
     def _trace(self, kind: type[trace.TraceEvent], **fields: object) -> None:

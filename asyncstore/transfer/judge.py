@@ -13,6 +13,8 @@ from asyncstore.net.outcome import Outcome, State, no_context
 from asyncstore.transfer.policy import ABORTS_UNTIL_POISON, DESTINATION_FAILURES_UNTIL_SINGLE
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from asyncstore.instances.instance import Instance
     from asyncstore.status import Status
     from asyncstore.transfer.plan import Pair
@@ -125,10 +127,12 @@ class Judge:
         self._retry = retry
         self._destination = destination
 
-    def answered(self, pending: Pending, outcome: Outcome, now: float, *, others_wait: bool = True) -> Outcome | Again:
+    def answered(
+        self, pending: Pending, outcome: Outcome, now: float, *, others_wait: Callable[[], bool]
+    ) -> Outcome | Again:
         """The peer answered; `outcome` is what the answer means by itself.
 
-        `others_wait` says that there are instances that were never sent yet.
+        `others_wait` is asked whether there are instances that were never sent yet.
         """
         status = outcome.status
         assert status is not None
@@ -141,7 +145,7 @@ class Judge:
         if reaction.presses:
             if not min(reaction.retries, self._retry.retries):
                 return outcome
-            return self._refused_for_now(pending, outcome, now, others_wait)
+            return self._refused_for_now(pending, outcome, now, others_wait())
         if reaction.stops_after:
             destination.count_stop(reaction.stops_after, StoreFailed(outcome.reason, status))
         else:

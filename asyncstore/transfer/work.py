@@ -112,7 +112,6 @@ class Work:
         is_held = instance.path is None or instance.size_bytes <= SMALL_FILE_BYTES
         self._put(Pending(instance, key, instance.size_bytes if is_held else 0))
 
-    @property
     def has_untried(self) -> bool:
         """Whether something waits that is no retry."""
         return not self.feed_ended or bool(self._groups)

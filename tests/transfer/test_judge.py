@@ -50,7 +50,7 @@ class Scene:
         pending.attempts += 1
         by_itself = State.FAILED if value else State.STORED
         answered = Outcome(by_itself, None, pending.instance, Status(value), reason=f"{value:04X}")
-        return self.judge.answered(pending, answered, self.now, others_wait=others_wait)
+        return self.judge.answered(pending, answered, self.now, others_wait=lambda: others_wait)
 
     def answer_until_final(self, value: int) -> tuple[Outcome, int, list[Again]]:
         """The same answer each time: the final outcome, the number of requests, and what was said before."""

@@ -152,7 +152,7 @@ def test_retries_come_now_and_then_while_there_is_other_work() -> None:
         pending = work.take("first", anything)
         assert pending is not None
         work.retry(pending, due_at=0.0)
-    assert work.has_untried
+    assert work.has_untried()
     assert work.wake_retries(0.0)
     order = [uid for _ in range(43) if (uid := take(work, "first")) is not None]
     assert sorted(order) == sorted(["r0", "r1", "r2", *map(str, range(40))])
@@ -160,7 +160,7 @@ def test_retries_come_now_and_then_while_there_is_other_work() -> None:
     assert places[0] >= 10  # not before the others
     assert places[1] < 40  # and not only after them
     work.feed_ended = True
-    assert not work.has_untried
+    assert not work.has_untried()
 
 
 def test_retries_are_taken_out_with_their_kind_and_keep_to_their_study() -> None:
