@@ -77,7 +77,7 @@ _USUAL_COMMAND: Final = struct.pack("<IIHII", COMMAND_FIELD << 16, 2, _C_STORE_R
 _USUAL_SUCCESS: Final = struct.pack(
     "<IIHIIHI", DATA_SET_TYPE << 16, 2, NO_DATA_SET, STATUS << 16, 2, 0, AFFECTED_SOP_INSTANCE_UID << 16
 )
-_USUAL_SOP_CLASS_LENGTH_AT: Final = 16
+_USUAL_CLASS_LENGTH_AT: Final = 16
 
 
 # Not frozen, although nothing should change one: building a frozen one costs three times as much, and every instance
@@ -282,21 +282,17 @@ def _read_usual_success(data: bytes) -> CStoreRSP | None:
     One of these ends nearly every instance.
     """
     try:
-        class_bytes = data[_USUAL_SOP_CLASS_LENGTH_AT]
-        fields = _usual_success(class_bytes)
-        start, group_bytes, tag, length, sop_class, command, responded_to, success, instance_bytes = fields.unpack_from(
-            data
+        fields, usual = _usual_success(data[_USUAL_CLASS_LENGTH_AT])
+        start, group_bytes, class_header, sop_class, command, responded_to, success, instance_bytes = (
+            fields.unpack_from(data)
         )
     except (IndexError, struct.error):
         return None
+    size = len(data)
     if (
-        success != _USUAL_SUCCESS
-        or command != _USUAL_COMMAND
-        or start != _USUAL_START
-        or tag != AFFECTED_SOP_CLASS_UID << 16
-        or length != class_bytes
-        or group_bytes != len(data) - 12
-        or instance_bytes != len(data) - fields.size
+        (start, class_header, command, success) != usual
+        or group_bytes != size - _GROUP_LENGTH.size
+        or instance_bytes != size - fields.size
     ):
         return None
     try:
@@ -308,9 +304,14 @@ def _read_usual_success(data: bytes) -> CStoreRSP | None:
 
 
 @lru_cache(maxsize=256)
-def _usual_success(class_bytes: int) -> struct.Struct:
-    """How such a response lies in memory, up to its SOP Instance UID, when the SOP Class UID has so many bytes."""
-    return struct.Struct(f"<8sIII{class_bytes}s{len(_USUAL_COMMAND)}sH{len(_USUAL_SUCCESS)}sI")
+def _usual_success(class_bytes: int) -> tuple[struct.Struct, tuple[bytes, ...]]:
+    """How such a response lies in memory before its SOP Instance UID, and what stands between the values in it.
+
+    The SOP Class UID has so many bytes.
+    """
+    class_header = struct.pack("<II", AFFECTED_SOP_CLASS_UID << 16, class_bytes)
+    usual = (_USUAL_START, class_header, _USUAL_COMMAND, _USUAL_SUCCESS)
+    return struct.Struct(f"<8sI8s{class_bytes}s{len(_USUAL_COMMAND)}sH{len(_USUAL_SUCCESS)}sI"), usual
 
 
 def _read_any(data: bytes) -> Message:
