@@ -163,11 +163,14 @@ class Framer:
         offset = 0
         while True:
             left = length - offset
-            most = self._long_frames if self.makes_long_runs else self._frames
-            frames = min(most, -(-left // self.capacity) or 1)
-            run_bytes = min(left, frames * self.capacity)
-            is_last = run_bytes == left
-            self._stamp(context_id, frames)
+            frames = self._long_frames if self.makes_long_runs else self._frames
+            run_bytes = frames * self.capacity
+            is_last = run_bytes >= left
+            if is_last:
+                frames = -(-left // self.capacity) or 1
+                run_bytes = left
+            if self._stamped < frames or self._stamped_for != context_id:
+                self._stamp(context_id, frames)
             holes = self._holes[:frames]
             if is_last:
                 self._stamp_last(context_id, frames, run_bytes, holes)
@@ -191,8 +194,6 @@ class Framer:
         if self._stamped_for != context_id:
             self._stamped_for = context_id
             self._stamped = 0
-        if self._stamped >= frames:
-            return
         header = _header(context_id, self.capacity, _DATA_SET)
         for index in range(self._stamped, frames):
             at = index * self.frame_bytes
