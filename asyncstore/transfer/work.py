@@ -78,7 +78,9 @@ class Work:
         self._group_of: dict[object, _Group] = {}
         self._owners: dict[str, object] = {}
         self._in_flight: set[str] = set()  # SOP Instance UIDs
-        self._waiting_for: dict[str, list[Pending]] = {}  # SOP Instance UID in flight -> others that have it too
+        self._twins: dict[str, deque[Pending]] = {}  # SOP Instance UID -> others that have it too, to come in turn
+        self._twins_waiting = 0
+        self._twins_bytes = 0
         self._retries: list[tuple[float, int, Pending]] = []
         self._order = itertools.count()
         self._again: deque[Pending] = deque()  # retries whose time has come
@@ -95,7 +97,10 @@ class Work:
     @property
     def has_room(self) -> bool:
         """Whether the feed may add another instance."""
-        return self.waiting < MAXIMUM_WAITING and self.waiting_bytes < MAXIMUM_WAITING_BYTES
+        return (
+            self.waiting + self._twins_waiting < MAXIMUM_WAITING
+            and self.waiting_bytes + self._twins_bytes < MAXIMUM_WAITING_BYTES
+        )
 
     @property
     def left(self) -> Iterator[Pending]:
@@ -105,7 +110,7 @@ class Work:
                 yield from queue
         yield from self._again
         yield from (pending for _, _, pending in self._retries)
-        yield from itertools.chain.from_iterable(self._waiting_for.values())
+        yield from itertools.chain.from_iterable(self._twins.values())
 
     def add(self, instance: Instance, key: str) -> None:
         """Take in an instance; `key` is what keeps instances together: its directory, or its study."""
@@ -156,7 +161,12 @@ class Work:
         self._again = deque(pending for pending in self._again if pending.pair not in pairs)
         for pending in taken:
             self._count(pending, -1)
-        return taken
+        twins = [twin for twins in self._twins.values() for twin in twins if twin.pair in pairs]
+        for twin in twins:
+            self._drop_twin(twin)
+        for pending in taken:  # one of these may have been the next with its UID
+            self._release_twin(pending.instance.sop_instance_uid)
+        return taken + twins
 
     def waits_for(self, taker: object) -> bool:
         """Whether something waits that this association could have, if it could carry it."""
@@ -263,7 +273,9 @@ class Work:
         self._count(pending, -1)
         uid = pending.instance.sop_instance_uid
         if uid in self._in_flight:
-            self._waiting_for.setdefault(uid, []).append(pending)
+            self._twins.setdefault(uid, deque()).append(pending)
+            self._twins_waiting += 1
+            self._twins_bytes += pending.held_bytes
             return False
         self._in_flight.add(uid)
         return True
@@ -294,9 +306,23 @@ class Work:
     def _leave_flight(self, pending: Pending) -> None:
         uid = pending.instance.sop_instance_uid
         self._in_flight.discard(uid)
-        if self._waiting_for:
-            for other in self._waiting_for.pop(uid, ()):
-                self._put(other)
+        if self._twins:
+            self._release_twin(uid)
+
+    def _release_twin(self, uid: str) -> None:
+        """The next instance with that UID, if there is one, waits for an association again: its turn has come."""
+        if uid in self._twins and uid not in self._in_flight:
+            twin = self._twins[uid][0]
+            self._drop_twin(twin)
+            self._put(twin)
+
+    def _drop_twin(self, twin: Pending) -> None:
+        uid = twin.instance.sop_instance_uid
+        self._twins[uid].remove(twin)
+        if not self._twins[uid]:
+            del self._twins[uid]
+        self._twins_waiting -= 1
+        self._twins_bytes -= twin.held_bytes
 
 
 def directory_of(path: str | None) -> str:

@@ -136,6 +136,32 @@ def test_the_same_uid_waits_until_the_one_in_flight_has_ended() -> None:
     assert work.is_done
 
 
+def test_others_with_a_uid_in_flight_count_as_read_ahead_and_come_one_by_one() -> None:
+    work = work_of(*[("1", "a")] * (MAXIMUM_WAITING + 1))
+    first = work.take("first", anything)
+    assert first is not None
+    assert take(work, "second") is None
+    assert not work.has_room
+    assert work.waiting == 0
+    work.finish(first)
+    assert work.waiting == 1
+    assert not work.has_room
+    assert take(work, "second") == "1"
+    assert work.has_room
+
+
+def test_all_of_a_kind_are_taken_out_with_those_whose_uid_is_in_flight_and_those_that_wait_for_them() -> None:
+    work = work_of(("1", "a", CT), ("1", "a", CT), ("2", "b", CT_IMPLICIT), ("2", "b", CT), ("2", "b", CT_IMPLICIT))
+    first, second = work.take("first", anything), work.take("second", anything)
+    assert first is not None
+    assert second is not None
+    assert take(work, "third") is None
+    work.finish(second)
+    assert len(work.take_all({CT})) == 2
+    work.finish(first)
+    assert [take(work, "first"), take(work, "second")] == ["2", None]
+
+
 def test_a_retry_waits_until_it_is_due_and_then_behind_the_others() -> None:
     work = work_of(("1", "a"), ("2", "a"))
     pending = work.take("first", anything)
