@@ -235,7 +235,7 @@ class Wire:
 
     def accept(
         self,
-        *,
+        *then: PDU | bytes,
         maximum_length: int = 16384,
         operations_window: OperationsWindow | None = None,
         transfer_syntax: str | None = None,
@@ -244,7 +244,8 @@ class Wire:
         """Read the A-ASSOCIATE-RQ and answer it with an A-ASSOCIATE-AC.
 
         Each context is accepted with `transfer_syntax` where it was proposed, else with its first one, and refused for
-        its transfer syntaxes when another one is asked for; `results` replace all that.
+        its transfer syntaxes when another one is asked for; `results` replace all that. What comes `then` goes out in
+        the same piece.
         """
         request = self.expect(pdu.AssociateRQ)
         self.maximum_length = request.user_information.maximum_length or self.maximum_length
@@ -256,7 +257,8 @@ class Wire:
                 request.calling_ae_title,
                 tuple(results),
                 _user_information(maximum_length, operations_window),
-            )
+            ),
+            *then,
         )
         return request
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from typing import TYPE_CHECKING
 
@@ -37,7 +38,8 @@ class Worker:
     """Runs one association from its request to its release.
 
     `number` is what the log calls it. `retiring` asks it to end when what is in flight is answered. `answers` counts
-    the answers that came, `has_sent` says that there is something to be answered, `established_at` since when.
+    the answers that came, `has_sent` says that there is something to be answered. `established_at` is when there was an
+    association to work with: one that ends in the moment of its acceptance never was.
     """
 
     def __init__(
@@ -49,7 +51,7 @@ class Worker:
         self.retiring = False
         self.answers = 0
         self.has_sent = False
-        self.established_at = 0.0
+        self.established_at = math.inf
         self._options = options
         self._employer = employer
         self._pairs = proposal.pairs

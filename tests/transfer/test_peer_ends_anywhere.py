@@ -8,13 +8,22 @@ from typing import TYPE_CHECKING, Final
 import anyio
 import pytest
 
-from asyncstore.errors import AsyncStoreError
+from asyncstore.errors import Aborted, AsyncStoreError
 from asyncstore.net.outcome import State
 from asyncstore.transfer.engine import Transfer
-from asyncstore.transfer.policy import TransferOptions
+from asyncstore.transfer.policy import RetryPolicy, TransferOptions
 from asyncstore.upper_layer.pdu import Abort, AssociateRQ, ReleaseRP, ReleaseRQ
 from tests.transfer.ledgers import rows_of
-from tests.transfer.support import QUICK, check_account, collect, outcomes_of, peer_at, uid_of, write_files
+from tests.transfer.support import (
+    LIMIT_SECONDS,
+    QUICK,
+    check_account,
+    collect,
+    outcomes_of,
+    peer_at,
+    uid_of,
+    write_files,
+)
 from tests.wire import ScriptedSCP, Wire, stores_everything
 
 if TYPE_CHECKING:
@@ -111,6 +120,47 @@ async def test_an_end_in_any_state_loses_nothing(
     assert sorted(again) == [uid_of(number) for number in range(answered + 1, 4)]
     rows = await anyio.to_thread.run_sync(rows_of, tmp_path / "run.db")
     assert [row.state for row in rows] == [State.STORED] * 3
+
+
+@pytest.mark.parametrize("end", [*ENDS.values(), b"\xff" * 10], ids=[*ENDS, "garbage"])
+async def test_an_association_that_ends_in_the_moment_of_its_acceptance_counts_as_none(
+    tmp_path: Path, end: PDU | bytes
+) -> None:
+    paths = write_files(tmp_path / "in", 3)
+
+    def ends_at_once(wire: Wire) -> None:
+        wire.accept(end)
+        wire.drain()
+
+    with ScriptedSCP(ends_at_once) as scp:
+        transfer = transfer_of(scp, paths, tmp_path / "run.db")
+        with anyio.fail_after(LIMIT_SECONDS), pytest.raises(AsyncStoreError):
+            await collect(transfer, [])
+        assert len(scp.wires) == 1
+    assert transfer.report.left == transfer.report.found
+
+
+async def test_a_peer_that_ends_every_association_at_once_is_given_up_when_the_outage_is_over(tmp_path: Path) -> None:
+    paths = write_files(tmp_path / "in", 3)
+
+    def answers_once(wire: Wire) -> None:
+        wire.accept()
+        wire.answer(wire.read_store())
+        wire.send(Abort(0, 0))
+        wire.drain()
+
+    def ends_at_once(wire: Wire) -> None:
+        wire.accept(Abort(0, 0))
+        wire.drain()
+
+    retry = RetryPolicy(first_wait_seconds=0.01, cap_seconds=0.05, outage_seconds=0.2)
+    with ScriptedSCP(answers_once, ends_at_once) as scp:
+        transfer = Transfer(peer_at(scp), paths, options=TransferOptions(associations=1, retry=retry))
+        with anyio.fail_after(LIMIT_SECONDS):
+            outcomes = await collect(transfer, [])
+    assert [outcome.state for outcome in outcomes] == [State.STORED]
+    assert transfer.report.left == transfer.report.found - 1
+    assert isinstance(transfer.report.stopped_because, Aborted)
 
 
 @pytest.mark.parametrize("end", ENDS)
