@@ -84,6 +84,12 @@ class Crew:
         for worker in tuple(self.workers):
             worker.abort()
 
+    def end_unestablished(self) -> None:
+        """Give up those associations that have not come to be: there is nothing to finish on them."""
+        for worker in tuple(self.workers):
+            if not worker.association.established:
+                worker.abort()
+
     # -- how many ------------------------------------------------------------------------------------------------------
 
     def target(self, now: float) -> int:

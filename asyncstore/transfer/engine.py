@@ -14,6 +14,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import logging
+import math
 import os
 import time
 from collections import Counter, deque
@@ -127,8 +128,8 @@ class Transfer:
         self._attention = anyio.Event()
         self._group: TaskGroup
         self._comparing: TaskGroup
-        self._feed_scope: anyio.CancelScope
-        self._drain_scope: anyio.CancelScope
+        self._feed_scope: anyio.CancelScope | None = None
+        self._abort_at = math.inf
 
     # -- for the caller ------------------------------------------------------------------------------------------------
 
@@ -138,8 +139,6 @@ class Transfer:
                 await stack.enter_async_context(self._ledger)
                 if not self._ledger.has_earlier:
                     self._feed.settled = None
-            self._feed_scope = anyio.CancelScope()
-            self._drain_scope = anyio.CancelScope()
             self._group = anyio.create_task_group()
             await self._group.__aenter__()
             self._group.start_soon(self._run)
@@ -168,7 +167,8 @@ class Transfer:
         while not self._unread:
             if self._finished:
                 raise self._destination.start_failure or self._sources_error or StopAsyncIteration
-            self._read = anyio.Event()
+            if self._read.is_set():
+                self._read = anyio.Event()
             await self._read.wait()
         outcome = self._unread.popleft()
         if len(self._unread) == _MAXIMUM_UNREAD // 2:
@@ -181,18 +181,25 @@ class Transfer:
 
         What is still in flight after `options.drain_seconds` is aborted.
         """
-        if not self._draining and not self._finished:
-            self._draining = True
-            self._feed_scope.cancel()
-            self._group.start_soon(self._abort_after, self.options.drain_seconds)
-            self._crew.wake()
-            self._attention.set()
+        if not self._finished:
+            self._abort_at = min(self._abort_at, time.monotonic() + self.options.drain_seconds)
+            self._begin_draining()
 
     def abort(self) -> None:
         """Abort every association at once; what is in flight has no known outcome and is left for another run."""
-        self._draining = True
-        self._feed_scope.cancel()
+        self._begin_draining()
         self._crew.abort()
+        self._attention.set()
+
+    def _begin_draining(self) -> None:
+        """Whatever the reason: nothing new is read, taken, or opened."""
+        if self._draining:
+            return
+        self._draining = True
+        if self._feed_scope is not None:
+            self._feed_scope.cancel()
+        self._crew.end_unestablished()
+        self._crew.wake()
         self._attention.set()
 
     # -- from the sources to the workers -------------------------------------------------------------------------------
@@ -344,8 +351,7 @@ class Transfer:
 
     def _heed_stop(self) -> None:
         if self._destination.stopped_because is not None:
-            self._draining = True
-            self._attention.set()
+            self._begin_draining()
 
     def _final(self, pending: Pending, outcome: Outcome) -> None:
         self._work.finish(pending)
@@ -396,7 +402,8 @@ class Transfer:
                 self._comparing = group
                 group.start_soon(self._run_feed)
                 await self._supervise(group)
-                self._feed_scope.cancel()
+                if self._feed_scope is not None:
+                    self._feed_scope.cancel()
                 if self._twins is not None:
                     self._twins.cancel()
         finally:
@@ -404,9 +411,10 @@ class Transfer:
 
     async def _run_feed(self) -> None:
         try:
-            with self._feed_scope:
-                await self._feed.run()
-                self.report.scan_finished = True
+            with anyio.CancelScope() as self._feed_scope:
+                if not self._draining:
+                    await self._feed.run()
+                    self.report.scan_finished = True
         except Exception as error:
             self._sources_error = cause_of(error)
             self._destination.stop(self._sources_error)
@@ -422,6 +430,9 @@ class Transfer:
                 self._destination.stop(self._ledger.failure)
             if self._work.wake_retries(now):
                 self._crew.wake()
+            if now >= self._abort_at:
+                self._abort_at = math.inf
+                self.abort()
             self._adjust(group, now)
             if self._work.has_room:  # whoever took the last instances: the feed may be all that goes on
                 self._room.set()
@@ -439,7 +450,7 @@ class Transfer:
         """How long to let things be: longer and longer while nothing moves, but not beyond what is to be done then."""
         if not is_calm:
             return _TICK_SECONDS
-        due_at = [at for at in (self._destination.hold_until, self._work.next_retry_at) if at > now]
+        due_at = [at for at in (self._destination.hold_until, self._work.next_retry_at, self._abort_at) if at > now]
         most = min([_CALM_TICK_SECONDS, *(at - now for at in due_at)])
         return max(_TICK_SECONDS, min(2 * self._tick_seconds, most))
 
@@ -481,11 +492,6 @@ class Transfer:
             pending.instance.let_go()
             self._finish(refused)
 
-    async def _abort_after(self, seconds: float) -> None:
-        with self._drain_scope:
-            await anyio.sleep(seconds)
-            self.abort()
-
     def _finish_run(self) -> None:
         for (sop_class_uid, transfer_syntax_uid), count in self._refused.items():
             if count > 1:
@@ -504,7 +510,6 @@ class Transfer:
         self.report.stopped_because = self._destination.stopped_because
         self.report.finished_at = time.monotonic()
         self._finished = True
-        self._drain_scope.cancel()
         self._read.set()
 
 

@@ -198,6 +198,24 @@ async def test_a_caller_that_is_slow_slows_the_transfer_down(tmp_path: Path, mon
     assert transfer.report.states[State.SKIPPED] == 100
 
 
+async def test_several_tasks_may_take_the_outcomes_of_one_transfer(tmp_path: Path) -> None:
+    write_files(tmp_path, 200)
+    taken: list[list[Outcome]] = [[], []]
+
+    async def take(transfer: Transfer, outcomes: list[Outcome]) -> None:
+        async for outcome in transfer:
+            outcomes.append(outcome)
+            await anyio.lowlevel.checkpoint()
+
+    async with KeepingSCP() as scp:
+        with anyio.fail_after(LIMIT_SECONDS):
+            async with transfer_to(scp, tmp_path) as transfer, anyio.create_task_group() as group:
+                for outcomes in taken:
+                    group.start_soon(take, transfer, outcomes)
+    check_account(transfer, [outcome for outcomes in taken for outcome in outcomes])
+    assert transfer.report.stored == 200
+
+
 async def test_a_generator_may_wait_for_the_outcome_of_what_it_gave(tmp_path: Path) -> None:
     paths = write_files(tmp_path, 4)
     async with KeepingSCP() as scp:

@@ -13,6 +13,7 @@ import pytest
 from asyncstore.errors import AssociationLost
 from asyncstore.net.outcome import State
 from asyncstore.status import SUCCESS
+from asyncstore.transfer.engine import Transfer
 from asyncstore.upper_layer.items import OperationsWindow
 from asyncstore.upper_layer.pdu import Abort, ReleaseRQ
 from tests.transfer.support import (
@@ -33,7 +34,6 @@ if TYPE_CHECKING:
     from asyncstore.net.acceptor import Arrival
     from asyncstore.net.outcome import Outcome
     from asyncstore.status import Status
-    from asyncstore.transfer.engine import Transfer
 
 WINDOW = 4
 
@@ -147,12 +147,51 @@ async def test_aborting_before_anything_happened_is_fine(tmp_path: Path) -> None
 async def test_stopping_while_the_first_association_is_being_established_is_fine(tmp_path: Path, stop: str) -> None:
     write_files(tmp_path, 10)
     with ScriptedSCP(lambda wire: wire.drain()) as scp, anyio.fail_after(LIMIT_SECONDS):
-        async with transfer_to(scp, tmp_path, drain_seconds=0.1) as transfer:
+        async with transfer_to(scp, tmp_path) as transfer:
             while not transfer._crew.workers:
                 await anyio.lowlevel.checkpoint()
             getattr(transfer, stop)()
             assert [outcome async for outcome in transfer] == []
     assert transfer.report.left == transfer.report.found > 0
+
+
+@pytest.mark.parametrize("stop", ["drain", "abort"])
+async def test_stopping_before_the_transfer_is_entered_leaves_everything_alone(tmp_path: Path, stop: str) -> None:
+    write_files(tmp_path, 10)
+    async with KeepingSCP() as scp:
+        transfer = transfer_to(scp, tmp_path)
+        getattr(transfer, stop)()
+        with anyio.fail_after(LIMIT_SECONDS):
+            async with transfer:
+                assert [outcome async for outcome in transfer] == []
+        assert not scp.arrivals
+    assert transfer.report.found == transfer.report.left
+    assert not transfer.report.scan_finished
+
+
+async def test_the_supervisor_rests_while_a_run_that_stops_waits_for_what_is_in_flight(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    rounds = 0
+    adjust = Transfer._adjust
+
+    def counted(*arguments: Any) -> None:
+        nonlocal rounds
+        rounds += 1
+        adjust(*arguments)
+
+    monkeypatch.setattr(Transfer, "_adjust", counted)
+    async with HoldingSCP() as scp, transfer_to(scp, endless(), associations=1, window=WINDOW) as transfer:
+        with anyio.fail_after(LIMIT_SECONDS):
+            await scp.is_full.wait()
+            transfer._destination.stop(AssociationLost("that is enough"))
+            transfer._heed_stop()
+            before = rounds
+            for _ in range(500):
+                await anyio.lowlevel.checkpoint()
+            assert rounds - before < 100
+            scp.let_go.set()
+            assert len([outcome async for outcome in transfer]) >= WINDOW
 
 
 async def test_stopping_after_the_end_changes_nothing(tmp_path: Path) -> None:
