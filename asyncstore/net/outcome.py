@@ -84,7 +84,7 @@ def outcome_of(original: Instance, sent: Instance, operation: Operation, status:
     state, reason, retryable = _STORED, "", False
     if status.value:
         state = _state_of(status)
-        reason = f"{status.meaning} (0x{status.value:04X})"
+        reason = reason_of(status)
         retryable = status.retryable
     return Outcome(
         state,
@@ -101,6 +101,11 @@ def outcome_of(original: Instance, sent: Instance, operation: Operation, status:
         sent.transfer_syntax_uid,
         sent.data_set_length,
     )
+
+
+def reason_of(status: Status) -> str:
+    """What an answer says, in one plain line."""
+    return f"{status.meaning} (0x{status.value:04X})"
 
 
 def _state_of(status: Status) -> State:

@@ -9,8 +9,9 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, NamedTuple
 
 from asyncstore.errors import AssociationLost, AssociationRejected, AsyncStoreError, StoreFailed, Timeout
-from asyncstore.net.outcome import Outcome, State, no_context
-from asyncstore.transfer.policy import ABORTS_UNTIL_POISON, DESTINATION_FAILURES_UNTIL_SINGLE
+from asyncstore.net.outcome import Outcome, State, no_context, reason_of
+from asyncstore.status import SUCCESS
+from asyncstore.transfer.policy import ABORTS_UNTIL_POISON, DESTINATION_FAILURES_UNTIL_SINGLE, Named
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -126,6 +127,9 @@ class Judge:
     def __init__(self, retry: RetryPolicy, destination: Destination) -> None:
         self._retry = retry
         self._destination = destination
+        self._success_is_stored = (
+            retry.reaction_to(SUCCESS.value) == Named.STORED.value
+        )  # as long as nobody overrides it
 
     def answered(
         self, pending: Pending, outcome: Outcome, now: float, *, others_wait: Callable[[], bool]
@@ -137,11 +141,12 @@ class Judge:
         status = outcome.status
         assert status is not None
         destination = self._destination
-        if status.value == 0:
+        if status.value == 0 and self._success_is_stored:
             destination.took_one()
             return outcome
         reaction = self._retry.reaction_to(status.value)
         outcome.state = reaction.final
+        outcome.reason = outcome.reason or reason_of(status)
         if reaction.presses:
             if not min(reaction.retries, self._retry.retries):
                 return outcome
@@ -195,7 +200,7 @@ class Judge:
         if status is not None:
             outcome.state = State.FAILED
             outcome.status = status
-            outcome.reason = f"{status.meaning} (0x{status.value:04X})"
+            outcome.reason = reason_of(status)
         return outcome
 
 

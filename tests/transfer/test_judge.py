@@ -22,7 +22,7 @@ from asyncstore.errors import (
 from asyncstore.net.outcome import Outcome, State
 from asyncstore.status import Status
 from asyncstore.transfer.judge import Again, Destination, Judge, is_our_doing
-from asyncstore.transfer.policy import DESTINATION_FAILURES_UNTIL_SINGLE, RetryPolicy
+from asyncstore.transfer.policy import DESTINATION_FAILURES_UNTIL_SINGLE, RetryPolicy, parse_overrides
 from asyncstore.transfer.work import Pending
 from tests.transfer.support import LOSSLESS_JPEG, instance
 
@@ -141,6 +141,12 @@ def test_everybody_waits_while_the_peer_is_out_of_resources_and_longer_each_time
     scene.destination.took_one()
     scene.destination.pressed(scene.now, StoreFailed("no room"))
     assert scene.destination.hold_until - scene.now <= 1
+
+
+def test_even_success_can_be_taken_for_something_else() -> None:
+    scene = Scene(RetryPolicy(overrides=parse_overrides(["0000=failed"])))
+    outcome, attempts, _ = scene.answer_until_final(0x0000)
+    assert (outcome.state, outcome.reason, attempts) == (State.FAILED, "0000", 1)
 
 
 def test_answers_to_what_was_in_flight_when_the_waiting_began_do_not_make_it_longer() -> None:
