@@ -127,9 +127,8 @@ class Judge:
     def __init__(self, retry: RetryPolicy, destination: Destination) -> None:
         self._retry = retry
         self._destination = destination
-        self._success_is_stored = (
-            retry.reaction_to(SUCCESS.value) == Named.STORED.value
-        )  # as long as nobody overrides it
+        # Unless somebody overrides it.
+        self._success_is_stored = retry.reaction_to(SUCCESS.value) == Named.STORED.value
 
     def answered(
         self, pending: Pending, outcome: Outcome, now: float, *, others_wait: Callable[[], bool]
