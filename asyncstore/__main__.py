@@ -14,6 +14,7 @@ def main() -> NoReturn:
     try:
         from asyncstore.cli import app, running
 
+        running.prepare_streams()
         running.end_process(app.run_command_line())
     except KeyboardInterrupt:
         sys.exit(130)

@@ -82,7 +82,6 @@ def asyncstore(
 
 def run_command_line(arguments: Sequence[str] | None = None) -> int:
     """Run the command that the arguments name (those of the process by default) and give the exit code."""
-    running.prepare_streams()
     try:
         typer.main.get_command(app).main(arguments, prog_name="asyncstore")
     except SystemExit as end:

@@ -238,7 +238,7 @@ class DocumentedLog(logging.Handler):
         self.errors = 0
 
     def emit(self, record: logging.LogRecord) -> None:
-        """Print a record; a line that cannot be written is lost, and the run goes on."""
+        """Print a record; when that fails, the run goes on."""
         try:
             printed = [self._format(line, record) for line in self._lines(record) if line.level >= self.threshold]
             if printed:
@@ -251,9 +251,8 @@ class DocumentedLog(logging.Handler):
         self.write(f"{_letter(level)}: {text}")
 
     def handleError(self, record: logging.LogRecord) -> None:
-        """Say that a record could not be printed, where that is worth anything: not to a pipe that nobody reads."""
-        if not isinstance(sys.exc_info()[1], OSError | ValueError):
-            write_to_stderr(f"E: a line of the log could not be printed: {sys.exc_info()[1]!r}")
+        """Say that a record could not be printed."""
+        write_to_stderr(f"E: a line of the log could not be printed: {sys.exc_info()[1]!r}")
 
     def _lines(self, record: logging.LogRecord) -> Iterator[Line]:
         if isinstance(record.msg, trace.TraceEvent):
@@ -277,10 +276,9 @@ def _letter(level: int) -> str:
 
 
 def write_to_stderr(text: str) -> None:
-    """Print lines on stderr; nothing happens when nobody can read them any more."""
-    with contextlib.suppress(OSError, ValueError):
-        sys.stderr.write(f"{text}\n")
-        sys.stderr.flush()
+    """Print lines on stderr."""
+    sys.stderr.write(f"{text}\n")
+    sys.stderr.flush()
 
 
 @contextlib.contextmanager

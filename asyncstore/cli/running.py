@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import importlib.util
+import io
 import logging
 import os
 import signal
@@ -147,12 +148,28 @@ def end_process(exit_code: int) -> NoReturn:
     os._exit(exit_code)
 
 
+class _LosingStream(io.TextIOWrapper):
+    """Text output that never fails: what cannot be written is lost."""
+
+    def write(self, text: str) -> int:
+        with contextlib.suppress(OSError):
+            super().write(text)
+        return len(text)
+
+    def flush(self) -> None:
+        with contextlib.suppress(OSError):
+            super().flush()
+
+
 def prepare_streams() -> None:
-    """Let stdout and stderr take any text, also where the locale cannot show it."""
-    for stream in (sys.stdout, sys.stderr):
-        reconfigure: Any = getattr(stream, "reconfigure", None)
-        if reconfigure is not None:
-            reconfigure(errors="backslashreplace")
+    """Let stdout and stderr take any text, also where the locale cannot show it.
+
+    What stderr does not take is lost, whoever writes it: the log, the bar, or what says that an option is wrong. What
+    was done, and so the exit code, is the same when nobody can see it.
+    """
+    stdout: Any = sys.stdout
+    stdout.reconfigure(errors="backslashreplace")
+    sys.stderr = _LosingStream(sys.stderr.buffer, sys.stderr.encoding, "backslashreplace", line_buffering=True)
 
 
 def close_streams(exit_code: int) -> int:

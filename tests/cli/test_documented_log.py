@@ -470,13 +470,3 @@ def test_everything_goes_to_stderr_and_the_set_up_is_undone(capsys: pytest.Captu
     assert capsys.readouterr() == ("", "I: Releasing Association\nE: No accepted presentation contexts\n")
     assert log.errors == 1
     assert (package.level, package.propagate, list(package.handlers)) == before
-
-
-def test_a_closed_stderr_does_not_end_the_run(monkeypatch: pytest.MonkeyPatch) -> None:
-    class Gone:
-        def write(self, text: str) -> int:
-            raise BrokenPipeError(32, "Broken pipe")
-
-    monkeypatch.setattr("sys.stderr", Gone())
-    with documented_log.installed(logging.ERROR):
-        logging.getLogger("asyncstore.net").error("nobody reads this")

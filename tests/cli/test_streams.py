@@ -1,0 +1,104 @@
+"""Whatever becomes of stdin, stdout and stderr, the exit code says what was done."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+from functools import partial
+from typing import TYPE_CHECKING
+
+import anyio
+import anyio.to_thread
+import pytest
+
+from asyncstore.net.acceptor import StorageSCP
+from asyncstore.status import SUCCESS, Status
+from tests.cli import command
+from tests.interop.peers import LOOPBACK
+from tests.transfer.support import write_files
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+    from asyncstore.net.acceptor import Arrival
+
+_FILES = 20
+
+
+def sent_while_stderr_goes(directory: Path, channel: Callable[[], tuple[int, int]]) -> tuple[int, int]:
+    """Send files with a progress bar, whose reader leaves before the first answer; gives the code and what arrived."""
+    write_files(directory, _FILES)
+
+    async def main() -> tuple[int, int]:
+        arrived, may_answer = anyio.Event(), anyio.Event()
+
+        async def answer(arrival: Arrival) -> Status:
+            arrived.set()
+            await may_answer.wait()
+            return SUCCESS
+
+        async with StorageSCP(on_store=answer) as scp:
+            ours, theirs = channel()
+            process = subprocess.Popen(
+                command.words("storescu", LOOPBACK, scp.port, "-v", "--progress", directory),
+                stdin=subprocess.DEVNULL,
+                stderr=theirs,
+                env=command.environment(TERM="xterm"),
+            )
+            try:
+                os.close(theirs)
+                with anyio.fail_after(command.FINISH_SECONDS):
+                    await arrived.wait()
+                    os.close(ours)
+                    may_answer.set()
+                    code = await anyio.to_thread.run_sync(process.wait, abandon_on_cancel=True)
+            finally:
+                process.kill()
+                process.wait()
+            return code, scp.stored
+
+    return anyio.run(main)
+
+
+@pytest.mark.parametrize("channel", [os.openpty, os.pipe], ids=["terminal", "pipe"])
+def test_a_bar_that_nobody_sees_any_more_is_lost_and_the_run_goes_on(
+    tmp_path: Path, channel: Callable[[], tuple[int, int]]
+) -> None:
+    assert sent_while_stderr_goes(tmp_path, channel) == (0, _FILES)
+
+
+def run_in_shell(redirection: str, *arguments: str | Path | int) -> subprocess.CompletedProcess[str]:
+    """Run `asyncstore` with a redirection of the shell, such as `2>/dev/full` or `>&-`."""
+    return subprocess.run(
+        ["bash", "-c", f'"$@" {redirection}', "bash", *command.words(*arguments)],
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        env=command.environment(),
+        timeout=command.FINISH_SECONDS,
+        check=False,
+    )
+
+
+def sent_in_shell(
+    redirection: str, directory: Path, *options: str
+) -> tuple[subprocess.CompletedProcess[str], StorageSCP]:
+    """Send files with a redirection of the shell; gives what came of it, and the SCP."""
+    write_files(directory, _FILES)
+
+    async def main() -> tuple[subprocess.CompletedProcess[str], StorageSCP]:
+        async with StorageSCP() as scp:
+            sending = partial(run_in_shell, redirection, "storescu", LOOPBACK, scp.port, directory, *options)
+            return await anyio.to_thread.run_sync(sending), scp
+
+    return anyio.run(main)
+
+
+def test_a_log_that_cannot_be_written_is_lost_and_the_run_goes_on(tmp_path: Path) -> None:
+    done, scp = sent_in_shell("2>/dev/full", tmp_path, "-v", "--progress")
+    assert (done.returncode, scp.stored) == (0, _FILES)
+
+
+def test_a_mistake_that_cannot_be_told_is_still_code_2() -> None:
+    assert run_in_shell("2>/dev/full", "storescu", "host").returncode == 2
