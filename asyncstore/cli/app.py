@@ -88,7 +88,7 @@ def run_command_line(arguments: Sequence[str] | None = None) -> int:
         code = end.code if isinstance(end.code, int) else 0 if end.code is None else 1
     except KeyboardInterrupt:
         code = ExitCode.INTERRUPTED
-    except running.ResultsLost:
+    except (running.ResultsLost, OSError):  # the version or a help; a command's own errors do not come here
         code = ExitCode.CANNOT_RECORD
     except Exception as error:
         with documented_log.installed(logging.ERROR):

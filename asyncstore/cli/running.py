@@ -162,14 +162,22 @@ class _LosingStream(io.TextIOWrapper):
 
 
 def prepare_streams() -> None:
-    """Let stdout and stderr take any text, also where the locale cannot show it.
+    """Have stdin, stdout and stderr, also where the process was started without, and let both outputs take any text.
 
-    What stderr does not take is lost, whoever writes it: the log, the bar, or what says that an option is wrong. What
-    was done, and so the exit code, is the same when nobody can see it.
+    A stdin that was closed is empty, and a stdout that was closed cannot be written, like a full disk. What stderr does
+    not take is lost, whoever writes it: the log, the bar, or what says that an option is wrong. What was done, and so
+    the exit code, is the same when nobody can see it.
     """
+    for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
+        if getattr(sys, name) is None:
+            # It gets the lowest free descriptor, which is the stream's own and would be a socket's else; for reading
+            # only, so that writing fails.
+            descriptor = os.open(os.devnull, os.O_RDONLY)
+            setattr(sys, name, open(descriptor, mode, closefd=False))  # noqa: SIM115
     stdout: Any = sys.stdout
     stdout.reconfigure(errors="backslashreplace")
-    sys.stderr = _LosingStream(sys.stderr.buffer, sys.stderr.encoding, "backslashreplace", line_buffering=True)
+    stderr = open(sys.stderr.fileno(), "wb", closefd=False)  # noqa: SIM115
+    sys.stderr = _LosingStream(stderr, sys.stderr.encoding, "backslashreplace", line_buffering=True)
 
 
 def close_streams(exit_code: int) -> int:
@@ -181,6 +189,6 @@ def close_streams(exit_code: int) -> int:
             with contextlib.suppress(OSError, ValueError, AttributeError):
                 # The interpreter flushes once more at its end, and would print that it could not.
                 os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
-            if stream is sys.stdout and exit_code == ExitCode.STORED:
+            if stream is sys.stdout:
                 exit_code = ExitCode.CANNOT_RECORD
     return exit_code

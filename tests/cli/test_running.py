@@ -128,3 +128,4 @@ def test_streams_that_are_gone_are_closed_in_silence(monkeypatch: pytest.MonkeyP
     assert running.close_streams(3) == 3
     monkeypatch.setattr(sys, "stdout", _Broken())
     assert running.close_streams(0) == 6
+    assert running.close_streams(3) == 6

@@ -14,7 +14,7 @@ import pytest
 from asyncstore.net.acceptor import StorageSCP
 from asyncstore.status import SUCCESS, Status
 from tests.cli import command
-from tests.interop.peers import LOOPBACK
+from tests.interop.peers import LOOPBACK, free_port
 from tests.transfer.support import write_files
 
 if TYPE_CHECKING:
@@ -102,3 +102,30 @@ def test_a_log_that_cannot_be_written_is_lost_and_the_run_goes_on(tmp_path: Path
 
 def test_a_mistake_that_cannot_be_told_is_still_code_2() -> None:
     assert run_in_shell("2>/dev/full", "storescu", "host").returncode == 2
+
+
+@pytest.mark.parametrize("redirection", [">&-", "2>&-", "<&- >&- 2>&-"])
+def test_a_stream_that_was_closed_from_the_start_is_not_missed(tmp_path: Path, redirection: str) -> None:
+    done, scp = sent_in_shell(redirection, tmp_path)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+    assert scp.stored == _FILES
+
+
+def test_a_closed_stdin_names_no_files() -> None:
+    done = run_in_shell("<&-", "storescu", LOOPBACK, free_port(), "--files-from", "-")
+    assert (done.returncode, done.stderr) == (5, "")
+
+
+def test_records_for_a_closed_stdout_are_code_6(tmp_path: Path) -> None:
+    done, _ = sent_in_shell(">&-", tmp_path, "--json")
+    assert done.returncode == 6
+    assert done.stderr.startswith("E: cannot write to stdout: Bad file descriptor\n")
+
+
+@pytest.mark.parametrize("redirection", [">&-", ">/dev/full"])
+@pytest.mark.parametrize("arguments", [("--version",), ("--help",), ("storescu", "--help"), ("scan", "no-such-file")])
+def test_results_that_cannot_be_written_are_code_6(arguments: tuple[str, ...], redirection: str) -> None:
+    done = run_in_shell(redirection, *arguments)
+    assert done.returncode == 6
+    assert "Traceback" not in done.stderr
+    assert "internal error" not in done.stderr
