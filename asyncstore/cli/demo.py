@@ -6,7 +6,7 @@ import importlib.util
 import logging
 from collections import Counter
 from pathlib import Path
-from typing import TYPE_CHECKING, Final, NamedTuple
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 import typer
 
@@ -114,7 +114,8 @@ def _print_table(shown: _Shown) -> None:
     sent = Table("Stored", "SOP class", "Transfer syntax", title="What was sent", title_justify="left")
     for (sop_class, syntax), count in shown.stored.most_common():
         sent.add_row(str(count), Text(peer_text(name_of(sop_class))), Text(peer_text(name_of(syntax))))
-    console = Console()
+    results: Any = running.Results()  # stdout itself would do, but for what rich does where nobody reads: exit
+    console = Console(file=results, force_terminal=results.is_terminal or None)
     console.print(sent)
     if shown.explained:
         kept = Table("File", "State", "Why", title="What was not sent, and why", title_justify="left")

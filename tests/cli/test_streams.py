@@ -123,7 +123,9 @@ def test_records_for_a_closed_stdout_are_code_6(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("redirection", [">&-", ">/dev/full"])
-@pytest.mark.parametrize("arguments", [("--version",), ("--help",), ("storescu", "--help"), ("scan", "no-such-file")])
+@pytest.mark.parametrize(
+    "arguments", [("--version",), ("--help",), ("storescu", "--help"), ("scan", "no-such-file"), ("demo", "-q")]
+)
 def test_results_that_cannot_be_written_are_code_6(arguments: tuple[str, ...], redirection: str) -> None:
     done = run_in_shell(redirection, *arguments)
     assert done.returncode == 6
