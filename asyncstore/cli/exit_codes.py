@@ -23,7 +23,7 @@ class ExitCode(enum.IntEnum):
     USAGE = 2
     SOME_FAILED = 3  # the run finished, and some instances were not stored
     STOPPED_EARLY = 4  # instances are left: run it again
-    NOTHING_TO_SEND = 5
+    NOTHING_TO_SEND = 5  # no instance was found, and nothing failed
     CANNOT_RECORD = 6  # the ledger, the report or stdout cannot be written
     INTERNAL_ERROR = 70
     INTERRUPTED = 130
@@ -48,6 +48,6 @@ def of_report(report: Report, *, signal_number: int | None = None, cannot_record
         return ExitCode.NO_ASSOCIATION
     if report.left or report.stopped_because is not None:
         return ExitCode.STOPPED_EARLY
-    if report.found == 0:
-        return ExitCode.NOTHING_TO_SEND
-    return ExitCode.SOME_FAILED if report.failed else ExitCode.STORED
+    if report.failed:
+        return ExitCode.SOME_FAILED
+    return ExitCode.STORED if report.found else ExitCode.NOTHING_TO_SEND

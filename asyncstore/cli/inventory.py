@@ -21,8 +21,8 @@ if TYPE_CHECKING:
 
 _EXAMPLES: Final = 5  # of each kind of problem, paths enough to see what it is about
 
-# What lies beside instances in any archive, and takes nothing away from it.
-_HARMLESS: Final = (ProblemKind.NOT_DICOM, ProblemKind.DICOMDIR)
+# What lies beside instances in any archive, and takes nothing away from it; a transfer passes over it, too.
+_HARMLESS: Final = (ProblemKind.NOT_DICOM, ProblemKind.DICOMDIR, ProblemKind.NOT_A_FILE)
 
 
 class Inventory:
@@ -33,16 +33,26 @@ class Inventory:
         self.size_bytes: Counter[tuple[str, str]] = Counter()
         self.problems: Counter[ProblemKind] = Counter()
         self.examples: dict[ProblemKind, list[tuple[str, str]]] = {}
+        self.failed = 0
 
     def scan(self, sources: Iterable[str], *, recursive: bool) -> None:
         """Look at everything under the sources."""
-        for found in scan(sources, recursive=recursive):
-            self.add(found)
+        source = ""
 
-    def add(self, found: Instance | ScanProblem) -> None:
-        """Count one thing that a scan has found."""
+        def begun() -> Iterator[str]:
+            nonlocal source
+            for source in sources:  # noqa: UP028  (the scan asks for the next one when it is through with this)
+                yield source
+
+        for found in scan(begun(), recursive=recursive):
+            self.add(found, is_named=found.path == source)
+
+    def add(self, found: Instance | ScanProblem, *, is_named: bool = False) -> None:
+        """Count one thing that a scan has found: in a directory, or `is_named` as a source itself."""
         if isinstance(found, ScanProblem):
             self.problems[found.reason] += 1
+            if is_named or found.reason not in _HARMLESS:
+                self.failed += 1
             examples = self.examples.setdefault(found.reason, [])
             if len(examples) < _EXAMPLES:
                 examples.append((found.path, found.detail))
@@ -53,10 +63,10 @@ class Inventory:
 
     @property
     def exit_code(self) -> ExitCode:
-        """Whether there is something to send, and everything could be read."""
-        if not self.instances:
-            return ExitCode.NOTHING_TO_SEND
-        return ExitCode.SOME_FAILED if self.problems.keys() - set(_HARMLESS) else ExitCode.STORED
+        """Whether everything could be read, and there is something to send; as a transfer would say it."""
+        if self.failed:
+            return ExitCode.SOME_FAILED
+        return ExitCode.STORED if self.instances else ExitCode.NOTHING_TO_SEND
 
     # -- as text -------------------------------------------------------------------------------------------------------
 

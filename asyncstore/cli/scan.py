@@ -10,8 +10,8 @@ from asyncstore.cli import options, running
 
 DETAILS = """Directories are searched recursively. Nothing is sent and nothing is changed.
 
-Exit codes: 0 there is something to send and all of it could be read, 2 usage, 3 something could not be read, \
-5 nothing to send."""
+Exit codes: 0 there is something to send and all of it could be read, 2 usage, 3 something could not be read, or was \
+named and is no DICOM file, 5 nothing to send."""
 
 
 def scan(

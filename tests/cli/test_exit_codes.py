@@ -35,7 +35,8 @@ def report(**counts: int) -> Report:
         ({"stored": 5, "left": 1}, 4),
         ({"failed": 5, "left": 1}, 4),
         ({"skipped": 7}, 5),
-        ({"source_problem": 1}, 5),
+        ({"source_problem": 1}, 3),
+        ({"skipped": 7, "source_problem": 1}, 3),
         ({}, 5),
     ],
 )

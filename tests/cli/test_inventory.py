@@ -71,7 +71,8 @@ def test_the_exit_code_says_whether_all_could_be_read() -> None:
     assert inventory(ct).exit_code == 0
     assert inventory(ct, problem(ProblemKind.NOT_DICOM)).exit_code == 0
     assert inventory(ct, problem(ProblemKind.UNREADABLE)).exit_code == 3
-    assert inventory(problem(ProblemKind.NOT_DICOM)).exit_code == 5
+    assert inventory(problem(ProblemKind.UNREADABLE)).exit_code == 3
+    assert inventory(problem(ProblemKind.NOT_DICOM), problem(ProblemKind.NOT_A_FILE)).exit_code == 5
     assert inventory().exit_code == 5
 
 

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 from pathlib import Path
 
 import pydicom
+import pytest
 
 from tests.cli import command
+from tests.interop.peers import LOOPBACK
 
 SAMPLES = Path(pydicom.__file__).parent / "data" / "test_files"
 
@@ -50,6 +53,33 @@ def test_a_missing_path_beside_an_instance_is_code_3(tmp_path: Path) -> None:
     done = command.run("scan", SAMPLES / "CT_small.dcm", tmp_path / "missing")
     assert done.returncode == 3
     assert "1 file: not found\n" in done.stdout
+
+
+@pytest.mark.parametrize(
+    "command_line", [("scan",), ("storescu", "--dry-run", LOOPBACK, 104), ("storescu", LOOPBACK, 104)]
+)
+@pytest.mark.parametrize(
+    ("sources", "code"),
+    [
+        (["missing"], 3),
+        (["broken"], 3),
+        (["notes/notes.txt"], 3),
+        (["notes"], 5),
+        (["notes", "missing"], 3),
+        (["notes", "notes/notes.txt"], 3),
+    ],
+)
+def test_nothing_to_send_is_told_from_nothing_that_could_be_sent(
+    tmp_path: Path, command_line: tuple[str | int, ...], sources: list[str], code: int
+) -> None:
+    """As the transfer itself says it: a file that is no DICOM file is a failure when it was named, and only then."""
+    (tmp_path / "broken").mkdir()
+    for number in range(10):
+        (tmp_path / "broken" / f"{number}.dcm").symlink_to("nowhere")
+    (tmp_path / "notes").mkdir()
+    (tmp_path / "notes" / "notes.txt").write_text("not DICOM, and longer than a preamble " * 10)
+    os.mkfifo(tmp_path / "notes" / "fifo")
+    assert command.run(*command_line, *sources, directory=tmp_path).returncode == code
 
 
 def test_a_reader_that_goes_away_is_no_traceback(tmp_path: Path) -> None:
