@@ -59,10 +59,22 @@ def test_a_ledger_that_fails_on_the_way_is_code_6() -> None:
     assert of_report(stopped) == 6
 
 
-def test_a_run_that_stopped_has_work_left() -> None:
-    stopped = report(stored=5)
+@pytest.mark.parametrize(
+    ("counts", "scan_finished", "code"),
+    [
+        ({"stored": 5, "left": 1}, True, 4),
+        ({"stored": 5, "failed": 1}, False, 4),
+        ({"stored": 5, "failed": 1}, True, 3),
+        ({"failed": 1}, True, 3),
+    ],
+)
+def test_a_run_that_stopped_has_work_left_unless_all_of_the_input_has_its_outcome(
+    counts: dict[str, int], scan_finished: bool, code: int
+) -> None:
+    stopped = report(**counts)
     stopped.stopped_because = AsyncStoreError("three refusals in a row")
-    assert of_report(stopped) == 4
+    stopped.scan_finished = scan_finished
+    assert of_report(stopped) == code
 
 
 def test_a_run_without_any_association_is_code_1() -> None:

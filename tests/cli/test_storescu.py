@@ -295,6 +295,13 @@ def test_fail_fast_leaves_the_rest(tmp_path: Path) -> None:
     assert "left: run it again\n" in stderr
 
 
+def test_fail_fast_with_nothing_left_is_code_3() -> None:
+    scp = StorageSCP(on_store=lambda _: Status(0xA900))
+    code, _, stderr = beside(scp, "--fail-fast", CT)
+    assert code == 3
+    assert "left" not in stderr
+
+
 def test_json_is_a_line_per_outcome_and_a_summary(peer: RunningPeer, tmp_path: Path) -> None:
     done = send(peer, "--json", "-q", CT, JPEG_2000)
     *outcomes, summary = map(json.loads, done.stdout.splitlines())
