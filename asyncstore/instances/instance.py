@@ -85,6 +85,7 @@ class ProblemKind(enum.Enum):
     """Why something that a scan met cannot be sent; the value is a sentence's beginning for the user."""
 
     NOT_DICOM = "not a DICOM file"
+    DAMAGED = "a damaged DICOM file"
     MISSING_UID = "a UID is missing"
     DICOMDIR = "a DICOMDIR, which is not sent"
     NOT_FOUND = "not found"

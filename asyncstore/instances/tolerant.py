@@ -76,22 +76,20 @@ def identify(data: Buffer, end: int, *, complete: bool) -> Identity:
     """
     has_prefix = bytes(data[PREAMBLE_BYTES : PREAMBLE_BYTES + 4]) == b"DICM"
     at = PREAMBLE_BYTES + 4 if has_prefix else 0
+    # Without the prefix it may well be a file of another kind that begins like a data set.
+    unreadable = ProblemKind.DAMAGED if has_prefix else ProblemKind.NOT_DICOM
     if at >= end:
-        if end == 0:
-            raise Refused(ProblemKind.NOT_DICOM, "the file is empty")
-        raise Refused(ProblemKind.NOT_DICOM, "there is nothing behind the DICM prefix")
+        raise Refused(unreadable, "there is nothing behind the DICM prefix" if has_prefix else "the file is empty")
     if not has_prefix and not _begins_like_dicom(data, at, end):
         raise Refused(ProblemKind.NOT_DICOM, "there is neither a DICM prefix nor what a data set begins with")
     try:
         meta, at = _read_meta(data, at, end)
     except CutShort as cut:
-        raise Refused(
-            ProblemKind.NOT_DICOM, f"the File Meta Information is damaged: {cut}", more=not complete
-        ) from None
+        raise Refused(unreadable, f"the File Meta Information is damaged: {cut}", more=not complete) from None
     if meta.get(_MEDIA_SOP_CLASS) == MEDIA_STORAGE_DIRECTORY:
         raise Refused(ProblemKind.DICOMDIR, "it lists the files of a medium and is no instance to store")
     if at >= end:
-        raise Refused(ProblemKind.NOT_DICOM, "no data set follows the File Meta Information", more=not complete)
+        raise Refused(unreadable, "no data set follows the File Meta Information", more=not complete)
     syntax = meta.get(_TRANSFER_SYNTAX) or _guess_transfer_syntax(data, at, end)
     return identify_data_set(data, at, end, meta, syntax, complete)
 
@@ -159,7 +157,7 @@ def _uids_in_data_set(data: Buffer, at: int, end: int, syntax: str) -> tuple[dic
         try:
             inflated = zlib.decompressobj(-zlib.MAX_WBITS).decompress(stream, limit)
         except zlib.error as error:
-            raise Refused(ProblemKind.NOT_DICOM, f"the data set is not a deflated stream: {error}") from None
+            raise Refused(ProblemKind.DAMAGED, f"the data set is not a deflated stream: {error}") from None
         uids, cut = _uids_in_elements(inflated, 0, len(inflated), encoding)
         if not cut or len(inflated) < limit:
             break

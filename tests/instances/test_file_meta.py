@@ -339,7 +339,7 @@ def test_uids_beyond_any_reason_are_not_looked_for(path: Path) -> None:
     found = problem_in(path, dicom_file(meta=meta_of(EXPLICIT_VR_LITTLE_ENDIAN, "", ""), body=body))
     assert found.reason is ProblemKind.MISSING_UID
     far = meta_of(more=element(0x00020102, b"OB", bytes(HEAD_LIMIT_BYTES)))
-    assert problem_in(path, dicom_file(meta=far)).reason is ProblemKind.NOT_DICOM
+    assert problem_in(path, dicom_file(meta=far)).reason is ProblemKind.DAMAGED
 
 
 # Two sets of UIDs
@@ -409,15 +409,17 @@ def test_a_file_with_the_layout_of_another_is_still_held_against_its_data_set(pa
         (b"\x08\0\5\0CS", ProblemKind.NOT_DICOM, "neither"),
         (b"Subject: hello\n" * 30, ProblemKind.NOT_DICOM, "neither"),
         (bytes(400), ProblemKind.NOT_DICOM, "no data set"),
-        (bytes(128) + b"DICM", ProblemKind.NOT_DICOM, "nothing behind"),
-        (bytes(128) + b"DICM" + meta_of(), ProblemKind.NOT_DICOM, "no data set follows"),
-        (bytes(128) + b"DICM" + meta_of()[:59], ProblemKind.NOT_DICOM, "damaged"),
-        (bytes(128) + b"DICM" + meta_of()[:-3], ProblemKind.NOT_DICOM, "damaged"),
+        (meta_of(), ProblemKind.NOT_DICOM, "no data set follows"),
+        (meta_of()[:59], ProblemKind.NOT_DICOM, "damaged"),
+        (bytes(128) + b"DICM", ProblemKind.DAMAGED, "nothing behind"),
+        (bytes(128) + b"DICM" + meta_of(), ProblemKind.DAMAGED, "no data set follows"),
+        (bytes(128) + b"DICM" + meta_of()[:59], ProblemKind.DAMAGED, "damaged"),
+        (bytes(128) + b"DICM" + meta_of()[:-3], ProblemKind.DAMAGED, "damaged"),
         (dicom_file(meta=meta_of(sop_class_uid=MEDIA_STORAGE_DIRECTORY)), ProblemKind.DICOMDIR, "lists the files"),
         (dicom_file(meta=meta_of("", "", ""), body=data_set()[18:52]), ProblemKind.MISSING_UID, "SOP Instance UID"),
         (
             dicom_file(meta=meta_of(DEFLATED_EXPLICIT_VR_LITTLE_ENDIAN), body=b"\xff" * 100),
-            ProblemKind.NOT_DICOM,
+            ProblemKind.DAMAGED,
             "not a deflated stream",
         ),
         (
