@@ -64,7 +64,7 @@ class _Layout(NamedTuple):
     """A File Meta Information as many files have it, all but the SOP Instance UID.
 
     `before` it are the bytes from the prefix on, `after` it those up to the data set at `meta_end`; `pattern` stands
-    before it in the data set.
+    before it in the data set, and both have `uids_bytes` there.
     """
 
     before: bytes
@@ -73,6 +73,7 @@ class _Layout(NamedTuple):
     after: bytes
     meta_end: int
     pattern: bytes
+    uids_bytes: int
     sop_class: str
     syntax: str
 
@@ -267,7 +268,7 @@ def _identify_fast(data: bytearray, end: int) -> Identity | None:
     meta_end = layout.meta_end
     # The same two UIDs, encoded as they are in the data set: then they need not be looked for element by element.
     field = bytes(data[layout.uid_at : layout.uid_end])
-    if meta_end + 8 > end or data.find(layout.pattern + field, meta_end, meta_end + HEAD_BYTES) < 0:
+    if not -1 < data.find(layout.pattern + field, meta_end, meta_end + HEAD_BYTES) <= end - layout.uids_bytes:
         return None
     # A wrong group length would put the data set at a wrong place.
     if (_u16(data, meta_end)[0] | 2) == 2:
@@ -302,13 +303,15 @@ def _learn_layout(data: bytearray, end: int) -> _Layout | None:
         return None
     uid_at = found[_FAST_INSTANCE] + 8
     uid_end = uid_at + len(fields[1]) - 4
+    pattern = _pattern(fields[0], fields[1][:4], is_implicit=syntax == IMPLICIT_VR_LITTLE_ENDIAN)
     layout = _Layout(
         before=bytes(data[PREAMBLE_BYTES:uid_at]),
         uid_at=uid_at,
         uid_end=uid_end,
         after=bytes(data[uid_end:meta_end]),
         meta_end=meta_end,
-        pattern=_pattern(fields[0], fields[1][:4], is_implicit=syntax == IMPLICIT_VR_LITTLE_ENDIAN),
+        pattern=pattern,
+        uids_bytes=len(pattern) + uid_end - uid_at,
         sop_class=sop_class,
         syntax=syntax,
     )

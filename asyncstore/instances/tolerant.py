@@ -90,6 +90,8 @@ def identify(data: Buffer, end: int, *, complete: bool) -> Identity:
         raise Refused(ProblemKind.DICOMDIR, "it lists the files of a medium and is no instance to store")
     if at >= end:
         raise Refused(unreadable, "no data set follows the File Meta Information", more=not complete)
+    if end - at < 8:  # whether of the File Meta Information or of the data set, no header is as short
+        raise Refused(unreadable, "it ends within the header of an element", more=not complete)
     syntax = meta.get(_TRANSFER_SYNTAX) or _guess_transfer_syntax(data, at, end)
     return identify_data_set(data, at, end, meta, syntax, complete)
 
@@ -130,10 +132,14 @@ def _read_meta(data: Buffer, at: int, end: int) -> tuple[dict[int, str], int]:
 
 
 def identify_data_set(data: Buffer, at: int, end: int, meta: dict[int, str], syntax: str, complete: bool) -> Identity:
-    uids, cut = _uids_in_data_set(data, at, end, syntax)
-    more = cut and not complete
+    uids: dict[int, str] = {}
+    cut: CutShort | None = None
+    try:
+        are_all_read = _collect_uids(uids, data, at, end, syntax)
+    except CutShort as error:
+        are_all_read, cut = False, error
     in_meta = (meta.get(_MEDIA_SOP_CLASS), meta.get(_MEDIA_SOP_INSTANCE))
-    if more and None in in_meta:
+    if not are_all_read and not complete and None in in_meta:
         raise Refused(ProblemKind.MISSING_UID, "no SOP Instance UID near the beginning of the file", more=True)
     in_data_set = (uids.get(_SOP_CLASS_UID), uids.get(_SOP_INSTANCE_UID))
     sop_class = in_data_set[0] or in_meta[0]
@@ -141,49 +147,63 @@ def identify_data_set(data: Buffer, at: int, end: int, meta: dict[int, str], syn
     if sop_class is None or sop_instance is None:
         name = "SOP Class UID" if sop_class is None else "SOP Instance UID"
         raise Refused(ProblemKind.MISSING_UID, f"there is no {name}, in the File Meta Information or in the data set")
+    if cut is not None and complete:
+        raise Refused(ProblemKind.DAMAGED, f"the data set is damaged: {cut}")
     return Identity(sop_class, sop_instance, syntax, at, _difference(in_meta, in_data_set))
 
 
-def _uids_in_data_set(data: Buffer, at: int, end: int, syntax: str) -> tuple[dict[int, str], bool]:
-    """The SOP Class and Instance UID of a data set, as far as it has them, and whether the bytes ended before them."""
+def _collect_uids(uids: dict[int, str], data: Buffer, at: int, end: int, syntax: str) -> bool:
+    """Add the SOP Class and Instance UID of a data set to `uids`; whether the bytes reach beyond where they belong.
+
+    Raises CutShort when the bytes end before that, in the middle of an element.
+    """
     encoding = encoding_of(syntax)
     if syntax != DEFLATED_EXPLICIT_VR_LITTLE_ENDIAN:
-        return _uids_in_elements(data, at, end, encoding)
+        return _collect_from_elements(uids, data, at, end, encoding)
     stream = bytes(data[at : min(end, at + HEAD_LIMIT_BYTES)])
-    uids: dict[int, str] = {}
-    cut = True
     # Bounded whatever the stream would grow to, and most often enough the first time.
     for limit in (_INFLATED_HEAD_BYTES, HEAD_LIMIT_BYTES):
+        inflater = zlib.decompressobj(-zlib.MAX_WBITS)
         try:
-            inflated = zlib.decompressobj(-zlib.MAX_WBITS).decompress(stream, limit)
+            inflated = inflater.decompress(stream, limit)
         except zlib.error as error:
             raise Refused(ProblemKind.DAMAGED, f"the data set is not a deflated stream: {error}") from None
-        uids, cut = _uids_in_elements(inflated, 0, len(inflated), encoding)
-        if not cut or len(inflated) < limit:
-            break
-    return uids, cut
+        try:
+            if _collect_from_elements(uids, inflated, 0, len(inflated), encoding):
+                return True
+            if not inflater.eof:
+                raise CutShort("the deflated stream is cut off")
+        except CutShort:
+            if len(inflated) < limit:
+                raise
+    return False
 
 
-def _uids_in_elements(data: Buffer, at: int, end: int, encoding: Encoding) -> tuple[dict[int, str], bool]:
-    uids: dict[int, str] = {}
-    try:
-        while at + 8 <= end:
+def _collect_from_elements(uids: dict[int, str], data: Buffer, at: int, end: int, encoding: Encoding) -> bool:
+    while len(uids) < 2:
+        if at >= end:
+            return False
+        try:
             header = elements.read_header(data, at, encoding)
             if header.tag > _SOP_INSTANCE_UID:
-                return uids, False
-            at = elements.skip_value(data, header, encoding, end)
-            if header.tag in (_SOP_CLASS_UID, _SOP_INSTANCE_UID):
-                uid = _uid_text(data, header.value_at, at)
-                if uid:
-                    uids[header.tag] = uid
-    except CutShort:
-        pass
-    return uids, True
+                return True
+            behind = elements.skip_value(data, header, encoding, end)
+        except CutShort:
+            if not encoding.explicit and elements.looks_like_vr(bytes(data[at + 4 : at + 6])):
+                # Explicit, whatever its transfer syntax says: a VR was taken for a length. Peers may read it.
+                return False
+            raise
+        if header.tag in (_SOP_CLASS_UID, _SOP_INSTANCE_UID):
+            uid = _uid_text(data, header.value_at, behind)
+            if uid:
+                uids[header.tag] = uid
+        at = behind
+    return True
 
 
 def _guess_transfer_syntax(data: Buffer, at: int, end: int) -> str:
     """The uncompressed transfer syntax that a data set's first element looks like."""
-    if end - at < 8 or not elements.looks_like_vr(bytes(data[at + 4 : at + 6])):
+    if not elements.looks_like_vr(bytes(data[at + 4 : at + 6])):
         return IMPLICIT_VR_LITTLE_ENDIAN
     # A first group above 0400 is a small one in the other byte order.
     if _u16(data, at)[0] >= 0x0400:

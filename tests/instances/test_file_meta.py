@@ -234,6 +234,11 @@ WHOLE: dict[str, tuple[bytes, str, bytes]] = {
         DEFLATED_EXPLICIT_VR_LITTLE_ENDIAN,
         deflated(data_set()) + b"\0\0" + bytes(len(deflated(data_set())) % 2),
     ),
+    "explicit, and said to be implicit": (
+        dicom_file(meta=meta_of(IMPLICIT_VR_LITTLE_ENDIAN)),
+        IMPLICIT_VR_LITTLE_ENDIAN,
+        data_set(),
+    ),
     "compressed": (dicom_file(meta=meta_of(JPEG)), JPEG, data_set()),
 }
 
@@ -444,6 +449,31 @@ def test_what_is_no_instance_is_a_problem_with_a_reason(path: Path, data: bytes,
         Instance.from_path(path)
     with pytest.raises(expected):
         Instance.from_bytes(data)
+
+
+@pytest.mark.parametrize("prefix", [bytes(128) + b"DICM", b""], ids=["prefix", "no prefix"])
+@pytest.mark.parametrize(
+    ("syntax", "body", "element_ends"),
+    [
+        (EXPLICIT_VR_LITTLE_ENDIAN, data_set()[18:], [34, 58]),
+        (IMPLICIT_VR_LITTLE_ENDIAN, implicit_data_set(), [34, 58]),
+        (EXPLICIT_VR_BIG_ENDIAN, big_endian_data_set(), [34, 58]),
+        (DEFLATED_EXPLICIT_VR_LITTLE_ENDIAN, deflated(data_set()), []),
+    ],
+    ids=["explicit", "implicit", "big endian", "deflated"],
+)
+def test_a_file_that_ends_within_an_element_is_no_instance_as_far_as_its_uids_go(
+    path: Path, prefix: bytes, syntax: str, body: bytes, element_ends: list[int]
+) -> None:
+    meta = prefix + meta_of(syntax)
+    # Between two elements it may end: there are data sets whose UIDs are in the File Meta Information only.
+    whole = [len(meta) + end for end in element_ends]
+    for length in range(1, len(meta) + 58):
+        path.write_bytes((meta + body)[:length])
+        found = read_head(str(path))
+        assert isinstance(found, Instance if length in whole else ScanProblem), length
+        if isinstance(found, ScanProblem) and length > len(prefix) > 0:
+            assert found.reason is ProblemKind.DAMAGED
 
 
 @settings(deadline=None, max_examples=300, suppress_health_check=[HealthCheck.function_scoped_fixture])
