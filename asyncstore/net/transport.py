@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import math
 import os
 import socket
 import struct
@@ -181,7 +182,8 @@ class SocketTransport:
 async def connect(peer: Peer, timeout_seconds: float) -> SocketTransport:
     """Open a connection to the peer; name resolution and TCP together take at most `timeout_seconds`.
 
-    Every address of the name is tried in turn. Raises ConnectFailed, or Timeout("connect").
+    Every address of the name is tried in turn, each for its share of the time that is left, so that one that does not
+    answer does not use up what the others need. Raises ConnectFailed, or Timeout("connect").
     """
     try:
         with anyio.fail_after(timeout_seconds):
@@ -198,15 +200,16 @@ async def _connect(peer: Peer) -> SocketTransport:
         failed.retryable = getattr(error, "errno", None) == socket.EAI_AGAIN  # else it is the name that is wrong
         raise failed from error
     failure: OSError = OSError("the name has no address")
-    for family, kind, protocol, _, address in addresses:
+    for number, (family, kind, protocol, _, address) in enumerate(addresses):
         try:
             sock = socket.socket(family, kind, protocol)
         except OSError as error:  # no IPv6 here, say, or no descriptor left
             failure = error
             continue
         try:
-            await _connect_socket(sock, address)
-        except OSError as error:
+            with anyio.fail_after(_share_seconds(len(addresses) - number)):
+                await _connect_socket(sock, address)
+        except OSError as error:  # a TimeoutError among them
             sock.close()
             failure = error
         except BaseException:
@@ -215,6 +218,13 @@ async def _connect(peer: Peer) -> SocketTransport:
         else:
             return SocketTransport(sock)
     raise ConnectFailed(_text(failure)) from failure
+
+
+def _share_seconds(addresses: int) -> float:
+    """How long the next of so many addresses may take to answer; the last one ends with the time for all of them."""
+    if addresses == 1:
+        return math.inf
+    return (anyio.current_effective_deadline() - anyio.current_time()) / addresses
 
 
 async def _connect_socket(sock: socket.socket, address: object) -> None:

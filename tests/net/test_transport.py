@@ -326,6 +326,27 @@ async def test_a_host_that_does_not_answer_is_given_up_in_time() -> None:
         assert descriptors() == before
 
 
+async def test_the_next_address_is_tried_when_one_does_not_answer(monkeypatch: pytest.MonkeyPatch) -> None:
+    with unanswering() as port, socket.create_server(("127.0.0.1", 0)) as listener, anyio.fail_after(LIMIT_SECONDS):
+        silent = (socket.AF_INET, ("127.0.0.1", port))
+        monkeypatch.setattr(
+            anyio, "getaddrinfo", _resolves_to(silent, silent, (socket.AF_INET, listener.getsockname()))
+        )
+        before = descriptors()
+        wrapped = await connect(Peer("three.example", 104), 1.0)
+        assert descriptors() == before + 1
+        wrapped.close()
+
+
+async def test_when_no_address_answers_the_time_for_all_is_over(monkeypatch: pytest.MonkeyPatch) -> None:
+    with unanswering() as port, anyio.fail_after(LIMIT_SECONDS):
+        silent = (socket.AF_INET, ("127.0.0.1", port))
+        monkeypatch.setattr(anyio, "getaddrinfo", _resolves_to(silent, silent))
+        with pytest.raises(Timeout) as caught:
+            await connect(Peer("two.example", 104), TINY_SECONDS)
+        assert (caught.value.which, caught.value.seconds) == ("connect", TINY_SECONDS)
+
+
 async def test_a_cancelled_connect_leaves_no_socket() -> None:
     with unanswering() as port:
         before = descriptors()
