@@ -1,7 +1,8 @@
 """Walks files and directories and yields what is in them, one by one: nothing is listed first, nothing is sorted.
 
 Instances and problems come in one stream, so that a caller can send the first file while the walk goes on. Per file
-nothing is kept; per directory its identity is, so that none is walked twice whatever symbolic links there are.
+nothing is kept; per directory its identity is, so that none is walked twice, whatever symbolic links there are and
+however the roots overlap.
 """
 
 from __future__ import annotations
@@ -28,14 +29,20 @@ def scan(roots: Iterable[AnyPath], *, recursive: bool = True) -> Generator[Insta
         yield read_head(found, regular=True) if isinstance(found, str) else found
 
 
-def walk(roots: Iterable[AnyPath], *, recursive: bool) -> Generator[str | ScanProblem, None, None]:
+Walked: TypeAlias = "dict[tuple[int, int], int]"
+"""The directories that were walked, by device and number, and when each had been changed by then."""
+
+
+def walk(
+    roots: Iterable[AnyPath], *, recursive: bool, walked: Walked | None = None
+) -> Generator[str | ScanProblem, None, None]:
     """The path of every regular file under the roots, and a problem for what cannot be walked or is no file.
 
     Paths are exactly as on disk: os.fsencode gives the bytes back. A root may be a symbolic link; links to files and,
     when `recursive`, to directories are followed, but no directory is walked twice. Without `recursive` only the files
-    directly in a directory are given.
+    directly in a directory are given. `walked` tells one call what earlier ones have walked.
     """
-    walked: set[tuple[int, int]] = set()
+    walked = {} if walked is None else walked
     for root in roots:
         path = os.fsdecode(root)
         found = _look(path)
@@ -73,9 +80,9 @@ _NAMES_OF_TYPES = {
 }
 
 
-def _walk_directory(
-    root: str, recursive: bool, walked: set[tuple[int, int]]
-) -> Generator[str | ScanProblem, None, None]:
+def _walk_directory(root: str, recursive: bool, walked: Walked) -> Generator[str | ScanProblem, None, None]:
+    # Below one root the number alone counts: links may lead round through a directory that is written to all the while.
+    walked_below: set[tuple[int, int]] = set()
     # Directories wait in a list, and only one is open at a time: a deep tree must not use up the file descriptors.
     waiting = [root]
     while waiting:
@@ -83,9 +90,11 @@ def _walk_directory(
         try:
             status = os.stat(directory)
             identity = (status.st_dev, status.st_ino)
-            if identity in walked:
+            # Roots may come for weeks, and a directory that is gone may leave its number to another.
+            if identity in walked_below or walked.get(identity) == status.st_ctime_ns:
                 continue
-            walked.add(identity)
+            walked_below.add(identity)
+            walked[identity] = status.st_ctime_ns
             with os.scandir(directory) as entries:
                 for entry in entries:
                     if entry.is_file(follow_symlinks=False):

@@ -24,7 +24,7 @@ import anyio.to_thread
 
 from asyncstore.instances.file_meta import open_head, read_head
 from asyncstore.instances.instance import Instance, ScanProblem
-from asyncstore.instances.scan import walk
+from asyncstore.instances.scan import Walked, walk
 from asyncstore.instances.study import study_of
 from asyncstore.net.outcome import Outcome, State
 from asyncstore.net.signal import Signal
@@ -167,6 +167,7 @@ class Feed:
         self._limiter = anyio.CapacityLimiter(_MANY_READERS)
         self._reading = 0
         self._batch_was_read = Signal()
+        self._walked: Walked = {}
 
     async def run(self) -> None:
         """Read everything; returns when the sources have ended."""
@@ -194,7 +195,7 @@ class Feed:
 
     async def _read(self, sources: Iterable[Source]) -> None:
         """Walk and read sources that can be iterated over without waiting."""
-        entries = _entries(sources, self._recursive)
+        entries = _entries(sources, self._recursive, self._walked)
         if self.settled is None:
             await self._read_entries(entries)
             return
@@ -277,12 +278,12 @@ def _is_data_set(source: object) -> bool:
     return pydicom is not None and isinstance(source, pydicom.Dataset)
 
 
-def _entries(sources: Iterable[Source], recursive: bool) -> Iterator[Any]:
+def _entries(sources: Iterable[Source], recursive: bool, walked: Walked) -> Iterator[Any]:
     """Paths of files, problems, and what is in memory already."""
     for source in sources:
         if isinstance(source, str | bytes | os.PathLike):
             name = os.fsdecode(source)
-            found = walk([name], recursive=recursive)
+            found = walk([name], recursive=recursive, walked=walked)
             for first in found:
                 yield _named(first) if _path_of(first) == name else first
                 yield from found

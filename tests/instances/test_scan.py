@@ -18,6 +18,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
+    from asyncstore.instances.scan import Walked
+
 needs_links = pytest.mark.skipif(os.name == "nt", reason="symbolic links need a privilege there")
 
 
@@ -72,6 +74,32 @@ def test_roots_are_paths_of_any_form(tree: Path, form: type) -> None:
 
 def test_overlapping_directories_are_walked_once(tree: Path) -> None:
     assert names(walk([tree / "a", tree, tree], recursive=True), tree) == ["1", "2", "a/3", "a/b/4"]
+
+
+def test_what_one_walk_has_walked_the_next_one_passes_over(tree: Path) -> None:
+    walked: Walked = {}
+    assert names(walk([tree / "a"], recursive=True, walked=walked), tree) == ["a/3", "a/b/4"]
+    assert names(walk([tree], recursive=True, walked=walked), tree) == ["1", "2"]
+    assert names(walk([tree / "a" / "b"], recursive=False, walked=walked), tree) == []
+
+
+def test_a_file_that_is_named_is_given_however_often(tree: Path) -> None:
+    assert names(walk([tree, tree / "1", tree / "1"], recursive=False), tree) == ["1", "1", "1", "2"]
+
+
+def test_another_directory_with_the_number_of_one_that_is_gone_is_walked(tree: Path) -> None:
+    """Told by when it was changed: whoever makes one here may get the number again, or not."""
+    folder = tree / "a"
+
+    def roots() -> Iterator[Path]:
+        yield folder
+        changed_at = folder.stat().st_ctime_ns
+        while folder.stat().st_ctime_ns == changed_at:  # the clock of a file system may be coarse
+            (folder / "3").rename(folder / "5")
+            (folder / "5").rename(folder / "3")
+        yield folder
+
+    assert names(walk(roots(), recursive=False), tree) == ["a/3", "a/3"]
 
 
 ODD_NAMES = [

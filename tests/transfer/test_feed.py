@@ -15,6 +15,7 @@ import pytest
 from asyncstore.errors import NotDicom
 from asyncstore.instances import file_meta
 from asyncstore.instances.instance import Instance, ProblemKind, ScanProblem
+from asyncstore.instances.scan import scan
 from asyncstore.net.outcome import Outcome, State
 from asyncstore.transfer import feed as feed_module
 from asyncstore.transfer.feed import Feed, NamedPath, Pace
@@ -74,6 +75,21 @@ async def test_one_path_is_a_source(tmp_path: Path, make: Any) -> None:
 async def test_many_paths_are_a_source(tmp_path: Path, collect: Any) -> None:
     paths = write_files(tmp_path, 100)
     assert (await read(collect(paths))).uids == sorted(map(uid_of, range(1, 101)))
+
+
+async def one_by_one(sources: list[Any]) -> AsyncIterator[Any]:
+    for source in sources:
+        yield source
+
+
+@pytest.mark.parametrize("give", [list, iter, one_by_one], ids=lambda give: give.__name__)
+async def test_overlapping_directories_are_read_once_as_a_scan_does(tmp_path: Path, give: Any) -> None:
+    write_files(tmp_path, 3)
+    (named,) = write_files(tmp_path / "deep", 1, first=4)
+    sources: list[Any] = [tmp_path / "deep", tmp_path, str(tmp_path), named]
+    uids = (await read(give(sources))).uids
+    assert uids == [uid_of(number) for number in (1, 2, 3, 4, 4)]
+    assert uids == sorted(found.sop_instance_uid for found in scan(sources) if isinstance(found, Instance))
 
 
 async def test_an_asynchronous_generator_is_a_source(tmp_path: Path) -> None:
