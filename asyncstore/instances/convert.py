@@ -13,7 +13,7 @@ import tempfile
 import zlib
 from typing import TYPE_CHECKING, Final
 
-from asyncstore.errors import MissingUID
+from asyncstore.errors import MissingUID, SourceError
 from asyncstore.instances.elements import encoding_of
 from asyncstore.instances.instance import Instance
 from asyncstore.instances.source import BytesSource, FileSource
@@ -96,15 +96,30 @@ def convert(instance: Instance, transfer_syntax_uid: str) -> Instance:
 
 def instance_of_dataset(data_set: Dataset) -> Instance:
     """The instance that a pydicom Dataset is; see Instance.from_dataset."""
+    from pydicom import Dataset
+
+    if not isinstance(data_set, Dataset):
+        raise TypeError(f"neither a path, nor an Instance, nor a Dataset: {data_set!r:.200}")
     meta = getattr(data_set, "file_meta", None) or {}
+    wanted = str(meta.get("TransferSyntaxUID") or "")
+    try:
+        instance = _encoded_instance(data_set, meta, wanted)
+    except MissingUID:
+        raise
+    except Exception as error:  # pydicom raises all kinds, with a traceback of its own below the first line
+        reason = str(error).partition("\n")[0] or type(error).__name__
+        raise SourceError(f"the data set cannot be encoded: {reason}") from error
+    return convert(instance, wanted) if wanted and wanted != instance.transfer_syntax_uid else instance
+
+
+def _encoded_instance(data_set: Dataset, meta: Dataset | dict[str, str], wanted: str) -> Instance:
     sop_class = str(data_set.get("SOPClassUID") or meta.get("MediaStorageSOPClassUID") or "")
     sop_instance = str(data_set.get("SOPInstanceUID") or meta.get("MediaStorageSOPInstanceUID") or "")
     if not sop_class or not sop_instance:
         raise MissingUID("the data set has no " + ("SOP Instance UID" if sop_class else "SOP Class UID"))
-    wanted = str(meta.get("TransferSyntaxUID") or "")
     encoded_as, data = _encode(data_set, wanted)
     source = BytesSource(data)
-    instance = Instance(
+    return Instance(
         None,
         sop_class,
         sop_instance,
@@ -117,7 +132,6 @@ def instance_of_dataset(data_set: Dataset) -> Instance:
         str(data_set.get("StudyInstanceUID") or "") or None,
         str(data_set.get("SeriesInstanceUID") or "") or None,
     )
-    return convert(instance, wanted) if wanted and wanted != encoded_as else instance
 
 
 def _encode(data_set: Dataset, wanted: str) -> tuple[str, bytes]:

@@ -69,7 +69,7 @@ class Instance:
         """The instance that a pydicom Dataset is.
 
         It is encoded now, in the transfer syntax of its File Meta Information, else in the one it was read in, else in
-        Explicit VR Little Endian. The Dataset is left as it is. Raises MissingUID, or what pydicom raises for values
+        Explicit VR Little Endian. The Dataset is left as it is. Raises MissingUID, or SourceError when it has a value
         that cannot be encoded.
         """
         from asyncstore.instances.convert import instance_of_dataset

@@ -63,6 +63,7 @@ if TYPE_CHECKING:
     from asyncstore.dimse.exchange import Operation
     from asyncstore.dimse.messages import Response
     from asyncstore.instances.instance import Instance
+    from asyncstore.instances.scan import AnyPath
     from asyncstore.instances.source import DataSource
     from asyncstore.net.transport import SocketTransport
     from asyncstore.status import Status
@@ -282,18 +283,18 @@ class Association:
 
     # -- C-STORE and C-ECHO --------------------------------------------------------------------------------------------
 
-    async def store(self, source: Instance | Dataset | str | os.PathLike[str], *, priority: int = LOW) -> Outcome:
+    async def store(self, source: Instance | Dataset | AnyPath, *, priority: int = LOW) -> Outcome:
         """Store one instance: a file by its path, a scanned Instance, or a pydicom Dataset.
 
         Gives the outcome, also when the peer refuses the instance, when no accepted presentation context fits (the data
-        set is converted among the uncompressed transfer syntaxes where that helps), or when the file cannot be read.
-        Raises AssociationLost or RemoteProtocolError when the association ends before the answer: what became of the
-        instance at the peer is unknown then. PS3.4 Annex B, PS3.7 9.1.1.
+        set is converted among the uncompressed transfer syntaxes where that helps), or when the file cannot be read or
+        the Dataset cannot be encoded. Raises AssociationLost or RemoteProtocolError when the association ends before
+        the answer: what became of the instance at the peer is unknown then. PS3.4 Annex B, PS3.7 9.1.1.
         """
         try:
             instance = await _as_instance(source)
         except (SourceError, OSError) as error:
-            path = os.fspath(source) if isinstance(source, str | os.PathLike) else None
+            path = os.fsdecode(source) if isinstance(source, str | bytes | os.PathLike) else None
             return Outcome(State.SOURCE_PROBLEM, path, reason=str(error), error=error, attempts=0)
         try:
             ready = await self.prepare(instance)
@@ -668,12 +669,12 @@ class _InlineReads:
         return is_read
 
 
-async def _as_instance(source: Instance | Dataset | str | os.PathLike[str]) -> Instance:
+async def _as_instance(source: Instance | Dataset | AnyPath) -> Instance:
     from asyncstore.instances.instance import Instance
 
     if isinstance(source, Instance):
         return source
-    make = Instance.from_path if isinstance(source, str | os.PathLike) else Instance.from_dataset
+    make = Instance.from_path if isinstance(source, str | bytes | os.PathLike) else Instance.from_dataset
     return await anyio.to_thread.run_sync(make, source, abandon_on_cancel=True)  # type: ignore[arg-type]
 
 

@@ -22,6 +22,7 @@ import anyio
 import anyio.lowlevel
 import anyio.to_thread
 
+from asyncstore.errors import SourceError
 from asyncstore.instances.file_meta import open_head, read_head
 from asyncstore.instances.instance import Instance, ScanProblem
 from asyncstore.instances.scan import Walked, walk
@@ -350,12 +351,10 @@ def _as_found(entry: Any) -> Found:
     ready = _ready(entry)
     if ready is not None:
         return ready
-    if not _is_data_set(entry):
-        raise TypeError(f"neither a path, nor an Instance, nor a Dataset: {entry!r:.200}")
     try:
         return Instance.from_dataset(entry)
-    except Exception as error:  # pydicom raises all kinds for values that cannot be encoded
-        return Outcome(State.SOURCE_PROBLEM, None, reason=f"cannot be encoded: {error}", error=error, attempts=0)
+    except (SourceError, OSError) as error:
+        return Outcome(State.SOURCE_PROBLEM, None, reason=str(error), error=error, attempts=0)
 
 
 def _path_of(entry: str | ScanProblem) -> str:

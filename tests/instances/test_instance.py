@@ -13,7 +13,7 @@ import pytest
 from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.uid import UID
 
-from asyncstore.errors import MissingUID, NotDicom
+from asyncstore.errors import MissingUID, NotDicom, SourceError
 from asyncstore.instances.instance import Instance, ProblemKind, ScanProblem
 from asyncstore.instances.source import BytesSource, HeldSource
 from asyncstore.uids import (
@@ -209,3 +209,20 @@ def test_from_dataset_needs_both_uids(keyword: str, meta_keyword: str) -> None:
     setattr(dataset.file_meta, meta_keyword, expected)
     instance = Instance.from_dataset(dataset)
     assert expected in (instance.sop_class_uid, instance.sop_instance_uid)
+
+
+@pytest.mark.parametrize(
+    ("tag", "vr", "value"), [(0x00280010, "US", 70000), (0x00091001, "ZZ", b"x"), (0x7FE00010, "OW", "text")]
+)
+@pytest.mark.filterwarnings("ignore::UserWarning")
+def test_a_dataset_that_cannot_be_encoded_is_a_problem_in_one_line(tag: int, vr: str, value: object) -> None:
+    dataset = image(EXPLICIT_VR_LITTLE_ENDIAN)
+    dataset.add_new(tag, vr, value)
+    with pytest.raises(SourceError, match=r"cannot be encoded: .") as caught:
+        Instance.from_dataset(dataset)
+    assert "\n" not in str(caught.value)
+
+
+def test_what_is_no_dataset_is_a_mistake() -> None:
+    with pytest.raises(TypeError, match="nor a Dataset: 5"):
+        Instance.from_dataset(5)  # type: ignore[arg-type]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import itertools
 import logging
+import os
 import threading
 from typing import TYPE_CHECKING, Any
 
@@ -508,15 +509,24 @@ async def test_a_source_that_cannot_be_read_is_an_outcome(tmp_path: Path) -> Non
     text.write_bytes(b"no DICOM file")
     with ScriptedSCP() as scp:
         async with to(scp) as association:
-            for path in (text, tmp_path / "missing", tmp_path):
-                outcome = await association.store(path)
+            for path, given in (
+                (text, text),
+                (tmp_path / "missing", os.fsencode(tmp_path / "missing")),
+                (tmp_path, str(tmp_path)),
+            ):
+                outcome = await association.store(given)
                 assert (outcome.state, outcome.path, outcome.attempts) == (State.SOURCE_PROBLEM, str(path), 0)
                 assert outcome.reason
             nameless = await association.store(pydicom.Dataset())
             assert (nameless.state, nameless.path) == (State.SOURCE_PROBLEM, None)
             with pytest.raises(SourceError):
                 nameless.raise_for_failure()
-            assert (await association.store(CT_SMALL)).is_stored
+            unencodable = pydicom.dcmread(CT_SMALL)
+            unencodable.add_new(0x00091001, "ZZ", b"no such VR")
+            outcome = await association.store(unencodable)
+            assert (outcome.state, outcome.path, outcome.attempts) == (State.SOURCE_PROBLEM, None, 0)
+            assert "\n" not in outcome.reason
+            assert (await association.store(os.fsencode(CT_SMALL))).is_stored
 
 
 async def test_what_happens_is_logged_as_events(caplog: pytest.LogCaptureFixture) -> None:

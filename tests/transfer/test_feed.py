@@ -118,10 +118,14 @@ async def test_no_sources_end_at_once() -> None:
 
 
 async def test_a_data_set_that_cannot_be_sent_has_an_outcome_and_the_others_go_on() -> None:
-    reader = await read([pydicom.Dataset(), instance(1)])
-    (outcome,) = [entry for entry in reader.found if isinstance(entry, Outcome)]
-    assert (outcome.state, outcome.path, outcome.attempts) == (State.SOURCE_PROBLEM, None, 0)
-    assert "SOP Class UID" in outcome.reason
+    unencodable = pydicom.dcmread(files.bundled("CT_small.dcm"))
+    unencodable.add_new(0x00091001, "ZZ", b"no such VR")
+    reader = await read([pydicom.Dataset(), unencodable, instance(1)])
+    outcomes = [entry for entry in reader.found if isinstance(entry, Outcome)]
+    for outcome, text in zip(outcomes, ("SOP Class UID", "cannot be encoded"), strict=True):
+        assert (outcome.state, outcome.path, outcome.attempts) == (State.SOURCE_PROBLEM, None, 0)
+        assert text in outcome.reason
+        assert "\n" not in outcome.reason
     assert reader.uids == [uid_of(1)]
 
 
