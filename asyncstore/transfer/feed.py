@@ -187,7 +187,7 @@ class Feed:
     async def _read_iterator(self, sources: Iterator[Source]) -> None:
         """An iterator of the caller's may block, so it is only ever asked in a thread."""
         pump = Pump(sources)
-        self._readers.start_soon(pump.run)
+        pump.start()
         try:
             while batch := await pump.take():
                 await self._read(batch)

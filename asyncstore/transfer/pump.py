@@ -2,30 +2,31 @@
 
 Asking for several at once would be cheaper, but then an entry that has come waits for the next one, which may be an
 hour away, or itself wait for what becomes of the first.
+
+The thread is no worker of the event loop's: the interpreter would wait for those at its exit, and nothing can wake an
+iterator that blocks.
 """
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
+import contextvars
 import threading
 from collections import deque
 from typing import TYPE_CHECKING, Any, Final
 
-import anyio
-import anyio.from_thread
-import anyio.to_thread
-
 from asyncstore.net.signal import Signal
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
 # How many entries the thread may be ahead: they may be large, and must only bridge the time until the next turn.
 _AHEAD: Final = 16
 
 
 class Pump:
-    """Hands on what an iterator yields: `run` in a task of its own, `take` until it gives nothing, then `stop`."""
+    """Hands on what an iterator yields: `start`, `take` until it gives nothing, then `stop`."""
 
     def __init__(self, iterator: Iterator[Any]) -> None:
         self._iterator = iterator
@@ -37,10 +38,11 @@ class Pump:
         self._is_awaited = False
         self._changed = Signal()
 
-    async def run(self) -> None:
-        """Iterate until the end; a cancelled one leaves its thread to itself, since nothing can wake it."""
-        limiter = anyio.CapacityLimiter(1)
-        await anyio.to_thread.run_sync(self._iterate, abandon_on_cancel=True, limiter=limiter)
+    def start(self) -> None:
+        """Begin to iterate, in a thread that is left to itself after `stop`."""
+        self._call_in_loop = _caller_of_this_loop()
+        run = contextvars.copy_context().run
+        threading.Thread(target=run, args=(self._iterate,), name="asyncstore sources", daemon=True).start()
 
     async def take(self) -> list[Any]:
         """What has come, at least one entry; an empty list at the end. Raises what the iterator raised, at its turn."""
@@ -78,4 +80,14 @@ class Pump:
     def _wake(self) -> None:
         if self._is_awaited and not self._is_stopped:
             with contextlib.suppress(RuntimeError):  # the event loop has ended meanwhile
-                anyio.from_thread.run_sync(self._changed.set)
+                self._call_in_loop(self._changed.set)
+
+
+def _caller_of_this_loop() -> Callable[[Callable[[], object]], object]:
+    """What has the running event loop call a function soon, from any thread."""
+    try:
+        return asyncio.get_running_loop().call_soon_threadsafe
+    except RuntimeError:
+        import trio
+
+        return trio.lowlevel.current_trio_token().run_sync_soon
