@@ -168,7 +168,6 @@ class Feed:
         self._limiter = anyio.CapacityLimiter(_MANY_READERS)
         self._reading = 0
         self._batch_was_read = Signal()
-        self._walked: Walked = {}
 
     async def run(self) -> None:
         """Read everything; returns when the sources have ended."""
@@ -177,7 +176,7 @@ class Feed:
             if _is_one(sources):
                 await self._read([cast("Source", sources)])
             elif isinstance(sources, Sequence | Set):
-                await self._read(cast("Iterable[Source]", sources))
+                await self._read(cast("Iterable[Source]", sources), walked={})
             elif isinstance(sources, Iterable):
                 await self._read_iterator(iter(cast("Iterable[Source]", sources)))
             else:
@@ -194,9 +193,13 @@ class Feed:
         finally:
             pump.stop()
 
-    async def _read(self, sources: Iterable[Source]) -> None:
-        """Walk and read sources that can be iterated over without waiting."""
-        entries = _entries(sources, self._recursive, self._walked)
+    async def _read(self, sources: Iterable[Source], *, walked: Walked | None = None) -> None:
+        """Walk and read sources that can be iterated over without waiting.
+
+        With `walked`, directories in which they overlap are walked once. An iterator may name one again on purpose:
+        there may be new files in it.
+        """
+        entries = _entries(sources, self._recursive, walked)
         if self.settled is None:
             await self._read_entries(entries)
             return
@@ -279,7 +282,7 @@ def _is_data_set(source: object) -> bool:
     return pydicom is not None and isinstance(source, pydicom.Dataset)
 
 
-def _entries(sources: Iterable[Source], recursive: bool, walked: Walked) -> Iterator[Any]:
+def _entries(sources: Iterable[Source], recursive: bool, walked: Walked | None) -> Iterator[Any]:
     """Paths of files, problems, and what is in memory already."""
     for source in sources:
         if isinstance(source, str | bytes | os.PathLike):

@@ -82,14 +82,19 @@ async def one_by_one(sources: list[Any]) -> AsyncIterator[Any]:
         yield source
 
 
-@pytest.mark.parametrize("give", [list, iter, one_by_one], ids=lambda give: give.__name__)
-async def test_overlapping_directories_are_read_once_as_a_scan_does(tmp_path: Path, give: Any) -> None:
+async def test_overlapping_directories_are_read_once_as_a_scan_does(tmp_path: Path) -> None:
     write_files(tmp_path, 3)
     (named,) = write_files(tmp_path / "deep", 1, first=4)
     sources: list[Any] = [tmp_path / "deep", tmp_path, str(tmp_path), named]
-    uids = (await read(give(sources))).uids
+    uids = (await read(sources)).uids
     assert uids == [uid_of(number) for number in (1, 2, 3, 4, 4)]
     assert uids == sorted(found.sop_instance_uid for found in scan(sources) if isinstance(found, Instance))
+
+
+@pytest.mark.parametrize("give", [iter, one_by_one], ids=lambda give: give.__name__)
+async def test_a_directory_that_an_iterator_names_again_is_read_again(tmp_path: Path, give: Any) -> None:
+    write_files(tmp_path / "deep", 2)
+    assert (await read(give([tmp_path, tmp_path]))).uids == [uid_of(number) for number in (1, 1, 2, 2)]
 
 
 async def test_an_asynchronous_generator_is_a_source(tmp_path: Path) -> None:
