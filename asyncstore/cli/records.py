@@ -3,11 +3,18 @@
 from __future__ import annotations
 
 import csv
+import errno
 import io
 import json
 import os
+import stat
 import time
 from typing import TYPE_CHECKING, Any, Final, Protocol
+
+try:
+    import fcntl
+except ImportError:  # not on Windows
+    fcntl = None  # type: ignore[assignment]
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -34,6 +41,9 @@ COLUMNS: Final = (
     "attempts",
     "bytes_sent",
 )
+# What every report begins with, of this version or another.
+_CSV_START: Final = b"time,state,"
+_JSON_START: Final = b'{"time":"'
 # A spreadsheet takes a cell that begins so for a formula; a leading apostrophe makes it text again.
 _FORMULA_STARTS: Final = ("=", "+", "-", "@", "\t", "\r")
 
@@ -48,6 +58,8 @@ class TextOutput(Protocol):
 
 class RecordWriter(Protocol):
     """Where outcomes are written down; raises OSError when that is not possible."""
+
+    def begin(self) -> None: ...
 
     def write(self, outcome: Outcome) -> None: ...
 
@@ -85,6 +97,9 @@ class JsonLines:
     def __init__(self, stream: TextOutput) -> None:
         self._stream = stream
 
+    def begin(self) -> None:
+        """Nothing to do: a stream has no past."""
+
     def write(self, outcome: Outcome) -> None:
         self._put({"event": "outcome", **record_of(outcome)})
 
@@ -99,16 +114,44 @@ class JsonLines:
 class ReportFile:
     """The file of `--report`: JSON lines, or CSV (RFC 4180) that no spreadsheet takes for formulas.
 
-    Opening it empties a file of that name. Every record is in the system's hands when `write` returns, so closing has
-    nothing left to do. Raises OSError when it cannot be opened or written.
+    Opening it takes it for this run, and `begin` empties it: a run that never came to anything leaves the report of an
+    earlier one as it was. Every record is in the system's hands when `write` returns, so closing has nothing left to
+    do. Raises OSError when it cannot be opened or written, when another run writes it, or when it is something else.
     """
 
     def __init__(self, path: str) -> None:
-        self._file = open(path, "wb", buffering=0)  # noqa: SIM115
         self._is_csv = path.endswith(".csv")
         self._has_header = not self._is_csv
+        self._file = open(path, "ab+", buffering=0)  # noqa: SIM115
+        self._is_to_be_emptied = stat.S_ISREG(os.fstat(self._file.fileno()).st_mode)
+        try:
+            if self._is_to_be_emptied:
+                self._claim()
+        except BaseException:
+            self._file.close()
+            raise
+
+    def _claim(self) -> None:
+        if fcntl is not None:
+            try:
+                fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                raise OSError(errno.EBUSY, "another run is writing it") from None
+            except OSError:  # a file system without locks
+                pass
+        self._file.seek(0)
+        start = _CSV_START if self._is_csv else _JSON_START
+        if not start.startswith(self._file.read(len(start))):
+            raise OSError(errno.EEXIST, "the file is no report of an earlier run, and is left as it is")
+
+    def begin(self) -> None:
+        """There is something to report, if only that there is nothing: what an earlier run wrote goes."""
+        if self._is_to_be_emptied:
+            self._file.truncate(0)
+            self._is_to_be_emptied = False
 
     def write(self, outcome: Outcome) -> None:
+        self.begin()
         record = record_of(outcome)
         if not self._has_header:
             self._put(csv_row(COLUMNS))

@@ -92,6 +92,7 @@ class Sending:
                 async with transfer:
                     async for outcome in transfer:
                         self._record(outcome, writers, transfer)
+                self._record(None, writers, transfer)
             except AsyncStoreError as error:
                 failure = error
         code = self._exit_code(transfer.report, failure, received.signal_number)
@@ -133,11 +134,17 @@ class Sending:
 
         return progress.shown(report, log)
 
-    def _record(self, outcome: Outcome, writers: list[RecordWriter], transfer: Transfer) -> None:
-        """Write an outcome down; where that fails, nothing new is sent: it would be sent and nobody would know."""
+    def _record(self, outcome: Outcome | None, writers: list[RecordWriter], transfer: Transfer) -> None:
+        """Write an outcome down, or that there are no more.
+
+        Where that fails, nothing new is sent: it would be sent and nobody would know.
+        """
         for writer in tuple(writers):
             try:
-                writer.write(outcome)
+                if outcome is None:
+                    writer.begin()
+                else:
+                    writer.write(outcome)
             except (OSError, running.ResultsLost) as error:
                 writers.remove(writer)
                 self._say_cannot_record(error)
@@ -202,8 +209,9 @@ def summary_text(report: Report) -> str:
     seconds = report.elapsed_seconds
     rate = f", {size_text(report.stored_bytes / seconds)}/s" if seconds > 0 else ""
     resumed = report.states[State.RESUMED]
-    others = (("stored by an earlier run", resumed), ("duplicates", report.duplicates))
-    extra = [f"{count:,} {name}" for name, count in others if count]
+    extra = [f"{resumed:,} stored by an earlier run"] if resumed else []
+    if report.duplicates:
+        extra.append(count_text(report.duplicates, "duplicate"))
     stored = count_text(report.stored - resumed, "instance")
     parts = [f"{stored} stored ({size_text(report.stored_bytes)} in {duration_text(seconds)}{rate})", *extra]
     return ", ".join(parts)

@@ -292,6 +292,8 @@ def storescu(
     level = options.log_level(context)
     if not paths and files_from is None:
         raise typer.BadParameter("give a file or directory to send, or --files-from", param_hint="PATH")
+    if report is not None and ledger is not None and os.path.realpath(report) == os.path.realpath(ledger):
+        raise typer.BadParameter("the report and the ledger cannot be one file", param_hint="--report")
     sources: Iterable[str] = paths or []
     if files_from is not None:
         sources = itertools.chain(sources, listed_paths(files_from, ends_in_nul=null))

@@ -90,7 +90,40 @@ def test_a_report_on_a_full_disk_raises_and_can_still_be_closed() -> None:
 
 
 def test_a_report_without_records_is_an_empty_file(tmp_path: Path) -> None:
-    assert written(tmp_path / "r.csv") == b""
+    written(tmp_path / "r.csv", FAILED)
+    file = ReportFile(str(tmp_path / "r.csv"))
+    file.begin()
+    file.close()
+    assert (tmp_path / "r.csv").read_bytes() == b""
+
+
+@pytest.mark.parametrize("name", ["r.csv", "r.jsonl"])
+def test_a_report_takes_the_place_of_an_earlier_one_with_its_first_record(tmp_path: Path, name: str) -> None:
+    earlier = written(tmp_path / name, FAILED, FAILED)
+    assert written(tmp_path / name) == earlier
+    assert len(written(tmp_path / name, FAILED)) < len(earlier)
+
+
+@pytest.mark.parametrize("name", ["r.csv", "r.jsonl"])
+@pytest.mark.parametrize("content", [b"/archive/list\n", bytes(128) + b"DICM", b"SQLite format 3\0", b"t"])
+def test_a_file_that_is_no_report_is_left_as_it_is(tmp_path: Path, name: str, content: bytes) -> None:
+    (tmp_path / name).write_bytes(content)
+    if name == "r.csv" and content == b"t":  # the beginning of a first line: a disk was full
+        assert written(tmp_path / name, FAILED).startswith(b"time,")
+        return
+    with pytest.raises(OSError, match="no report"):
+        ReportFile(str(tmp_path / name))
+    assert (tmp_path / name).read_bytes() == content
+
+
+def test_a_report_is_written_by_one_run_at_a_time(tmp_path: Path) -> None:
+    first = ReportFile(str(tmp_path / "r.csv"))
+    first.write(FAILED)
+    with pytest.raises(OSError, match="another run is writing it"):
+        ReportFile(str(tmp_path / "r.csv"))
+    first.write(FAILED)
+    first.close()
+    assert len(rows((tmp_path / "r.csv").read_bytes())) == 2
 
 
 def test_json_lines_name_their_event_and_stay_ascii() -> None:

@@ -330,6 +330,29 @@ def test_a_report_has_a_record_per_outcome(peer: RunningPeer, tmp_path: Path) ->
         }
 
 
+def test_a_run_that_never_begins_leaves_the_report_of_an_earlier_one(peer: RunningPeer, tmp_path: Path) -> None:
+    report = tmp_path / "report.jsonl"
+    assert send(peer, "--report", report, CT).returncode == 0
+    earlier = report.read_bytes()
+    (tmp_path / "run.db").write_bytes(b"no ledger")
+    assert send(peer, "--report", report, "--ledger", tmp_path / "run.db", CT).returncode == 6
+    assert command.run("storescu", "--report", report, "127.0.0.1", free_port(), CT).returncode == 1
+    assert report.read_bytes() == earlier
+    (tmp_path / "empty").mkdir()
+    assert send(peer, "--report", report, tmp_path / "empty").returncode == 5
+    assert report.read_bytes() == b""
+
+
+def test_neither_the_ledger_nor_a_source_is_taken_for_the_report(peer: RunningPeer, tmp_path: Path) -> None:
+    both = tmp_path / "x.csv"
+    assert "cannot be one file" in send(peer, "--ledger", both, "--report", both, CT).stderr
+    both.write_bytes(CT.read_bytes())
+    done = send(peer, "--report", both, both)
+    assert done.returncode == 6
+    assert "the file is no report of an earlier run, and is left as it is" in done.stderr
+    assert both.read_bytes() == CT.read_bytes()
+
+
 @pytest.mark.parametrize("where", ["missing/report.jsonl", "full.jsonl"])
 def test_a_report_that_cannot_be_written_is_code_6(peer: RunningPeer, tmp_path: Path, where: str) -> None:
     if where.startswith("full"):
