@@ -17,7 +17,7 @@ from asyncstore.cli import pdu_text
 from asyncstore.cli.plain_text import count_text, path_text, peer_text
 from asyncstore.errors import AssociationRejected, MissingUID, NotDicom
 from asyncstore.net import trace
-from asyncstore.net.outcome import State
+from asyncstore.net.outcome import State, reason_of
 from asyncstore.uids import CT_IMAGE_STORAGE, MR_IMAGE_STORAGE, name_of
 
 if TYPE_CHECKING:
@@ -210,7 +210,7 @@ def _(event: trace.NotStored) -> Iterator[Line]:
 def _(event: trace.KindRefused) -> Iterator[Line]:
     what = count_text(event.count, "more instance")
     kind = f"'{name_of(event.sop_class_uid)}' with '{name_of(event.transfer_syntax_uid)}' transfer syntax"
-    reason = f"{event.status.meaning} (0x{event.status.value:04X})"
+    reason = reason_of(event.status)
     return _error(f"Store failed: {what} of {kind}", f"Reason: {peer_text(reason)}")
 
 

@@ -11,6 +11,7 @@ from asyncstore.cli import options, running
 from asyncstore.cli.documented_log import logger
 from asyncstore.cli.exit_codes import ExitCode, interrupted_by
 from asyncstore.errors import AsyncStoreError
+from asyncstore.net.outcome import reason_of
 from asyncstore.net.peer import Peer
 from asyncstore.uids import UNCOMPRESSED_TRANSFER_SYNTAXES, VERIFICATION
 
@@ -79,7 +80,10 @@ async def _verify(peer: Peer, proposal: dict[str, Any], repeat: int, log: Docume
             async with associate(peer, **proposal) as association:
                 code = ExitCode.SOME_FAILED
                 answers = [await association.echo() for _ in range(repeat)]
-            code = ExitCode.STORED if all(status.value == 0 for status in answers) else ExitCode.SOME_FAILED
+            refused = [status for status in answers if status.value]
+            for status in refused:
+                logger.error("The peer answered: %s", reason_of(status))
+            code = ExitCode.SOME_FAILED if refused else ExitCode.STORED
         except AsyncStoreError as error:
             if not log.errors:
                 logger.error("%s", error)

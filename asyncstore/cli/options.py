@@ -77,18 +77,27 @@ def maximum_pdu(text: object) -> int:
 
 def seconds(text: object) -> float:
     """A duration above 0."""
-    try:
-        number = float(str(text))
-    except ValueError:
-        number = math.nan
-    if not (math.isfinite(number) and number > 0):
+    number = _number(text)
+    if not number > 0:
         raise typer.BadParameter(f"{str(text)!r} is not a number of seconds above 0")
     return number
 
 
 def wait_seconds(text: object) -> float:
     """A duration that may be 0."""
-    return 0.0 if str(text).strip() in ("0", "0.0") else seconds(text)
+    number = _number(text)
+    if not number >= 0:
+        raise typer.BadParameter(f"{str(text)!r} is not a number of seconds, 0 or more")
+    return number
+
+
+def _number(text: object) -> float:
+    """A finite number, or NaN."""
+    try:
+        number = float(str(text))
+    except ValueError:
+        return math.nan
+    return number if math.isfinite(number) else math.nan
 
 
 def ae_title(text: object) -> str:

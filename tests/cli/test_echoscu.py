@@ -6,8 +6,11 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from asyncstore.dimse.messages import CEchoRQ, CEchoRSP
+from asyncstore.status import Status
 from tests.cli import command
 from tests.interop.peers import LOOPBACK, dcmtk_storescp, free_port
+from tests.wire import ScriptedSCP, Wire
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -32,6 +35,20 @@ def test_nobody_listening_is_code_1() -> None:
     done = command.run("echoscu", LOOPBACK, free_port())
     assert done.returncode == 1
     assert done.stderr.startswith("E: Association request failed: unable to connect to remote\n")
+
+
+def test_another_answer_than_success_is_code_3_and_told() -> None:
+    def refuses(wire: Wire) -> None:
+        wire.accept()
+        echo = wire.read_message()
+        assert isinstance(echo.message, CEchoRQ)
+        wire.send_message(echo.context_id, CEchoRSP(echo.message.message_id, Status(0x0122)))
+        wire.answer_release()
+
+    with ScriptedSCP(refuses) as scp:
+        done = command.run("echoscu", scp.host, scp.port)
+    assert done.returncode == 3
+    assert done.stderr == "E: The peer answered: SOP class not supported (0x0122)\n"
 
 
 @pytest.mark.parametrize(
