@@ -178,7 +178,7 @@ def open_to_read(path: str) -> sqlite3.Connection:
         except sqlite3.OperationalError:
             # In a directory that we may not write, SQLite cannot make the file by which readers and a writer agree.
             # Without a WAL there is no writer, and no need for it.
-            if os.path.exists(f"{path}-wal"):
+            if os.path.exists(f"{os.path.realpath(path)}-wal"):
                 raise
             return _connect_to_read(f"{uri}?mode=ro&immutable=1", path)
 

@@ -149,7 +149,8 @@ class SqliteLedger:
     def open(self) -> None:
         """Take the ledger, or raise LedgerError; what entering the context does."""
         self._working_directory = os.getcwd()
-        self.path = ledger_path(self.path, self._working_directory)
+        # A link is followed once, so that what is locked is what is written, whatever becomes of the link meanwhile.
+        self.path = os.path.realpath(ledger_path(self.path, self._working_directory))
         check_place(self.path, forced=self._forced)
         try:
             self._lock = LedgerLock(self.path)

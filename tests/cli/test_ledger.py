@@ -176,10 +176,12 @@ async def test_a_ledger_that_cannot_be_used_is_one_line_and_code_6(tmp_path: Pat
 
 
 @on_one_loop
-async def test_a_ledger_that_is_in_use_names_who_has_it(tmp_path: Path) -> None:
+@pytest.mark.parametrize("name", ["run.db", "cur.db"])
+async def test_a_ledger_that_is_in_use_names_who_has_it(tmp_path: Path, name: str) -> None:
     (path,) = write_files(tmp_path / "in", 1)
+    (tmp_path / "cur.db").symlink_to("run.db")
     async with KeepingSCP() as scp, SqliteLedger(tmp_path / "run.db", destination=f"ANY-SCP@{LOOPBACK}:{scp.port}"):
-        done = await send(scp, path, "--ledger", tmp_path / "run.db")
+        done = await send(scp, path, "--ledger", tmp_path / name)
     assert done.returncode == 6
     assert re.fullmatch(r"E: the ledger '[^\n]*' is in use by process \d+ on [^\n]*\n", done.stderr)
 

@@ -14,6 +14,7 @@ import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import anyio
 import pytest
 
 from asyncstore.errors import LedgerError
@@ -97,6 +98,44 @@ def test_two_ledgers_of_one_process_exclude_each_other(tmp_path: Path) -> None:
         second.record(stored(2))
     assert len(rows_of(tmp_path / "run.db")) == 2
     assert os.listdir(tmp_path) == ["run.db"]
+
+
+@pytest.mark.parametrize("has_file", [True, False], ids=["to a file", "to none yet"])
+@pytest.mark.parametrize(("first", "second"), [("run.db", "cur.db"), ("cur.db", "run.db"), ("cur.db", "last.db")])
+def test_a_link_to_a_ledger_is_the_same_ledger(tmp_path: Path, first: str, second: str, has_file: bool) -> None:
+    (tmp_path / "ledgers").mkdir()
+    (tmp_path / "run.db").symlink_to("ledgers/run.db")
+    (tmp_path / "cur.db").symlink_to("run.db")
+    (tmp_path / "last.db").symlink_to(tmp_path / "cur.db")
+    if has_file:
+        with opened(tmp_path / "ledgers" / "run.db"):
+            pass
+    with opened(tmp_path / first) as ledger:
+        ledger.record(stored(1))
+        with pytest.raises(LedgerError, match=f"in use by process {os.getpid()}"), opened(tmp_path / second):
+            pass
+    with opened(tmp_path / second) as ledger:
+        ledger.record(stored(2))
+    assert len(rows_of(tmp_path / first)) == len(rows_of(tmp_path / second)) == 2
+    assert os.listdir(tmp_path / "ledgers") == ["run.db"]
+    assert sorted(os.listdir(tmp_path)) == ["cur.db", "last.db", "ledgers", "run.db"]
+
+
+def test_a_link_that_is_set_anew_meanwhile_does_not_lead_a_run_to_another_ledger(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Setting(ledger_file.LedgerLock):
+        def acquire(self, now: float) -> None:
+            super().acquire(now)
+            (tmp_path / "cur.db").unlink()
+            (tmp_path / "cur.db").symlink_to("other.db")
+
+    (tmp_path / "cur.db").symlink_to("run.db")
+    monkeypatch.setattr(sqlite_ledger, "LedgerLock", Setting)
+    with opened(tmp_path / "cur.db") as ledger:
+        ledger.record(stored(1))
+    assert sorted(os.listdir(tmp_path)) == ["cur.db", "run.db"]
+    assert len(rows_of(tmp_path / "run.db")) == 1
 
 
 def test_a_holder_that_did_not_get_to_tell_its_name_has_the_ledger_too(tmp_path: Path) -> None:
@@ -221,6 +260,22 @@ def test_a_ledger_can_be_read_where_nothing_can_be_written() -> None:
         assert os.listdir(directory) == ["run.db"]
 
 
+def test_a_link_does_not_hide_that_rows_cannot_be_read_where_nothing_can_be_written() -> None:
+    with nobody() as directory:
+        os.seteuid(0)
+        (directory / "killed").mkdir()
+        with opened(directory / "run.db") as ledger:
+            ledger.record(stored(2))
+            anyio.run(ledger.flush)
+            for name in ("run.db", "run.db-wal"):  # as where the WAL's index is gone
+                shutil.copy(directory / name, directory / "killed" / name)
+                (directory / "killed" / name).chmod(0o644)
+        (directory / "cur.db").symlink_to("killed/run.db")
+        os.seteuid(NOBODY)
+        with pytest.raises(LedgerError, match="cannot be read"):
+            rows_of(directory / "cur.db")
+
+
 # -- network file systems ----------------------------------------------------------------------------------------------
 
 MOUNTS = """\
@@ -276,3 +331,14 @@ def test_a_link_into_a_network_file_system_is_seen_through(tmp_path: Path) -> No
     with pytest.raises(LedgerError, match="nfs"):
         check_place(str(tmp_path / "link" / "run.db"), mounts=str(tmp_path / "mounts"))
     check_place(str(tmp_path / "run.db"), mounts=str(tmp_path / "mounts"))
+
+
+def test_a_link_to_a_ledger_on_a_network_file_system_is_seen_through(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "share").mkdir()
+    (tmp_path / "run.db").symlink_to("share/run.db")
+    (tmp_path / "mounts").write_text(f"1 0 0:1 / / rw - ext4 a rw\n2 1 0:2 / {tmp_path}/share rw - nfs b rw\n")
+    looking = functools.partial(check_place, mounts=str(tmp_path / "mounts"))
+    monkeypatch.setattr(sqlite_ledger, "check_place", looking)
+    assert "on a network file system (nfs)" in refusal(tmp_path / "run.db")
