@@ -126,6 +126,22 @@ def unpack_uid(packed: bytes | bytearray | str) -> str:
     return packed if isinstance(packed, str) else packed.hex().replace("a", ".").rstrip("f")
 
 
+def status_value(kept: int | None) -> int | None:
+    """The status that a ledger keeps, None where there is none. Raises ValueError for what no peer can have sent."""
+    if kept is None or kept == -1:
+        return None
+    if not 0 <= kept <= 0xFFFF:
+        raise ValueError(f"{kept!r} is no status")
+    return kept
+
+
+def checked(value: Any, kind: Any) -> Any:
+    """A value that a ledger keeps, if it is of a kind. Raises TypeError for another, which only damage can bring."""
+    if not isinstance(value, kind):
+        raise TypeError(f"{value!r} is no {kind}")
+    return value
+
+
 def ledger_path(path: str, working_directory: str) -> str:
     """A path as a ledger keeps it: absolute, with no empty or `.` parts, and otherwise exactly as on disk.
 

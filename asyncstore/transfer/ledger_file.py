@@ -14,6 +14,7 @@ import os
 import re
 import socket
 import sqlite3
+import struct
 import sys
 from typing import TYPE_CHECKING, Any, Final
 
@@ -45,6 +46,11 @@ _NETWORK_FILE_SYSTEMS: Final = frozenset((
 _LOCAL_FUSE: Final = frozenset((
     "fuse.bindfs", "fuse.encfs", "fuse.fuse-overlayfs", "fuse.gocryptfs", "fuse.mergerfs", "fuse.ntfs-3g",
 ))  # fmt: skip
+
+# What damaged bytes end in that SQLite takes for good ones: text that is no UTF-8, a value of another kind, a state of
+# no such name, a time beyond the calendar.
+_DAMAGE: Final = (ValueError, TypeError, AttributeError, OverflowError, struct.error)
+_LONGEST_TEXT: Final = 200
 
 
 def _uid_text(column: str) -> str:
@@ -135,15 +141,29 @@ PRAGMA user_version = {SCHEMA_VERSION};
 
 @contextlib.contextmanager
 def ledger_errors(path: str, what: str) -> Iterator[None]:
-    """Raises LedgerError, in one line, for what SQLite or the system says about a ledger."""
+    """Raises LedgerError, in one line, for what SQLite or the system says about a ledger, or what is damaged in it."""
     try:
         yield
     except sqlite3.Error as error:
         if getattr(error, "sqlite_errorcode", None) == sqlite3.SQLITE_NOTADB:
             raise _not_a_ledger(path) from error
-        raise LedgerError(f"the ledger {path!r} cannot be {what}: {error}") from error
+        raise LedgerError(f"the ledger {path!r} cannot be {what}: {_sqlite_text(error)}") from error
     except OSError as error:
         raise LedgerError(f"the ledger {path!r} cannot be {what}: {error.strerror or error}") from error
+    except _DAMAGE as error:
+        raise LedgerError(f"the ledger {path!r} cannot be {what}: it is damaged") from error
+
+
+def _sqlite_text(error: sqlite3.Error) -> str:
+    # The low byte is the code, the rest says more about it. That text is no UTF-8 is said by Python, which has no code.
+    if getattr(error, "sqlite_errorcode", 0) & 0xFF == sqlite3.SQLITE_CORRUPT or "decode to UTF-8" in str(error):
+        return "it is damaged"
+    return one_line(str(error))
+
+
+def one_line(text: str) -> str:
+    """A text as one line that is safe to print: what is quoted from a damaged ledger may be anything."""
+    return text if text.isprintable() else text[:_LONGEST_TEXT].encode("unicode_escape").decode()
 
 
 def open_to_write(path: str, destination: str, now_ms: int) -> sqlite3.Connection:
@@ -236,7 +256,9 @@ def _prepare(connection: sqlite3.Connection, path: str, destination: str, now_ms
             connection.execute("INSERT INTO ledger VALUES (1, ?, ?, 0)", (destination, now_ms))
         owner = connection.execute("SELECT destination FROM ledger").fetchone()[0]
         if owner != destination:
-            raise LedgerError(f"the ledger {path!r} is that of {owner}, and not of {destination}: use another file")
+            raise LedgerError(
+                f"the ledger {path!r} is that of {one_line(owner)}, and not of {destination}: use another file"
+            )
         connection.execute("COMMIT")
     except BaseException:
         if connection.in_transaction:

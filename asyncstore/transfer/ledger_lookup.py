@@ -11,7 +11,7 @@ from asyncstore.instances.instance import Instance
 from asyncstore.net.outcome import Outcome, State
 from asyncstore.status import Status
 from asyncstore.transfer.feed import NamedPath
-from asyncstore.transfer.ledger import STORED, KnownInstance, ledger_path, unpack_uid
+from asyncstore.transfer.ledger import STORED, KnownInstance, checked, ledger_path, status_value, unpack_uid
 from asyncstore.transfer.ledger_file import ledger_errors, open_to_read
 from asyncstore.transfer.ledger_hashes import hash_of_path, hash_of_uid
 from asyncstore.transfer.ledger_writer import padded, storable
@@ -61,8 +61,9 @@ class LedgerLookup:
     def settled(self, entries: Sequence[object]) -> list[Outcome | None]:
         """See Ledger.settled; paths are looked up before they are opened, and compared by size and time."""
         outcomes: list[Outcome | None] = []
-        for at in range(0, len(entries), _AT_ONCE):
-            outcomes += self._settled_of(entries[at : at + _AT_ONCE])
+        with ledger_errors(self._path, "read"):
+            for at in range(0, len(entries), _AT_ONCE):
+                outcomes += self._settled_of(entries[at : at + _AT_ONCE])
         return outcomes
 
     def known_instances(self, instances: Sequence[Instance]) -> list[list[KnownInstance]]:
@@ -93,11 +94,12 @@ class LedgerLookup:
         # First what is not committed, then what is: in the other order one that is committed meanwhile would be missed.
         wanted = frozenset(uids)
         candidates = self._uncommitted(wanted)
-        for packed, path, size, mtime, state in self._select(_KNOWN, [hash_of_uid(uid) for uid in uids]):
-            known = KnownInstance(os.fsdecode(path) or None, size, mtime, State(state))
-            uid = unpack_uid(packed)
-            if uid in wanted:
-                candidates.setdefault(uid, []).append(known)
+        with ledger_errors(self._path, "read"):
+            for packed, path, size, mtime, state in self._select(_KNOWN, [hash_of_uid(uid) for uid in uids]):
+                known = KnownInstance(os.fsdecode(path) or None, size, mtime, State(state))
+                uid = unpack_uid(packed)
+                if uid in wanted:
+                    candidates.setdefault(uid, []).append(known)
         return [
             [known for known in candidates.get(uid, ()) if known.path != path]
             for uid, path in zip(uids, paths, strict=True)
@@ -109,7 +111,7 @@ class LedgerLookup:
         # First what waits for the index, then the index: in the other order what enters it meanwhile would be missed.
         waiting = self._waiting_ids(hashes)
         marks, values = padded(hashes)
-        with self._turn, ledger_errors(self._path, "read"):
+        with self._turn:
             rows = self._connection.execute(f"{query}({_INDEXED}{marks})", values).fetchall()
             for at in range(0, len(waiting), _AT_ONCE):
                 marks, values = padded(waiting[at : at + _AT_ONCE])
@@ -141,18 +143,14 @@ def _outcome(entry: object, path: str, row: Any) -> Outcome | None:
         instance, now = None, (file.st_size, storable(file.st_mtime_ns))
     if now != (size, mtime):
         return None
+    checked(reason, str)
     given = instance.path if instance is not None else str(entry)
     if state in STORED:
         return Outcome(State.RESUMED, given, instance, attempts=0)
     if state == State.DUPLICATE:
-        return Outcome(
-            State.DUPLICATE,
-            given,
-            instance,
-            None if status < 0 else Status(status),
-            reason=reason,
-            attempts=0,
-        )
+        value = status_value(status)
+        answer = None if value is None else Status(value)
+        return Outcome(State.DUPLICATE, given, instance, answer, reason=reason, attempts=0)
     if isinstance(entry, NamedPath):  # whoever names a file wants to hear of it
         return None
     return Outcome(State(state), given, reason=reason, error=SourceError(reason), attempts=0)

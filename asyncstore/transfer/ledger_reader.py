@@ -9,20 +9,21 @@ import json
 import os
 import struct
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Final, NamedTuple
+from typing import TYPE_CHECKING, Any, Final, NamedTuple, TypeVar
 
 from asyncstore.net.outcome import State
-from asyncstore.transfer.ledger import FAILED, STORED, ledger_path, unpack_uid
+from asyncstore.transfer.ledger import FAILED, STORED, checked, ledger_path, status_value, unpack_uid
 from asyncstore.transfer.ledger_file import SCHEMA_VERSION, ledger_errors, open_to_read
 
 if TYPE_CHECKING:
     import sqlite3
-    from collections.abc import Collection, Iterator
+    from collections.abc import Callable, Collection, Iterator
     from types import TracebackType
     from typing import Self
 
 # Rows are read so many at a time, and nothing is held open between: a slow reader must not make the WAL grow.
 _ROWS_AT_ONCE: Final = 2000
+_Converted = TypeVar("_Converted")
 _BOTH: Final = "instance i JOIN account a ON a.id = i.account"
 
 
@@ -70,6 +71,11 @@ class LedgerRow:
 
 
 _COLUMNS: Final = tuple(LedgerRow.__dataclass_fields__)
+_KINDS: Final[dict[Any, Any]] = {"int": int, "int | None": int | None, "str": str, "str | None": str | None}
+# SQLite keeps the kind of a value with it, whatever the column is declared as: in a damaged ledger it can be another.
+_CHECKED: Final = [
+    (name, _KINDS[field.type]) for name, field in LedgerRow.__dataclass_fields__.items() if field.type in _KINDS
+]
 
 
 class StateCount(NamedTuple):
@@ -129,10 +135,10 @@ class LedgerReader:
         self.schema_version = SCHEMA_VERSION
         with ledger_errors(self.path, "read"), contextlib.ExitStack() as stack:
             stack.callback(self._connection.close)
-            found = self._connection.execute("SELECT destination, created_at FROM ledger").fetchone()
+            destination, created_at = self._connection.execute("SELECT destination, created_at FROM ledger").fetchone()
+            self.destination: str = checked(destination, str)
+            self.created_at = _time(created_at)
             stack.pop_all()
-        self.destination: str = found[0]
-        self.created_at = _time(found[1])
 
     def __enter__(self) -> Self:
         return self
@@ -148,21 +154,17 @@ class LedgerReader:
 
     def runs(self) -> list[RunRecord]:
         """Every run of the ledger, the first one first."""
-        rows = self._all("SELECT id, started_at, finished_at, pid, host, options FROM run ORDER BY id")
-        return [
-            RunRecord(number, _time(begun), None if ended is None else _time(ended), pid, host, json.loads(options))
-            for number, begun, ended, pid, host, options in rows
-        ]
+        return self._all(_run, "SELECT id, started_at, finished_at, pid, host, options FROM run ORDER BY id")
 
     def by_state(self) -> list[StateCount]:
         """How many instances are in each state, the largest count first."""
         query = f"SELECT a.state, count(*), sum(i.bytes_sent) FROM {_BOTH} GROUP BY a.state ORDER BY 2 DESC, 1"
-        return [StateCount(State(state), count, sent) for state, count, sent in self._all(query)]
+        return self._all(_state_count, query)
 
     def by_status(self) -> dict[int, int]:
         """How many instances have each status as the peer's last answer."""
         query = f"SELECT a.status, count(*) FROM {_BOTH} WHERE a.status >= 0 GROUP BY a.status ORDER BY a.status"
-        return dict(self._all(query))
+        return dict(self._all(_status_count, query))
 
     def by_reason(self, limit: int = -1) -> list[ReasonCount]:
         """Why instances are not stored, or stored with a warning, the most frequent reason first."""
@@ -170,8 +172,7 @@ class LedgerReader:
             f"SELECT a.state, nullif(a.status, -1), a.reason, count(*) FROM {_BOTH} "
             "WHERE a.state != ? GROUP BY 1, 2, 3 ORDER BY 4 DESC, 1, 2, 3 LIMIT ?"
         )
-        rows = self._all(query, State.STORED.value, limit)
-        return [ReasonCount(State(state), status, reason, count) for state, status, reason, count in rows]
+        return self._all(_reason_count, query, State.STORED.value, limit)
 
     def by_study(self) -> Iterator[StudyCount]:
         """How far each study is: found, stored, failed."""
@@ -180,8 +181,7 @@ class LedgerReader:
             f"sum(a.state IN {_marks(FAILED)}) FROM {_BOTH} "
             "WHERE i.sop_instance_uid != '' GROUP BY i.study_instance_uid"
         )
-        for uid, found, stored, failed in self._all(query, *STORED, *FAILED):
-            yield StudyCount(unpack_uid(uid) or None, found, stored, failed)
+        yield from self._all(_study_count, query, *STORED, *FAILED)
 
     def worst_directories(self, limit: int = 10) -> list[DirectoryCount]:
         """The directories with the most failures."""
@@ -203,18 +203,43 @@ class LedgerReader:
             f"ORDER BY id LIMIT {_ROWS_AT_ONCE}"
         )
         last = 0
-        while rows := self._all(query, last, *wanted):
-            yield from map(_row, rows)
+        while rows := self._all(_numbered_row, query, last, *wanted):
+            yield from (row for _, row in rows)
+            with ledger_errors(self.path, "read"):
+                if rows[-1][0] <= last:  # the same rows would come for ever
+                    raise ValueError("the rows are in no order")
             last = rows[-1][0]
 
-    def _all(self, query: str, *values: object) -> list[Any]:
+    def _all(self, convert: Callable[..., _Converted], query: str, *values: object) -> list[_Converted]:
         with ledger_errors(self.path, "read"):
             connection: sqlite3.Connection = self._connection
-            return connection.execute(query, values).fetchall()
+            return [convert(*row) for row in connection.execute(query, values).fetchall()]
 
 
-def _row(row: Any) -> LedgerRow:
-    values = dict(zip(_COLUMNS, row[1:], strict=True))
+def _run(number: int, begun: int, ended: int | None, pid: int, host: str, options: str) -> RunRecord:
+    finished_at = None if ended is None else _time(ended)
+    data = checked(json.loads(options), dict)
+    return RunRecord(number, _time(begun), finished_at, checked(pid, int), checked(host, str), data)
+
+
+def _state_count(state: str, count: int, bytes_sent: int) -> StateCount:
+    return StateCount(State(state), count, checked(bytes_sent, int))
+
+
+def _status_count(status: int, count: int) -> tuple[int, int]:
+    return checked(status_value(status), int), count
+
+
+def _reason_count(state: str, status: int | None, reason: str, count: int) -> ReasonCount:
+    return ReasonCount(State(state), status_value(status), checked(reason, str), count)
+
+
+def _study_count(uid: bytes | str, found: int, stored: int, failed: int) -> StudyCount:
+    return StudyCount(unpack_uid(uid) or None, found, stored, failed)
+
+
+def _numbered_row(number: int, *columns: Any) -> tuple[int, LedgerRow]:
+    values = dict(zip(_COLUMNS, columns, strict=True))
     path, offending = values["path"], values["offending_elements"]
     values["path"] = None if path is None else os.fsdecode(path)
     values["state"] = State(values["state"])
@@ -223,7 +248,10 @@ def _row(row: Any) -> LedgerRow:
     values["offending_elements"] = struct.unpack(f">{len(offending) // 4}I", offending)
     values["retryable"] = bool(values["retryable"])
     values["recorded_at"] = _time(values["recorded_at"])
-    return LedgerRow(**values)
+    values["status"] = status_value(values["status"])
+    for name, kind in _CHECKED:
+        checked(values[name], kind)
+    return number, LedgerRow(**values)
 
 
 def _time(milliseconds: int) -> datetime.datetime:

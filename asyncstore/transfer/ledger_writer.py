@@ -209,10 +209,14 @@ class LedgerWriter:
             "SELECT id, path, sop_instance_uid FROM instance WHERE id > (SELECT indexed_id FROM ledger) ORDER BY id "
             f"LIMIT {_WAITING_HASHES}"
         )
+        indexed = -1
         while rows := self._connection.execute(select).fetchall():
             hashes = [(hash_of_path(path or _key_in_memory(uid)), row_id) for row_id, path, uid in rows]
             hashes += [(hash_of_uid(unpack_uid(uid)), row_id) for row_id, _, uid in rows if uid]
-            self._insert_hashes(sorted(hashes, reverse=True), rows[-1][0])
+            if rows[-1][0] <= indexed:
+                raise ValueError("the rows are in no order")
+            indexed = rows[-1][0]
+            self._insert_hashes(sorted(hashes, reverse=True), indexed)
 
     def _recorded_uids(self) -> HashFilter:
         uids = HashFilter(self._last_row)

@@ -23,7 +23,7 @@ import anyio.to_thread
 from asyncstore.errors import LedgerError
 from asyncstore.net.outcome import State
 from asyncstore.transfer.ledger import STORED, KnownInstance, ledger_path
-from asyncstore.transfer.ledger_file import LedgerLock, check_place, ledger_errors, open_to_write
+from asyncstore.transfer.ledger_file import LedgerLock, check_place, ledger_errors, one_line, open_to_write
 from asyncstore.transfer.ledger_hashes import HashFilter, hash_of_uid
 from asyncstore.transfer.ledger_lookup import LedgerLookup
 from asyncstore.transfer.ledger_writer import LedgerWriter, storable
@@ -286,7 +286,7 @@ class SqliteLedger:
 
     def _fail(self, error: BaseException) -> None:
         if self.failure is None:
-            self.failure = LedgerError(f"the ledger {self.path!r} cannot be written: {error}")
+            self.failure = LedgerError(f"the ledger {self.path!r} cannot be written: {one_line(str(error))}")
             self.failure.__cause__ = error
 
     def _now_ms(self) -> int:

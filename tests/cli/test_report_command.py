@@ -149,3 +149,16 @@ def test_what_is_no_ledger_is_one_line_and_code_6(tmp_path: Path, content: bytes
 def test_options_that_do_not_go_together_are_a_usage_error(ledger: Path, arguments: tuple[str, ...]) -> None:
     done = command.run("report", ledger, *arguments)
     assert (done.returncode, done.stdout) == (2, "")
+
+
+@pytest.mark.parametrize("arguments", [(), ("--csv",), ("--json", "--studies"), ("--failed-files",)])
+def test_a_damaged_ledger_is_one_line_and_code_6(tmp_path: Path, arguments: tuple[str, ...]) -> None:
+    path = tmp_path / "run.db"
+    with opened(path) as ledger:
+        ledger.record(outcome_of(instance_of(1), State.FAILED, Status(0xA900), reason="not legible"))
+    content = path.read_bytes()
+    assert content.count(b"not legible") == 1
+    path.write_bytes(content.replace(b"not legible", b"\xff\n\xfe legible").replace(b"{}", b"{\xff"))
+    done = command.run("report", path, *arguments)
+    assert done.returncode == 6
+    assert done.stderr == f"E: the ledger '{path}' cannot be read: it is damaged\n"

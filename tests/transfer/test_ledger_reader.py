@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
-from typing import TYPE_CHECKING
+import random
+import sqlite3
+from typing import TYPE_CHECKING, Final
 
 import anyio
 import pytest
 
+from asyncstore.cli.account import Account
 from asyncstore.errors import LedgerError
 from asyncstore.net.outcome import Outcome, State
 from asyncstore.status import Status
@@ -17,8 +21,10 @@ from asyncstore.transfer.sqlite_ledger import SqliteLedger
 from tests.transfer.ledgers import DESTINATION, instance_of, opened, outcome_of, stored
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from pathlib import Path
 
+ROUNDS: Final = 300
 FULL = Status(0xA700, "disk full")
 
 
@@ -145,3 +151,116 @@ def test_a_reader_changes_nothing(reader: LedgerReader, tmp_path: Path) -> None:
         assert len(list(reader.rows())) == 11
     assert [path.name for path in tmp_path.iterdir()] == ["run.db"]
     assert (tmp_path / "run.db").read_bytes() == before
+
+
+# -- a damaged ledger --------------------------------------------------------------------------------------------------
+
+
+def read_everything(path: Path) -> None:
+    """All that `asyncstore report` asks, as JSON and CSV have it."""
+    with LedgerReader(path) as reader:
+        account = Account(reader, studies=True)
+        json.dumps(account.to_dict())
+        assert all(line.isprintable() for line in account.lines())
+        json.dumps([row.to_dict() for row in reader.rows()])
+
+
+def write_again(path: Path, entries: list[Outcome]) -> None:
+    """What a run asks of a ledger and writes into it."""
+    with opened(path) as ledger:
+        ledger.settled([outcome.path for outcome in entries])
+        ledger.known_instances([outcome.instance for outcome in entries if outcome.instance is not None])
+        for outcome in entries:
+            ledger.record(outcome)
+        anyio.run(ledger.flush)
+
+
+def damaged_entries(directory: Path) -> list[Outcome]:
+    """Outcomes of every kind of files that are there."""
+    outcomes = []
+    for number, state in enumerate(list(State) * 3):
+        path = directory / f"{number}.dcm"
+        path.write_bytes(b"x")
+        instance = instance_of(number, str(path), size_bytes=1, mtime_ns=path.stat().st_mtime_ns)
+        instance.study_instance_uid = f"1.2.{number % 4}"
+        status = None if number % 3 else Status(0xA700, "d\xefsk full \u20ac", (0x00100010,))
+        outcomes.append(outcome_of(instance, state, status, reason="cannot be r\xe9ad \u20ac" if number % 2 else ""))
+    return outcomes
+
+
+@pytest.mark.parametrize("use", [read_everything, write_again], ids=["read", "written"])
+def test_a_ledger_that_was_overwritten_anywhere_is_a_ledger_error_in_one_line(
+    tmp_path: Path, use: Callable[..., None]
+) -> None:
+    path = tmp_path / "run.db"
+    entries = damaged_entries(tmp_path)
+    with opened(path, options={"host": "\u20ac"}) as ledger:
+        for outcome in entries:
+            ledger.record(outcome)
+    whole = path.read_bytes()
+    rng = random.Random(6)
+    places = used_places(whole)
+    texts: set[str] = set()
+    for turn in range(ROUNDS):
+        damaged = bytearray(whole)
+        for _ in range(rng.choice((1, 1, 4, 40))):
+            at, length = rng.choice(places), rng.choice((1, 1, 2, 8, 100))
+            damaged[at : at + length] = rng.randbytes(length)[: len(whole) - at]
+        path.write_bytes(damaged)
+        arguments = (path,) if use is read_everything else (path, entries)
+        try:
+            use(*arguments)
+        except LedgerError as error:
+            texts.add(str(error))
+        except Exception as error:
+            raise AssertionError(f"turn {turn}") from error
+        for companion in ("run.db-wal", "run.db-shm"):
+            (tmp_path / companion).unlink(missing_ok=True)
+    assert any("it is damaged" in text for text in texts)
+    assert [text for text in texts if not text.isprintable()] == []
+
+
+def used_places(content: bytes) -> list[int]:
+    """Where a file beyond its header has anything, that what is overwritten is not mostly empty space."""
+    return [at for at in range(100, len(content)) if content[at]]
+
+
+@pytest.mark.parametrize(
+    ("change", "method"),
+    [
+        ("UPDATE account SET state = 'stoned'", "by_state"),
+        ("UPDATE account SET state = 'stoned'", "by_reason"),
+        ("UPDATE account SET status = 65536", "by_status"),
+        ("UPDATE account SET status = 'A700'", "by_status"),
+        ("UPDATE account SET status = 65536", "by_reason"),
+        ("UPDATE account SET status = -2", "rows"),
+        ("UPDATE account SET reason = x'ff'", "by_reason"),
+        ("UPDATE account SET reason = CAST(x'ff0a' AS TEXT)", "by_reason"),
+        ("UPDATE account SET comment = CAST(x'ff0a' AS TEXT)", "rows"),
+        ("UPDATE account SET offending_elements = x'00'", "rows"),
+        ("UPDATE account SET sop_class = x'31'", "rows"),
+        ("UPDATE instance SET recorded_at = 1 << 62", "rows"),
+        ("UPDATE instance SET bytes_sent = 'many'", "by_state"),
+        ("UPDATE instance SET study_instance_uid = 7", "by_study"),
+        ("UPDATE run SET options = '{\"a'", "runs"),
+        ("UPDATE run SET options = '7'", "runs"),
+        ("UPDATE run SET host = x'00'", "runs"),
+        ("UPDATE run SET started_at = 'now'", "runs"),
+    ],
+)
+def test_a_value_that_no_run_can_have_written_is_damage(
+    reader: LedgerReader, tmp_path: Path, change: str, method: str
+) -> None:
+    with contextlib.closing(sqlite3.connect(tmp_path / "run.db")) as connection, connection:
+        connection.execute(change)
+    with reader, pytest.raises(LedgerError, match=r"run.db' cannot be read: it is damaged$"):
+        list(getattr(reader, method)())
+
+
+@pytest.mark.parametrize("change", ["DELETE FROM ledger", "UPDATE ledger SET created_at = 1 << 62"])
+def test_a_ledger_that_does_not_tell_what_it_is_is_damaged(reader: LedgerReader, tmp_path: Path, change: str) -> None:
+    reader.close()
+    with contextlib.closing(sqlite3.connect(tmp_path / "run.db")) as connection, connection:
+        connection.execute(change)
+    with pytest.raises(LedgerError, match=r"cannot be read: it is damaged$"):
+        LedgerReader(tmp_path / "run.db")
