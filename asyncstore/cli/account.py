@@ -143,7 +143,8 @@ def _latest_text(runs: list[RunRecord]) -> str:
     run = runs[-1]
     if run.finished_at is not None:
         return f", the last one finished {_time_text(run.finished_at)}"
-    return f", the last one begun {_time_text(run.started_at)} and not finished (process {run.pid} on {run.host})"
+    holder = f"process {run.pid} on {peer_text(run.host)}"
+    return f", the last one begun {_time_text(run.started_at)} and not finished ({holder})"
 
 
 def _time_text(time: datetime.datetime) -> str:

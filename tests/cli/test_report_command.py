@@ -5,6 +5,8 @@ from __future__ import annotations
 import csv
 import io
 import json
+import os
+import socket
 import subprocess
 from typing import TYPE_CHECKING, Any
 
@@ -162,3 +164,10 @@ def test_a_damaged_ledger_is_one_line_and_code_6(tmp_path: Path, arguments: tupl
     done = command.run("report", path, *arguments)
     assert done.returncode == 6
     assert done.stderr == f"E: the ledger '{path}' cannot be read: it is damaged\n"
+
+
+def test_a_host_that_a_ledger_names_moves_no_cursor(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(socket, "gethostname", lambda: "ho\x1b[2J\nst")
+    with opened(tmp_path / "run.db"):
+        done = command.run("report", tmp_path / "run.db")
+    assert f"not finished (process {os.getpid()} on ho[2Jst)\n" in done.stdout
