@@ -54,7 +54,10 @@ if TYPE_CHECKING:
 logger = logging.getLogger("asyncstore.net.acceptor")
 
 # PS3.5 9.1; what does not look like a UID never becomes part of a file name.
-_UID = re.compile(r"[0-9]+(\.[0-9]+)*\Z")
+_UID = re.compile(r"(?=.{1,64}\Z)[0-9]+(\.[0-9]+)*\Z")
+# What a file begins with when it is whole, preamble and prefix (PS3.10 7.1), and what stands there until it is.
+_WHOLE: Final = bytes(128) + b"DICM"
+_UNFINISHED: Final = b"Not a DICOM file: the instance was not received whole.\n".ljust(len(_WHOLE))
 _INVALID_SOP_INSTANCE: Final = Status(0x0117, "the SOP Instance UID is not a UID")
 _OUT_OF_RESOURCES: Final = Status(0xA700, "cannot write the file")
 _OTHER_SOP_CLASS: Final = Status(0x0122, "the presentation context is for another SOP class")
@@ -420,10 +423,10 @@ class AcceptedAssociation:
 
 @dataclass(slots=True)
 class _PartFile:
-    """A file that is being received; it gets its name when it is whole.
+    """A file that is being received; it becomes a DICOM file, and then gets its name, when it is whole.
 
-    The bytes are collected, and written by a worker thread about 1 MiB at a time: a slow disk must not stall the other
-    associations.
+    What is left of one when the process dies is no DICOM file for anybody who finds it. The bytes are collected, and
+    written by a worker thread about 1 MiB at a time: a slow disk must not stall the other associations.
     """
 
     directory: Path
@@ -465,6 +468,8 @@ class _PartFile:
         path = self.directory / f"{self.request.affected_sop_instance_uid}.dcm"
         self._write_pending()
         assert self._part_path is not None
+        os.lseek(self._fd, 0, os.SEEK_SET)
+        self._write_all(_WHOLE)
         self._close()
         os.replace(self._part_path, path)
         self._part_path = None
@@ -484,22 +489,27 @@ class _PartFile:
     def _write_pending(self) -> None:
         if self._fd < 0:
             self._open()
-        data = memoryview(b"".join(self._pending))
+        data = b"".join(self._pending)
         self._pending.clear()
         self._pending_bytes = 0
-        while data:
-            data = data[os.write(self._fd, data) :]
+        self._write_all(data)
+
+    def _write_all(self, data: bytes) -> None:
+        left = memoryview(data)
+        while left:
+            left = left[os.write(self._fd, left) :]
 
     def _open(self) -> None:
         # The same instance may be arriving on two associations, and an earlier part may have been left by a crash.
         part_path = self.directory / f".{self.request.affected_sop_instance_uid}.{secrets.token_hex(8)}.part"
         self._fd = os.open(part_path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0), 0o666)
         self._part_path = part_path
-        self._pending.insert(0, _file_meta(self.request, self.transfer_syntax_uid))
+        self._pending.insert(0, _UNFINISHED)
+        self._pending.insert(1, _file_meta(self.request, self.transfer_syntax_uid))
 
 
 def _file_meta(request: CStoreRQ, transfer_syntax_uid: str) -> bytes:
-    """Preamble and File Meta Information (PS3.10 7.1), Explicit VR Little Endian."""
+    """File Meta Information behind preamble and prefix (PS3.10 7.1), Explicit VR Little Endian."""
     elements = b"".join(
         (
             struct.pack("<HH2sHI", 0x0002, 0x0001, b"OB", 0, 2) + b"\x00\x01",
@@ -510,7 +520,7 @@ def _file_meta(request: CStoreRQ, transfer_syntax_uid: str) -> bytes:
             _short(0x0013, b"SH", IMPLEMENTATION_VERSION_NAME.encode(), b" "),
         )
     )
-    return bytes(128) + b"DICM" + struct.pack("<HH2sHI", 0x0002, 0x0000, b"UL", 4, len(elements)) + elements
+    return struct.pack("<HH2sHI", 0x0002, 0x0000, b"UL", 4, len(elements)) + elements
 
 
 def _ui(element: int, uid: str) -> bytes:

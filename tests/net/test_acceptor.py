@@ -19,6 +19,8 @@ import pytest
 
 from asyncstore.dimse import command_set
 from asyncstore.dimse.messages import CEchoRQ, CEchoRSP, CStoreRQ, CStoreRSP
+from asyncstore.instances.file_meta import read_head
+from asyncstore.instances.instance import ProblemKind, ScanProblem
 from asyncstore.net import acceptor
 from asyncstore.net.acceptor import Arrival, StorageSCP
 from asyncstore.net.outcome import State
@@ -27,6 +29,7 @@ from asyncstore.uids import (
     CT_IMAGE_STORAGE,
     EXPLICIT_VR_LITTLE_ENDIAN,
     IMPLEMENTATION_CLASS_UID,
+    IMPLEMENTATION_VERSION_NAME,
     IMPLICIT_VR_LITTLE_ENDIAN,
     VERIFICATION,
 )
@@ -53,6 +56,12 @@ if TYPE_CHECKING:
 CT_SMALL = files.bundled("CT_small.dcm")
 CT_SMALL_UID = "1.3.6.1.4.1.5962.1.1.1.1.1.20040119072730.12322"
 EXPLICIT_CONTEXT = PresentationContext(1, CT_IMAGE_STORAGE, (EXPLICIT_VR_LITTLE_ENDIAN,))
+# What is kept of "1.2.3.4" between the prefix and the data set.
+KEPT_META = files.file_meta(
+    sop_instance_uid="1.2.3.4",
+    more=files.element(0x00020012, b"UI", files.uid(IMPLEMENTATION_CLASS_UID))
+    + files.element(0x00020013, b"SH", IMPLEMENTATION_VERSION_NAME.encode()),  # of even length
+)
 VERIFICATION_CONTEXT = PresentationContext(3, VERIFICATION, (IMPLICIT_VR_LITTLE_ENDIAN,))
 
 
@@ -85,6 +94,26 @@ def stores(data_set: bytes, uid: str = "1.2.3.4", **options: Any) -> Callable[[W
     return script
 
 
+def sends_a_part(wire: Wire) -> socket.socket:
+    """Send a data set but for its end; gives the connection, which is still open."""
+    wire.associate([EXPLICIT_CONTEXT])
+    request = CStoreRQ(2, CT_IMAGE_STORAGE, "1.2.2").encode()
+    wire.send(DataTF((Fragment(1, True, True, request),)))
+    data_set = image("1.2.2", value_bytes=3_000_000)
+    for at in range(0, 3_000_000, 1000):
+        wire.send(DataTF((Fragment(1, False, False, data_set[at : at + 1000]),)))
+    return wire.sock.dup()
+
+
+async def a_part_in(directory: Path) -> Path:
+    """Wait for the only file of a directory, and for its first bytes."""
+    with anyio.fail_after(LIMIT_SECONDS):
+        while not any(path.stat().st_size for path in directory.iterdir()):
+            await anyio.lowlevel.checkpoint()
+    (path,) = directory.iterdir()
+    return path
+
+
 def is_aborted(wire: Wire, source: int = 2) -> None:
     assert wire.expect(Abort).source == source
     wire.expect_closed()
@@ -101,7 +130,7 @@ async def test_what_is_kept_is_a_dicom_file_with_the_very_same_data_set(value_by
         assert (scp.stored, scp.failed, scp.associations) == (1, 0, 1)
     (path,) = tmp_path.iterdir()
     assert path.name == "1.2.3.4.dcm"
-    assert path.read_bytes().endswith(data_set)
+    assert path.read_bytes() == bytes(128) + b"DICM" + KEPT_META + data_set
     kept = pydicom.dcmread(path)
     assert (kept.PixelData or b"") == pattern(value_bytes)
     meta = kept.file_meta
@@ -111,8 +140,7 @@ async def test_what_is_kept_is_a_dicom_file_with_the_very_same_data_set(value_by
         IMPLEMENTATION_CLASS_UID,
     )
     assert meta.FileMetaInformationVersion == b"\0\1"
-    head = path.read_bytes()[: len(path.read_bytes()) - len(data_set)]
-    assert meta.FileMetaInformationGroupLength == len(head) - 128 - 4 - 12
+    assert meta.FileMetaInformationGroupLength == len(KEPT_META) - 12
 
 
 async def test_a_file_that_is_sent_again_takes_the_place_of_the_first(tmp_path: Path) -> None:
@@ -138,7 +166,7 @@ async def test_a_kept_file_can_be_read_by_whom_the_user_allows(tmp_path: Path) -
     "uid",
     [
         *("../../../tmp/evil", "..", ".", "/etc/evil", "1.2/3", "1.2\\3", "1.2.3\n", "1..2", "1.2.", ".1"),
-        *("1.2.3.dcm", "con", "-1.2", "1.2.3 4", "~", "$HOME", "1.2:3"),
+        *("1.2.3.dcm", "con", "-1.2", "1.2.3 4", "~", "$HOME", "1.2:3", "1." * 32 + "1", "1" * 300),
     ],
 )
 async def test_a_name_is_never_made_of_what_is_no_uid(uid: str, tmp_path: Path) -> None:
@@ -156,6 +184,13 @@ async def test_a_name_is_never_made_of_what_is_no_uid(uid: str, tmp_path: Path) 
         assert (scp.stored, scp.failed) == (1, 1)
     assert statuses == [0x0117, 0]
     assert [path for path in tmp_path.rglob("*") if path.is_file()] == [kept / "1.2.3.4.dcm"]
+
+
+async def test_the_longest_uid_is_a_name(tmp_path: Path) -> None:
+    uid = "1." * 31 + "12"
+    async with StorageSCP(output_directory=tmp_path) as scp:
+        assert await play(stores(image(uid), uid=uid), scp) == 0
+    assert [path.name for path in tmp_path.iterdir()] == [f"{uid}.dcm"]
 
 
 async def test_a_name_that_is_no_uid_may_be_discarded() -> None:
@@ -187,21 +222,21 @@ async def test_an_instance_that_was_not_whole_leaves_nothing(
 
 
 async def test_an_acceptor_that_is_stopped_leaves_no_part_of_a_file(tmp_path: Path) -> None:
-    def sends_a_part(wire: Wire) -> socket.socket:
-        wire.associate([EXPLICIT_CONTEXT])
-        request = CStoreRQ(2, CT_IMAGE_STORAGE, "1.2.2").encode()
-        wire.send(DataTF((Fragment(1, True, True, request),)))
-        for _ in range(3000):
-            wire.send(DataTF((Fragment(1, False, False, bytes(1000)),)))
-        return wire.sock.dup()
-
     async with StorageSCP(output_directory=tmp_path) as scp:
         sock = await play(sends_a_part, scp)
-        with anyio.fail_after(LIMIT_SECONDS):
-            while not list(tmp_path.iterdir()):
-                await anyio.lowlevel.checkpoint()
+        await a_part_in(tmp_path)
     sock.close()
     assert not list(tmp_path.iterdir())
+
+
+async def test_a_part_of_a_file_is_no_dicom_file(tmp_path: Path) -> None:
+    async with StorageSCP(output_directory=tmp_path) as scp:
+        sock = await play(sends_a_part, scp)
+        part = await a_part_in(tmp_path)
+        found = read_head(str(part))
+        assert isinstance(found, ScanProblem)
+        assert found.reason is ProblemKind.NOT_DICOM
+    sock.close()
 
 
 class FullDisk:
