@@ -68,8 +68,14 @@ def test_fin_ends_the_stream_and_still_reads() -> None:
 
 
 def test_rst_resets_the_connection() -> None:
-    with ScriptedSCP(lambda wire: wire.rst()) as scp, connect(scp) as sock, pytest.raises(ConnectionResetError):
-        sock.recv(1)
+    def resets(wire: Wire) -> None:
+        wire.read_bytes(1)  # else the reset may come before `connect` has returned
+        wire.rst()
+
+    with ScriptedSCP(resets) as scp, connect(scp) as sock:
+        sock.sendall(b"!")
+        with pytest.raises(ConnectionResetError):
+            sock.recv(1)
 
 
 def test_a_silent_peer_takes_no_more_than_its_receive_buffer() -> None:
