@@ -214,28 +214,28 @@ class Feed:
                 await self._read_entries(iter(unsettled))
 
     async def _read_entries(self, entries: Iterator[Any]) -> None:
-        while True:
+        has_more = True
+        while has_more:
             await self._wait_for_room()
             is_probe = self.pace.is_cold and self.pace.wants_probe(time.monotonic())
             if self._find_studies or (self.pace.is_cold and not is_probe):
-                batch = await anyio.to_thread.run_sync(_next, entries, self.pace.files_at_once, abandon_on_cancel=True)
+                files = self.pace.files_at_once
+                has_more, batch = await anyio.to_thread.run_sync(_next, entries, files, abandon_on_cancel=True)
             else:
-                missed = self._read_warm(entries, _PROBE_FILES if is_probe else _SLICE_FILES)
-                if missed == []:
-                    await anyio.lowlevel.checkpoint()
-                    continue
-                batch = missed or []
+                has_more, batch = self._read_warm(entries, _PROBE_FILES if is_probe else _SLICE_FILES)
             if not batch:
-                return
+                await anyio.lowlevel.checkpoint()
+                continue
             while self._reading >= self.pace.readers:
                 await self._batch_was_read.wait()
             self._reading += 1
             self._readers.start_soon(self._read_cold, batch)
 
-    def _read_warm(self, entries: Iterator[Any], most: int) -> list[Any] | None:
-        """Read a slice of files here and now; what is for a thread, as it was not in memory, or None at the end."""
+    def _read_warm(self, entries: Iterator[Any], most: int) -> tuple[bool, list[Any]]:
+        """Read a slice of files here and now: whether there may be more, and what is not in memory, for a thread."""
         found: list[Found] = []
         missed: list[Any] = []
+        has_more = True
         waits = _waits_so_far()
         started_at = ended_at = time.perf_counter()
         for entry in itertools.islice(entries, most):
@@ -247,13 +247,15 @@ class Feed:
                 found.append(head)
             if ended_at - started_at > _SLICE_SECONDS or len(missed) == _BATCH_FILES:
                 break
+        else:
+            has_more = len(found) + len(missed) == most
         if not found and not missed:
-            return None
+            return has_more, missed
         waited = _waits_so_far() != waits
         seconds = ended_at - started_at
         self.pace.read_slice(time.monotonic(), len(found), seconds, missed=len(missed), waited=waited)
         self._deliver(found)
-        return missed
+        return has_more, missed
 
     async def _read_cold(self, batch: list[Any]) -> None:
         """Have a thread read a batch."""
@@ -295,15 +297,15 @@ def _entries(sources: Iterable[Source], recursive: bool, walked: Walked | None) 
             yield source
 
 
-def _next(entries: Iterator[Any], most: int) -> list[Any]:
-    """A batch of entries, a small one when they come slowly; an empty one at the end."""
+def _next(entries: Iterator[Any], most: int) -> tuple[bool, list[Any]]:
+    """Whether there may be more entries, and the next ones: few when they come slowly."""
     ends_at = time.perf_counter() + _SLICE_SECONDS
     batch: list[Any] = []
     for entry in itertools.islice(entries, most):
         batch.append(entry)
         if time.perf_counter() > ends_at:
-            break
-    return batch
+            return True, batch
+    return len(batch) == most, batch
 
 
 def _ask(

@@ -65,6 +65,16 @@ async def test_a_directory_is_read_with_its_sub_directories_when_asked(tmp_path:
     assert (await read(str(tmp_path), recursive=False)).uids == [uid_of(number) for number in range(1, 4)]
 
 
+@pytest.mark.parametrize("count", [1, 3])
+async def test_the_end_is_known_with_the_last_of_a_few_files(
+    count: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(feed_module, "_SLICE_SECONDS", 60)
+    write_files(tmp_path, count)
+    reader = Reader(tmp_path, room=count)  # who waits for room to look for more would not come to an end
+    assert len(await reader.read()) == count
+
+
 @pytest.mark.parametrize("make", [str, os.fsencode, Path], ids=["str", "bytes", "Path"])
 async def test_one_path_is_a_source(tmp_path: Path, make: Any) -> None:
     (path,) = write_files(tmp_path, 1)
