@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import threading
 from typing import TYPE_CHECKING, Any, Final
@@ -24,11 +25,11 @@ _NOWHERE: Final = ""
 
 _INDEXED: Final = "SELECT id FROM hashed WHERE hash IN "
 _SETTLED: Final = """
-SELECT i.path, i.size_bytes, i.mtime_ns, a.state, a.status, a.reason
+SELECT i.path, i.size_bytes, i.mtime_ns, a.state, a.status, a.reason, i.sop_instance_uid, i.recorded_at
 FROM instance i JOIN account a ON a.id = i.account WHERE a.settled AND i.id IN """
 _STATES: Final = ", ".join(f"'{state}'" for state in sorted(STORED))
 _KNOWN: Final = f"""
-SELECT i.sop_instance_uid, i.path, i.size_bytes, i.mtime_ns, a.state
+SELECT i.sop_instance_uid, i.path, i.size_bytes, i.mtime_ns, a.state, i.recorded_at
 FROM instance i JOIN account a ON a.id = i.account WHERE a.state IN ({_STATES}) AND i.id IN """
 
 
@@ -83,11 +84,27 @@ class LedgerLookup:
         paths = [self._absolute(_path_of(entry)) for entry in entries]
         keys = [os.fsencode(path) for path in paths if path is not None]
         rows = {row[0]: row for row in self._select(_SETTLED, [hash_of_path(key) for key in keys])} if keys else {}
+        for key in self._outdated_duplicates(rows):
+            del rows[key]
         remaining = iter(keys)
         return [
             None if path is None else _outcome(entry, path, rows.get(next(remaining)))
             for entry, path in zip(entries, paths, strict=True)
         ]
+
+    def _outdated_duplicates(self, rows: dict[bytes, Any]) -> list[bytes]:
+        """Of these rows the duplicates whose SOP Instance UID was stored again since: from another file, or changed."""
+        duplicates = {
+            key: (unpack_uid(uid), recorded_at)
+            for key, (*_, state, _, _, uid, recorded_at) in rows.items()
+            if state == State.DUPLICATE
+        }
+        uids = {uid for uid, _ in duplicates.values()}
+        stored_at = dict.fromkeys(self._uncommitted(uids), math.inf) if uids else {}
+        for packed, *_, recorded_at in self._select(_KNOWN, [hash_of_uid(uid) for uid in uids]):
+            uid = unpack_uid(packed)
+            stored_at[uid] = max(stored_at.get(uid, 0), recorded_at)
+        return [key for key, (uid, recorded_at) in duplicates.items() if stored_at.get(uid, 0) > recorded_at]
 
     def _known_of(self, uids: Sequence[str], paths: Sequence[str | None]) -> list[list[KnownInstance]]:
         """The stored instances of these UIDs that do not come from these paths."""
@@ -95,7 +112,7 @@ class LedgerLookup:
         wanted = frozenset(uids)
         candidates = self._uncommitted(wanted)
         with ledger_errors(self._path, "read"):
-            for packed, path, size, mtime, state in self._select(_KNOWN, [hash_of_uid(uid) for uid in uids]):
+            for packed, path, size, mtime, state, _ in self._select(_KNOWN, [hash_of_uid(uid) for uid in uids]):
                 known = KnownInstance(os.fsdecode(path) or None, size, mtime, State(state))
                 uid = unpack_uid(packed)
                 if uid in wanted:
@@ -132,7 +149,7 @@ def _outcome(entry: object, path: str, row: Any) -> Outcome | None:
     """The outcome that a row says still holds for a path or Instance, if its file is the same as then."""
     if row is None:
         return None
-    _, size, mtime, state, status, reason = row
+    _, size, mtime, state, status, reason, _, _ = row
     if isinstance(entry, Instance):
         instance, now = entry, (entry.size_bytes, storable(entry.mtime_ns))
     else:

@@ -81,6 +81,23 @@ async def test_what_an_earlier_run_stored_from_elsewhere_is_a_duplicate(tmp_path
     assert second.report.states == {State.DUPLICATE: 3}
 
 
+async def test_a_duplicate_of_what_has_been_replaced_since_is_compared_again(tmp_path: Path) -> None:
+    (copy,) = write_files(tmp_path / "a", 1)
+    write_files(tmp_path / "b", 1)
+    async with KeepingSCP() as scp:
+        await outcomes_of(transfer_with(scp, tmp_path / "a", tmp_path / "run.db"))
+        await outcomes_of(transfer_with(scp, tmp_path / "b", tmp_path / "run.db"))
+        unchanged = transfer_with(scp, tmp_path / "b", tmp_path / "run.db")
+        (outcome,) = await outcomes_of(unchanged)
+        assert (outcome.state, outcome.instance) == (State.DUPLICATE, None)  # not opened again
+        write_files(tmp_path / "a", 1, padding_bytes=10)
+        await outcomes_of(transfer_with(scp, tmp_path / "a", tmp_path / "run.db"))
+        last = transfer_with(scp, tmp_path / "b", tmp_path / "run.db")
+        (outcome,) = await outcomes_of(last)
+        assert scp.uids == {uid_of(1): 2}
+    assert (outcome.state, outcome.twin_path) == (State.CONFLICT, str(tmp_path / "a" / copy))
+
+
 async def test_a_file_that_cannot_be_compared_any_more_is_sent(tmp_path: Path) -> None:
     (original,) = write_files(tmp_path / "a", 1)
     write_files(tmp_path / "b", 1)
