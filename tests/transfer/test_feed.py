@@ -29,16 +29,18 @@ if TYPE_CHECKING:
 
 
 class Reader:
-    """A feed, and everything that it delivered; there is room for `room` entries."""
+    """A feed, and everything that it delivered; there is room for `room` entries. It looked for `batches` of them."""
 
     def __init__(self, sources: Any, *, room: float = float("inf"), **options: Any) -> None:
         self.found: list[Found] = []
         self.room = room
+        self.batches = 0
         self.has_room = anyio.Event()
         options.setdefault("recursive", True)
         self.feed = Feed(sources, deliver=self.found.extend, wait_for_room=self.wait_for_room, **options)
 
     async def wait_for_room(self) -> None:
+        self.batches += 1
         if len(self.found) >= self.room:
             await self.has_room.wait()
 
@@ -71,8 +73,8 @@ async def test_the_end_is_known_with_the_last_of_a_few_files(
 ) -> None:
     monkeypatch.setattr(feed_module, "_SLICE_SECONDS", 60)
     write_files(tmp_path, count)
-    reader = Reader(tmp_path, room=count)  # who waits for room to look for more would not come to an end
-    assert len(await reader.read()) == count
+    reader = await read(tmp_path)
+    assert (len(reader.found), reader.batches) == (count, 1)
 
 
 @pytest.mark.parametrize("make", [str, os.fsencode, Path], ids=["str", "bytes", "Path"])
