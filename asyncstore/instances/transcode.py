@@ -34,6 +34,8 @@ _UNITS: Final = {
 }
 _ARRAY_TYPES: Final = {2: "H", 4: "I", 8: "Q"}
 
+_DELIMITER_GROUP: Final = 0xFFFE
+_ITEM_HEADER_BYTES: Final = 8
 _PIXEL_REPRESENTATION: Final = 0x00280103
 _LUT_DESCRIPTOR: Final = 0x00283002
 _LUT_DATA: Final = 0x00283006
@@ -83,13 +85,17 @@ class Transcoder:
         at = level.begin
         while at < level.end:
             header = elements.read_header(self._data, at, level.encoding)
-            if header.tag == elements.ITEM_DELIMITATION:
+            if header.tag == elements.ITEM_DELIMITATION and depth:
                 return header.value_at
             at = self._write_element(header, level, depth)
+        if at > level.end:
+            raise CutShort("a sequence reaches beyond its item")
         return at
 
     def _write_element(self, header: Header, level: _Level, depth: int) -> int:
         tag, encoded_vr, length, value_at = header
+        if tag >> 16 == _DELIMITER_GROUP:  # a reader would take it for the end, and what follows would be lost
+            raise CannotConvert(f"it is damaged: ({tag >> 16:04X},{tag & 0xFFFF:04X}) stands between elements")
         behind = value_at + length
         undefined = length == UNDEFINED_LENGTH
         if not undefined and behind > level.end:
@@ -163,15 +169,19 @@ class Transcoder:
 
     def _vr_of_implicit(self, header: Header, level: _Level) -> bytes:
         """The VR of an element that was encoded without one (PS3.6, PS3.5 A.1)."""
-        tag, _, length, value_at = header
+        tag, _, length, _ = header
         if length == UNDEFINED_LENGTH:
             return b"OW" if tag == 0x7FE00010 else b"SQ"
         vr = _private_vr(tag, level) if tag >> 16 & 1 else _dictionary_vr(tag)
         if " or " in vr:
             vr = self._unambiguous_vr(tag, vr, level)
-        if vr == "SQ" and length and elements.read_header(self._data, value_at, level.encoding).tag != elements.ITEM:
+        if vr == "SQ" and length and not self._has_items(header, level):
             return b"UN"
         return vr.encode("ascii") if len(vr) == 2 else b"UN"
+
+    def _has_items(self, header: Header, level: _Level) -> bool:
+        whole_header = header.length >= _ITEM_HEADER_BYTES
+        return whole_header and elements.read_header(self._data, header.value_at, level.encoding).tag == elements.ITEM
 
     def _unambiguous_vr(self, tag: int, vr: str, level: _Level) -> str:
         """Which of two or three VRs an element of an implicit data set has; both byte orders treat them alike."""

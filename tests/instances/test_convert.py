@@ -282,6 +282,36 @@ def test_an_undefined_length_in_an_implicit_data_set_means_a_sequence() -> None:
     assert found.CodeValue == "CODE"
 
 
+@pytest.mark.parametrize(
+    ("tag", "is_nested"),
+    [
+        (b"\xfe\xff\x0d\xe0", False),
+        (b"\xfe\xff\xdd\xe0", False),
+        (b"\xfe\xff\x00\xe0", False),
+        (b"\xfe\xff\xdd\xe0", True),
+        (b"\xfe\xff\x00\xe0", True),
+    ],
+)
+def test_a_delimiter_between_elements_ends_nothing_and_is_refused(tag: bytes, is_nested: bool) -> None:
+    content = tag + bytes(4) + element(0x00100020, b"LO", b"ID")
+    more = element(0x00081140, b"SQ", item(content)) if is_nested else content
+    with pytest.raises(CannotConvert, match="stands between elements"):
+        convert(instance_of(data_set(more=more)), IMPLICIT_VR_LITTLE_ENDIAN)
+
+
+def test_a_sequence_that_reaches_beyond_its_item_is_refused() -> None:
+    inner = undefined(element(0x00081140, b"SQ", b"")) + item(element(0x00081155, b"UI", b"1.2\0"))
+    outer = element(0x00081115, b"SQ", item(inner)) + b"\xfe\xff\xdd\xe0\0\0\0\0"
+    with pytest.raises(CannotConvert, match="beyond its item"):
+        convert(instance_of(data_set(more=outer)), IMPLICIT_VR_LITTLE_ENDIAN)
+
+
+def test_a_sequence_too_short_for_an_item_stays_unknown_also_at_the_end() -> None:
+    body = bare(0x00100010, b"Doe^Jane") + bare(0x00400275, b"abcd")
+    converted = convert(instance_of(body, IMPLICIT_VR_LITTLE_ENDIAN), EXPLICIT_VR_LITTLE_ENDIAN)
+    assert read_all(converted.source).endswith(element(0x00400275, b"UN", b"abcd"))
+
+
 def test_group_lengths_that_would_be_untrue_are_left_out() -> None:
     body = element(0x00080000, b"UL", b"\x99\0\0\0") + data_set() + element(0x00110000, b"UL", b"\0\0\0\0")
     converted = convert(instance_of(body), IMPLICIT_VR_LITTLE_ENDIAN)
