@@ -29,6 +29,7 @@ from asyncstore.instances.tolerant import (
 )
 from asyncstore.uids import (
     DEFLATED_EXPLICIT_VR_LITTLE_ENDIAN,
+    EXPLICIT_VR_BIG_ENDIAN,
     IMPLICIT_VR_LITTLE_ENDIAN,
     MEDIA_STORAGE_DIRECTORY,
 )
@@ -52,6 +53,9 @@ _META_START_BYTES: Final = len(_META_START) + 4
 _u32 = struct.Struct("<I").unpack_from
 _u16 = struct.Struct("<H").unpack_from
 _fast_header = struct.Struct("<I2sH").unpack_from
+
+# Whose data sets do not have the UIDs in the bytes that the File Meta Information has them in.
+_SLOW_SYNTAXES: Final = (EXPLICIT_VR_BIG_ENDIAN, DEFLATED_EXPLICIT_VR_LITTLE_ENDIAN)
 
 _CLASS_IN_DATA_SET: Final = b"\x08\x00\x16\x00"
 _INSTANCE_IN_DATA_SET: Final = b"\x08\x00\x18\x00"
@@ -266,9 +270,11 @@ def _identify_fast(data: bytearray, end: int) -> Identity | None:
             return None
         layout = learned
     meta_end = layout.meta_end
-    # The same two UIDs, encoded as they are in the data set: then they need not be looked for element by element.
+    # The same two UIDs, encoded as they are in the data set: then they need not be looked for element by element. Where
+    # they stand first: a sequence further on may tell who the instance was once.
     field = bytes(data[layout.uid_at : layout.uid_end])
-    if not -1 < data.find(layout.pattern + field, meta_end, meta_end + HEAD_BYTES) <= end - layout.uids_bytes:
+    uids_at = data.find(_CLASS_IN_DATA_SET, meta_end, meta_end + HEAD_BYTES)
+    if not -1 < uids_at <= end - layout.uids_bytes or not data.startswith(layout.pattern + field, uids_at):
         return None
     # A wrong group length would put the data set at a wrong place.
     if (_u16(data, meta_end)[0] | 2) == 2:
@@ -290,6 +296,8 @@ def _learn_layout(data: bytearray, end: int) -> _Layout | None:
         found: dict[int, int] = {}
         while at < meta_end:
             tag, vr, length = _fast_header(data, at)
+            if tag & 0xFFFF != 2:  # the group length is too large
+                return None
             found[tag] = at
             at += 12 + _u32(data, at + 8)[0] if vr in elements.LONG_VRS else 8 + length
         fields = [_uid_field(data, found[tag]) for tag in (_FAST_CLASS, _FAST_INSTANCE, _FAST_SYNTAX)]
@@ -299,7 +307,7 @@ def _learn_layout(data: bytearray, end: int) -> _Layout | None:
     are_usual = all(field[:2] == b"UI" and not field[3] for field in fields)
     if at != meta_end or not are_usual or not (_matches_uid(sop_class) and _matches_uid(syntax)):
         return None
-    if sop_class == MEDIA_STORAGE_DIRECTORY:
+    if sop_class == MEDIA_STORAGE_DIRECTORY or syntax in _SLOW_SYNTAXES:
         return None
     uid_at = found[_FAST_INSTANCE] + 8
     uid_end = uid_at + len(fields[1]) - 4

@@ -7,6 +7,7 @@ any content, and so it must be bounded in memory and time, and silent. The tests
 
 from __future__ import annotations
 
+import contextlib
 import re
 import struct
 import zlib
@@ -39,11 +40,16 @@ _MEDIA_SOP_CLASS: Final = 0x00020002
 _MEDIA_SOP_INSTANCE: Final = 0x00020003
 _TRANSFER_SYNTAX: Final = 0x00020010
 
-_UNDEFINED_OB_PIXEL_DATA: Final = b"\xe0\x7f\x10\x00OB\x00\x00\xff\xff\xff\xff"
+_PIXEL_DATA: Final = 0x7FE00010
+
+# How a data set is encoded in one of these, its first element shows: whatever is called one of them can be looked at.
+_NATIVE_SYNTAXES: Final = (IMPLICIT_VR_LITTLE_ENDIAN, EXPLICIT_VR_LITTLE_ENDIAN, EXPLICIT_VR_BIG_ENDIAN)
 
 # PS3.5 9.1 allows digits and dots. Other visible characters occur in archives: a peer may take them, so they are not
 # ours to refuse.
 _matches_odd_uid = re.compile(r"[!-\[\]-~]{1,64}").fullmatch
+
+_ODD_UID_CHARACTERS: Final = 100  # of one that cannot be sent so much is told
 
 _u32 = struct.Struct("<I").unpack_from
 _u16 = struct.Struct("<H").unpack_from
@@ -92,8 +98,15 @@ def identify(data: Buffer, end: int, *, complete: bool) -> Identity:
         raise Refused(unreadable, "no data set follows the File Meta Information", more=not complete)
     if end - at < 8:  # whether of the File Meta Information or of the data set, no header is as short
         raise Refused(unreadable, "it ends within the header of an element", more=not complete)
-    syntax = meta.get(_TRANSFER_SYNTAX) or _guess_transfer_syntax(data, at, end)
-    return identify_data_set(data, at, end, meta, syntax, complete)
+    syntax = named = meta.get(_TRANSFER_SYNTAX)
+    if syntax is None or (syntax in _NATIVE_SYNTAXES and _is_another(data, at, end, syntax)):
+        syntax = _native_syntax(data, at, end, complete)
+    identity = identify_data_set(data, at, end, meta, syntax, complete)
+    if named in (None, syntax):
+        return identity
+    return identity._replace(
+        meta_difference=f"the File Meta Information has the Transfer Syntax UID {named}, the data set is in {syntax}"
+    )
 
 
 def _begins_like_dicom(data: Buffer, at: int, end: int) -> bool:
@@ -124,7 +137,7 @@ def _read_meta(data: Buffer, at: int, end: int) -> tuple[dict[int, str], int]:
         at = elements.skip_value(data, header, encoding, end)
         if header.tag in (_MEDIA_SOP_CLASS, _MEDIA_SOP_INSTANCE, _TRANSFER_SYNTAX):
             uid = _uid_text(data, header.value_at, at)
-            if uid:
+            if uid and (header.tag != _TRANSFER_SYNTAX or _matches_odd_uid(uid)):
                 meta[header.tag] = uid
         elif header.tag == _META_LENGTH and header.length == 4:
             meta_end = at + _u32(data, header.value_at)[0]
@@ -142,11 +155,8 @@ def identify_data_set(data: Buffer, at: int, end: int, meta: dict[int, str], syn
     if not are_all_read and not complete and None in in_meta:
         raise Refused(ProblemKind.MISSING_UID, "no SOP Instance UID near the beginning of the file", more=True)
     in_data_set = (uids.get(_SOP_CLASS_UID), uids.get(_SOP_INSTANCE_UID))
-    sop_class = in_data_set[0] or in_meta[0]
-    sop_instance = in_data_set[1] or in_meta[1]
-    if sop_class is None or sop_instance is None:
-        name = "SOP Class UID" if sop_class is None else "SOP Instance UID"
-        raise Refused(ProblemKind.MISSING_UID, f"there is no {name}, in the File Meta Information or in the data set")
+    sop_class = _sendable(in_data_set[0] or in_meta[0], "SOP Class UID")
+    sop_instance = _sendable(in_data_set[1] or in_meta[1], "SOP Instance UID")
     if cut is not None and complete:
         raise Refused(ProblemKind.DAMAGED, f"the data set is damaged: {cut}")
     return Identity(sop_class, sop_instance, syntax, at, _difference(in_meta, in_data_set))
@@ -190,7 +200,7 @@ def _collect_from_elements(uids: dict[int, str], data: Buffer, at: int, end: int
             behind = elements.skip_value(data, header, encoding, end)
         except CutShort:
             if not encoding.explicit and elements.looks_like_vr(bytes(data[at + 4 : at + 6])):
-                # Explicit, whatever its transfer syntax says: a VR was taken for a length. Peers may read it.
+                # Explicit, whatever its transfer syntax says: a VR was taken for a length.
                 return False
             raise
         if header.tag in (_SOP_CLASS_UID, _SOP_INSTANCE_UID):
@@ -201,21 +211,56 @@ def _collect_from_elements(uids: dict[int, str], data: Buffer, at: int, end: int
     return True
 
 
-def _guess_transfer_syntax(data: Buffer, at: int, end: int) -> str:
+def _syntax_by_first_element(data: Buffer, at: int) -> str:
     """The uncompressed transfer syntax that a data set's first element looks like."""
     if not elements.looks_like_vr(bytes(data[at + 4 : at + 6])):
         return IMPLICIT_VR_LITTLE_ENDIAN
     # A first group above 0400 is a small one in the other byte order.
-    if _u16(data, at)[0] >= 0x0400:
-        return EXPLICIT_VR_BIG_ENDIAN
-    if _UNDEFINED_OB_PIXEL_DATA in bytes(data[at:end]):
-        raise Refused(ProblemKind.MISSING_UID, "the pixel data is compressed and no Transfer Syntax UID says how")
-    return EXPLICIT_VR_LITTLE_ENDIAN
+    return EXPLICIT_VR_BIG_ENDIAN if _u16(data, at)[0] >= 0x0400 else EXPLICIT_VR_LITTLE_ENDIAN
 
 
-def _uid_text(data: Buffer, begin: int, end: int) -> str | None:
-    uid = bytes(data[begin:end]).strip(b"\0 ").decode("ascii", "replace")
-    return uid if _matches_odd_uid(uid) else None
+def _is_another(data: Buffer, at: int, end: int, syntax: str) -> bool:
+    """Whether a data set is not in this uncompressed transfer syntax: it looks like another, and can be read in it."""
+    looks = _syntax_by_first_element(data, at)
+    uids: dict[int, str] = {}
+    if looks != syntax:
+        with contextlib.suppress(CutShort):
+            _collect_from_elements(uids, data, at, end, encoding_of(looks))
+    return len(uids) == 2
+
+
+def _native_syntax(data: Buffer, at: int, end: int, complete: bool) -> str:
+    """The transfer syntax of a data set of which nothing else tells it. Raises Refused unless it has no compression."""
+    syntax = _syntax_by_first_element(data, at)
+    if syntax != EXPLICIT_VR_LITTLE_ENDIAN:
+        return syntax
+    with contextlib.suppress(CutShort):
+        while at < end:
+            header = elements.read_header(data, at, elements.EXPLICIT_LITTLE)
+            if header.tag == _PIXEL_DATA and header.length == elements.UNDEFINED_LENGTH:
+                raise Refused(
+                    ProblemKind.MISSING_UID, "the pixel data is compressed and no Transfer Syntax UID says how"
+                )
+            if header.tag >= _PIXEL_DATA:
+                return syntax
+            at = elements.skip_value(data, header, elements.EXPLICIT_LITTLE, end)
+    if not complete:
+        detail = "no Transfer Syntax UID, and the pixel data is too far on to see whether it is compressed"
+        raise Refused(ProblemKind.MISSING_UID, detail, more=True)
+    return syntax
+
+
+def _uid_text(data: Buffer, begin: int, end: int) -> str:
+    """The value of a UID, whatever is in it; of one that is too long the beginning."""
+    return bytes(data[begin:end]).strip(b"\0 ")[:_ODD_UID_CHARACTERS].decode("ascii", "replace")
+
+
+def _sendable(uid: str | None, name: str) -> str:
+    if uid is None:
+        raise Refused(ProblemKind.MISSING_UID, f"there is no {name}, in the File Meta Information or in the data set")
+    if not _matches_odd_uid(uid):
+        raise Refused(ProblemKind.MISSING_UID, f"its {name} cannot be sent: {uid!r} is not 1 to 64 characters of a UID")
+    return uid
 
 
 def _difference(in_meta: tuple[str | None, ...], in_data_set: tuple[str | None, ...]) -> str | None:

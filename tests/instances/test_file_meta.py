@@ -234,10 +234,13 @@ WHOLE: dict[str, tuple[bytes, str, bytes]] = {
         DEFLATED_EXPLICIT_VR_LITTLE_ENDIAN,
         deflated(data_set()) + b"\0\0" + bytes(len(deflated(data_set())) % 2),
     ),
-    "explicit, and said to be implicit": (
-        dicom_file(meta=meta_of(IMPLICIT_VR_LITTLE_ENDIAN)),
-        IMPLICIT_VR_LITTLE_ENDIAN,
-        data_set(),
+    "a group length of one element too many": (
+        dicom_file(
+            meta=meta_of()[:8] + struct.pack("<I", len(meta_of())) + meta_of()[12:],
+            body=element(0x00080000, b"UL", b"\x60\0\0\0") + data_set(),
+        ),
+        EXPLICIT_VR_LITTLE_ENDIAN,
+        element(0x00080000, b"UL", b"\x60\0\0\0") + data_set(),
     ),
     "compressed": (dicom_file(meta=meta_of(JPEG)), JPEG, data_set()),
 }
@@ -362,6 +365,69 @@ def test_the_data_set_says_who_an_instance_is_and_a_difference_is_reported(path:
     assert (found.sop_class_uid, found.sop_instance_uid) == (CT_IMAGE_STORAGE, INSTANCE_UID)
     assert found.meta_difference is not None
     assert name in found.meta_difference
+
+
+@pytest.mark.parametrize(
+    ("named", "body", "true"),
+    [
+        (IMPLICIT_VR_LITTLE_ENDIAN, data_set(), EXPLICIT_VR_LITTLE_ENDIAN),
+        (IMPLICIT_VR_LITTLE_ENDIAN, big_endian_data_set(), EXPLICIT_VR_BIG_ENDIAN),
+        (EXPLICIT_VR_LITTLE_ENDIAN, implicit_data_set(), IMPLICIT_VR_LITTLE_ENDIAN),
+        (EXPLICIT_VR_LITTLE_ENDIAN, big_endian_data_set(), EXPLICIT_VR_BIG_ENDIAN),
+        (EXPLICIT_VR_BIG_ENDIAN, implicit_data_set(), IMPLICIT_VR_LITTLE_ENDIAN),
+        (EXPLICIT_VR_BIG_ENDIAN, data_set(), EXPLICIT_VR_LITTLE_ENDIAN),
+    ],
+    ids=["EL as IL", "EB as IL", "IL as EL", "EB as EL", "IL as EB", "EL as EB"],
+)
+@pytest.mark.parametrize("tail", [b"", bytes(SMALL_FILE_BYTES)], ids=["small", "large"])
+def test_the_data_set_says_how_it_is_encoded_and_a_difference_is_reported(
+    path: Path, named: str, body: bytes, true: str, tail: bytes
+) -> None:
+    body += tail
+    found = instance_in(path, dicom_file(meta=meta_of(named), body=body))
+    assert (found.sop_instance_uid, found.transfer_syntax_uid) == (INSTANCE_UID, true)
+    assert read_all(found.source) == body
+    assert found.meta_difference is not None
+    assert named in found.meta_difference
+    assert true in found.meta_difference
+    found.source.close()
+
+
+def test_what_is_not_deflated_is_damaged(path: Path) -> None:
+    found = problem_in(path, dicom_file(meta=meta_of(DEFLATED_EXPLICIT_VR_LITTLE_ENDIAN), body=data_set()))
+    assert found.reason is ProblemKind.DAMAGED
+
+
+def test_a_uid_in_a_sequence_is_not_the_data_sets_own(path: Path) -> None:
+    earlier = INSTANCE_UID[:-1] + "7"
+    assert earlier != INSTANCE_UID
+    was = element(0x00080016, b"UI", uid(CT_IMAGE_STORAGE)) + element(0x00080018, b"UI", uid(earlier))
+    original_attributes = element(0x04000561, b"SQ", b"\xfe\xff\x00\xe0" + struct.pack("<I", len(was)) + was)
+    body = data_set(more=original_attributes)
+    found = instance_in(path, dicom_file(meta=meta_of(sop_instance_uid=earlier), body=body))
+    assert found.sop_instance_uid == INSTANCE_UID
+    assert found.meta_difference is not None
+
+
+@pytest.mark.parametrize("where", [100, HEAD_BYTES, 2 * HEAD_LIMIT_BYTES])
+@pytest.mark.parametrize("meta", [None, meta_of("")], ids=["no meta", "no syntax"])
+def test_compressed_pixels_without_a_transfer_syntax_are_refused_wherever_they_are(
+    path: Path, where: int, meta: bytes | None
+) -> None:
+    pixels = element(0x7FE00010, b"OB", b"")[:-4] + b"\xff\xff\xff\xff" + b"\xfe\xff\0\xe0\0\0\0\0"
+    body = data_set(more=element(0x00420011, b"OB", bytes(where)) + pixels + bytes(SMALL_FILE_BYTES))
+    found = problem_in(path, body if meta is None else dicom_file(meta=meta, body=body))
+    assert found.reason is ProblemKind.MISSING_UID
+    assert "compressed" in found.detail
+
+
+def test_a_uid_that_cannot_be_sent_is_told_apart_from_none(path: Path) -> None:
+    long = "1.2.840." + "1" * 60
+    found = problem_in(path, dicom_file(meta=meta_of(sop_instance_uid=long), body=data_set(sop_instance_uid=long)))
+    assert long in found.detail
+    # The data set's own counts, and nobody may make up another for it.
+    found = problem_in(path, dicom_file(body=data_set(sop_instance_uid=long)))
+    assert long in found.detail
 
 
 @pytest.mark.parametrize("text", ["", " ", "1.2\\1.3", "1.2 3", "1.2\n3", "1.2.\u00e4", "1" * 65])
