@@ -157,8 +157,8 @@ def identify_data_set(data: Buffer, at: int, end: int, meta: dict[int, str], syn
     in_data_set = (uids.get(_SOP_CLASS_UID), uids.get(_SOP_INSTANCE_UID))
     sop_class = _sendable(in_data_set[0] or in_meta[0], "SOP Class UID")
     sop_instance = _sendable(in_data_set[1] or in_meta[1], "SOP Instance UID")
-    if cut is not None and complete:
-        raise Refused(ProblemKind.DAMAGED, f"the data set is damaged: {cut}")
+    if cut is not None and (complete or end < HEAD_LIMIT_BYTES):
+        raise Refused(ProblemKind.DAMAGED, f"the data set is damaged: {cut}", more=not complete)
     return Identity(sop_class, sop_instance, syntax, at, _difference(in_meta, in_data_set))
 
 

@@ -398,6 +398,13 @@ def test_what_is_not_deflated_is_damaged(path: Path) -> None:
     assert found.reason is ProblemKind.DAMAGED
 
 
+@pytest.mark.parametrize("size", [1000, SMALL_FILE_BYTES, HEAD_LIMIT_BYTES - 2048])
+def test_damage_before_the_uids_is_seen_in_a_file_of_any_size(path: Path, size: int) -> None:
+    body = element(0x00080005, b"CS", b"ISO_IR 100") + b"\x08\0\x08\0UT\0\0\0\0\0\x70" + bytes(size)
+    found = problem_in(path, dicom_file(body=body))
+    assert found.reason is ProblemKind.DAMAGED
+
+
 def test_a_uid_in_a_sequence_is_not_the_data_sets_own(path: Path) -> None:
     earlier = INSTANCE_UID[:-1] + "7"
     assert earlier != INSTANCE_UID
