@@ -97,16 +97,19 @@ def _walk_directory(root: str, recursive: bool, walked: Walked) -> Generator[str
             walked[identity] = status.st_ctime_ns
             with os.scandir(directory) as entries:
                 for entry in entries:
-                    if entry.is_file(follow_symlinks=False):
-                        yield entry.path
-                    elif not entry.is_dir(follow_symlinks=False):
-                        # A link, or something that is not a file: worth a look of its own.
-                        found = _look(entry.path)
-                        if not isinstance(found, _Directory):
-                            yield found
+                    try:
+                        if entry.is_file(follow_symlinks=False):
+                            yield entry.path
+                        elif not entry.is_dir(follow_symlinks=False):
+                            # A link, or something that is not a file: worth a look of its own.
+                            found = _look(entry.path)
+                            if not isinstance(found, _Directory):
+                                yield found
+                            elif recursive:
+                                waiting.append(found)
                         elif recursive:
-                            waiting.append(found)
-                    elif recursive:
-                        waiting.append(entry.path)
+                            waiting.append(entry.path)
+                    except OSError as error:  # where a file system does not give types, each has to be asked for
+                        yield problem_of_error(entry.path, error)
         except OSError as error:
             yield problem_of_error(directory, error)

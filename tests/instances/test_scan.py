@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import os
 import socket
 from itertools import islice
@@ -255,6 +257,34 @@ def test_a_directory_that_fails_half_way_keeps_what_it_gave(tree: Path, monkeypa
 
 
 @pytest.mark.skipif(not os.path.isdir("/proc/self/fd"), reason="counts descriptors in /proc")
+def test_an_entry_that_cannot_be_looked_at_hides_no_other(tree: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where a file system gives no types with the names, each has to be asked for, and that may fail."""
+    real = os.scandir
+
+    class Untyped:
+        def __init__(self, entry: os.DirEntry[str]) -> None:
+            self.path = entry.path
+            self._entry = entry
+
+        def is_file(self, *, follow_symlinks: bool) -> bool:
+            if self._entry.name == "1":
+                raise OSError(errno.EIO, "Input/output error", self.path)
+            return self._entry.is_file(follow_symlinks=follow_symlinks)
+
+        def is_dir(self, *, follow_symlinks: bool) -> bool:
+            if self._entry.name == "a":
+                raise OSError(errno.EIO, "Input/output error", self.path)
+            return self._entry.is_dir(follow_symlinks=follow_symlinks)
+
+    @contextlib.contextmanager
+    def scandir(path: str) -> Iterator[Iterator[Untyped]]:
+        with real(path) as entries:
+            yield map(Untyped, sorted(entries, key=lambda entry: entry.name))
+
+    monkeypatch.setattr(os, "scandir", scandir)
+    assert names(walk([tree], recursive=True), tree) == ["1: UNREADABLE", "2", "a: UNREADABLE"]
+
+
 def test_a_large_directory_is_given_as_it_is_listed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for number in range(10_000):
         os.close(os.open(tmp_path / f"{number:05}", os.O_CREAT | os.O_WRONLY))
