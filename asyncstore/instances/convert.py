@@ -104,7 +104,7 @@ def instance_of_dataset(data_set: Dataset) -> Instance:
     wanted = str(meta.get("TransferSyntaxUID") or "")
     try:
         instance = _encoded_instance(data_set, meta, wanted)
-    except MissingUID:
+    except SourceError:
         raise
     except Exception as error:  # pydicom raises all kinds, with a traceback of its own below the first line
         reason = str(error).partition("\n")[0] or type(error).__name__
@@ -156,7 +156,11 @@ def _encode(data_set: Dataset, wanted: str) -> tuple[str, bytes]:
     for tag in [tag for tag in data_set.keys() if tag.group in (0x0000, 0x0002)]:  # noqa: SIM118 - a Dataset yields elements
         del data_set[tag]
     if "PixelData" in data_set:
-        data_set["PixelData"].is_undefined_length = wanted not in UNCOMPRESSED_TRANSFER_SYNTAXES
+        pixel_data = data_set["PixelData"]
+        is_to_be_compressed = wanted not in UNCOMPRESSED_TRANSFER_SYNTAXES
+        if not is_to_be_compressed and _is_compressed(pixel_data.value):
+            raise SourceError("the pixel data is compressed, and no Transfer Syntax UID says how")
+        pixel_data.is_undefined_length = is_to_be_compressed
     encoding = encoding_of(wanted)
     file = DicomBytesIO()
     file.is_implicit_VR = not encoding.explicit
@@ -164,6 +168,19 @@ def _encode(data_set: Dataset, wanted: str) -> tuple[str, bytes]:
     write_dataset(file, data_set)
     return wanted, file.getvalue()
 
+
+def _is_compressed(pixel_data: object) -> bool:
+    """Whether pixel data has the form of compressed one: a Basic Offset Table, and behind it another item (PS3.5 A.4).
+
+    The bytes say so: what pydicom calls of undefined length stays that when other pixels take its place.
+    """
+    if not isinstance(pixel_data, bytes) or not pixel_data.startswith(_ITEM):
+        return False
+    table_bytes = int.from_bytes(pixel_data[4:8], "little")
+    return pixel_data.startswith(_ITEM, 8 + table_bytes)
+
+
+_ITEM: Final = b"\xfe\xff\x00\xe0"
 
 # By what pydicom calls a Dataset's original encoding: (implicit, little endian).
 _UNCOMPRESSED_BY_ENCODING: Final[dict[tuple[bool | None, bool | None], str]] = {

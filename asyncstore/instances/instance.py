@@ -70,7 +70,7 @@ class Instance:
 
         It is encoded now, in the transfer syntax of its File Meta Information, else in the one it was read in, else in
         Explicit VR Little Endian. The Dataset is left as it is. Raises MissingUID, or SourceError when it has a value
-        that cannot be encoded.
+        that cannot be encoded, or compressed pixel data and no transfer syntax that says how.
         """
         from asyncstore.instances.convert import instance_of_dataset
 

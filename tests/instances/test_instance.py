@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 import pydicom
 import pytest
 from pydicom.dataset import Dataset, FileMetaDataset
+from pydicom.encaps import encapsulate
 from pydicom.uid import UID
 
 from asyncstore.errors import MissingUID, NotDicom, SourceError
@@ -221,6 +222,27 @@ def test_a_dataset_that_cannot_be_encoded_is_a_problem_in_one_line(tag: int, vr:
     with pytest.raises(SourceError, match=r"cannot be encoded: .") as caught:
         Instance.from_dataset(dataset)
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("transfer_syntax_uid", [None, *UNCOMPRESSED_TRANSFER_SYNTAXES])
+def test_compressed_pixels_are_not_sent_as_others(transfer_syntax_uid: str | None) -> None:
+    read = pydicom.dcmread(bundled("JPEG2000.dcm"))
+    made = image()
+    made.PixelData = encapsulate([b"\xff\x4f\xff\xd9"])
+    for dataset in (read, made):
+        dataset.file_meta = FileMetaDataset()
+        if transfer_syntax_uid:
+            dataset.file_meta.TransferSyntaxUID = UID(transfer_syntax_uid)
+        with pytest.raises(SourceError, match="compressed, and no Transfer Syntax UID says how"):
+            Instance.from_dataset(dataset)
+
+
+def test_pixels_that_took_the_place_of_compressed_ones_are_sent() -> None:
+    dataset = pydicom.dcmread(bundled("JPEG2000.dcm"))
+    dataset.file_meta.TransferSyntaxUID = UID(EXPLICIT_VR_LITTLE_ENDIAN)
+    for pixels in (bytes(1024 * 256 * 2), b"\xfe\xff\x00\xe0" * 4):  # the second begins like an item, by chance
+        dataset.PixelData = pixels  # pydicom still calls it one of undefined length
+        assert decode(Instance.from_dataset(dataset)).PixelData == pixels
 
 
 def test_what_is_no_dataset_is_a_mistake() -> None:
