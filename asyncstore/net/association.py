@@ -300,8 +300,10 @@ class Association:
             ready = await self.prepare(instance)
             if isinstance(ready, Outcome):
                 return ready
+            transfer_syntax_uid, bytes_sent = ready.transfer_syntax_uid, ready.data_set_length
             answer: list[Status] = []
             operation = await self.send(ready, lambda _, status: answer.append(status), priority=priority)
+            del ready  # what a conversion made is not kept in memory for the answer
             while not answer:
                 await self._wait_change()
         except (SourceError, OSError) as error:
@@ -309,7 +311,7 @@ class Association:
             return Outcome(
                 State.SOURCE_PROBLEM, instance.path, instance, reason=str(problem), error=problem, attempts=0
             )
-        return outcome_of(instance, ready, operation, answer[0])
+        return outcome_of(instance, operation, answer[0], transfer_syntax_uid, bytes_sent)
 
     async def prepare(self, instance: Instance) -> Instance | Outcome:
         """The instance as it can be sent here: itself, or converted; an outcome when no accepted context fits."""

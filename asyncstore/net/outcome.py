@@ -79,8 +79,10 @@ class Outcome:
         raise StoreFailed(self.reason or self.state.value, self.status, retryable=self.retryable) from self.error
 
 
-def outcome_of(original: Instance, sent: Instance, operation: Operation, status: Status) -> Outcome:
-    """The outcome of an instance whose request was answered; `sent` is another than `original` after a conversion."""
+def outcome_of(
+    instance: Instance, operation: Operation, status: Status, transfer_syntax_uid: str, bytes_sent: int
+) -> Outcome:
+    """The outcome of an instance whose request was answered, and which was sent as the last two arguments say."""
     state, reason, retryable = _STORED, "", False
     if status.value:
         state = _state_of(status)
@@ -88,8 +90,8 @@ def outcome_of(original: Instance, sent: Instance, operation: Operation, status:
         retryable = status.retryable
     return Outcome(
         state,
-        original.path,
-        original,
+        instance.path,
+        instance,
         status,
         reason,
         None,
@@ -98,8 +100,8 @@ def outcome_of(original: Instance, sent: Instance, operation: Operation, status:
         0,
         operation.context_id,
         operation.message_id,
-        sent.transfer_syntax_uid,
-        sent.data_set_length,
+        transfer_syntax_uid,
+        bytes_sent,
     )
 
 

@@ -13,7 +13,7 @@ from asyncstore.net.outcome import Outcome, State, no_context, outcome_of
 from asyncstore.net.signal import Signal
 
 if TYPE_CHECKING:
-    from typing import Protocol
+    from typing import Protocol, TypeAlias
 
     from asyncstore.dimse.exchange import Operation
     from asyncstore.instances.instance import Instance
@@ -22,6 +22,9 @@ if TYPE_CHECKING:
     from asyncstore.transfer.plan import Pair, Proposal
     from asyncstore.transfer.policy import TransferOptions
     from asyncstore.transfer.work import Pending
+
+    # With the transfer syntax and the length of what was sent: what a conversion made is not kept for the answer.
+    _Sent: TypeAlias = tuple[Pending, str, int]
 
     class Employer(Protocol):
         """What a worker needs of the transfer that it works for."""
@@ -56,9 +59,9 @@ class Worker:
         self._employer = employer
         self._pairs = proposal.pairs
         self._scope = anyio.CancelScope()
-        self._in_flight: dict[int, tuple[Pending, Instance]] = {}
+        self._in_flight: dict[int, _Sent] = {}
         self._changed = Signal()
-        self._sending: tuple[Pending, Instance] | None = None
+        self._sending: _Sent | None = None
         association.on_failure = self.wake
 
     def serves(self, pair: Pair) -> bool:
@@ -94,7 +97,7 @@ class Worker:
                     error = failure
         finally:
             if self._in_flight:
-                pendings = [pending for pending, _ in self._in_flight.values()]
+                pendings = [pending for pending, _, _ in self._in_flight.values()]
                 self._in_flight.clear()
                 lost = error or self.association.failure or AssociationLost("the association was aborted")
                 self._employer.lost(self, pendings, lost)
@@ -131,7 +134,7 @@ class Worker:
     async def _send(self, pending: Pending) -> None:
         """Send one instance; it is in flight when this returns, or has an outcome."""
         ready = instance = pending.instance
-        self._sending = (pending, ready)
+        self._sending = (pending, ready.transfer_syntax_uid, ready.data_set_length)
         try:
             if self.association.contexts.find(instance.sop_class_uid, instance.transfer_syntax_uid) is None:
                 prepared = await self._prepare(instance)
@@ -139,7 +142,8 @@ class Worker:
                     self._sending = None
                     self._employer.not_sent(self, pending, prepared)
                     return
-                self._sending = (pending, ready := prepared)
+                ready = prepared
+                self._sending = (pending, ready.transfer_syntax_uid, ready.data_set_length)
             if pending.losses:  # it may be what the associations died of: let no other be lost with it
                 await self._wait_until_alone()
             await self.association.send(
@@ -173,16 +177,16 @@ class Worker:
         self._sending = None
 
     def _on_answer(self, operation: Operation, status: Status) -> None:
-        pending, sent = self._in_flight.pop(operation.message_id)
+        pending, transfer_syntax_uid, bytes_sent = self._in_flight.pop(operation.message_id)
         self.answers += 1
-        outcome = outcome_of(pending.instance, sent, operation, status)
+        outcome = outcome_of(pending.instance, operation, status, transfer_syntax_uid, bytes_sent)
         outcome.attempts = pending.attempts
         outcome.association_number = self.number
         self._employer.answered(self, pending, outcome)
         self._changed.set()
 
     def _forget(self, pending: Pending) -> None:
-        for message_id, (other, _) in self._in_flight.items():
+        for message_id, (other, _, _) in self._in_flight.items():
             if other is pending:
                 del self._in_flight[message_id]
                 return
