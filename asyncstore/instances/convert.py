@@ -10,6 +10,7 @@ from __future__ import annotations
 import copy
 import mmap
 import tempfile
+import traceback
 import zlib
 from typing import TYPE_CHECKING, Final
 
@@ -73,8 +74,9 @@ def convert(instance: Instance, transfer_syntax_uid: str) -> Instance:
         else:
             _transcode(instance, transfer_syntax_uid, result.write)
         source = result.to_source()
-    except BaseException:
+    except BaseException as error:
         result.discard()
+        _clear_frames(error)
         raise
     finally:
         instance.source.close()
@@ -92,6 +94,13 @@ def convert(instance: Instance, transfer_syntax_uid: str) -> Instance:
         instance.series_instance_uid,
         instance.meta_difference,
     )
+
+
+def _clear_frames(error: BaseException | None) -> None:
+    """Let go what an error's traceback holds: an outcome keeps the error, and must not keep a data set in memory."""
+    while error is not None:
+        traceback.clear_frames(error.__traceback__)
+        error = error.__context__
 
 
 def instance_of_dataset(data_set: Dataset) -> Instance:
@@ -321,6 +330,7 @@ class _Spool:
         return _TemporarySource(file, self._length)
 
     def discard(self) -> None:
+        self._buffer = bytearray()
         if self._file is not None:
             self._file.close()
 

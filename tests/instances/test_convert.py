@@ -6,6 +6,7 @@ import gc
 import os
 import struct
 import tempfile
+import tracemalloc
 import warnings
 import zlib
 from itertools import permutations
@@ -473,6 +474,28 @@ def test_nothing_is_left_of_a_conversion_that_failed(small_spool: Path) -> None:
     gc.collect()
     assert open_descriptors() == before
     assert not list(small_spool.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("given_uid", "wanted"),
+    [
+        (IMPLICIT_VR_LITTLE_ENDIAN, EXPLICIT_VR_LITTLE_ENDIAN),
+        (IMPLICIT_VR_LITTLE_ENDIAN, DEFLATED_EXPLICIT_VR_LITTLE_ENDIAN),
+        (DEFLATED_EXPLICIT_VR_LITTLE_ENDIAN, IMPLICIT_VR_LITTLE_ENDIAN),
+    ],
+)
+def test_an_error_that_is_kept_keeps_no_data_set_in_memory(given_uid: str, wanted: str) -> None:
+    make = element if given_uid == DEFLATED_EXPLICIT_VR_LITTLE_ENDIAN else lambda tag, _, value: bare(tag, value)
+    body = make(0x7FE00010, b"OW", os.urandom(3 << 20)) + make(0x7FE10010, b"LO", b"abcd")[:-1]
+    instance = instance_of(deflated(body) if given_uid == DEFLATED_EXPLICIT_VR_LITTLE_ENDIAN else body, given_uid)
+    tracemalloc.start()
+    try:
+        with pytest.raises(CannotConvert, match="cut off") as caught:
+            convert(instance, wanted)
+        kept_bytes, _ = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert kept_bytes < 1 << 20, caught.value
 
 
 def test_a_file_that_changed_is_not_converted(tmp_path: Path) -> None:
