@@ -7,6 +7,7 @@ memory stays flat.
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import mmap
 import tempfile
@@ -37,13 +38,19 @@ if TYPE_CHECKING:
     from asyncstore.instances.elements import Buffer
     from asyncstore.instances.source import DataSource
 
-__all__ = ["CannotConvert", "can_convert", "convert", "instance_of_dataset"]
+__all__ = ["CannotConvert", "NoTemporaryFile", "can_convert", "convert", "instance_of_dataset"]
 
 # Data sets up to this size are converted in memory.
 SPOOL_BYTES: Final = 64 * 1048576
 # A deflated stream that grows beyond this is taken for a bomb: no single value could be longer (PS3.5 7.1.1).
 LARGEST_INFLATED_BYTES: Final = 1 << 32
 _PIECE_BYTES: Final = 1048576
+
+
+class NoTemporaryFile(SourceError):
+    """A data set is too large to be converted in memory, and there is no room on the disk; it is not at fault."""
+
+    retryable = True
 
 
 def can_convert(transfer_syntax_uid: str, to_transfer_syntax_uid: str) -> bool:
@@ -319,7 +326,8 @@ class _Spool:
         if self._file is None:
             return memoryview(self._buffer)
         self._flush()
-        return memoryview(mmap.mmap(self._file.fileno(), self._length, access=mmap.ACCESS_READ))
+        with _blaming_the_temporary_file():
+            return memoryview(mmap.mmap(self._file.fileno(), self._length, access=mmap.ACCESS_READ))
 
     def to_source(self) -> BytesSource | FileSource:
         """The bytes as a data source, which then owns them."""
@@ -335,10 +343,26 @@ class _Spool:
             self._file.close()
 
     def _flush(self) -> None:
-        if self._file is None:
-            self._file = tempfile.TemporaryFile(prefix="asyncstore-", buffering=0)  # noqa: SIM115 - closed by discard
-        with memoryview(self._buffer) as rest:
+        with _blaming_the_temporary_file(), memoryview(self._buffer) as rest:
+            if self._file is None:
+                self._file = tempfile.TemporaryFile(prefix="asyncstore-", buffering=0)  # noqa: SIM115 - see discard
             written = 0
             while written < len(rest):
                 written += self._file.write(rest[written:])
         self._buffer.clear()
+
+
+@contextlib.contextmanager
+def _blaming_the_temporary_file() -> Iterator[None]:
+    """What the system refuses here says nothing of the file that is converted."""
+    try:
+        yield
+    except OSError as error:
+        raise NoTemporaryFile(f"converting it needs a temporary file{_where()}: {error.strerror or error}") from error
+
+
+def _where() -> str:
+    try:
+        return f" in {tempfile.gettempdir()}"
+    except OSError:  # there is none, and the error for which this is asked says where it was looked for
+        return ""

@@ -33,7 +33,7 @@ from asyncstore.errors import (
 )
 from asyncstore.net import trace
 from asyncstore.net.contexts import AcceptedContexts, propose
-from asyncstore.net.outcome import Outcome, State, no_context, outcome_of
+from asyncstore.net.outcome import Outcome, no_context, outcome_of, source_problem
 from asyncstore.net.peer import Peer, Timeouts
 from asyncstore.net.sender import Sender
 from asyncstore.net.signal import Signal, Turn
@@ -295,7 +295,7 @@ class Association:
             instance = await _as_instance(source)
         except (SourceError, OSError) as error:
             path = os.fsdecode(source) if isinstance(source, str | bytes | os.PathLike) else None
-            return Outcome(State.SOURCE_PROBLEM, path, reason=str(error), error=error, attempts=0)
+            return source_problem(error, path)
         try:
             ready = await self.prepare(instance)
             if isinstance(ready, Outcome):
@@ -306,15 +306,15 @@ class Association:
             del ready  # what a conversion made is not kept in memory for the answer
             while not answer:
                 await self._wait_change()
-        except (SourceError, OSError) as error:
-            problem = error if isinstance(error, SourceError) else _unreadable(instance, error)
-            return Outcome(
-                State.SOURCE_PROBLEM, instance.path, instance, reason=str(problem), error=problem, attempts=0
-            )
+        except SourceError as problem:
+            return source_problem(problem, instance.path, instance)
         return outcome_of(instance, operation, answer[0], transfer_syntax_uid, bytes_sent)
 
     async def prepare(self, instance: Instance) -> Instance | Outcome:
-        """The instance as it can be sent here: itself, or converted; an outcome when no accepted context fits."""
+        """The instance as it can be sent here: itself, or converted; an outcome when no accepted context fits.
+
+        Raises SourceError when it cannot be converted.
+        """
         if self.contexts.find(instance.sop_class_uid, instance.transfer_syntax_uid) is not None:
             return instance
         target = self.contexts.conversion(instance.sop_class_uid, instance.transfer_syntax_uid)
@@ -322,7 +322,10 @@ class Association:
             return no_context(instance)
         from asyncstore.instances.convert import convert
 
-        return await anyio.to_thread.run_sync(convert, instance, target, abandon_on_cancel=True)
+        try:
+            return await anyio.to_thread.run_sync(convert, instance, target, abandon_on_cancel=True)
+        except OSError as error:
+            raise _unreadable(instance, error) from error
 
     async def send(
         self,
@@ -681,7 +684,7 @@ async def _as_instance(source: Instance | Dataset | AnyPath) -> Instance:
 
 
 def _unreadable(instance: Instance, error: OSError) -> SourceError:
-    return SourceError(f"cannot read {instance.path}: {error.strerror or error}")
+    return SourceError(f"cannot read {instance.path or 'the data set'}: {error.strerror or error}")
 
 
 def _nothing() -> None:

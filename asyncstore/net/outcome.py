@@ -6,7 +6,7 @@ import enum
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from asyncstore.errors import AsyncStoreError, StoreFailed
+from asyncstore.errors import AsyncStoreError, SourceError, StoreFailed
 from asyncstore.uids import name_of
 
 if TYPE_CHECKING:
@@ -115,6 +115,16 @@ def _state_of(status: Status) -> State:
     if status.is_stored:
         return State.WARNING
     return State.DUPLICATE if status.value == _DUPLICATE_SOP_INSTANCE else State.FAILED
+
+
+def source_problem(
+    error: SourceError | OSError, path: str | None, instance: Instance | None = None, *, attempts: int = 0
+) -> Outcome:
+    """The outcome of an instance that cannot be read, converted or encoded."""
+    retryable = isinstance(error, SourceError) and error.retryable
+    return Outcome(
+        State.SOURCE_PROBLEM, path, instance, reason=str(error), error=error, retryable=retryable, attempts=attempts
+    )
 
 
 def no_context(instance: Instance) -> Outcome:

@@ -27,7 +27,7 @@ from asyncstore.instances.file_meta import open_head, read_head
 from asyncstore.instances.instance import Instance, ScanProblem
 from asyncstore.instances.scan import Walked, walk
 from asyncstore.instances.study import study_of
-from asyncstore.net.outcome import Outcome, State
+from asyncstore.net.outcome import Outcome, source_problem
 from asyncstore.net.signal import Signal
 from asyncstore.transfer.pump import Pump
 
@@ -359,7 +359,7 @@ def _as_found(entry: Any) -> Found:
     try:
         return Instance.from_dataset(entry)
     except (SourceError, OSError) as error:
-        return Outcome(State.SOURCE_PROBLEM, None, reason=str(error), error=error, attempts=0)
+        return source_problem(error, None)
 
 
 def _path_of(entry: str | ScanProblem) -> str:

@@ -9,14 +9,13 @@ from typing import TYPE_CHECKING
 import anyio
 
 from asyncstore.errors import AssociationLost, AsyncStoreError, SourceError
-from asyncstore.net.outcome import Outcome, State, no_context, outcome_of
+from asyncstore.net.outcome import Outcome, no_context, outcome_of, source_problem
 from asyncstore.net.signal import Signal
 
 if TYPE_CHECKING:
     from typing import Protocol, TypeAlias
 
     from asyncstore.dimse.exchange import Operation
-    from asyncstore.instances.instance import Instance
     from asyncstore.net.association import Association
     from asyncstore.status import Status
     from asyncstore.transfer.plan import Pair, Proposal
@@ -137,7 +136,7 @@ class Worker:
         self._sending = (pending, ready.transfer_syntax_uid, ready.data_set_length)
         try:
             if self.association.contexts.find(instance.sop_class_uid, instance.transfer_syntax_uid) is None:
-                prepared = await self._prepare(instance)
+                prepared = await self.association.prepare(instance) if self._options.convert else no_context(instance)
                 if isinstance(prepared, Outcome):
                     self._sending = None
                     self._employer.not_sent(self, pending, prepared)
@@ -154,20 +153,13 @@ class Worker:
         except SourceError as error:
             self._sending = None
             self._forget(pending)
-            self._employer.not_sent(self, pending, _source_problem(pending, error))
+            problem = source_problem(error, instance.path, instance, attempts=pending.attempts)
+            self._employer.not_sent(self, pending, problem)
         except BaseException:
             if self._sending is not None:
                 self._sending = None
                 self._employer.not_sent(self, pending, None)
             raise
-
-    async def _prepare(self, instance: Instance) -> Instance | Outcome:
-        if not self._options.convert:
-            return no_context(instance)
-        try:
-            return await self.association.prepare(instance)
-        except OSError as error:
-            raise SourceError(f"cannot read {instance.path}: {error.strerror or error}") from error
 
     def _on_begin(self, operation: Operation) -> None:
         assert self._sending is not None
@@ -196,14 +188,3 @@ class Worker:
             if self.association.failure is not None:
                 raise self.association.failure
             await self._changed.wait()
-
-
-def _source_problem(pending: Pending, error: SourceError) -> Outcome:
-    return Outcome(
-        State.SOURCE_PROBLEM,
-        pending.instance.path,
-        pending.instance,
-        reason=str(error),
-        error=error,
-        attempts=pending.attempts,
-    )

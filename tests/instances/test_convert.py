@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import gc
 import os
 import struct
@@ -12,6 +13,7 @@ import zlib
 from itertools import permutations
 from typing import TYPE_CHECKING, Final
 
+import pydicom
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -19,7 +21,7 @@ from hypothesis import strategies as st
 from asyncstore.errors import SourceChanged, SourceError
 from asyncstore.instances import convert as convert_module
 from asyncstore.instances import transcode
-from asyncstore.instances.convert import can_convert, convert
+from asyncstore.instances.convert import NoTemporaryFile, can_convert, convert
 from asyncstore.instances.file_meta import read_head
 from asyncstore.instances.instance import Instance
 from asyncstore.instances.source import FileSource
@@ -47,6 +49,7 @@ from tests.instances.files import file_meta as meta_of
 if TYPE_CHECKING:
     from collections.abc import Sequence
     from pathlib import Path
+    from typing import IO
 
     from pydicom.dataelem import DataElement
 
@@ -56,6 +59,7 @@ SHORT: Final = {
     EXPLICIT_VR_BIG_ENDIAN: "big endian",
     DEFLATED_EXPLICIT_VR_LITTLE_ENDIAN: "deflated",
 }
+needs_full = pytest.mark.skipif(not os.path.exists("/dev/full"), reason="there is no /dev/full")
 TRUNCATED: Final = {"MR_truncated.dcm", "rtplan_truncated.dcm"}
 
 
@@ -474,6 +478,36 @@ def test_nothing_is_left_of_a_conversion_that_failed(small_spool: Path) -> None:
     gc.collect()
     assert open_descriptors() == before
     assert not list(small_spool.iterdir())
+
+
+def full(**_: object) -> IO[bytes]:
+    return open("/dev/full", "r+b", buffering=0)
+
+
+def none_found() -> str:
+    raise FileNotFoundError(errno.ENOENT, "No usable temporary directory found in ['/tmp']")
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "text"),
+    [
+        ("tempdir", "/no/such", "in /no/such: No such file or directory"),
+        pytest.param("TemporaryFile", full, "in {}: No space left on device", marks=needs_full),
+        ("gettempdir", none_found, ": No usable temporary directory found in ['/tmp']"),
+    ],
+)
+def test_a_temporary_file_that_cannot_be_had_is_not_the_fault_of_the_data_set(
+    small_spool: Path, monkeypatch: pytest.MonkeyPatch, name: str, value: object, text: str
+) -> None:
+    monkeypatch.setattr(tempfile, name, value)
+    with pytest.raises(NoTemporaryFile, match="temporary file") as caught:
+        convert(Instance.from_path(bundled("CT_small.dcm")), IMPLICIT_VR_LITTLE_ENDIAN)
+    assert str(caught.value).endswith(text.format(small_spool))
+    assert caught.value.retryable
+    dataset = pydicom.dcmread(bundled("CT_small.dcm"))
+    dataset.file_meta.TransferSyntaxUID = pydicom.uid.UID(EXPLICIT_VR_BIG_ENDIAN)
+    with pytest.raises(NoTemporaryFile, match="temporary file"):
+        Instance.from_dataset(dataset)
 
 
 @pytest.mark.parametrize(

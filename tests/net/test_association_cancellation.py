@@ -16,8 +16,9 @@ import pytest
 
 from asyncstore.errors import AssociationLost, LocalProtocolError, SourceChanged, SourceError
 from asyncstore.instances import convert as convert_module
+from asyncstore.instances.convert import NoTemporaryFile
 from asyncstore.instances.instance import Instance
-from asyncstore.instances.source import FileSource
+from asyncstore.instances.source import BytesSource, FileSource
 from asyncstore.net import association as association_module
 from asyncstore.net.acceptor import StorageSCP
 from asyncstore.net.outcome import Outcome, State
@@ -488,8 +489,18 @@ async def test_a_source_that_changed_before_its_message_began_costs_nothing_else
     assert len(scp.wires[0].stores) == 1
 
 
-@pytest.mark.parametrize("error", [PermissionError(errno.EACCES, "Permission denied"), SourceError("damaged")])
-async def test_a_conversion_that_fails_is_an_outcome(error: Exception, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    ("error", "path", "reason"),
+    [
+        (PermissionError(errno.EACCES, "Permission denied"), None, "cannot read the data set: Permission denied"),
+        (PermissionError(errno.EACCES, "Permission denied"), "a.dcm", "cannot read a.dcm: Permission denied"),
+        (SourceError("damaged"), "a.dcm", "damaged"),
+        (NoTemporaryFile("no room"), "a.dcm", "no room"),
+    ],
+)
+async def test_a_conversion_that_fails_is_an_outcome(
+    error: Exception, path: str | None, reason: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def fails(*_: object) -> Instance:
         raise error
 
@@ -497,11 +508,11 @@ async def test_a_conversion_that_fails_is_an_outcome(error: Exception, monkeypat
     contexts = [(CT_IMAGE_STORAGE, (IMPLICIT_VR_LITTLE_ENDIAN,)), ("1.2.3", (EXPLICIT_VR_LITTLE_ENDIAN,))]
     with ScriptedSCP() as scp, anyio.fail_after(LIMIT_SECONDS):
         async with to(scp, contexts=contexts) as association:
-            outcome = await association.store(instance())
+            outcome = await association.store(instance_of(BytesSource(pattern(10)), path=path))
             assert association.failure is None
-    assert outcome.state is State.SOURCE_PROBLEM
+    assert (outcome.state, outcome.path, outcome.reason) == (State.SOURCE_PROBLEM, path, reason)
     assert isinstance(outcome.error, SourceError)
-    assert error.args[-1] in outcome.reason
+    assert outcome.retryable is isinstance(error, NoTemporaryFile)
 
 
 async def test_a_source_is_closed_after_every_store(tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sqlite3
+import tempfile
 from typing import TYPE_CHECKING, Any
 
 import anyio
@@ -11,6 +12,7 @@ import pytest
 
 import asyncstore
 from asyncstore.errors import ConnectionLost, LedgerError
+from asyncstore.instances import convert
 from asyncstore.instances.instance import Instance
 from asyncstore.net.outcome import Outcome, State
 from asyncstore.status import SUCCESS, Status
@@ -18,6 +20,7 @@ from asyncstore.transfer import feed, ledger_writer, sqlite_ledger
 from asyncstore.transfer.engine import Transfer
 from asyncstore.transfer.policy import RetryPolicy, TransferOptions
 from asyncstore.transfer.sqlite_ledger import SqliteLedger
+from asyncstore.uids import IMPLICIT_VR_LITTLE_ENDIAN
 from tests.transfer.ledgers import rows_of
 from tests.transfer.support import (
     QUICK,
@@ -136,6 +139,22 @@ async def test_what_is_not_stored_is_sent_again(tmp_path: Path, state: State) ->
         assert list(scp.uids) == [uid_of(2)]
     assert [outcome.state for outcome in outcomes] == [State.RESUMED, State.STORED]
     assert set((await states_in(tmp_path / "run.db")).values()) == {State.STORED}
+
+
+async def test_what_found_no_room_to_be_converted_in_is_sent_by_the_next_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    paths = write_files(tmp_path / "in", 2)
+    monkeypatch.setattr(convert, "SPOOL_BYTES", 10)
+    async with KeepingSCP(transfer_syntaxes=[IMPLICIT_VR_LITTLE_ENDIAN]) as scp:
+        monkeypatch.setattr(tempfile, "tempdir", "/no/such")
+        _, outcomes = await ended(transfer_with(scp, paths, tmp_path / "run.db"))
+        for outcome in outcomes:
+            assert (outcome.state, outcome.retryable) == (State.SOURCE_PROBLEM, True)
+            assert outcome.reason == "converting it needs a temporary file in /no/such: No such file or directory"
+        monkeypatch.setattr(tempfile, "tempdir", None)
+        transfer, _ = await ended(transfer_with(scp, paths, tmp_path / "run.db"))
+    assert transfer.report.states == {State.STORED: 2}
 
 
 async def test_files_that_are_no_dicom_files_are_passed_over_without_opening_them_again(
