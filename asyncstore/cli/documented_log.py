@@ -214,6 +214,18 @@ def _(event: trace.KindRefused) -> Iterator[Line]:
     return _error(f"Store failed: {what} of {kind}", f"Reason: {peer_text(reason)}")
 
 
+@lines_of.register
+def _(event: trace.MetaDiffers) -> Iterator[Line]:
+    path = path_text(event.path or "(in memory)")
+    return _at(logging.WARNING, f"{path}: {path_text(event.difference)}, which is used")
+
+
+@lines_of.register
+def _(event: trace.MoreMetaDiffer) -> Iterator[Line]:
+    what = count_text(event.count, "more instance")
+    return _at(logging.WARNING, f"{what} whose File Meta Information differs from the data set, which is used")
+
+
 def _source_problem(outcome: Outcome, path: str) -> Iterator[Line]:
     """A file that cannot be sent; the documented words say which of three kinds it is."""
     if isinstance(outcome.error, MissingUID):

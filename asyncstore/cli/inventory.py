@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from asyncstore.instances.instance import Instance
     from asyncstore.transfer.policy import TransferOptions
 
-_EXAMPLES: Final = 5  # of each kind of problem, paths enough to see what it is about
+_EXAMPLES: Final = 5  # of each kind of problem or difference, paths enough to see what it is about
 
 # What lies beside instances in any archive, and takes nothing away from it; a transfer passes over it, too.
 _HARMLESS: Final = (ProblemKind.NOT_DICOM, ProblemKind.DICOMDIR, ProblemKind.NOT_A_FILE)
@@ -33,6 +33,8 @@ class Inventory:
         self.size_bytes: Counter[tuple[str, str]] = Counter()
         self.problems: Counter[ProblemKind] = Counter()
         self.examples: dict[ProblemKind, list[tuple[str, str]]] = {}
+        self.differing = 0
+        self.differences: list[tuple[str, str]] = []
         self.failed = 0
 
     def scan(self, sources: Iterable[str], *, recursive: bool) -> None:
@@ -53,13 +55,14 @@ class Inventory:
             self.problems[found.reason] += 1
             if is_named or found.reason not in _HARMLESS:
                 self.failed += 1
-            examples = self.examples.setdefault(found.reason, [])
-            if len(examples) < _EXAMPLES:
-                examples.append((found.path, found.detail))
+            _keep(self.examples.setdefault(found.reason, []), found.path, found.detail)
         else:
             pair = (found.sop_class_uid, found.transfer_syntax_uid)
             self.instances[pair] += 1
             self.size_bytes[pair] += found.data_set_length
+            if found.meta_difference is not None:
+                self.differing += 1
+                _keep(self.differences, found.path or "", found.meta_difference)
 
     @property
     def exit_code(self) -> ExitCode:
@@ -71,7 +74,7 @@ class Inventory:
     # -- as text -------------------------------------------------------------------------------------------------------
 
     def lines(self) -> Iterator[str]:
-        """A table of the instances, and the problems with examples."""
+        """A table of the instances; with examples, whose File Meta Information differs, and the problems."""
         total = count_text(self.instances.total(), "instance")
         yield f"{total}, {size_text(self.size_bytes.total())} of data sets"
         pairs = self.instances.most_common()
@@ -79,12 +82,13 @@ class Inventory:
         for pair, count in pairs:
             sop_class, syntax = (peer_text(name_of(uid)) for uid in pair)
             yield f"  {count:>{width},}  {size_text(self.size_bytes[pair]):>10}  {sop_class}, {syntax}"
+        if self.differing:
+            what = "the File Meta Information differs from the data set, which is used"
+            yield f"{count_text(self.differing, 'instance')}: {what}"
+            yield from _example_lines(self.differences, self.differing)
         for kind, count in self.problems.most_common():
             yield f"{count_text(count, 'file')}: {kind.value}"
-            for path, detail in self.examples[kind]:
-                yield f"  {path_text(path)}: {path_text(detail)}"
-            if count > len(self.examples[kind]):
-                yield f"  and {count - len(self.examples[kind]):,} more"
+            yield from _example_lines(self.examples[kind], count)
 
     def plan_lines(self, options: TransferOptions) -> Iterator[str]:
         """How the instances would be sent."""
@@ -118,11 +122,12 @@ class Inventory:
                 }
                 for pair, count in self.instances.most_common()
             ],
+            "meta_differences": {"instances": self.differing, "examples": _example_data(self.differences)},
             "problems": [
                 {
                     "problem": kind.name.lower().replace("_", "-"),
                     "files": count,
-                    "examples": [{"path": path, "detail": detail} for path, detail in self.examples[kind]],
+                    "examples": _example_data(self.examples[kind]),
                 }
                 for kind, count in self.problems.most_common()
             ],
@@ -131,3 +136,19 @@ class Inventory:
     def json_lines(self) -> Iterator[str]:
         """The inventory as one line of JSON."""
         yield json.dumps({"event": "inventory", **self.to_dict()}, separators=(",", ":"))
+
+
+def _keep(examples: list[tuple[str, str]], path: str, detail: str) -> None:
+    if len(examples) < _EXAMPLES:
+        examples.append((path, detail))
+
+
+def _example_lines(examples: list[tuple[str, str]], count: int) -> Iterator[str]:
+    for path, detail in examples:
+        yield f"  {path_text(path)}: {path_text(detail)}"
+    if count > len(examples):
+        yield f"  and {count - len(examples):,} more"
+
+
+def _example_data(examples: list[tuple[str, str]]) -> list[dict[str, str]]:
+    return [{"path": path, "detail": detail} for path, detail in examples]

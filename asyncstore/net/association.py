@@ -296,6 +296,8 @@ class Association:
         except (SourceError, OSError) as error:
             path = os.fsdecode(source) if isinstance(source, str | bytes | os.PathLike) else None
             return source_problem(error, path)
+        if instance.meta_difference is not None:
+            self._trace(trace.MetaDiffers, path=instance.path, difference=instance.meta_difference)
         try:
             ready = await self.prepare(instance)
             if isinstance(ready, Outcome):

@@ -221,6 +221,27 @@ class KindRefused(TraceEvent):
         return f"not stored: {self.count:,} more of {kind}, which the peer refuses with {self.status}"
 
 
+class MetaDiffers(TraceEvent):
+    """The File Meta Information of an instance names another SOP class or instance than its data set."""
+
+    level: ClassVar[int] = logging.WARNING
+    path: str | None
+    difference: str
+
+    def __str__(self) -> str:
+        return f"{self.path!r}: {self.difference}, which is used"
+
+
+class MoreMetaDiffer(TraceEvent):
+    """The run is over, and so it was with `count` instances more than the first."""
+
+    level: ClassVar[int] = logging.WARNING
+    count: int
+
+    def __str__(self) -> str:
+        return f"{self.count:,} more whose File Meta Information differs from the data set, which is used"
+
+
 def emit(logger: logging.Logger, event: TraceEvent) -> None:
     """Log an event at its own level."""
     if logger.isEnabledFor(event.level):

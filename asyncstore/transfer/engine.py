@@ -119,6 +119,7 @@ class Transfer:
         self._tick_seconds = _TICK_SECONDS
         self._sources_error: Exception | None = None
         self._refused: Counter[Pair] = Counter()
+        self._differing = 0  # instances whose File Meta Information names another than the data set
         self._was_held = False
         self._draining = False
         self._finished = False
@@ -212,6 +213,8 @@ class Transfer:
                 self._plan.see(pair)
                 self.report.found += 1
                 self.report.found_bytes += entry.data_set_length
+                if entry.meta_difference is not None:
+                    self._tell_difference(entry.path, entry.meta_difference)
                 refused = self._judge.refused_before(entry) if self._destination.refused else None
                 if refused is None:
                     self._work.add(entry, self._key_of(entry))
@@ -393,6 +396,12 @@ class Transfer:
         number = outcome.association_number if self.report.associations_open > 1 else 0
         trace.emit(logger, trace.NotStored(outcome=outcome, association_number=number))
 
+    def _tell_difference(self, path: str | None, difference: str) -> None:
+        """Log how a File Meta Information differs from its data set; of many, the first one and then their count."""
+        self._differing += 1
+        if self._differing == 1:
+            trace.emit(logger, trace.MetaDiffers(path=path, difference=difference))
+
     # -- the supervisor ------------------------------------------------------------------------------------------------
 
     async def _run(self) -> None:
@@ -498,6 +507,8 @@ class Transfer:
                 kind = {"sop_class_uid": sop_class_uid, "transfer_syntax_uid": transfer_syntax_uid}
                 status = self._destination.refused[sop_class_uid, transfer_syntax_uid]
                 trace.emit(logger, trace.KindRefused(**kind, status=status, count=count - 1))
+        if self._differing > 1:
+            trace.emit(logger, trace.MoreMetaDiffer(count=self._differing - 1))
         for pending in self._twins.held if self._twins is not None else ():
             self._work.put_back(pending)
         for pending in self._work.left:

@@ -109,6 +109,18 @@ def test_a_kind_that_the_peer_refuses_is_told_with_a_count() -> None:
     )
 
 
+def test_file_meta_that_differs_is_a_warning_and_the_others_are_counted() -> None:
+    differs = trace.MetaDiffers(path="/a/\x1b1.dcm", difference="the meta has 1.2, the data set has 1.3")
+    in_memory = trace.MetaDiffers(path=None, difference="the meta has 1.2, the data set has 1.3")
+    more = trace.MoreMetaDiffer(count=1)
+    assert printed(differs, in_memory, more, level=logging.WARNING) == (
+        "W: /a/\\x1b1.dcm: the meta has 1.2, the data set has 1.3, which is used\n"
+        "W: (in memory): the meta has 1.2, the data set has 1.3, which is used\n"
+        "W: 1 more instance whose File Meta Information differs from the data set, which is used\n"
+    )
+    assert not printed(differs, more, level=logging.ERROR)
+
+
 def test_what_is_stored_from_another_file_names_that_file() -> None:
     conflict = not_stored(State.CONFLICT, reason="another one is stored", twin_path="/a/\x1b1.dcm")
     assert conflict == "E: Store failed: a.dcm\nE: Reason: another one is stored, from /a/\\x1b1.dcm\n"

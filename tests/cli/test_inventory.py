@@ -49,6 +49,24 @@ def test_problems_have_a_few_examples() -> None:
     assert len(lines) == 8
 
 
+def test_instances_whose_file_meta_differs_have_a_few_examples_and_are_no_problem() -> None:
+    differing = [instance(CT, EXPLICIT, 10) for _ in range(7)]
+    for number, each in enumerate(differing):
+        each.path, each.meta_difference = f"{number}\n.dcm", f"the File Meta Information has 1.2.{number}"
+    counted = inventory(instance(CT, EXPLICIT, 10), *differing)
+    lines = list(counted.lines())
+    assert lines[2:4] == [
+        "7 instances: the File Meta Information differs from the data set, which is used",
+        "  0\\n.dcm: the File Meta Information has 1.2.0",
+    ]
+    assert lines[-1] == "  and 2 more"
+    assert len(lines) == 9
+    assert counted.exit_code == 0
+    differences = counted.to_dict()["meta_differences"]
+    assert differences["instances"] == 7
+    assert differences["examples"][0] == {"path": "0\n.dcm", "detail": "the File Meta Information has 1.2.0"}
+
+
 def test_the_plan_counts_kinds_and_associations() -> None:
     counted = inventory(instance(CT, EXPLICIT, 10), instance(MR, JPEG_2000, 10))
     assert list(counted.plan_lines(TransferOptions())) == [
@@ -81,6 +99,7 @@ def test_the_json_has_the_same_counts() -> None:
     record = json.loads(line)
     assert record["instances"] == 1
     assert record["kinds"][0]["sop_class"] == "CT Image Storage"
+    assert record["meta_differences"] == {"instances": 0, "examples": []}
     assert record["problems"][0] == {
         "problem": "not-dicom",
         "files": 1,

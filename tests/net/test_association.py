@@ -529,6 +529,18 @@ async def test_a_source_that_cannot_be_read_is_an_outcome(tmp_path: Path) -> Non
             assert (await association.store(os.fsencode(CT_SMALL))).is_stored
 
 
+async def test_a_file_meta_that_differs_from_its_data_set_is_a_warning(caplog: pytest.LogCaptureFixture) -> None:
+    differing = instance()
+    differing.path, differing.meta_difference = "a.dcm", "the one has 1.2, the other 1.3"
+    with caplog.at_level(logging.WARNING, "asyncstore.net"), ScriptedSCP() as scp:
+        async with to(scp) as association:
+            for each in (differing, instance()):
+                assert (await association.store(each)).is_stored
+    (event,) = [record.msg for record in caplog.records]
+    assert isinstance(event, trace.MetaDiffers)
+    assert (event.path, event.difference) == ("a.dcm", "the one has 1.2, the other 1.3")
+
+
 async def test_what_happens_is_logged_as_events(caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.DEBUG, "asyncstore.net"), ScriptedSCP() as scp:
         association = to(scp)

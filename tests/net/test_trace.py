@@ -78,6 +78,16 @@ EVENTS = [
         "not stored: 1,200 more of CT Image Storage in Implicit VR Little Endian, which the peer refuses with "
         "0xA801 - Failure",
     ),
+    (
+        trace.MetaDiffers(path="a.dcm", difference="the File Meta Information has 1.2, the data set has 1.3"),
+        logging.WARNING,
+        "'a.dcm': the File Meta Information has 1.2, the data set has 1.3, which is used",
+    ),
+    (
+        trace.MoreMetaDiffer(count=1200),
+        logging.WARNING,
+        "1,200 more whose File Meta Information differs from the data set, which is used",
+    ),
 ]
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+import os
 import time
 from collections import Counter
 from pathlib import Path
@@ -15,6 +17,7 @@ from asyncstore.dimse.messages import HIGH, LOW
 from asyncstore.instances import source as source_module
 from asyncstore.instances.instance import Instance
 from asyncstore.instances.source import BytesSource
+from asyncstore.net import trace
 from asyncstore.net.acceptor import StorageSCP
 from asyncstore.net.association import STREAMED_AFTER_BYTES
 from asyncstore.net.outcome import State
@@ -546,3 +549,26 @@ async def test_a_lone_outcome_is_handed_out_although_the_supervisor_sleeps(monke
     async with KeepingSCP() as scp, transfer_to(scp, one_and_no_end()) as transfer:
         with anyio.fail_after(LIMIT_SECONDS):
             assert (await anext(transfer)).is_stored
+
+
+# -- what a user is told -----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("differing", "kinds"), [(0, []), (1, [trace.MetaDiffers]), (9, [trace.MetaDiffers, trace.MoreMetaDiffer])]
+)
+async def test_a_file_meta_that_differs_from_its_data_set_is_told_once_and_the_others_are_counted(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, differing: int, kinds: list[type[trace.TraceEvent]]
+) -> None:
+    for path in write_files(tmp_path, 12)[:differing]:
+        Path(path).write_bytes(files.dicom_file(body=files.data_set(sop_instance_uid="1.2.3.9")))
+    with caplog.at_level(logging.WARNING, "asyncstore.transfer"):
+        async with KeepingSCP() as scp:
+            await outcomes_of(transfer_to(scp, tmp_path))
+    told: list[Any] = [record.msg for record in caplog.records]
+    assert [type(event) for event in told] == kinds
+    if told:
+        assert files.INSTANCE_UID in told[0].difference
+        assert "1.2.3.9" in told[0].difference
+        assert os.path.dirname(told[0].path) == str(tmp_path)
+    assert sum(getattr(event, "count", 1) for event in told) == differing
