@@ -20,10 +20,13 @@ if TYPE_CHECKING:
 AnyPath: TypeAlias = "str | bytes | os.PathLike[str] | os.PathLike[bytes]"
 
 
-def scan(roots: Iterable[AnyPath], *, recursive: bool = True) -> Generator[Instance | ScanProblem, None, None]:
+def scan(
+    roots: AnyPath | Iterable[AnyPath], *, recursive: bool = True
+) -> Generator[Instance | ScanProblem, None, None]:
     """Every instance in files and directories, and every file that is none, as they are met.
 
-    A file given by name counts like one that was found in a directory. Never raises for what is on the disk.
+    `roots` is one path or an iterable of them. A file given by name counts like one that was found in a directory.
+    Never raises for what is on the disk.
     """
     for found in walk(roots, recursive=recursive):
         yield read_head(found, regular=True) if isinstance(found, str) else found
@@ -34,7 +37,7 @@ Walked: TypeAlias = "dict[tuple[int, int], int]"
 
 
 def walk(
-    roots: Iterable[AnyPath], *, recursive: bool, walked: Walked | None = None
+    roots: AnyPath | Iterable[AnyPath], *, recursive: bool, walked: Walked | None = None
 ) -> Generator[str | ScanProblem, None, None]:
     """The path of every regular file under the roots, and a problem for what cannot be walked or is no file.
 
@@ -43,7 +46,8 @@ def walk(
     directly in a directory are given. `walked` tells one call what earlier ones have walked.
     """
     walked = {} if walked is None else walked
-    for root in roots:
+    # A str can be iterated over as well: its first character may be the root of the whole machine.
+    for root in (roots,) if isinstance(roots, str | bytes | os.PathLike) else roots:
         path = os.fsdecode(root)
         found = _look(path)
         if isinstance(found, _Directory):

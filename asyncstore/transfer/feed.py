@@ -289,7 +289,7 @@ def _entries(sources: Iterable[Source], recursive: bool, walked: Walked | None) 
     for source in sources:
         if isinstance(source, str | bytes | os.PathLike):
             name = os.fsdecode(source)
-            found = walk([name], recursive=recursive, walked=walked)
+            found = walk(name, recursive=recursive, walked=walked)
             for first in found:
                 yield _named(first) if _path_of(first) == name else first
                 yield from found

@@ -7,7 +7,8 @@ import errno
 import os
 import socket
 from itertools import islice
-from typing import TYPE_CHECKING
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
@@ -17,8 +18,7 @@ from asyncstore.instances.scan import scan, walk
 from tests.instances.files import INSTANCE_UID, dicom_file
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-    from pathlib import Path
+    from collections.abc import Callable, Iterator
 
     from asyncstore.instances.scan import Walked
 
@@ -48,6 +48,12 @@ def names(found: Iterator[str | ScanProblem], root: Path) -> list[str]:
 def test_a_directory_gives_its_own_files_and_with_recursive_all_below(tree: Path) -> None:
     assert names(walk([tree], recursive=False), tree) == ["1", "2"]
     assert names(walk([tree], recursive=True), tree) == ["1", "2", "a/3", "a/b/4"]
+
+
+@pytest.mark.parametrize("make", [str, os.fsencode, Path], ids=["str", "bytes", "Path"])
+def test_one_path_is_one_root(tree: Path, make: Callable[[Path], Any]) -> None:
+    assert names(islice(walk(make(tree), recursive=True), 5), tree) == ["1", "2", "a/3", "a/b/4"]
+    assert len(list(islice(scan(make(tree / "1")), 2))) == 1
 
 
 def test_instances_and_problems_come_in_one_stream(tree: Path) -> None:
