@@ -66,9 +66,12 @@ class Transfer:
     """Sends instances to a peer: `async with Transfer(peer, sources) as transfer: async for outcome in transfer`.
 
     `sources` is a path (of a file or a directory), a scanned Instance, a pydicom Dataset, or an iterable or
-    asynchronous iterable of those; endless ones too. Every instance gets exactly one final Outcome; files that hold
-    none get one too. `report` counts them as they come. What a run that stops early leaves for another is counted only
-    (`State.LEFT`). `associations` and `window` override those of `options`.
+    asynchronous iterable of those; endless ones too. A generator may yield one Dataset again and again, changed in
+    between: each is encoded before the next is asked for. One in a list is to stay as it is until it has its outcome.
+
+    Every instance gets exactly one final Outcome; files that hold none get one too. `report` counts them as they come.
+    What a run that stops early leaves for another is counted only (`State.LEFT`). `associations` and `window` override
+    those of `options`.
 
     `ledger` is the file of a durable record (or a Ledger): what an earlier run of it stored is not opened again, its
     outcome is `State.RESUMED`. Entering raises LedgerError when it cannot be had. One that cannot be written any more

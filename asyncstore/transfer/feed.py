@@ -180,12 +180,18 @@ class Feed:
             elif isinstance(sources, Iterable):
                 await self._read_iterator(iter(cast("Iterable[Source]", sources)))
             else:
-                async for source in cast("AsyncIterable[Source]", sources):
-                    await self._read([source])
+                await self._read_asynchronous(cast("AsyncIterable[Source]", sources))
+
+    async def _read_asynchronous(self, sources: AsyncIterable[Source]) -> None:
+        async for source in sources:
+            entry: Any = source
+            if _is_data_set(entry):
+                entry = await anyio.to_thread.run_sync(_encoded, entry, abandon_on_cancel=True, limiter=self._limiter)
+            await self._read([entry])
 
     async def _read_iterator(self, sources: Iterator[Source]) -> None:
         """An iterator of the caller's may block, so it is only ever asked in a thread."""
-        pump = Pump(sources)
+        pump = Pump(map(_encoded, sources))
         pump.start()
         try:
             while batch := await pump.take():
@@ -347,9 +353,14 @@ def _read_batch(batch: list[Any], find_studies: bool) -> tuple[list[Found], floa
     return found, opening_seconds + fastest, not missed
 
 
-def _ready(entry: Any) -> Instance | ScanProblem | None:
+def _encoded(source: Any) -> Any:
+    """A Dataset as the instance that it is now: whoever is asked for the next one may give the same one, changed."""
+    return _as_found(source) if _is_data_set(source) else source
+
+
+def _ready(entry: Any) -> Found | None:
     """What needs no more reading; None for a Dataset, which is still to be encoded."""
-    return entry if isinstance(entry, Instance | ScanProblem) else None
+    return entry if isinstance(entry, Instance | ScanProblem | Outcome) else None
 
 
 def _as_found(entry: Any) -> Found:

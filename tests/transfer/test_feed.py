@@ -12,7 +12,7 @@ import anyio
 import pydicom
 import pytest
 
-from asyncstore.errors import NotDicom
+from asyncstore.errors import MissingUID, NotDicom
 from asyncstore.instances import file_meta
 from asyncstore.instances.instance import Instance, ProblemKind, ScanProblem
 from asyncstore.instances.scan import scan
@@ -127,6 +127,28 @@ async def test_instances_and_data_sets_are_sources_one_by_one_and_among_others(t
     assert mixed.uids == sorted([uid_of(1), uid_of(2), data_set.SOPInstanceUID])
     assert (await read(data_set)).uids == [data_set.SOPInstanceUID]
     assert (await read(instance(3))).uids == [uid_of(3)]
+
+
+@pytest.mark.parametrize("give", [iter, one_by_one], ids=lambda give: give.__name__)
+async def test_one_data_set_that_is_changed_for_each_time_is_an_instance_each_time(give: Any) -> None:
+    class Changed:
+        """Gives the same Dataset again and again, one that cannot be sent among them."""
+
+        def __init__(self) -> None:
+            self.data_set = pydicom.dcmread(files.bundled("CT_small.dcm"))
+
+        def __iter__(self) -> Iterator[pydicom.Dataset]:
+            for number in range(1, 41):
+                self.data_set.SOPInstanceUID = "" if number == 7 else uid_of(number)
+                self.data_set.file_meta.MediaStorageSOPInstanceUID = self.data_set.SOPInstanceUID
+                yield self.data_set
+
+    reader = await read(give(Changed()))
+    assert reader.uids == sorted(uid_of(number) for number in range(1, 41) if number != 7)
+    (problem,) = (entry for entry in reader.found if not isinstance(entry, Instance))
+    assert isinstance(problem, Outcome)
+    assert problem.state is State.SOURCE_PROBLEM
+    assert isinstance(problem.error, MissingUID)
 
 
 async def test_no_sources_end_at_once() -> None:
