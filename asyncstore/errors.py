@@ -192,8 +192,12 @@ class StoreFailed(AsyncStoreError):
         self.retryable = retryable
 
 
+# What the task groups of asyncio (as anyio makes them) and trio call the group in which they raise an error.
+_TASK_GROUP_MESSAGES = ("unhandled errors in a TaskGroup", "Exceptions from Trio nursery")
+
+
 def cause_of(error: Exception) -> Exception:
-    """The first error in a group of them, as a task group raises; any other error is itself."""
-    while isinstance(error, ExceptionGroup):
+    """The one error that task groups were raised around; any other error, a group of somebody else's too, is itself."""
+    while isinstance(error, ExceptionGroup) and error.message in _TASK_GROUP_MESSAGES and len(error.exceptions) == 1:
         error = error.exceptions[0]
     return error

@@ -6,6 +6,7 @@ instances. A test holds the tables against pydicom's dictionary.
 
 from __future__ import annotations
 
+import re
 from typing import Final
 
 APPLICATION_CONTEXT: Final = "1.2.840.10008.3.1.1.1"
@@ -310,6 +311,16 @@ _NAMES: Final = {
     VERIFICATION: "Verification SOP Class",
     MEDIA_STORAGE_DIRECTORY: "Media Storage Directory Storage",
 }
+
+
+# PS3.5 9.1 allows digits and dots. Other visible characters occur in archives: a peer may take them, so they are not
+# ours to refuse.
+_matches_visible = re.compile(r"[!-\[\]-~]{1,64}").fullmatch
+
+
+def can_be_sent(uid: str) -> bool:
+    """Whether a UID has 1 to 64 visible ASCII characters, no backslash among them: a message has room for no other."""
+    return _matches_visible(uid) is not None
 
 
 def name_of(uid: str) -> str:

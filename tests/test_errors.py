@@ -23,6 +23,7 @@ from asyncstore.errors import (
     SourceChanged,
     StoreFailed,
     Timeout,
+    cause_of,
 )
 from asyncstore.status import Status
 
@@ -161,6 +162,17 @@ def test_a_timeout_says_what_it_waited_for_and_how_long(which: str, text: str) -
 def test_a_protocol_error_of_the_peer_names_pdu_and_field() -> None:
     error = RemoteProtocolError("missing", pdu="C-STORE-RSP", field="Status")
     assert (str(error), error.pdu, error.field) == ("C-STORE-RSP, Status: missing", "C-STORE-RSP", "Status")
+
+
+def test_the_cause_is_what_task_groups_were_wrapped_around_and_nothing_that_others_grouped() -> None:
+    ours, theirs = ValueError("ours"), ExceptionGroup("theirs", [ValueError("a")])
+    for words in ("unhandled errors in a TaskGroup", "Exceptions from Trio nursery"):
+        for error in (ours, theirs):
+            assert cause_of(ExceptionGroup(words, [ExceptionGroup(words, [error])])) is error
+        several = ExceptionGroup(words, [ours, theirs])
+        assert cause_of(several) is several
+    assert cause_of(ours) is ours
+    assert cause_of(theirs) is theirs
 
 
 def test_a_failed_store_has_the_status_where_there_was_one() -> None:

@@ -117,7 +117,7 @@ def instance_of_dataset(data_set: Dataset) -> Instance:
     if not isinstance(data_set, Dataset):
         raise TypeError(f"neither a path, nor an Instance, nor a Dataset: {data_set!r:.200}")
     meta = getattr(data_set, "file_meta", None) or {}
-    wanted = str(meta.get("TransferSyntaxUID") or "")
+    wanted = str(meta.get("TransferSyntaxUID") or "").strip("\0 ")
     try:
         instance = _encoded_instance(data_set, meta, wanted)
     except SourceError:
@@ -129,8 +129,8 @@ def instance_of_dataset(data_set: Dataset) -> Instance:
 
 
 def _encoded_instance(data_set: Dataset, meta: Dataset | dict[str, str], wanted: str) -> Instance:
-    sop_class = str(data_set.get("SOPClassUID") or meta.get("MediaStorageSOPClassUID") or "")
-    sop_instance = str(data_set.get("SOPInstanceUID") or meta.get("MediaStorageSOPInstanceUID") or "")
+    sop_class = str(data_set.get("SOPClassUID") or meta.get("MediaStorageSOPClassUID") or "").strip("\0 ")
+    sop_instance = str(data_set.get("SOPInstanceUID") or meta.get("MediaStorageSOPInstanceUID") or "").strip("\0 ")
     if not sop_class or not sop_instance:
         raise MissingUID("the data set has no " + ("SOP Instance UID" if sop_class else "SOP Class UID"))
     encoded_as, data = _encode(data_set, wanted)

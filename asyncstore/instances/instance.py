@@ -7,6 +7,9 @@ import os
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from asyncstore.errors import MissingUID
+from asyncstore.uids import can_be_sent
+
 if TYPE_CHECKING:
     from pydicom import Dataset
 
@@ -62,23 +65,37 @@ class Instance:
         """
         from asyncstore.instances.file_meta import instance_of_bytes
 
-        return instance_of_bytes(data, transfer_syntax_uid)
+        return _checked(instance_of_bytes(data, transfer_syntax_uid))
 
     @classmethod
     def from_dataset(cls, data_set: Dataset) -> Instance:
         """The instance that a pydicom Dataset is.
 
         It is encoded now, in the transfer syntax of its File Meta Information, else in the one it was read in, else in
-        Explicit VR Little Endian. The Dataset is left as it is. Raises MissingUID, or SourceError when it has a value
-        that cannot be encoded, or compressed pixel data and no transfer syntax that says how.
+        Explicit VR Little Endian. The Dataset is left as it is. Raises MissingUID, also where a UID is none that could
+        be sent, or SourceError when it has a value that cannot be encoded, or compressed pixel data and no transfer
+        syntax that says how.
         """
         from asyncstore.instances.convert import instance_of_dataset
 
-        return instance_of_dataset(data_set)
+        return _checked(instance_of_dataset(data_set))
 
     def let_go(self) -> None:
         """Keep none of the file's bytes in memory: they are read from the file again when they are needed."""
         self.source.let_go()
+
+
+def _checked(instance: Instance) -> Instance:
+    """An instance whose UIDs can be sent, as those of a file always are."""
+    uids = {
+        "SOP Class": instance.sop_class_uid,
+        "SOP Instance": instance.sop_instance_uid,
+        "Transfer Syntax": instance.transfer_syntax_uid,
+    }
+    for name, uid in uids.items():
+        if not can_be_sent(uid):
+            raise MissingUID(f"the {name} UID {uid[:80]!r} is not 1 to 64 visible ASCII characters without a backslash")
+    return instance
 
 
 class ProblemKind(enum.Enum):

@@ -157,12 +157,17 @@ class Transfer:
             self._unread.clear()
         else:
             self.abort()
+        failure: Exception | None = None
         try:
             await self._group.__aexit__(None, None, None)
+        except ExceptionGroup as group:
+            failure = cause_of(group)
         finally:
             if self._ledger is not None:
                 await self._ledger.__aexit__(kind, error, traceback)
                 self.report.stopped_because = self._ledger.failure or self.report.stopped_because
+        if failure is not None:  # raised out here, it keeps the cause that it has
+            raise failure
 
     def __aiter__(self) -> Self:
         return self

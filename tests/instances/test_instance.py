@@ -245,6 +245,36 @@ def test_pixels_that_took_the_place_of_compressed_ones_are_sent() -> None:
         assert decode(Instance.from_dataset(dataset)).PixelData == pixels
 
 
+ODD_UIDS = ["1.2.840." + "1" * 57, "1.2.\u00e9", "1.2\n3", "1.2\\3", "1.2 3"]
+
+
+@pytest.mark.parametrize("uid", ODD_UIDS)
+@pytest.mark.filterwarnings("ignore::UserWarning")
+def test_a_uid_that_no_message_has_room_for_is_a_problem_in_one_line(uid: str) -> None:
+    images = [image(), image(), image(EXPLICIT_VR_LITTLE_ENDIAN)]
+    images[0].SOPClassUID = uid
+    images[1].SOPInstanceUID = uid
+    images[2].file_meta.TransferSyntaxUID = UID(uid)
+    del images[2].PixelData
+    for each, name in zip(images, ("SOP Class", "SOP Instance", "Transfer Syntax"), strict=True):
+        with pytest.raises(MissingUID, match=f"the {name} UID .* is not 1 to 64 visible ASCII characters") as raised:
+            Instance.from_dataset(each)
+        assert "\n" not in str(raised.value)
+
+
+@pytest.mark.parametrize("uid", ["", *ODD_UIDS])
+def test_bytes_of_a_transfer_syntax_that_cannot_be_named_are_a_problem(uid: str) -> None:
+    with pytest.raises(MissingUID, match="the Transfer Syntax UID"):
+        Instance.from_bytes(data_set(), transfer_syntax_uid=uid)
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning")
+def test_the_padding_of_a_uid_is_no_part_of_it() -> None:
+    padded = image()
+    padded.SOPInstanceUID = UID("1.2.3\0")
+    assert Instance.from_dataset(padded).sop_instance_uid == "1.2.3"
+
+
 def test_what_is_no_dataset_is_a_mistake() -> None:
     with pytest.raises(TypeError, match="nor a Dataset: 5"):
         Instance.from_dataset(5)  # type: ignore[arg-type]

@@ -251,6 +251,48 @@ async def test_what_a_callers_iterator_raises_is_raised_after_the_outcomes() -> 
     assert isinstance(transfer.report.stopped_because, ValueError)
 
 
+async def test_a_group_of_errors_that_a_callers_iterator_raises_comes_out_as_it_is() -> None:
+    group = ExceptionGroup("of the caller's", [KeyError("a"), ValueError("b")])
+
+    async def asynchronous() -> AsyncIterator[Instance]:
+        yield instance(1)
+        raise group
+
+    def ordinary() -> Iterator[Instance]:
+        yield instance(1)
+        raise group
+
+    for sources in (asynchronous(), ordinary()):
+        async with KeepingSCP() as scp:
+            with pytest.raises(ExceptionGroup) as raised:
+                await outcomes_of(transfer_to(scp, sources))
+        assert (raised.value.message, raised.value.exceptions) == (group.message, group.exceptions)
+
+
+async def test_an_error_of_our_own_comes_out_without_the_groups_around_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fails(*_: object) -> None:
+        raise ZeroDivisionError
+
+    monkeypatch.setattr(Transfer, "established", fails)
+    async with KeepingSCP() as scp:
+        with pytest.raises(ZeroDivisionError):
+            await outcomes_of(transfer_to(scp, [instance(1)]))
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning")  # of pydicom
+async def test_a_uid_that_no_message_has_room_for_costs_the_other_instances_nothing() -> None:
+    odd = pydicom.dcmread(files.bundled("CT_small.dcm"))
+    odd.SOPClassUID = "1.2.840." + "1" * 62
+    async with KeepingSCP() as scp:
+        transfer = transfer_to(scp, [instance(1), odd, instance(2)])
+        outcomes = await outcomes_of(transfer)
+    check_account(transfer, outcomes)
+    assert scp.uids == all_once(1, 2)
+    (problem,) = (outcome for outcome in outcomes if not outcome.is_stored)
+    assert problem.state is State.SOURCE_PROBLEM
+    assert "SOP Class UID" in problem.reason
+
+
 def test_a_transfer_is_made_without_an_event_loop_and_its_options_by_keyword_come_first() -> None:
     transfer = Transfer(Peer("pacs.example", 104), ["/nowhere"], associations=3, window=1)
     assert (transfer.options.associations, transfer.options.window) == (3, 1)
