@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any, Final, Self
 
 import anyio
 
-from asyncstore.errors import AsyncStoreError, cause_of
+from asyncstore.errors import AsyncStoreError, LocalProtocolError, cause_of
 from asyncstore.instances.instance import Instance, ProblemKind
 from asyncstore.net import trace
 from asyncstore.net.association import STREAMED_AFTER_BYTES
@@ -124,6 +124,7 @@ class Transfer:
         self._refused: Counter[Pair] = Counter()
         self._differing = 0  # instances whose File Meta Information names another than the data set
         self._was_held = False
+        self._was_entered = False
         self._draining = False
         self._finished = False
         self._unread: deque[Outcome] = deque()
@@ -138,6 +139,9 @@ class Transfer:
     # -- for the caller ------------------------------------------------------------------------------------------------
 
     async def __aenter__(self) -> Self:
+        if self._was_entered:
+            raise LocalProtocolError("a Transfer is entered once: make another one to send again")
+        self._was_entered = True
         async with contextlib.AsyncExitStack() as stack:
             if self._ledger is not None:
                 await stack.enter_async_context(self._ledger)
@@ -176,6 +180,8 @@ class Transfer:
         while not self._unread:
             if self._finished:
                 raise self._destination.start_failure or self._sources_error or StopAsyncIteration
+            if not self._was_entered:
+                raise LocalProtocolError("a Transfer is iterated over inside `async with`, which begins it")
             if self._read.is_set():
                 self._read = anyio.Event()
             await self._read.wait()

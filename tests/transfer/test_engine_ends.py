@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import anyio
 import pytest
 
-from asyncstore.errors import AssociationLost
+from asyncstore.errors import AssociationLost, LocalProtocolError
 from asyncstore.net.outcome import State
 from asyncstore.status import SUCCESS
 from asyncstore.transfer.engine import Transfer
@@ -21,6 +21,7 @@ from tests.transfer.support import (
     KeepingSCP,
     check_account,
     instance,
+    outcomes_of,
     transfer_to,
     write_files,
 )
@@ -229,6 +230,26 @@ async def test_a_block_that_is_never_iterated_ends_too(tmp_path: Path) -> None:
                 await anyio.lowlevel.checkpoint()
         assert any(isinstance(unit, ReleaseRQ) for unit in scp.received)
     assert transfer.report.found == transfer.report.stored + transfer.report.left
+
+
+async def test_outcomes_are_handed_out_inside_the_block_only() -> None:
+    async with KeepingSCP() as scp:
+        transfer = transfer_to(scp, [instance(1)])
+        with anyio.fail_after(LIMIT_SECONDS), pytest.raises(LocalProtocolError, match="async with"):
+            await anext(transfer)
+        async with transfer:
+            assert len([outcome async for outcome in transfer]) == 1
+        assert [outcome async for outcome in transfer] == []
+
+
+async def test_a_transfer_is_entered_once() -> None:
+    async with KeepingSCP() as scp:
+        transfer = transfer_to(scp, [instance(1)])
+        await outcomes_of(transfer)
+        with anyio.fail_after(LIMIT_SECONDS), pytest.raises(LocalProtocolError, match="once"):
+            await transfer.__aenter__()
+    assert scp.stored == 1
+    assert transfer.report.stored == 1
 
 
 async def test_an_exception_in_the_block_aborts_and_comes_out_as_it_is() -> None:
