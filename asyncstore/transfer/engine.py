@@ -79,7 +79,8 @@ class Transfer:
 
     Iterating raises AssociateError (or what else kept it from happening) when no association could be established at
     all, and what an iterable of the caller's raised; a run that worked and then had to stop ends the iteration, and
-    `report.stopped_because` says why. Leaving the block early stops the transfer after what is in flight.
+    `report.stopped_because` says why. Leaving the block early stops the transfer after what is in flight, and closes
+    the asynchronous generator that `sources` may be. One Transfer is entered once.
     """
 
     def __init__(

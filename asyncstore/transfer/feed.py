@@ -73,6 +73,8 @@ _FEW_FILES: Final = 4
 # Of so many entries at once it is asked what is settled: what neighbours share is then looked up once.
 _ASKED_AT_ONCE: Final = 1024
 _ASKED_SECONDS: Final = 0.1
+# How long an asynchronous generator that is not read to its end may take to close.
+_CLOSING_SECONDS: Final = 5.0
 
 _count = itertools.count()
 
@@ -183,11 +185,29 @@ class Feed:
                 await self._read_asynchronous(cast("AsyncIterable[Source]", sources))
 
     async def _read_asynchronous(self, sources: AsyncIterable[Source]) -> None:
-        async for source in sources:
-            entry: Any = source
-            if _is_data_set(entry):
-                entry = await anyio.to_thread.run_sync(_encoded, entry, abandon_on_cancel=True, limiter=self._limiter)
-            await self._read([entry])
+        """Read to the end of the sources; when that is not to be reached, close what gives them, if it can be closed.
+
+        A generator is closed in the task that iterates over it, inside no scope that is younger than its own ones.
+        """
+        iterator = aiter(sources)
+        failure: BaseException | None = None
+        with anyio.CancelScope() as scope:
+            try:
+                async for source in iterator:
+                    await self._read([await self._encoded_here(source)])
+            except BaseException as error:
+                failure = error
+                scope.deadline = anyio.current_time() + _CLOSING_SECONDS
+                scope.shield = True
+                if hasattr(iterator, "aclose"):
+                    await iterator.aclose()
+        if failure is not None:  # out here, since the scope swallows a cancellation once its time is over
+            raise failure
+
+    async def _encoded_here(self, source: Any) -> Any:
+        if not _is_data_set(source):
+            return source
+        return await anyio.to_thread.run_sync(_encoded, source, abandon_on_cancel=True, limiter=self._limiter)
 
     async def _read_iterator(self, sources: Iterator[Source]) -> None:
         """An iterator of the caller's may block, so it is only ever asked in a thread."""

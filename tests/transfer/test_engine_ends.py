@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import itertools
 import os
 import threading
 from typing import TYPE_CHECKING, Any
@@ -13,6 +14,7 @@ import pytest
 from asyncstore.errors import AssociationLost, LocalProtocolError
 from asyncstore.net.outcome import State
 from asyncstore.status import SUCCESS
+from asyncstore.transfer import feed
 from asyncstore.transfer.engine import Transfer
 from asyncstore.upper_layer.items import OperationsWindow
 from asyncstore.upper_layer.pdu import Abort, ReleaseRQ
@@ -250,6 +252,74 @@ async def test_a_transfer_is_entered_once() -> None:
             await transfer.__aenter__()
     assert scp.stored == 1
     assert transfer.report.stored == 1
+
+
+class Watched:
+    """Instances without end, by an asynchronous generator that notes its end; it yields inside a scope of its own."""
+
+    def __init__(self) -> None:
+        self.closed = False
+
+    async def __aiter__(self) -> AsyncIterator[Instance]:
+        try:
+            with anyio.CancelScope():
+                for number in itertools.count(1):
+                    yield instance(number)
+        finally:
+            await anyio.lowlevel.checkpoint()
+            self.closed = True
+
+
+async def test_a_generator_that_is_left_early_is_closed_in_the_block() -> None:
+    async with KeepingSCP() as scp:
+        source = Watched()
+        with anyio.fail_after(LIMIT_SECONDS):
+            async with transfer_to(scp, source) as transfer:
+                async for _ in transfer:
+                    break
+        assert source.closed
+        assert transfer.report.stopped_because is None
+
+
+async def test_a_generator_is_closed_when_the_block_fails_or_is_cancelled() -> None:
+    async def fails(source: Watched, error: type[Exception]) -> None:
+        with anyio.fail_after(LIMIT_SECONDS):
+            async with transfer_to(scp, source) as transfer:
+                async for _ in transfer:
+                    raise error
+
+    async with KeepingSCP() as scp:
+        source = Watched()
+        with pytest.raises(ZeroDivisionError):
+            await fails(source, ZeroDivisionError)
+        assert source.closed
+        source = Watched()
+        with anyio.CancelScope() as scope:
+            async with transfer_to(scp, source) as transfer:
+                async for _ in transfer:
+                    scope.cancel()
+        assert scope.cancelled_caught
+        assert source.closed
+        assert not transfer.report.scan_finished
+
+
+async def test_a_generator_that_does_not_let_itself_be_closed_holds_up_nobody(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(feed, "_CLOSING_SECONDS", 0.01)
+
+    async def hangs() -> AsyncIterator[Instance]:
+        try:
+            for number in itertools.count(1):
+                yield instance(number)
+        finally:
+            await anyio.sleep_forever()
+
+    async with KeepingSCP() as scp:
+        with anyio.fail_after(LIMIT_SECONDS):
+            async with transfer_to(scp, hangs()) as transfer:
+                async for _ in transfer:
+                    break
+    assert not transfer.report.scan_finished
+    assert transfer.report.stopped_because is None
 
 
 async def test_an_exception_in_the_block_aborts_and_comes_out_as_it_is() -> None:
