@@ -98,6 +98,23 @@ def test_scanning_needs_no_event_loop(tmp_path: Path) -> None:
     assert len(found) == 4
 
 
+NOTHING_STORED = """
+import sys, anyio, asyncstore
+
+async def main():
+    async with asyncstore.StorageSCP() as scp:
+        report = await asyncstore.store(["no such file"], to=asyncstore.Peer("127.0.0.1", scp.port))
+    assert report.failed == 1
+
+anyio.run(main)
+"""
+
+
+def test_nothing_is_printed_where_no_log_is_set_up() -> None:
+    done = subprocess.run([sys.executable, "-c", NOTHING_STORED], capture_output=True, text=True, check=True)
+    assert (done.stdout, done.stderr) == ("", "")
+
+
 def test_every_public_name_is_there() -> None:
     for name in asyncstore.__all__:
         assert getattr(asyncstore, name) is not None
