@@ -11,6 +11,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from asyncstore.dimse.messages import HIGH, LOW, MEDIUM
     from asyncstore.errors import (
         Aborted,
         AssociateError,
@@ -31,10 +32,10 @@ if TYPE_CHECKING:
         StoreFailed,
         Timeout,
     )
-    from asyncstore.instances.instance import Instance
+    from asyncstore.instances.instance import Instance, ScanProblem
     from asyncstore.instances.scan import scan
     from asyncstore.instances.source import BytesSource, DataSource, FileSource
-    from asyncstore.net.acceptor import StorageSCP
+    from asyncstore.net.acceptor import Arrival, OnStore, StorageSCP
     from asyncstore.net.association import Association, associate
     from asyncstore.net.outcome import Outcome, State
     from asyncstore.net.peer import Peer, Timeouts
@@ -42,21 +43,23 @@ if TYPE_CHECKING:
     from asyncstore.transfer.engine import Transfer, store
     from asyncstore.transfer.ledger import Ledger
     from asyncstore.transfer.ledger_reader import LedgerReader
-    from asyncstore.transfer.policy import RetryPolicy, TransferOptions
+    from asyncstore.transfer.policy import Named, Reaction, RetryPolicy, StatusReaction, TransferOptions
     from asyncstore.transfer.report import Report
     from asyncstore.transfer.sqlite_ledger import SqliteLedger
+    from asyncstore.upper_layer.items import UserIdentity
 
 __version__ = "0.1.0"
 
 __all__ = [
     # to whom, and one association
-    "Peer", "Timeouts", "associate", "Association",
+    "Peer", "Timeouts", "UserIdentity", "associate", "Association", "LOW", "MEDIUM", "HIGH",
     # many instances
     "store", "Transfer", "TransferOptions", "RetryPolicy", "Report", "Ledger", "SqliteLedger", "LedgerReader",
+    "StatusReaction", "Reaction", "Named",
     # what is sent, and what became of it
-    "scan", "Instance", "DataSource", "FileSource", "BytesSource", "Outcome", "State", "Status",
+    "scan", "ScanProblem", "Instance", "DataSource", "FileSource", "BytesSource", "Outcome", "State", "Status",
     # the other end
-    "StorageSCP",
+    "StorageSCP", "Arrival", "OnStore",
     # errors
     "AsyncStoreError", "SourceError", "NotDicom", "MissingUID", "SourceChanged", "AssociateError", "ConnectFailed",
     "AssociationRejected", "NoAcceptedContext", "AssociationLost", "Aborted", "ConnectionLost", "Timeout",
@@ -64,10 +67,11 @@ __all__ = [
 ]  # fmt: skip
 
 _MODULES = {
-    "asyncstore.instances.instance": ("Instance",),
+    "asyncstore.dimse.messages": ("HIGH", "LOW", "MEDIUM"),
+    "asyncstore.instances.instance": ("Instance", "ScanProblem"),
     "asyncstore.instances.scan": ("scan",),
     "asyncstore.instances.source": ("BytesSource", "DataSource", "FileSource"),
-    "asyncstore.net.acceptor": ("StorageSCP",),
+    "asyncstore.net.acceptor": ("Arrival", "OnStore", "StorageSCP"),
     "asyncstore.net.association": ("Association", "associate"),
     "asyncstore.net.outcome": ("Outcome", "State"),
     "asyncstore.net.peer": ("Peer", "Timeouts"),
@@ -75,19 +79,22 @@ _MODULES = {
     "asyncstore.transfer.engine": ("Transfer", "store"),
     "asyncstore.transfer.ledger": ("Ledger",),
     "asyncstore.transfer.ledger_reader": ("LedgerReader",),
-    "asyncstore.transfer.policy": ("RetryPolicy", "TransferOptions"),
+    "asyncstore.transfer.policy": ("Named", "Reaction", "RetryPolicy", "StatusReaction", "TransferOptions"),
     "asyncstore.transfer.report": ("Report",),
     "asyncstore.transfer.sqlite_ledger": ("SqliteLedger",),
+    "asyncstore.upper_layer.items": ("UserIdentity",),
 }
 _MODULE_OF = {name: module for module, names in _MODULES.items() for name in names}
 
 
-def __getattr__(name: str) -> Any:
-    if name not in __all__:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    value = getattr(importlib.import_module(_MODULE_OF.get(name, "asyncstore.errors")), name)
-    globals()[name] = value
-    return value
+if not TYPE_CHECKING:  # type checkers read the imports above, and would take every misspelt name for one that is here
+
+    def __getattr__(name: str) -> Any:
+        if name not in __all__:
+            raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+        value = getattr(importlib.import_module(_MODULE_OF.get(name, "asyncstore.errors")), name)
+        globals()[name] = value
+        return value
 
 
 def __dir__() -> list[str]:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import ast
 import subprocess
 import sys
-from typing import TYPE_CHECKING
+from pathlib import Path
 
 import pydicom
 import pytest
@@ -13,9 +14,6 @@ import asyncstore
 from asyncstore.uids import CT_IMAGE_STORAGE, EXPLICIT_VR_LITTLE_ENDIAN, IMPLICIT_VR_LITTLE_ENDIAN
 from tests.instances import files
 from tests.transfer.support import write_files
-
-if TYPE_CHECKING:
-    from pathlib import Path
 
 CONTEXTS = [(CT_IMAGE_STORAGE, [EXPLICIT_VR_LITTLE_ENDIAN, IMPLICIT_VR_LITTLE_ENDIAN])]
 
@@ -120,7 +118,46 @@ def test_every_public_name_is_there() -> None:
         assert getattr(asyncstore, name) is not None
     assert set(asyncstore.__all__) <= set(dir(asyncstore))
     with pytest.raises(AttributeError, match="no attribute 'Session'"):
-        asyncstore.Session  # noqa: B018
+        asyncstore.Session  # type: ignore[attr-defined]  # noqa: B018  (a type checker must see it too)
+
+
+def test_type_checkers_see_the_names_that_are_there() -> None:
+    source = Path(asyncstore.__file__).read_text()
+    (for_checkers,) = (
+        node
+        for node in ast.parse(source).body
+        if isinstance(node, ast.If) and not node.orelse and ast.unparse(node.test) == "TYPE_CHECKING"
+    )
+    seen = {
+        name.name: node.module for node in for_checkers.body if isinstance(node, ast.ImportFrom) for name in node.names
+    }
+    assert seen == {name: asyncstore._MODULE_OF.get(name, "asyncstore.errors") for name in asyncstore.__all__}
+
+
+async def test_everything_that_a_typed_program_names_can_be_had_from_the_package(tmp_path: Path) -> None:
+    arrivals: list[asyncstore.Arrival] = []
+
+    def keep(arrival: asyncstore.Arrival) -> asyncstore.Status:
+        arrivals.append(arrival)
+        return asyncstore.Status(0)
+
+    on_store: asyncstore.OnStore = keep
+    (path,) = write_files(tmp_path, 1)
+    row = asyncstore.StatusReaction(0xA702, 0xA702, asyncstore.Named.STOP.value)
+    options = asyncstore.TransferOptions(
+        priority=asyncstore.HIGH,
+        user_identity=asyncstore.UserIdentity(1, b"somebody"),
+        retry=asyncstore.RetryPolicy(overrides=(row,)),
+    )
+    async with asyncstore.StorageSCP(on_store=on_store) as scp:
+        archive = asyncstore.Peer("127.0.0.1", scp.port)
+        report = await asyncstore.store(asyncstore.scan([path, tmp_path / "missing"]), to=archive, options=options)
+    assert (report.stored, report.failed) == (1, 1)
+    assert [arrival.request.priority for arrival in arrivals] == [asyncstore.HIGH]
+    assert isinstance(row.reaction, asyncstore.Reaction)
+    assert len({asyncstore.LOW, asyncstore.MEDIUM, asyncstore.HIGH}) == 3
+    (problem,) = asyncstore.scan(tmp_path / "missing")
+    assert isinstance(problem, asyncstore.ScanProblem)
 
 
 def test_importing_it_costs_neither_pydicom_nor_what_the_command_line_needs() -> None:

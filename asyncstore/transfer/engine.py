@@ -65,7 +65,7 @@ _MAXIMUM_UNREAD: Final = 4096
 class Transfer:
     """Sends instances to a peer: `async with Transfer(peer, sources) as transfer: async for outcome in transfer`.
 
-    `sources` is a path (of a file or a directory), a scanned Instance, a pydicom Dataset, or an iterable or
+    `sources` is a path (of a file or a directory), what `scan` yields, a pydicom Dataset, or an iterable or
     asynchronous iterable of those; endless ones too. A generator may yield one Dataset again and again, changed in
     between: each is encoded before the next is asked for. One in a list is to stay as it is until it has its outcome.
 

@@ -43,8 +43,8 @@ if TYPE_CHECKING:
 
     from pydicom.dataset import Dataset
 
-Source: TypeAlias = "str | bytes | os.PathLike[str] | os.PathLike[bytes] | Instance | Dataset"
-"""What can be sent: a file or directory by its path, a scanned Instance, or a pydicom Dataset."""
+Source: TypeAlias = "str | bytes | os.PathLike[str] | os.PathLike[bytes] | Instance | ScanProblem | Dataset"
+"""What can be sent: a file or directory by its path, what a scan yields, or a pydicom Dataset."""
 
 Found: TypeAlias = Instance | ScanProblem | Outcome
 
@@ -301,7 +301,7 @@ class Feed:
 
 def _is_one(sources: object) -> bool:
     # A Dataset is iterable too.
-    return _is_data_set(sources) or isinstance(sources, str | bytes | os.PathLike | Instance)
+    return _is_data_set(sources) or isinstance(sources, str | bytes | os.PathLike | Instance | ScanProblem)
 
 
 def _is_data_set(source: object) -> bool:

@@ -127,6 +127,8 @@ async def test_instances_and_data_sets_are_sources_one_by_one_and_among_others(t
     assert mixed.uids == sorted([uid_of(1), uid_of(2), data_set.SOPInstanceUID])
     assert (await read(data_set)).uids == [data_set.SOPInstanceUID]
     assert (await read(instance(3))).uids == [uid_of(3)]
+    (problem,) = scan(tmp_path / "missing")
+    assert (await read(problem)).found == [problem]
 
 
 @pytest.mark.parametrize("give", [iter, one_by_one], ids=lambda give: give.__name__)
