@@ -37,6 +37,10 @@ class AsyncStoreError(Exception):
 
     retryable: bool = False
 
+    def __reduce__(self) -> tuple[object, ...]:
+        # Copied and pickled by what it has: Exception would call the constructor with the message alone.
+        return type(self).__new__, (type(self), *self.args), vars(self)
+
 
 class SourceError(AsyncStoreError):
     """The file or data set cannot be sent; the peer has nothing to do with it."""

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import copy
+import pickle
 import re
+from typing import TYPE_CHECKING
 
 import pytest
 
 from asyncstore import errors
 from asyncstore.errors import (
     Aborted,
+    AssociateError,
     AssociationLost,
     AssociationRejected,
     AsyncStoreError,
@@ -19,13 +23,18 @@ from asyncstore.errors import (
     MissingUID,
     NoAcceptedContext,
     NotDicom,
+    ProtocolError,
     RemoteProtocolError,
     SourceChanged,
+    SourceError,
     StoreFailed,
     Timeout,
     cause_of,
 )
 from asyncstore.status import Status
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 
 def documented_tree() -> dict[str, str]:
@@ -162,6 +171,44 @@ def test_a_timeout_says_what_it_waited_for_and_how_long(which: str, text: str) -
 def test_a_protocol_error_of_the_peer_names_pdu_and_field() -> None:
     error = RemoteProtocolError("missing", pdu="C-STORE-RSP", field="Status")
     assert (str(error), error.pdu, error.field) == ("C-STORE-RSP, Status: missing", "C-STORE-RSP", "Status")
+
+
+ONE_OF_EACH = [
+    AsyncStoreError("x"),
+    SourceError("x"),
+    NotDicom("x"),
+    MissingUID("x"),
+    SourceChanged("x"),
+    AssociateError("x"),
+    ConnectFailed("x"),
+    AssociationRejected(2, 3, 1),
+    NoAcceptedContext("x"),
+    AssociationLost("x", [1]),
+    Aborted(2, 1, [1, 2]),
+    ConnectionLost("x", [3]),
+    Timeout("dimse", 2.5, [1]),
+    ProtocolError("x"),
+    LocalProtocolError("x"),
+    RemoteProtocolError("x", pdu="C-STORE-RSP", field="Status"),
+    LedgerError("x"),
+    StoreFailed("x", Status(0xA700), retryable=True),
+]
+
+
+def test_each_error_is_there_once() -> None:
+    assert [type(error).__name__ for error in ONE_OF_EACH] == list(documented_tree())
+
+
+@pytest.mark.parametrize("again", [lambda error: pickle.loads(pickle.dumps(error)), copy.copy, copy.deepcopy])
+@pytest.mark.parametrize("error", ONE_OF_EACH, ids=lambda error: type(error).__name__)
+def test_an_error_goes_to_another_process_and_back(
+    error: AsyncStoreError, again: Callable[[AsyncStoreError], AsyncStoreError]
+) -> None:
+    error.add_note("noted")
+    other = again(error)
+    assert type(other) is type(error)
+    assert (str(other), other.args, vars(other)) == (str(error), error.args, vars(error))
+    assert other.retryable is error.retryable
 
 
 def test_the_cause_is_what_task_groups_were_wrapped_around_and_nothing_that_others_grouped() -> None:
