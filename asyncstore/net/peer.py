@@ -43,6 +43,10 @@ class Timeouts:
     dimse_seconds: float = 30.0
     network_seconds: float = 30.0
 
+    def __post_init__(self) -> None:
+        for name in ("connect_seconds", "acse_seconds", "dimse_seconds", "network_seconds"):
+            check_seconds(name, getattr(self, name))
+
 
 def check_ae_title(title: str) -> str:
     """Give back an AE title that can be sent (PS3.5 6.2, VR AE).
@@ -55,3 +59,11 @@ def check_ae_title(title: str) -> str:
     if "\\" in title or not title.isascii() or not title.isprintable():
         raise LocalProtocolError(f"AE title {title!r} has a character that an AE title cannot have")
     return title
+
+
+def check_seconds(name: str, seconds: object) -> None:
+    """Refuse what is no length of time: TypeError for what is no number, LocalProtocolError for one below 0."""
+    if not isinstance(seconds, int | float):
+        raise TypeError(f"{name} is {seconds!r}: it is a number of seconds, math.inf for no limit")
+    if not seconds >= 0:  # a NaN is no more than 0 either
+        raise LocalProtocolError(f"{name} is {seconds}: it is 0 or more")

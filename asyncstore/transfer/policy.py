@@ -10,12 +10,14 @@ import enum
 import itertools
 import random
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Final, Literal
+from typing import TYPE_CHECKING, Final, Literal, TypeAlias, get_args
 
-from asyncstore.dimse.messages import LOW
+from asyncstore.dimse.messages import HIGH, LOW, MEDIUM
 from asyncstore.errors import LocalProtocolError
 from asyncstore.net.outcome import State
-from asyncstore.net.peer import Timeouts, check_ae_title
+from asyncstore.net.peer import Timeouts, check_ae_title, check_seconds
+from asyncstore.uids import can_be_sent
+from asyncstore.upper_layer.framing import MINIMUM_LENGTH
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -25,6 +27,9 @@ if TYPE_CHECKING:
 MAXIMUM_ASSOCIATIONS: Final = 8  # where `auto` ends; more made every receiver that was measured slower
 ABORTS_UNTIL_POISON: Final = 3  # an instance on which so many associations died is set aside
 DESTINATION_FAILURES_UNTIL_SINGLE: Final = 5
+
+OnDuplicate: TypeAlias = Literal["duplicate", "stored", "failed"]
+KeepTogether: TypeAlias = Literal["directory", "study"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,6 +76,13 @@ class StatusReaction:
     last: int
     reaction: Reaction
 
+    def __post_init__(self) -> None:
+        if not isinstance(self.reaction, Reaction):
+            hint = ": its value is one" if isinstance(self.reaction, Named) else ""
+            raise TypeError(f"the reaction {str(self.reaction)!r:.80} is no Reaction{hint}")
+        if not 0 <= self.first <= self.last <= 0xFFFF:
+            raise LocalProtocolError(f"status codes {self.first:04X} to {self.last:04X}: they are 0000 to FFFF")
+
 
 def _rows(reaction: Named, *codes: int | tuple[int, int]) -> list[StatusReaction]:
     spans = ((code, code) if isinstance(code, int) else code for code in codes)
@@ -113,8 +125,20 @@ class RetryPolicy:
     cap_seconds: float = 300.0
     outage_seconds: float = 60.0
     overrides: tuple[StatusReaction, ...] = ()
-    on_duplicate: Literal["duplicate", "stored", "failed"] = "duplicate"
+    on_duplicate: OnDuplicate = "duplicate"
     strict_warnings: bool = False
+
+    def __post_init__(self) -> None:
+        _check_count("retries", self.retries)
+        _check_count("retries_at_start", self.retries_at_start)
+        check_seconds("first_wait_seconds", self.first_wait_seconds)
+        check_seconds("cap_seconds", self.cap_seconds)
+        check_seconds("outage_seconds", self.outage_seconds)
+        if not isinstance(self.overrides, tuple | list) or not all(
+            isinstance(r, StatusReaction) for r in self.overrides
+        ):
+            raise TypeError(f"overrides is {self.overrides!r:.200}: it is a tuple of StatusReaction")
+        _check_choice("on_duplicate", self.on_duplicate, get_args(OnDuplicate))
 
     def reaction_to(self, status_value: int) -> Reaction:
         """The reaction to a status code of C-STORE-RSP."""
@@ -154,7 +178,7 @@ class TransferOptions:
     priority: int = LOW
     only_transfer_syntax: str | None = None
     only_needed_contexts: bool = False
-    keep_together: Literal["directory", "study"] = "directory"
+    keep_together: KeepTogether = "directory"
     recursive: bool = True
     convert: bool = True
     retry: RetryPolicy = field(default_factory=RetryPolicy)
@@ -168,6 +192,31 @@ class TransferOptions:
             raise LocalProtocolError(f"{self.associations} associations: at least 1 is needed")
         if not 1 <= self.window <= 0xFFFF:
             raise LocalProtocolError(f"an operations window of {self.window}: it is 1 to 65535")
+        _check_length("maximum_length", self.maximum_length)
+        _check_length("maximum_send_length", self.maximum_send_length)
+        if self.priority not in (LOW, MEDIUM, HIGH):
+            raise LocalProtocolError(f"priority is {self.priority!r}: it is LOW, MEDIUM or HIGH")
+        if self.only_transfer_syntax is not None and not can_be_sent(self.only_transfer_syntax):
+            raise LocalProtocolError(f"only_transfer_syntax is {self.only_transfer_syntax!r}: it is a UID")
+        _check_choice("keep_together", self.keep_together, get_args(KeepTogether))
+        check_seconds("drain_seconds", self.drain_seconds)
+
+
+def _check_count(name: str, count: object) -> None:
+    if not isinstance(count, int):
+        raise TypeError(f"{name} is {count!r}: it is a whole number")
+    if count < 0:
+        raise LocalProtocolError(f"{name} is {count}: it is 0 or more")
+
+
+def _check_length(name: str, length: int) -> None:
+    if length != 0 and not MINIMUM_LENGTH <= length <= 0xFFFFFFFF:
+        raise LocalProtocolError(f"{name} is {length}: it is {MINIMUM_LENGTH} to {0xFFFFFFFF}, or 0 for no limit")
+
+
+def _check_choice(name: str, chosen: object, choices: tuple[str, ...]) -> None:
+    if chosen not in choices:
+        raise LocalProtocolError(f"{name} is {chosen!r}: it is one of {', '.join(choices)}")
 
 
 def parse_overrides(texts: Iterable[str]) -> tuple[StatusReaction, ...]:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import math
+
 import pytest
 
 from asyncstore.errors import LocalProtocolError
-from asyncstore.net.peer import Peer, check_ae_title
+from asyncstore.net.peer import Peer, Timeouts, check_ae_title
 
 
 @pytest.mark.parametrize(
@@ -24,6 +26,21 @@ def test_a_peer_is_written_with_title_host_and_port(peer: Peer, text: str) -> No
 def test_a_port_is_1_to_65535(port: int) -> None:
     with pytest.raises(LocalProtocolError, match=f"port {port} is out of range"):
         Peer("pacs.example", port)
+
+
+TIMES = ["connect_seconds", "acse_seconds", "dimse_seconds", "network_seconds"]
+
+
+@pytest.mark.parametrize("name", TIMES)
+def test_a_timeout_is_a_number_of_seconds(name: str) -> None:
+    for seconds in (0, 0.5, 30, math.inf):
+        assert getattr(Timeouts(**{name: seconds}), name) == seconds
+    for seconds in (-1, math.nan):
+        with pytest.raises(LocalProtocolError, match=f"{name} is .*: it is 0 or more"):
+            Timeouts(**{name: seconds})
+    for wrong in (None, "30"):
+        with pytest.raises(TypeError, match=f"{name} is {wrong!r}: it is a number of seconds"):
+            Timeouts(**{name: wrong})  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("title", ["A", "ABCDEFGHIJKLMNOP", "WITH SPACE", " padded "])

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import pytest
 
 from asyncstore.errors import LocalProtocolError
@@ -78,8 +80,73 @@ def test_waits_double_up_to_the_cap_with_full_jitter(failures: int, longest: flo
 
 @pytest.mark.parametrize(
     "wrong",
-    [{"associations": 0}, {"window": 0}, {"window": 65536}, {"calling_ae_title": ""}, {"calling_ae_title": "A" * 17}],
+    [
+        {"associations": 0},
+        {"window": 0},
+        {"window": 65536},
+        {"calling_ae_title": ""},
+        {"calling_ae_title": "A" * 17},
+        {"maximum_length": -1},
+        {"maximum_length": 7},
+        {"maximum_length": 1 << 32},
+        {"maximum_send_length": -5},
+        {"maximum_send_length": 3},
+        {"priority": "high"},
+        {"priority": 3},
+        {"only_transfer_syntax": "x" * 70},
+        {"only_transfer_syntax": ""},
+        {"keep_together": "studies"},
+        {"drain_seconds": -1},
+    ],
 )
 def test_options_that_cannot_be_are_refused(wrong: dict[str, object]) -> None:
     with pytest.raises(LocalProtocolError):
         TransferOptions(**wrong)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("length", [0, 8, 0xFFFFFFFF])
+def test_a_maximum_length_may_be_any_that_has_room_for_data(length: int) -> None:
+    assert TransferOptions(maximum_length=length, maximum_send_length=length).maximum_length == length
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"retries": -1},
+        {"retries_at_start": -1},
+        {"first_wait_seconds": -0.1},
+        {"cap_seconds": math.nan},
+        {"outage_seconds": -1},
+        {"on_duplicate": "skip"},
+    ],
+)
+def test_a_policy_that_cannot_be_is_refused(wrong: dict[str, object]) -> None:
+    (name,) = wrong
+    with pytest.raises(LocalProtocolError, match=name):
+        RetryPolicy(**wrong)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"retries": 1.5},
+        {"retries": None},
+        {"outage_seconds": None},
+        {"overrides": (("A702", "stop"),)},
+        {"overrides": StatusReaction(0xA702, 0xA702, Named.STOP.value)},
+    ],
+)
+def test_a_policy_of_the_wrong_types_is_refused(wrong: dict[str, object]) -> None:
+    (name,) = wrong
+    with pytest.raises(TypeError, match=name):
+        RetryPolicy(**wrong)  # type: ignore[arg-type]
+
+
+def test_a_row_has_a_reaction_and_status_codes() -> None:
+    with pytest.raises(TypeError, match=r"'Named\.STOP' is no Reaction: its value is one"):
+        StatusReaction(0xA702, 0xA702, Named.STOP)  # type: ignore[arg-type]
+    with pytest.raises(TypeError, match="'stop' is no Reaction"):
+        StatusReaction(0xA702, 0xA702, "stop")  # type: ignore[arg-type]
+    for first, last in ((-1, 0), (0xA702, 0xA701), (0, 0x10000)):
+        with pytest.raises(LocalProtocolError, match="0000 to FFFF"):
+            StatusReaction(first, last, Named.STOP.value)
