@@ -20,6 +20,9 @@ An instance that fails is data (an `Outcome`); an association that fails is one 
         RemoteProtocolError                    the peer sent what PS3.7 or PS3.8 forbids: pdu, field
       LedgerError                            the durable record cannot be opened, read or written
       StoreFailed                            only from Outcome.raise_for_failure()
+
+A Timeout is AssociationLost also where it kept an association from coming to be (`which` is "connect" or "acse"), and
+an association can be aborted or lost before it is accepted: to be safe, catch AssociateError and AssociationLost.
 """
 
 from __future__ import annotations
@@ -59,7 +62,7 @@ class SourceChanged(SourceError):
 
 
 class AssociateError(AsyncStoreError):
-    """No association could be established."""
+    """No association could be established; a Timeout, which is AssociationLost, may be why as well."""
 
 
 class ConnectFailed(AssociateError):

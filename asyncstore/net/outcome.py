@@ -71,7 +71,10 @@ class Outcome:
         return self.state in STORED_STATES
 
     def raise_for_failure(self) -> None:
-        """Do nothing when the instance was stored; raise StoreFailed (or what was at fault) when it was not."""
+        """Do nothing when the instance was stored; raise StoreFailed (or what was at fault) when it was not.
+
+        That is so for DUPLICATE, SKIPPED and LEFT too, which `report.failed` does not count.
+        """
         if self.is_stored:
             return
         if isinstance(self.error, AsyncStoreError):

@@ -77,10 +77,11 @@ class Transfer:
     outcome is `State.RESUMED`. Entering raises LedgerError when it cannot be had. One that cannot be written any more
     stops the run; look at `report.stopped_because` after the block, since leaving it commits the last outcomes.
 
-    Iterating raises AssociateError (or what else kept it from happening) when no association could be established at
-    all, and what an iterable of the caller's raised; a run that worked and then had to stop ends the iteration, and
-    `report.stopped_because` says why. Leaving the block early stops the transfer after what is in flight, and closes
-    the asynchronous generator that `sources` may be. One Transfer is entered once.
+    Iterating raises what kept it when no association could be established at all: AssociateError, or AssociationLost,
+    which a Timeout of the connection or of the association request is too. It raises what an iterable of the caller's
+    raised; a run that worked and then had to stop ends the iteration, and `report.stopped_because` says why. Leaving
+    the block early stops the transfer after what is in flight, and closes the asynchronous generator that `sources` may
+    be. One Transfer is entered once.
     """
 
     def __init__(
