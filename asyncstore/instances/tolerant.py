@@ -8,7 +8,6 @@ any content, and so it must be bounded in memory and time, and silent. The tests
 from __future__ import annotations
 
 import contextlib
-import re
 import struct
 import zlib
 from typing import TYPE_CHECKING, Final, NamedTuple
@@ -22,6 +21,7 @@ from asyncstore.uids import (
     EXPLICIT_VR_LITTLE_ENDIAN,
     IMPLICIT_VR_LITTLE_ENDIAN,
     MEDIA_STORAGE_DIRECTORY,
+    can_be_sent,
 )
 
 if TYPE_CHECKING:
@@ -44,10 +44,6 @@ _PIXEL_DATA: Final = 0x7FE00010
 
 # How a data set is encoded in one of these, its first element shows: whatever is called one of them can be looked at.
 _NATIVE_SYNTAXES: Final = (IMPLICIT_VR_LITTLE_ENDIAN, EXPLICIT_VR_LITTLE_ENDIAN, EXPLICIT_VR_BIG_ENDIAN)
-
-# PS3.5 9.1 allows digits and dots. Other visible characters occur in archives: a peer may take them, so they are not
-# ours to refuse.
-_matches_odd_uid = re.compile(r"[!-\[\]-~]{1,64}").fullmatch
 
 _ODD_UID_CHARACTERS: Final = 100  # of one that cannot be sent so much is told
 
@@ -137,7 +133,7 @@ def _read_meta(data: Buffer, at: int, end: int) -> tuple[dict[int, str], int]:
         at = elements.skip_value(data, header, encoding, end)
         if header.tag in (_MEDIA_SOP_CLASS, _MEDIA_SOP_INSTANCE, _TRANSFER_SYNTAX):
             uid = _uid_text(data, header.value_at, at)
-            if uid and (header.tag != _TRANSFER_SYNTAX or _matches_odd_uid(uid)):
+            if uid and (header.tag != _TRANSFER_SYNTAX or can_be_sent(uid)):
                 meta[header.tag] = uid
         elif header.tag == _META_LENGTH and header.length == 4:
             meta_end = at + _u32(data, header.value_at)[0]
@@ -258,8 +254,8 @@ def _uid_text(data: Buffer, begin: int, end: int) -> str:
 def _sendable(uid: str | None, name: str) -> str:
     if uid is None:
         raise Refused(ProblemKind.MISSING_UID, f"there is no {name}, in the File Meta Information or in the data set")
-    if not _matches_odd_uid(uid):
-        raise Refused(ProblemKind.MISSING_UID, f"its {name} cannot be sent: {uid!r} is not 1 to 64 characters of a UID")
+    if not can_be_sent(uid):
+        raise Refused(ProblemKind.MISSING_UID, f"its {name} cannot be sent: {uid!r} is not 1 to 64 visible characters")
     return uid
 
 
