@@ -65,8 +65,8 @@ _MAXIMUM_UNREAD: Final = 4096
 class Transfer:
     """Sends instances to a peer: `async with Transfer(peer, sources) as transfer: async for outcome in transfer`.
 
-    `sources` is a path (of a file or a directory), what `scan` yields, a pydicom Dataset, or an iterable or
-    asynchronous iterable of those; endless ones too. A generator may yield one Dataset again and again, changed in
+    `sources` is a path (of a file or a directory), an Instance, a pydicom Dataset, what `scan` yields, or an iterable
+    or asynchronous iterable of those; endless ones too. A generator may yield one Dataset again and again, changed in
     between: each is encoded before the next is asked for. One in a list is to stay as it is until it has its outcome.
 
     Every instance gets exactly one final Outcome; files that hold none get one too. `report` counts them as they come.
@@ -143,7 +143,6 @@ class Transfer:
     async def __aenter__(self) -> Self:
         if self._was_entered:
             raise LocalProtocolError("a Transfer is entered once: make another one to send again")
-        self._was_entered = True
         async with contextlib.AsyncExitStack() as stack:
             if self._ledger is not None:
                 await stack.enter_async_context(self._ledger)
@@ -151,6 +150,7 @@ class Transfer:
                     self._feed.settled = None
             self._group = anyio.create_task_group()
             await self._group.__aenter__()
+            self._was_entered = True
             self._group.start_soon(self._run)
             stack.pop_all()
         return self

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import anyio
 import pytest
 
-from asyncstore.errors import AssociationLost, LocalProtocolError
+from asyncstore.errors import AssociationLost, LedgerError, LocalProtocolError
 from asyncstore.net.outcome import State
 from asyncstore.status import SUCCESS
 from asyncstore.transfer import feed
@@ -24,6 +24,7 @@ from tests.transfer.support import (
     check_account,
     instance,
     outcomes_of,
+    peer_at,
     transfer_to,
     write_files,
 )
@@ -242,6 +243,15 @@ async def test_outcomes_are_handed_out_inside_the_block_only() -> None:
         async with transfer:
             assert len([outcome async for outcome in transfer]) == 1
         assert [outcome async for outcome in transfer] == []
+
+
+async def test_a_transfer_that_could_not_be_entered_has_nothing_to_iterate_over(tmp_path: Path) -> None:
+    async with KeepingSCP() as scp:
+        transfer = Transfer(peer_at(scp), [instance(1)], ledger=tmp_path / "no such directory" / "run.db")
+        with pytest.raises(LedgerError):
+            await transfer.__aenter__()
+        with anyio.fail_after(LIMIT_SECONDS), pytest.raises(LocalProtocolError, match="async with"):
+            await anext(transfer)
 
 
 async def test_a_transfer_is_entered_once() -> None:
