@@ -16,7 +16,7 @@ An instance that fails is data (an `Outcome`); an association that fails is one 
         ConnectionLost                         the transport connection closed or broke
         Timeout                                nothing came, or went, within a deadline
       ProtocolError
-        LocalProtocolError                     the caller asked for what the state of the association forbids
+        LocalProtocolError                     the caller asked for what cannot be, or cannot be now
         RemoteProtocolError                    the peer sent what PS3.7 or PS3.8 forbids: pdu, field
       LedgerError                            the durable record cannot be opened, read or written
       StoreFailed                            only from Outcome.raise_for_failure()
@@ -169,7 +169,7 @@ class ProtocolError(AsyncStoreError):
 
 
 class LocalProtocolError(ProtocolError):
-    """What was asked for is not allowed in the present state of the association."""
+    """What was asked for cannot be, or is not allowed in the present state of the association or transfer."""
 
 
 class RemoteProtocolError(ProtocolError):

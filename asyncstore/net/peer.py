@@ -36,6 +36,7 @@ class Timeouts:
 
     `connect_seconds` covers name resolution and TCP, `acse_seconds` the answer to an association or release request,
     `dimse_seconds` a response, `network_seconds` the time in which the peer takes no byte of what is being sent.
+    math.inf waits for ever.
     """
 
     connect_seconds: float = 10.0
