@@ -89,7 +89,8 @@ class Association:
     asynchronous operations window to propose, 1 for none. `maximum_length` is what we announce to receive,
     `maximum_send_length` a cap of our own below what the peer announces, both in bytes. Entering the block raises
     ConnectFailed, Timeout, AssociationRejected, Aborted or NoAcceptedContext. Leaving it releases the association,
-    leaving it by an exception or by cancellation aborts it. PS3.8 7.1 to 7.3.
+    leaving it by an exception or by cancellation aborts it. An exception that a callback raises, or a logging handler,
+    aborts it too, and leaves the block as itself. PS3.8 7.1 to 7.3.
 
     Several tasks may call `store` at once; as many requests are outstanding as the peer agreed to (`window`), the
     others wait for room. `outstanding` has the operations that were begun and not answered, by Message ID. `failure` is
@@ -132,6 +133,7 @@ class Association:
         self._exchange = Exchange()
         self.outstanding: Mapping[int, Operation] = self._exchange.outstanding
         self.failure: AsyncStoreError | None = None
+        self._mistake: Exception | None = None
         self._releasing = False
         self._released = False
         self._waiting_since = 0.0
@@ -184,6 +186,8 @@ class Association:
             self._attention.cancel()
             await self._background.__aexit__(None, None, None)
             self._framer.let_go()  # its buffer would stay until the collector finds the cycles of what is here
+        if self._mistake is not None and (error is None or isinstance(error, Exception)):  # a cancellation stays one
+            raise self._mistake
 
     async def _establish(self) -> None:
         """Send A-ASSOCIATE-RQ and wait for the answer, all within the ACSE timeout."""
@@ -480,6 +484,8 @@ class Association:
                     self._transport.acknowledge()  # the rest may wait for that
         except AsyncStoreError as error:
             self._fail(error)
+        except Exception as mistake:  # of a callback, or of a logging handler: the event loop would keep it to itself
+            self._fail(self._lost_by(mistake))
 
     def _take_in(self, data: bytes, handle: Callable[[UpperLayerEvent], None]) -> None:
         """Hand over the events that these bytes complete; then raise what the peer did wrong after them."""
@@ -572,6 +578,18 @@ class Association:
         if isinstance(error, AssociationLost) and not error.outstanding:
             error.outstanding = tuple(self.outstanding)
         self.failure = error
+        self._sender.interrupt(error)
+        self._attention.cancel()
+        self._wake()
+        try:
+            try:
+                self._trace_failure(error)
+            finally:
+                self.on_failure()
+        except Exception as mistake:
+            self._mistake = self._mistake or mistake
+
+    def _trace_failure(self, error: AsyncStoreError) -> None:
         if isinstance(error, Timeout):
             self._trace(trace.TimedOut, which=error.which, seconds=error.seconds)
         elif isinstance(error, RemoteProtocolError):
@@ -580,10 +598,13 @@ class Association:
             self._trace(trace.InvalidAnswer, to_request=to_request, detail=str(error))
         elif isinstance(error, ConnectionLost) and not self._releasing:
             self._trace(trace.ConnectionBroken, detail=str(error))
-        self._sender.interrupt(error)
-        self._attention.cancel()
-        self._wake()
-        self.on_failure()
+
+    def _lost_by(self, mistake: Exception) -> AssociationLost:
+        """What everybody who waits is told of an exception that is not ours; it leaves the block as itself."""
+        self._mistake = mistake
+        lost = AssociationLost(f"aborted because of an exception: {mistake!r}")
+        lost.__cause__ = mistake
+        return lost
 
     def _ended_by(self, error: AsyncStoreError) -> AsyncStoreError:
         """Why the association ended, after sending failed with `error`: the peer may have said why before."""
@@ -593,6 +614,8 @@ class Association:
                     self._take_in(data, self._on_event)
             except AsyncStoreError as told:
                 error = told
+            except Exception as mistake:
+                error = self._lost_by(mistake)
         self._fail(error)
         assert self.failure is not None
         return self.failure

@@ -1,0 +1,122 @@
+"""An exception of the caller's own code, raised inside of the association: it ends everything that waits, as itself."""
+
+from __future__ import annotations
+
+import logging
+from typing import TYPE_CHECKING, Any
+
+import anyio
+import anyio.lowlevel
+import pytest
+
+from asyncstore.errors import AssociationLost, cause_of
+from asyncstore.net.acceptor import StorageSCP
+from asyncstore.net.peer import Peer
+from asyncstore.status import Status
+from asyncstore.transfer.engine import Transfer
+from asyncstore.transfer.policy import RetryPolicy, TransferOptions
+from asyncstore.upper_layer.pdu import Abort
+from tests.net.parts import LIMIT_SECONDS, accepting, instance, tasks, to, with_window
+from tests.transfer.support import outcomes_of
+from tests.wire import ScriptedSCP, Wire
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from asyncstore.net.association import Association
+
+
+class Mistake(Exception):
+    """Of whoever uses the association."""
+
+
+def mistaken(*_: Any) -> None:
+    """A callback with a fault in it."""
+    raise Mistake
+
+
+class _MistakenHandler(logging.Handler):
+    def emit(self, record: logging.LogRecord) -> None:
+        raise Mistake
+
+
+@pytest.fixture
+def mistaken_log() -> Iterator[None]:
+    """A logging handler that raises, for what the network has to say."""
+    log, handler = logging.getLogger("asyncstore.net"), _MistakenHandler(logging.ERROR)
+    log.addHandler(handler)
+    yield
+    log.removeHandler(handler)
+
+
+async def is_lost_by_it(association: Association, uid: str) -> None:
+    with pytest.raises(AssociationLost, match="Mistake") as caught:
+        await association.store(instance(uid=uid))
+    assert isinstance(caught.value.__cause__, Mistake)
+
+
+async def test_a_mistake_in_a_callback_leaves_the_block_as_itself_and_ends_every_wait() -> None:
+    def answers_the_first(wire: Wire) -> None:
+        wire.answer(wire.read_stores(3)[0])
+        wire.expect(Abort)
+        wire.expect_closed()
+
+    async def three_are_sent() -> None:
+        async with to(scp, window=3) as association:
+            await association.send(instance(uid="1.2.1"), mistaken)
+            async with anyio.create_task_group() as group:
+                group.start_soon(is_lost_by_it, association, "1.2.2")
+                group.start_soon(is_lost_by_it, association, "1.2.3")
+
+    script = accepting(answers_the_first, **with_window(3))
+    with ScriptedSCP(script) as scp, anyio.fail_after(LIMIT_SECONDS):
+        before = tasks()
+        with pytest.raises(Mistake) as caught:
+            await three_are_sent()
+        assert type(caught.value) is Mistake
+        assert tasks() == before
+
+
+async def loses_its_peer(association: Association) -> None:
+    async with association:
+        with pytest.raises(AssociationLost, match="closed the connection"):
+            await association.store(instance())
+
+
+async def test_a_mistake_of_who_hears_of_the_failure_ends_every_wait_too() -> None:
+    with ScriptedSCP(accepting(Wire.read_store)) as scp, anyio.fail_after(LIMIT_SECONDS):
+        association = to(scp)
+        association.on_failure = mistaken
+        with pytest.raises(Mistake):
+            await loses_its_peer(association)
+
+
+async def test_a_log_that_raises_ends_every_wait_too(mistaken_log: None) -> None:
+    with ScriptedSCP(accepting(Wire.read_store)) as scp, anyio.fail_after(LIMIT_SECONDS), pytest.raises(Mistake):
+        await loses_its_peer(to(scp))
+
+
+async def test_a_mistake_does_not_take_the_place_of_a_cancellation() -> None:
+    def answers_one(wire: Wire) -> None:
+        wire.answer(wire.read_store())
+        wire.drain()
+
+    with ScriptedSCP(accepting(answers_one)) as scp, anyio.fail_after(LIMIT_SECONDS):
+        with anyio.CancelScope() as scope:
+            async with to(scp) as association:
+                failed = anyio.Event()
+                association.on_failure = failed.set
+                await association.send(instance(), mistaken)
+                await failed.wait()
+                scope.cancel()
+                await anyio.lowlevel.checkpoint()
+        assert scope.cancelled_caught
+
+
+async def test_a_transfer_ends_with_a_mistake_in_its_judgement() -> None:
+    options = TransferOptions(retry=RetryPolicy(on_duplicate="skip"))  # type: ignore[arg-type]
+    async with StorageSCP(on_store=lambda _: Status(0x0111)) as scp:
+        transfer = Transfer(Peer(scp.host, scp.port), [instance()], options=options)
+        with anyio.fail_after(LIMIT_SECONDS), pytest.raises(Exception, match=r"skip|TaskGroup|nursery") as caught:
+            await outcomes_of(transfer)
+    assert "'skip'" in str(cause_of(caught.value))
