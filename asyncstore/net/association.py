@@ -389,10 +389,15 @@ class Association:
         try:
             for run in self._runs(instance, context_id):
                 if run.holes:
-                    self._framer.makes_long_runs = not self._reads.read_now(instance.source, run)
-                    if self._framer.makes_long_runs:
-                        read = instance.source.read_into
-                        await anyio.to_thread.run_sync(read, run.holes, run.offset, abandon_on_cancel=True)
+                    try:
+                        self._framer.makes_long_runs = not self._reads.read_now(instance.source, run)
+                        if self._framer.makes_long_runs:
+                            read = instance.source.read_into
+                            await anyio.to_thread.run_sync(read, run.holes, run.offset, abandon_on_cancel=True)
+                    except (SourceError, OSError):
+                        raise
+                    except Exception as error:
+                        raise _not_given(instance, error) from error
                 if operation is None:
                     await self._wait_room()
                     operation, command_set = self._begin_store(instance, context_id, priority)
@@ -413,6 +418,8 @@ class Association:
             problem = error if isinstance(error, SourceError) else _unreadable(instance, error)
             if operation is not None:
                 self._fail(AssociationLost(f"aborted in the middle of a message: {problem}"))
+            if problem is error:
+                raise
             raise problem from error
         except LocalProtocolError:  # released meanwhile: no byte of it has left
             raise
@@ -453,7 +460,12 @@ class Association:
         return operation, command_set
 
     def _runs(self, instance: Instance, context_id: int) -> Iterable[Run]:
-        data_set = instance.source.view()
+        try:
+            data_set = instance.source.view()
+        except (SourceError, OSError):
+            raise
+        except Exception as error:
+            raise _not_given(instance, error) from error
         if data_set is not None:
             return self._framer.runs_from_memory(context_id, data_set)
         return self._framer.runs_with_holes(context_id, instance.data_set_length)
@@ -703,6 +715,11 @@ async def _as_instance(source: Instance | Dataset | AnyPath) -> Instance:
 
 def _unreadable(instance: Instance, error: OSError) -> SourceError:
     return SourceError(f"cannot read {instance.path}: {error.strerror or error}")
+
+
+def _not_given(instance: Instance, error: Exception) -> SourceError:
+    """What a source of the caller's own making failed with, which may be anything."""
+    return SourceError(f"cannot read {instance.path or 'the data set'}: {error!r}")
 
 
 def _nothing() -> None:

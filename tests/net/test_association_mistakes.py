@@ -9,19 +9,31 @@ import anyio
 import anyio.lowlevel
 import pytest
 
-from asyncstore.errors import AssociationLost, cause_of
+from asyncstore.errors import AssociationLost, SourceError, cause_of
 from asyncstore.net.acceptor import StorageSCP
+from asyncstore.net.outcome import State
 from asyncstore.net.peer import Peer
 from asyncstore.status import Status
 from asyncstore.transfer.engine import Transfer
 from asyncstore.transfer.policy import RetryPolicy, TransferOptions
 from asyncstore.upper_layer.pdu import Abort
-from tests.net.parts import LIMIT_SECONDS, accepting, instance, tasks, to, with_window
+from tests.net.parts import (
+    LIMIT_SECONDS,
+    ReadPiecewise,
+    accepting,
+    instance,
+    instance_in,
+    instance_of,
+    tasks,
+    to,
+    with_window,
+)
 from tests.transfer.support import outcomes_of
 from tests.wire import ScriptedSCP, Wire
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
+    from pathlib import Path
 
     from asyncstore.net.association import Association
 
@@ -120,3 +132,71 @@ async def test_a_transfer_ends_with_a_mistake_in_its_judgement() -> None:
         with anyio.fail_after(LIMIT_SECONDS), pytest.raises(Exception, match=r"skip|TaskGroup|nursery") as caught:
             await outcomes_of(transfer)
     assert "'skip'" in str(cause_of(caught.value))
+
+
+class StorageFault(Exception):
+    """Of a client library that knows nothing of us."""
+
+
+class Remote(ReadPiecewise):
+    """A source of the caller's own making, whose bytes from `fails_at` on cannot be had."""
+
+    fails_at = 0
+
+    def read_into(self, holes: Sequence[memoryview], offset: int, *, wait: bool = True) -> bool:
+        if offset >= self.fails_at:
+            raise StorageFault("no such key")
+        return super().read_into(holes, offset)
+
+
+class RemoteLater(Remote):
+    fails_at = 1
+
+
+class RemoteInThread(Remote):
+    def read_into(self, holes: Sequence[memoryview], offset: int, *, wait: bool = True) -> bool:
+        return wait and super().read_into(holes, offset)
+
+
+class RemoteView(Remote):
+    def view(self) -> memoryview:
+        raise StorageFault("no such key")
+
+
+@pytest.mark.parametrize("kind", [Remote, RemoteInThread, RemoteView])
+async def test_whatever_a_source_raises_before_its_message_is_an_outcome(kind: type[Remote]) -> None:
+    with ScriptedSCP() as scp, anyio.fail_after(LIMIT_SECONDS):
+        async with to(scp) as association:
+            outcome = await association.store(instance_of(kind(bytes(1000))))
+            assert (await association.store(instance(uid="1.2.5"))).is_stored
+    assert outcome.state is State.SOURCE_PROBLEM
+    assert outcome.reason == "cannot read the data set: StorageFault('no such key')"
+    assert isinstance(outcome.error, SourceError)
+    assert isinstance(outcome.error.__cause__, StorageFault)
+
+
+async def test_whatever_a_source_raises_in_the_middle_of_its_message_aborts_and_says_why() -> None:
+    with ScriptedSCP(accepting(Wire.drain)) as scp, anyio.fail_after(LIMIT_SECONDS):
+        async with to(scp) as association:
+            outcome = await association.store(instance_of(RemoteLater(bytes(8 << 20))))
+            assert "aborted in the middle of a message: cannot read" in str(association.failure)
+    assert outcome.state is State.SOURCE_PROBLEM
+
+
+async def test_a_transfer_goes_on_after_a_source_of_the_callers_own_making_that_fails() -> None:
+    sources = [instance(uid="1.2.1"), instance_of(Remote(bytes(1000)), "1.2.2"), instance(uid="1.2.3")]
+    async with StorageSCP() as scp:
+        transfer = Transfer(Peer(scp.host, scp.port), sources, associations=1)
+        with anyio.fail_after(LIMIT_SECONDS):
+            await outcomes_of(transfer)
+    assert transfer.report.states == {State.STORED: 2, State.SOURCE_PROBLEM: 1}
+
+
+async def test_the_first_cause_of_a_source_error_is_kept(tmp_path: Path) -> None:
+    each = instance_in(tmp_path / "a", 200_000)
+    (tmp_path / "a").unlink()
+    with ScriptedSCP() as scp, anyio.fail_after(LIMIT_SECONDS):
+        async with to(scp) as association:
+            outcome = await association.store(each)
+    assert outcome.error is not None
+    assert isinstance(outcome.error.__cause__, FileNotFoundError)
