@@ -246,7 +246,7 @@ class Association:
         A peer that closes the connection instead of answering, answers nonsense, or never answers, takes nothing back
         of what it answered before: that is no error. Raises LocalProtocolError while operations are outstanding.
         """
-        if self._released or self._transport.is_closed:
+        if self._releasing:
             return
         if self.failure is not None:
             raise self.failure
@@ -269,8 +269,10 @@ class Association:
         if self._transport.is_closed:
             return
         self._fail(AssociationLost("the association was aborted"))
-        await self._send_abort()
-        self._transport.close()
+        try:
+            await self._send_abort()
+        finally:
+            self._transport.close()
 
     async def _send_abort(self) -> None:
         """Send an A-ABORT where the protocol allows one, within a bounded time."""
@@ -294,6 +296,9 @@ class Association:
         set is converted among the uncompressed transfer syntaxes where that helps), or when the file cannot be read or
         the Dataset cannot be encoded. Raises AssociationLost or RemoteProtocolError when the association ends before
         the answer: what became of the instance at the peer is unknown then. PS3.4 Annex B, PS3.7 9.1.1.
+
+        Cancelling it in the middle of its message, by a timeout say, ends the association for everybody: half a message
+        cannot be taken back. Cancelled before or after that, it leaves the others alone.
         """
         try:
             instance = await _as_instance(source)
@@ -562,11 +567,19 @@ class Association:
     # -- failing and waiting -------------------------------------------------------------------------------------------
 
     async def _attend(self) -> None:
-        """Take in what the peer sends and watch the deadline, until the association ends."""
+        """Take in what the peer sends and watch the deadline, until the association ends; abort it when it failed.
+
+        A peer that is in the middle of a message need not wait until the block is left.
+        """
         with self._attention:
             async with anyio.create_task_group() as group:
                 group.start_soon(self._transport.watch, self._on_readable)
                 group.start_soon(self._watch_deadline)
+        if self.failure is not None:
+            try:
+                await self.abort()
+            except Exception as mistake:  # of a logging handler
+                self._mistake = self._mistake or mistake
 
     async def _watch_deadline(self) -> None:
         """Fail the association when an answer is overdue.

@@ -14,7 +14,7 @@ import anyio
 import anyio.to_thread
 import pytest
 
-from asyncstore.errors import AssociationLost, LocalProtocolError, SourceChanged, SourceError
+from asyncstore.errors import AssociationLost, AsyncStoreError, LocalProtocolError, SourceChanged, SourceError
 from asyncstore.instances import convert as convert_module
 from asyncstore.instances.instance import Instance
 from asyncstore.instances.source import FileSource
@@ -335,6 +335,38 @@ async def test_an_echo_to_a_peer_that_has_gone_is_lost(monkeypatch: pytest.Monke
 async def _is_lost(call: Callable[[], Any]) -> None:
     with pytest.raises(AssociationLost):
         await call()
+
+
+@pytest.mark.parametrize("why", ["cancelled", "never answered", "a wrong answer"])
+async def test_a_failed_association_is_aborted_at_once_though_its_block_goes_on(why: str, tmp_path: Path) -> None:
+    has_seen_the_end = threading.Event()
+
+    def sees_the_end(wire: Wire) -> None:
+        if why == "cancelled":
+            wire.read_bytes(100_000)
+        else:
+            store = wire.read_store()
+            if why == "a wrong answer":
+                wire.answer(store, message_id=999)
+        stream.append(wire.read_bytes(1 << 30))
+        has_seen_the_end.set()
+
+    stream: list[bytes] = []
+    limit = tiny(dimse_seconds=TINY_SECONDS) if why == "never answered" else tiny()
+    with ScriptedSCP(accepting(sees_the_end), receive_buffer_bytes=8192) as scp, anyio.fail_after(LIMIT_SECONDS):
+        async with to(scp, timeouts=limit) as association:
+            if why == "cancelled":
+                with anyio.move_on_after(TINY_SECONDS):
+                    await association.store(instance(LARGE))
+            else:
+                with pytest.raises(AsyncStoreError):
+                    await association.store(instance())
+            assert await anyio.to_thread.run_sync(has_seen_the_end.wait, LIMIT_SECONDS / 2)
+            assert association._transport.is_closed
+            with pytest.raises(AsyncStoreError):
+                await association.release()
+    assert stream[0].count(Abort(0, 0).encode()) == 1
+    assert stream[0].endswith(Abort(0, 0).encode())
 
 
 # Exceptions
