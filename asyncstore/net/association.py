@@ -248,8 +248,7 @@ class Association:
         """
         if self._releasing:
             return
-        if self.failure is not None:
-            raise self.failure
+        self._check_not_failed()
         if self.outstanding:
             raise LocalProtocolError(f"{len(self.outstanding)} operations are outstanding: they would be lost")
         self._trace(trace.Releasing)
@@ -300,6 +299,7 @@ class Association:
         Cancelling it in the middle of its message, by a timeout say, ends the association for everybody: half a message
         cannot be taken back. Cancelled before or after that, it leaves the others alone.
         """
+        self._check_open()
         try:
             instance = await _as_instance(source)
         except (SourceError, OSError) as error:
@@ -353,6 +353,8 @@ class Association:
         if self._writing.is_taken:
             await self._writing.wait()
         with self._writing:
+            if self.failure is not None:
+                self._check_not_failed()
             return await self._write(instance, context_id, on_answer, on_begin, priority)
 
     async def echo(self) -> Status:
@@ -365,6 +367,7 @@ class Association:
         if context_id is None:
             raise LocalProtocolError("the peer accepted no presentation context for Verification")
         answer: list[Status] = []
+        self._check_open()
         await self._writing.wait()
         with self._writing:
             await self._wait_room()
@@ -429,7 +432,8 @@ class Association:
         except LocalProtocolError:  # released meanwhile: no byte of it has left
             raise
         except AsyncStoreError as error:
-            raise self._ended_by(error) from error.__cause__
+            failure = self._ended_by(error)
+            raise failure.with_traceback(None) from failure.__cause__
         except BaseException:  # cancelled
             if operation is not None:
                 self._fail(AssociationLost("cancelled in the middle of a message"))
@@ -446,7 +450,8 @@ class Association:
         try:
             await self._sender.send_rest(run, 0)
         except AsyncStoreError as error:
-            raise self._ended_by(error) from error.__cause__
+            failure = self._ended_by(error)
+            raise failure.with_traceback(None) from failure.__cause__
         except BaseException:
             self._fail(AssociationLost("cancelled in the middle of a message"))
             raise
@@ -647,10 +652,18 @@ class Association:
 
     def _check_open(self) -> None:
         """Raise what ended the association, if something did."""
-        if self.failure is not None:
-            raise self.failure
+        self._check_not_failed()
         if self._releasing:
             raise LocalProtocolError("the association was released")
+
+    def _check_not_failed(self) -> None:
+        """Raise why the association failed, if it did.
+
+        Everybody gets the same exception. It forgets where it was raised before, or the frames of every try, and what
+        they hold, would stay with it.
+        """
+        if self.failure is not None:
+            raise self.failure.with_traceback(None)
 
     def _wake(self) -> None:
         self._changed.set()
@@ -667,8 +680,7 @@ class Association:
 
         What ends it meanwhile is for the next call to raise: what the peer answered before the end counts.
         """
-        if self.failure is not None:
-            raise self.failure
+        self._check_not_failed()
         await self._changed.wait()
 
     def _trace(self, kind: type[trace.TraceEvent], **fields: object) -> None:

@@ -6,6 +6,7 @@ import contextlib
 import logging
 import threading
 import time
+import traceback
 from typing import TYPE_CHECKING, Any
 
 import anyio
@@ -24,10 +25,13 @@ from asyncstore.upper_layer.pdu import Abort, DataTF, Fragment, ReleaseRP, Relea
 from tests.net.parts import (
     LIMIT_SECONDS,
     TINY_SECONDS,
+    ReadPiecewise,
     accepting,
     fragments_of,
     has_last_data_fragment,
+    image_file,
     instance,
+    instance_of,
     make_stalling,
     stalling,
     tiny,
@@ -39,6 +43,7 @@ from tests.wire import ScriptedSCP, Wire
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
+    from pathlib import Path
 
     from asyncstore.net.association import Association
 
@@ -272,6 +277,38 @@ async def test_an_end_while_idle_that_nobody_uses_is_no_error() -> None:
             assert (await association.store(instance())).is_stored
             await failed.wait()
         assert isinstance(association.failure, Aborted)
+
+
+async def test_a_failed_association_can_be_tried_again_and_again_and_keeps_nothing_of_it(tmp_path: Path) -> None:
+    path = image_file(tmp_path / "a.dcm")
+    with ScriptedSCP(accepting(Wire.fin)) as scp, anyio.fail_after(LIMIT_SECONDS):
+        async with to(scp) as association:
+            failed = anyio.Event()
+            association.on_failure = failed.set
+            await failed.wait()
+            lengths = set()
+            for _ in range(5):
+                for call in (lambda: association.store(path), lambda: association.send(instance(), lambda *_: None)):
+                    with pytest.raises(ConnectionLost) as caught:
+                        await call()
+                    assert caught.value is association.failure
+                lengths.add(len(list(traceback.walk_tb(caught.value.__traceback__))))
+            assert len(lengths) == 1
+
+
+async def test_a_failed_association_reads_no_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(association_module, "_as_instance", lambda _: pytest.fail("it looked at the file"))
+    with ScriptedSCP(accepting(Wire.fin)) as scp, anyio.fail_after(LIMIT_SECONDS):
+        async with to(scp) as association:
+            failed = anyio.Event()
+            association.on_failure = failed.set
+            await failed.wait()
+            with pytest.raises(ConnectionLost):
+                await association.store(tmp_path / "a")
+            unread = instance_of(ReadPiecewise(bytes(100)))
+            monkeypatch.setattr(unread.source, "read_into", lambda *_, **__: pytest.fail("it read the file"))
+            with pytest.raises(ConnectionLost):
+                await association.send(unread, lambda *_: None)
 
 
 async def test_an_answer_counts_also_when_the_end_comes_with_it() -> None:
