@@ -318,6 +318,9 @@ class Association:
             return Outcome(
                 State.SOURCE_PROBLEM, instance.path, instance, reason=str(problem), error=problem, attempts=0
             )
+        finally:
+            if instance is not source:  # the outcome may be kept, with the instance, and need not keep the file's bytes
+                instance.let_go()
         return outcome_of(instance, ready, operation, answer[0])
 
     async def prepare(self, instance: Instance) -> Instance | Outcome:

@@ -529,6 +529,26 @@ async def test_a_source_that_cannot_be_read_is_an_outcome(tmp_path: Path) -> Non
             assert (await association.store(os.fsencode(CT_SMALL))).is_stored
 
 
+async def test_an_outcome_keeps_no_bytes_of_a_file_that_the_association_read(tmp_path: Path) -> None:
+    path = image_file(tmp_path / "a.dcm")
+    given = Instance.from_path(path)
+    contexts = [(CT_IMAGE_STORAGE, (IMPLICIT_VR_LITTLE_ENDIAN,))]
+    with ScriptedSCP() as scp:
+        async with to(scp) as association:
+            outcome = await association.store(path)
+            assert (await association.store(given)).is_stored
+        async with to(scp, contexts=contexts) as association:
+            converted = await association.store(path)
+        async with to(scp, contexts=[(MR_IMAGE_STORAGE, UNCOMPRESSED)]) as association:
+            not_sent = await association.store(path)
+    for each in (outcome, converted, not_sent):
+        assert each.instance is not None
+        assert each.instance.source.view() is None
+        assert files.read_all(each.instance.source) == image()
+        each.instance.source.close()
+    assert given.source.view() is not None  # it is the caller's, who may want to send it elsewhere
+
+
 async def test_what_happens_is_logged_as_events(caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.DEBUG, "asyncstore.net"), ScriptedSCP() as scp:
         association = to(scp)
