@@ -138,7 +138,8 @@ class Association:
         self._released = False
         self._waiting_since = 0.0
         self._reads = _InlineReads()
-        self._changed = Signal()
+        self._changed = Signal()  # for who waits for room, or for the release; each answer has its own
+        self._awaited: set[_Answer] = set()
         self._writing = Turn()
         self._transport: SocketTransport
         self._sender: Sender
@@ -257,7 +258,8 @@ class Association:
         with anyio.move_on_after(self.timeouts.acse_seconds), contextlib.suppress(AssociationLost, RemoteProtocolError):
             await self._flush()
             while not self._released:
-                await self._wait_change()
+                self._check_not_failed()
+                await self._changed.wait()
         self._transport.close()
 
     async def abort(self) -> None:
@@ -309,10 +311,9 @@ class Association:
             ready = await self.prepare(instance)
             if isinstance(ready, Outcome):
                 return ready
-            answer: list[Status] = []
-            operation = await self.send(ready, lambda _, status: answer.append(status), priority=priority)
-            while not answer:
-                await self._wait_change()
+            answer = _Answer()
+            operation = await self.send(ready, answer.come, priority=priority)
+            status = await self._wait_for(answer)
         except (SourceError, OSError) as error:
             problem = error if isinstance(error, SourceError) else _unreadable(instance, error)
             return Outcome(
@@ -321,7 +322,7 @@ class Association:
         finally:
             if instance is not source:  # the outcome may be kept, with the instance, and need not keep the file's bytes
                 instance.let_go()
-        return outcome_of(instance, ready, operation, answer[0])
+        return outcome_of(instance, ready, operation, status)
 
     async def prepare(self, instance: Instance) -> Instance | Outcome:
         """The instance as it can be sent here: itself, or converted; an outcome when no accepted context fits."""
@@ -369,7 +370,7 @@ class Association:
         context_id = self.contexts.any_of(VERIFICATION)
         if context_id is None:
             raise LocalProtocolError("the peer accepted no presentation context for Verification")
-        answer: list[Status] = []
+        answer = _Answer()
         self._check_open()
         await self._writing.wait()
         with self._writing:
@@ -378,12 +379,10 @@ class Association:
             request = operation.request
             assert isinstance(request, CEchoRQ)
             self._trace(trace.EchoSent, context_id=context_id, request=request)
-            operation.on_answer = lambda _, status: answer.append(status)
+            operation.on_answer = answer.come
             await self._write_command(frame_command(context_id, request.encode(), self._framer.capacity))
             self._sent(operation)
-        while not answer:
-            await self._wait_change()
-        return answer[0]
+        return await self._wait_for(answer)
 
     # -- writing -------------------------------------------------------------------------------------------------------
 
@@ -614,6 +613,8 @@ class Association:
         self._sender.interrupt(error)
         self._attention.cancel()
         self._wake()
+        for answer in self._awaited:
+            answer.changed.set()
         try:
             try:
                 self._trace_failure(error)
@@ -678,13 +679,16 @@ class Association:
             await self._changed.wait()
             self._check_open()
 
-    async def _wait_change(self) -> None:
-        """Wait until something came from the peer; raises what ended the association before.
-
-        What ends it meanwhile is for the next call to raise: what the peer answered before the end counts.
-        """
-        self._check_not_failed()
-        await self._changed.wait()
+    async def _wait_for(self, answer: _Answer) -> Status:
+        """Wait until a request is answered; raises what ended the association before that."""
+        self._awaited.add(answer)
+        try:
+            while answer.status is None:  # what the peer answered before the end counts
+                self._check_not_failed()
+                await answer.changed.wait()
+        finally:
+            self._awaited.discard(answer)
+        return answer.status
 
     def _trace(self, kind: type[trace.TraceEvent], **fields: object) -> None:
         """Log what happened."""
@@ -704,6 +708,19 @@ class Association:
 
 associate = Association
 """Establish an association: the verb for `async with`."""
+
+
+class _Answer:
+    """The status that a request gets, for the task that waits for it: it alone is woken when it has come."""
+
+    def __init__(self) -> None:
+        self.status: Status | None = None
+        self.changed = Signal()
+
+    def come(self, _: Operation, status: Status) -> None:
+        """The answer is there."""
+        self.status = status
+        self.changed.set()
 
 
 class _InlineReads:

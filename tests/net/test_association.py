@@ -21,6 +21,7 @@ from asyncstore.instances.source import BytesSource
 from asyncstore.net import trace, transport
 from asyncstore.net.acceptor import StorageSCP
 from asyncstore.net.outcome import State
+from asyncstore.net.signal import Signal
 from asyncstore.status import SUCCESS
 from asyncstore.uids import (
     CT_IMAGE_STORAGE,
@@ -257,6 +258,25 @@ async def test_no_more_operations_are_outstanding_than_the_window_allows() -> No
             assert association.window == 2
             outcomes = await store_all(association, [instance(uid=f"1.2.{number}") for number in range(6)])
     assert [outcome.is_stored for outcome in outcomes] == [True] * 6
+
+
+async def test_an_answer_wakes_the_task_that_waits_for_it_and_no_other(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Else a thousand tasks that call `store` at once cost a million wake-ups."""
+    wakes = 0
+    wait = Signal.wait
+
+    async def counted(signal: Signal) -> None:
+        nonlocal wakes
+        await wait(signal)
+        wakes += 1
+
+    monkeypatch.setattr(Signal, "wait", counted)
+    tasks = 100
+    with ScriptedSCP(accepting(Wire.serve_stores, **with_window(4))) as scp, anyio.fail_after(LIMIT_SECONDS):
+        async with to(scp, window=4) as association:
+            outcomes = await store_all(association, [instance(uid=f"1.2.{number}") for number in range(tasks)])
+    assert all(outcome.is_stored for outcome in outcomes)
+    assert wakes < 5 * tasks
 
 
 @pytest.mark.parametrize(
