@@ -402,8 +402,7 @@ class Association:
                     try:
                         self._framer.makes_long_runs = not self._reads.read_now(instance.source, run)
                         if self._framer.makes_long_runs:
-                            read = instance.source.read_into
-                            await anyio.to_thread.run_sync(read, run.holes, run.offset, abandon_on_cancel=True)
+                            await _read_in_thread(instance.source, run)
                     except (SourceError, OSError):
                         raise
                     except Exception as error:
@@ -756,6 +755,24 @@ async def _as_instance(source: Instance | Dataset | AnyPath) -> Instance:
         return source
     make = Instance.from_path if isinstance(source, str | bytes | os.PathLike) else Instance.from_dataset
     return await anyio.to_thread.run_sync(make, source, abandon_on_cancel=True)  # type: ignore[arg-type]
+
+
+async def _read_in_thread(source: DataSource, run: Run) -> None:
+    """Fill the run's holes in a thread; one that nobody waits for any more closes what it opens."""
+    is_abandoned = False
+
+    def read() -> None:
+        try:
+            source.read_into(run.holes, run.offset)
+        finally:
+            if is_abandoned:
+                source.close()
+
+    try:
+        await anyio.to_thread.run_sync(read, abandon_on_cancel=True)
+    except BaseException:
+        is_abandoned = True
+        raise
 
 
 def _unreadable(instance: Instance, error: OSError) -> SourceError:

@@ -204,9 +204,9 @@ async def test_a_file_that_is_not_in_memory_is_read_by_a_thread(
     monkeypatch.setattr(source_module, "read_cached", lambda *_: None)
     reads: list[int] = []
 
-    def read(source: source_module.FileSource, holes: Sequence[memoryview], at: int, wanted: int) -> bool:
+    def read(source: source_module.FileSource, fd: int, holes: Sequence[memoryview], at: int, wanted: int) -> bool:
         reads.append(wanted)
-        return source_module.read_fully(source._fd, holes, at) == wanted
+        return source_module.read_fully(fd, holes, at) == wanted
 
     monkeypatch.setattr(source_module.FileSource, "_fill", read)
     with ScriptedSCP() as scp:

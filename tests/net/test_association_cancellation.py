@@ -11,11 +11,13 @@ import threading
 from typing import TYPE_CHECKING, Any
 
 import anyio
+import anyio.lowlevel
 import anyio.to_thread
 import pytest
 
 from asyncstore.errors import AssociationLost, AsyncStoreError, LocalProtocolError, SourceChanged, SourceError
 from asyncstore.instances import convert as convert_module
+from asyncstore.instances import source as source_module
 from asyncstore.instances.instance import Instance
 from asyncstore.instances.source import FileSource
 from asyncstore.net import association as association_module
@@ -244,6 +246,39 @@ async def test_what_a_cancelled_read_still_writes_never_reaches_another_message(
                 cancel.set()
             assert (await association.store(instance_of(AtTheSameTime(pattern(1000))))).is_stored
     assert scp.wires[0].stores[0].data_set == pattern(1000)
+
+
+async def test_a_file_that_a_thread_opens_after_the_store_was_cancelled_is_closed_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    is_opening, goes_on = threading.Event(), threading.Event()
+    open_for_reading = source_module.open_for_reading
+
+    def opens_slowly(path: str) -> int:
+        is_opening.set()
+        assert goes_on.wait(LIMIT_SECONDS)
+        return open_for_reading(path)
+
+    monkeypatch.setattr(source_module, "open_for_reading", opens_slowly)
+    monkeypatch.setattr(association_module._InlineReads, "read_now", lambda *_: False)
+    each = instance_in(tmp_path / "a", 200_000)
+    with ScriptedSCP() as scp, anyio.fail_after(LIMIT_SECONDS):
+        async with to(scp) as association:
+            before = descriptors()
+            cancel = anyio.Event()
+            async with anyio.create_task_group() as group:
+                group.start_soon(is_cancelled, lambda: association.store(each), cancel)
+                await anyio.to_thread.run_sync(is_opening.wait, LIMIT_SECONDS)
+                cancel.set()
+            goes_on.set()
+            await is_over(lambda: descriptors() == before)
+            assert association.failure is None
+
+
+async def is_over(condition: Callable[[], bool]) -> None:
+    """Wait for what another thread does."""
+    while not condition():
+        await anyio.lowlevel.checkpoint()
 
 
 async def test_cancelled_while_a_thread_reads_in_the_middle_of_a_message_it_is_aborted() -> None:
