@@ -591,16 +591,19 @@ class Association:
         """Fail the association when an answer is overdue.
 
         A peer with a window works on one operation after another: the deadline runs from the last complete answer, or
-        from the sending when nothing was outstanding.
+        from the sending when nothing was outstanding. A program that stood still for longer finds the answer waiting.
         """
         limit = self.timeouts.dimse_seconds
         while self.failure is None:
             left = self._waiting_since + limit - time.monotonic()
             waits = any(operation.is_sent for operation in self.outstanding.values())
             if waits and left <= 0:
-                self._fail(Timeout("dimse", limit, tuple(self.outstanding)))
-                return
-            await anyio.sleep(left if waits else limit)
+                answered_at = self._waiting_since
+                self._on_readable()
+                if self._waiting_since == answered_at:
+                    self._fail(Timeout("dimse", limit, tuple(self.outstanding)))
+            else:
+                await anyio.sleep(left if waits else limit)
 
     def _fail(self, error: AsyncStoreError) -> None:
         """Record why the association ended, and let everybody who waits for it know."""

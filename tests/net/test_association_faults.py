@@ -455,6 +455,34 @@ async def test_a_store_that_is_never_answered_is_given_up_and_aborted(caplog: py
     assert [record.msg.which for record in caplog.records if isinstance(record.msg, trace.TimedOut)] == ["dimse"]
 
 
+async def test_an_answer_that_waits_to_be_read_is_in_time_though_the_program_stood_still(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    may_answer, has_answered = threading.Event(), threading.Event()
+
+    def answers(wire: Wire) -> None:
+        store = wire.read_store()
+        wire.wait(may_answer)
+        wire.answer(store)
+        has_answered.set()
+        wire.answer_release()
+
+    with ScriptedSCP(accepting(answers)) as scp, anyio.fail_after(LIMIT_SECONDS):
+        async with to(scp) as association:
+            answer: list[object] = []
+            await association.send(instance(), lambda *what: answer.append(what))
+            may_answer.set()
+            assert has_answered.wait(LIMIT_SECONDS)  # nothing else moves meanwhile
+            now = time.monotonic() + 2 * association.timeouts.dimse_seconds
+            watching = association._watch_deadline()
+            with monkeypatch.context() as later:
+                later.setattr(time, "monotonic", lambda: now)
+                watching.send(None)
+                watching.close()
+            assert answer
+            assert association.failure is None
+
+
 async def test_the_deadline_is_one_for_the_whole_answer_however_it_comes() -> None:
     def dribbles(wire: Wire) -> None:
         store = wire.read_store()
