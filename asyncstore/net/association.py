@@ -11,7 +11,7 @@ import contextlib
 import logging
 import os
 import time
-from typing import TYPE_CHECKING, Final, NoReturn, Self, cast
+from typing import TYPE_CHECKING, Final, NoReturn, Self, TypeVar, cast
 
 import anyio
 import anyio.to_thread
@@ -70,11 +70,16 @@ if TYPE_CHECKING:
     from asyncstore.upper_layer.machine import UpperLayerEvent
     from asyncstore.upper_layer.pdu import AssociateAC
 
+T = TypeVar("T")
+
 logger = logging.getLogger("asyncstore.net")
 
 # A message longer than this shows its progress before its answer: so much is sure to have left the buffers between here
 # and the peer.
 STREAMED_AFTER_BYTES: Final = 8 << 20
+
+# How many threads one association may have that read files, those included that nobody waits for any more.
+_THREADS: Final = 40
 
 # Opening a file and reading a run of it from memory takes 0.1 ms; a machine that is busy otherwise makes it a few.
 _SLOW_READ_SECONDS: Final = 0.005
@@ -138,6 +143,7 @@ class Association:
         self._released = False
         self._waiting_since = 0.0
         self._reads = _InlineReads()
+        self._threads = anyio.CapacityLimiter(_THREADS)
         self._changed = Signal()  # for who waits for room, or for the release; each answer has its own
         self._awaited: set[_Answer] = set()
         self._writing = Turn()
@@ -303,7 +309,7 @@ class Association:
         """
         self._check_open()
         try:
-            instance = await _as_instance(source)
+            instance = await self._as_instance(source)
         except (SourceError, OSError) as error:
             path = os.fsdecode(source) if isinstance(source, str | bytes | os.PathLike) else None
             return Outcome(State.SOURCE_PROBLEM, path, reason=str(error), error=error, attempts=0)
@@ -333,7 +339,7 @@ class Association:
             return no_context(instance)
         from asyncstore.instances.convert import convert
 
-        return await anyio.to_thread.run_sync(convert, instance, target, abandon_on_cancel=True)
+        return await self._in_thread(convert, instance, target)
 
     async def send(
         self,
@@ -402,7 +408,7 @@ class Association:
                     try:
                         self._framer.makes_long_runs = not self._reads.read_now(instance.source, run)
                         if self._framer.makes_long_runs:
-                            await _read_in_thread(instance.source, run)
+                            await self._read_in_thread(instance.source, run)
                     except (SourceError, OSError):
                         raise
                     except Exception as error:
@@ -492,6 +498,40 @@ class Association:
         data = self._upper_layer.data_to_send()
         if data:
             await self._sender.send_bytes(data)
+
+    # -- in threads ----------------------------------------------------------------------------------------------------
+
+    async def _in_thread(self, call: Callable[..., T], *arguments: object) -> T:
+        """Call it in a thread, which is left to itself when nobody waits for it any more.
+
+        The threads are counted here, not among those of the program: files on a share that hangs may keep them all.
+        """
+        return await anyio.to_thread.run_sync(call, *arguments, abandon_on_cancel=True, limiter=self._threads)
+
+    async def _as_instance(self, source: Instance | Dataset | AnyPath) -> Instance:
+        from asyncstore.instances.instance import Instance
+
+        if isinstance(source, Instance):
+            return source
+        make = Instance.from_path if isinstance(source, str | bytes | os.PathLike) else Instance.from_dataset
+        return await self._in_thread(make, source)
+
+    async def _read_in_thread(self, source: DataSource, run: Run) -> None:
+        """Fill the run's holes; a thread that nobody waits for any more closes what it opens."""
+        is_abandoned = False
+
+        def read() -> None:
+            try:
+                source.read_into(run.holes, run.offset)
+            finally:
+                if is_abandoned:
+                    source.close()
+
+        try:
+            await self._in_thread(read)
+        except BaseException:
+            is_abandoned = True
+            raise
 
     # -- reading -------------------------------------------------------------------------------------------------------
 
@@ -749,33 +789,6 @@ class _InlineReads:
         else:
             self._wait_seconds = _FIRST_SLOW_SECONDS
         return is_read
-
-
-async def _as_instance(source: Instance | Dataset | AnyPath) -> Instance:
-    from asyncstore.instances.instance import Instance
-
-    if isinstance(source, Instance):
-        return source
-    make = Instance.from_path if isinstance(source, str | bytes | os.PathLike) else Instance.from_dataset
-    return await anyio.to_thread.run_sync(make, source, abandon_on_cancel=True)  # type: ignore[arg-type]
-
-
-async def _read_in_thread(source: DataSource, run: Run) -> None:
-    """Fill the run's holes in a thread; one that nobody waits for any more closes what it opens."""
-    is_abandoned = False
-
-    def read() -> None:
-        try:
-            source.read_into(run.holes, run.offset)
-        finally:
-            if is_abandoned:
-                source.close()
-
-    try:
-        await anyio.to_thread.run_sync(read, abandon_on_cancel=True)
-    except BaseException:
-        is_abandoned = True
-        raise
 
 
 def _unreadable(instance: Instance, error: OSError) -> SourceError:

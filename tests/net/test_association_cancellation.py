@@ -275,6 +275,41 @@ async def test_a_file_that_a_thread_opens_after_the_store_was_cancelled_is_close
             assert association.failure is None
 
 
+@pytest.mark.parametrize("where", ["path", "conversion", "reading"])
+async def test_threads_that_hang_in_files_are_not_taken_from_the_programs_own(
+    where: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    is_hanging, goes_on = threading.Event(), threading.Event()
+
+    def hangs(*_: Any) -> Any:
+        is_hanging.set()
+        assert goes_on.wait(LIMIT_SECONDS)
+        raise SourceError("it was given up long ago")
+
+    monkeypatch.setattr(association_module._InlineReads, "read_now", lambda *_: False)
+    each: Any = instance_in(tmp_path / "b", 1000)
+    contexts = [(CT_IMAGE_STORAGE, (EXPLICIT_VR_LITTLE_ENDIAN,))]
+    if where == "path":
+        each = image_file(tmp_path / "a.dcm")
+        monkeypatch.setattr(Instance, "from_path", hangs)
+    elif where == "conversion":
+        contexts = [(CT_IMAGE_STORAGE, (IMPLICIT_VR_LITTLE_ENDIAN,))]
+        monkeypatch.setattr(convert_module, "convert", hangs)
+    else:
+        monkeypatch.setattr(FileSource, "read_into", hangs)
+    with ScriptedSCP() as scp, anyio.fail_after(LIMIT_SECONDS):
+        async with to(scp, contexts=contexts) as association:
+            limiter = anyio.to_thread.current_default_thread_limiter()
+            async with anyio.create_task_group() as group:
+                group.start_soon(association.store, each)
+                while not is_hanging.is_set():
+                    await anyio.lowlevel.checkpoint()
+                assert limiter.borrowed_tokens == 0
+                group.cancel_scope.cancel()
+            assert limiter.borrowed_tokens == 0
+            goes_on.set()
+
+
 async def is_over(condition: Callable[[], bool]) -> None:
     """Wait for what another thread does."""
     while not condition():

@@ -15,6 +15,7 @@ import pytest
 from asyncstore.dimse import command_set
 from asyncstore.dimse.messages import CEchoRQ, CEchoRSP, CStoreRQ, CStoreRSP
 from asyncstore.errors import Aborted, AssociationLost, AsyncStoreError, ConnectionLost, RemoteProtocolError, Timeout
+from asyncstore.instances.instance import Instance
 from asyncstore.net import association as association_module
 from asyncstore.net import trace
 from asyncstore.net import transport as transport_module
@@ -297,7 +298,7 @@ async def test_a_failed_association_can_be_tried_again_and_again_and_keeps_nothi
 
 
 async def test_a_failed_association_reads_no_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(association_module, "_as_instance", lambda _: pytest.fail("it looked at the file"))
+    monkeypatch.setattr(Instance, "from_path", lambda _: pytest.fail("it looked at the file"))
     with ScriptedSCP(accepting(Wire.fin)) as scp, anyio.fail_after(LIMIT_SECONDS):
         async with to(scp) as association:
             failed = anyio.Event()
