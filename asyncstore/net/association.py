@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Final, NoReturn, Self, TypeVar, cast
 import anyio
 import anyio.to_thread
 
-from asyncstore.dimse.exchange import Exchange
+from asyncstore.dimse.exchange import LAST_MESSAGE_ID, Exchange
 from asyncstore.dimse.messages import LOW, CEchoRQ, CStoreRQ
 from asyncstore.errors import (
     Aborted,
@@ -34,12 +34,12 @@ from asyncstore.errors import (
 from asyncstore.net import trace
 from asyncstore.net.contexts import AcceptedContexts, propose
 from asyncstore.net.outcome import Outcome, State, no_context, outcome_of
-from asyncstore.net.peer import Peer, Timeouts
+from asyncstore.net.peer import Peer, Timeouts, check_ae_title
 from asyncstore.net.sender import Sender
 from asyncstore.net.signal import Signal, Turn
 from asyncstore.net.transport import ABORT_SECONDS, connect
 from asyncstore.uids import IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION_NAME, VERIFICATION
-from asyncstore.upper_layer.framing import Framer, Run, fragment_capacity, frame_command
+from asyncstore.upper_layer.framing import MINIMUM_LENGTH, Framer, Run, fragment_capacity, frame_command
 from asyncstore.upper_layer.items import OperationsWindow, UserIdentity, UserInformation
 from asyncstore.upper_layer.machine import (
     AbortReceived,
@@ -92,8 +92,11 @@ class Association:
 
     `contexts` are pairs of an abstract syntax and the transfer syntaxes to propose for it, at most 128. `window` is the
     asynchronous operations window to propose, 1 for none. `maximum_length` is what we announce to receive,
-    `maximum_send_length` a cap of our own below what the peer announces, both in bytes. Entering the block raises
-    ConnectFailed, Timeout, AssociationRejected, Aborted or NoAcceptedContext. Leaving it releases the association,
+    `maximum_send_length` a cap of our own below what the peer announces, both in bytes (0: none). What cannot be
+    proposed raises LocalProtocolError here, before there is a connection.
+
+    The block is entered once. Entering it raises ConnectFailed, Timeout, AssociationRejected, Aborted, ConnectionLost,
+    RemoteProtocolError or NoAcceptedContext. Leaving it releases the association,
     leaving it by an exception or by cancellation aborts it. An exception that a callback raises, or a logging handler,
     aborts it too, and leaves the block as itself. PS3.8 7.1 to 7.3.
 
@@ -114,6 +117,29 @@ class Association:
         maximum_send_length: int = 0,
         user_identity: UserIdentity | None = None,
     ) -> None:
+        check_ae_title(calling_ae_title)
+        if not 1 <= window <= LAST_MESSAGE_ID:
+            raise LocalProtocolError(f"an operations window of {window}: it is 1 to {LAST_MESSAGE_ID}")
+        for name, length in (("maximum_length", maximum_length), ("maximum_send_length", maximum_send_length)):
+            if length and length < MINIMUM_LENGTH:
+                raise LocalProtocolError(f"{name} is {length}: it is 0 for no limit, or at least {MINIMUM_LENGTH}")
+        information = UserInformation(
+            maximum_length=maximum_length,
+            implementation_class_uid=IMPLEMENTATION_CLASS_UID,
+            implementation_version_name=IMPLEMENTATION_VERSION_NAME,
+            operations_window=OperationsWindow(window, 1) if window > 1 else None,
+            user_identity=user_identity,
+        )
+        try:
+            self._request = AssociateRQ(
+                called_ae_title=peer.ae_title,
+                calling_ae_title=calling_ae_title,
+                presentation_contexts=propose(contexts),
+                user_information=information,
+            )
+            self._request.encode()
+        except ValueError as error:
+            raise LocalProtocolError(f"the association cannot be asked for: {error}") from error
         self.peer = peer
         self.timeouts = timeouts or Timeouts()
         self.contexts = AcceptedContexts(())
@@ -121,18 +147,6 @@ class Association:
         self.trace_number = 0
         self.established = False
         self.streamed_bytes = 0  # of data sets, beyond their first STREAMED_AFTER_BYTES
-        self._request = AssociateRQ(
-            called_ae_title=peer.ae_title,
-            calling_ae_title=calling_ae_title,
-            presentation_contexts=propose(contexts),
-            user_information=UserInformation(
-                maximum_length=maximum_length,
-                implementation_class_uid=IMPLEMENTATION_CLASS_UID,
-                implementation_version_name=IMPLEMENTATION_VERSION_NAME,
-                operations_window=OperationsWindow(window, 1) if window > 1 else None,
-                user_identity=user_identity,
-            ),
-        )
         self._maximum_send_length = maximum_send_length
         self._upper_layer = UpperLayer(maximum_length=maximum_length, artim_seconds=self.timeouts.acse_seconds)
         self._exchange = Exchange()
@@ -151,7 +165,8 @@ class Association:
         self._sender: Sender
         self._framer: Framer
         self._background: TaskGroup
-        self._attention = anyio.CancelScope()
+        self._attention: anyio.CancelScope
+        self._was_entered = False
 
     # -- what it is ----------------------------------------------------------------------------------------------------
 
@@ -163,6 +178,10 @@ class Association:
     # -- its beginning and its end -------------------------------------------------------------------------------------
 
     async def __aenter__(self) -> Self:
+        if self._was_entered:
+            raise LocalProtocolError("an association is entered once: make another one")
+        self._was_entered = True
+        self._attention = anyio.CancelScope()
         self._trace(trace.Requesting, peer=self.peer)
         try:
             self._transport = await connect(self.peer, self.timeouts.connect_seconds)
@@ -253,7 +272,10 @@ class Association:
         A peer that closes the connection instead of answering, answers nonsense, or never answers, takes nothing back
         of what it answered before: that is no error. Raises LocalProtocolError while operations are outstanding.
         """
+        self._check_established()
         if self._releasing:
+            while not self._transport.is_closed:
+                await self._changed.wait()
             return
         self._check_not_failed()
         if self.outstanding:
@@ -261,18 +283,23 @@ class Association:
         self._trace(trace.Releasing)
         self._releasing = True
         self._upper_layer.release(time.monotonic())
-        with anyio.move_on_after(self.timeouts.acse_seconds), contextlib.suppress(AssociationLost, RemoteProtocolError):
-            await self._flush()
-            while not self._released:
-                self._check_not_failed()
-                await self._changed.wait()
-        self._transport.close()
+        lost = contextlib.suppress(AssociationLost, RemoteProtocolError)
+        try:
+            with anyio.move_on_after(self.timeouts.acse_seconds), lost:
+                await self._flush()
+                while not self._released:
+                    self._check_not_failed()
+                    await self._changed.wait()
+        finally:
+            self._transport.close()
+            self._wake()
 
     async def abort(self) -> None:
         """Abort the association (PS3.8 7.3) and close the connection, within 5 seconds, even when cancelled.
 
         A request that is partly written ends in the abort, never in its last fragment.
         """
+        self._check_established()
         if self._transport.is_closed:
             return
         self._fail(AssociationLost("the association was aborted"))
@@ -373,11 +400,11 @@ class Association:
         Raises LocalProtocolError when no context for Verification was accepted, and what ended the association when it
         ended before the answer.
         """
+        self._check_open()
         context_id = self.contexts.any_of(VERIFICATION)
         if context_id is None:
             raise LocalProtocolError("the peer accepted no presentation context for Verification")
         answer = _Answer()
-        self._check_open()
         await self._writing.wait()
         with self._writing:
             await self._wait_room()
@@ -697,10 +724,15 @@ class Association:
         return self.failure
 
     def _check_open(self) -> None:
-        """Raise what ended the association, if something did."""
+        """Raise what ended the association, if something did, or that it never began."""
+        self._check_established()
         self._check_not_failed()
         if self._releasing:
             raise LocalProtocolError("the association was released")
+
+    def _check_established(self) -> None:
+        if not self.established:
+            raise LocalProtocolError("there is no association: it is there inside `async with`, which establishes it")
 
     def _check_not_failed(self) -> None:
         """Raise why the association failed, if it did.

@@ -40,7 +40,7 @@ LONG_RUN_BYTES: Final = 1 << 20
 _MAXIMUM_FRAMES: Final = 500
 # For a peer that sets no limit (0), or one beyond reason: one fragment fills a run.
 _MAXIMUM_FRAGMENT_BYTES: Final = RUN_BYTES - HEADER_BYTES
-_MINIMUM_LENGTH: Final = 8
+MINIMUM_LENGTH: Final = 8
 
 
 @dataclass(slots=True)
@@ -90,9 +90,9 @@ def fragment_capacity(maximum_length: int, own_limit: int = 0) -> int:
     length. Raises RemoteProtocolError for a maximum that has no room for a byte of data.
     """
     limits = [limit for limit in (maximum_length, own_limit) if limit]
-    if limits and min(limits) < _MINIMUM_LENGTH:
+    if limits and min(limits) < MINIMUM_LENGTH:
         raise RemoteProtocolError(
-            f"{min(limits)} leaves no room for data: at least {_MINIMUM_LENGTH} is needed",
+            f"{min(limits)} leaves no room for data: at least {MINIMUM_LENGTH} is needed",
             pdu="A-ASSOCIATE",
             field="Maximum Length Received",
         )
