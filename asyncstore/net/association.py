@@ -11,10 +11,9 @@ import contextlib
 import logging
 import os
 import time
-from typing import TYPE_CHECKING, Final, NoReturn, Self, TypeVar, cast
+from typing import TYPE_CHECKING, Final, NoReturn, Self, cast
 
 import anyio
-import anyio.to_thread
 
 from asyncstore.dimse.exchange import LAST_MESSAGE_ID, Exchange
 from asyncstore.dimse.messages import LOW, CEchoRQ, CStoreRQ
@@ -35,6 +34,7 @@ from asyncstore.net import trace
 from asyncstore.net.contexts import AcceptedContexts, propose
 from asyncstore.net.outcome import Outcome, State, no_context, outcome_of
 from asyncstore.net.peer import Peer, Timeouts, check_ae_title
+from asyncstore.net.reads import Reads
 from asyncstore.net.sender import Sender
 from asyncstore.net.signal import Signal, Turn
 from asyncstore.net.transport import ABORT_SECONDS, connect
@@ -64,27 +64,16 @@ if TYPE_CHECKING:
     from asyncstore.dimse.messages import Response
     from asyncstore.instances.instance import Instance
     from asyncstore.instances.scan import AnyPath
-    from asyncstore.instances.source import DataSource
     from asyncstore.net.transport import SocketTransport
     from asyncstore.status import Status
     from asyncstore.upper_layer.machine import UpperLayerEvent
     from asyncstore.upper_layer.pdu import AssociateAC
-
-T = TypeVar("T")
 
 logger = logging.getLogger("asyncstore.net")
 
 # A message longer than this shows its progress before its answer: so much is sure to have left the buffers between here
 # and the peer.
 STREAMED_AFTER_BYTES: Final = 8 << 20
-
-# How many threads one association may have that read files, those included that nobody waits for any more.
-_THREADS: Final = 40
-
-# Opening a file and reading a run of it from memory takes 0.1 ms; a machine that is busy otherwise makes it a few.
-_SLOW_READ_SECONDS: Final = 0.005
-_FIRST_SLOW_SECONDS: Final = 1.0
-_LAST_SLOW_SECONDS: Final = 64.0
 
 
 class Association:
@@ -156,8 +145,7 @@ class Association:
         self._releasing = False
         self._released = False
         self._waiting_since = 0.0
-        self._reads = _InlineReads()
-        self._threads = anyio.CapacityLimiter(_THREADS)
+        self._reads = Reads()
         self._changed = Signal()  # for who waits for room, or for the release; each answer has its own
         self._awaited: set[_Answer] = set()
         self._writing = Turn()
@@ -336,7 +324,7 @@ class Association:
         """
         self._check_open()
         try:
-            instance = await self._as_instance(source)
+            instance = await self._reads.instance_of(source)
         except (SourceError, OSError) as error:
             path = os.fsdecode(source) if isinstance(source, str | bytes | os.PathLike) else None
             return Outcome(State.SOURCE_PROBLEM, path, reason=str(error), error=error, attempts=0)
@@ -366,7 +354,7 @@ class Association:
             return no_context(instance)
         from asyncstore.instances.convert import convert
 
-        return await self._in_thread(convert, instance, target)
+        return await self._reads.in_thread(convert, instance, target)
 
     async def send(
         self,
@@ -435,7 +423,7 @@ class Association:
                     try:
                         self._framer.makes_long_runs = not self._reads.read_now(instance.source, run)
                         if self._framer.makes_long_runs:
-                            await self._read_in_thread(instance.source, run)
+                            await self._reads.read_in_thread(instance.source, run)
                     except (SourceError, OSError):
                         raise
                     except Exception as error:
@@ -525,40 +513,6 @@ class Association:
         data = self._upper_layer.data_to_send()
         if data:
             await self._sender.send_bytes(data)
-
-    # -- in threads ----------------------------------------------------------------------------------------------------
-
-    async def _in_thread(self, call: Callable[..., T], *arguments: object) -> T:
-        """Call it in a thread, which is left to itself when nobody waits for it any more.
-
-        The threads are counted here, not among those of the program: files on a share that hangs may keep them all.
-        """
-        return await anyio.to_thread.run_sync(call, *arguments, abandon_on_cancel=True, limiter=self._threads)
-
-    async def _as_instance(self, source: Instance | Dataset | AnyPath) -> Instance:
-        from asyncstore.instances.instance import Instance
-
-        if isinstance(source, Instance):
-            return source
-        make = Instance.from_path if isinstance(source, str | bytes | os.PathLike) else Instance.from_dataset
-        return await self._in_thread(make, source)
-
-    async def _read_in_thread(self, source: DataSource, run: Run) -> None:
-        """Fill the run's holes; a thread that nobody waits for any more closes what it opens."""
-        is_abandoned = False
-
-        def read() -> None:
-            try:
-                source.read_into(run.holes, run.offset)
-            finally:
-                if is_abandoned:
-                    source.close()
-
-        try:
-            await self._in_thread(read)
-        except BaseException:
-            is_abandoned = True
-            raise
 
     # -- reading -------------------------------------------------------------------------------------------------------
 
@@ -748,7 +702,8 @@ class Association:
 
     async def _wait_room(self) -> None:
         """Wait until another operation may begin."""
-        self._check_open()
+        if self.failure is not None or self._releasing:
+            self._check_open()
         while not self._exchange.has_room:
             await self._changed.wait()
             self._check_open()
@@ -795,32 +750,6 @@ class _Answer:
         """The answer is there."""
         self.status = status
         self.changed.set()
-
-
-class _InlineReads:
-    """Reads in the event loop what is in memory, as long as that is quick.
-
-    Bytes that are not in memory are left to a thread by every source that can tell. But opening a file on a share takes
-    milliseconds all the same, in which no association moves: after that, threads do all of it for a while.
-    """
-
-    def __init__(self) -> None:
-        self._next_at = 0.0
-        self._wait_seconds = _FIRST_SLOW_SECONDS
-
-    def read_now(self, source: DataSource, run: Run) -> bool:
-        """Fill the run's holes; False when a thread is to do that."""
-        began_at = time.monotonic()
-        if began_at < self._next_at:
-            return False
-        is_read = source.read_into(run.holes, run.offset, wait=False)
-        ended_at = time.monotonic()
-        if ended_at - began_at > _SLOW_READ_SECONDS:
-            self._next_at = ended_at + self._wait_seconds
-            self._wait_seconds = min(2 * self._wait_seconds, _LAST_SLOW_SECONDS)
-        else:
-            self._wait_seconds = _FIRST_SLOW_SECONDS
-        return is_read
 
 
 def _unreadable(instance: Instance, error: OSError) -> SourceError:

@@ -21,6 +21,7 @@ from asyncstore.instances import source as source_module
 from asyncstore.instances.instance import Instance
 from asyncstore.instances.source import FileSource
 from asyncstore.net import association as association_module
+from asyncstore.net import reads
 from asyncstore.net.acceptor import StorageSCP
 from asyncstore.net.outcome import Outcome, State
 from asyncstore.uids import CT_IMAGE_STORAGE, EXPLICIT_VR_LITTLE_ENDIAN, IMPLICIT_VR_LITTLE_ENDIAN
@@ -260,7 +261,7 @@ async def test_a_file_that_a_thread_opens_after_the_store_was_cancelled_is_close
         return open_for_reading(path)
 
     monkeypatch.setattr(source_module, "open_for_reading", opens_slowly)
-    monkeypatch.setattr(association_module._InlineReads, "read_now", lambda *_: False)
+    monkeypatch.setattr(reads.Reads, "read_now", lambda *_: False)
     each = instance_in(tmp_path / "a", 200_000)
     with ScriptedSCP() as scp, anyio.fail_after(LIMIT_SECONDS):
         async with to(scp) as association:
@@ -286,7 +287,7 @@ async def test_threads_that_hang_in_files_are_not_taken_from_the_programs_own(
         assert goes_on.wait(LIMIT_SECONDS)
         raise SourceError("it was given up long ago")
 
-    monkeypatch.setattr(association_module._InlineReads, "read_now", lambda *_: False)
+    monkeypatch.setattr(reads.Reads, "read_now", lambda *_: False)
     each: Any = instance_in(tmp_path / "b", 1000)
     contexts = [(CT_IMAGE_STORAGE, (EXPLICIT_VR_LITTLE_ENDIAN,))]
     if where == "path":
