@@ -75,6 +75,8 @@ logger = logging.getLogger("asyncstore.net")
 # and the peer.
 STREAMED_AFTER_BYTES: Final = 8 << 20
 
+_CANCELLED: Final = "cancelled in the middle of a message"
+
 
 class Association:
     """An association with a peer: `async with associate(peer, contexts=...) as association`.
@@ -85,9 +87,9 @@ class Association:
     proposed raises LocalProtocolError here, before there is a connection.
 
     The block is entered once. Entering it raises ConnectFailed, Timeout, AssociationRejected, Aborted, ConnectionLost,
-    RemoteProtocolError or NoAcceptedContext. Leaving it releases the association,
-    leaving it by an exception or by cancellation aborts it. An exception that a callback raises, or a logging handler,
-    aborts it too, and leaves the block as itself. PS3.8 7.1 to 7.3.
+    RemoteProtocolError or NoAcceptedContext. Leaving it releases the association, leaving it by an exception or by
+    cancellation aborts it. An exception that a callback raises, or a logging handler, aborts it too, and leaves the
+    block as itself. PS3.8 7.1 to 7.3.
 
     Several tasks may call `store` at once; as many requests are outstanding as the peer agreed to (`window`), the
     others wait for room. `outstanding` has the operations that were begun and not answered, by Message ID. `failure` is
@@ -244,15 +246,17 @@ class Association:
 
     async def _give_up(self, error: BaseException) -> None:
         """End an association that did not come to be; the caller raises `error`."""
-        if isinstance(error, Timeout):
-            self._trace(trace.TimedOut, which=error.which, seconds=error.seconds)
-        elif isinstance(error, ConnectionLost):
-            self._trace(trace.ConnectionBroken, detail=str(error))
-        elif isinstance(error, RemoteProtocolError):
-            self._trace(trace.InvalidAnswer, to_request="A-ASSOCIATE", detail=str(error))
-        if not isinstance(error, AssociationRejected | Aborted | ConnectionLost):
-            await self._send_abort()
-        self._transport.close()
+        try:
+            if isinstance(error, Timeout):
+                self._trace(trace.TimedOut, which=error.which, seconds=error.seconds)
+            elif isinstance(error, ConnectionLost):
+                self._trace(trace.ConnectionBroken, detail=str(error))
+            elif isinstance(error, RemoteProtocolError):
+                self._trace(trace.InvalidAnswer, to_request="A-ASSOCIATE", detail=str(error))
+            if not isinstance(error, AssociationRejected | Aborted | ConnectionLost):
+                await self._send_abort()
+        finally:
+            self._transport.close()
 
     async def release(self) -> None:
         """Release the association (PS3.8 7.2) and close the connection; does nothing when that was done.
@@ -456,9 +460,10 @@ class Association:
         except AsyncStoreError as error:
             failure = self._ended_by(error)
             raise failure.with_traceback(None) from failure.__cause__
-        except BaseException:  # cancelled
-            if operation is not None:
-                self._fail(AssociationLost("cancelled in the middle of a message"))
+        except BaseException as error:  # cancelled, or an exception of `on_begin` or of a logging handler
+            if self.outstanding and (operation is not None or isinstance(error, Exception)):
+                why = f"aborted because of an exception: {error!r}" if isinstance(error, Exception) else _CANCELLED
+                self._fail(AssociationLost(why))
             else:  # a thread may go on to fill the holes of this wire buffer: nobody else may use it
                 self._framer.let_go()
             raise
@@ -475,7 +480,7 @@ class Association:
             failure = self._ended_by(error)
             raise failure.with_traceback(None) from failure.__cause__
         except BaseException:
-            self._fail(AssociationLost("cancelled in the middle of a message"))
+            self._fail(AssociationLost(_CANCELLED))
             raise
 
     def _begin_store(self, instance: Instance, context_id: int, priority: int) -> tuple[Operation, bytes]:

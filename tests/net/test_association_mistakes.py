@@ -107,6 +107,23 @@ async def test_a_log_that_raises_ends_every_wait_too(mistaken_log: None) -> None
         await loses_its_peer(to(scp))
 
 
+async def test_a_mistake_before_the_first_byte_is_raised_where_it_is_sent_and_ends_the_others_too() -> None:
+    with ScriptedSCP(accepting(Wire.drain)) as scp, anyio.fail_after(LIMIT_SECONDS):
+        async with to(scp) as association:
+            with pytest.raises(Mistake):
+                await association.send(instance(), lambda *_: None, on_begin=mistaken)
+            with pytest.raises(AssociationLost, match="because of an exception: Mistake"):
+                await association.store(instance())
+
+
+async def test_a_log_that_raises_while_an_association_is_asked_for_leaves_nothing_open(mistaken_log: None) -> None:
+    with ScriptedSCP(Wire.fin) as scp, anyio.fail_after(LIMIT_SECONDS):
+        association = to(scp)
+        with pytest.raises(Mistake):
+            await association.__aenter__()
+        assert association._transport.is_closed
+
+
 async def test_a_mistake_does_not_take_the_place_of_a_cancellation() -> None:
     def answers_one(wire: Wire) -> None:
         wire.answer(wire.read_store())
