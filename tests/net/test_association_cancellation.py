@@ -410,11 +410,12 @@ async def _is_lost(call: Callable[[], Any]) -> None:
 
 @pytest.mark.parametrize("why", ["cancelled", "never answered", "a wrong answer"])
 async def test_a_failed_association_is_aborted_at_once_though_its_block_goes_on(why: str, tmp_path: Path) -> None:
-    has_seen_the_end = threading.Event()
+    has_failed, has_seen_the_end = threading.Event(), threading.Event()
 
     def sees_the_end(wire: Wire) -> None:
         if why == "cancelled":
             wire.read_bytes(100_000)
+            wire.wait(has_failed)
         else:
             store = wire.read_store()
             if why == "a wrong answer":
@@ -426,6 +427,7 @@ async def test_a_failed_association_is_aborted_at_once_though_its_block_goes_on(
     limit = tiny(dimse_seconds=TINY_SECONDS) if why == "never answered" else tiny()
     with ScriptedSCP(accepting(sees_the_end), receive_buffer_bytes=8192) as scp, anyio.fail_after(LIMIT_SECONDS):
         async with to(scp, timeouts=limit) as association:
+            association.on_failure = has_failed.set
             if why == "cancelled":
                 with anyio.move_on_after(TINY_SECONDS):
                     await association.store(instance(LARGE))
