@@ -707,11 +707,12 @@ class Association:
 
     async def _wait_room(self) -> None:
         """Wait until another operation may begin."""
-        if self.failure is not None or self._releasing:
-            self._check_open()
-        while not self._exchange.has_room:
+        while True:
+            if self.failure is not None or self._releasing:
+                self._check_open()
+            if self._exchange.has_room:
+                return
             await self._changed.wait()
-            self._check_open()
 
     async def _wait_for(self, answer: _Answer) -> Status:
         """Wait until a request is answered; raises what ended the association before that."""
