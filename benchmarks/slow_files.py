@@ -104,7 +104,7 @@ class SlowFiles:
 
 def read_inline() -> None:
     """Have asyncstore take every file for a quick one, and read no more often than threads do."""
-    from asyncstore.net import association
+    from asyncstore.net import reads
     from asyncstore.transfer import feed
     from asyncstore.upper_layer import framing
 
@@ -117,7 +117,7 @@ def read_inline() -> None:
             pass
 
     vars(feed)["Pace"] = NeverCold
-    vars(association)["_SLOW_READ_SECONDS"] = float("inf")
+    vars(reads)["_SLOW_READ_SECONDS"] = float("inf")
     vars(framing)["RUN_BYTES"] = framing.LONG_RUN_BYTES
 
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import copy
 import mmap
+import os
 import tempfile
 import traceback
 import zlib
@@ -29,7 +30,6 @@ from asyncstore.uids import (
 )
 
 if TYPE_CHECKING:
-    import os
     from collections.abc import Callable, Iterator
     from typing import IO
 
@@ -290,15 +290,12 @@ class _TemporarySource(FileSource):
         super().__init__("a converted data set", 0, length, length, 0)
         self._file = file
 
-    def close(self) -> None:
-        """Keep the file, so that it can be read again."""
-        self._fd = -1
-
     def __del__(self) -> None:
+        super().__del__()
         self._file.close()
 
-    def _open(self) -> None:
-        self._fd = self._file.fileno()
+    def _open(self) -> int:
+        return os.dup(self._file.fileno())  # of its own: it has no name by which it could be opened again
 
     def _check_unchanged(self, status: os.stat_result) -> None:
         """Nobody else can reach the file."""

@@ -56,7 +56,11 @@ def read_ahead(fd: int, at: int, length: int) -> None:
 
 
 class DataSource(Protocol):
-    """What an instance's data set is read from; one thread at a time."""
+    """What an instance's data set is read from.
+
+    Several associations may send one instance at once, each from a thread of its own, and `close` may come while a
+    thread still reads for somebody who has given up waiting.
+    """
 
     @property
     def length_bytes(self) -> int:
@@ -135,9 +139,21 @@ class FileSource:
 
     `size_bytes` and `mtime_ns` are the whole file's when it was scanned: another size or time later means that the
     file changed. `padding_bytes` zeros follow what the file holds (PS3.5 A.5: a deflated stream of odd length).
+
+    Who reads takes a descriptor out of those that lie idle, or opens one; so nobody can close it meanwhile, and have
+    its number come to mean another file. `close` closes the idle ones, and has each of the others closed by its reader.
     """
 
-    __slots__ = ("_device", "_fd", "_stored_bytes", "data_set_offset", "length_bytes", "mtime_ns", "path", "size_bytes")
+    __slots__ = (
+        "_device",
+        "_idle",
+        "_stored_bytes",
+        "data_set_offset",
+        "length_bytes",
+        "mtime_ns",
+        "path",
+        "size_bytes",
+    )
 
     def __init__(
         self,
@@ -155,7 +171,7 @@ class FileSource:
         self.size_bytes = size_bytes
         self.mtime_ns = mtime_ns
         self._stored_bytes = length
-        self._fd = -1
+        self._idle: list[int] | None = None  # descriptors; None when closed
         self._device = 0
 
     def read_into(self, holes: Sequence[memoryview], offset: int, *, wait: bool = True) -> bool:
@@ -167,17 +183,27 @@ class FileSource:
         if end > self._stored_bytes:
             holes = _before_padding(holes, self._stored_bytes - offset)
             wanted = max(0, self._stored_bytes - offset)
-        if self._fd < 0:
-            self._open()
-        at = self.data_set_offset + offset
-        if not wait:
-            if read_cached(self._fd, holes, at, self._device) != wanted:
-                return False
-        elif not self._fill(holes, at, wanted):
-            raise SourceChanged(f"{self.path!r} ended before its data set did: it was cut after it was scanned")
-        if offset and end == self.length_bytes:
-            self._check_unchanged(os.fstat(self._fd))
-        return True
+        idle = self._idle
+        if idle is None:
+            self._idle = idle = []
+        try:
+            fd = idle.pop()
+        except IndexError:
+            fd = self._open()
+        try:
+            at = self.data_set_offset + offset
+            if not wait:
+                if read_cached(fd, holes, at, self._device) != wanted:
+                    return False
+            elif not self._fill(fd, holes, at, wanted):
+                raise SourceChanged(f"{self.path!r} ended before its data set did: it was cut after it was scanned")
+            if offset and end == self.length_bytes:
+                self._check_unchanged(os.fstat(fd))
+            return True
+        finally:
+            idle.append(fd)
+            if self._idle is not idle:  # closed meanwhile
+                _close_all(idle)
 
     def view(self) -> memoryview | None:
         """None: the bytes are on a disk."""
@@ -188,21 +214,21 @@ class FileSource:
 
     def close(self) -> None:
         """Close the file; the next read opens it again."""
-        fd, self._fd = self._fd, -1
-        if fd >= 0:
-            os.close(fd)
+        idle, self._idle = self._idle, None
+        if idle:
+            _close_all(idle)
 
     def __del__(self) -> None:
-        if getattr(self, "_fd", -1) >= 0:
+        if getattr(self, "_idle", None):
             self.close()
 
-    def _fill(self, holes: Sequence[memoryview], at: int, wanted: int) -> bool:
-        if preadv is not None and len(holes) <= IOV_MAX and preadv(self._fd, holes, at) == wanted:
+    def _fill(self, fd: int, holes: Sequence[memoryview], at: int, wanted: int) -> bool:
+        if preadv is not None and len(holes) <= IOV_MAX and preadv(fd, holes, at) == wanted:
             return True
         # A short read is rare enough to begin again; only the end of the file is short twice.
-        return read_fully(self._fd, holes, at) == wanted
+        return read_fully(fd, holes, at) == wanted
 
-    def _open(self) -> None:
+    def _open(self) -> int:
         try:
             fd = open_for_reading(self.path)
         except FileNotFoundError as error:
@@ -213,8 +239,8 @@ class FileSource:
         except BaseException:
             os.close(fd)
             raise
-        self._fd = fd
         self._device = status.st_dev
+        return fd
 
     def _check_unchanged(self, status: os.stat_result) -> None:
         if status.st_size != self.size_bytes:
@@ -223,6 +249,16 @@ class FileSource:
             )
         if status.st_mtime_ns != self.mtime_ns:
             raise SourceChanged(f"{self.path!r} was written to after it was scanned")
+
+
+def _close_all(idle: list[int]) -> None:
+    """Close these descriptors; another thread may be about to do the same, and each is closed once."""
+    while True:
+        try:
+            fd = idle.pop()
+        except IndexError:
+            return
+        os.close(fd)
 
 
 def _before_padding(holes: Sequence[memoryview], stored_bytes: int) -> list[memoryview]:
@@ -266,9 +302,10 @@ class HeldSource(FileSource):
 
     def view(self) -> memoryview | None:
         """The data set, without a copy, until it is let go."""
-        if self._held is None:
+        held = self._held
+        if held is None:
             return None
-        return memoryview(self._held)[self.data_set_offset : self.data_set_offset + self.length_bytes]
+        return memoryview(held)[self.data_set_offset : self.data_set_offset + self.length_bytes]
 
     def let_go(self) -> None:
         """Read from the file from now on."""

@@ -14,9 +14,8 @@ import time
 from typing import TYPE_CHECKING, Final, NoReturn, Self, cast
 
 import anyio
-import anyio.to_thread
 
-from asyncstore.dimse.exchange import Exchange
+from asyncstore.dimse.exchange import LAST_MESSAGE_ID, Exchange
 from asyncstore.dimse.messages import LOW, CEchoRQ, CStoreRQ
 from asyncstore.errors import (
     Aborted,
@@ -34,12 +33,13 @@ from asyncstore.errors import (
 from asyncstore.net import trace
 from asyncstore.net.contexts import AcceptedContexts, propose
 from asyncstore.net.outcome import Outcome, no_context, outcome_of, source_problem
-from asyncstore.net.peer import Peer, Timeouts
+from asyncstore.net.peer import Peer, Timeouts, check_ae_title
+from asyncstore.net.reads import Reads
 from asyncstore.net.sender import Sender
 from asyncstore.net.signal import Signal, Turn
 from asyncstore.net.transport import ABORT_SECONDS, connect
 from asyncstore.uids import IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION_NAME, VERIFICATION
-from asyncstore.upper_layer.framing import Framer, Run, fragment_capacity, frame_command
+from asyncstore.upper_layer.framing import MINIMUM_LENGTH, Framer, Run, fragment_capacity, frame_command
 from asyncstore.upper_layer.items import OperationsWindow, UserIdentity, UserInformation
 from asyncstore.upper_layer.machine import (
     AbortReceived,
@@ -64,7 +64,6 @@ if TYPE_CHECKING:
     from asyncstore.dimse.messages import Response
     from asyncstore.instances.instance import Instance
     from asyncstore.instances.scan import AnyPath
-    from asyncstore.instances.source import DataSource
     from asyncstore.net.transport import SocketTransport
     from asyncstore.status import Status
     from asyncstore.upper_layer.machine import UpperLayerEvent
@@ -76,10 +75,7 @@ logger = logging.getLogger("asyncstore.net")
 # and the peer.
 STREAMED_AFTER_BYTES: Final = 8 << 20
 
-# Opening a file and reading a run of it from memory takes 0.1 ms; a machine that is busy otherwise makes it a few.
-_SLOW_READ_SECONDS: Final = 0.005
-_FIRST_SLOW_SECONDS: Final = 1.0
-_LAST_SLOW_SECONDS: Final = 64.0
+_CANCELLED: Final = "cancelled in the middle of a message"
 
 
 class Association:
@@ -87,9 +83,13 @@ class Association:
 
     `contexts` are pairs of an abstract syntax and the transfer syntaxes to propose for it, at most 128. `window` is the
     asynchronous operations window to propose, 1 for none. `maximum_length` is what we announce to receive,
-    `maximum_send_length` a cap of our own below what the peer announces, both in bytes. Entering the block raises
-    ConnectFailed, Timeout, AssociationRejected, Aborted or NoAcceptedContext. Leaving it releases the association,
-    leaving it by an exception or by cancellation aborts it. PS3.8 7.1 to 7.3.
+    `maximum_send_length` a cap of our own below what the peer announces, both in bytes (0: none). What cannot be
+    proposed raises LocalProtocolError here, before there is a connection.
+
+    The block is entered once. Entering it raises ConnectFailed, Timeout, AssociationRejected, Aborted, ConnectionLost,
+    RemoteProtocolError or NoAcceptedContext. Leaving it releases the association, leaving it by an exception or by
+    cancellation aborts it. An exception that a callback raises, or a logging handler, aborts it too, and leaves the
+    block as itself. PS3.8 7.1 to 7.3.
 
     Several tasks may call `store` at once; as many requests are outstanding as the peer agreed to (`window`), the
     others wait for room. `outstanding` has the operations that were begun and not answered, by Message ID. `failure` is
@@ -108,6 +108,29 @@ class Association:
         maximum_send_length: int = 0,
         user_identity: UserIdentity | None = None,
     ) -> None:
+        check_ae_title(calling_ae_title)
+        if not 1 <= window <= LAST_MESSAGE_ID:
+            raise LocalProtocolError(f"an operations window of {window}: it is 1 to {LAST_MESSAGE_ID}")
+        for name, length in (("maximum_length", maximum_length), ("maximum_send_length", maximum_send_length)):
+            if length and length < MINIMUM_LENGTH:
+                raise LocalProtocolError(f"{name} is {length}: it is 0 for no limit, or at least {MINIMUM_LENGTH}")
+        information = UserInformation(
+            maximum_length=maximum_length,
+            implementation_class_uid=IMPLEMENTATION_CLASS_UID,
+            implementation_version_name=IMPLEMENTATION_VERSION_NAME,
+            operations_window=OperationsWindow(window, 1) if window > 1 else None,
+            user_identity=user_identity,
+        )
+        try:
+            self._request = AssociateRQ(
+                called_ae_title=peer.ae_title,
+                calling_ae_title=calling_ae_title,
+                presentation_contexts=propose(contexts),
+                user_information=information,
+            )
+            self._request.encode()
+        except ValueError as error:
+            raise LocalProtocolError(f"the association cannot be asked for: {error}") from error
         self.peer = peer
         self.timeouts = timeouts or Timeouts()
         self.contexts = AcceptedContexts(())
@@ -115,34 +138,25 @@ class Association:
         self.trace_number = 0
         self.established = False
         self.streamed_bytes = 0  # of data sets, beyond their first STREAMED_AFTER_BYTES
-        self._request = AssociateRQ(
-            called_ae_title=peer.ae_title,
-            calling_ae_title=calling_ae_title,
-            presentation_contexts=propose(contexts),
-            user_information=UserInformation(
-                maximum_length=maximum_length,
-                implementation_class_uid=IMPLEMENTATION_CLASS_UID,
-                implementation_version_name=IMPLEMENTATION_VERSION_NAME,
-                operations_window=OperationsWindow(window, 1) if window > 1 else None,
-                user_identity=user_identity,
-            ),
-        )
         self._maximum_send_length = maximum_send_length
         self._upper_layer = UpperLayer(maximum_length=maximum_length, artim_seconds=self.timeouts.acse_seconds)
         self._exchange = Exchange()
         self.outstanding: Mapping[int, Operation] = self._exchange.outstanding
         self.failure: AsyncStoreError | None = None
+        self._mistake: Exception | None = None
         self._releasing = False
         self._released = False
         self._waiting_since = 0.0
-        self._reads = _InlineReads()
-        self._changed = Signal()
+        self._reads = Reads()
+        self._changed = Signal()  # for who waits for room, or for the release; each answer has its own
+        self._awaited: set[_Answer] = set()
         self._writing = Turn()
         self._transport: SocketTransport
         self._sender: Sender
         self._framer: Framer
         self._background: TaskGroup
-        self._attention = anyio.CancelScope()
+        self._attention: anyio.CancelScope
+        self._was_entered = False
 
     # -- what it is ----------------------------------------------------------------------------------------------------
 
@@ -154,6 +168,10 @@ class Association:
     # -- its beginning and its end -------------------------------------------------------------------------------------
 
     async def __aenter__(self) -> Self:
+        if self._was_entered:
+            raise LocalProtocolError("an association is entered once: make another one")
+        self._was_entered = True
+        self._attention = anyio.CancelScope()
         self._trace(trace.Requesting, peer=self.peer)
         try:
             self._transport = await connect(self.peer, self.timeouts.connect_seconds)
@@ -184,6 +202,8 @@ class Association:
             self._attention.cancel()
             await self._background.__aexit__(None, None, None)
             self._framer.let_go()  # its buffer would stay until the collector finds the cycles of what is here
+        if self._mistake is not None and (error is None or isinstance(error, Exception)):  # a cancellation stays one
+            raise self._mistake
 
     async def _establish(self) -> None:
         """Send A-ASSOCIATE-RQ and wait for the answer, all within the ACSE timeout."""
@@ -226,15 +246,17 @@ class Association:
 
     async def _give_up(self, error: BaseException) -> None:
         """End an association that did not come to be; the caller raises `error`."""
-        if isinstance(error, Timeout):
-            self._trace(trace.TimedOut, which=error.which, seconds=error.seconds)
-        elif isinstance(error, ConnectionLost):
-            self._trace(trace.ConnectionBroken, detail=str(error))
-        elif isinstance(error, RemoteProtocolError):
-            self._trace(trace.InvalidAnswer, to_request="A-ASSOCIATE", detail=str(error))
-        if not isinstance(error, AssociationRejected | Aborted | ConnectionLost):
-            await self._send_abort()
-        self._transport.close()
+        try:
+            if isinstance(error, Timeout):
+                self._trace(trace.TimedOut, which=error.which, seconds=error.seconds)
+            elif isinstance(error, ConnectionLost):
+                self._trace(trace.ConnectionBroken, detail=str(error))
+            elif isinstance(error, RemoteProtocolError):
+                self._trace(trace.InvalidAnswer, to_request="A-ASSOCIATE", detail=str(error))
+            if not isinstance(error, AssociationRejected | Aborted | ConnectionLost):
+                await self._send_abort()
+        finally:
+            self._transport.close()
 
     async def release(self) -> None:
         """Release the association (PS3.8 7.2) and close the connection; does nothing when that was done.
@@ -242,31 +264,41 @@ class Association:
         A peer that closes the connection instead of answering, answers nonsense, or never answers, takes nothing back
         of what it answered before: that is no error. Raises LocalProtocolError while operations are outstanding.
         """
-        if self._released or self._transport.is_closed:
+        self._check_established()
+        if self._releasing:
+            while not self._transport.is_closed:
+                await self._changed.wait()
             return
-        if self.failure is not None:
-            raise self.failure
+        self._check_not_failed()
         if self.outstanding:
             raise LocalProtocolError(f"{len(self.outstanding)} operations are outstanding: they would be lost")
         self._trace(trace.Releasing)
         self._releasing = True
         self._upper_layer.release(time.monotonic())
-        with anyio.move_on_after(self.timeouts.acse_seconds), contextlib.suppress(AssociationLost, RemoteProtocolError):
-            await self._flush()
-            while not self._released:
-                await self._wait_change()
-        self._transport.close()
+        lost = contextlib.suppress(AssociationLost, RemoteProtocolError)
+        try:
+            with anyio.move_on_after(self.timeouts.acse_seconds), lost:
+                await self._flush()
+                while not self._released:
+                    self._check_not_failed()
+                    await self._changed.wait()
+        finally:
+            self._transport.close()
+            self._wake()
 
     async def abort(self) -> None:
         """Abort the association (PS3.8 7.3) and close the connection, within 5 seconds, even when cancelled.
 
         A request that is partly written ends in the abort, never in its last fragment.
         """
+        self._check_established()
         if self._transport.is_closed:
             return
         self._fail(AssociationLost("the association was aborted"))
-        await self._send_abort()
-        self._transport.close()
+        try:
+            await self._send_abort()
+        finally:
+            self._transport.close()
 
     async def _send_abort(self) -> None:
         """Send an A-ABORT where the protocol allows one, within a bounded time."""
@@ -290,9 +322,13 @@ class Association:
         set is converted among the uncompressed transfer syntaxes where that helps), or when the file cannot be read or
         the Dataset cannot be encoded. Raises AssociationLost or RemoteProtocolError when the association ends before
         the answer: what became of the instance at the peer is unknown then. PS3.4 Annex B, PS3.7 9.1.1.
+
+        Cancelling it in the middle of its message, by a timeout say, ends the association for everybody: half a message
+        cannot be taken back. Cancelled before or after that, it leaves the others alone.
         """
+        self._check_open()
         try:
-            instance = await _as_instance(source)
+            instance = await self._reads.instance_of(source)
         except (SourceError, OSError) as error:
             path = os.fsdecode(source) if isinstance(source, str | bytes | os.PathLike) else None
             return source_problem(error, path)
@@ -303,14 +339,16 @@ class Association:
             if isinstance(ready, Outcome):
                 return ready
             transfer_syntax_uid, bytes_sent = ready.transfer_syntax_uid, ready.data_set_length
-            answer: list[Status] = []
-            operation = await self.send(ready, lambda _, status: answer.append(status), priority=priority)
+            answer = _Answer()
+            operation = await self.send(ready, answer.come, priority=priority)
             del ready  # what a conversion made is not kept in memory for the answer
-            while not answer:
-                await self._wait_change()
+            status = await self._wait_for(answer)
         except SourceError as problem:
             return source_problem(problem, instance.path, instance)
-        return outcome_of(instance, operation, answer[0], transfer_syntax_uid, bytes_sent)
+        finally:
+            if instance is not source:  # the outcome may be kept, with the instance, and need not keep the file's bytes
+                instance.let_go()
+        return outcome_of(instance, operation, status, transfer_syntax_uid, bytes_sent)
 
     async def prepare(self, instance: Instance) -> Instance | Outcome:
         """The instance as it can be sent here: itself, or converted; an outcome when no accepted context fits.
@@ -325,7 +363,7 @@ class Association:
         from asyncstore.instances.convert import convert
 
         try:
-            return await anyio.to_thread.run_sync(convert, instance, target, abandon_on_cancel=True)
+            return await self._reads.in_thread(convert, instance, target)
         except OSError as error:
             raise _unreadable(instance, error) from error
 
@@ -351,6 +389,8 @@ class Association:
         if self._writing.is_taken:
             await self._writing.wait()
         with self._writing:
+            if self.failure is not None:
+                self._check_not_failed()
             return await self._write(instance, context_id, on_answer, on_begin, priority)
 
     async def echo(self) -> Status:
@@ -359,10 +399,11 @@ class Association:
         Raises LocalProtocolError when no context for Verification was accepted, and what ended the association when it
         ended before the answer.
         """
+        self._check_open()
         context_id = self.contexts.any_of(VERIFICATION)
         if context_id is None:
             raise LocalProtocolError("the peer accepted no presentation context for Verification")
-        answer: list[Status] = []
+        answer = _Answer()
         await self._writing.wait()
         with self._writing:
             await self._wait_room()
@@ -370,12 +411,10 @@ class Association:
             request = operation.request
             assert isinstance(request, CEchoRQ)
             self._trace(trace.EchoSent, context_id=context_id, request=request)
-            operation.on_answer = lambda _, status: answer.append(status)
+            operation.on_answer = answer.come
             await self._write_command(frame_command(context_id, request.encode(), self._framer.capacity))
             self._sent(operation)
-        while not answer:
-            await self._wait_change()
-        return answer[0]
+        return await self._wait_for(answer)
 
     # -- writing -------------------------------------------------------------------------------------------------------
 
@@ -392,10 +431,14 @@ class Association:
         try:
             for run in self._runs(instance, context_id):
                 if run.holes:
-                    self._framer.makes_long_runs = not self._reads.read_now(instance.source, run)
-                    if self._framer.makes_long_runs:
-                        read = instance.source.read_into
-                        await anyio.to_thread.run_sync(read, run.holes, run.offset, abandon_on_cancel=True)
+                    try:
+                        self._framer.makes_long_runs = not self._reads.read_now(instance.source, run)
+                        if self._framer.makes_long_runs:
+                            await self._reads.read_in_thread(instance.source, run)
+                    except (SourceError, OSError):
+                        raise
+                    except Exception as error:
+                        raise _not_given(instance, error) from error
                 if operation is None:
                     await self._wait_room()
                     operation, command_set = self._begin_store(instance, context_id, priority)
@@ -416,14 +459,18 @@ class Association:
             problem = error if isinstance(error, SourceError) else _unreadable(instance, error)
             if operation is not None:
                 self._fail(AssociationLost(f"aborted in the middle of a message: {problem}"))
+            if problem is error:
+                raise
             raise problem from error
         except LocalProtocolError:  # released meanwhile: no byte of it has left
             raise
         except AsyncStoreError as error:
-            raise self._ended_by(error) from error.__cause__
-        except BaseException:  # cancelled
-            if operation is not None:
-                self._fail(AssociationLost("cancelled in the middle of a message"))
+            failure = self._ended_by(error)
+            raise failure.with_traceback(None) from failure.__cause__
+        except BaseException as error:  # cancelled, or an exception of `on_begin` or of a logging handler
+            if self.outstanding and (operation is not None or isinstance(error, Exception)):
+                why = f"aborted because of an exception: {error!r}" if isinstance(error, Exception) else _CANCELLED
+                self._fail(AssociationLost(why))
             else:  # a thread may go on to fill the holes of this wire buffer: nobody else may use it
                 self._framer.let_go()
             raise
@@ -437,9 +484,10 @@ class Association:
         try:
             await self._sender.send_rest(run, 0)
         except AsyncStoreError as error:
-            raise self._ended_by(error) from error.__cause__
+            failure = self._ended_by(error)
+            raise failure.with_traceback(None) from failure.__cause__
         except BaseException:
-            self._fail(AssociationLost("cancelled in the middle of a message"))
+            self._fail(AssociationLost(_CANCELLED))
             raise
 
     def _begin_store(self, instance: Instance, context_id: int, priority: int) -> tuple[Operation, bytes]:
@@ -456,7 +504,12 @@ class Association:
         return operation, command_set
 
     def _runs(self, instance: Instance, context_id: int) -> Iterable[Run]:
-        data_set = instance.source.view()
+        try:
+            data_set = instance.source.view()
+        except (SourceError, OSError):
+            raise
+        except Exception as error:
+            raise _not_given(instance, error) from error
         if data_set is not None:
             return self._framer.runs_from_memory(context_id, data_set)
         return self._framer.runs_with_holes(context_id, instance.data_set_length)
@@ -487,6 +540,8 @@ class Association:
                     self._transport.acknowledge()  # the rest may wait for that
         except AsyncStoreError as error:
             self._fail(error)
+        except Exception as mistake:  # of a callback, or of a logging handler: the event loop would keep it to itself
+            self._fail(self._lost_by(mistake))
 
     def _take_in(self, data: bytes, handle: Callable[[UpperLayerEvent], None]) -> None:
         """Hand over the events that these bytes complete; then raise what the peer did wrong after them."""
@@ -551,26 +606,37 @@ class Association:
     # -- failing and waiting -------------------------------------------------------------------------------------------
 
     async def _attend(self) -> None:
-        """Take in what the peer sends and watch the deadline, until the association ends."""
+        """Take in what the peer sends and watch the deadline, until the association ends; abort it when it failed.
+
+        A peer that is in the middle of a message need not wait until the block is left.
+        """
         with self._attention:
             async with anyio.create_task_group() as group:
                 group.start_soon(self._transport.watch, self._on_readable)
                 group.start_soon(self._watch_deadline)
+        if self.failure is not None:
+            try:
+                await self.abort()
+            except Exception as mistake:  # of a logging handler
+                self._mistake = self._mistake or mistake
 
     async def _watch_deadline(self) -> None:
         """Fail the association when an answer is overdue.
 
         A peer with a window works on one operation after another: the deadline runs from the last complete answer, or
-        from the sending when nothing was outstanding.
+        from the sending when nothing was outstanding. A program that stood still for longer finds the answer waiting.
         """
         limit = self.timeouts.dimse_seconds
         while self.failure is None:
             left = self._waiting_since + limit - time.monotonic()
             waits = any(operation.is_sent for operation in self.outstanding.values())
             if waits and left <= 0:
-                self._fail(Timeout("dimse", limit, tuple(self.outstanding)))
-                return
-            await anyio.sleep(left if waits else limit)
+                answered_at = self._waiting_since
+                self._on_readable()
+                if self._waiting_since == answered_at:
+                    self._fail(Timeout("dimse", limit, tuple(self.outstanding)))
+            else:
+                await anyio.sleep(left if waits else limit)
 
     def _fail(self, error: AsyncStoreError) -> None:
         """Record why the association ended, and let everybody who waits for it know."""
@@ -579,6 +645,20 @@ class Association:
         if isinstance(error, AssociationLost) and not error.outstanding:
             error.outstanding = tuple(self.outstanding)
         self.failure = error
+        self._sender.interrupt(error)
+        self._attention.cancel()
+        self._wake()
+        for answer in self._awaited:
+            answer.changed.set()
+        try:
+            try:
+                self._trace_failure(error)
+            finally:
+                self.on_failure()
+        except Exception as mistake:
+            self._mistake = self._mistake or mistake
+
+    def _trace_failure(self, error: AsyncStoreError) -> None:
         if isinstance(error, Timeout):
             self._trace(trace.TimedOut, which=error.which, seconds=error.seconds)
         elif isinstance(error, RemoteProtocolError):
@@ -587,10 +667,13 @@ class Association:
             self._trace(trace.InvalidAnswer, to_request=to_request, detail=str(error))
         elif isinstance(error, ConnectionLost) and not self._releasing:
             self._trace(trace.ConnectionBroken, detail=str(error))
-        self._sender.interrupt(error)
-        self._attention.cancel()
-        self._wake()
-        self.on_failure()
+
+    def _lost_by(self, mistake: Exception) -> AssociationLost:
+        """What everybody who waits is told of an exception that is not ours; it leaves the block as itself."""
+        self._mistake = mistake
+        lost = AssociationLost(f"aborted because of an exception: {mistake!r}")
+        lost.__cause__ = mistake
+        return lost
 
     def _ended_by(self, error: AsyncStoreError) -> AsyncStoreError:
         """Why the association ended, after sending failed with `error`: the peer may have said why before."""
@@ -600,35 +683,54 @@ class Association:
                     self._take_in(data, self._on_event)
             except AsyncStoreError as told:
                 error = told
+            except Exception as mistake:
+                error = self._lost_by(mistake)
         self._fail(error)
         assert self.failure is not None
         return self.failure
 
     def _check_open(self) -> None:
-        """Raise what ended the association, if something did."""
-        if self.failure is not None:
-            raise self.failure
+        """Raise what ended the association, if something did, or that it never began."""
+        self._check_established()
+        self._check_not_failed()
         if self._releasing:
             raise LocalProtocolError("the association was released")
+
+    def _check_established(self) -> None:
+        if not self.established:
+            raise LocalProtocolError("there is no association: it is there inside `async with`, which establishes it")
+
+    def _check_not_failed(self) -> None:
+        """Raise why the association failed, if it did.
+
+        Everybody gets the same exception. It forgets where it was raised before, or the frames of every try, and what
+        they hold, would stay with it.
+        """
+        if self.failure is not None:
+            raise self.failure.with_traceback(None)
 
     def _wake(self) -> None:
         self._changed.set()
 
     async def _wait_room(self) -> None:
         """Wait until another operation may begin."""
-        self._check_open()
-        while not self._exchange.has_room:
+        while True:
+            if self.failure is not None or self._releasing:
+                self._check_open()
+            if self._exchange.has_room:
+                return
             await self._changed.wait()
-            self._check_open()
 
-    async def _wait_change(self) -> None:
-        """Wait until something came from the peer; raises what ended the association before.
-
-        What ends it meanwhile is for the next call to raise: what the peer answered before the end counts.
-        """
-        if self.failure is not None:
-            raise self.failure
-        await self._changed.wait()
+    async def _wait_for(self, answer: _Answer) -> Status:
+        """Wait until a request is answered; raises what ended the association before that."""
+        self._awaited.add(answer)
+        try:
+            while answer.status is None:  # what the peer answered before the end counts
+                self._check_not_failed()
+                await answer.changed.wait()
+        finally:
+            self._awaited.discard(answer)
+        return answer.status
 
     def _trace(self, kind: type[trace.TraceEvent], **fields: object) -> None:
         """Log what happened."""
@@ -650,43 +752,26 @@ associate = Association
 """Establish an association: the verb for `async with`."""
 
 
-class _InlineReads:
-    """Reads in the event loop what is in memory, as long as that is quick.
-
-    Bytes that are not in memory are left to a thread by every source that can tell. But opening a file on a share takes
-    milliseconds all the same, in which no association moves: after that, threads do all of it for a while.
-    """
+class _Answer:
+    """The status that a request gets, for the task that waits for it: it alone is woken when it has come."""
 
     def __init__(self) -> None:
-        self._next_at = 0.0
-        self._wait_seconds = _FIRST_SLOW_SECONDS
+        self.status: Status | None = None
+        self.changed = Signal()
 
-    def read_now(self, source: DataSource, run: Run) -> bool:
-        """Fill the run's holes; False when a thread is to do that."""
-        began_at = time.monotonic()
-        if began_at < self._next_at:
-            return False
-        is_read = source.read_into(run.holes, run.offset, wait=False)
-        ended_at = time.monotonic()
-        if ended_at - began_at > _SLOW_READ_SECONDS:
-            self._next_at = ended_at + self._wait_seconds
-            self._wait_seconds = min(2 * self._wait_seconds, _LAST_SLOW_SECONDS)
-        else:
-            self._wait_seconds = _FIRST_SLOW_SECONDS
-        return is_read
-
-
-async def _as_instance(source: Instance | Dataset | AnyPath) -> Instance:
-    from asyncstore.instances.instance import Instance
-
-    if isinstance(source, Instance):
-        return source
-    make = Instance.from_path if isinstance(source, str | bytes | os.PathLike) else Instance.from_dataset
-    return await anyio.to_thread.run_sync(make, source, abandon_on_cancel=True)  # type: ignore[arg-type]
+    def come(self, _: Operation, status: Status) -> None:
+        """The answer is there."""
+        self.status = status
+        self.changed.set()
 
 
 def _unreadable(instance: Instance, error: OSError) -> SourceError:
     return SourceError(f"cannot read {instance.path or 'the data set'}: {error.strerror or error}")
+
+
+def _not_given(instance: Instance, error: Exception) -> SourceError:
+    """What a source of the caller's own making failed with, which may be anything."""
+    return SourceError(f"cannot read {instance.path or 'the data set'}: {error!r}")
 
 
 def _nothing() -> None:

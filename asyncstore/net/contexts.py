@@ -94,11 +94,12 @@ class AcceptedContexts:
 def propose(contexts: Iterable[tuple[str, Sequence[str]]]) -> tuple[PresentationContext, ...]:
     """Number the contexts to propose: pairs of an abstract syntax and its transfer syntaxes, at most 128.
 
+    One transfer syntax may be given as such: a string is no sequence of UIDs.
     Raises LocalProtocolError when there are none, or more.
     """
     numbered = tuple(
-        PresentationContext(2 * index + 1, abstract_syntax, tuple(transfer_syntaxes))
-        for index, (abstract_syntax, transfer_syntaxes) in enumerate(contexts)
+        PresentationContext(2 * index + 1, abstract_syntax, (given,) if isinstance(given, str) else tuple(given))
+        for index, (abstract_syntax, given) in enumerate(contexts)
     )
     if not 1 <= len(numbered) <= MAXIMUM_CONTEXTS:
         raise LocalProtocolError(f"{len(numbered)} presentation contexts: an association has 1 to {MAXIMUM_CONTEXTS}")

@@ -7,6 +7,7 @@ and that was a tenth of what a small instance costs.
 from __future__ import annotations
 
 import asyncio
+from collections import deque
 
 import anyio
 
@@ -51,23 +52,41 @@ class Signal:
 
 
 class Turn:
-    """Lets one task at a time into a block: `await turn.wait()`, then at once `with turn`."""
+    """Lets one task at a time into a block, in the order of asking: `await turn.wait()`, then at once `with turn`."""
 
-    __slots__ = ("_is_free", "is_taken")
+    __slots__ = ("_waiting", "is_taken")
 
     def __init__(self) -> None:
         self.is_taken = False
-        self._is_free = Signal()
+        self._waiting: deque[Signal] = deque()
 
     async def wait(self) -> None:
-        """Return when nobody is in the block; not even needed while `is_taken` is False."""
-        while self.is_taken:
-            await self._is_free.wait()
+        """Return when it is the caller's turn; not even needed while `is_taken` is False."""
+        if not self.is_taken:
+            return
+        is_ours = Signal()
+        self._waiting.append(is_ours)
+        try:
+            await is_ours.wait()
+        except BaseException:
+            if is_ours in self._waiting:
+                self._waiting.remove(is_ours)
+            else:  # it had just become ours
+                self._pass_on()
+            raise
+
+    def _pass_on(self) -> None:
+        """Give the turn to who has waited longest: it stays taken, so that nobody comes in between."""
+        if self._waiting:
+            self._waiting.popleft().set()
+        else:
+            self.is_taken = False
 
     def __enter__(self) -> None:
-        assert not self.is_taken, "wait for the turn first"
         self.is_taken = True
 
     def __exit__(self, *_: object) -> None:
-        self.is_taken = False
-        self._is_free.set()
+        if self._waiting:
+            self._pass_on()
+        else:
+            self.is_taken = False

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import threading
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
 
 CONTENT = bytes(range(256)) * 40
 OFFSET = 300
+LIMIT_SECONDS = 10.0
 
 
 @pytest.fixture(params=["everything", "no RWF_NOWAIT", "nothing"])
@@ -383,3 +385,61 @@ def test_a_device_that_would_block_is_not_waited_for(monkeypatch: pytest.MonkeyP
     monkeypatch.setattr(os, "open", blocking)
     with pytest.raises(BlockingIOError):
         source.open_for_reading(os.devnull)
+
+
+class Held:
+    """Holds whoever calls it, in a thread, until it is let go."""
+
+    def __init__(self, real: Callable[..., Any]) -> None:
+        self.real = real
+        self.is_there = threading.Event()
+        self.may_go = threading.Event()
+
+    def __call__(self, *arguments: Any) -> Any:
+        if threading.current_thread() is threading.main_thread():
+            return self.real(*arguments)
+        self.is_there.set()
+        assert self.may_go.wait(LIMIT_SECONDS)
+        return self.real(*arguments)
+
+
+@pytest.mark.skipif(not os.path.isdir("/proc/self/fd"), reason="counts descriptors in /proc")
+@pytest.mark.parametrize("where", ["open_for_reading", "preadv"])
+def test_a_source_that_is_closed_while_a_thread_reads_from_it_gives_the_right_bytes_and_leaves_nothing_open(
+    where: str, path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    held = Held(getattr(source, where))
+    monkeypatch.setattr(source, where, held)
+    before = open_descriptors()
+    each = file_source(path)
+    room = bytearray(each.length_bytes)
+    thread = threading.Thread(target=each.read_into, args=((memoryview(room),), 0))
+    thread.start()
+    assert held.is_there.wait(LIMIT_SECONDS)
+    each.close()
+    others = [os.open(os.devnull, os.O_RDONLY) for _ in range(8)]  # who would get the number of a closed descriptor
+    held.may_go.set()
+    thread.join(LIMIT_SECONDS)
+    for other in others:
+        os.close(other)
+    assert bytes(room) == CONTENT[OFFSET:]
+    assert open_descriptors() == before
+
+
+@pytest.mark.skipif(not os.path.isdir("/proc/self/fd"), reason="counts descriptors in /proc")
+def test_a_source_that_two_read_at_once_serves_both(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    held = Held(source.preadv)  # type: ignore[arg-type]
+    monkeypatch.setattr(source, "preadv", held)
+    before = open_descriptors()
+    each = file_source(path)
+    room = bytearray(each.length_bytes)
+    thread = threading.Thread(target=each.read_into, args=((memoryview(room),), 0))
+    thread.start()
+    assert held.is_there.wait(LIMIT_SECONDS)
+    assert read_all(each) == CONTENT[OFFSET:]
+    each.close()
+    assert open_descriptors() == before + 1
+    held.may_go.set()
+    thread.join(LIMIT_SECONDS)
+    assert bytes(room) == CONTENT[OFFSET:]
+    assert open_descriptors() == before

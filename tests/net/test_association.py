@@ -21,6 +21,7 @@ from asyncstore.instances.source import BytesSource
 from asyncstore.net import trace, transport
 from asyncstore.net.acceptor import StorageSCP
 from asyncstore.net.outcome import State
+from asyncstore.net.signal import Signal
 from asyncstore.status import SUCCESS
 from asyncstore.uids import (
     CT_IMAGE_STORAGE,
@@ -203,9 +204,9 @@ async def test_a_file_that_is_not_in_memory_is_read_by_a_thread(
     monkeypatch.setattr(source_module, "read_cached", lambda *_: None)
     reads: list[int] = []
 
-    def read(source: source_module.FileSource, holes: Sequence[memoryview], at: int, wanted: int) -> bool:
+    def read(source: source_module.FileSource, fd: int, holes: Sequence[memoryview], at: int, wanted: int) -> bool:
         reads.append(wanted)
-        return source_module.read_fully(source._fd, holes, at) == wanted
+        return source_module.read_fully(fd, holes, at) == wanted
 
     monkeypatch.setattr(source_module.FileSource, "_fill", read)
     with ScriptedSCP() as scp:
@@ -257,6 +258,25 @@ async def test_no_more_operations_are_outstanding_than_the_window_allows() -> No
             assert association.window == 2
             outcomes = await store_all(association, [instance(uid=f"1.2.{number}") for number in range(6)])
     assert [outcome.is_stored for outcome in outcomes] == [True] * 6
+
+
+async def test_an_answer_wakes_the_task_that_waits_for_it_and_no_other(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Else a thousand tasks that call `store` at once cost a million wake-ups."""
+    wakes = 0
+    wait = Signal.wait
+
+    async def counted(signal: Signal) -> None:
+        nonlocal wakes
+        await wait(signal)
+        wakes += 1
+
+    monkeypatch.setattr(Signal, "wait", counted)
+    tasks = 100
+    with ScriptedSCP(accepting(Wire.serve_stores, **with_window(4))) as scp, anyio.fail_after(LIMIT_SECONDS):
+        async with to(scp, window=4) as association:
+            outcomes = await store_all(association, [instance(uid=f"1.2.{number}") for number in range(tasks)])
+    assert all(outcome.is_stored for outcome in outcomes)
+    assert wakes < 5 * tasks
 
 
 @pytest.mark.parametrize(
@@ -539,6 +559,26 @@ async def test_a_file_meta_that_differs_from_its_data_set_is_a_warning(caplog: p
     (event,) = [record.msg for record in caplog.records]
     assert isinstance(event, trace.MetaDiffers)
     assert (event.path, event.difference) == ("a.dcm", "the one has 1.2, the other 1.3")
+
+
+async def test_an_outcome_keeps_no_bytes_of_a_file_that_the_association_read(tmp_path: Path) -> None:
+    path = image_file(tmp_path / "a.dcm")
+    given = Instance.from_path(path)
+    contexts = [(CT_IMAGE_STORAGE, (IMPLICIT_VR_LITTLE_ENDIAN,))]
+    with ScriptedSCP() as scp:
+        async with to(scp) as association:
+            outcome = await association.store(path)
+            assert (await association.store(given)).is_stored
+        async with to(scp, contexts=contexts) as association:
+            converted = await association.store(path)
+        async with to(scp, contexts=[(MR_IMAGE_STORAGE, UNCOMPRESSED)]) as association:
+            not_sent = await association.store(path)
+    for each in (outcome, converted, not_sent):
+        assert each.instance is not None
+        assert each.instance.source.view() is None
+        assert files.read_all(each.instance.source) == image()
+        each.instance.source.close()
+    assert given.source.view() is not None  # it is the caller's, who may want to send it elsewhere
 
 
 async def test_what_happens_is_logged_as_events(caplog: pytest.LogCaptureFixture) -> None:

@@ -11,15 +11,18 @@ import threading
 from typing import TYPE_CHECKING, Any
 
 import anyio
+import anyio.lowlevel
 import anyio.to_thread
 import pytest
 
-from asyncstore.errors import AssociationLost, LocalProtocolError, SourceChanged, SourceError
+from asyncstore.errors import AssociationLost, AsyncStoreError, LocalProtocolError, SourceChanged, SourceError
 from asyncstore.instances import convert as convert_module
+from asyncstore.instances import source as source_module
 from asyncstore.instances.convert import NoTemporaryFile
 from asyncstore.instances.instance import Instance
 from asyncstore.instances.source import BytesSource, FileSource
 from asyncstore.net import association as association_module
+from asyncstore.net import reads
 from asyncstore.net.acceptor import StorageSCP
 from asyncstore.net.outcome import Outcome, State
 from asyncstore.uids import CT_IMAGE_STORAGE, EXPLICIT_VR_LITTLE_ENDIAN, IMPLICIT_VR_LITTLE_ENDIAN
@@ -247,6 +250,74 @@ async def test_what_a_cancelled_read_still_writes_never_reaches_another_message(
     assert scp.wires[0].stores[0].data_set == pattern(1000)
 
 
+async def test_a_file_that_a_thread_opens_after_the_store_was_cancelled_is_closed_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    is_opening, goes_on = threading.Event(), threading.Event()
+    open_for_reading = source_module.open_for_reading
+
+    def opens_slowly(path: str) -> int:
+        is_opening.set()
+        assert goes_on.wait(LIMIT_SECONDS)
+        return open_for_reading(path)
+
+    monkeypatch.setattr(source_module, "open_for_reading", opens_slowly)
+    monkeypatch.setattr(reads.Reads, "read_now", lambda *_: False)
+    each = instance_in(tmp_path / "a", 200_000)
+    with ScriptedSCP() as scp, anyio.fail_after(LIMIT_SECONDS):
+        async with to(scp) as association:
+            before = descriptors()
+            cancel = anyio.Event()
+            async with anyio.create_task_group() as group:
+                group.start_soon(is_cancelled, lambda: association.store(each), cancel)
+                await anyio.to_thread.run_sync(is_opening.wait, LIMIT_SECONDS)
+                cancel.set()
+            goes_on.set()
+            await is_over(lambda: descriptors() == before)
+            assert association.failure is None
+
+
+@pytest.mark.parametrize("where", ["path", "conversion", "reading"])
+async def test_threads_that_hang_in_files_are_not_taken_from_the_programs_own(
+    where: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    is_hanging, goes_on = threading.Event(), threading.Event()
+
+    def hangs(*_: Any) -> Any:
+        is_hanging.set()
+        assert goes_on.wait(LIMIT_SECONDS)
+        raise SourceError("it was given up long ago")
+
+    monkeypatch.setattr(reads.Reads, "read_now", lambda *_: False)
+    each: Any = instance_in(tmp_path / "b", 1000)
+    contexts = [(CT_IMAGE_STORAGE, (EXPLICIT_VR_LITTLE_ENDIAN,))]
+    if where == "path":
+        each = image_file(tmp_path / "a.dcm")
+        monkeypatch.setattr(Instance, "from_path", hangs)
+    elif where == "conversion":
+        contexts = [(CT_IMAGE_STORAGE, (IMPLICIT_VR_LITTLE_ENDIAN,))]
+        monkeypatch.setattr(convert_module, "convert", hangs)
+    else:
+        monkeypatch.setattr(FileSource, "read_into", hangs)
+    with ScriptedSCP() as scp, anyio.fail_after(LIMIT_SECONDS):
+        async with to(scp, contexts=contexts) as association:
+            limiter = anyio.to_thread.current_default_thread_limiter()
+            async with anyio.create_task_group() as group:
+                group.start_soon(association.store, each)
+                while not is_hanging.is_set():
+                    await anyio.lowlevel.checkpoint()
+                assert limiter.borrowed_tokens == 0
+                group.cancel_scope.cancel()
+            assert limiter.borrowed_tokens == 0
+            goes_on.set()
+
+
+async def is_over(condition: Callable[[], bool]) -> None:
+    """Wait for what another thread does."""
+    while not condition():
+        await anyio.lowlevel.checkpoint()
+
+
 async def test_cancelled_while_a_thread_reads_in_the_middle_of_a_message_it_is_aborted() -> None:
     is_reading, goes_on = threading.Event(), threading.Event()
 
@@ -336,6 +407,40 @@ async def test_an_echo_to_a_peer_that_has_gone_is_lost(monkeypatch: pytest.Monke
 async def _is_lost(call: Callable[[], Any]) -> None:
     with pytest.raises(AssociationLost):
         await call()
+
+
+@pytest.mark.parametrize("why", ["cancelled", "never answered", "a wrong answer"])
+async def test_a_failed_association_is_aborted_at_once_though_its_block_goes_on(why: str, tmp_path: Path) -> None:
+    has_failed, has_seen_the_end = threading.Event(), threading.Event()
+
+    def sees_the_end(wire: Wire) -> None:
+        if why == "cancelled":
+            wire.read_bytes(100_000)
+            wire.wait(has_failed)
+        else:
+            store = wire.read_store()
+            if why == "a wrong answer":
+                wire.answer(store, message_id=999)
+        stream.append(wire.read_bytes(1 << 30))
+        has_seen_the_end.set()
+
+    stream: list[bytes] = []
+    limit = tiny(dimse_seconds=TINY_SECONDS) if why == "never answered" else tiny()
+    with ScriptedSCP(accepting(sees_the_end), receive_buffer_bytes=8192) as scp, anyio.fail_after(LIMIT_SECONDS):
+        async with to(scp, timeouts=limit) as association:
+            association.on_failure = has_failed.set
+            if why == "cancelled":
+                with anyio.move_on_after(TINY_SECONDS):
+                    await association.store(instance(LARGE))
+            else:
+                with pytest.raises(AsyncStoreError):
+                    await association.store(instance())
+            assert await anyio.to_thread.run_sync(has_seen_the_end.wait, LIMIT_SECONDS / 2)
+            assert association._transport.is_closed
+            with pytest.raises(AsyncStoreError):
+                await association.release()
+    assert stream[0].count(Abort(0, 0).encode()) == 1
+    assert stream[0].endswith(Abort(0, 0).encode())
 
 
 # Exceptions

@@ -6,6 +6,7 @@ import contextlib
 import logging
 import threading
 import time
+import traceback
 from typing import TYPE_CHECKING, Any
 
 import anyio
@@ -14,6 +15,7 @@ import pytest
 from asyncstore.dimse import command_set
 from asyncstore.dimse.messages import CEchoRQ, CEchoRSP, CStoreRQ, CStoreRSP
 from asyncstore.errors import Aborted, AssociationLost, AsyncStoreError, ConnectionLost, RemoteProtocolError, Timeout
+from asyncstore.instances.instance import Instance
 from asyncstore.net import association as association_module
 from asyncstore.net import trace
 from asyncstore.net import transport as transport_module
@@ -24,10 +26,13 @@ from asyncstore.upper_layer.pdu import Abort, DataTF, Fragment, ReleaseRP, Relea
 from tests.net.parts import (
     LIMIT_SECONDS,
     TINY_SECONDS,
+    ReadPiecewise,
     accepting,
     fragments_of,
     has_last_data_fragment,
+    image_file,
     instance,
+    instance_of,
     make_stalling,
     stalling,
     tiny,
@@ -39,6 +44,7 @@ from tests.wire import ScriptedSCP, Wire
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
+    from pathlib import Path
 
     from asyncstore.net.association import Association
 
@@ -274,6 +280,38 @@ async def test_an_end_while_idle_that_nobody_uses_is_no_error() -> None:
         assert isinstance(association.failure, Aborted)
 
 
+async def test_a_failed_association_can_be_tried_again_and_again_and_keeps_nothing_of_it(tmp_path: Path) -> None:
+    path = image_file(tmp_path / "a.dcm")
+    with ScriptedSCP(accepting(Wire.fin)) as scp, anyio.fail_after(LIMIT_SECONDS):
+        async with to(scp) as association:
+            failed = anyio.Event()
+            association.on_failure = failed.set
+            await failed.wait()
+            lengths = set()
+            for _ in range(5):
+                for call in (lambda: association.store(path), lambda: association.send(instance(), lambda *_: None)):
+                    with pytest.raises(ConnectionLost) as caught:
+                        await call()
+                    assert caught.value is association.failure
+                lengths.add(len(list(traceback.walk_tb(caught.value.__traceback__))))
+            assert len(lengths) == 1
+
+
+async def test_a_failed_association_reads_no_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Instance, "from_path", lambda _: pytest.fail("it looked at the file"))
+    with ScriptedSCP(accepting(Wire.fin)) as scp, anyio.fail_after(LIMIT_SECONDS):
+        async with to(scp) as association:
+            failed = anyio.Event()
+            association.on_failure = failed.set
+            await failed.wait()
+            with pytest.raises(ConnectionLost):
+                await association.store(tmp_path / "a")
+            unread = instance_of(ReadPiecewise(bytes(100)))
+            monkeypatch.setattr(unread.source, "read_into", lambda *_, **__: pytest.fail("it read the file"))
+            with pytest.raises(ConnectionLost):
+                await association.send(unread, lambda *_: None)
+
+
 async def test_an_answer_counts_also_when_the_end_comes_with_it() -> None:
     def answers_and_aborts(wire: Wire) -> None:
         store = wire.read_store()
@@ -416,6 +454,34 @@ async def test_a_store_that_is_never_answered_is_given_up_and_aborted(caplog: py
                 await association.store(instance())
     assert (caught.value.which, caught.value.seconds, caught.value.outstanding) == ("dimse", TINY_SECONDS, (1,))
     assert [record.msg.which for record in caplog.records if isinstance(record.msg, trace.TimedOut)] == ["dimse"]
+
+
+async def test_an_answer_that_waits_to_be_read_is_in_time_though_the_program_stood_still(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    may_answer, has_answered = threading.Event(), threading.Event()
+
+    def answers(wire: Wire) -> None:
+        store = wire.read_store()
+        wire.wait(may_answer)
+        wire.answer(store)
+        has_answered.set()
+        wire.answer_release()
+
+    with ScriptedSCP(accepting(answers)) as scp, anyio.fail_after(LIMIT_SECONDS):
+        async with to(scp) as association:
+            answer: list[object] = []
+            await association.send(instance(), lambda *what: answer.append(what))
+            may_answer.set()
+            assert has_answered.wait(LIMIT_SECONDS)  # nothing else moves meanwhile
+            now = time.monotonic() + 2 * association.timeouts.dimse_seconds
+            watching = association._watch_deadline()
+            with monkeypatch.context() as later:
+                later.setattr(time, "monotonic", lambda: now)
+                watching.send(None)
+                watching.close()
+            assert answer
+            assert association.failure is None
 
 
 async def test_the_deadline_is_one_for_the_whole_answer_however_it_comes() -> None:

@@ -124,3 +124,70 @@ async def test_who_is_cancelled_while_it_waits_for_its_turn_does_not_take_it() -
                 group.start_soon(take, "patient")
                 await anyio.wait_all_tasks_blocked()
     assert took_it == ["patient"]
+
+
+async def test_turns_are_taken_in_the_order_of_asking_also_by_who_comes_later() -> None:
+    turn = Turn()
+    took_it: list[int] = []
+
+    async def take(number: int) -> None:
+        await turn.wait()
+        with turn:
+            took_it.append(number)
+            await anyio.lowlevel.checkpoint()
+
+    with anyio.fail_after(LIMIT_SECONDS):
+        async with anyio.create_task_group() as group:
+            with turn:
+                for number in range(5):
+                    group.start_soon(take, number)
+                    await anyio.wait_all_tasks_blocked()
+            await take(5)
+    assert took_it == [0, 1, 2, 3, 4, 5]
+
+
+async def test_the_end_of_a_turn_wakes_one_task_only() -> None:
+    turn = Turn()
+    woken = 0
+
+    async def take() -> None:
+        nonlocal woken
+        await turn.wait()
+        with turn:
+            woken += 1
+            await anyio.sleep_forever()
+
+    with anyio.fail_after(LIMIT_SECONDS):
+        async with anyio.create_task_group() as group:
+            with turn:
+                for _ in range(5):
+                    group.start_soon(take)
+                await anyio.wait_all_tasks_blocked()
+            await anyio.wait_all_tasks_blocked()
+            assert (woken, len(turn._waiting)) == (1, 4)
+            group.cancel_scope.cancel()
+        assert not turn.is_taken
+
+
+async def test_who_is_cancelled_just_when_the_turn_comes_passes_it_on() -> None:
+    turn = Turn()
+    took_it: list[str] = []
+
+    async def take(name: str, scope: anyio.CancelScope) -> None:
+        with scope:
+            await turn.wait()
+            with turn:
+                took_it.append(name)
+                await anyio.lowlevel.checkpoint()
+
+    with anyio.fail_after(LIMIT_SECONDS):
+        async with anyio.create_task_group() as group:
+            scope = anyio.CancelScope()
+            with turn:
+                group.start_soon(take, "cancelled", scope)
+                await anyio.wait_all_tasks_blocked()
+                group.start_soon(take, "patient", anyio.CancelScope())
+                await anyio.wait_all_tasks_blocked()
+            scope.cancel()
+    assert took_it[-1] == "patient"
+    assert not turn.is_taken
