@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Final, Self, TypeAlias
 
 import anyio
 import anyio.abc
+import anyio.lowlevel
 import anyio.to_thread
 
 from asyncstore.dimse.exchange import Reassembler
@@ -64,6 +65,8 @@ _OTHER_SOP_CLASS: Final = Status(0x0122, "the presentation context is for anothe
 _HOOK_FAILED: Final = Status(0x0110, "the receiver failed to handle the instance")
 _UNLIMITED_WINDOW: Final = 64
 _WRITE_BYTES: Final = 1 << 20
+# How long one association may have the event loop to itself; a pause costs 10 us.
+_TURN_SECONDS: Final = 0.002
 
 # PS3.8 Table 9-21: permanent, by the service user, called AE title not recognised; transient, local limit exceeded.
 _WRONG_CALLED_AE_TITLE: Final = AssociateRJ(1, 1, 7)
@@ -169,7 +172,10 @@ class StorageSCP:
         await self._stack.aclose()
 
     async def _listen(self, listener: socket.socket) -> None:
+        loop_share = _LoopShare()
         while True:
+            if loop_share.is_used_up():
+                await loop_share.renew()
             try:
                 sock, _ = listener.accept()
             except (BlockingIOError, InterruptedError):
@@ -213,6 +219,7 @@ class AcceptedAssociation:
         self._capacity = 0
         self._incoming: _Incoming | None = None
         self._writing = anyio.Lock(fast_acquire=True)
+        self._loop_share = _LoopShare()
         self._group: anyio.abc.TaskGroup
 
     async def run(self, group: anyio.abc.TaskGroup) -> None:
@@ -220,6 +227,8 @@ class AcceptedAssociation:
         self._group = group
         self._upper_layer.transport_opened(time.monotonic())
         while not self._upper_layer.closing:
+            if self._loop_share.is_used_up():
+                await self._loop_share.renew()
             data = await self._receive()
             if data is None:
                 continue
@@ -264,6 +273,8 @@ class AcceptedAssociation:
         if isinstance(event, DataReceived):
             for fragment in event.fragments:
                 await self._take(fragment)
+                if self._loop_share.is_used_up():
+                    await self._loop_share.renew()
         elif isinstance(event, AssociationRequested):
             self._negotiate(event.request)
         elif isinstance(event, ReleaseRequested):
@@ -419,6 +430,22 @@ class AcceptedAssociation:
         """Forget an instance that was not whole when the association ended."""
         if self._incoming is not None and self._incoming.file is not None:
             await self._incoming.file.discard()
+
+
+class _LoopShare:
+    """How long a task may have the event loop without a pause: it never has to wait when its peer sends without one."""
+
+    def __init__(self) -> None:
+        self._ends_at = 0.0
+
+    def is_used_up(self) -> bool:
+        """Whether the last pause is some milliseconds ago; of the path that every fragment takes."""
+        return time.monotonic() >= self._ends_at
+
+    async def renew(self) -> None:
+        """Let everybody else have a turn."""
+        await anyio.lowlevel.checkpoint()
+        self._ends_at = time.monotonic() + _TURN_SECONDS
 
 
 @dataclass(slots=True)

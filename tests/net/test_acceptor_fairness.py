@@ -1,0 +1,106 @@
+"""The Storage SCP: a peer that sends without a pause stops neither the others nor the program around it."""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING, Any
+
+import anyio
+import anyio.to_thread
+import pytest
+
+from asyncstore.dimse.messages import CStoreRQ
+from asyncstore.net.acceptor import StorageSCP
+from asyncstore.status import SUCCESS, Status
+from asyncstore.uids import CT_IMAGE_STORAGE
+from asyncstore.upper_layer.pdu import DataTF, Fragment
+from tests.net.parts import LIMIT_SECONDS
+from tests.wire import Wire, play_scu
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from asyncstore.net.acceptor import Arrival
+
+COUNT = 400
+HOOK_SECONDS = 0.002
+
+
+def one_after_the_other() -> bytes:
+    """Many instances, each in PDUs of its own."""
+    return b"".join(DataTF((fragment,)).encode() for fragment in fragments())
+
+
+def all_in_one_pdu() -> bytes:
+    """Many instances in one PDU."""
+    return DataTF(tuple(fragments())).encode()
+
+
+def fragments() -> list[Fragment]:
+    found = []
+    for number in range(COUNT):
+        request = CStoreRQ(number + 1, CT_IMAGE_STORAGE, f"1.2.{number}").encode()
+        found += [Fragment(1, True, True, request), Fragment(1, False, True, b"ab")]
+    return found
+
+
+class Busy:
+    """A hook that lets nothing wait: it uses the processor for a while."""
+
+    def __init__(self) -> None:
+        self.began = anyio.Event()
+
+    def __call__(self, _: Arrival) -> Status:
+        self.began.set()
+        ends_at = time.perf_counter() + HOOK_SECONDS
+        while time.perf_counter() < ends_at:
+            pass
+        return SUCCESS
+
+
+def sends(data: bytes) -> Callable[[Wire], None]:
+    def script(wire: Wire) -> None:
+        wire.associate()
+        wire.send(data)
+        for _ in range(COUNT):
+            wire.read_message()
+        wire.release()
+
+    return script
+
+
+async def play(script: Callable[[Wire], Any], scp: StorageSCP) -> None:
+    await anyio.to_thread.run_sync(play_scu, script, scp.port, abandon_on_cancel=True)
+
+
+@pytest.mark.parametrize("data", [one_after_the_other(), all_in_one_pdu()], ids=["many PDUs", "one PDU"])
+async def test_another_association_is_served_while_one_sends_without_a_pause(data: bytes) -> None:
+    def stores_one(wire: Wire) -> None:
+        wire.associate()
+        assert wire.store(b"ab").value == 0
+        wire.release()
+
+    busy = Busy()
+    with anyio.fail_after(LIMIT_SECONDS):
+        async with StorageSCP(on_store=busy) as scp, anyio.create_task_group() as group:
+            group.start_soon(play, sends(data), scp)
+            await busy.began.wait()
+            await play(stores_one, scp)
+            assert scp.stored < COUNT
+    assert scp.stored == COUNT + 1
+
+
+async def test_the_acceptor_can_be_stopped_while_a_peer_sends_without_a_pause() -> None:
+    def sends_and_is_cut_off(wire: Wire) -> None:
+        wire.associate()
+        wire.send(one_after_the_other())
+        while wire.read_bytes(1000):
+            pass
+
+    busy = Busy()
+    with anyio.fail_after(LIMIT_SECONDS):
+        async with anyio.create_task_group() as group:
+            async with StorageSCP(on_store=busy) as scp:
+                group.start_soon(play, sends_and_is_cut_off, scp)
+                await busy.began.wait()
+            assert scp.stored < COUNT
