@@ -14,7 +14,7 @@ import secrets
 import socket
 import struct
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, Self, TypeAlias
@@ -90,9 +90,11 @@ class Arrival:
     path: Path | None
 
 
-OnStore: TypeAlias = Callable[[Arrival], Status | Awaitable[Status | None] | None]
-"""Decides the answer to an instance: a Status, or None for no answer at all. An awaitable one is awaited beside the
-others, so that answers can be late and come in any order."""
+Answer: TypeAlias = Status | int | None
+OnStore: TypeAlias = Callable[[Arrival], Answer | Awaitable[Answer]]
+"""Decides the answer to an instance: a Status or its value, or None for no answer at all. An awaitable one is awaited
+beside the others, so that answers can be late and come in any order. When it raises, or gives anything else, that is
+logged, and the answer is 0110."""
 
 
 @dataclass(slots=True)
@@ -381,32 +383,25 @@ class AcceptedAssociation:
             except OSError as error:
                 logger.error("cannot keep an instance: %s", error)
                 incoming.status = _OUT_OF_RESOURCES
-        status: Status | Awaitable[Status | None] | None = incoming.status
-        if incoming.status.is_stored:
-            status = self._ask_hook(incoming, path)
-        if status is None or isinstance(status, Status):
-            await self._answer_store(incoming, status)
-        else:
-            self._group.start_soon(self._answer_later, incoming, status)
-
-    def _ask_hook(self, incoming: _Incoming, path: Path | None) -> Status | Awaitable[Status | None] | None:
-        if self._scp.on_store is None:
-            return incoming.status
+        on_store = self._scp.on_store
+        if on_store is None or not incoming.status.is_stored:
+            await self._answer_store(incoming, incoming.status)
+            return
         request, transfer_syntax_uid = incoming.request, incoming.transfer_syntax_uid
-        try:
-            return self._scp.on_store(
-                Arrival(self._calling_ae_title, request, transfer_syntax_uid, incoming.data_set_bytes, path)
-            )
-        except Exception:
-            logger.exception("on_store failed for %s", request.affected_sop_instance_uid)
-            return _HOOK_FAILED
+        arrival = Arrival(self._calling_ae_title, request, transfer_syntax_uid, incoming.data_set_bytes, path)
+        status: Status | Awaitable[Answer] | None = _HOOK_FAILED
+        with _failure_logged(request):
+            answer = on_store(arrival)
+            status = answer if isinstance(answer, Awaitable) else _checked(answer)
+        if isinstance(status, Awaitable):
+            self._group.start_soon(self._answer_later, incoming, status)
+        else:
+            await self._answer_store(incoming, status)
 
-    async def _answer_later(self, incoming: _Incoming, awaitable: Awaitable[Status | None]) -> None:
-        try:
-            status = await awaitable
-        except Exception:
-            logger.exception("on_store failed for %s", incoming.request.affected_sop_instance_uid)
-            status = _HOOK_FAILED
+    async def _answer_later(self, incoming: _Incoming, awaitable: Awaitable[Answer]) -> None:
+        status: Status | None = _HOOK_FAILED
+        with _failure_logged(incoming.request):
+            status = _checked(await awaitable)
         with contextlib.suppress(AsyncStoreError):  # the peer went before it got its answer: the reader sees that too
             await self._answer_store(incoming, status)
 
@@ -446,6 +441,27 @@ class _LoopShare:
         """Let everybody else have a turn."""
         await anyio.lowlevel.checkpoint()
         self._ends_at = time.monotonic() + _TURN_SECONDS
+
+
+def _checked(answer: Answer) -> Status | None:
+    """What on_store gave, as a Status that can be sent; raises TypeError or LocalProtocolError when it is none."""
+    if answer is None or answer is SUCCESS:
+        return answer
+    if isinstance(answer, int) and not isinstance(answer, bool):
+        answer = Status(answer)
+    if not isinstance(answer, Status):
+        raise TypeError(f"on_store gave a {type(answer).__name__}, not a Status, the value of one, or None")
+    CStoreRSP(1, answer).encode()
+    return answer
+
+
+@contextlib.contextmanager
+def _failure_logged(request: CStoreRQ) -> Iterator[None]:
+    """What a hook raises ends nothing but the block."""
+    try:
+        yield
+    except Exception:
+        logger.exception("on_store failed for %s", request.affected_sop_instance_uid)
 
 
 @dataclass(slots=True)

@@ -486,6 +486,49 @@ async def test_a_hook_that_fails_is_answered_and_logged_and_ends_nothing(
     assert [record.exc_info[0] for record in caplog.records if record.exc_info] == [ZeroDivisionError] * 2
 
 
+def gives(answer: Any, *, later: bool) -> Any:
+    """A hook that gives this answer, at once or awaited."""
+
+    async def hook(_: Arrival) -> Any:
+        return answer
+
+    return hook if later else lambda _: answer
+
+
+@pytest.mark.parametrize("later", [False, True])
+@pytest.mark.parametrize("value", [0x0000, 0xB007, 0xA900])
+async def test_a_hook_may_give_the_value_of_a_status(value: int, later: bool) -> None:
+    async with StorageSCP(on_store=gives(value, later=later)) as scp:
+        assert await play(stores(image()), scp) == value
+        assert (scp.stored, scp.failed) == ((0, 1) if value == 0xA900 else (1, 0))
+
+
+@pytest.mark.parametrize("later", [False, True])
+@pytest.mark.parametrize(
+    ("answer", "named"),
+    [
+        (True, "bool"),
+        ("0000", "str"),
+        (70000, "70000"),
+        (-1, "-1"),
+        (Status(70000), "70000"),
+        (Status(0xC000, 5), "Error Comment"),  # type: ignore[arg-type]
+        (Status("0"), "Status"),  # type: ignore[arg-type]
+        (Status(0xC000, "", ("x",)), "str"),  # type: ignore[arg-type]
+    ],
+    ids=repr,
+)
+async def test_what_is_no_answer_is_logged_and_the_instance_has_failed(
+    answer: Any, named: str, later: bool, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with StorageSCP(on_store=gives(answer, later=later)) as scp:
+        for _ in range(2):
+            assert await play(stores(image()), scp) == 0x0110
+        assert (scp.stored, scp.failed) == (0, 2)
+    assert caplog.text.count("on_store failed for") == 2
+    assert named in caplog.text
+
+
 async def test_a_late_answer_to_a_peer_that_has_gone_is_dropped() -> None:
     has_come, goes_on = anyio.Event(), anyio.Event()
 
