@@ -482,8 +482,9 @@ class _PartFile:
     _error: OSError | None = None
 
     async def write(self, data: bytes) -> None:
-        self._pending.append(data)
-        self._pending_bytes += len(data)
+        if data:  # a peer may send any number of fragments without
+            self._pending.append(data)
+            self._pending_bytes += len(data)
         if self._pending_bytes >= _WRITE_BYTES and self._error is None:
             try:
                 await anyio.to_thread.run_sync(self._write_pending)

@@ -239,6 +239,16 @@ async def test_a_part_of_a_file_is_no_dicom_file(tmp_path: Path) -> None:
     sock.close()
 
 
+async def test_fragments_without_data_take_no_memory(tmp_path: Path) -> None:
+    part = acceptor._PartFile(tmp_path, CStoreRQ(1, CT_IMAGE_STORAGE, "1.2.3.4"), EXPLICIT_VR_LITTLE_ENDIAN)
+    for _ in range(3):
+        await part.write(b"")
+    assert not part._pending
+    await part.write(image())
+    path = await part.keep()
+    assert path.read_bytes() == bytes(128) + b"DICM" + KEPT_META + image()
+
+
 class FullDisk:
     """The module os of a machine whose disk takes so many writes more."""
 
