@@ -461,7 +461,7 @@ def _failure_logged(request: CStoreRQ) -> Iterator[None]:
     try:
         yield
     except Exception:
-        logger.exception("on_store failed for %s", request.affected_sop_instance_uid)
+        logger.exception("on_store failed for %r", request.affected_sop_instance_uid)
 
 
 @dataclass(slots=True)

@@ -539,6 +539,13 @@ async def test_what_is_no_answer_is_logged_and_the_instance_has_failed(
     assert named in caplog.text
 
 
+async def test_a_uid_cannot_forge_a_line_of_the_log(caplog: pytest.LogCaptureFixture) -> None:
+    async with StorageSCP(on_store=fails_at_once) as scp:
+        assert await play(stores(image(), uid="1.2\nE: forged"), scp) == 0x0110
+    (message,) = caplog.messages
+    assert message == r"on_store failed for '1.2\nE: forged'"
+
+
 async def test_a_late_answer_to_a_peer_that_has_gone_is_dropped() -> None:
     has_come, goes_on = anyio.Event(), anyio.Event()
 
