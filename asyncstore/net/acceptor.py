@@ -110,7 +110,8 @@ class _Incoming:
 
 
 class StorageSCP:
-    """Receives instances on a TCP port: `async with StorageSCP(port=0) as scp` listens until the block is left.
+    """Receives instances on a TCP port: `async with StorageSCP(port=0) as scp` listens until the block is left,
+    which aborts the associations that are open then.
 
     `port` 0 takes a free one, which `port` then tells. `output_directory` None discards. `called_ae_titles` and
     `calling_ae_titles` are those that are accepted (None: any); `sop_classes` and `transfer_syntaxes` likewise (None:
@@ -201,7 +202,7 @@ class StorageSCP:
                     logger.info("association ended: %s", error)
                 group.cancel_scope.cancel()
         finally:
-            transport.close()
+            association.close()
             with anyio.CancelScope(shield=True):
                 await association.discard()
             self._open -= 1
@@ -221,6 +222,7 @@ class AcceptedAssociation:
         self._capacity = 0
         self._incoming: _Incoming | None = None
         self._writing = anyio.Lock(fast_acquire=True)
+        self._is_amid_sending = False
         self._loop_share = _LoopShare()
         self._group: anyio.abc.TaskGroup
 
@@ -269,7 +271,9 @@ class AcceptedAssociation:
                 taken = self._transport.send_some((view,))
                 view = view[taken:]
                 if view:
+                    self._is_amid_sending = True
                     await self._transport.wait_writable()
+            self._is_amid_sending = False
 
     async def _handle(self, event: UpperLayerEvent) -> None:
         if isinstance(event, DataReceived):
@@ -420,6 +424,14 @@ class AcceptedAssociation:
 
     async def _answer_message(self, context_id: int, message: CEchoRSP | CStoreRSP) -> None:
         await self._send(frame_command(context_id, message.encode(), self._capacity))
+
+    def close(self) -> None:
+        """Close the connection, now; what is still open is aborted, if the peer takes that at once."""
+        with contextlib.suppress(AsyncStoreError):  # there is nobody to tell
+            self._upper_layer.abort(time.monotonic())
+            if not self._is_amid_sending:
+                self._transport.send_some((self._upper_layer.data_to_send(),))
+        self._transport.close()
 
     async def discard(self) -> None:
         """Forget an instance that was not whole when the association ended."""

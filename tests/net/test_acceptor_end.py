@@ -1,0 +1,89 @@
+"""The Storage SCP: how an association ends when its peer did not end it."""
+
+from __future__ import annotations
+
+import contextlib
+import socket
+from typing import TYPE_CHECKING, Any
+
+import anyio
+import anyio.to_thread
+import pytest
+
+from asyncstore.dimse.messages import CEchoRQ, CEchoRSP, CStoreRQ
+from asyncstore.net.acceptor import StorageSCP
+from asyncstore.status import SUCCESS
+from asyncstore.uids import CT_IMAGE_STORAGE, IMPLICIT_VR_LITTLE_ENDIAN, VERIFICATION
+from asyncstore.upper_layer.items import PresentationContext
+from asyncstore.upper_layer.pdu import Abort, DataTF, Fragment
+from tests.net.parts import LIMIT_SECONDS, TINY_SECONDS
+from tests.wire import Wire, play_scu
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+VERIFICATION_CONTEXT = PresentationContext(3, VERIFICATION, (IMPLICIT_VR_LITTLE_ENDIAN,))
+ECHO = DataTF((Fragment(3, True, True, CEchoRQ(1).encode()),)).encode()
+ECHO_ANSWER = DataTF((Fragment(3, True, True, CEchoRSP(1, SUCCESS).encode()),)).encode()
+
+
+async def play(script: Callable[[Wire], Any], scp: StorageSCP) -> Any:
+    """Play a script as the requestor; gives what it returns."""
+    with anyio.fail_after(LIMIT_SECONDS):
+        return await anyio.to_thread.run_sync(play_scu, script, scp.port)
+
+
+def associates(wire: Wire) -> socket.socket:
+    """Associate; gives the connection, which is still open."""
+    wire.associate()
+    return wire.sock.dup()
+
+
+def begins_a_message(wire: Wire) -> socket.socket:
+    """Send a command and a part of its data set."""
+    wire.associate()
+    request = CStoreRQ(1, CT_IMAGE_STORAGE, "1.2.3.4").encode()
+    wire.send(DataTF((Fragment(1, True, True, request),)), DataTF((Fragment(1, False, False, bytes(100)),)))
+    return wire.sock.dup()
+
+
+def reads_no_answer(wire: Wire) -> socket.socket:
+    """Ask until nothing more is taken, and read no answer."""
+    wire.sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+    wire.associate([VERIFICATION_CONTEXT])
+    wire.sock.settimeout(TINY_SECONDS)
+    with contextlib.suppress(TimeoutError):
+        while True:
+            wire.send(ECHO * 1000)
+    return wire.sock.dup()
+
+
+def rest_of(sock: socket.socket) -> bytes:
+    """What comes until the connection ends."""
+    parts = []
+    with sock, contextlib.suppress(ConnectionError):
+        sock.settimeout(LIMIT_SECONDS)
+        while part := sock.recv(1 << 16):
+            parts.append(part)
+    return b"".join(parts)
+
+
+# The acceptor is stopped
+
+
+@pytest.mark.parametrize("script", [associates, begins_a_message])
+async def test_leaving_the_block_aborts_what_is_open(script: Callable[[Wire], Any]) -> None:
+    async with StorageSCP() as scp:
+        socks = [await play(script, scp) for _ in range(2)]
+    assert [await anyio.to_thread.run_sync(rest_of, sock) for sock in socks] == [Abort(0, 0).encode()] * 2
+
+
+async def test_an_abort_is_never_sent_in_the_middle_of_an_answer() -> None:
+    with anyio.fail_after(LIMIT_SECONDS):
+        async with StorageSCP() as scp:
+            sock = await play(reads_no_answer, scp)
+    stream = await anyio.to_thread.run_sync(rest_of, sock)
+    whole = stream.count(ECHO_ANSWER)
+    assert whole
+    left = stream[whole * len(ECHO_ANSWER) :]
+    assert ECHO_ANSWER.startswith(left) or left == Abort(0, 0).encode()
