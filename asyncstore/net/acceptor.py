@@ -93,8 +93,8 @@ class Arrival:
 Answer: TypeAlias = Status | int | None
 OnStore: TypeAlias = Callable[[Arrival], Answer | Awaitable[Answer]]
 """Decides the answer to an instance: a Status or its value, or None for no answer at all. An awaitable one is awaited
-beside the others, so that answers can be late and come in any order. When it raises, or gives anything else, that is
-logged, and the answer is 0110."""
+beside the others, so that answers can be late and come in any order; it goes on when its peer has gone, and is
+cancelled when the StorageSCP ends. When it raises, or gives anything else, that is logged, and the answer is 0110."""
 
 
 @dataclass(slots=True)
@@ -194,18 +194,16 @@ class StorageSCP:
         transport = SocketTransport(sock)
         self._open += 1
         association = AcceptedAssociation(self, transport, over_limit=0 < self.maximum_associations < self._open)
-        try:
-            async with anyio.create_task_group() as group:
-                try:
-                    await association.run(group)
-                except AsyncStoreError as error:
-                    logger.info("association ended: %s", error)
-                group.cancel_scope.cancel()
-        finally:
-            association.close()
-            with anyio.CancelScope(shield=True):
-                await association.discard()
-            self._open -= 1
+        async with anyio.create_task_group() as hooks:  # those at work finish also when the peer has gone
+            try:
+                await association.run(hooks)
+            except AsyncStoreError as error:
+                logger.info("association ended: %s", error)
+            finally:
+                association.close()
+                with anyio.CancelScope(shield=True):
+                    await association.discard()
+                self._open -= 1
 
 
 class AcceptedAssociation:
@@ -224,11 +222,11 @@ class AcceptedAssociation:
         self._writing = anyio.Lock(fast_acquire=True)
         self._is_amid_sending = False
         self._loop_share = _LoopShare()
-        self._group: anyio.abc.TaskGroup
+        self._hooks: anyio.abc.TaskGroup
 
-    async def run(self, group: anyio.abc.TaskGroup) -> None:
-        """Serve until the association ends; handlers whose answers take time run in `group`."""
-        self._group = group
+    async def run(self, hooks: anyio.abc.TaskGroup) -> None:
+        """Serve until the association ends; hooks that are awaited run in `hooks`, and may last longer."""
+        self._hooks = hooks
         self._upper_layer.transport_opened(time.monotonic())
         while not self._upper_layer.closing:
             if self._loop_share.is_used_up():
@@ -398,7 +396,7 @@ class AcceptedAssociation:
             answer = on_store(arrival)
             status = answer if isinstance(answer, Awaitable) else _checked(answer)
         if isinstance(status, Awaitable):
-            self._group.start_soon(self._answer_later, incoming, status)
+            self._hooks.start_soon(self._answer_later, incoming, status)
         else:
             await self._answer_store(incoming, status)
 
@@ -406,7 +404,7 @@ class AcceptedAssociation:
         status: Status | None = _HOOK_FAILED
         with _failure_logged(incoming.request):
             status = _checked(await awaitable)
-        with contextlib.suppress(AsyncStoreError):  # the peer went before it got its answer: the reader sees that too
+        with contextlib.suppress(AsyncStoreError):  # the peer has gone before its answer
             await self._answer_store(incoming, status)
 
     async def _answer_store(self, incoming: _Incoming, status: Status | None) -> None:

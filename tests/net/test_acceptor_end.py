@@ -7,6 +7,7 @@ import socket
 from typing import TYPE_CHECKING, Any
 
 import anyio
+import anyio.lowlevel
 import anyio.to_thread
 import pytest
 
@@ -21,6 +22,9 @@ from tests.wire import Wire, play_scu
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+
+    from asyncstore.net.acceptor import Arrival
+    from asyncstore.status import Status
 
 VERIFICATION_CONTEXT = PresentationContext(3, VERIFICATION, (IMPLICIT_VR_LITTLE_ENDIAN,))
 ECHO = DataTF((Fragment(3, True, True, CEchoRQ(1).encode()),)).encode()
@@ -87,3 +91,60 @@ async def test_an_abort_is_never_sent_in_the_middle_of_an_answer() -> None:
     assert whole
     left = stream[whole * len(ECHO_ANSWER) :]
     assert ECHO_ANSWER.startswith(left) or left == Abort(0, 0).encode()
+
+
+# The peer has gone while a hook is at work
+
+
+class Patient:
+    """A hook that goes on when it is told to, and says how far it has come."""
+
+    def __init__(self) -> None:
+        self.began, self.may_go_on, self.ended = anyio.Event(), anyio.Event(), anyio.Event()
+        self.is_whole = False
+
+    async def __call__(self, _: Arrival) -> Status:
+        self.began.set()
+        try:
+            await self.may_go_on.wait()
+            self.is_whole = True
+        finally:
+            self.ended.set()
+        return SUCCESS
+
+
+def stores_and_goes(end: Callable[[Wire], object]) -> Callable[[Wire], None]:
+    def script(wire: Wire) -> None:
+        wire.associate()
+        wire.send_message(1, CStoreRQ(1, CT_IMAGE_STORAGE, "1.2.3.4"), bytes(10))
+        end(wire)
+
+    return script
+
+
+@pytest.mark.parametrize(
+    "end", [Wire.close, Wire.rst, lambda wire: wire.send(Abort(0, 0))], ids=["EOF", "RST", "abort"]
+)
+async def test_a_hook_at_work_finishes_when_the_peer_has_gone(end: Callable[[Wire], object]) -> None:
+    patient = Patient()
+    with anyio.fail_after(LIMIT_SECONDS):
+        async with StorageSCP(on_store=patient, maximum_associations=1) as scp:
+            await play(stores_and_goes(end), scp)
+            await patient.began.wait()
+            while scp._open:
+                await anyio.lowlevel.checkpoint()
+            (await play(associates, scp)).close()
+            patient.may_go_on.set()
+            await patient.ended.wait()
+            assert patient.is_whole
+            assert scp.stored == 1
+
+
+async def test_a_hook_at_work_is_cancelled_when_the_acceptor_is_stopped() -> None:
+    patient = Patient()
+    with anyio.fail_after(LIMIT_SECONDS):
+        async with StorageSCP(on_store=patient) as scp:
+            await play(stores_and_goes(Wire.rst), scp)
+            await patient.began.wait()
+    assert patient.ended.is_set()
+    assert (patient.is_whole, scp.stored) == (False, 0)
