@@ -65,6 +65,9 @@ _OTHER_SOP_CLASS: Final = Status(0x0122, "the presentation context is for anothe
 _HOOK_FAILED: Final = Status(0x0110, "the receiver failed to handle the instance")
 _UNLIMITED_WINDOW: Final = 64
 _WRITE_BYTES: Final = 1 << 20
+# How often an association is looked at until it counts as idle. What is counted is looks, and no time: nobody was idle
+# while the whole program stood still.
+_LOOKS: Final = 10
 # How long one association may have the event loop to itself; a pause costs 10 us.
 _TURN_SECONDS: Final = 0.002
 
@@ -117,7 +120,8 @@ class StorageSCP:
     `calling_ae_titles` are those that are accepted (None: any); `sop_classes` and `transfer_syntaxes` likewise (None:
     every one of the standard), in order of preference. `maximum_length` is in bytes (0: unlimited), `window` is how
     many operations a peer may have outstanding. `maximum_associations` more are rejected as "local limit exceeded".
-    Raises OSError when the port cannot be had.
+    An association is aborted when its peer neither sends nor takes a byte for `idle_seconds` (0: without limit) and
+    does not wait for `on_store`. Raises OSError when the port cannot be had.
     """
 
     def __init__(
@@ -135,6 +139,7 @@ class StorageSCP:
         window: int = 16,
         maximum_associations: int = 0,
         acse_seconds: float = 30.0,
+        idle_seconds: float = 600.0,
         on_store: OnStore | None = None,
     ) -> None:
         self.host = host
@@ -149,11 +154,12 @@ class StorageSCP:
         self.window = window
         self.maximum_associations = maximum_associations
         self.acse_seconds = acse_seconds
+        self.idle_seconds = idle_seconds
         self.on_store = on_store
         self.stored = 0
         self.failed = 0
         self.associations = 0
-        self._open = 0
+        self._open: set[AcceptedAssociation] = set()
         self._sockets: list[socket.socket] = []
         self._stack: contextlib.AsyncExitStack
 
@@ -165,6 +171,7 @@ class StorageSCP:
             stack.callback(listener.close)
             self._group = await stack.enter_async_context(anyio.create_task_group())
             self._group.start_soon(self._listen, listener)
+            self._group.start_soon(self._watch)
             self._stack = stack.pop_all()
         return self
 
@@ -192,8 +199,9 @@ class StorageSCP:
     async def _serve(self, sock: socket.socket) -> None:
         """One association from its first byte to its last; nothing that a peer does ends another's."""
         transport = SocketTransport(sock)
-        self._open += 1
-        association = AcceptedAssociation(self, transport, over_limit=0 < self.maximum_associations < self._open)
+        over_limit = 0 < self.maximum_associations <= len(self._open)
+        association = AcceptedAssociation(self, transport, over_limit=over_limit)
+        self._open.add(association)
         async with anyio.create_task_group() as hooks:  # those at work finish also when the peer has gone
             try:
                 await association.run(hooks)
@@ -203,7 +211,14 @@ class StorageSCP:
                 association.close()
                 with anyio.CancelScope(shield=True):
                     await association.discard()
-                self._open -= 1
+                self._open.remove(association)
+
+    async def _watch(self) -> None:
+        """Look for associations that are idle."""
+        while self.idle_seconds:
+            await anyio.sleep(self.idle_seconds / _LOOKS)
+            for association in tuple(self._open):
+                association.look()
 
 
 class AcceptedAssociation:
@@ -221,6 +236,8 @@ class AcceptedAssociation:
         self._incoming: _Incoming | None = None
         self._writing = anyio.Lock(fast_acquire=True)
         self._is_amid_sending = False
+        self._hooks_at_work = 0
+        self._quiet_looks = 0
         self._loop_share = _LoopShare()
         self._hooks: anyio.abc.TaskGroup
 
@@ -232,6 +249,7 @@ class AcceptedAssociation:
             if self._loop_share.is_used_up():
                 await self._loop_share.renew()
             data = await self._receive()
+            self._quiet_looks = 0
             if data is None:
                 continue
             now = time.monotonic()
@@ -271,6 +289,7 @@ class AcceptedAssociation:
                 if view:
                     self._is_amid_sending = True
                     await self._transport.wait_writable()
+                    self._quiet_looks = 0
             self._is_amid_sending = False
 
     async def _handle(self, event: UpperLayerEvent) -> None:
@@ -402,8 +421,10 @@ class AcceptedAssociation:
 
     async def _answer_later(self, incoming: _Incoming, awaitable: Awaitable[Answer]) -> None:
         status: Status | None = _HOOK_FAILED
+        self._hooks_at_work += 1
         with _failure_logged(incoming.request):
             status = _checked(await awaitable)
+        self._hooks_at_work -= 1
         with contextlib.suppress(AsyncStoreError):  # the peer has gone before its answer
             await self._answer_store(incoming, status)
 
@@ -422,6 +443,13 @@ class AcceptedAssociation:
 
     async def _answer_message(self, context_id: int, message: CEchoRSP | CStoreRSP) -> None:
         await self._send(frame_command(context_id, message.encode(), self._capacity))
+
+    def look(self) -> None:
+        """Abort when nothing has come from the peer, and nothing is owed to it, for some looks."""
+        self._quiet_looks = 0 if self._hooks_at_work else self._quiet_looks + 1
+        if self._quiet_looks > _LOOKS:
+            logger.info("an association was idle for %g s", self._scp.idle_seconds)
+            self.close()
 
     def close(self) -> None:
         """Close the connection, now; what is still open is aborted, if the peer takes that at once."""

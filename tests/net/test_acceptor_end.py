@@ -22,6 +22,7 @@ from tests.wire import Wire, play_scu
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from pathlib import Path
 
     from asyncstore.net.acceptor import Arrival
     from asyncstore.status import Status
@@ -148,3 +149,74 @@ async def test_a_hook_at_work_is_cancelled_when_the_acceptor_is_stopped() -> Non
             await patient.began.wait()
     assert patient.ended.is_set()
     assert (patient.is_whole, scp.stored) == (False, 0)
+
+
+# The peer is idle
+
+
+def associates_and_waits(wire: Wire) -> None:
+    wire.associate()
+    is_aborted(wire)
+
+
+def stores_and_waits(wire: Wire) -> None:
+    wire.associate()
+    assert wire.store(bytes(10)).value == 0
+    is_aborted(wire)
+
+
+def waits_amid_a_message(wire: Wire) -> None:
+    begins_a_message(wire).close()
+    is_aborted(wire)
+
+
+def waits_amid_a_pdu(wire: Wire) -> None:
+    wire.associate()
+    wire.send(b"\x04\0\0\0\0\x10ab")
+    is_aborted(wire)
+
+
+def is_aborted(wire: Wire) -> None:
+    assert wire.expect(Abort).source == 0
+    wire.expect_closed()
+
+
+@pytest.mark.parametrize("script", [associates_and_waits, stores_and_waits, waits_amid_a_message, waits_amid_a_pdu])
+async def test_an_idle_association_is_aborted_and_makes_room(script: Callable[[Wire], None], tmp_path: Path) -> None:
+    async with StorageSCP(idle_seconds=TINY_SECONDS, maximum_associations=1, output_directory=tmp_path) as scp:
+        for _ in range(2):
+            await play(script, scp)
+            while scp._open:
+                await anyio.lowlevel.checkpoint()
+
+
+async def test_an_association_whose_peer_reads_no_answer_is_idle() -> None:
+    with anyio.fail_after(LIMIT_SECONDS):
+        async with StorageSCP(idle_seconds=TINY_SECONDS) as scp:
+            sock = await play(reads_no_answer, scp)
+            while scp._open:
+                await anyio.lowlevel.checkpoint()
+    sock.close()
+
+
+async def test_an_association_that_waits_for_a_hook_is_not_idle() -> None:
+    patient = Patient()
+
+    def is_answered(wire: Wire) -> None:
+        wire.associate()
+        assert wire.store(bytes(10)).value == 0
+        wire.release()
+
+    with anyio.fail_after(LIMIT_SECONDS):
+        async with StorageSCP(on_store=patient, idle_seconds=TINY_SECONDS) as scp, anyio.create_task_group() as group:
+            group.start_soon(play, is_answered, scp)
+            await patient.began.wait()
+            await play(associates_and_waits, scp)
+            await play(associates_and_waits, scp)
+            patient.may_go_on.set()
+    assert scp.stored == 1
+
+
+async def test_an_association_may_be_idle_without_limit() -> None:
+    async with StorageSCP(idle_seconds=0) as scp:
+        (await play(associates, scp)).close()
