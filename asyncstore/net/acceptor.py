@@ -27,6 +27,7 @@ import anyio.to_thread
 from asyncstore.dimse.exchange import Reassembler
 from asyncstore.dimse.messages import CEchoRQ, CEchoRSP, CStoreRQ, CStoreRSP
 from asyncstore.errors import AsyncStoreError, LocalProtocolError, RemoteProtocolError
+from asyncstore.net.signal import Signal
 from asyncstore.net.transport import ABORT_SECONDS, SocketTransport
 from asyncstore.status import SUCCESS, Status
 from asyncstore.uids import (
@@ -236,7 +237,10 @@ class AcceptedAssociation:
         self._incoming: _Incoming | None = None
         self._writing = anyio.Lock(fast_acquire=True)
         self._is_amid_sending = False
+        self._window = 1
         self._hooks_at_work = 0
+        self._unanswered = 0  # those, and the hooks that have ended and whose answers are still being sent
+        self._answered = Signal()
         self._quiet_looks = 0
         self._loop_share = _LoopShare()
         self._hooks: anyio.abc.TaskGroup
@@ -333,7 +337,7 @@ class AcceptedAssociation:
                 self._contexts[context.context_id] = (context.abstract_syntax, syntax)
             results.append(result)
         window = request.user_information.operations_window
-        granted = min(window.invoked or _UNLIMITED_WINDOW, self._scp.window) if window else 1
+        self._window = granted = min(window.invoked or _UNLIMITED_WINDOW, self._scp.window) if window else 1
         return AssociateAC(
             called_ae_title=request.called_ae_title,
             calling_ae_title=request.calling_ae_title,
@@ -410,11 +414,14 @@ class AcceptedAssociation:
             return
         request, transfer_syntax_uid = incoming.request, incoming.transfer_syntax_uid
         arrival = Arrival(self._calling_ae_title, request, transfer_syntax_uid, incoming.data_set_bytes, path)
+        while self._unanswered >= self._window:  # the peer does not keep to it
+            await self._answered.wait()
         status: Status | Awaitable[Answer] | None = _HOOK_FAILED
         with _failure_logged(request):
             answer = on_store(arrival)
             status = answer if isinstance(answer, Awaitable) else _checked(answer)
         if isinstance(status, Awaitable):
+            self._unanswered += 1
             self._hooks.start_soon(self._answer_later, incoming, status)
         else:
             await self._answer_store(incoming, status)
@@ -427,6 +434,8 @@ class AcceptedAssociation:
         self._hooks_at_work -= 1
         with contextlib.suppress(AsyncStoreError):  # the peer has gone before its answer
             await self._answer_store(incoming, status)
+        self._unanswered -= 1
+        self._answered.set()
 
     async def _answer_store(self, incoming: _Incoming, status: Status | None) -> None:
         if status is None:

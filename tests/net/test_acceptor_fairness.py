@@ -1,4 +1,4 @@
-"""The Storage SCP: a peer that sends without a pause stops neither the others nor the program around it."""
+"""The Storage SCP: a peer that sends without a pause, or too much, does it to nobody but itself."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import time
 from typing import TYPE_CHECKING, Any
 
 import anyio
+import anyio.lowlevel
 import anyio.to_thread
 import pytest
 
@@ -13,6 +14,7 @@ from asyncstore.dimse.messages import CStoreRQ
 from asyncstore.net.acceptor import StorageSCP
 from asyncstore.status import SUCCESS, Status
 from asyncstore.uids import CT_IMAGE_STORAGE
+from asyncstore.upper_layer.items import OperationsWindow
 from asyncstore.upper_layer.pdu import DataTF, Fragment
 from tests.net.parts import LIMIT_SECONDS
 from tests.wire import Wire, play_scu
@@ -104,3 +106,31 @@ async def test_the_acceptor_can_be_stopped_while_a_peer_sends_without_a_pause() 
                 group.start_soon(play, sends_and_is_cut_off, scp)
                 await busy.began.wait()
             assert scp.stored < COUNT
+
+
+@pytest.mark.parametrize(("proposed", "most"), [(None, 1), (OperationsWindow(3, 1), 3)])
+async def test_no_more_hooks_are_at_work_than_the_window_has_room(proposed: OperationsWindow | None, most: int) -> None:
+    at_work: list[int] = []
+    working = 0
+
+    async def hook(_: Arrival) -> Status:
+        nonlocal working
+        working += 1
+        at_work.append(working)
+        for _turn in range(3):
+            await anyio.lowlevel.checkpoint()
+        working -= 1
+        return SUCCESS
+
+    def ignores_its_window(wire: Wire) -> None:
+        wire.associate(operations_window=proposed)
+        wire.send(one_after_the_other())
+        answers = [wire.read_message().message for _ in range(COUNT)]
+        assert {answer.responded_to for answer in answers} == set(range(1, COUNT + 1))
+        wire.release()
+
+    with anyio.fail_after(LIMIT_SECONDS):
+        async with StorageSCP(on_store=hook) as scp:
+            await play(ignores_its_window, scp)
+    assert len(at_work) == COUNT
+    assert max(at_work) == most
