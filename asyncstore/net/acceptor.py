@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import math
 import os
 import re
 import secrets
@@ -27,6 +28,7 @@ import anyio.to_thread
 from asyncstore.dimse.exchange import Reassembler
 from asyncstore.dimse.messages import CEchoRQ, CEchoRSP, CStoreRQ, CStoreRSP
 from asyncstore.errors import AsyncStoreError, LocalProtocolError, RemoteProtocolError
+from asyncstore.net.peer import check_ae_title
 from asyncstore.net.signal import Signal
 from asyncstore.net.transport import ABORT_SECONDS, SocketTransport
 from asyncstore.status import SUCCESS, Status
@@ -72,6 +74,10 @@ _LOOKS: Final = 10
 # How long one association may have the event loop to itself; a pause costs 10 us.
 _TURN_SECONDS: Final = 0.002
 
+# The AE title of an acceptor that may be called by any.
+ANY_SCP: Final = "ANY-SCP"
+# A PDV header, and 2 bytes in it (PS3.8 9.3.5.1).
+_SHORTEST_LENGTH: Final = 8
 # PS3.8 Table 9-21: permanent, by the service user, called AE title not recognised; transient, local limit exceeded.
 _WRONG_CALLED_AE_TITLE: Final = AssociateRJ(1, 1, 7)
 _WRONG_CALLING_AE_TITLE: Final = AssociateRJ(1, 1, 3)
@@ -114,15 +120,16 @@ class _Incoming:
 
 
 class StorageSCP:
-    """Receives instances on a TCP port: `async with StorageSCP(port=0) as scp` listens until the block is left,
-    which aborts the associations that are open then.
+    """Receives instances on a TCP port: `async with StorageSCP(port=0) as scp` listens until the block is left.
 
-    `port` 0 takes a free one, which `port` then tells. `output_directory` None discards. `called_ae_titles` and
-    `calling_ae_titles` are those that are accepted (None: any); `sop_classes` and `transfer_syntaxes` likewise (None:
+    `port` 0 takes a free one, which `port` then tells. `output_directory` None discards. Whoever calls another AE title
+    than `ae_title` is rejected, unless that is ANY-SCP; `called_ae_titles` are those to accept in its place, and
+    `calling_ae_titles` the callers that are accepted (None: any). `sop_classes` and `transfer_syntaxes` likewise (None:
     every one of the standard), in order of preference. `maximum_length` is in bytes (0: unlimited), `window` is how
     many operations a peer may have outstanding. `maximum_associations` more are rejected as "local limit exceeded".
     An association is aborted when its peer neither sends nor takes a byte for `idle_seconds` (0: without limit) and
-    does not wait for `on_store`. Raises OSError when the port cannot be had.
+    does not wait for `on_store`; leaving the block aborts all that are open. Entering it raises OSError when the port
+    cannot be had, or when there is no such directory.
     """
 
     def __init__(
@@ -130,7 +137,7 @@ class StorageSCP:
         *,
         host: str = "127.0.0.1",
         port: int = 0,
-        ae_title: str = "ANY-SCP",
+        ae_title: str = ANY_SCP,
         output_directory: str | os.PathLike[str] | None = None,
         called_ae_titles: Collection[str] | None = None,
         calling_ae_titles: Collection[str] | None = None,
@@ -143,14 +150,23 @@ class StorageSCP:
         idle_seconds: float = 600.0,
         on_store: OnStore | None = None,
     ) -> None:
+        _check_range("port", port, 0, 65535)
+        _check_range("maximum_length", maximum_length or _SHORTEST_LENGTH, _SHORTEST_LENGTH, 0xFFFFFFFF)
+        _check_range("window", window, 1, 0xFFFF)
+        _check_range("maximum_associations", maximum_associations, 0, math.inf)
+        _check_range("acse_seconds", acse_seconds, 0.001, math.inf)
+        _check_range("idle_seconds", idle_seconds, 0, math.inf)
         self.host = host
         self.port = port
-        self.ae_title = ae_title
+        self.ae_title = check_ae_title(ae_title)
         self.output_directory = None if output_directory is None else Path(output_directory)
-        self.called_ae_titles = called_ae_titles
-        self.calling_ae_titles = calling_ae_titles
-        self.sop_classes = frozenset(STORAGE_SOP_CLASSES if sop_classes is None else sop_classes) | {VERIFICATION}
-        self.transfer_syntaxes = None if transfer_syntaxes is None else tuple(transfer_syntaxes)
+        if called_ae_titles is None and ae_title != ANY_SCP:
+            called_ae_titles = ae_title
+        self.called_ae_titles = None if called_ae_titles is None else _titles(called_ae_titles)
+        self.calling_ae_titles = None if calling_ae_titles is None else _titles(calling_ae_titles)
+        self.sop_classes = frozenset(STORAGE_SOP_CLASSES if sop_classes is None else _several(sop_classes))
+        self.sop_classes |= {VERIFICATION}
+        self.transfer_syntaxes = None if transfer_syntaxes is None else _several(transfer_syntaxes)
         self.maximum_length = maximum_length
         self.window = window
         self.maximum_associations = maximum_associations
@@ -161,10 +177,10 @@ class StorageSCP:
         self.failed = 0
         self.associations = 0
         self._open: set[AcceptedAssociation] = set()
-        self._sockets: list[socket.socket] = []
         self._stack: contextlib.AsyncExitStack
 
     async def __aenter__(self) -> Self:
+        self._check_directory()
         listener = socket.create_server((self.host, self.port), backlog=128, family=_family(self.host))
         listener.setblocking(False)
         self.port = listener.getsockname()[1]
@@ -181,6 +197,11 @@ class StorageSCP:
     ) -> None:
         self._group.cancel_scope.cancel()
         await self._stack.aclose()
+
+    def _check_directory(self) -> None:
+        directory = self.output_directory
+        if directory is not None and not directory.is_dir():
+            raise NotADirectoryError(f"output_directory {str(directory)!r} is not a directory: create it first")
 
     async def _listen(self, listener: socket.socket) -> None:
         loop_share = _LoopShare()
@@ -472,6 +493,21 @@ class AcceptedAssociation:
         """Forget an instance that was not whole when the association ended."""
         if self._incoming is not None and self._incoming.file is not None:
             await self._incoming.file.discard()
+
+
+def _check_range(name: str, value: float, least: float, most: float) -> None:
+    if not least <= value <= most:
+        raise ValueError(f"{name} cannot be {value}")
+
+
+def _several(words: Collection[str]) -> tuple[str, ...]:
+    """The words; a single one may stand for itself."""
+    return (words,) if isinstance(words, str) else tuple(words)
+
+
+def _titles(titles: Collection[str]) -> frozenset[str]:
+    """AE titles as they arrive, without the spaces that pad them."""
+    return frozenset(check_ae_title(title).strip(" ") for title in _several(titles))
 
 
 class _LoopShare:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import math
 import os
 import shutil
 import socket
@@ -19,6 +20,7 @@ import pytest
 
 from asyncstore.dimse import command_set
 from asyncstore.dimse.messages import CEchoRQ, CEchoRSP, CStoreRQ, CStoreRSP
+from asyncstore.errors import LocalProtocolError
 from asyncstore.instances.file_meta import read_head
 from asyncstore.instances.instance import ProblemKind, ScanProblem
 from asyncstore.net import acceptor
@@ -312,6 +314,16 @@ async def test_a_name_that_is_taken_by_a_directory_is_answered(tmp_path: Path) -
         ({"calling_ae_titles": ["A", "B"]}, "ANY", "B", None),
         ({"calling_ae_titles": ["A", "B"]}, "ANY", "C", AssociateRJ(1, 1, 3)),
         ({"called_ae_titles": []}, "ANY", "A", AssociateRJ(1, 1, 7)),
+        ({"ae_title": "ARCHIVE"}, "ARCHIVE", "A", None),
+        ({"ae_title": "ARCHIVE"}, "OTHER", "A", AssociateRJ(1, 1, 7)),
+        ({"ae_title": "ARCHIVE", "called_ae_titles": ["OTHER"]}, "OTHER", "A", None),
+        ({"ae_title": "ARCHIVE", "called_ae_titles": ["OTHER"]}, "ARCHIVE", "A", AssociateRJ(1, 1, 7)),
+        ({"ae_title": "ANY-SCP"}, "OTHER", "A", None),
+        ({"called_ae_titles": "ARCHIVES"}, "ARCHIVE", "A", AssociateRJ(1, 1, 7)),
+        ({"called_ae_titles": "ARCHIVE"}, "ARCHIVE", "A", None),
+        ({"calling_ae_titles": "MYSTORESCU1"}, "ANY", "STORESCU", AssociateRJ(1, 1, 3)),
+        ({"calling_ae_titles": "STORESCU"}, "ANY", "STORESCU", None),
+        ({"calling_ae_titles": " STORESCU "}, "ANY", "STORESCU", None),
         ({}, "ANY", "ANYBODY", None),
     ],
 )
@@ -366,6 +378,55 @@ async def test_contexts_are_answered_one_by_one_with_the_syntax_preferred_here()
         results = await play(asks, scp)
     assert [result[:2] for result in results] == [(1, 0), (3, 4), (5, 3), (7, 0)]
     assert (results[0][2], results[3][2]) == (EXPLICIT_VR_LITTLE_ENDIAN, IMPLICIT_VR_LITTLE_ENDIAN)
+
+
+async def test_one_uid_may_stand_for_itself() -> None:
+    contexts = [
+        PresentationContext(1, CT_IMAGE_STORAGE, (IMPLICIT_VR_LITTLE_ENDIAN, EXPLICIT_VR_LITTLE_ENDIAN)),
+        PresentationContext(3, MR_IMAGE_STORAGE, (EXPLICIT_VR_LITTLE_ENDIAN,)),
+    ]
+
+    def asks(wire: Wire) -> list[tuple[int, str]]:
+        answer = wire.associate(contexts)
+        wire.release()
+        return [(each.result, each.transfer_syntax) for each in answer.results]
+
+    async with StorageSCP(sop_classes=CT_IMAGE_STORAGE, transfer_syntaxes=EXPLICIT_VR_LITTLE_ENDIAN) as scp:
+        assert await play(asks, scp) == [(0, EXPLICIT_VR_LITTLE_ENDIAN), (3, "")]
+
+
+@pytest.mark.parametrize(
+    ("name", "values"),
+    [
+        ("port", (-1, 65536)),
+        ("maximum_length", (-1, 1, 7, 1 << 32)),
+        ("window", (-1, 0, 65536)),
+        ("maximum_associations", (-1,)),
+        ("acse_seconds", (-1.0, 0.0, math.nan)),
+        ("idle_seconds", (-1.0, math.nan)),
+    ],
+)
+def test_a_number_that_makes_no_sense_is_refused_at_once(name: str, values: tuple[float, ...]) -> None:
+    for value in values:
+        with pytest.raises(ValueError, match=f"{name} cannot be {value}"):
+            StorageSCP(**{name: value})  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("name", ["ae_title", "called_ae_titles", "calling_ae_titles"])
+def test_a_title_that_nobody_can_have_is_refused_at_once(name: str) -> None:
+    for title in ("", "MORE-THAN-16-CHARS", "A\\B"):
+        with pytest.raises(LocalProtocolError, match="AE title"):
+            StorageSCP(**{name: title})  # type: ignore[arg-type]
+
+
+async def test_a_directory_that_is_none_is_refused_before_anybody_can_connect(tmp_path: Path) -> None:
+    file = tmp_path / "file"
+    file.touch()
+    for path in (tmp_path / "missing", file):
+        scp = StorageSCP(output_directory=path)
+        with pytest.raises(NotADirectoryError, match=f"{path.name}.*create it first"):
+            await scp.__aenter__()
+        assert scp.port == 0
 
 
 @pytest.mark.parametrize(
