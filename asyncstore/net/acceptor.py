@@ -9,25 +9,22 @@ from __future__ import annotations
 import contextlib
 import logging
 import math
-import os
 import re
-import secrets
 import socket
-import struct
 import time
 from collections.abc import Awaitable, Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, Self, TypeAlias
 
 import anyio
 import anyio.abc
 import anyio.lowlevel
-import anyio.to_thread
 
 from asyncstore.dimse.exchange import Reassembler
 from asyncstore.dimse.messages import CEchoRQ, CEchoRSP, CStoreRQ, CStoreRSP
 from asyncstore.errors import AsyncStoreError, LocalProtocolError, RemoteProtocolError
+from asyncstore.net.part_file import PartFile
 from asyncstore.net.peer import check_ae_title
 from asyncstore.net.signal import Signal
 from asyncstore.net.transport import ABORT_SECONDS, SocketTransport
@@ -50,6 +47,7 @@ from asyncstore.upper_layer.machine import (
 from asyncstore.upper_layer.pdu import AssociateAC, AssociateRJ, AssociateRQ, Fragment
 
 if TYPE_CHECKING:
+    import os
     from collections.abc import Collection
     from types import TracebackType
 
@@ -59,15 +57,11 @@ logger = logging.getLogger("asyncstore.net.acceptor")
 
 # PS3.5 9.1; what does not look like a UID never becomes part of a file name.
 _UID = re.compile(r"(?=.{1,64}\Z)[0-9]+(\.[0-9]+)*\Z")
-# What a file begins with when it is whole, preamble and prefix (PS3.10 7.1), and what stands there until it is.
-_WHOLE: Final = bytes(128) + b"DICM"
-_UNFINISHED: Final = b"Not a DICOM file: the instance was not received whole.\n".ljust(len(_WHOLE))
 _INVALID_SOP_INSTANCE: Final = Status(0x0117, "the SOP Instance UID is not a UID")
 _OUT_OF_RESOURCES: Final = Status(0xA700, "cannot write the file")
 _OTHER_SOP_CLASS: Final = Status(0x0122, "the presentation context is for another SOP class")
 _HOOK_FAILED: Final = Status(0x0110, "the receiver failed to handle the instance")
 _UNLIMITED_WINDOW: Final = 64
-_WRITE_BYTES: Final = 1 << 20
 # How often an association is looked at until it counts as idle. What is counted is looks, and no time: nobody was idle
 # while the whole program stood still.
 _LOOKS: Final = 10
@@ -116,7 +110,7 @@ class _Incoming:
     transfer_syntax_uid: str
     status: Status = SUCCESS
     data_set_bytes: int = 0
-    file: _PartFile | None = None
+    file: PartFile | None = None
 
 
 class StorageSCP:
@@ -412,7 +406,7 @@ class AcceptedAssociation:
                 incoming.status = _OTHER_SOP_CLASS
             elif self._scp.output_directory is not None:
                 if _UID.match(message.affected_sop_instance_uid):
-                    incoming.file = _PartFile(self._scp.output_directory, message, transfer_syntax_uid)
+                    incoming.file = PartFile(self._scp.output_directory, message, transfer_syntax_uid)
                 else:
                     incoming.status = _INVALID_SOP_INSTANCE
         else:
@@ -545,118 +539,6 @@ def _failure_logged(request: CStoreRQ) -> Iterator[None]:
         yield
     except Exception:
         logger.exception("on_store failed for %r", request.affected_sop_instance_uid)
-
-
-@dataclass(slots=True)
-class _PartFile:
-    """A file that is being received; it becomes a DICOM file, and then gets its name, when it is whole.
-
-    What is left of one when the process dies is no DICOM file for anybody who finds it. The bytes are collected, and
-    written by a worker thread about 1 MiB at a time: a slow disk must not stall the other associations.
-    """
-
-    directory: Path
-    request: CStoreRQ
-    transfer_syntax_uid: str
-    _pending: list[bytes] = field(default_factory=list)
-    _pending_bytes: int = 0
-    _fd: int = -1
-    _part_path: Path | None = None
-    _error: OSError | None = None
-
-    async def write(self, data: bytes) -> None:
-        if data:  # a peer may send any number of fragments without
-            self._pending.append(data)
-            self._pending_bytes += len(data)
-        if self._pending_bytes >= _WRITE_BYTES and self._error is None:
-            try:
-                await anyio.to_thread.run_sync(self._write_pending)
-            except OSError as error:
-                self._error = error
-        if self._error is not None:
-            self._pending.clear()
-
-    async def keep(self) -> Path:
-        """Write what is left and give the file its name; raises OSError when it cannot be kept."""
-        try:
-            if self._error is not None:
-                raise self._error
-            return await anyio.to_thread.run_sync(self._keep)
-        except OSError:
-            await self.discard()
-            raise
-
-    async def discard(self) -> None:
-        """Remove the file; does nothing when there is none yet, or when it has its name."""
-        if self._part_path is not None:
-            await anyio.to_thread.run_sync(self._discard, self._part_path)
-
-    def _keep(self) -> Path:
-        path = self.directory / f"{self.request.affected_sop_instance_uid}.dcm"
-        self._write_pending()
-        assert self._part_path is not None
-        os.lseek(self._fd, 0, os.SEEK_SET)
-        self._write_all(_WHOLE)
-        self._close()
-        os.replace(self._part_path, path)
-        self._part_path = None
-        return path
-
-    def _discard(self, part_path: Path) -> None:
-        with contextlib.suppress(OSError):
-            self._close()
-        with contextlib.suppress(OSError):
-            part_path.unlink()
-
-    def _close(self) -> None:
-        fd, self._fd = self._fd, -1
-        if fd >= 0:
-            os.close(fd)
-
-    def _write_pending(self) -> None:
-        if self._fd < 0:
-            self._open()
-        data = b"".join(self._pending)
-        self._pending.clear()
-        self._pending_bytes = 0
-        self._write_all(data)
-
-    def _write_all(self, data: bytes) -> None:
-        left = memoryview(data)
-        while left:
-            left = left[os.write(self._fd, left) :]
-
-    def _open(self) -> None:
-        # The same instance may be arriving on two associations, and an earlier part may have been left by a crash.
-        part_path = self.directory / f".{self.request.affected_sop_instance_uid}.{secrets.token_hex(8)}.part"
-        self._fd = os.open(part_path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0), 0o666)
-        self._part_path = part_path
-        self._pending.insert(0, _UNFINISHED)
-        self._pending.insert(1, _file_meta(self.request, self.transfer_syntax_uid))
-
-
-def _file_meta(request: CStoreRQ, transfer_syntax_uid: str) -> bytes:
-    """File Meta Information behind preamble and prefix (PS3.10 7.1), Explicit VR Little Endian."""
-    elements = b"".join(
-        (
-            struct.pack("<HH2sHI", 0x0002, 0x0001, b"OB", 0, 2) + b"\x00\x01",
-            _ui(0x0002, request.affected_sop_class_uid),
-            _ui(0x0003, request.affected_sop_instance_uid),
-            _ui(0x0010, transfer_syntax_uid),
-            _ui(0x0012, IMPLEMENTATION_CLASS_UID),
-            _short(0x0013, b"SH", IMPLEMENTATION_VERSION_NAME.encode(), b" "),
-        )
-    )
-    return struct.pack("<HH2sHI", 0x0002, 0x0000, b"UL", 4, len(elements)) + elements
-
-
-def _ui(element: int, uid: str) -> bytes:
-    return _short(element, b"UI", uid.encode("ascii"), b"\0")
-
-
-def _short(element: int, vr: bytes, value: bytes, padding: bytes) -> bytes:
-    value += padding * (len(value) & 1)
-    return struct.pack("<HH2sH", 0x0002, element, vr, len(value)) + value
 
 
 def _family(host: str) -> socket.AddressFamily:

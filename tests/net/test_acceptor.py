@@ -23,7 +23,7 @@ from asyncstore.dimse.messages import CEchoRQ, CEchoRSP, CStoreRQ, CStoreRSP
 from asyncstore.errors import LocalProtocolError
 from asyncstore.instances.file_meta import read_head
 from asyncstore.instances.instance import ProblemKind, ScanProblem
-from asyncstore.net import acceptor
+from asyncstore.net import acceptor, part_file
 from asyncstore.net.acceptor import Arrival, StorageSCP
 from asyncstore.net.outcome import State
 from asyncstore.status import SUCCESS, Status
@@ -242,7 +242,7 @@ async def test_a_part_of_a_file_is_no_dicom_file(tmp_path: Path) -> None:
 
 
 async def test_fragments_without_data_take_no_memory(tmp_path: Path) -> None:
-    part = acceptor._PartFile(tmp_path, CStoreRQ(1, CT_IMAGE_STORAGE, "1.2.3.4"), EXPLICIT_VR_LITTLE_ENDIAN)
+    part = part_file.PartFile(tmp_path, CStoreRQ(1, CT_IMAGE_STORAGE, "1.2.3.4"), EXPLICIT_VR_LITTLE_ENDIAN)
     for _ in range(3):
         await part.write(b"")
     assert not part._pending
@@ -272,7 +272,7 @@ async def test_a_full_disk_is_answered_and_leaves_nothing(
     writes: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     full = FullDisk(writes)
-    monkeypatch.setattr(acceptor, "os", full)
+    monkeypatch.setattr(part_file, "os", full)
 
     def stores_two(wire: Wire) -> list[int]:
         wire.associate([EXPLICIT_CONTEXT])
