@@ -20,8 +20,8 @@ if TYPE_CHECKING:
 
 DETAILS = """Runs until Ctrl-C (SIGINT or SIGTERM) ends it, with exit code 0 and a summary at info level.
 
-It listens on every address unless --bind-address names one, and anybody who reaches the port can store: --accept and \
---accept-calling limit that to AE titles, which are no secret.
+It listens on every address unless --bind-address names one, and anybody who reaches the port can store: --ae-title, \
+--accept and --accept-calling limit that to AE titles, which are no secret.
 
 Exit codes: 0 ended by a signal, 1 the port cannot be had, 2 usage."""
 
@@ -47,10 +47,10 @@ def storescp(
             "--ae-title",
             parser=options.ae_title,
             metavar="AETITLE",
-            help="Our AE title.",
+            help="Our AE title: reject whoever calls another, unless --accept names it; ANY-SCP takes any.",
             panel=options.NETWORK,
         ),
-    ] = "STORESCP",
+    ] = "ANY-SCP",
     bind_address: Annotated[
         str,
         options.option(
@@ -67,7 +67,7 @@ def storescp(
         options.option(
             parser=options.ae_title,
             metavar="AETITLE",
-            help="Reject whoever calls another AE title than this. Repeatable.",
+            help="Reject whoever calls another AE title than this, whatever ours is. Repeatable.",
             panel=options.NETWORK,
         ),
     ] = None,

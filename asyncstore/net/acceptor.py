@@ -8,24 +8,25 @@ from __future__ import annotations
 
 import contextlib
 import logging
-import os
+import math
 import re
-import secrets
 import socket
-import struct
 import time
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, Self, TypeAlias
 
 import anyio
 import anyio.abc
-import anyio.to_thread
+import anyio.lowlevel
 
 from asyncstore.dimse.exchange import Reassembler
 from asyncstore.dimse.messages import CEchoRQ, CEchoRSP, CStoreRQ, CStoreRSP
 from asyncstore.errors import AsyncStoreError, LocalProtocolError, RemoteProtocolError
+from asyncstore.net.part_file import PartFile
+from asyncstore.net.peer import check_ae_title
+from asyncstore.net.signal import Signal
 from asyncstore.net.transport import ABORT_SECONDS, SocketTransport
 from asyncstore.status import SUCCESS, Status
 from asyncstore.uids import (
@@ -46,6 +47,7 @@ from asyncstore.upper_layer.machine import (
 from asyncstore.upper_layer.pdu import AssociateAC, AssociateRJ, AssociateRQ, Fragment
 
 if TYPE_CHECKING:
+    import os
     from collections.abc import Collection
     from types import TracebackType
 
@@ -55,16 +57,21 @@ logger = logging.getLogger("asyncstore.net.acceptor")
 
 # PS3.5 9.1; what does not look like a UID never becomes part of a file name.
 _UID = re.compile(r"(?=.{1,64}\Z)[0-9]+(\.[0-9]+)*\Z")
-# What a file begins with when it is whole, preamble and prefix (PS3.10 7.1), and what stands there until it is.
-_WHOLE: Final = bytes(128) + b"DICM"
-_UNFINISHED: Final = b"Not a DICOM file: the instance was not received whole.\n".ljust(len(_WHOLE))
 _INVALID_SOP_INSTANCE: Final = Status(0x0117, "the SOP Instance UID is not a UID")
 _OUT_OF_RESOURCES: Final = Status(0xA700, "cannot write the file")
 _OTHER_SOP_CLASS: Final = Status(0x0122, "the presentation context is for another SOP class")
 _HOOK_FAILED: Final = Status(0x0110, "the receiver failed to handle the instance")
 _UNLIMITED_WINDOW: Final = 64
-_WRITE_BYTES: Final = 1 << 20
+# How often an association is looked at until it counts as idle. What is counted is looks, and no time: nobody was idle
+# while the whole program stood still.
+_LOOKS: Final = 10
+# How long one association may have the event loop to itself; a pause costs 10 us.
+_TURN_SECONDS: Final = 0.002
 
+# The AE title of an acceptor that may be called by any.
+ANY_SCP: Final = "ANY-SCP"
+# A PDV header, and 2 bytes in it (PS3.8 9.3.5.1).
+_SHORTEST_LENGTH: Final = 8
 # PS3.8 Table 9-21: permanent, by the service user, called AE title not recognised; transient, local limit exceeded.
 _WRONG_CALLED_AE_TITLE: Final = AssociateRJ(1, 1, 7)
 _WRONG_CALLING_AE_TITLE: Final = AssociateRJ(1, 1, 3)
@@ -87,9 +94,11 @@ class Arrival:
     path: Path | None
 
 
-OnStore: TypeAlias = Callable[[Arrival], Status | Awaitable[Status | None] | None]
-"""Decides the answer to an instance: a Status, or None for no answer at all. An awaitable one is awaited beside the
-others, so that answers can be late and come in any order."""
+Answer: TypeAlias = Status | int | None
+OnStore: TypeAlias = Callable[[Arrival], Answer | Awaitable[Answer]]
+"""Decides the answer to an instance: a Status or its value, or None for no answer at all. An awaitable one is awaited
+beside the others, so that answers can be late and come in any order; it goes on when its peer has gone, and is
+cancelled when the StorageSCP ends. When it raises, or gives anything else, that is logged, and the answer is 0110."""
 
 
 @dataclass(slots=True)
@@ -101,17 +110,20 @@ class _Incoming:
     transfer_syntax_uid: str
     status: Status = SUCCESS
     data_set_bytes: int = 0
-    file: _PartFile | None = None
+    file: PartFile | None = None
 
 
 class StorageSCP:
     """Receives instances on a TCP port: `async with StorageSCP(port=0) as scp` listens until the block is left.
 
-    `port` 0 takes a free one, which `port` then tells. `output_directory` None discards. `called_ae_titles` and
-    `calling_ae_titles` are those that are accepted (None: any); `sop_classes` and `transfer_syntaxes` likewise (None:
+    `port` 0 takes a free one, which `port` then tells. `output_directory` None discards. Whoever calls another AE title
+    than `ae_title` is rejected, unless that is ANY-SCP; `called_ae_titles` are those to accept in its place, and
+    `calling_ae_titles` the callers that are accepted (None: any). `sop_classes` and `transfer_syntaxes` likewise (None:
     every one of the standard), in order of preference. `maximum_length` is in bytes (0: unlimited), `window` is how
     many operations a peer may have outstanding. `maximum_associations` more are rejected as "local limit exceeded".
-    Raises OSError when the port cannot be had.
+    An association is aborted when its peer neither sends nor takes a byte for `idle_seconds` (0: without limit) and
+    does not wait for `on_store`; leaving the block aborts all that are open. Entering it raises OSError when the port
+    cannot be had, or when there is no such directory.
     """
 
     def __init__(
@@ -119,7 +131,7 @@ class StorageSCP:
         *,
         host: str = "127.0.0.1",
         port: int = 0,
-        ae_title: str = "ANY-SCP",
+        ae_title: str = ANY_SCP,
         output_directory: str | os.PathLike[str] | None = None,
         called_ae_titles: Collection[str] | None = None,
         calling_ae_titles: Collection[str] | None = None,
@@ -129,29 +141,40 @@ class StorageSCP:
         window: int = 16,
         maximum_associations: int = 0,
         acse_seconds: float = 30.0,
+        idle_seconds: float = 600.0,
         on_store: OnStore | None = None,
     ) -> None:
+        _check_range("port", port, 0, 65535)
+        _check_range("maximum_length", maximum_length or _SHORTEST_LENGTH, _SHORTEST_LENGTH, 0xFFFFFFFF)
+        _check_range("window", window, 1, 0xFFFF)
+        _check_range("maximum_associations", maximum_associations, 0, math.inf)
+        _check_range("acse_seconds", acse_seconds, 0.001, math.inf)
+        _check_range("idle_seconds", idle_seconds, 0, math.inf)
         self.host = host
         self.port = port
-        self.ae_title = ae_title
+        self.ae_title = check_ae_title(ae_title)
         self.output_directory = None if output_directory is None else Path(output_directory)
-        self.called_ae_titles = called_ae_titles
-        self.calling_ae_titles = calling_ae_titles
-        self.sop_classes = frozenset(STORAGE_SOP_CLASSES if sop_classes is None else sop_classes) | {VERIFICATION}
-        self.transfer_syntaxes = None if transfer_syntaxes is None else tuple(transfer_syntaxes)
+        if called_ae_titles is None and ae_title != ANY_SCP:
+            called_ae_titles = ae_title
+        self.called_ae_titles = None if called_ae_titles is None else _titles(called_ae_titles)
+        self.calling_ae_titles = None if calling_ae_titles is None else _titles(calling_ae_titles)
+        self.sop_classes = frozenset(STORAGE_SOP_CLASSES if sop_classes is None else _several(sop_classes))
+        self.sop_classes |= {VERIFICATION}
+        self.transfer_syntaxes = None if transfer_syntaxes is None else _several(transfer_syntaxes)
         self.maximum_length = maximum_length
         self.window = window
         self.maximum_associations = maximum_associations
         self.acse_seconds = acse_seconds
+        self.idle_seconds = idle_seconds
         self.on_store = on_store
         self.stored = 0
         self.failed = 0
         self.associations = 0
-        self._open = 0
-        self._sockets: list[socket.socket] = []
+        self._open: set[AcceptedAssociation] = set()
         self._stack: contextlib.AsyncExitStack
 
     async def __aenter__(self) -> Self:
+        self._check_directory()
         listener = socket.create_server((self.host, self.port), backlog=128, family=_family(self.host))
         listener.setblocking(False)
         self.port = listener.getsockname()[1]
@@ -159,6 +182,7 @@ class StorageSCP:
             stack.callback(listener.close)
             self._group = await stack.enter_async_context(anyio.create_task_group())
             self._group.start_soon(self._listen, listener)
+            self._group.start_soon(self._watch)
             self._stack = stack.pop_all()
         return self
 
@@ -168,8 +192,16 @@ class StorageSCP:
         self._group.cancel_scope.cancel()
         await self._stack.aclose()
 
+    def _check_directory(self) -> None:
+        directory = self.output_directory
+        if directory is not None and not directory.is_dir():
+            raise NotADirectoryError(f"output_directory {str(directory)!r} is not a directory: create it first")
+
     async def _listen(self, listener: socket.socket) -> None:
+        loop_share = _LoopShare()
         while True:
+            if loop_share.is_used_up():
+                await loop_share.renew()
             try:
                 sock, _ = listener.accept()
             except (BlockingIOError, InterruptedError):
@@ -183,20 +215,26 @@ class StorageSCP:
     async def _serve(self, sock: socket.socket) -> None:
         """One association from its first byte to its last; nothing that a peer does ends another's."""
         transport = SocketTransport(sock)
-        self._open += 1
-        association = AcceptedAssociation(self, transport, over_limit=0 < self.maximum_associations < self._open)
-        try:
-            async with anyio.create_task_group() as group:
-                try:
-                    await association.run(group)
-                except AsyncStoreError as error:
-                    logger.info("association ended: %s", error)
-                group.cancel_scope.cancel()
-        finally:
-            transport.close()
-            with anyio.CancelScope(shield=True):
-                await association.discard()
-            self._open -= 1
+        over_limit = 0 < self.maximum_associations <= len(self._open)
+        association = AcceptedAssociation(self, transport, over_limit=over_limit)
+        self._open.add(association)
+        async with anyio.create_task_group() as hooks:  # those at work finish also when the peer has gone
+            try:
+                await association.run(hooks)
+            except AsyncStoreError as error:
+                logger.info("association ended: %s", error)
+            finally:
+                association.close()
+                with anyio.CancelScope(shield=True):
+                    await association.discard()
+                self._open.remove(association)
+
+    async def _watch(self) -> None:
+        """Look for associations that are idle."""
+        while self.idle_seconds:
+            await anyio.sleep(self.idle_seconds / _LOOKS)
+            for association in tuple(self._open):
+                association.look()
 
 
 class AcceptedAssociation:
@@ -213,14 +251,24 @@ class AcceptedAssociation:
         self._capacity = 0
         self._incoming: _Incoming | None = None
         self._writing = anyio.Lock(fast_acquire=True)
-        self._group: anyio.abc.TaskGroup
+        self._is_amid_sending = False
+        self._window = 1
+        self._hooks_at_work = 0
+        self._unanswered = 0  # those, and the hooks that have ended and whose answers are still being sent
+        self._answered = Signal()
+        self._quiet_looks = 0
+        self._loop_share = _LoopShare()
+        self._hooks: anyio.abc.TaskGroup
 
-    async def run(self, group: anyio.abc.TaskGroup) -> None:
-        """Serve until the association ends; handlers whose answers take time run in `group`."""
-        self._group = group
+    async def run(self, hooks: anyio.abc.TaskGroup) -> None:
+        """Serve until the association ends; hooks that are awaited run in `hooks`, and may last longer."""
+        self._hooks = hooks
         self._upper_layer.transport_opened(time.monotonic())
         while not self._upper_layer.closing:
+            if self._loop_share.is_used_up():
+                await self._loop_share.renew()
             data = await self._receive()
+            self._quiet_looks = 0
             if data is None:
                 continue
             now = time.monotonic()
@@ -258,12 +306,17 @@ class AcceptedAssociation:
                 taken = self._transport.send_some((view,))
                 view = view[taken:]
                 if view:
+                    self._is_amid_sending = True
                     await self._transport.wait_writable()
+                    self._quiet_looks = 0
+            self._is_amid_sending = False
 
     async def _handle(self, event: UpperLayerEvent) -> None:
         if isinstance(event, DataReceived):
             for fragment in event.fragments:
                 await self._take(fragment)
+                if self._loop_share.is_used_up():
+                    await self._loop_share.renew()
         elif isinstance(event, AssociationRequested):
             self._negotiate(event.request)
         elif isinstance(event, ReleaseRequested):
@@ -299,7 +352,7 @@ class AcceptedAssociation:
                 self._contexts[context.context_id] = (context.abstract_syntax, syntax)
             results.append(result)
         window = request.user_information.operations_window
-        granted = min(window.invoked or _UNLIMITED_WINDOW, self._scp.window) if window else 1
+        self._window = granted = min(window.invoked or _UNLIMITED_WINDOW, self._scp.window) if window else 1
         return AssociateAC(
             called_ae_title=request.called_ae_title,
             calling_ae_title=request.calling_ae_title,
@@ -353,7 +406,7 @@ class AcceptedAssociation:
                 incoming.status = _OTHER_SOP_CLASS
             elif self._scp.output_directory is not None:
                 if _UID.match(message.affected_sop_instance_uid):
-                    incoming.file = _PartFile(self._scp.output_directory, message, transfer_syntax_uid)
+                    incoming.file = PartFile(self._scp.output_directory, message, transfer_syntax_uid)
                 else:
                     incoming.status = _INVALID_SOP_INSTANCE
         else:
@@ -370,34 +423,34 @@ class AcceptedAssociation:
             except OSError as error:
                 logger.error("cannot keep an instance: %s", error)
                 incoming.status = _OUT_OF_RESOURCES
-        status: Status | Awaitable[Status | None] | None = incoming.status
-        if incoming.status.is_stored:
-            status = self._ask_hook(incoming, path)
-        if status is None or isinstance(status, Status):
-            await self._answer_store(incoming, status)
-        else:
-            self._group.start_soon(self._answer_later, incoming, status)
-
-    def _ask_hook(self, incoming: _Incoming, path: Path | None) -> Status | Awaitable[Status | None] | None:
-        if self._scp.on_store is None:
-            return incoming.status
+        on_store = self._scp.on_store
+        if on_store is None or not incoming.status.is_stored:
+            await self._answer_store(incoming, incoming.status)
+            return
         request, transfer_syntax_uid = incoming.request, incoming.transfer_syntax_uid
-        try:
-            return self._scp.on_store(
-                Arrival(self._calling_ae_title, request, transfer_syntax_uid, incoming.data_set_bytes, path)
-            )
-        except Exception:
-            logger.exception("on_store failed for %s", request.affected_sop_instance_uid)
-            return _HOOK_FAILED
-
-    async def _answer_later(self, incoming: _Incoming, awaitable: Awaitable[Status | None]) -> None:
-        try:
-            status = await awaitable
-        except Exception:
-            logger.exception("on_store failed for %s", incoming.request.affected_sop_instance_uid)
-            status = _HOOK_FAILED
-        with contextlib.suppress(AsyncStoreError):  # the peer went before it got its answer: the reader sees that too
+        arrival = Arrival(self._calling_ae_title, request, transfer_syntax_uid, incoming.data_set_bytes, path)
+        while self._unanswered >= self._window:  # the peer does not keep to it
+            await self._answered.wait()
+        status: Status | Awaitable[Answer] | None = _HOOK_FAILED
+        with _FailureLogged(request):
+            answer = on_store(arrival)
+            status = answer if isinstance(answer, Awaitable) else _checked(answer)
+        if status is not None and not isinstance(status, Status):
+            self._unanswered += 1
+            self._hooks.start_soon(self._answer_later, incoming, status)
+        else:
             await self._answer_store(incoming, status)
+
+    async def _answer_later(self, incoming: _Incoming, awaitable: Awaitable[Answer]) -> None:
+        status: Status | None = _HOOK_FAILED
+        self._hooks_at_work += 1
+        with _FailureLogged(incoming.request):
+            status = _checked(await awaitable)
+        self._hooks_at_work -= 1
+        with contextlib.suppress(AsyncStoreError):  # the peer has gone before its answer
+            await self._answer_store(incoming, status)
+        self._unanswered -= 1
+        self._answered.set()
 
     async def _answer_store(self, incoming: _Incoming, status: Status | None) -> None:
         if status is None:
@@ -415,121 +468,85 @@ class AcceptedAssociation:
     async def _answer_message(self, context_id: int, message: CEchoRSP | CStoreRSP) -> None:
         await self._send(frame_command(context_id, message.encode(), self._capacity))
 
+    def look(self) -> None:
+        """Abort when nothing has come from the peer, and nothing is owed to it, for some looks."""
+        self._quiet_looks = 0 if self._hooks_at_work else self._quiet_looks + 1
+        if self._quiet_looks > _LOOKS:
+            logger.info("an association was idle for %g s", self._scp.idle_seconds)
+            self.close()
+
+    def close(self) -> None:
+        """Close the connection, now; what is still open is aborted, if the peer takes that at once."""
+        with contextlib.suppress(AsyncStoreError):  # there is nobody to tell
+            self._upper_layer.abort(time.monotonic())
+            if not self._is_amid_sending:
+                self._transport.send_some((self._upper_layer.data_to_send(),))
+        self._transport.close()
+
     async def discard(self) -> None:
         """Forget an instance that was not whole when the association ended."""
         if self._incoming is not None and self._incoming.file is not None:
             await self._incoming.file.discard()
 
 
-@dataclass(slots=True)
-class _PartFile:
-    """A file that is being received; it becomes a DICOM file, and then gets its name, when it is whole.
-
-    What is left of one when the process dies is no DICOM file for anybody who finds it. The bytes are collected, and
-    written by a worker thread about 1 MiB at a time: a slow disk must not stall the other associations.
-    """
-
-    directory: Path
-    request: CStoreRQ
-    transfer_syntax_uid: str
-    _pending: list[bytes] = field(default_factory=list)
-    _pending_bytes: int = 0
-    _fd: int = -1
-    _part_path: Path | None = None
-    _error: OSError | None = None
-
-    async def write(self, data: bytes) -> None:
-        self._pending.append(data)
-        self._pending_bytes += len(data)
-        if self._pending_bytes >= _WRITE_BYTES and self._error is None:
-            try:
-                await anyio.to_thread.run_sync(self._write_pending)
-            except OSError as error:
-                self._error = error
-        if self._error is not None:
-            self._pending.clear()
-
-    async def keep(self) -> Path:
-        """Write what is left and give the file its name; raises OSError when it cannot be kept."""
-        try:
-            if self._error is not None:
-                raise self._error
-            return await anyio.to_thread.run_sync(self._keep)
-        except OSError:
-            await self.discard()
-            raise
-
-    async def discard(self) -> None:
-        """Remove the file; does nothing when there is none yet, or when it has its name."""
-        if self._part_path is not None:
-            await anyio.to_thread.run_sync(self._discard, self._part_path)
-
-    def _keep(self) -> Path:
-        path = self.directory / f"{self.request.affected_sop_instance_uid}.dcm"
-        self._write_pending()
-        assert self._part_path is not None
-        os.lseek(self._fd, 0, os.SEEK_SET)
-        self._write_all(_WHOLE)
-        self._close()
-        os.replace(self._part_path, path)
-        self._part_path = None
-        return path
-
-    def _discard(self, part_path: Path) -> None:
-        with contextlib.suppress(OSError):
-            self._close()
-        with contextlib.suppress(OSError):
-            part_path.unlink()
-
-    def _close(self) -> None:
-        fd, self._fd = self._fd, -1
-        if fd >= 0:
-            os.close(fd)
-
-    def _write_pending(self) -> None:
-        if self._fd < 0:
-            self._open()
-        data = b"".join(self._pending)
-        self._pending.clear()
-        self._pending_bytes = 0
-        self._write_all(data)
-
-    def _write_all(self, data: bytes) -> None:
-        left = memoryview(data)
-        while left:
-            left = left[os.write(self._fd, left) :]
-
-    def _open(self) -> None:
-        # The same instance may be arriving on two associations, and an earlier part may have been left by a crash.
-        part_path = self.directory / f".{self.request.affected_sop_instance_uid}.{secrets.token_hex(8)}.part"
-        self._fd = os.open(part_path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0), 0o666)
-        self._part_path = part_path
-        self._pending.insert(0, _UNFINISHED)
-        self._pending.insert(1, _file_meta(self.request, self.transfer_syntax_uid))
+def _check_range(name: str, value: float, least: float, most: float) -> None:
+    if not least <= value <= most:
+        raise ValueError(f"{name} cannot be {value}")
 
 
-def _file_meta(request: CStoreRQ, transfer_syntax_uid: str) -> bytes:
-    """File Meta Information behind preamble and prefix (PS3.10 7.1), Explicit VR Little Endian."""
-    elements = b"".join(
-        (
-            struct.pack("<HH2sHI", 0x0002, 0x0001, b"OB", 0, 2) + b"\x00\x01",
-            _ui(0x0002, request.affected_sop_class_uid),
-            _ui(0x0003, request.affected_sop_instance_uid),
-            _ui(0x0010, transfer_syntax_uid),
-            _ui(0x0012, IMPLEMENTATION_CLASS_UID),
-            _short(0x0013, b"SH", IMPLEMENTATION_VERSION_NAME.encode(), b" "),
-        )
-    )
-    return struct.pack("<HH2sHI", 0x0002, 0x0000, b"UL", 4, len(elements)) + elements
+def _several(words: Collection[str]) -> tuple[str, ...]:
+    """The words; a single one may stand for itself."""
+    return (words,) if isinstance(words, str) else tuple(words)
 
 
-def _ui(element: int, uid: str) -> bytes:
-    return _short(element, b"UI", uid.encode("ascii"), b"\0")
+def _titles(titles: Collection[str]) -> frozenset[str]:
+    """AE titles as they arrive, without the spaces that pad them."""
+    return frozenset(check_ae_title(title).strip(" ") for title in _several(titles))
 
 
-def _short(element: int, vr: bytes, value: bytes, padding: bytes) -> bytes:
-    value += padding * (len(value) & 1)
-    return struct.pack("<HH2sH", 0x0002, element, vr, len(value)) + value
+class _LoopShare:
+    """How long a task may have the event loop without a pause: it never has to wait when its peer sends without one."""
+
+    def __init__(self) -> None:
+        self._ends_at = 0.0
+
+    def is_used_up(self) -> bool:
+        """Whether the last pause is some milliseconds ago; of the path that every fragment takes."""
+        return time.monotonic() >= self._ends_at
+
+    async def renew(self) -> None:
+        """Let everybody else have a turn."""
+        await anyio.lowlevel.checkpoint()
+        self._ends_at = time.monotonic() + _TURN_SECONDS
+
+
+def _checked(answer: Answer) -> Status | None:
+    """What on_store gave, as a Status that can be sent; raises TypeError or LocalProtocolError when it is none."""
+    if answer is None or answer is SUCCESS:
+        return answer
+    if isinstance(answer, int) and not isinstance(answer, bool):
+        answer = Status(answer)
+    if not isinstance(answer, Status):
+        raise TypeError(f"on_store gave a {type(answer).__name__}, not a Status, the value of one, or None")
+    CStoreRSP(1, answer).encode()
+    return answer
+
+
+class _FailureLogged:
+    """What a hook raises ends nothing but the block; a generator would take three times as long for every instance."""
+
+    def __init__(self, request: CStoreRQ) -> None:
+        self._uid = request.affected_sop_instance_uid
+
+    def __enter__(self) -> None: ...
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> bool:
+        if not isinstance(error, Exception):
+            return False
+        logger.error("on_store failed for %r", self._uid, exc_info=error)
+        return True
 
 
 def _family(host: str) -> socket.AddressFamily:

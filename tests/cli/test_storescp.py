@@ -85,6 +85,12 @@ def test_ae_titles_can_be_limited(called: str, calling: str, code: int) -> None:
         assert dcmtk("echoscu", "-aec", called, "-aet", calling, LOOPBACK, port) == code
 
 
+@pytest.mark.parametrize(("called", "code"), [("MINE", 0), ("OTHER", 1)])
+def test_who_has_a_name_is_called_by_it(called: str, code: int) -> None:
+    with listening("--ignore", "-aet", "MINE") as (_, port):
+        assert dcmtk("echoscu", "-aec", called, LOOPBACK, port) == code
+
+
 def test_a_port_that_is_taken_is_one_line_and_code_1() -> None:
     with listening("--ignore") as (_, port):
         done = command.run("storescp", port, "-ba", LOOPBACK, "--ignore")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import math
 import os
 import shutil
 import socket
@@ -19,9 +20,10 @@ import pytest
 
 from asyncstore.dimse import command_set
 from asyncstore.dimse.messages import CEchoRQ, CEchoRSP, CStoreRQ, CStoreRSP
+from asyncstore.errors import LocalProtocolError
 from asyncstore.instances.file_meta import read_head
 from asyncstore.instances.instance import ProblemKind, ScanProblem
-from asyncstore.net import acceptor
+from asyncstore.net import acceptor, part_file
 from asyncstore.net.acceptor import Arrival, StorageSCP
 from asyncstore.net.outcome import State
 from asyncstore.status import SUCCESS, Status
@@ -239,6 +241,16 @@ async def test_a_part_of_a_file_is_no_dicom_file(tmp_path: Path) -> None:
     sock.close()
 
 
+async def test_fragments_without_data_take_no_memory(tmp_path: Path) -> None:
+    part = part_file.PartFile(tmp_path, CStoreRQ(1, CT_IMAGE_STORAGE, "1.2.3.4"), EXPLICIT_VR_LITTLE_ENDIAN)
+    for _ in range(3):
+        await part.write(b"")
+    assert not part._pending
+    await part.write(image())
+    path = await part.keep()
+    assert path.read_bytes() == bytes(128) + b"DICM" + KEPT_META + image()
+
+
 class FullDisk:
     """The module os of a machine whose disk takes so many writes more."""
 
@@ -260,7 +272,7 @@ async def test_a_full_disk_is_answered_and_leaves_nothing(
     writes: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     full = FullDisk(writes)
-    monkeypatch.setattr(acceptor, "os", full)
+    monkeypatch.setattr(part_file, "os", full)
 
     def stores_two(wire: Wire) -> list[int]:
         wire.associate([EXPLICIT_CONTEXT])
@@ -302,6 +314,16 @@ async def test_a_name_that_is_taken_by_a_directory_is_answered(tmp_path: Path) -
         ({"calling_ae_titles": ["A", "B"]}, "ANY", "B", None),
         ({"calling_ae_titles": ["A", "B"]}, "ANY", "C", AssociateRJ(1, 1, 3)),
         ({"called_ae_titles": []}, "ANY", "A", AssociateRJ(1, 1, 7)),
+        ({"ae_title": "ARCHIVE"}, "ARCHIVE", "A", None),
+        ({"ae_title": "ARCHIVE"}, "OTHER", "A", AssociateRJ(1, 1, 7)),
+        ({"ae_title": "ARCHIVE", "called_ae_titles": ["OTHER"]}, "OTHER", "A", None),
+        ({"ae_title": "ARCHIVE", "called_ae_titles": ["OTHER"]}, "ARCHIVE", "A", AssociateRJ(1, 1, 7)),
+        ({"ae_title": "ANY-SCP"}, "OTHER", "A", None),
+        ({"called_ae_titles": "ARCHIVES"}, "ARCHIVE", "A", AssociateRJ(1, 1, 7)),
+        ({"called_ae_titles": "ARCHIVE"}, "ARCHIVE", "A", None),
+        ({"calling_ae_titles": "MYSTORESCU1"}, "ANY", "STORESCU", AssociateRJ(1, 1, 3)),
+        ({"calling_ae_titles": "STORESCU"}, "ANY", "STORESCU", None),
+        ({"calling_ae_titles": " STORESCU "}, "ANY", "STORESCU", None),
         ({}, "ANY", "ANYBODY", None),
     ],
 )
@@ -356,6 +378,55 @@ async def test_contexts_are_answered_one_by_one_with_the_syntax_preferred_here()
         results = await play(asks, scp)
     assert [result[:2] for result in results] == [(1, 0), (3, 4), (5, 3), (7, 0)]
     assert (results[0][2], results[3][2]) == (EXPLICIT_VR_LITTLE_ENDIAN, IMPLICIT_VR_LITTLE_ENDIAN)
+
+
+async def test_one_uid_may_stand_for_itself() -> None:
+    contexts = [
+        PresentationContext(1, CT_IMAGE_STORAGE, (IMPLICIT_VR_LITTLE_ENDIAN, EXPLICIT_VR_LITTLE_ENDIAN)),
+        PresentationContext(3, MR_IMAGE_STORAGE, (EXPLICIT_VR_LITTLE_ENDIAN,)),
+    ]
+
+    def asks(wire: Wire) -> list[tuple[int, str]]:
+        answer = wire.associate(contexts)
+        wire.release()
+        return [(each.result, each.transfer_syntax) for each in answer.results]
+
+    async with StorageSCP(sop_classes=CT_IMAGE_STORAGE, transfer_syntaxes=EXPLICIT_VR_LITTLE_ENDIAN) as scp:
+        assert await play(asks, scp) == [(0, EXPLICIT_VR_LITTLE_ENDIAN), (3, "")]
+
+
+@pytest.mark.parametrize(
+    ("name", "values"),
+    [
+        ("port", (-1, 65536)),
+        ("maximum_length", (-1, 1, 7, 1 << 32)),
+        ("window", (-1, 0, 65536)),
+        ("maximum_associations", (-1,)),
+        ("acse_seconds", (-1.0, 0.0, math.nan)),
+        ("idle_seconds", (-1.0, math.nan)),
+    ],
+)
+def test_a_number_that_makes_no_sense_is_refused_at_once(name: str, values: tuple[float, ...]) -> None:
+    for value in values:
+        with pytest.raises(ValueError, match=f"{name} cannot be {value}"):
+            StorageSCP(**{name: value})  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("name", ["ae_title", "called_ae_titles", "calling_ae_titles"])
+def test_a_title_that_nobody_can_have_is_refused_at_once(name: str) -> None:
+    for title in ("", "MORE-THAN-16-CHARS", "A\\B"):
+        with pytest.raises(LocalProtocolError, match="AE title"):
+            StorageSCP(**{name: title})  # type: ignore[arg-type]
+
+
+async def test_a_directory_that_is_none_is_refused_before_anybody_can_connect(tmp_path: Path) -> None:
+    file = tmp_path / "file"
+    file.touch()
+    for path in (tmp_path / "missing", file):
+        scp = StorageSCP(output_directory=path)
+        with pytest.raises(NotADirectoryError, match=f"{path.name}.*create it first"):
+            await scp.__aenter__()
+        assert scp.port == 0
 
 
 @pytest.mark.parametrize(
@@ -484,6 +555,56 @@ async def test_a_hook_that_fails_is_answered_and_logged_and_ends_nothing(
         for _ in range(2):
             assert await play(stores(image()), scp) == 0x0110
     assert [record.exc_info[0] for record in caplog.records if record.exc_info] == [ZeroDivisionError] * 2
+
+
+def gives(answer: Any, *, later: bool) -> Any:
+    """A hook that gives this answer, at once or awaited."""
+
+    async def hook(_: Arrival) -> Any:
+        return answer
+
+    return hook if later else lambda _: answer
+
+
+@pytest.mark.parametrize("later", [False, True])
+@pytest.mark.parametrize("value", [0x0000, 0xB007, 0xA900])
+async def test_a_hook_may_give_the_value_of_a_status(value: int, later: bool) -> None:
+    async with StorageSCP(on_store=gives(value, later=later)) as scp:
+        assert await play(stores(image()), scp) == value
+        assert (scp.stored, scp.failed) == ((0, 1) if value == 0xA900 else (1, 0))
+
+
+@pytest.mark.parametrize("later", [False, True])
+@pytest.mark.parametrize(
+    ("answer", "named"),
+    [
+        (True, "bool"),
+        ("0000", "str"),
+        (70000, "70000"),
+        (-1, "-1"),
+        (Status(70000), "70000"),
+        (Status(0xC000, 5), "Error Comment"),  # type: ignore[arg-type]
+        (Status("0"), "Status"),  # type: ignore[arg-type]
+        (Status(0xC000, "", ("x",)), "str"),  # type: ignore[arg-type]
+    ],
+    ids=repr,
+)
+async def test_what_is_no_answer_is_logged_and_the_instance_has_failed(
+    answer: Any, named: str, later: bool, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with StorageSCP(on_store=gives(answer, later=later)) as scp:
+        for _ in range(2):
+            assert await play(stores(image()), scp) == 0x0110
+        assert (scp.stored, scp.failed) == (0, 2)
+    assert caplog.text.count("on_store failed for") == 2
+    assert named in caplog.text
+
+
+async def test_a_uid_cannot_forge_a_line_of_the_log(caplog: pytest.LogCaptureFixture) -> None:
+    async with StorageSCP(on_store=fails_at_once) as scp:
+        assert await play(stores(image(), uid="1.2\nE: forged"), scp) == 0x0110
+    (message,) = caplog.messages
+    assert message == r"on_store failed for '1.2\nE: forged'"
 
 
 async def test_a_late_answer_to_a_peer_that_has_gone_is_dropped() -> None:
