@@ -435,10 +435,10 @@ class Association:
                         self._framer.makes_long_runs = not self._reads.read_now(instance.source, run)
                         if self._framer.makes_long_runs:
                             await self._reads.read_in_thread(instance.source, run)
-                    except (SourceError, OSError):
+                    except SourceError:
                         raise
                     except Exception as error:
-                        raise _not_given(instance, error) from error
+                        raise _unreadable(instance, error) from error
                 if operation is None:
                     await self._wait_room()
                     operation, command_set = self._begin_store(instance, context_id, priority)
@@ -455,13 +455,10 @@ class Association:
             assert operation is not None
             self._sent(operation)
             return operation
-        except (SourceError, OSError) as error:
-            problem = error if isinstance(error, SourceError) else _unreadable(instance, error)
+        except SourceError as problem:
             if operation is not None:
                 self._fail(AssociationLost(f"aborted in the middle of a message: {problem}"))
-            if problem is error:
-                raise
-            raise problem from error
+            raise
         except LocalProtocolError:  # released meanwhile: no byte of it has left
             raise
         except AsyncStoreError as error:
@@ -506,10 +503,10 @@ class Association:
     def _runs(self, instance: Instance, context_id: int) -> Iterable[Run]:
         try:
             data_set = instance.source.view()
-        except (SourceError, OSError):
+        except SourceError:
             raise
         except Exception as error:
-            raise _not_given(instance, error) from error
+            raise _unreadable(instance, error) from error
         if data_set is not None:
             return self._framer.runs_from_memory(context_id, data_set)
         return self._framer.runs_with_holes(context_id, instance.data_set_length)
@@ -765,13 +762,10 @@ class _Answer:
         self.changed.set()
 
 
-def _unreadable(instance: Instance, error: OSError) -> SourceError:
-    return SourceError(f"cannot read {instance.path or 'the data set'}: {error.strerror or error}")
-
-
-def _not_given(instance: Instance, error: Exception) -> SourceError:
-    """What a source of the caller's own making failed with, which may be anything."""
-    return SourceError(f"cannot read {instance.path or 'the data set'}: {error!r}")
+def _unreadable(instance: Instance, error: Exception) -> SourceError:
+    """What the system says of a file, or a source of the caller's own making failed with, which may be anything."""
+    what = error.strerror or error if isinstance(error, OSError) else repr(error)
+    return SourceError(f"cannot read {instance.path or 'the data set'}: {what}")
 
 
 def _nothing() -> None:
