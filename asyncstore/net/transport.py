@@ -30,6 +30,7 @@ ABORT_SECONDS: Final = 5.0
 RECEIVE_BYTES: Final = 1 << 16
 # uvloop calls a reader once, and never again, when bytes and a reset come together: what was not read then is found so.
 _LOOK_SECONDS: Final = 1.0
+_BROKEN_SECONDS: Final = 0.01
 _QUICKACK: Final[int | None] = getattr(socket, "TCP_QUICKACK", None)
 _CLOSED: Final = "the connection was closed"
 _HAS_SENDMSG: Final = hasattr(socket.socket, "sendmsg")
@@ -95,8 +96,8 @@ class SocketTransport:
         try:
             loop = asyncio.get_running_loop()
             loop.add_writer(self._socket, self._writable.set)
-        except (RuntimeError, NotImplementedError):
-            await self._wait(anyio.wait_writable)
+        except (RuntimeError, NotImplementedError) as error:
+            await self._wait(_pause if _is_of_broken(error) else anyio.wait_writable)
             return
         self._unwait = lambda: loop.remove_writer(self._socket)
         try:
@@ -116,10 +117,11 @@ class SocketTransport:
         try:
             loop = asyncio.get_running_loop()
             loop.add_reader(self._socket, on_readable)
-        except (RuntimeError, NotImplementedError):
+        except (RuntimeError, NotImplementedError) as error:
+            ready = _pause if _is_of_broken(error) else anyio.wait_readable
             with contextlib.suppress(ConnectionLost):  # closed meanwhile, by us
                 while not self.is_closed:
-                    await self._wait(anyio.wait_readable)
+                    await self._wait(ready)
                     on_readable()
             return
         self._unwatch = lambda: loop.remove_reader(self._socket)
@@ -175,6 +177,10 @@ class SocketTransport:
             await ready(self._socket)  # type: ignore[misc]
         except (anyio.ClosedResourceError, ValueError):
             raise ConnectionLost(_CLOSED) from None
+        except RuntimeError as error:
+            if not _is_of_broken(error):
+                raise
+            await _pause(self._socket)
         except OSError as error:
             _lost(error)
 
@@ -236,6 +242,18 @@ async def _connect_socket(sock: socket.socket, address: object) -> None:
         code = sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
         if code:
             raise OSError(code, os.strerror(code)) from None
+
+
+def _is_of_broken(error: Exception) -> bool:
+    """Whether uvloop refuses to wait for a socket: it told of a connection that broke once, and never does again.
+
+    Sending or receiving says what became of it.
+    """
+    return isinstance(error, RuntimeError) and "handler is closed" in str(error)
+
+
+async def _pause(_: socket.socket) -> None:
+    await anyio.sleep(_BROKEN_SECONDS)
 
 
 def _text(error: Exception) -> str:

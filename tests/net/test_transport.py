@@ -56,6 +56,30 @@ async def test_what_arrives_is_received_and_then_the_end(pair: tuple[SocketTrans
         assert await wrapped.receive() == b""
 
 
+async def test_a_wait_for_a_connection_that_broke_before_ends(pair: tuple[SocketTransport, socket.socket]) -> None:
+    wrapped, theirs = pair
+    while wrapped.send_some([MUCH]):
+        pass
+    is_readable = anyio.Event()
+    with anyio.fail_after(LIMIT_SECONDS):
+        async with anyio.create_task_group() as group:
+            group.start_soon(wrapped.watch, is_readable.set)
+            await anyio.lowlevel.checkpoint()
+            reset(theirs)
+            await is_readable.wait()
+            await wrapped.wait_writable()
+            with pytest.raises(ConnectionLost):
+                wrapped.send_some([MUCH])
+            group.cancel_scope.cancel()
+        again = anyio.Event()
+        async with anyio.create_task_group() as group:
+            group.start_soon(wrapped.watch, again.set)
+            await again.wait()
+            group.cancel_scope.cancel()
+        assert await wrapped.receive() == b""
+    wrapped.close()
+
+
 async def _expect(wrapped: SocketTransport, data: bytes) -> None:
     assert await wrapped.receive() == data
 
