@@ -222,7 +222,7 @@ class KindRefused(TraceEvent):
 
 
 class MetaDiffers(TraceEvent):
-    """The File Meta Information of an instance names another SOP class or instance than its data set."""
+    """The File Meta Information of an instance names another SOP class, instance or transfer syntax than it has."""
 
     level: ClassVar[int] = logging.WARNING
     path: str | None
