@@ -195,7 +195,7 @@ def test_a_ledger_on_a_network_file_system_is_refused_unless_it_is_forced(
     assert run_command_line(arguments) == 6
     assert "on a network file system (nfs4)" in capsys.readouterr().err
     assert not (tmp_path / "run.db").exists()
-    assert run_command_line([*arguments, "--force-ledger"]) == 1  # nobody listens there
+    assert run_command_line([*arguments, "--force-ledger", "--retries", "0"]) == 1  # nobody listens there
     assert (tmp_path / "run.db").exists()
 
 

@@ -531,32 +531,6 @@ async def test_the_same_uid_is_never_in_flight_twice() -> None:
     assert scp.uids == {uid_of(number): 20 for number in range(3)}
 
 
-@pytest.mark.parametrize("anyio_backend", [("asyncio", {"use_uvloop": True})], ids=["uvloop"])
-async def test_more_instances_than_there_are_message_ids_go_over_one_association() -> None:
-    template = instance()
-    count = 66_000
-
-    def sources() -> Iterator[Instance]:
-        for number in range(count):
-            yield Instance(
-                None,
-                CT_IMAGE_STORAGE,
-                uid_of(number),
-                EXPLICIT_VR_LITTLE_ENDIAN,
-                0,
-                template.data_set_length,
-                template.source,
-                template.size_bytes,
-                0,
-            )
-
-    async with KeepingSCP() as scp, transfer_to(scp, list(sources()), associations=1) as transfer:
-        async for outcome in transfer:
-            assert outcome.state is State.STORED
-    assert transfer.report.stored == len(scp.uids) == count
-    assert transfer.report.associations_established == 1
-
-
 # -- the supervisor ----------------------------------------------------------------------------------------------------
 
 
