@@ -36,7 +36,7 @@ from asyncstore.uids import (
     TRANSFER_SYNTAXES,
     VERIFICATION,
 )
-from asyncstore.upper_layer.framing import fragment_capacity, frame_command
+from asyncstore.upper_layer.framing import MINIMUM_LENGTH, fragment_capacity, frame_command
 from asyncstore.upper_layer.items import OperationsWindow, PresentationContextResult, UserInformation
 from asyncstore.upper_layer.machine import (
     AssociationRequested,
@@ -70,8 +70,6 @@ _TURN_SECONDS: Final = 0.002
 
 # The AE title of an acceptor that may be called by any.
 ANY_SCP: Final = "ANY-SCP"
-# A PDV header, and 2 bytes in it (PS3.8 9.3.5.1).
-_SHORTEST_LENGTH: Final = 8
 # PS3.8 Table 9-21: permanent, by the service user, called AE title not recognised; transient, local limit exceeded.
 _WRONG_CALLED_AE_TITLE: Final = AssociateRJ(1, 1, 7)
 _WRONG_CALLING_AE_TITLE: Final = AssociateRJ(1, 1, 3)
@@ -145,7 +143,7 @@ class StorageSCP:
         on_store: OnStore | None = None,
     ) -> None:
         _check_range("port", port, 0, 65535)
-        _check_range("maximum_length", maximum_length or _SHORTEST_LENGTH, _SHORTEST_LENGTH, 0xFFFFFFFF)
+        _check_range("maximum_length", maximum_length or MINIMUM_LENGTH, MINIMUM_LENGTH, 0xFFFFFFFF)
         _check_range("window", window, 1, 0xFFFF)
         _check_range("maximum_associations", maximum_associations, 0, math.inf)
         _check_range("acse_seconds", acse_seconds, 0.001, math.inf)

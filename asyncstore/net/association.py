@@ -33,13 +33,13 @@ from asyncstore.errors import (
 from asyncstore.net import trace
 from asyncstore.net.contexts import AcceptedContexts, propose
 from asyncstore.net.outcome import Outcome, no_context, outcome_of, source_problem
-from asyncstore.net.peer import Peer, Timeouts, check_ae_title
+from asyncstore.net.peer import Peer, Timeouts, check_ae_title, check_length
 from asyncstore.net.reads import Reads
 from asyncstore.net.sender import Sender
 from asyncstore.net.signal import Signal, Turn
 from asyncstore.net.transport import ABORT_SECONDS, connect
 from asyncstore.uids import IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION_NAME, VERIFICATION
-from asyncstore.upper_layer.framing import MINIMUM_LENGTH, Framer, Run, fragment_capacity, frame_command
+from asyncstore.upper_layer.framing import Framer, Run, fragment_capacity, frame_command
 from asyncstore.upper_layer.items import OperationsWindow, UserIdentity, UserInformation
 from asyncstore.upper_layer.machine import (
     AbortReceived,
@@ -111,9 +111,8 @@ class Association:
         check_ae_title(calling_ae_title)
         if not 1 <= window <= LAST_MESSAGE_ID:
             raise LocalProtocolError(f"an operations window of {window}: it is 1 to {LAST_MESSAGE_ID}")
-        for name, length in (("maximum_length", maximum_length), ("maximum_send_length", maximum_send_length)):
-            if length and length < MINIMUM_LENGTH:
-                raise LocalProtocolError(f"{name} is {length}: it is 0 for no limit, or at least {MINIMUM_LENGTH}")
+        check_length("maximum_length", maximum_length)
+        check_length("maximum_send_length", maximum_send_length)
         information = UserInformation(
             maximum_length=maximum_length,
             implementation_class_uid=IMPLEMENTATION_CLASS_UID,

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from asyncstore.errors import LocalProtocolError
+from asyncstore.upper_layer.framing import MINIMUM_LENGTH
 
 MAXIMUM_AE_TITLE_CHARACTERS = 16
 
@@ -68,3 +69,9 @@ def check_seconds(name: str, seconds: object) -> None:
         raise TypeError(f"{name} is {seconds!r}: it is a number of seconds, math.inf for no limit")
     if not seconds >= 0:  # a NaN is no more than 0 either
         raise LocalProtocolError(f"{name} is {seconds}: it is 0 or more")
+
+
+def check_length(name: str, length: int) -> None:
+    """Refuse a maximum PDU length that has no room for data, or that no PDU can have; 0 is no limit."""
+    if length != 0 and not MINIMUM_LENGTH <= length <= 0xFFFFFFFF:
+        raise LocalProtocolError(f"{name} is {length}: it is 0 for no limit, or {MINIMUM_LENGTH} or more in 32 bits")

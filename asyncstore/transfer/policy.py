@@ -15,9 +15,8 @@ from typing import TYPE_CHECKING, Final, Literal, TypeAlias, get_args
 from asyncstore.dimse.messages import HIGH, LOW, MEDIUM
 from asyncstore.errors import LocalProtocolError
 from asyncstore.net.outcome import State
-from asyncstore.net.peer import Timeouts, check_ae_title, check_seconds
+from asyncstore.net.peer import Timeouts, check_ae_title, check_length, check_seconds
 from asyncstore.uids import can_be_sent
-from asyncstore.upper_layer.framing import MINIMUM_LENGTH
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -192,8 +191,8 @@ class TransferOptions:
             raise LocalProtocolError(f"{self.associations} associations: at least 1 is needed")
         if not 1 <= self.window <= 0xFFFF:
             raise LocalProtocolError(f"an operations window of {self.window}: it is 1 to 65535")
-        _check_length("maximum_length", self.maximum_length)
-        _check_length("maximum_send_length", self.maximum_send_length)
+        check_length("maximum_length", self.maximum_length)
+        check_length("maximum_send_length", self.maximum_send_length)
         if self.priority not in (LOW, MEDIUM, HIGH):
             raise LocalProtocolError(f"priority is {self.priority!r}: it is LOW, MEDIUM or HIGH")
         if self.only_transfer_syntax is not None and not can_be_sent(self.only_transfer_syntax):
@@ -207,11 +206,6 @@ def _check_count(name: str, count: object) -> None:
         raise TypeError(f"{name} is {count!r}: it is a whole number")
     if count < 0:
         raise LocalProtocolError(f"{name} is {count}: it is 0 or more")
-
-
-def _check_length(name: str, length: int) -> None:
-    if length != 0 and not MINIMUM_LENGTH <= length <= 0xFFFFFFFF:
-        raise LocalProtocolError(f"{name} is {length}: it is {MINIMUM_LENGTH} to {0xFFFFFFFF}, or 0 for no limit")
 
 
 def _check_choice(name: str, chosen: object, choices: tuple[str, ...]) -> None:

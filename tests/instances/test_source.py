@@ -402,6 +402,14 @@ class Held:
         assert self.may_go.wait(LIMIT_SECONDS)
         return self.real(*arguments)
 
+    def reader_of(self, each: FileSource) -> tuple[threading.Thread, bytearray]:
+        """A thread that is held while it reads all of a source, and where it reads it to."""
+        room = bytearray(each.length_bytes)
+        thread = threading.Thread(target=each.read_into, args=((memoryview(room),), 0))
+        thread.start()
+        assert self.is_there.wait(LIMIT_SECONDS)
+        return thread, room
+
 
 @pytest.mark.skipif(not os.path.isdir("/proc/self/fd"), reason="counts descriptors in /proc")
 @pytest.mark.parametrize("where", ["open_for_reading", "preadv"])
@@ -412,10 +420,7 @@ def test_a_source_that_is_closed_while_a_thread_reads_from_it_gives_the_right_by
     monkeypatch.setattr(source, where, held)
     before = open_descriptors()
     each = file_source(path)
-    room = bytearray(each.length_bytes)
-    thread = threading.Thread(target=each.read_into, args=((memoryview(room),), 0))
-    thread.start()
-    assert held.is_there.wait(LIMIT_SECONDS)
+    thread, room = held.reader_of(each)
     each.close()
     others = [os.open(os.devnull, os.O_RDONLY) for _ in range(8)]  # who would get the number of a closed descriptor
     held.may_go.set()
@@ -432,10 +437,7 @@ def test_a_source_that_two_read_at_once_serves_both(path: Path, monkeypatch: pyt
     monkeypatch.setattr(source, "preadv", held)
     before = open_descriptors()
     each = file_source(path)
-    room = bytearray(each.length_bytes)
-    thread = threading.Thread(target=each.read_into, args=((memoryview(room),), 0))
-    thread.start()
-    assert held.is_there.wait(LIMIT_SECONDS)
+    thread, room = held.reader_of(each)
     assert read_all(each) == CONTENT[OFFSET:]
     each.close()
     assert open_descriptors() == before + 1
