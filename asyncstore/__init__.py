@@ -32,20 +32,23 @@ if TYPE_CHECKING:
         StoreFailed,
         Timeout,
     )
-    from asyncstore.instances.instance import Instance, ScanProblem
-    from asyncstore.instances.scan import scan
+    from asyncstore.inputs.opening import instance_from, instance_from_bytes
+    from asyncstore.inputs.scan import scan
+    from asyncstore.instances.instance import Instance
+    from asyncstore.instances.outcome import Outcome, State
+    from asyncstore.instances.problem import ProblemKind, ScanProblem
     from asyncstore.instances.source import BytesSource, DataSource, FileSource
+    from asyncstore.ledger.protocol import Ledger
+    from asyncstore.ledger.sqlite.ledger import SqliteLedger
+    from asyncstore.ledger.sqlite.reader import LedgerReader
     from asyncstore.net.acceptor import Arrival, OnStore, StorageSCP
     from asyncstore.net.association import Association, associate
-    from asyncstore.net.outcome import Outcome, State
     from asyncstore.net.peer import Peer, Timeouts
     from asyncstore.status import Status
     from asyncstore.transfer.engine import Transfer, store
-    from asyncstore.transfer.ledger import Ledger
-    from asyncstore.transfer.ledger_reader import LedgerReader
-    from asyncstore.transfer.policy import Named, Reaction, RetryPolicy, StatusReaction, TransferOptions
+    from asyncstore.transfer.options import RetryPolicy, TransferOptions
+    from asyncstore.transfer.reactions import Named, Reaction, StatusReaction
     from asyncstore.transfer.report import Report
-    from asyncstore.transfer.sqlite_ledger import SqliteLedger
     from asyncstore.upper_layer.items import UserIdentity
 
 __version__ = "0.1.0"
@@ -57,7 +60,8 @@ __all__ = [
     "store", "Transfer", "TransferOptions", "RetryPolicy", "Report", "Ledger", "SqliteLedger", "LedgerReader",
     "StatusReaction", "Reaction", "Named",
     # what is sent, and what became of it
-    "scan", "ScanProblem", "Instance", "DataSource", "FileSource", "BytesSource", "Outcome", "State", "Status",
+    "scan", "ScanProblem", "ProblemKind", "Instance", "instance_from", "instance_from_bytes",
+    "DataSource", "FileSource", "BytesSource", "Outcome", "State", "Status",
     # the other end
     "StorageSCP", "Arrival", "OnStore",
     # errors
@@ -68,20 +72,23 @@ __all__ = [
 
 _MODULES = {
     "asyncstore.dimse.messages": ("HIGH", "LOW", "MEDIUM"),
-    "asyncstore.instances.instance": ("Instance", "ScanProblem"),
-    "asyncstore.instances.scan": ("scan",),
+    "asyncstore.inputs.opening": ("instance_from", "instance_from_bytes"),
+    "asyncstore.inputs.scan": ("scan",),
+    "asyncstore.instances.instance": ("Instance",),
+    "asyncstore.instances.outcome": ("Outcome", "State"),
+    "asyncstore.instances.problem": ("ProblemKind", "ScanProblem"),
     "asyncstore.instances.source": ("BytesSource", "DataSource", "FileSource"),
+    "asyncstore.ledger.protocol": ("Ledger",),
+    "asyncstore.ledger.sqlite.ledger": ("SqliteLedger",),
+    "asyncstore.ledger.sqlite.reader": ("LedgerReader",),
     "asyncstore.net.acceptor": ("Arrival", "OnStore", "StorageSCP"),
     "asyncstore.net.association": ("Association", "associate"),
-    "asyncstore.net.outcome": ("Outcome", "State"),
     "asyncstore.net.peer": ("Peer", "Timeouts"),
     "asyncstore.status": ("Status",),
     "asyncstore.transfer.engine": ("Transfer", "store"),
-    "asyncstore.transfer.ledger": ("Ledger",),
-    "asyncstore.transfer.ledger_reader": ("LedgerReader",),
-    "asyncstore.transfer.policy": ("Named", "Reaction", "RetryPolicy", "StatusReaction", "TransferOptions"),
+    "asyncstore.transfer.options": ("RetryPolicy", "TransferOptions"),
+    "asyncstore.transfer.reactions": ("Named", "Reaction", "StatusReaction"),
     "asyncstore.transfer.report": ("Report",),
-    "asyncstore.transfer.sqlite_ledger": ("SqliteLedger",),
     "asyncstore.upper_layer.items": ("UserIdentity",),
 }
 _MODULE_OF = {name: module for module, names in _MODULES.items() for name in names}

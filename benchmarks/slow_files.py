@@ -104,11 +104,12 @@ class SlowFiles:
 
 def read_inline() -> None:
     """Have asyncstore take every file for a quick one, and read no more often than threads do."""
-    from asyncstore.net import reads
-    from asyncstore.transfer import feed
+    from asyncstore.inputs import feed
+    from asyncstore.inputs.pace import Pace
+    from asyncstore.net import source_reader as reads
     from asyncstore.upper_layer import framing
 
-    class NeverCold(feed.Pace):
+    class NeverCold(Pace):
         def __init__(self) -> None:
             super().__init__()
             self.is_cold = False

@@ -14,13 +14,13 @@ import pytest
 from blockbuster import blockbuster_ctx
 
 import asyncstore
-from tests.interop import peers
+from tests.support import peers
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-    from tests.interop.peers import InProcessSCP, RunningOrthanc, RunningPeer
+    from tests.support.peers import InProcessSCP, RunningOrthanc, RunningPeer
 
 # Reading warm local files in the loop is by design: handing each to a thread costs more than the read itself.
 _ALLOWED_IN_THE_LOOP = ("os.stat", "os.scandir", "os.read")

@@ -12,8 +12,8 @@ import pytest
 
 import asyncstore
 from asyncstore.uids import CT_IMAGE_STORAGE, EXPLICIT_VR_LITTLE_ENDIAN, IMPLICIT_VR_LITTLE_ENDIAN
-from tests.instances import files
-from tests.transfer.support import write_files
+from tests.support import files
+from tests.support.transfers import write_files
 
 CONTEXTS = [(CT_IMAGE_STORAGE, [EXPLICIT_VR_LITTLE_ENDIAN, IMPLICIT_VR_LITTLE_ENDIAN])]
 
@@ -24,7 +24,7 @@ async def test_one_association(tmp_path: Path) -> None:
         archive = asyncstore.Peer("127.0.0.1", scp.port, ae_title="ARCHIVE")
         data_set = pydicom.dcmread(files.bundled("CT_small.dcm"))
         async with asyncstore.associate(archive, calling_ae_title="MIGRATE", contexts=CONTEXTS) as association:
-            for source in (asyncstore.Instance.from_path(paths[0]), paths[0], data_set):
+            for source in (asyncstore.instance_from(paths[0]), paths[0], data_set):
                 outcome = await association.store(source)
                 outcome.raise_for_failure()
                 assert outcome.state is asyncstore.State.STORED

@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Annotated, Any, Final
 import typer
 from typer.core import TyperCommand, TyperGroup
 
-from asyncstore.cli import documented_log, options, running
+from asyncstore.cli import options, running
 from asyncstore.cli.exit_codes import ExitCode
+from asyncstore.cli.output import documented_log
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -42,7 +43,7 @@ class LazyGroup(TyperGroup):
 
 def load(name: str) -> Any:
     """The command of that name: the function of that name in the module of that name."""
-    module = importlib.import_module(f"asyncstore.cli.{name}")
+    module = importlib.import_module(f"asyncstore.cli.commands.{name}")
     single = typer.Typer(add_completion=False, rich_markup_mode="rich")
     single.command(
         name,

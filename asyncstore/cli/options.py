@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Final
 
 import typer
 
-from asyncstore.cli.documented_log import QUIET
+from asyncstore.cli.output.documented_log import QUIET
 from asyncstore.errors import LocalProtocolError
 from asyncstore.net.peer import Timeouts, check_ae_title
 from asyncstore.uids import EXPLICIT_VR_BIG_ENDIAN, EXPLICIT_VR_LITTLE_ENDIAN, IMPLICIT_VR_LITTLE_ENDIAN

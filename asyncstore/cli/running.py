@@ -11,9 +11,9 @@ import signal
 import sys
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from asyncstore.cli import documented_log
-from asyncstore.cli.documented_log import DocumentedLog, logger
 from asyncstore.cli.exit_codes import ExitCode, interrupted_by
+from asyncstore.cli.output import documented_log
+from asyncstore.cli.output.documented_log import DocumentedLog, logger
 from asyncstore.errors import AssociateError, AsyncStoreError, LedgerError, cause_of
 
 if TYPE_CHECKING:

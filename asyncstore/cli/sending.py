@@ -10,22 +10,22 @@ from typing import TYPE_CHECKING
 
 from asyncstore import __version__
 from asyncstore.cli import exit_codes, running
-from asyncstore.cli.documented_log import QUIET, logger
 from asyncstore.cli.exit_codes import ExitCode
-from asyncstore.cli.plain_text import count_text, duration_text, path_text, size_text
+from asyncstore.cli.output.documented_log import QUIET, logger
+from asyncstore.cli.output.plain_text import count_text, duration_text, path_text, size_text
 from asyncstore.errors import AssociationRejected, AsyncStoreError, LedgerError
-from asyncstore.net.outcome import State
+from asyncstore.instances.outcome import State
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from asyncstore.cli.documented_log import DocumentedLog
-    from asyncstore.cli.records import JsonLines, RecordWriter
-    from asyncstore.net.outcome import Outcome
+    from asyncstore.cli.output.documented_log import DocumentedLog
+    from asyncstore.cli.output.records import JsonLines, RecordWriter
+    from asyncstore.instances.outcome import Outcome
+    from asyncstore.ledger.protocol import Ledger
     from asyncstore.net.peer import Peer
     from asyncstore.transfer.engine import Transfer
-    from asyncstore.transfer.ledger import Ledger
-    from asyncstore.transfer.policy import TransferOptions
+    from asyncstore.transfer.options import TransferOptions
     from asyncstore.transfer.report import Report
 
 # PS3.8 Table 9-21: the rejections that another AE title would have avoided.
@@ -65,7 +65,7 @@ class Sending:
         """Where the outcomes are to be written, and stdout among it where the summary is to go too."""
         if self.report_path is None and not self.json:
             return [], None
-        from asyncstore.cli.records import JsonLines, ReportFile
+        from asyncstore.cli.output.records import JsonLines, ReportFile
 
         writers: list[RecordWriter] = []
         if self.report_path is not None:
@@ -114,8 +114,8 @@ class Sending:
         """The ledger, not yet opened: the transfer does that."""
         if self.ledger is None:
             return None
-        from asyncstore.transfer.ledger import options_as_data
-        from asyncstore.transfer.sqlite_ledger import SqliteLedger
+        from asyncstore.ledger.sqlite.ledger import SqliteLedger
+        from asyncstore.transfer.options import options_as_data
 
         return SqliteLedger(
             self.ledger,
@@ -130,7 +130,7 @@ class Sending:
         wanted = sys.stderr.isatty() if self.progress is None else self.progress
         if not wanted or log.threshold >= QUIET:
             return contextlib.nullcontext()
-        from asyncstore.cli import progress
+        from asyncstore.cli.output import progress
 
         return progress.shown(report, log)
 
@@ -193,15 +193,18 @@ class Sending:
 
     def plan(self, log: DocumentedLog) -> int:
         """Scan the sources and print what would be sent, and how; no association is opened."""
-        from asyncstore.cli.inventory import Inventory
+        from asyncstore.cli.output import inventory_text
+        from asyncstore.inputs.inventory import Inventory
 
         _say_hello()
         inventory = Inventory()
         inventory.scan(self.sources, recursive=self.options.recursive)
-        running.Results().print(
-            *(inventory.json_lines() if self.json else [*inventory.lines(), *inventory.plan_lines(self.options)])
-        )
-        return inventory.exit_code
+        if self.json:
+            running.Results().print(inventory_text.json_line(inventory))
+        else:
+            plan_lines = inventory_text.plan_lines(inventory, self.options)
+            running.Results().print(*inventory_text.lines(inventory), *plan_lines)
+        return inventory_text.exit_code(inventory)
 
 
 def summary_text(report: Report) -> str:

@@ -21,13 +21,14 @@ import anyio
 import anyio.abc
 import anyio.lowlevel
 
-from asyncstore.dimse.exchange import Reassembler
+from asyncstore.aio.loop_share import LoopShare
+from asyncstore.aio.signal import Signal
 from asyncstore.dimse.messages import CEchoRQ, CEchoRSP, CStoreRQ, CStoreRSP
+from asyncstore.dimse.reassembly import Reassembler
 from asyncstore.errors import AsyncStoreError, LocalProtocolError, RemoteProtocolError
-from asyncstore.net.part_file import PartFile
 from asyncstore.net.peer import check_ae_title
-from asyncstore.net.signal import Signal
 from asyncstore.net.transport import ABORT_SECONDS, SocketTransport
+from asyncstore.services.part_file import PartFile
 from asyncstore.status import SUCCESS, Status
 from asyncstore.uids import (
     IMPLEMENTATION_CLASS_UID,
@@ -65,8 +66,6 @@ _UNLIMITED_WINDOW: Final = 64
 # How often an association is looked at until it counts as idle. What is counted is looks, and no time: nobody was idle
 # while the whole program stood still.
 _LOOKS: Final = 10
-# How long one association may have the event loop to itself; a pause costs 10 us.
-_TURN_SECONDS: Final = 0.002
 
 # The AE title of an acceptor that may be called by any.
 ANY_SCP: Final = "ANY-SCP"
@@ -196,7 +195,7 @@ class StorageSCP:
             raise NotADirectoryError(f"output_directory {str(directory)!r} is not a directory: create it first")
 
     async def _listen(self, listener: socket.socket) -> None:
-        loop_share = _LoopShare()
+        loop_share = LoopShare()
         while True:
             if loop_share.is_used_up():
                 await loop_share.renew()
@@ -255,7 +254,7 @@ class AcceptedAssociation:
         self._unanswered = 0  # those, and the hooks that have ended and whose answers are still being sent
         self._answered = Signal()
         self._quiet_looks = 0
-        self._loop_share = _LoopShare()
+        self._loop_share = LoopShare()
         self._hooks: anyio.abc.TaskGroup
 
     async def run(self, hooks: anyio.abc.TaskGroup) -> None:
@@ -500,22 +499,6 @@ def _several(words: Collection[str]) -> tuple[str, ...]:
 def _titles(titles: Collection[str]) -> frozenset[str]:
     """AE titles as they arrive, without the spaces that pad them."""
     return frozenset(check_ae_title(title).strip(" ") for title in _several(titles))
-
-
-class _LoopShare:
-    """How long a task may have the event loop without a pause: it never has to wait when its peer sends without one."""
-
-    def __init__(self) -> None:
-        self._ends_at = 0.0
-
-    def is_used_up(self) -> bool:
-        """Whether the last pause is some milliseconds ago; of the path that every fragment takes."""
-        return time.monotonic() >= self._ends_at
-
-    async def renew(self) -> None:
-        """Let everybody else have a turn."""
-        await anyio.lowlevel.checkpoint()
-        self._ends_at = time.monotonic() + _TURN_SECONDS
 
 
 def _checked(answer: Answer) -> Status | None:

@@ -15,8 +15,9 @@ from typing import TYPE_CHECKING, Final, NoReturn, Self, cast
 
 import anyio
 
-from asyncstore.dimse.exchange import LAST_MESSAGE_ID, Exchange
+from asyncstore.aio.signal import Signal, Turn
 from asyncstore.dimse.messages import LOW, CEchoRQ, CStoreRQ
+from asyncstore.dimse.operations import LAST_MESSAGE_ID, Exchange
 from asyncstore.errors import (
     Aborted,
     AssociationLost,
@@ -30,15 +31,15 @@ from asyncstore.errors import (
     SourceError,
     Timeout,
 )
+from asyncstore.instances.outcome import Outcome, no_context, outcome_of, source_problem
+from asyncstore.instances.problem import unreadable
 from asyncstore.net import trace
-from asyncstore.net.contexts import AcceptedContexts, propose
-from asyncstore.net.outcome import Outcome, no_context, outcome_of, source_problem
 from asyncstore.net.peer import Peer, Timeouts, check_ae_title, check_length
-from asyncstore.net.reads import Reads
-from asyncstore.net.sender import Sender
-from asyncstore.net.signal import Signal, Turn
+from asyncstore.net.source_reader import Reads
 from asyncstore.net.transport import ABORT_SECONDS, connect
+from asyncstore.net.writer import Sender
 from asyncstore.uids import IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION_NAME, VERIFICATION
+from asyncstore.upper_layer.contexts import AcceptedContexts, propose
 from asyncstore.upper_layer.framing import Framer, Run, fragment_capacity, frame_command
 from asyncstore.upper_layer.items import OperationsWindow, UserIdentity, UserInformation
 from asyncstore.upper_layer.machine import (
@@ -60,12 +61,13 @@ if TYPE_CHECKING:
     from anyio.abc import TaskGroup
     from pydicom.dataset import Dataset
 
-    from asyncstore.dimse.exchange import Operation
     from asyncstore.dimse.messages import Response
+    from asyncstore.dimse.operations import Operation
+    from asyncstore.inputs.walk import AnyPath
     from asyncstore.instances.instance import Instance
-    from asyncstore.instances.scan import AnyPath
     from asyncstore.net.transport import SocketTransport
     from asyncstore.status import Status
+    from asyncstore.trace import TraceEvent
     from asyncstore.upper_layer.machine import UpperLayerEvent
     from asyncstore.upper_layer.pdu import AssociateAC
 
@@ -359,12 +361,12 @@ class Association:
         target = self.contexts.conversion(instance.sop_class_uid, instance.transfer_syntax_uid)
         if target is None:
             return no_context(instance)
-        from asyncstore.instances.convert import convert
+        from asyncstore.preparation.convert import convert
 
         try:
             return await self._reads.in_thread(convert, instance, target)
         except OSError as error:
-            raise _unreadable(instance, error) from error
+            raise unreadable(instance, error) from error
 
     async def send(
         self,
@@ -437,7 +439,7 @@ class Association:
                     except SourceError:
                         raise
                     except Exception as error:
-                        raise _unreadable(instance, error) from error
+                        raise unreadable(instance, error) from error
                 if operation is None:
                     await self._wait_room()
                     operation, command_set = self._begin_store(instance, context_id, priority)
@@ -505,7 +507,7 @@ class Association:
         except SourceError:
             raise
         except Exception as error:
-            raise _unreadable(instance, error) from error
+            raise unreadable(instance, error) from error
         if data_set is not None:
             return self._framer.runs_from_memory(context_id, data_set)
         return self._framer.runs_with_holes(context_id, instance.data_set_length)
@@ -728,7 +730,7 @@ class Association:
             self._awaited.discard(answer)
         return answer.status
 
-    def _trace(self, kind: type[trace.TraceEvent], **fields: object) -> None:
+    def _trace(self, kind: type[TraceEvent], **fields: object) -> None:
         """Log what happened."""
         if logger.isEnabledFor(kind.level):
             logger.log(kind.level, kind(association_number=self.trace_number, **fields))
@@ -759,12 +761,6 @@ class _Answer:
         """The answer is there."""
         self.status = status
         self.changed.set()
-
-
-def _unreadable(instance: Instance, error: Exception) -> SourceError:
-    """What the system says of a file, or a source of the caller's own making failed with, which may be anything."""
-    what = error.strerror or error if isinstance(error, OSError) else repr(error)
-    return SourceError(f"cannot read {instance.path or 'the data set'}: {what}")
 
 
 def _nothing() -> None:

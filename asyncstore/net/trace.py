@@ -1,40 +1,20 @@
 """What an association does, as events for the log.
 
-Each event is logged as the message of a record (`logger.log(level, event)`): `str(event)` is one plain line for any
-logging set-up, and a handler that knows the events can print more, as the documented log of the command line does.
 `association_number` is 0 unless several associations are open at once.
 """
 
 from __future__ import annotations
 
 import logging
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
-from asyncstore.uids import name_of
+from asyncstore.trace import TraceEvent
 
 if TYPE_CHECKING:
     from asyncstore.dimse.messages import CEchoRQ, CStoreRQ
-    from asyncstore.net.outcome import Outcome
     from asyncstore.net.peer import Peer
     from asyncstore.status import Status
     from asyncstore.upper_layer.pdu import AssociateAC, AssociateRJ, AssociateRQ
-
-
-class TraceEvent:
-    """One thing that happened on an association; what its class annotates is given by keyword.
-
-    No dataclass: every start of a program would pay for building twenty of them, and mostly none is ever used.
-    """
-
-    level: ClassVar[int] = logging.INFO
-    association_number: int = 0
-
-    def __init__(self, **fields: Any) -> None:
-        self.__dict__.update(fields)
-
-    def __repr__(self) -> str:
-        fields = ", ".join(f"{name}={value!r}" for name, value in vars(self).items())
-        return f"{type(self).__name__}({fields})"
 
 
 class Requesting(TraceEvent):
@@ -197,30 +177,6 @@ class InvalidAnswer(TraceEvent):
         return f"invalid answer to {self.to_request}: {self.detail}"
 
 
-class NotStored(TraceEvent):
-    """An instance will not be stored by this run; `outcome` has the reason."""
-
-    level: ClassVar[int] = logging.ERROR
-    outcome: Outcome
-
-    def __str__(self) -> str:
-        return f"not stored: {self.outcome.path!r}: {self.outcome.reason!r}"
-
-
-class KindRefused(TraceEvent):
-    """The run is over; the peer refuses a kind of instance by `status`, and `count` more than the first were of it."""
-
-    level: ClassVar[int] = logging.ERROR
-    sop_class_uid: str
-    transfer_syntax_uid: str
-    status: Status
-    count: int
-
-    def __str__(self) -> str:
-        kind = f"{name_of(self.sop_class_uid)} in {name_of(self.transfer_syntax_uid)}"
-        return f"not stored: {self.count:,} more of {kind}, which the peer refuses with {self.status}"
-
-
 class MetaDiffers(TraceEvent):
     """The File Meta Information of an instance names another SOP class, instance or transfer syntax than it has."""
 
@@ -230,19 +186,3 @@ class MetaDiffers(TraceEvent):
 
     def __str__(self) -> str:
         return f"{self.path!r}: {self.difference}, which is used"
-
-
-class MoreMetaDiffer(TraceEvent):
-    """The run is over, and so it was with `count` instances more than the first."""
-
-    level: ClassVar[int] = logging.WARNING
-    count: int
-
-    def __str__(self) -> str:
-        return f"{self.count:,} more whose File Meta Information differs from the data set, which is used"
-
-
-def emit(logger: logging.Logger, event: TraceEvent) -> None:
-    """Log an event at its own level."""
-    if logger.isEnabledFor(event.level):
-        logger.log(event.level, event)

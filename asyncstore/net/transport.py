@@ -17,8 +17,8 @@ from typing import TYPE_CHECKING, Final, NoReturn
 
 import anyio
 
+from asyncstore.aio.signal import Signal
 from asyncstore.errors import ConnectFailed, ConnectionLost, Timeout
-from asyncstore.net.signal import Signal
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence

@@ -23,16 +23,19 @@ from typing import TYPE_CHECKING, Any, Final, Self
 import anyio
 
 from asyncstore.errors import AsyncStoreError, LocalProtocolError, cause_of
-from asyncstore.instances.instance import Instance, ProblemKind
+from asyncstore.inputs.feed import Feed
+from asyncstore.instances.instance import Instance
+from asyncstore.instances.outcome import Outcome, State
 from asyncstore.net import trace
 from asyncstore.net.association import STREAMED_AFTER_BYTES
-from asyncstore.net.outcome import Outcome, State
-from asyncstore.transfer.crew import Crew
-from asyncstore.transfer.feed import Feed, NamedPath
-from asyncstore.transfer.judge import Again, Destination, Judge, unknown_outcome
+from asyncstore.trace import emit
+from asyncstore.transfer.destination import Destination
+from asyncstore.transfer.judge import Again, Judge, unknown_outcome
+from asyncstore.transfer.options import TransferOptions
 from asyncstore.transfer.plan import Plan
-from asyncstore.transfer.policy import TransferOptions
+from asyncstore.transfer.pool import Crew
 from asyncstore.transfer.report import Report
+from asyncstore.transfer.trace import KindRefused, MoreMetaDiffer, NotStored
 from asyncstore.transfer.work import Work, directory_of
 
 if TYPE_CHECKING:
@@ -42,12 +45,12 @@ if TYPE_CHECKING:
     from anyio.abc import TaskGroup
 
     from asyncstore.errors import LedgerError
-    from asyncstore.instances.instance import ScanProblem
+    from asyncstore.inputs.entry import Source
+    from asyncstore.inputs.feed import Fed
+    from asyncstore.ledger.protocol import Ledger
     from asyncstore.net.peer import Peer
-    from asyncstore.transfer.feed import Found, Source
-    from asyncstore.transfer.ledger import Ledger
+    from asyncstore.transfer.duplicates import Twins
     from asyncstore.transfer.plan import Pair
-    from asyncstore.transfer.twins import Twins
     from asyncstore.transfer.work import Pending
     from asyncstore.transfer.worker import Worker
 
@@ -117,7 +120,6 @@ class Transfer:
             find_studies=self.options.keep_together == "study",
             deliver=self._deliver,
             wait_for_room=self._wait_for_room,
-            settled=None if self._ledger is None else self._ledger.settled,
             pass_over=self._pass_over,
         )
         self._twins = None if self._ledger is None else self._twins_by(self._ledger)
@@ -146,8 +148,6 @@ class Transfer:
         async with contextlib.AsyncExitStack() as stack:
             if self._ledger is not None:
                 await stack.enter_async_context(self._ledger)
-                if not self._ledger.has_earlier:
-                    self._feed.settled = None
             self._group = anyio.create_task_group()
             await self._group.__aenter__()
             self._was_entered = True
@@ -221,7 +221,7 @@ class Transfer:
 
     # -- from the sources to the workers -------------------------------------------------------------------------------
 
-    def _deliver(self, found: list[Found]) -> None:
+    def _deliver(self, found: list[Fed]) -> None:
         """The feed has read some files."""
         for entry in found:
             if isinstance(entry, Instance):
@@ -238,7 +238,7 @@ class Transfer:
                     entry.let_go()
                     self._finish(refused)
             else:
-                self._finish(entry if isinstance(entry, Outcome) else _problem_outcome(entry))
+                self._finish(entry)
         self._crew.wake()
         if not self._crew.workers:
             self._attention.set()
@@ -285,7 +285,7 @@ class Transfer:
         return False
 
     def _twins_by(self, ledger: Ledger) -> Twins:
-        from asyncstore.transfer.twins import Twins
+        from asyncstore.transfer.duplicates import Twins
 
         return Twins(ledger, decided=self._compared, failed=self._cannot_ask)
 
@@ -410,13 +410,13 @@ class Transfer:
                 if self._refused[kind] > 1:
                     return
         number = outcome.association_number if self.report.associations_open > 1 else 0
-        trace.emit(logger, trace.NotStored(outcome=outcome, association_number=number))
+        emit(logger, NotStored(outcome=outcome, association_number=number))
 
     def _tell_difference(self, path: str | None, difference: str) -> None:
         """Log how a File Meta Information differs from its data set; of many, the first one and then their count."""
         self._differing += 1
         if self._differing == 1:
-            trace.emit(logger, trace.MetaDiffers(path=path, difference=difference))
+            emit(logger, trace.MetaDiffers(path=path, difference=difference))
 
     # -- the supervisor ------------------------------------------------------------------------------------------------
 
@@ -438,7 +438,8 @@ class Transfer:
         try:
             with anyio.CancelScope() as self._feed_scope:
                 if not self._draining:
-                    await self._feed.run()
+                    ledger = self._ledger
+                    await self._feed.run(ledger.settled if ledger is not None and ledger.has_earlier else None)
                     self.report.scan_finished = True
         except Exception as error:
             self._sources_error = cause_of(error)
@@ -522,9 +523,9 @@ class Transfer:
             if count > 1:
                 kind = {"sop_class_uid": sop_class_uid, "transfer_syntax_uid": transfer_syntax_uid}
                 status = self._destination.refused[sop_class_uid, transfer_syntax_uid]
-                trace.emit(logger, trace.KindRefused(**kind, status=status, count=count - 1))
+                emit(logger, KindRefused(**kind, status=status, count=count - 1))
         if self._differing > 1:
-            trace.emit(logger, trace.MoreMetaDiffer(count=self._differing - 1))
+            emit(logger, MoreMetaDiffer(count=self._differing - 1))
         for pending in self._twins.held if self._twins is not None else ():
             self._work.put_back(pending)
         for pending in self._work.left:
@@ -551,21 +552,12 @@ def _failure_of(outcome: Outcome) -> Exception:
     raise AssertionError("a failed outcome raises")
 
 
-def _problem_outcome(problem: ScanProblem) -> Outcome:
-    """A file that is no DICOM file is a failure when it was named, and passed over when it lay in a directory."""
-    passed_over = problem.reason in (ProblemKind.NOT_DICOM, ProblemKind.DICOMDIR, ProblemKind.NOT_A_FILE)
-    state = State.SKIPPED if passed_over and not isinstance(problem.path, NamedPath) else State.SOURCE_PROBLEM
-    return Outcome(
-        state, problem.path, reason=f"{problem.reason.value}: {problem.detail}", error=problem.error, attempts=0
-    )
-
-
 def _ledger_of(ledger: Ledger | str | os.PathLike[str] | None, peer: Peer, options: TransferOptions) -> Ledger | None:
     """The ledger in a file, or the one that was given."""
     if not isinstance(ledger, str | os.PathLike):
         return ledger
-    from asyncstore.transfer.ledger import options_as_data
-    from asyncstore.transfer.sqlite_ledger import SqliteLedger
+    from asyncstore.ledger.sqlite.ledger import SqliteLedger
+    from asyncstore.transfer.options import options_as_data
 
     return SqliteLedger(ledger, destination=str(peer), options=options_as_data(options))
 

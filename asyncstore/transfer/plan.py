@@ -10,7 +10,7 @@ from asyncstore.upper_layer.pdu import MAXIMUM_CONTEXTS
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
-    from asyncstore.transfer.policy import TransferOptions
+    from asyncstore.transfer.options import TransferOptions
 
 Pair: TypeAlias = tuple[str, str]
 """SOP Class UID and Transfer Syntax UID: what decides over the presentation context of an instance."""

@@ -7,10 +7,10 @@ from collections import Counter
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from asyncstore.net.outcome import FAILED_STATES, STORED_STATES, State
+from asyncstore.instances.outcome import FAILED_STATES, STORED_STATES, State
 
 if TYPE_CHECKING:
-    from asyncstore.net.outcome import Outcome
+    from asyncstore.instances.outcome import Outcome
 
 _KEPT_REASONS = 1000  # a peer that words each failure anew must not fill the memory
 

@@ -15,7 +15,7 @@ from collections import deque
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final
 
-from asyncstore.instances.file_meta import SMALL_FILE_BYTES
+from asyncstore.instances.head import SMALL_FILE_BYTES
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterator

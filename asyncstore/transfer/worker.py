@@ -8,18 +8,18 @@ from typing import TYPE_CHECKING
 
 import anyio
 
+from asyncstore.aio.signal import Signal
 from asyncstore.errors import AssociationLost, AsyncStoreError, SourceError
-from asyncstore.net.outcome import Outcome, no_context, outcome_of, source_problem
-from asyncstore.net.signal import Signal
+from asyncstore.instances.outcome import Outcome, no_context, outcome_of, source_problem
 
 if TYPE_CHECKING:
     from typing import Protocol, TypeAlias
 
-    from asyncstore.dimse.exchange import Operation
+    from asyncstore.dimse.operations import Operation
     from asyncstore.net.association import Association
     from asyncstore.status import Status
+    from asyncstore.transfer.options import TransferOptions
     from asyncstore.transfer.plan import Pair, Proposal
-    from asyncstore.transfer.policy import TransferOptions
     from asyncstore.transfer.work import Pending
 
     # With the transfer syntax and the length of what was sent: what a conversion made is not kept for the answer.

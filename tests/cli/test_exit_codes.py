@@ -9,7 +9,7 @@ import pytest
 
 from asyncstore.cli.exit_codes import of_report
 from asyncstore.errors import AsyncStoreError, ConnectFailed, LedgerError
-from asyncstore.net.outcome import State
+from asyncstore.instances.outcome import State
 from asyncstore.transfer.report import Report
 
 

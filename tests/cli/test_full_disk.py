@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING
 
 import anyio
 
-from asyncstore.net.outcome import State
-from tests.cli import command
-from tests.transfer.ledgers import rows_of
-from tests.transfer.support import KeepingSCP, on_one_loop, write_files
-from tests.wire import LOOPBACK
+from asyncstore.instances.outcome import State
+from tests.support import command
+from tests.support.ledgers import rows_of
+from tests.support.transfers import KeepingSCP, on_one_loop, write_files
+from tests.support.wire import LOOPBACK
 
 if TYPE_CHECKING:
     from pathlib import Path

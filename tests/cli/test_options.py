@@ -13,15 +13,15 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from asyncstore.cli.app import COMMANDS, run_command_line
-from asyncstore.cli.documented_log import QUIET
+from asyncstore.cli.output.documented_log import QUIET
 from asyncstore.cli.sending import Sending
-from asyncstore.transfer.policy import Named
+from asyncstore.transfer.reactions import Named
 
 if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
-    from asyncstore.cli.documented_log import DocumentedLog
+    from asyncstore.cli.output.documented_log import DocumentedLog
 
 EXPLICIT_LITTLE, EXPLICIT_BIG, IMPLICIT = "1.2.840.10008.1.2.1", "1.2.840.10008.1.2.2", "1.2.840.10008.1.2"
 

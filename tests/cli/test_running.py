@@ -13,11 +13,11 @@ import anyio.lowlevel
 import pytest
 
 from asyncstore.cli import running
-from asyncstore.cli.documented_log import QUIET
+from asyncstore.cli.output.documented_log import QUIET
 from asyncstore.errors import ConnectFailed, LedgerError, SourceError
 
 if TYPE_CHECKING:
-    from asyncstore.cli.documented_log import DocumentedLog
+    from asyncstore.cli.output.documented_log import DocumentedLog
 
 
 def raising(error: BaseException) -> int:

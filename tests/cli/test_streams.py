@@ -13,9 +13,9 @@ import pytest
 
 from asyncstore.net.acceptor import StorageSCP
 from asyncstore.status import SUCCESS, Status
-from tests.cli import command
-from tests.interop.peers import LOOPBACK, free_port
-from tests.transfer.support import write_files
+from tests.support import command
+from tests.support.peers import LOOPBACK, free_port
+from tests.support.transfers import write_files
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -15,7 +15,8 @@ from pydicom.encaps import encapsulate
 from pydicom.uid import UID
 
 from asyncstore.errors import MissingUID, NotDicom, SourceError
-from asyncstore.instances.instance import Instance, ProblemKind, ScanProblem
+from asyncstore.inputs.opening import instance_from, instance_from_bytes
+from asyncstore.instances.problem import ProblemKind, ScanProblem
 from asyncstore.instances.source import BytesSource, HeldSource
 from asyncstore.uids import (
     CT_IMAGE_STORAGE,
@@ -25,7 +26,7 @@ from asyncstore.uids import (
     IMPLICIT_VR_LITTLE_ENDIAN,
     UNCOMPRESSED_TRANSFER_SYNTAXES,
 )
-from tests.instances.files import INSTANCE_UID, bundled, data_set, decode, dicom_file, read_all
+from tests.support.files import INSTANCE_UID, bundled, data_set, decode, dicom_file, read_all
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -36,7 +37,7 @@ if TYPE_CHECKING:
 def test_from_path(tmp_path: Path, form: Callable[[Path], str]) -> None:
     path = tmp_path / "instance"
     path.write_bytes(dicom_file())
-    instance = Instance.from_path(form(path))
+    instance = instance_from(form(path))
     assert instance.path == str(path)
     assert instance.sop_class_uid == CT_IMAGE_STORAGE
     assert instance.sop_instance_uid == INSTANCE_UID
@@ -49,30 +50,30 @@ def test_from_path(tmp_path: Path, form: Callable[[Path], str]) -> None:
 
 def test_from_path_raises_what_is_wrong(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError):
-        Instance.from_path(tmp_path / "absent")
+        instance_from(tmp_path / "absent")
     with pytest.raises(OSError, match="not a regular file"):
-        Instance.from_path(tmp_path)
+        instance_from(tmp_path)
     (tmp_path / "text").write_text("hello")
     with pytest.raises(NotDicom, match=r"text': there is neither"):
-        Instance.from_path(tmp_path / "text")
+        instance_from(tmp_path / "text")
 
 
 def test_from_bytes_takes_any_buffer() -> None:
     for data in (dicom_file(), bytearray(dicom_file()), memoryview(dicom_file())):
-        instance = Instance.from_bytes(data)
+        instance = instance_from_bytes(data)
         assert isinstance(instance.source, BytesSource)
         assert read_all(instance.source) == data_set()
 
 
 def test_instances_are_told_apart_by_identity() -> None:
-    one, other = Instance.from_bytes(dicom_file()), Instance.from_bytes(dicom_file())
+    one, other = instance_from_bytes(dicom_file()), instance_from_bytes(dicom_file())
     assert len({one, other, one}) == 2
 
 
 def test_a_held_files_bytes_can_be_let_go_and_read_again(tmp_path: Path) -> None:
     path = tmp_path / "instance"
     path.write_bytes(dicom_file())
-    instance = Instance.from_path(path)
+    instance = instance_from(path)
     assert isinstance(instance.source, HeldSource)
     assert instance.source.view() is not None
     instance.let_go()
@@ -85,7 +86,7 @@ def test_a_held_files_bytes_can_be_let_go_and_read_again(tmp_path: Path) -> None
 
 
 def test_what_no_file_holds_is_never_let_go() -> None:
-    instance = Instance.from_bytes(dicom_file())
+    instance = instance_from_bytes(dicom_file())
     instance.let_go()
     assert read_all(instance.source) == data_set()
 
@@ -100,7 +101,7 @@ def test_a_problem_is_a_value() -> None:
 
 def test_scanning_needs_no_pydicom() -> None:
     code = (
-        "import sys; from asyncstore.instances.scan import scan; "
+        "import sys; from asyncstore.inputs.scan import scan; "
         f"print(len(list(scan([{os.path.dirname(bundled('CT_small.dcm'))!r}]))), 'pydicom' in sys.modules)"
     )
     answer = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=50)
@@ -134,7 +135,7 @@ def image(transfer_syntax_uid: str | None = None) -> Dataset:
 @pytest.mark.parametrize("transfer_syntax_uid", [None, *UNCOMPRESSED_TRANSFER_SYNTAXES])
 def test_from_dataset_encodes_as_the_file_meta_says(transfer_syntax_uid: str | None) -> None:
     dataset = image(transfer_syntax_uid)
-    instance = Instance.from_dataset(dataset)
+    instance = instance_from(dataset)
     assert instance.transfer_syntax_uid == (transfer_syntax_uid or EXPLICIT_VR_LITTLE_ENDIAN)
     assert (instance.sop_class_uid, instance.sop_instance_uid) == (CT_IMAGE_STORAGE, INSTANCE_UID)
     assert (instance.study_instance_uid, instance.series_instance_uid) == ("1.2.1", "1.2.2")
@@ -161,7 +162,7 @@ def test_from_dataset_encodes_as_the_file_meta_says(transfer_syntax_uid: str | N
 )
 def test_from_dataset_of_a_file_that_was_read(name: str, transfer_syntax_uid: str) -> None:
     dataset = pydicom.dcmread(bundled(name), force=True)
-    instance = Instance.from_dataset(dataset)
+    instance = instance_from(dataset)
     assert instance.transfer_syntax_uid == transfer_syntax_uid
     again = decode(instance)
     assert again.keys() == {tag for tag in dataset.keys() if tag.element or tag.group <= 2}  # noqa: SIM118
@@ -175,7 +176,7 @@ def test_from_dataset_changes_the_byte_order_of_pixels_too(name: str) -> None:
     order = dataset.original_encoding[1]
     other = EXPLICIT_VR_BIG_ENDIAN if order else IMPLICIT_VR_LITTLE_ENDIAN
     dataset.file_meta.TransferSyntaxUID = UID(other)
-    instance = Instance.from_dataset(dataset)
+    instance = instance_from(dataset)
     assert instance.transfer_syntax_uid == other
     again = decode(instance)
     assert again.Rows == dataset.Rows
@@ -191,7 +192,7 @@ def test_from_dataset_leaves_the_dataset_alone() -> None:
         dataset.add_new(0x00000100, "US", 1)
         untouched.add_new(0x00000100, "US", 1)
         dataset.file_meta.TransferSyntaxUID = UID(EXPLICIT_VR_LITTLE_ENDIAN)
-        instance = Instance.from_dataset(dataset)
+        instance = instance_from(dataset)
     assert 0x00000100 not in decode(instance)
     assert dataset == untouched
     assert dataset["PixelData"].VR == untouched["PixelData"].VR
@@ -206,9 +207,9 @@ def test_from_dataset_needs_both_uids(keyword: str, meta_keyword: str) -> None:
     expected = str(dataset[keyword].value)
     delattr(dataset, keyword)
     with pytest.raises(MissingUID, match=keyword[:3]):
-        Instance.from_dataset(dataset)
+        instance_from(dataset)
     setattr(dataset.file_meta, meta_keyword, expected)
-    instance = Instance.from_dataset(dataset)
+    instance = instance_from(dataset)
     assert expected in (instance.sop_class_uid, instance.sop_instance_uid)
 
 
@@ -220,7 +221,7 @@ def test_a_dataset_that_cannot_be_encoded_is_a_problem_in_one_line(tag: int, vr:
     dataset = image(EXPLICIT_VR_LITTLE_ENDIAN)
     dataset.add_new(tag, vr, value)
     with pytest.raises(SourceError, match=r"cannot be encoded: .") as caught:
-        Instance.from_dataset(dataset)
+        instance_from(dataset)
     assert "\n" not in str(caught.value)
 
 
@@ -234,7 +235,7 @@ def test_compressed_pixels_are_not_sent_as_others(transfer_syntax_uid: str | Non
         if transfer_syntax_uid:
             dataset.file_meta.TransferSyntaxUID = UID(transfer_syntax_uid)
         with pytest.raises(SourceError, match="compressed, and no Transfer Syntax UID says how"):
-            Instance.from_dataset(dataset)
+            instance_from(dataset)
 
 
 def test_pixels_that_took_the_place_of_compressed_ones_are_sent() -> None:
@@ -242,7 +243,7 @@ def test_pixels_that_took_the_place_of_compressed_ones_are_sent() -> None:
     dataset.file_meta.TransferSyntaxUID = UID(EXPLICIT_VR_LITTLE_ENDIAN)
     for pixels in (bytes(1024 * 256 * 2), b"\xfe\xff\x00\xe0" * 4):  # the second begins like an item, by chance
         dataset.PixelData = pixels  # pydicom still calls it one of undefined length
-        assert decode(Instance.from_dataset(dataset)).PixelData == pixels
+        assert decode(instance_from(dataset)).PixelData == pixels
 
 
 ODD_UIDS = ["1.2.840." + "1" * 57, "1.2.\u00e9", "1.2\n3", "1.2\\3", "1.2 3"]
@@ -258,23 +259,23 @@ def test_a_uid_that_no_message_has_room_for_is_a_problem_in_one_line(uid: str) -
     del images[2].PixelData
     for each, name in zip(images, ("SOP Class", "SOP Instance", "Transfer Syntax"), strict=True):
         with pytest.raises(MissingUID, match=f"the {name} UID .* is not 1 to 64 visible ASCII characters") as raised:
-            Instance.from_dataset(each)
+            instance_from(each)
         assert "\n" not in str(raised.value)
 
 
 @pytest.mark.parametrize("uid", ["", *ODD_UIDS])
 def test_bytes_of_a_transfer_syntax_that_cannot_be_named_are_a_problem(uid: str) -> None:
     with pytest.raises(MissingUID, match="the Transfer Syntax UID"):
-        Instance.from_bytes(data_set(), transfer_syntax_uid=uid)
+        instance_from_bytes(data_set(), transfer_syntax_uid=uid)
 
 
 @pytest.mark.filterwarnings("ignore::UserWarning")
 def test_the_padding_of_a_uid_is_no_part_of_it() -> None:
     padded = image()
     padded.SOPInstanceUID = UID("1.2.3\0")
-    assert Instance.from_dataset(padded).sop_instance_uid == "1.2.3"
+    assert instance_from(padded).sop_instance_uid == "1.2.3"
 
 
 def test_what_is_no_dataset_is_a_mistake() -> None:
     with pytest.raises(TypeError, match="nor a Dataset: 5"):
-        Instance.from_dataset(5)  # type: ignore[arg-type]
+        instance_from(5)  # type: ignore[arg-type]

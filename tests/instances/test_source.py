@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from asyncstore.errors import SourceChanged
 from asyncstore.instances import source
 from asyncstore.instances.source import BytesSource, DataSource, FileSource, HeldSource
-from tests.instances.files import read_all
+from tests.support.files import read_all
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence

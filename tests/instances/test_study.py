@@ -7,18 +7,20 @@ from typing import TYPE_CHECKING
 import pydicom
 import pytest
 
-from asyncstore.instances.instance import Instance
+from asyncstore.inputs.opening import instance_from, instance_from_bytes
 from asyncstore.instances.study import LOOKED_AT_BYTES, study_of
 from asyncstore.uids import EXPLICIT_VR_LITTLE_ENDIAN
-from tests.instances import files
+from tests.support import files
 
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from asyncstore.instances.instance import Instance
+
 
 def instance(*more: bytes) -> Instance:
     """An instance in memory, with these elements behind its SOP Instance UID and the patient's name."""
-    return Instance.from_bytes(files.data_set(more=b"".join(more)), transfer_syntax_uid=EXPLICIT_VR_LITTLE_ENDIAN)
+    return instance_from_bytes(files.data_set(more=b"".join(more)), transfer_syntax_uid=EXPLICIT_VR_LITTLE_ENDIAN)
 
 
 STUDY = files.element(0x0020000D, b"UI", files.uid("1.2.3.4"))
@@ -31,7 +33,7 @@ PIXELS = files.element(0x7FE00010, b"OW", bytes(300_000))
 )
 def test_it_is_the_one_that_pydicom_reads(name: str) -> None:
     path = files.bundled(name)
-    assert study_of(Instance.from_path(path)) == pydicom.dcmread(path).StudyInstanceUID
+    assert study_of(instance_from(path)) == pydicom.dcmread(path).StudyInstanceUID
 
 
 @pytest.mark.parametrize(
@@ -54,7 +56,7 @@ def test_it_is_looked_for_where_it_should_be_and_no_further(more: tuple[bytes, .
 def test_a_file_that_went_away_has_none(tmp_path: Path) -> None:
     path = tmp_path / "1.dcm"
     path.write_bytes(files.dicom_file(body=files.data_set(more=STUDY + PIXELS)))
-    found = Instance.from_path(path)
+    found = instance_from(path)
     assert study_of(found) == "1.2.3.4"
     path.unlink()
     assert study_of(found) is None

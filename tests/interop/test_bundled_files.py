@@ -15,8 +15,8 @@ from pydicom.uid import UID
 
 from asyncstore.net.acceptor import StorageSCP
 from asyncstore.status import SUCCESS
-from tests.interop import peers
-from tests.interop.kept import (
+from tests.support import peers
+from tests.support.kept import (
     BUNDLED,
     FOLDERS,
     Kept,
@@ -32,8 +32,8 @@ if TYPE_CHECKING:
 
     from asyncstore.net.acceptor import Arrival
     from asyncstore.status import Status
-    from tests.interop.kept import Run
-    from tests.interop.peers import InProcessSCP, RunningOrthanc, RunningPeer
+    from tests.support.kept import Run
+    from tests.support.peers import InProcessSCP, RunningOrthanc, RunningPeer
 
 # Neither the File Meta Information nor the data set says what they are.
 NAMELESS: Final = {"meta_missing_tsyntax.dcm", "nested_priv_SQ.dcm", "empty_charset_LEI.dcm"}

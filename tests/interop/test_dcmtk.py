@@ -10,14 +10,14 @@ import anyio
 import pytest
 
 from asyncstore import Peer, RetryPolicy, Transfer, TransferOptions
-from tests.interop import peers
-from tests.interop.kept import TEST_FILES, Kept, assert_all_arrived, copies, kept_by, storescu
+from tests.support import peers
+from tests.support.kept import TEST_FILES, Kept, assert_all_arrived, copies, kept_by, storescu
 
 if TYPE_CHECKING:
     from pathlib import Path
 
     from asyncstore import Report
-    from tests.interop.kept import Run
+    from tests.support.kept import Run
 
 CT = TEST_FILES / "CT_small.dcm"
 

@@ -12,12 +12,12 @@ import anyio
 import pytest
 
 from asyncstore import Instance, Peer, Transfer
+from asyncstore.inputs.opening import instance_from_bytes
 from asyncstore.uids import EXPLICIT_VR_LITTLE_ENDIAN, STORAGE_SOP_CLASSES
-from tests.cli import command
-from tests.instances.files import data_set, dicom_file, element, file_meta
-from tests.interop import peers
-from tests.interop.kept import Kept, assert_all_arrived, kept_by, storescu
-from tests.interop.peers import LOOPBACK
+from tests.support import command, peers
+from tests.support.files import data_set, dicom_file, element, file_meta
+from tests.support.kept import Kept, assert_all_arrived, kept_by, storescu
+from tests.support.peers import LOOPBACK
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -86,7 +86,7 @@ def _tiny_instances() -> Iterator[Instance]:
     uid = "1.2.826.0.1.3680043.10.1.1000000"
     template = dicom_file(meta=file_meta(sop_instance_uid=uid), body=data_set(sop_instance_uid=uid) + bytes(200))
     for number in range(INSTANCES):
-        yield Instance.from_bytes(template.replace(b".1000000", b".%d" % (1_000_000 + number)))
+        yield instance_from_bytes(template.replace(b".1000000", b".%d" % (1_000_000 + number)))
 
 
 def test_message_ids_begin_anew_on_a_long_association(tmp_path: Path) -> None:

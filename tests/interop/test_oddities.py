@@ -7,13 +7,13 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.interop import peers
-from tests.interop.kept import TEST_FILES, Kept, assert_all_arrived, copies, kept_by, storescu
+from tests.support import peers
+from tests.support.kept import TEST_FILES, Kept, assert_all_arrived, copies, kept_by, storescu
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from tests.interop.peers import RunningPeer
+    from tests.support.peers import RunningPeer
 
 INSTANCES = 50
 

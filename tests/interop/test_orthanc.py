@@ -9,15 +9,15 @@ import anyio
 import pytest
 
 from asyncstore import Peer, RetryPolicy, Timeouts, Transfer, TransferOptions
-from tests.fault_plan import Latency
-from tests.faults import FaultProxy
-from tests.interop.kept import TEST_FILES, Kept, assert_one_of_each_arrived, copies, storescu
+from tests.support.fault_plan import Latency
+from tests.support.faults import FaultProxy
+from tests.support.kept import TEST_FILES, Kept, assert_one_of_each_arrived, copies, storescu
 
 if TYPE_CHECKING:
     from pathlib import Path
 
     from asyncstore import Report
-    from tests.interop.peers import RunningOrthanc
+    from tests.support.peers import RunningOrthanc
 
 # They name no patient, study or series; Orthanc answers A700 (out of resources), however often they come.
 WITHOUT_A_STUDY: Final = sorted([*TEST_FILES.glob("JPEGLS*.dcm"), *TEST_FILES.glob("SC_rgb_jls_*.dcm")])

@@ -8,8 +8,8 @@ import sys
 from pathlib import Path
 from typing import Final
 
-from tests.interop import peers
-from tests.interop.kept import TEST_FILES, Kept, assert_all_arrived, kept_by
+from tests.support import peers
+from tests.support.kept import TEST_FILES, Kept, assert_all_arrived, kept_by
 
 COMPRESSED: Final = ("JPEG2000.dcm", "JPEGLSNearLossless_08.dcm", "SC_rgb_jpeg_dcmtk.dcm", "examples_ybr_color.dcm")
 LITTLE_ENDIAN: Final = ("rtplan.dcm", "reportsi.dcm", "test-SR.dcm", "waveform_ecg.dcm", "CT_small.dcm")

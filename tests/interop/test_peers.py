@@ -11,13 +11,13 @@ from pydicom import dcmread
 from asyncstore.dimse.messages import CStoreRQ
 from asyncstore.uids import CT_IMAGE_STORAGE
 from asyncstore.upper_layer.items import OperationsWindow
-from tests.interop import peers
-from tests.wire import Wire, play_scu
+from tests.support import peers
+from tests.support.wire import Wire, play_scu
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from tests.interop.peers import InProcessSCP, RunningOrthanc, RunningPeer
+    from tests.support.peers import InProcessSCP, RunningOrthanc, RunningPeer
 
 UID = "1.2.3.4"
 

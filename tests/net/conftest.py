@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import anyio
 import pytest
 
-from tests.net.parts import descriptors
+from tests.support.associations import descriptors
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -21,11 +21,12 @@ import pytest
 from asyncstore.dimse import command_set
 from asyncstore.dimse.messages import CEchoRQ, CEchoRSP, CStoreRQ, CStoreRSP
 from asyncstore.errors import LocalProtocolError
-from asyncstore.instances.file_meta import read_head
-from asyncstore.instances.instance import ProblemKind, ScanProblem
-from asyncstore.net import acceptor, part_file
+from asyncstore.instances.head import read_head
+from asyncstore.instances.outcome import State
+from asyncstore.instances.problem import ProblemKind, ScanProblem
+from asyncstore.net import acceptor
 from asyncstore.net.acceptor import Arrival, StorageSCP
-from asyncstore.net.outcome import State
+from asyncstore.services import part_file
 from asyncstore.status import SUCCESS, Status
 from asyncstore.uids import (
     CT_IMAGE_STORAGE,
@@ -37,9 +38,8 @@ from asyncstore.uids import (
 )
 from asyncstore.upper_layer.items import OperationsWindow, PresentationContext, UserInformation
 from asyncstore.upper_layer.pdu import Abort, AssociateRJ, AssociateRQ, DataTF, Fragment, ReleaseRP, ReleaseRQ
-from tests.instances import files
-from tests.interop.peers import free_port, require
-from tests.net.parts import (
+from tests.support import files
+from tests.support.associations import (
     LIMIT_SECONDS,
     MR_IMAGE_STORAGE,
     TINY_SECONDS,
@@ -49,7 +49,8 @@ from tests.net.parts import (
     tasks,
     to,
 )
-from tests.wire import CT_CONTEXT, Wire, play_scu
+from tests.support.peers import free_port, require
+from tests.support.wire import CT_CONTEXT, Wire, play_scu
 
 if TYPE_CHECKING:
     from collections.abc import Callable

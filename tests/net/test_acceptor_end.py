@@ -17,8 +17,8 @@ from asyncstore.status import SUCCESS
 from asyncstore.uids import CT_IMAGE_STORAGE, IMPLICIT_VR_LITTLE_ENDIAN, VERIFICATION
 from asyncstore.upper_layer.items import PresentationContext
 from asyncstore.upper_layer.pdu import Abort, DataTF, Fragment
-from tests.net.parts import LIMIT_SECONDS, TINY_SECONDS
-from tests.wire import Wire, play_scu
+from tests.support.associations import LIMIT_SECONDS, TINY_SECONDS
+from tests.support.wire import Wire, play_scu
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -16,8 +16,8 @@ from asyncstore.status import SUCCESS, Status
 from asyncstore.uids import CT_IMAGE_STORAGE
 from asyncstore.upper_layer.items import OperationsWindow
 from asyncstore.upper_layer.pdu import DataTF, Fragment
-from tests.net.parts import LIMIT_SECONDS
-from tests.wire import Wire, play_scu
+from tests.support.associations import LIMIT_SECONDS
+from tests.support.wire import Wire, play_scu
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -13,16 +13,17 @@ import anyio
 import pydicom
 import pytest
 
+from asyncstore.aio.signal import Signal
 from asyncstore.dimse.messages import HIGH, CEchoRQ, CEchoRSP
 from asyncstore.errors import LocalProtocolError, SourceError, StoreFailed
+from asyncstore.inputs.opening import instance_from
 from asyncstore.instances import source as source_module
-from asyncstore.instances.instance import Instance
+from asyncstore.instances.outcome import State
 from asyncstore.instances.source import BytesSource
 from asyncstore.net import trace, transport
 from asyncstore.net.acceptor import StorageSCP
-from asyncstore.net.outcome import State
-from asyncstore.net.signal import Signal
 from asyncstore.status import SUCCESS
+from asyncstore.trace import TraceEvent
 from asyncstore.uids import (
     CT_IMAGE_STORAGE,
     EXPLICIT_VR_LITTLE_ENDIAN,
@@ -32,8 +33,8 @@ from asyncstore.uids import (
 from asyncstore.upper_layer import framing
 from asyncstore.upper_layer.items import OperationsWindow, UserIdentity
 from asyncstore.upper_layer.pdu import AssociateRQ, ReleaseRQ
-from tests.instances import files
-from tests.net.parts import (
+from tests.support import files
+from tests.support.associations import (
     CONTEXTS,
     LIMIT_SECONDS,
     MR_IMAGE_STORAGE,
@@ -51,17 +52,18 @@ from tests.net.parts import (
     to,
     with_window,
 )
-from tests.wire import ScriptedSCP, Wire
+from tests.support.wire import ScriptedSCP, Wire
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
     from pathlib import Path
 
-    from asyncstore.dimse.exchange import Operation
+    from asyncstore.dimse.operations import Operation
+    from asyncstore.instances.instance import Instance
+    from asyncstore.instances.outcome import Outcome
     from asyncstore.net.association import Association
-    from asyncstore.net.outcome import Outcome
     from asyncstore.status import Status
-    from tests.interop.peers import InProcessSCP, RunningOrthanc, RunningPeer
+    from tests.support.peers import InProcessSCP, RunningOrthanc, RunningPeer
 
 CT_SMALL = files.bundled("CT_small.dcm")
 CT_SMALL_UID = "1.3.6.1.4.1.5962.1.1.1.1.1.20040119072730.12322"
@@ -91,7 +93,7 @@ async def test_a_file_a_dataset_and_an_instance_are_stored_as_they_are(tmp_path:
     kept = tmp_path / "kept"
     kept.mkdir()
     async with StorageSCP(output_directory=kept) as scp, to(scp) as association:
-        sources: list[Any] = [str(paths[0]), pydicom.dcmread(paths[1]), Instance.from_path(paths[2])]
+        sources: list[Any] = [str(paths[0]), pydicom.dcmread(paths[1]), instance_from(paths[2])]
         for number, source in enumerate(sources, 1):
             outcome = await association.store(source)
             assert (outcome.state, outcome.status, outcome.reason) == (State.STORED, SUCCESS, "")
@@ -401,7 +403,7 @@ async def test_a_dataset_whose_uid_cannot_be_sent_is_an_outcome_and_the_associat
         data_set.SOPInstanceUID = "1.2.\u00e9"
     with ScriptedSCP() as scp, anyio.fail_after(LIMIT_SECONDS):
         async with to(scp) as association:
-            broken = Instance.from_path(CT_SMALL)
+            broken = instance_from(CT_SMALL)
             broken.sop_instance_uid = data_set.SOPInstanceUID
             outcome = await association.store(broken)
             assert not association.outstanding
@@ -563,7 +565,7 @@ async def test_a_file_meta_that_differs_from_its_data_set_is_a_warning(caplog: p
 
 async def test_an_outcome_keeps_no_bytes_of_a_file_that_the_association_read(tmp_path: Path) -> None:
     path = image_file(tmp_path / "a.dcm")
-    given = Instance.from_path(path)
+    given = instance_from(path)
     contexts = [(CT_IMAGE_STORAGE, (IMPLICIT_VR_LITTLE_ENDIAN,))]
     with ScriptedSCP() as scp:
         async with to(scp) as association:
@@ -587,7 +589,7 @@ async def test_what_happens_is_logged_as_events(caplog: pytest.LogCaptureFixture
         association.trace_number = 7
         async with association:
             await association.store(instance())
-    events = [record.msg for record in caplog.records if isinstance(record.msg, trace.TraceEvent)]
+    events = [record.msg for record in caplog.records if isinstance(record.msg, TraceEvent)]
     assert [type(event) for event in events] == [
         trace.Requesting,
         trace.RequestSent,

@@ -16,18 +16,18 @@ import anyio.to_thread
 import pytest
 
 from asyncstore.errors import AssociationLost, AsyncStoreError, LocalProtocolError, SourceChanged, SourceError
-from asyncstore.instances import convert as convert_module
+from asyncstore.inputs import opening
 from asyncstore.instances import source as source_module
-from asyncstore.instances.convert import NoTemporaryFile
-from asyncstore.instances.instance import Instance
+from asyncstore.instances.outcome import Outcome, State
 from asyncstore.instances.source import BytesSource, FileSource
 from asyncstore.net import association as association_module
-from asyncstore.net import reads
+from asyncstore.net import source_reader as reads
 from asyncstore.net.acceptor import StorageSCP
-from asyncstore.net.outcome import Outcome, State
+from asyncstore.preparation import convert as convert_module
+from asyncstore.preparation.spool import NoTemporaryFile
 from asyncstore.uids import CT_IMAGE_STORAGE, EXPLICIT_VR_LITTLE_ENDIAN, IMPLICIT_VR_LITTLE_ENDIAN
 from asyncstore.upper_layer.pdu import Abort, AssociateRQ, DataTF, ReleaseRQ
-from tests.net.parts import (
+from tests.support.associations import (
     LIMIT_SECONDS,
     TINY_SECONDS,
     ReadPiecewise,
@@ -48,12 +48,13 @@ from tests.net.parts import (
     units_of,
     with_window,
 )
-from tests.wire import ScriptedSCP, Wire
+from tests.support.wire import ScriptedSCP, Wire
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
     from pathlib import Path
 
+    from asyncstore.instances.instance import Instance
     from asyncstore.net.association import Association
 
 SMALL_MAXIMUM = 206
@@ -293,7 +294,7 @@ async def test_threads_that_hang_in_files_are_not_taken_from_the_programs_own(
     contexts = [(CT_IMAGE_STORAGE, (EXPLICIT_VR_LITTLE_ENDIAN,))]
     if where == "path":
         each = image_file(tmp_path / "a.dcm")
-        monkeypatch.setattr(Instance, "from_path", hangs)
+        monkeypatch.setattr(opening, "read_head", hangs)
     elif where == "conversion":
         contexts = [(CT_IMAGE_STORAGE, (IMPLICIT_VR_LITTLE_ENDIAN,))]
         monkeypatch.setattr(convert_module, "convert", hangs)
@@ -354,7 +355,7 @@ async def test_cancelled_while_a_thread_prepares_the_instance_nobody_waits_for_t
         return instance()
 
     if slow == "path":
-        monkeypatch.setattr(Instance, "from_path", never_ready)
+        monkeypatch.setattr(opening, "read_head", never_ready)
     else:
         monkeypatch.setattr(convert_module, "convert", never_ready)
     path = image_file(tmp_path / "a.dcm")

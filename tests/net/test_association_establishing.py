@@ -25,8 +25,8 @@ from asyncstore.net.peer import Peer, Timeouts
 from asyncstore.uids import CT_IMAGE_STORAGE, EXPLICIT_VR_LITTLE_ENDIAN
 from asyncstore.upper_layer import pdu
 from asyncstore.upper_layer.items import PresentationContextResult, UserInformation
-from tests.interop.peers import free_port
-from tests.net.parts import (
+from tests.net.test_transport import unanswering
+from tests.support.associations import (
     CONTEXTS,
     LIMIT_SECONDS,
     TINY_SECONDS,
@@ -36,8 +36,8 @@ from tests.net.parts import (
     tiny,
     to,
 )
-from tests.net.test_transport import unanswering
-from tests.wire import ScriptedSCP, Wire
+from tests.support.peers import free_port
+from tests.support.wire import ScriptedSCP, Wire
 
 if TYPE_CHECKING:
     from collections.abc import Callable

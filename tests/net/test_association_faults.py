@@ -15,15 +15,15 @@ import pytest
 from asyncstore.dimse import command_set
 from asyncstore.dimse.messages import CEchoRQ, CEchoRSP, CStoreRQ, CStoreRSP
 from asyncstore.errors import Aborted, AssociationLost, AsyncStoreError, ConnectionLost, RemoteProtocolError, Timeout
-from asyncstore.instances.instance import Instance
+from asyncstore.inputs import opening
+from asyncstore.instances.outcome import State
 from asyncstore.net import association as association_module
 from asyncstore.net import trace
 from asyncstore.net import transport as transport_module
-from asyncstore.net.outcome import State
 from asyncstore.status import SUCCESS
 from asyncstore.uids import CT_IMAGE_STORAGE
 from asyncstore.upper_layer.pdu import Abort, DataTF, Fragment, ReleaseRP, ReleaseRQ
-from tests.net.parts import (
+from tests.support.associations import (
     LIMIT_SECONDS,
     TINY_SECONDS,
     ReadPiecewise,
@@ -40,7 +40,7 @@ from tests.net.parts import (
     units_of,
     with_window,
 )
-from tests.wire import ScriptedSCP, Wire
+from tests.support.wire import ScriptedSCP, Wire
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -298,7 +298,7 @@ async def test_a_failed_association_can_be_tried_again_and_again_and_keeps_nothi
 
 
 async def test_a_failed_association_reads_no_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(Instance, "from_path", lambda _: pytest.fail("it looked at the file"))
+    monkeypatch.setattr(opening, "read_head", lambda _: pytest.fail("it looked at the file"))
     with ScriptedSCP(accepting(Wire.fin)) as scp, anyio.fail_after(LIMIT_SECONDS):
         async with to(scp) as association:
             failed = anyio.Event()

@@ -10,13 +10,13 @@ import anyio.lowlevel
 import pytest
 
 from asyncstore.errors import AssociationLost, SourceError, cause_of
+from asyncstore.instances.outcome import State
 from asyncstore.net.acceptor import StorageSCP
-from asyncstore.net.outcome import State
 from asyncstore.net.peer import Peer
 from asyncstore.transfer.engine import Transfer
 from asyncstore.transfer.judge import Judge
 from asyncstore.upper_layer.pdu import Abort
-from tests.net.parts import (
+from tests.support.associations import (
     LIMIT_SECONDS,
     ReadPiecewise,
     accepting,
@@ -27,8 +27,8 @@ from tests.net.parts import (
     to,
     with_window,
 )
-from tests.transfer.support import outcomes_of
-from tests.wire import ScriptedSCP, Wire
+from tests.support.transfers import outcomes_of
+from tests.support.wire import ScriptedSCP, Wire
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence

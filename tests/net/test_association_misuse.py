@@ -13,9 +13,9 @@ from asyncstore.net.association import associate
 from asyncstore.net.peer import Peer
 from asyncstore.uids import CT_IMAGE_STORAGE, EXPLICIT_VR_LITTLE_ENDIAN
 from asyncstore.upper_layer.pdu import AssociateRQ, ReleaseRP, ReleaseRQ
-from tests.interop.peers import free_port
-from tests.net.parts import CONTEXTS, LIMIT_SECONDS, accepting, instance, to
-from tests.wire import ScriptedSCP, Wire
+from tests.support.associations import CONTEXTS, LIMIT_SECONDS, accepting, instance, to
+from tests.support.peers import free_port
+from tests.support.wire import ScriptedSCP, Wire
 
 if TYPE_CHECKING:
     from asyncstore.net.association import Association

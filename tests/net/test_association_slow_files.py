@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from asyncstore.instances.source import BytesSource
-from asyncstore.net.reads import Reads
+from asyncstore.net.source_reader import Reads
 from asyncstore.upper_layer.framing import Framer, Run
 
 if TYPE_CHECKING:

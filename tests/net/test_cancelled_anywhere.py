@@ -10,8 +10,8 @@ import anyio.lowlevel
 
 from asyncstore.net.transport import ABORT_SECONDS
 from asyncstore.uids import CT_IMAGE_STORAGE, EXPLICIT_VR_LITTLE_ENDIAN, IMPLICIT_VR_LITTLE_ENDIAN, VERIFICATION
-from tests.net.parts import MR_IMAGE_STORAGE, descriptors, image_file, tasks, to
-from tests.transfer.support import KeepingSCP, instance
+from tests.support.associations import MR_IMAGE_STORAGE, descriptors, image_file, tasks, to
+from tests.support.transfers import KeepingSCP, instance
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

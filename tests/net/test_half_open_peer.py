@@ -10,16 +10,16 @@ import pytest
 
 from asyncstore.errors import Timeout
 from asyncstore.net.transport import SocketTransport
-from tests.fault_plan import Cut
-from tests.faults import FaultProxy
-from tests.net.parts import LIMIT_SECONDS, TINY_SECONDS, instance, tiny, to
-from tests.transfer.support import KeepingSCP, check_account, outcomes_of, transfer_to, write_files
-from tests.wire import ScriptedSCP
+from tests.support.associations import LIMIT_SECONDS, TINY_SECONDS, instance, tiny, to
+from tests.support.fault_plan import Cut
+from tests.support.faults import FaultProxy
+from tests.support.transfers import KeepingSCP, check_account, outcomes_of, transfer_to, write_files
+from tests.support.wire import ScriptedSCP
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from tests.wire import Wire
+    from tests.support.wire import Wire
 
 _NOTICED_SECONDS: Final = 120
 

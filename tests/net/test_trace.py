@@ -6,15 +6,18 @@ import logging
 
 import pytest
 
+import asyncstore.transfer.trace
 from asyncstore.dimse.messages import CEchoRQ, CStoreRQ
+from asyncstore.instances.outcome import Outcome, State
 from asyncstore.net import trace
-from asyncstore.net.outcome import Outcome, State
 from asyncstore.net.peer import Peer
 from asyncstore.status import Status
+from asyncstore.trace import TraceEvent, emit
+from asyncstore.transfer.trace import KindRefused, MoreMetaDiffer, NotStored
 from asyncstore.uids import CT_IMAGE_STORAGE, IMPLICIT_VR_LITTLE_ENDIAN
 from asyncstore.upper_layer.items import PresentationContextResult, UserInformation
 from asyncstore.upper_layer.pdu import AssociateAC, AssociateRJ, AssociateRQ
-from tests.wire import CT_CONTEXT
+from tests.support.wire import CT_CONTEXT
 
 REQUEST = AssociateRQ("CALLED", "CALLING", (CT_CONTEXT,), UserInformation())
 ANSWER = AssociateAC(
@@ -63,12 +66,12 @@ EVENTS = [
         "invalid answer to C-STORE: no Status",
     ),
     (
-        trace.NotStored(outcome=Outcome(State.FAILED, "a.dcm", reason="no")),
+        NotStored(outcome=Outcome(State.FAILED, "a.dcm", reason="no")),
         logging.ERROR,
         "not stored: 'a.dcm': 'no'",
     ),
     (
-        trace.KindRefused(
+        KindRefused(
             sop_class_uid=CT_IMAGE_STORAGE,
             transfer_syntax_uid=IMPLICIT_VR_LITTLE_ENDIAN,
             status=Status(0xA801),
@@ -84,7 +87,7 @@ EVENTS = [
         "'a.dcm': the File Meta Information has 1.2, the data set has 1.3, which is used",
     ),
     (
-        trace.MoreMetaDiffer(count=1200),
+        MoreMetaDiffer(count=1200),
         logging.WARNING,
         "1,200 more whose File Meta Information differs from the data set, which is used",
     ),
@@ -93,25 +96,27 @@ EVENTS = [
 
 @pytest.mark.parametrize(("event", "level", "line"), EVENTS, ids=lambda value: type(value).__name__)
 def test_an_event_is_logged_as_itself_and_reads_as_one_line(
-    event: trace.TraceEvent, level: int, line: str, caplog: pytest.LogCaptureFixture
+    event: TraceEvent, level: int, line: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     logger = logging.getLogger("asyncstore.net")
     with caplog.at_level(logging.DEBUG, logger.name):
-        trace.emit(logger, event)
+        emit(logger, event)
     (record,) = caplog.records
     assert record.msg is event
     assert (record.levelno, record.getMessage()) == (level, line)
 
 
 def test_every_kind_of_event_is_tested_here() -> None:
-    kinds = {kind for kind in vars(trace).values() if isinstance(kind, type) and issubclass(kind, trace.TraceEvent)}
-    assert {type(event) for event, _, _ in EVENTS} == kinds - {trace.TraceEvent}
+    modules = (trace, asyncstore.transfer.trace)
+    kinds = {kind for module in modules for kind in vars(module).values() if isinstance(kind, type)}
+    kinds = {kind for kind in kinds if issubclass(kind, TraceEvent)}
+    assert {type(event) for event, _, _ in EVENTS} == kinds - {TraceEvent}
 
 
 def test_an_event_below_the_level_is_not_logged(caplog: pytest.LogCaptureFixture) -> None:
     logger = logging.getLogger("asyncstore.net")
     with caplog.at_level(logging.ERROR, logger.name):
-        trace.emit(logger, trace.Releasing())
+        emit(logger, trace.Releasing())
     assert not caplog.records
 
 
@@ -121,7 +126,7 @@ def test_events_of_several_associations_carry_their_number() -> None:
 
 
 @pytest.mark.parametrize("event", [event for event, _, _ in EVENTS], ids=lambda event: type(event).__name__)
-def test_an_event_has_the_fields_that_its_class_names(event: trace.TraceEvent) -> None:
+def test_an_event_has_the_fields_that_its_class_names(event: TraceEvent) -> None:
     named = {name for kind in type(event).__mro__ for name in vars(kind).get("__annotations__", ())} - {"level"}
     assert vars(event).keys() <= named
     assert all(hasattr(event, name) for name in named)

@@ -17,8 +17,8 @@ from asyncstore.net import transport
 from asyncstore.net.peer import Peer
 from asyncstore.net.transport import SocketTransport, connect
 from asyncstore.upper_layer import framing
-from tests.interop.peers import free_port
-from tests.net.parts import LIMIT_SECONDS, TINY_SECONDS, descriptors, take_add_reader_away
+from tests.support.associations import LIMIT_SECONDS, TINY_SECONDS, descriptors, take_add_reader_away
+from tests.support.peers import free_port
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

@@ -10,18 +10,18 @@ from typing import TYPE_CHECKING
 import anyio
 import anyio.lowlevel
 
-from asyncstore.net.outcome import State
+from asyncstore.instances.outcome import State
 from asyncstore.net.transport import ABORT_SECONDS
 from asyncstore.transfer.engine import Transfer
-from asyncstore.transfer.policy import TransferOptions
-from tests.interop.kept import Kept, assert_all_arrived
-from tests.transfer.ledgers import rows_of
-from tests.transfer.support import QUICK, KeepingSCP, outcomes_of, peer_at, write_files
+from asyncstore.transfer.options import TransferOptions
+from tests.support.kept import Kept, assert_all_arrived
+from tests.support.ledgers import rows_of
+from tests.support.transfers import QUICK, KeepingSCP, outcomes_of, peer_at, write_files
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from asyncstore.net.outcome import Outcome
+    from asyncstore.instances.outcome import Outcome
 
 _FILES = 12
 # A loop that never rests keeps threads from the interpreter, for 5 ms each time that one of them asks for it.

@@ -9,21 +9,21 @@ from typing import TYPE_CHECKING
 import anyio
 import pytest
 
-from asyncstore.instances import convert as convert_module
+from asyncstore.instances.outcome import State
 from asyncstore.instances.source import BytesSource
 from asyncstore.net.association import associate
-from asyncstore.net.outcome import State
+from asyncstore.preparation import convert as convert_module
 from asyncstore.uids import CT_IMAGE_STORAGE, EXPLICIT_VR_LITTLE_ENDIAN, IMPLICIT_VR_LITTLE_ENDIAN
 from asyncstore.upper_layer.items import OperationsWindow
-from tests.instances.files import read_all
-from tests.transfer.support import LIMIT_SECONDS, outcomes_of, peer_at, transfer_to, write_files
-from tests.wire import ScriptedSCP
+from tests.support.files import read_all
+from tests.support.transfers import LIMIT_SECONDS, outcomes_of, peer_at, transfer_to, write_files
+from tests.support.wire import ScriptedSCP
 
 if TYPE_CHECKING:
     from pathlib import Path
 
     from asyncstore.instances.instance import Instance
-    from tests.wire import Wire
+    from tests.support.wire import Wire
 
 WINDOW = 4
 

@@ -14,17 +14,19 @@ import pydicom
 import pytest
 
 from asyncstore.dimse.messages import HIGH, LOW
+from asyncstore.inputs.opening import instance_from
 from asyncstore.instances import source as source_module
 from asyncstore.instances.instance import Instance
+from asyncstore.instances.outcome import State
 from asyncstore.instances.source import BytesSource
 from asyncstore.net import trace
 from asyncstore.net.acceptor import StorageSCP
 from asyncstore.net.association import STREAMED_AFTER_BYTES
-from asyncstore.net.outcome import State
 from asyncstore.net.peer import Peer
 from asyncstore.status import SUCCESS, Status
 from asyncstore.transfer import engine, work
 from asyncstore.transfer.engine import Transfer
+from asyncstore.transfer.trace import MoreMetaDiffer
 from asyncstore.transfer.work import Pending
 from asyncstore.uids import (
     CT_IMAGE_STORAGE,
@@ -34,8 +36,8 @@ from asyncstore.uids import (
 )
 from asyncstore.upper_layer.items import PresentationContextResult, UserInformation
 from asyncstore.upper_layer.pdu import AssociateAC, AssociateRQ, DataTF
-from tests.instances import files
-from tests.transfer.support import (
+from tests.support import files
+from tests.support.transfers import (
     LIMIT_SECONDS,
     LOSSLESS_JPEG,
     KeepingSCP,
@@ -48,13 +50,14 @@ from tests.transfer.support import (
     uid_of,
     write_files,
 )
-from tests.wire import ScriptedSCP, Wire
+from tests.support.wire import ScriptedSCP, Wire
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterator, Sequence
 
+    from asyncstore.instances.outcome import Outcome
     from asyncstore.net.acceptor import Arrival
-    from asyncstore.net.outcome import Outcome
+    from asyncstore.trace import TraceEvent
 
 CLASSES = list(STORAGE_SOP_CLASSES)
 
@@ -102,7 +105,7 @@ async def test_instances_and_data_sets_arrive(tmp_path: Path) -> None:
     data_set = pydicom.dcmread(files.bundled("CT_small.dcm"))
     (path,) = write_files(tmp_path, 1)
     async with KeepingSCP() as scp:
-        transfer = transfer_to(scp, [Instance.from_path(path), instance(2), data_set])
+        transfer = transfer_to(scp, [instance_from(path), instance(2), data_set])
         outcomes = await outcomes_of(transfer)
     check_account(transfer, outcomes)
     assert scp.uids == Counter([uid_of(1), uid_of(2), str(data_set.SOPInstanceUID)])
@@ -561,10 +564,10 @@ async def test_a_lone_outcome_is_handed_out_although_the_supervisor_sleeps(monke
 
 
 @pytest.mark.parametrize(
-    ("differing", "kinds"), [(0, []), (1, [trace.MetaDiffers]), (9, [trace.MetaDiffers, trace.MoreMetaDiffer])]
+    ("differing", "kinds"), [(0, []), (1, [trace.MetaDiffers]), (9, [trace.MetaDiffers, MoreMetaDiffer])]
 )
 async def test_a_file_meta_that_differs_from_its_data_set_is_told_once_and_the_others_are_counted(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture, differing: int, kinds: list[type[trace.TraceEvent]]
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, differing: int, kinds: list[type[TraceEvent]]
 ) -> None:
     for path in write_files(tmp_path, 12)[:differing]:
         Path(path).write_bytes(files.dicom_file(body=files.data_set(sop_instance_uid="1.2.3.9")))

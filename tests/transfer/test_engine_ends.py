@@ -12,13 +12,13 @@ import anyio
 import pytest
 
 from asyncstore.errors import AssociationLost, LedgerError, LocalProtocolError
-from asyncstore.net.outcome import State
+from asyncstore.inputs import feed
+from asyncstore.instances.outcome import State
 from asyncstore.status import SUCCESS
-from asyncstore.transfer import feed
 from asyncstore.transfer.engine import Transfer
 from asyncstore.upper_layer.items import OperationsWindow
 from asyncstore.upper_layer.pdu import Abort, ReleaseRQ
-from tests.transfer.support import (
+from tests.support.transfers import (
     LIMIT_SECONDS,
     KeepingSCP,
     check_account,
@@ -28,15 +28,15 @@ from tests.transfer.support import (
     transfer_to,
     write_files,
 )
-from tests.wire import ScriptedSCP, Wire
+from tests.support.wire import ScriptedSCP, Wire
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Iterator
     from pathlib import Path
 
     from asyncstore.instances.instance import Instance
+    from asyncstore.instances.outcome import Outcome
     from asyncstore.net.acceptor import Arrival
-    from asyncstore.net.outcome import Outcome
     from asyncstore.status import Status
 
 WINDOW = 4

@@ -12,17 +12,21 @@ import pytest
 
 import asyncstore
 from asyncstore.errors import ConnectionLost, LedgerError
-from asyncstore.instances import convert
-from asyncstore.instances.instance import Instance
-from asyncstore.net.outcome import Outcome, State
+from asyncstore.inputs import feed
+from asyncstore.inputs.opening import instance_from
+from asyncstore.instances import head
+from asyncstore.instances.outcome import Outcome, State
+from asyncstore.ledger.sqlite import ledger as sqlite_ledger
+from asyncstore.ledger.sqlite import writer as ledger_writer
+from asyncstore.ledger.sqlite.ledger import SqliteLedger
+from asyncstore.preparation import spool
 from asyncstore.status import SUCCESS, Status
-from asyncstore.transfer import feed, ledger_writer, sqlite_ledger
+from asyncstore.transfer import engine
 from asyncstore.transfer.engine import Transfer
-from asyncstore.transfer.policy import RetryPolicy, TransferOptions
-from asyncstore.transfer.sqlite_ledger import SqliteLedger
+from asyncstore.transfer.options import RetryPolicy, TransferOptions
 from asyncstore.uids import IMPLICIT_VR_LITTLE_ENDIAN
-from tests.transfer.ledgers import rows_of
-from tests.transfer.support import (
+from tests.support.ledgers import rows_of
+from tests.support.transfers import (
     QUICK,
     KeepingSCP,
     collect,
@@ -32,17 +36,18 @@ from tests.transfer.support import (
     uid_of,
     write_files,
 )
-from tests.wire import ScriptedSCP, Wire, stores_everything
+from tests.support.wire import ScriptedSCP, Wire, stores_everything
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
     from pathlib import Path
     from typing import Self
 
+    from asyncstore.instances.instance import Instance
+    from asyncstore.ledger.protocol import KnownInstance, Ledger
+    from asyncstore.ledger.sqlite.writer import LedgerWriter
     from asyncstore.net.acceptor import Arrival
-    from asyncstore.transfer.ledger import KnownInstance, Ledger
-    from asyncstore.transfer.ledger_writer import LedgerWriter
-    from tests.transfer.support import Listening
+    from tests.support.transfers import Listening
 
 LATER = 4e9  # a clock by which no file of a test is young
 
@@ -106,7 +111,7 @@ async def test_what_is_stored_is_neither_opened_nor_sent_again(tmp_path: Path, m
     async with KeepingSCP() as scp:
         await ended(transfer_with(scp, tmp_path / "in", ledger))
         assert len(scp.arrivals) == 50
-    monkeypatch.setattr(feed, "read_head", None)  # whoever opens a file fails
+    monkeypatch.setattr(head, "read_head", None)  # whoever opens a file fails
     # Nobody listens any more: with nothing to send there is no association.
     transfer, outcomes = await ended(transfer_with(scp, [tmp_path / "in", *paths[:5]], ledger))
     assert {outcome.state for outcome in outcomes} == {State.RESUMED}
@@ -133,8 +138,8 @@ async def test_what_is_not_stored_is_sent_again(tmp_path: Path, state: State) ->
     first, second = write_files(tmp_path / "in", 2)
     async with KeepingSCP() as scp:
         async with SqliteLedger(tmp_path / "run.db", destination=str(peer_at(scp))) as ledger:
-            ledger.record(Outcome(State.STORED, first, Instance.from_path(first), SUCCESS))
-            ledger.record(Outcome(state, second, Instance.from_path(second), reason="a reason"))
+            ledger.record(Outcome(State.STORED, first, instance_from(first), SUCCESS))
+            ledger.record(Outcome(state, second, instance_from(second), reason="a reason"))
         _, outcomes = await ended(transfer_with(scp, [first, second], tmp_path / "run.db"))
         assert list(scp.uids) == [uid_of(2)]
     assert [outcome.state for outcome in outcomes] == [State.RESUMED, State.STORED]
@@ -145,7 +150,7 @@ async def test_what_found_no_room_to_be_converted_in_is_sent_by_the_next_run(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     paths = write_files(tmp_path / "in", 2)
-    monkeypatch.setattr(convert, "SPOOL_BYTES", 10)
+    monkeypatch.setattr(spool, "SPOOL_BYTES", 10)
     async with KeepingSCP(transfer_syntaxes=[IMPLICIT_VR_LITTLE_ENDIAN]) as scp:
         monkeypatch.setattr(tempfile, "tempdir", "/no/such")
         _, outcomes = await ended(transfer_with(scp, paths, tmp_path / "run.db"))
@@ -169,7 +174,7 @@ async def test_files_that_are_no_dicom_files_are_passed_over_without_opening_the
             return SqliteLedger(tmp_path / "run.db", destination=str(peer_at(scp)), clock=lambda: LATER)
 
         first, _ = await ended(transfer_with(scp, tmp_path / "in", ledger()))
-        monkeypatch.setattr(feed, "read_head", None)
+        monkeypatch.setattr(head, "read_head", None)
         second, _ = await ended(transfer_with(scp, tmp_path / "in", ledger()))
     assert first.report.states == {State.STORED: 3, State.SKIPPED: 1}
     assert second.report.states == {State.RESUMED: 3, State.SKIPPED: 1}
@@ -179,7 +184,7 @@ async def test_files_that_are_no_dicom_files_are_passed_over_without_opening_the
 async def test_more_settled_files_than_may_wait_to_be_read_come_one_after_another(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(asyncstore.transfer.engine, "_MAXIMUM_UNREAD", 64)
+    monkeypatch.setattr(engine, "_MAXIMUM_UNREAD", 64)
     monkeypatch.setattr(feed, "_ASKED_AT_ONCE", 16)
     paths = write_files(tmp_path / "in", 300)
     async with KeepingSCP() as scp:

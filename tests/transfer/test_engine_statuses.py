@@ -10,12 +10,13 @@ from typing import TYPE_CHECKING
 import pytest
 
 from asyncstore.errors import StoreFailed
-from asyncstore.net import trace
-from asyncstore.net.outcome import State
+from asyncstore.instances.outcome import State
 from asyncstore.status import SUCCESS, Status
-from asyncstore.transfer.policy import RetryPolicy, parse_overrides
+from asyncstore.transfer.options import RetryPolicy
+from asyncstore.transfer.reactions import parse_overrides
+from asyncstore.transfer.trace import KindRefused, NotStored
 from asyncstore.upper_layer.pdu import Abort
-from tests.transfer.support import (
+from tests.support.transfers import (
     LOSSLESS_JPEG,
     KeepingSCP,
     check_account,
@@ -26,7 +27,7 @@ from tests.transfer.support import (
     uid_of,
     write_files,
 )
-from tests.wire import ScriptedSCP, Wire, stores_everything
+from tests.support.wire import ScriptedSCP, Wire, stores_everything
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -250,7 +251,7 @@ async def test_a_kind_that_the_peer_refuses_is_told_once_and_then_counted(
             assert len(scp.arrivals) <= 2  # one may be on its way when the first is answered
     assert transfer.report.states == {State.FAILED: 50}
     told = [record.msg for record in caplog.records]
-    assert [type(event) for event in told] == [trace.NotStored, trace.KindRefused]
+    assert [type(event) for event in told] == [NotStored, KindRefused]
     assert told[1].count == 49
 
 

@@ -23,20 +23,21 @@ from asyncstore.errors import (
     SourceChanged,
     Timeout,
 )
+from asyncstore.inputs.opening import instance_from
 from asyncstore.instances.instance import Instance
-from asyncstore.net.outcome import State
+from asyncstore.instances.outcome import State
 from asyncstore.net.peer import Peer, Timeouts
 from asyncstore.status import SUCCESS, Status
 from asyncstore.transfer import work
 from asyncstore.transfer.engine import Transfer
-from asyncstore.transfer.policy import RetryPolicy, TransferOptions
+from asyncstore.transfer.options import RetryPolicy, TransferOptions
 from asyncstore.uids import CT_IMAGE_STORAGE, EXPLICIT_VR_LITTLE_ENDIAN, IMPLICIT_VR_LITTLE_ENDIAN
 from asyncstore.upper_layer.items import OperationsWindow, PresentationContextResult
 from asyncstore.upper_layer.pdu import Abort, AssociateAC, AssociateRJ, AssociateRQ, ReleaseRP, ReleaseRQ
-from tests.fault_plan import Cut, Reject, SetStatus
-from tests.faults import FaultProxy
-from tests.interop.peers import free_port
-from tests.transfer.support import (
+from tests.support.fault_plan import Cut, Reject, SetStatus
+from tests.support.faults import FaultProxy
+from tests.support.peers import free_port
+from tests.support.transfers import (
     QUICK,
     KeepingSCP,
     check_account,
@@ -48,15 +49,15 @@ from tests.transfer.support import (
     uid_of,
     write_files,
 )
-from tests.wire import ScriptedSCP, ScriptError, Wire, stores_everything
+from tests.support.wire import ScriptedSCP, ScriptError, Wire, stores_everything
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
+    from asyncstore.instances.outcome import Outcome
     from asyncstore.net.acceptor import Arrival
-    from asyncstore.net.outcome import Outcome
-    from tests.fault_plan import Fault
-    from tests.wire import Script
+    from tests.support.fault_plan import Fault
+    from tests.support.wire import Script
 
 
 def uids_of(outcomes: list[Outcome]) -> list[str]:
@@ -446,7 +447,7 @@ async def test_a_peer_that_breaks_every_association_ends_the_run_in_bounded_time
 @pytest.mark.parametrize("what", ["truncated", "deleted", "rewritten"])
 async def test_files_that_changed_after_the_scan_are_told_and_the_others_arrive(tmp_path: Path, what: str) -> None:
     paths = write_files(tmp_path, 20, padding_bytes=200_000)
-    instances = [Instance.from_path(path) for path in paths]
+    instances = [instance_from(path) for path in paths]
     for path in map(Path, paths[::4]):
         if what == "deleted":
             path.unlink()
@@ -468,7 +469,7 @@ async def test_what_cannot_be_converted_is_told_and_the_others_arrive(tmp_path: 
     paths = write_files(tmp_path, 6)
     damaged = Path(paths[0])
     damaged.write_bytes(damaged.read_bytes()[:-4])  # ends in the middle of an element
-    instances = [Instance.from_path(path) for path in paths]
+    instances = [instance_from(path) for path in paths]
     Path(paths[1]).unlink()
     instances[1].let_go()
     async with KeepingSCP(transfer_syntaxes=[IMPLICIT_VR_LITTLE_ENDIAN]) as scp:

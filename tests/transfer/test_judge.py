@@ -19,12 +19,14 @@ from asyncstore.errors import (
     StoreFailed,
     Timeout,
 )
-from asyncstore.net.outcome import Outcome, State
+from asyncstore.instances.outcome import Outcome, State
 from asyncstore.status import Status
-from asyncstore.transfer.judge import Again, Destination, Judge, is_our_doing
-from asyncstore.transfer.policy import DESTINATION_FAILURES_UNTIL_SINGLE, RetryPolicy, parse_overrides
+from asyncstore.transfer.destination import Destination, is_our_doing
+from asyncstore.transfer.judge import Again, Judge
+from asyncstore.transfer.options import DESTINATION_FAILURES_UNTIL_SINGLE, RetryPolicy
+from asyncstore.transfer.reactions import parse_overrides
 from asyncstore.transfer.work import Pending
-from tests.transfer.support import LOSSLESS_JPEG, instance
+from tests.support.transfers import LOSSLESS_JPEG, instance
 
 if TYPE_CHECKING:
     from collections.abc import Iterable

@@ -9,12 +9,12 @@ import anyio
 import pytest
 
 from asyncstore.errors import Aborted, AsyncStoreError
-from asyncstore.net.outcome import State
+from asyncstore.instances.outcome import State
 from asyncstore.transfer.engine import Transfer
-from asyncstore.transfer.policy import RetryPolicy, TransferOptions
+from asyncstore.transfer.options import RetryPolicy, TransferOptions
 from asyncstore.upper_layer.pdu import Abort, AssociateRQ, ReleaseRP, ReleaseRQ
-from tests.transfer.ledgers import rows_of
-from tests.transfer.support import (
+from tests.support.ledgers import rows_of
+from tests.support.transfers import (
     LIMIT_SECONDS,
     QUICK,
     check_account,
@@ -24,14 +24,14 @@ from tests.transfer.support import (
     uid_of,
     write_files,
 )
-from tests.wire import ScriptedSCP, Wire, stores_everything
+from tests.support.wire import ScriptedSCP, Wire, stores_everything
 
 if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
-    from asyncstore.net.outcome import Outcome
-    from tests.wire import PDU
+    from asyncstore.instances.outcome import Outcome
+    from tests.support.wire import PDU
 
 ENDS: Final[dict[str, PDU]] = {"A-RELEASE-RQ": ReleaseRQ(), "A-ABORT": Abort(0, 0), "A-P-ABORT": Abort(2, 6)}
 # More than the buffers between the two take, of which that of the peer is small.

@@ -6,9 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from asyncstore.net.contexts import propose
+from asyncstore.transfer.options import TransferOptions
 from asyncstore.transfer.plan import Plan
-from asyncstore.transfer.policy import TransferOptions
 from asyncstore.uids import (
     CT_IMAGE_STORAGE,
     EXPLICIT_VR_LITTLE_ENDIAN,
@@ -16,8 +15,9 @@ from asyncstore.uids import (
     STORAGE_SOP_CLASSES,
     UNCOMPRESSED_TRANSFER_SYNTAXES,
 )
+from asyncstore.upper_layer.contexts import propose
 from asyncstore.upper_layer.pdu import MAXIMUM_CONTEXTS
-from tests.transfer.support import LOSSLESS_JPEG
+from tests.support.transfers import LOSSLESS_JPEG
 
 CT = (CT_IMAGE_STORAGE, EXPLICIT_VR_LITTLE_ENDIAN)
 CT_JPEG = (CT_IMAGE_STORAGE, LOSSLESS_JPEG)

@@ -5,10 +5,10 @@ from __future__ import annotations
 import json
 
 from asyncstore.errors import ConnectionLost
-from asyncstore.net.outcome import Outcome, State
+from asyncstore.instances.outcome import Outcome, State
 from asyncstore.status import Status
 from asyncstore.transfer.report import Report
-from tests.transfer.support import instance
+from tests.support.transfers import instance
 
 
 def report_of(*states: State) -> Report:

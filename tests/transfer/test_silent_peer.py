@@ -7,13 +7,13 @@ from typing import TYPE_CHECKING
 import anyio
 
 from asyncstore.errors import Timeout
-from asyncstore.net.outcome import State
+from asyncstore.instances.outcome import State
 from asyncstore.net.peer import Timeouts
 from asyncstore.transfer.engine import Transfer
-from asyncstore.transfer.policy import RetryPolicy, TransferOptions
-from tests.transfer.ledgers import rows_of
-from tests.transfer.support import check_account, outcomes_of, peer_at, write_files
-from tests.wire import ScriptedSCP, Wire, stays_silent
+from asyncstore.transfer.options import RetryPolicy, TransferOptions
+from tests.support.ledgers import rows_of
+from tests.support.transfers import check_account, outcomes_of, peer_at, write_files
+from tests.support.wire import ScriptedSCP, Wire, stays_silent
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -12,21 +12,21 @@ import anyio
 import pytest
 
 from asyncstore.errors import SourceChanged
-from asyncstore.net.outcome import State
+from asyncstore.instances.outcome import State
 from asyncstore.transfer.engine import Transfer
-from asyncstore.transfer.policy import RetryPolicy, TransferOptions
+from asyncstore.transfer.options import RetryPolicy, TransferOptions
 from asyncstore.upper_layer.pdu import Abort
-from tests.instances import files
-from tests.interop.kept import Kept
-from tests.net.parts import fragments_of
-from tests.transfer.ledgers import rows_of
-from tests.transfer.support import KeepingSCP, check_account, outcomes_of, peer_at, uid_of, write_files
-from tests.wire import ScriptedSCP, Wire, stores_everything
+from tests.support import files
+from tests.support.associations import fragments_of
+from tests.support.kept import Kept
+from tests.support.ledgers import rows_of
+from tests.support.transfers import KeepingSCP, check_account, outcomes_of, peer_at, uid_of, write_files
+from tests.support.wire import ScriptedSCP, Wire, stores_everything
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from tests.transfer.support import Listening
+    from tests.support.transfers import Listening
 
 # More than the buffers of a connection take: its end is read after the peer has seen its beginning.
 LARGE_BYTES: Final = 24_000_000

@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from asyncstore.errors import Timeout
-from asyncstore.net.outcome import State
+from asyncstore.instances.outcome import State
 from asyncstore.net.peer import Timeouts
 from asyncstore.status import SUCCESS, Status
-from asyncstore.transfer.policy import RetryPolicy
-from tests.transfer.support import KeepingSCP, check_account, instance, outcomes_of, transfer_to, write_files
+from asyncstore.transfer.options import RetryPolicy
+from tests.support.transfers import KeepingSCP, check_account, instance, outcomes_of, transfer_to, write_files
 
 if TYPE_CHECKING:
     from pathlib import Path

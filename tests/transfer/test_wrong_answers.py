@@ -9,21 +9,21 @@ import pytest
 
 from asyncstore.dimse.messages import CStoreRSP
 from asyncstore.errors import RemoteProtocolError
-from asyncstore.net.outcome import State
+from asyncstore.instances.outcome import State
 from asyncstore.status import SUCCESS
 from asyncstore.transfer.engine import Transfer
-from asyncstore.transfer.policy import RetryPolicy, TransferOptions
+from asyncstore.transfer.options import RetryPolicy, TransferOptions
 from asyncstore.upper_layer.pdu import Abort, DataTF, Fragment
 from tests.net.test_association_faults import WRONG_ANSWERS, ends_with_abort
-from tests.transfer.ledgers import rows_of
-from tests.transfer.support import outcomes_of, peer_at, write_files
-from tests.wire import ScriptedSCP, Wire, stores_everything
+from tests.support.ledgers import rows_of
+from tests.support.transfers import outcomes_of, peer_at, write_files
+from tests.support.wire import ScriptedSCP, Wire, stores_everything
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from asyncstore.net.outcome import Outcome
-    from tests.wire import Script
+    from asyncstore.instances.outcome import Outcome
+    from tests.support.wire import Script
 
 NO_RETRY: Final = RetryPolicy(retries=0, outage_seconds=0.0)
 

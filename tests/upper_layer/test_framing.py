@@ -16,8 +16,8 @@ from asyncstore.upper_layer.framing import HEADER_BYTES, Framer, Run, fragment_c
 from asyncstore.upper_layer.items import PresentationContextResult, UserInformation
 from asyncstore.upper_layer.machine import DataReceived, UpperLayer
 from asyncstore.upper_layer.pdu import AssociateAC, AssociateRQ, Fragment
-from tests.strategies import context_ids
-from tests.wire import CT_CONTEXT
+from tests.support.strategies import context_ids
+from tests.support.wire import CT_CONTEXT
 
 if TYPE_CHECKING:
     from collections.abc import Iterable

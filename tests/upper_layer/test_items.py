@@ -22,7 +22,7 @@ from asyncstore.upper_layer.items import (
     decode_items,
     encode_item,
 )
-from tests import strategies
+from tests.support import strategies
 
 if TYPE_CHECKING:
     from hypothesis.strategies import DataObject

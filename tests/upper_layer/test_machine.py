@@ -37,7 +37,7 @@ from asyncstore.upper_layer.pdu import (
     ReleaseRQ,
 )
 from asyncstore.upper_layer.states import TRANSITIONS, Action, Event, State, next_state
-from tests import strategies
+from tests.support import strategies
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable

@@ -42,7 +42,7 @@ from asyncstore.upper_layer.pdu import (
     check_header,
     decode,
 )
-from tests import strategies
+from tests.support import strategies
 
 CORPUS = Path(__file__).parents[1] / "corpus"
 INFORMATION = UserInformation(maximum_length=16384)

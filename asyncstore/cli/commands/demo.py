@@ -1,0 +1,126 @@
+"""`asyncstore demo`: the main task on this machine alone, with an SCP of our own and the sample files of pydicom."""
+
+from __future__ import annotations
+
+import importlib.util
+import logging
+from collections import Counter
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
+
+import typer
+
+from asyncstore.cli import options, running
+from asyncstore.cli.exit_codes import ExitCode, interrupted_by
+from asyncstore.cli.output.documented_log import logger
+from asyncstore.cli.output.plain_text import count_text, path_text, peer_text
+from asyncstore.cli.sending import summary_text
+from asyncstore.instances.outcome import State
+from asyncstore.net.peer import Peer
+from asyncstore.transfer.options import TransferOptions
+from asyncstore.uids import name_of
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from asyncstore.instances.outcome import Outcome
+    from asyncstore.transfer.report import Report
+
+DETAILS = """Nothing leaves this machine: the peer is an SCP of this program on a free port of the loopback interface, \
+which discards what it receives. The log is the documented one at info level; -q leaves only the tables, -d adds PDUs.
+
+Exit codes: 0 every instance that could be sent has arrived, 3 one has not, 5 the sample files are missing."""
+
+_SAMPLE_FOLDERS: Final = ("test_files", "charset_files")
+_NOT_STORED: Final = (State.SOURCE_PROBLEM, State.SKIPPED, State.NO_CONTEXT)
+
+
+class _Shown(NamedTuple):
+    """What the table is made from."""
+
+    report: Report
+    stored: Counter[tuple[str, str]]
+    explained: list[Outcome]
+    arrived: int
+
+
+def demo(
+    context: typer.Context,
+    quiet: options.Quiet = False,
+    verbose: options.Verbose = False,
+    debug: options.Debug = False,
+    log_level: options.LogLevel = None,
+) -> None:
+    """Send the sample files; the help is made from DETAILS."""
+    level = options.log_level(context)
+    if level == logging.ERROR and log_level is None:
+        level = logging.INFO
+    raise typer.Exit(running.run(level, lambda _: _run()))
+
+
+def _run() -> int:
+    files = sample_files()
+    if not files:
+        logger.error("pydicom's sample files are not installed: reinstall pydicom with its data")
+        return ExitCode.NOTHING_TO_SEND
+    return running.run_async(_send, files)
+
+
+def sample_files() -> list[str]:
+    """The DICOM files that come with pydicom, without importing it and without any download."""
+    package = importlib.util.find_spec("pydicom")
+    if package is None or package.origin is None:
+        return []
+    data = Path(package.origin).parent / "data"
+    return sorted(str(path) for folder in _SAMPLE_FOLDERS for path in (data / folder).glob("*.dcm"))
+
+
+async def _send(files: list[str]) -> int:
+    from asyncstore.net.acceptor import StorageSCP
+    from asyncstore.transfer.engine import Transfer
+
+    stored: Counter[tuple[str, str]] = Counter()
+    explained: list[Outcome] = []
+    async with StorageSCP(ae_title="DEMO-SCP") as scp:
+        peer = Peer(scp.host, scp.port, "DEMO-SCP")
+        transfer = Transfer(peer, files, options=TransferOptions(calling_ae_title="DEMO", associations=1))
+        with running.interrupts(transfer.drain, transfer.abort) as received:
+            async with transfer:
+                async for outcome in transfer:
+                    if outcome.is_stored and outcome.instance is not None:
+                        stored[outcome.instance.sop_class_uid, outcome.instance.transfer_syntax_uid] += 1
+                    else:
+                        explained.append(outcome)
+        shown = _Shown(transfer.report, stored, explained, scp.stored)
+    _print_table(shown)
+    if received.signal_number is not None:
+        return interrupted_by(received.signal_number)
+    return exit_code(shown.report, explained, scp.stored)
+
+
+def exit_code(report: Report, explained: Iterable[Outcome], arrived: int) -> ExitCode:
+    """Whether everything arrived that could be sent, and the rest was no fault of the transfer."""
+    unexplained = [outcome for outcome in explained if outcome.state not in _NOT_STORED or not outcome.reason]
+    everything = report.stored == arrived and not report.left and not unexplained
+    return ExitCode.STORED if everything else ExitCode.SOME_FAILED
+
+
+def _print_table(shown: _Shown) -> None:
+    """What was sent, what was not, and why; on stdout."""
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    sent = Table("Stored", "SOP class", "Transfer syntax", title="What was sent", title_justify="left")
+    for (sop_class, syntax), count in shown.stored.most_common():
+        sent.add_row(str(count), Text(peer_text(name_of(sop_class))), Text(peer_text(name_of(syntax))))
+    results: Any = running.Results()  # stdout itself would do, but for what rich does where nobody reads: exit
+    console = Console(file=results, force_terminal=results.is_terminal or None)
+    console.print(sent)
+    if shown.explained:
+        kept = Table("File", "State", "Why", title="What was not sent, and why", title_justify="left")
+        for outcome in shown.explained:
+            name = path_text(Path(outcome.path or "").name)
+            kept.add_row(Text(name), outcome.state.value, Text(path_text(outcome.reason)))
+        console.print(kept)
+    console.print(Text(f"{summary_text(shown.report)}; {count_text(shown.arrived, 'instance')} arrived at the SCP"))

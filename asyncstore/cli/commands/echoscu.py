@@ -1,0 +1,90 @@
+"""`asyncstore echoscu`: verify that a peer answers."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from asyncstore import __version__
+from asyncstore.cli import options, running
+from asyncstore.cli.exit_codes import ExitCode, interrupted_by
+from asyncstore.cli.output.documented_log import logger
+from asyncstore.errors import AsyncStoreError
+from asyncstore.instances.outcome import reason_of
+from asyncstore.net.peer import Peer
+from asyncstore.uids import UNCOMPRESSED_TRANSFER_SYNTAXES, VERIFICATION
+
+if TYPE_CHECKING:
+    from asyncstore.cli.output.documented_log import DocumentedLog
+
+DETAILS = """Exit codes: 0 the peer answered with success, 1 no association, 2 usage, 3 it answered otherwise or not \
+at all, 130 or 143 interrupted."""
+
+
+def echoscu(
+    context: typer.Context,
+    addr: options.Address,
+    port: options.PeerPort,
+    quiet: options.Quiet = False,
+    verbose: options.Verbose = False,
+    debug: options.Debug = False,
+    log_level: options.LogLevel = None,
+    calling_aet: options.CallingAET = "ECHOSCU",
+    called_aet: options.CalledAET = "ANY-SCP",
+    acse_timeout: options.AcseTimeout = 30.0,
+    dimse_timeout: options.DimseTimeout = 30.0,
+    network_timeout: options.NetworkTimeout = 30.0,
+    connect_timeout: options.ConnectTimeout = 10.0,
+    max_pdu: options.MaxPDU = 16382,
+    request_little: options.RequestLittle = False,
+    request_big: options.RequestBig = False,
+    request_implicit: options.RequestImplicit = False,
+    repeat: Annotated[
+        int,
+        options.option(
+            parser=options.whole_number(1, 1_000_000, "a number of requests"),
+            metavar="N",
+            help="How many requests to send, one after another.",
+            panel=options.MISCELLANEOUS,
+        ),
+    ] = 1,
+) -> None:
+    """Send C-ECHO requests; the help is made from DETAILS."""
+    syntax = options.transfer_syntax(context)
+    peer, timeouts, level = Peer(addr, port, called_aet), options.timeouts(context), options.log_level(context)
+
+    def command(log: DocumentedLog) -> int:
+        logger.debug("asyncstore echoscu v%s", __version__)
+        logger.debug("")
+        proposal: dict[str, Any] = {
+            "contexts": [(VERIFICATION, (syntax,) if syntax else UNCOMPRESSED_TRANSFER_SYNTAXES)],
+            "calling_ae_title": calling_aet,
+            "timeouts": timeouts,
+            "maximum_length": max_pdu,
+        }
+        return running.run_async(_verify, peer, proposal, repeat, log)
+
+    raise typer.Exit(running.run(level, command))
+
+
+async def _verify(peer: Peer, proposal: dict[str, Any], repeat: int, log: DocumentedLog) -> int:
+    """Send the requests; the first signal aborts the association."""
+    import anyio
+
+    from asyncstore.net.association import associate
+
+    code: int = ExitCode.NO_ASSOCIATION
+    with anyio.CancelScope() as scope, running.interrupts(scope.cancel, scope.cancel) as received:
+        try:
+            async with associate(peer, **proposal) as association:
+                code = ExitCode.SOME_FAILED
+                answers = [await association.echo() for _ in range(repeat)]
+            refused = [status for status in answers if status.value]
+            for status in refused:
+                logger.error("The peer answered: %s", reason_of(status))
+            code = ExitCode.SOME_FAILED if refused else ExitCode.STORED
+        except AsyncStoreError as error:
+            if not log.errors:
+                logger.error("%s", error)
+    return code if received.signal_number is None else interrupted_by(received.signal_number)

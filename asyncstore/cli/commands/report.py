@@ -1,0 +1,83 @@
+"""`asyncstore report`: what a ledger knows, also while a run is writing it."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from asyncstore.cli import options, running
+from asyncstore.cli.exit_codes import ExitCode
+
+if TYPE_CHECKING:
+    from asyncstore.cli.output.ledger_text import Account
+
+DETAILS = """Counts by state, status and reason, and the directories with the most failures. Nothing is sent and \
+nothing is changed; a run may be writing the ledger meanwhile.
+
+Exit codes: 0 the ledger was read, whatever it says, 2 usage, 6 it cannot be read, or stdout cannot be written."""
+
+
+def report(
+    context: typer.Context,
+    ledger: Annotated[
+        str, typer.Argument(parser=options.text, metavar="LEDGER", help="The file of storescu --ledger.")
+    ],
+    quiet: options.Quiet = False,
+    verbose: options.Verbose = False,
+    debug: options.Debug = False,
+    log_level: options.LogLevel = None,
+    studies: Annotated[
+        bool,
+        options.option(
+            "--studies",
+            help="How far each study is, too; the studies are known of a run with --keep-together study.",
+            panel=options.RESULTS,
+        ),
+    ] = False,
+    failed_files: Annotated[
+        bool,
+        options.option(
+            "--failed-files",
+            help="Only the paths of what could not be stored, for storescu --files-from.",
+            panel=options.RESULTS,
+        ),
+    ] = False,
+    null: Annotated[
+        bool, options.option("-0", "--null", help="The paths of --failed-files end in NUL.", panel=options.RESULTS)
+    ] = False,
+    csv: Annotated[bool, options.option("--csv", help="A record per instance, as CSV.", panel=options.RESULTS)] = False,
+    json: Annotated[
+        bool, options.option("--json", help="The counts as one line of JSON.", panel=options.RESULTS)
+    ] = False,
+) -> None:
+    """Read and print; the help is made from DETAILS."""
+    level = options.log_level(context)
+    chosen = options.one_of(context, "failed_files", "csv", "json")
+    if studies and chosen not in (None, "json"):
+        raise typer.BadParameter("it goes with the counts, as text or --json", param_hint="--studies")
+    if null and chosen != "failed_files":
+        raise typer.BadParameter("it goes with --failed-files", param_hint="-0")
+
+    def command(_: object) -> int:
+        from asyncstore.cli.output.ledger_text import Account
+        from asyncstore.ledger.sqlite.reader import LedgerReader
+
+        with LedgerReader(ledger) as reader:
+            _print(Account(reader, studies=studies), chosen, ends_in_nul=null)
+        return ExitCode.STORED
+
+    raise typer.Exit(running.run(level, command))
+
+
+def _print(account: Account, chosen: str | None, *, ends_in_nul: bool) -> None:
+    results = running.Results()
+    if chosen == "failed_files":
+        account.write_failed_files(results, ends_in_nul=ends_in_nul)
+    elif chosen == "csv":
+        account.write_csv(results)
+    elif chosen == "json":
+        results.print(account.json_line())
+    else:
+        for line in account.lines():
+            results.print(line)

@@ -1,0 +1,171 @@
+"""`asyncstore storescp`: receive instances, keep them as files or discard them."""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from asyncstore import __version__
+from asyncstore.cli import options, running
+from asyncstore.cli.exit_codes import ExitCode
+from asyncstore.cli.output.documented_log import logger
+from asyncstore.cli.output.plain_text import count_text, path_text, peer_text, size_text
+from asyncstore.status import SUCCESS, Status
+from asyncstore.uids import name_of
+
+if TYPE_CHECKING:
+    from asyncstore.net.acceptor import Arrival
+
+DETAILS = """Runs until Ctrl-C (SIGINT or SIGTERM) ends it, with exit code 0 and a summary at info level.
+
+It listens on every address unless --bind-address names one, and anybody who reaches the port can store: --ae-title, \
+--accept and --accept-calling limit that to AE titles, which are no secret.
+
+Exit codes: 0 ended by a signal, 1 the port cannot be had, 2 usage."""
+
+
+def storescp(
+    context: typer.Context,
+    port: Annotated[
+        int,
+        typer.Argument(
+            parser=options.whole_number(0, 65535, "a TCP port"),
+            metavar="PORT",
+            help="TCP port to listen on; 0 takes a free one, which -v tells.",
+        ),
+    ],
+    quiet: options.Quiet = False,
+    verbose: options.Verbose = False,
+    debug: options.Debug = False,
+    log_level: options.LogLevel = None,
+    ae_title: Annotated[
+        str,
+        options.option(
+            "-aet",
+            "--ae-title",
+            parser=options.ae_title,
+            metavar="AETITLE",
+            help="Our AE title: reject whoever calls another, unless --accept names it; ANY-SCP takes any.",
+            panel=options.NETWORK,
+        ),
+    ] = "ANY-SCP",
+    bind_address: Annotated[
+        str,
+        options.option(
+            "-ba",
+            "--bind-address",
+            parser=options.text,
+            metavar="ADDR",
+            help="Address to listen on.",
+            panel=options.NETWORK,
+        ),
+    ] = "0.0.0.0",
+    accept: Annotated[
+        list[str] | None,
+        options.option(
+            parser=options.ae_title,
+            metavar="AETITLE",
+            help="Reject whoever calls another AE title than this, whatever ours is. Repeatable.",
+            panel=options.NETWORK,
+        ),
+    ] = None,
+    accept_calling: Annotated[
+        list[str] | None,
+        options.option(
+            parser=options.ae_title,
+            metavar="AETITLE",
+            help="Reject whoever calls under another AE title than this. Repeatable.",
+            panel=options.NETWORK,
+        ),
+    ] = None,
+    acse_timeout: options.AcseTimeout = 30.0,
+    max_pdu: options.MaxPDU = 131072,
+    window: Annotated[
+        int,
+        options.option(
+            "-w",
+            "--window",
+            parser=options.whole_number(1, 0xFFFF, "a number of operations"),
+            metavar="N",
+            help="Asynchronous operations to grant; 1 grants no window.",
+            panel=options.NETWORK,
+        ),
+    ] = 16,
+    output_directory: Annotated[
+        str | None,
+        options.option(
+            "-od",
+            "--output-directory",
+            parser=options.text,
+            metavar="DIRECTORY",
+            help="Where to keep what is received (default: the current directory).",
+            panel=options.RESULTS,
+        ),
+    ] = None,
+    ignore: Annotated[
+        bool,
+        options.option("--ignore", help="Discard what is received.", panel=options.RESULTS),
+    ] = False,
+) -> None:
+    """Listen until a signal comes; the help is made from DETAILS."""
+    if ignore and output_directory is not None:
+        raise typer.BadParameter("--ignore and --output-directory contradict each other: give one of them")
+    directory = None if ignore else output_directory or "."
+    if directory is not None and not (os.path.isdir(directory) and os.access(directory, os.W_OK)):
+        message = f"{path_text(directory)!r} is not a directory that can be written: create it first"
+        raise typer.BadParameter(message, param_hint="--output-directory")
+    settings: dict[str, Any] = {
+        "host": bind_address,
+        "port": port,
+        "ae_title": ae_title,
+        "output_directory": directory,
+        "called_ae_titles": frozenset(accept) if accept else None,
+        "calling_ae_titles": frozenset(accept_calling) if accept_calling else None,
+        "maximum_length": max_pdu,
+        "window": window,
+        "acse_seconds": acse_timeout,
+    }
+    raise typer.Exit(running.run(options.log_level(context), lambda _: running.run_async(_listen, settings)))
+
+
+async def _listen(settings: dict[str, Any]) -> int:
+    """Receive until the first signal."""
+    import anyio
+
+    from asyncstore.net.acceptor import StorageSCP
+
+    logger.debug("asyncstore storescp v%s", __version__)
+    logger.debug("")
+    scp = StorageSCP(**settings, on_store=_say_what_came)
+    with anyio.CancelScope() as scope, running.interrupts(scope.cancel, scope.cancel):
+        try:
+            await scp.__aenter__()
+        except (OSError, UnicodeError) as error:
+            where = f"{peer_text(scp.host)} port {scp.port}"
+            logger.error("Cannot listen on %s: %s", where, running.system_text(error))
+            return ExitCode.NO_ASSOCIATION
+        try:
+            logger.info("Listening on %s port %d as %s", scp.host, scp.port, scp.ae_title)
+            await anyio.sleep_forever()
+        finally:
+            await scp.__aexit__(None, None, None)
+    failed = f", {scp.failed:,} refused" if scp.failed else ""
+    received = count_text(scp.stored, "instance")
+    logger.info("%s received on %s%s", received, count_text(scp.associations, "association"), failed)
+    return ExitCode.STORED
+
+
+def _say_what_came(arrival: Arrival) -> Status:
+    request = arrival.request
+    logger.info(
+        "Received %s %s from %s (%s, %s)%s",
+        peer_text(name_of(request.affected_sop_class_uid)),
+        peer_text(request.affected_sop_instance_uid),
+        peer_text(arrival.calling_ae_title),
+        name_of(arrival.transfer_syntax_uid),
+        size_text(arrival.data_set_bytes),
+        f": {path_text(str(arrival.path))}" if arrival.path else "",
+    )
+    return SUCCESS

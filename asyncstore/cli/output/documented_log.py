@@ -1,0 +1,312 @@
+"""The log of the command line: trace events as the documented lines, each `L: text`, on stderr.
+
+An event may be several lines of different levels: what everybody sees at its own level, the PDU or message behind it at
+debug level. With several associations open, every line of one carries its number: `I: [2] Sending file: ...`.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import sys
+from collections.abc import Iterator
+from functools import singledispatch
+from typing import TYPE_CHECKING, Final, NamedTuple
+
+from asyncstore.cli.output import pdu_text
+from asyncstore.cli.output.plain_text import count_text, path_text, peer_text
+from asyncstore.errors import AssociationRejected, MissingUID, NotDicom
+from asyncstore.instances.outcome import State, reason_of
+from asyncstore.net import trace
+from asyncstore.trace import TraceEvent
+from asyncstore.transfer.trace import KindRefused, MoreMetaDiffer, NotStored
+from asyncstore.uids import CT_IMAGE_STORAGE, MR_IMAGE_STORAGE, name_of
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
+
+    from asyncstore.instances.outcome import Outcome
+
+logger = logging.getLogger("asyncstore.cli")
+
+QUIET: Final = logging.CRITICAL + 1
+DETAIL_CHARACTERS: Final = 512
+
+_LETTERS: Final = (
+    (logging.CRITICAL, "F"),
+    (logging.ERROR, "E"),
+    (logging.WARNING, "W"),
+    (logging.INFO, "I"),
+    (logging.DEBUG, "D"),
+)
+_MODALITIES: Final = {CT_IMAGE_STORAGE: ", (CT)", MR_IMAGE_STORAGE: ", (MR)"}
+# The command set of a response is always read in this transfer syntax (PS3.7 6.3.1).
+_COMMAND_SET_READ: Final = 'pydicom.read_dataset() TransferSyntax="Little Endian Implicit"'
+
+
+class Line(NamedTuple):
+    """One line of the log, without its letter."""
+
+    level: int
+    text: str
+
+
+def _at(level: int, *texts: str) -> Iterator[Line]:
+    return (Line(level, text) for text in texts)
+
+
+def _debug(texts: Iterable[str]) -> Iterator[Line]:
+    return _at(logging.DEBUG, *texts)
+
+
+def _error(*texts: str) -> Iterator[Line]:
+    return _at(logging.ERROR, *texts)
+
+
+def _info(*texts: str) -> Iterator[Line]:
+    return _at(logging.INFO, *texts)
+
+
+@singledispatch
+def lines_of(event: TraceEvent) -> Iterator[Line]:
+    """The lines of an event, in order; one that is not known here is its own plain line."""
+    yield Line(event.level, peer_text(str(event), DETAIL_CHARACTERS))
+
+
+@lines_of.register
+def _(event: trace.Requesting) -> Iterator[Line]:
+    return _info("Requesting Association")
+
+
+@lines_of.register
+def _(event: trace.RequestSent) -> Iterator[Line]:
+    return _debug(pdu_text.request_lines(event.request))
+
+
+@lines_of.register
+def _(event: trace.Accepted) -> Iterator[Line]:
+    yield from _debug(pdu_text.answer_lines(event.request, event.answer))
+    yield from _info("Association Accepted")
+
+
+@lines_of.register
+def _(event: trace.Rejected) -> Iterator[Line]:
+    answer = event.answer
+    said = AssociationRejected(answer.result, answer.source, answer.reason)
+    yield from _debug(pdu_text.reject_lines(answer))
+    yield from _error(
+        "Association Rejected",
+        f"Result: {said.result_text}, Source: {said.source_text}",
+        f"Reason: {said.reason_text}",
+    )
+
+
+@lines_of.register
+def _(event: trace.ConnectionFailed) -> Iterator[Line]:
+    return _connection_failed(event.detail)
+
+
+def _connection_failed(detail: str) -> Iterator[Line]:
+    return _error(
+        "Association request failed: unable to connect to remote",
+        f"TCP Initialisation Error: {peer_text(detail, DETAIL_CHARACTERS)}",
+    )
+
+
+@lines_of.register
+def _(event: trace.NothingAccepted) -> Iterator[Line]:
+    return _error("No accepted presentation contexts")
+
+
+@lines_of.register
+def _(event: trace.StoreSent) -> Iterator[Line]:
+    request = event.request
+    if event.path is not None:
+        yield from _info(f"Sending file: {path_text(event.path)}")
+    modality = _MODALITIES.get(request.affected_sop_class_uid, "")
+    yield from _info(f"Sending Store Request: MsgID {request.message_id}{modality}")
+    yield from _debug(pdu_text.store_request_lines(request))
+
+
+@lines_of.register
+def _(event: trace.EchoSent) -> Iterator[Line]:
+    return _info(f"Sending Echo Request: MsgID {event.request.message_id}")
+
+
+@lines_of.register
+def _(event: trace.Answered) -> Iterator[Line]:
+    kind = pdu_text.message_type(event.request)
+    which = f"MsgID {event.request.message_id}, " if event.association_number else ""
+    yield from _debug([_COMMAND_SET_READ])
+    yield from _info(f"Received {kind} Response ({which}Status: {event.status})")
+    if kind == "Store":
+        yield from _debug(pdu_text.store_response_lines(event))
+
+
+@lines_of.register
+def _(event: trace.Releasing) -> Iterator[Line]:
+    return _info("Releasing Association")
+
+
+@lines_of.register
+def _(event: trace.ReleasedByPeer) -> Iterator[Line]:
+    return _info("Association Released")
+
+
+@lines_of.register
+def _(event: trace.Aborting) -> Iterator[Line]:
+    yield from _info("Aborting Association")
+    yield from _debug(pdu_text.abort_lines(event.source, event.reason))
+
+
+@lines_of.register
+def _(event: trace.AbortedByPeer) -> Iterator[Line]:
+    yield from _debug(pdu_text.abort_lines(event.source, event.reason))
+    yield from _info("Association Aborted (A-P-ABORT)" if event.source == 2 else "Association Aborted")
+
+
+@lines_of.register
+def _(event: trace.ConnectionBroken) -> Iterator[Line]:
+    return _error(f"Connection lost: {peer_text(event.detail, DETAIL_CHARACTERS)}")
+
+
+@lines_of.register
+def _(event: trace.TimedOut) -> Iterator[Line]:
+    if event.which == "connect":
+        return _connection_failed(f"no connection within {event.seconds:g} s")
+    texts = {
+        "acse": "ACSE timeout reached while waiting for response to association request",
+        "dimse": "DIMSE timeout reached while waiting for message response",
+        "network": "Network timeout reached",
+    }
+    return _error(texts.get(event.which, str(event)))
+
+
+@lines_of.register
+def _(event: trace.InvalidAnswer) -> Iterator[Line]:
+    return _error(
+        f"Received an invalid {event.to_request} response from the peer",
+        peer_text(event.detail, DETAIL_CHARACTERS),
+    )
+
+
+@lines_of.register
+def _(event: NotStored) -> Iterator[Line]:
+    outcome = event.outcome
+    path = path_text(outcome.path or "(in memory)")
+    if outcome.state in (State.SOURCE_PROBLEM, State.SKIPPED):
+        return _source_problem(outcome, path)
+    reason = peer_text(outcome.reason, DETAIL_CHARACTERS)
+    if outcome.state is State.NO_CONTEXT:
+        return _error(reason, f"Store failed: {path}")
+    if outcome.state is State.DUPLICATE:
+        twin = f", stored from {path_text(outcome.twin_path)}" if outcome.twin_path else ""
+        return _at(logging.WARNING, f"Already there: {path}{twin}")
+    if outcome.state is State.CONFLICT and outcome.twin_path:
+        return _error(f"Store failed: {path}", f"Reason: {reason}, from {path_text(outcome.twin_path)}")
+    comment = peer_text(outcome.status.comment) if outcome.status else ""
+    return _error(f"Store failed: {path}", f"Reason: {reason}" + (f', the peer says "{comment}"' if comment else ""))
+
+
+@lines_of.register
+def _(event: KindRefused) -> Iterator[Line]:
+    what = count_text(event.count, "more instance")
+    kind = f"'{name_of(event.sop_class_uid)}' with '{name_of(event.transfer_syntax_uid)}' transfer syntax"
+    reason = reason_of(event.status)
+    return _error(f"Store failed: {what} of {kind}", f"Reason: {peer_text(reason)}")
+
+
+@lines_of.register
+def _(event: trace.MetaDiffers) -> Iterator[Line]:
+    path = path_text(event.path or "(in memory)")
+    return _at(logging.WARNING, f"{path}: {path_text(event.difference)}, which is used")
+
+
+@lines_of.register
+def _(event: MoreMetaDiffer) -> Iterator[Line]:
+    what = count_text(event.count, "more instance")
+    return _at(logging.WARNING, f"{what} whose File Meta Information differs from the data set, which is used")
+
+
+def _source_problem(outcome: Outcome, path: str) -> Iterator[Line]:
+    """A file that cannot be sent; the documented words say which of three kinds it is."""
+    if isinstance(outcome.error, MissingUID):
+        return _error(f"Unknown SOP Class or Transfer Syntax UID: {path}")
+    if isinstance(outcome.error, OSError):
+        return _error(f"Cannot access path: {path}")
+    if outcome.state is State.SKIPPED or isinstance(outcome.error, NotDicom):
+        return _error(f"Bad DICOM file: {path}")
+    return _error(f"Store failed: {path}", f"Reason: {path_text(outcome.reason)}")
+
+
+class DocumentedLog(logging.Handler):
+    """Prints log records at `threshold` or above as documented lines through `write`, one call a record.
+
+    `errors` counts the lines of level error and above, so that a command knows whether a failure was explained.
+    """
+
+    def __init__(self, threshold: int, write: Callable[[str], None] | None = None) -> None:
+        super().__init__()
+        self.threshold = threshold
+        self.write = write or write_to_stderr
+        self.errors = 0
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Print a record; when that fails, the run goes on."""
+        try:
+            printed = [self._format(line, record) for line in self._lines(record) if line.level >= self.threshold]
+            if printed:
+                self.write("\n".join(printed))
+        except Exception:
+            self.handleError(record)
+
+    def notice(self, level: int, text: str) -> None:
+        """Print a line whatever the threshold is; the program's own words only."""
+        self.write(f"{_letter(level)}: {text}")
+
+    def handleError(self, record: logging.LogRecord) -> None:
+        """Say that a record could not be printed."""
+        write_to_stderr(f"E: a line of the log could not be printed: {sys.exc_info()[1]!r}")
+
+    def _lines(self, record: logging.LogRecord) -> Iterator[Line]:
+        if isinstance(record.msg, TraceEvent):
+            yield from lines_of(record.msg)
+        else:
+            yield Line(record.levelno, path_text(record.getMessage()))
+        if record.exc_info:
+            text = logging.Formatter().formatException(record.exc_info)
+            yield from _debug(map(path_text, text.splitlines()))
+
+    def _format(self, line: Line, record: logging.LogRecord) -> str:
+        if line.level >= logging.ERROR:
+            self.errors += 1
+        letter = _letter(line.level)
+        number = record.msg.association_number if isinstance(record.msg, TraceEvent) else 0
+        return f"{letter}: [{number}] {line.text}" if number else f"{letter}: {line.text}"
+
+
+def _letter(level: int) -> str:
+    return next((letter for lowest, letter in _LETTERS if level >= lowest), "D")
+
+
+def write_to_stderr(text: str) -> None:
+    """Print lines on stderr."""
+    sys.stderr.write(f"{text}\n")
+    sys.stderr.flush()
+
+
+@contextlib.contextmanager
+def installed(level: int) -> Iterator[DocumentedLog]:
+    """Print the log of the package at `level` and above for as long as the block lasts; QUIET prints nothing."""
+    handler = DocumentedLog(level)
+    package = logging.getLogger("asyncstore")
+    before = package.level, package.propagate
+    package.addHandler(handler)
+    package.setLevel(level)
+    package.propagate = False
+    try:
+        yield handler
+    finally:
+        package.removeHandler(handler)
+        package.setLevel(before[0])
+        package.propagate = before[1]

@@ -1,0 +1,69 @@
+"""An inventory as the command line shows it: a table, how it would be sent, a line of JSON, an exit code."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING
+
+from asyncstore.cli.exit_codes import ExitCode
+from asyncstore.cli.output.plain_text import count_text, path_text, peer_text, size_text
+from asyncstore.transfer.plan import Plan
+from asyncstore.uids import UNCOMPRESSED_TRANSFER_SYNTAXES, name_of
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from asyncstore.inputs.inventory import Inventory
+    from asyncstore.transfer.options import TransferOptions
+
+
+def exit_code(inventory: Inventory) -> ExitCode:
+    """Whether everything could be read, and there is something to send; as a transfer would say it."""
+    if inventory.failed:
+        return ExitCode.SOME_FAILED
+    return ExitCode.STORED if inventory.instances else ExitCode.NOTHING_TO_SEND
+
+
+def lines(inventory: Inventory) -> Iterator[str]:
+    """A table of the instances; with examples, whose File Meta Information differs, and the problems."""
+    total = count_text(inventory.instances.total(), "instance")
+    yield f"{total}, {size_text(inventory.size_bytes.total())} of data sets"
+    pairs = inventory.instances.most_common()
+    width = max((len(f"{count:,}") for _, count in pairs), default=1)
+    for pair, count in pairs:
+        sop_class, syntax = (peer_text(name_of(uid)) for uid in pair)
+        yield f"  {count:>{width},}  {size_text(inventory.size_bytes[pair]):>10}  {sop_class}, {syntax}"
+    if inventory.differing:
+        what = "the File Meta Information differs from the data set, which is used"
+        yield f"{count_text(inventory.differing, 'instance')}: {what}"
+        yield from _example_lines(inventory.differences, inventory.differing)
+    for kind, count in inventory.problems.most_common():
+        yield f"{count_text(count, 'file')}: {kind.value}"
+        yield from _example_lines(inventory.examples[kind], count)
+
+
+def plan_lines(inventory: Inventory, options: TransferOptions) -> Iterator[str]:
+    """How the instances would be sent."""
+    if not inventory.instances:
+        return
+    needed = [pair for pair, _ in inventory.instances.most_common()]
+    associations = sum(1 for _ in Plan(options).proposals_for(needed))
+    kinds = f"{count_text(len(needed), 'kind')} of instances"
+    yield f"{kinds}, to be sent on {count_text(associations, 'association')} at least"
+    compressed = sum(
+        count for (_, syntax), count in inventory.instances.items() if syntax not in UNCOMPRESSED_TRANSFER_SYNTAXES
+    )
+    if compressed:
+        yield f"{count_text(compressed, 'instance')} compressed: sent only where the peer accepts the syntax"
+
+
+def json_line(inventory: Inventory) -> str:
+    """The inventory as one line of JSON."""
+    return json.dumps({"event": "inventory", **inventory.to_dict()}, separators=(",", ":"))
+
+
+def _example_lines(examples: list[tuple[str, str]], count: int) -> Iterator[str]:
+    for path, detail in examples:
+        yield f"  {path_text(path)}: {path_text(detail)}"
+    if count > len(examples):
+        yield f"  and {count - len(examples):,} more"

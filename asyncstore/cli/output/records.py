@@ -1,0 +1,191 @@
+"""Outcomes as records for other programs: JSON lines and CSV, one record as each final outcome happens."""
+
+from __future__ import annotations
+
+import csv
+import errno
+import io
+import json
+import os
+import stat
+import time
+from typing import TYPE_CHECKING, Any, Final, Protocol
+
+try:
+    import fcntl
+except ImportError:  # not on Windows
+    fcntl = None  # type: ignore[assignment]
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from asyncstore.instances.outcome import Outcome
+    from asyncstore.transfer.report import Report
+
+REPORT_SUFFIXES: Final = (".jsonl", ".csv")
+
+COLUMNS: Final = (
+    "time",
+    "state",
+    "path",
+    "sop_class_uid",
+    "sop_instance_uid",
+    "transfer_syntax_uid",
+    "sent_transfer_syntax_uid",
+    "status",
+    "reason",
+    "twin_path",
+    "comment",
+    "offending_elements",
+    "retryable",
+    "attempts",
+    "bytes_sent",
+)
+# What every report begins with, of this version or another.
+_CSV_START: Final = b"time,state,"
+_JSON_START: Final = b'{"time":"'
+# A spreadsheet takes a cell that begins so for a formula; a leading apostrophe makes it text again.
+_FORMULA_STARTS: Final = ("=", "+", "-", "@", "\t", "\r")
+
+
+class TextOutput(Protocol):
+    """What text can be written to."""
+
+    def write(self, text: str, /) -> object: ...
+
+    def flush(self) -> object: ...
+
+
+class RecordWriter(Protocol):
+    """Where outcomes are written down; raises OSError when that is not possible."""
+
+    def begin(self) -> None: ...
+
+    def write(self, outcome: Outcome) -> None: ...
+
+
+def record_of(outcome: Outcome) -> dict[str, Any]:
+    """A final outcome as plain data, the time in UTC; a path that is no text keeps its bytes as lone surrogates."""
+    instance, status = outcome.instance, outcome.status
+    return {
+        "time": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+        "state": outcome.state.value,
+        "path": outcome.path,
+        "sop_class_uid": instance.sop_class_uid if instance else None,
+        "sop_instance_uid": instance.sop_instance_uid if instance else None,
+        "transfer_syntax_uid": instance.transfer_syntax_uid if instance else None,
+        "sent_transfer_syntax_uid": outcome.transfer_syntax_uid or None,
+        "status": f"{status.value:04X}" if status else None,
+        "reason": outcome.reason,
+        "twin_path": outcome.twin_path,
+        "comment": status.comment if status else "",
+        "offending_elements": [f"{tag:08X}" for tag in status.offending_elements] if status else [],
+        "retryable": outcome.retryable,
+        "attempts": outcome.attempts,
+        "bytes_sent": outcome.bytes_sent,
+    }
+
+
+def json_line(record: dict[str, Any]) -> str:
+    """One line of JSON in ASCII, so that it survives any terminal, pipe and locale."""
+    return json.dumps(record, separators=(",", ":")) + "\n"
+
+
+class JsonLines:
+    """Outcomes and the summary as JSON lines, each with the kind of `event` that it is."""
+
+    def __init__(self, stream: TextOutput) -> None:
+        self._stream = stream
+
+    def begin(self) -> None:
+        """Nothing to do: a stream has no past."""
+
+    def write(self, outcome: Outcome) -> None:
+        self._put({"event": "outcome", **record_of(outcome)})
+
+    def write_summary(self, report: Report, exit_code: int) -> None:
+        self._put({"event": "summary", **report.to_dict(), "exit_code": exit_code})
+
+    def _put(self, record: dict[str, Any]) -> None:
+        self._stream.write(json_line(record))
+        self._stream.flush()
+
+
+class ReportFile:
+    """The file of `--report`: JSON lines, or CSV (RFC 4180) that no spreadsheet takes for formulas.
+
+    Opening it takes it for this run, and `begin` empties it: a run that never came to anything leaves the report of an
+    earlier one as it was. Every record is in the system's hands when `write` returns, so closing has nothing left to
+    do. Raises OSError when it cannot be opened or written, when another run writes it, or when it is something else.
+    """
+
+    def __init__(self, path: str) -> None:
+        self._is_csv = path.endswith(".csv")
+        self._has_header = not self._is_csv
+        self._file = open(path, "ab+", buffering=0)  # noqa: SIM115
+        self._is_to_be_emptied = stat.S_ISREG(os.fstat(self._file.fileno()).st_mode)
+        try:
+            if self._is_to_be_emptied:
+                self._claim()
+        except BaseException:
+            self._file.close()
+            raise
+
+    def _claim(self) -> None:
+        if fcntl is not None:
+            try:
+                fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                raise OSError(errno.EBUSY, "another run is writing it") from None
+            except OSError:  # a file system without locks
+                pass
+        self._file.seek(0)
+        start = _CSV_START if self._is_csv else _JSON_START
+        if not start.startswith(self._file.read(len(start))):
+            raise OSError(errno.EEXIST, "the file is no report of an earlier run, and is left as it is")
+
+    def begin(self) -> None:
+        """There is something to report, if only that there is nothing: what an earlier run wrote goes."""
+        if self._is_to_be_emptied:
+            self._file.truncate(0)
+            self._is_to_be_emptied = False
+
+    def write(self, outcome: Outcome) -> None:
+        self.begin()
+        record = record_of(outcome)
+        if not self._has_header:
+            self._put(csv_row(COLUMNS))
+            self._has_header = True
+        self._put(csv_row(cell_text(record[column]) for column in COLUMNS) if self._is_csv else json_line(record))
+
+    def _put(self, text: str) -> None:
+        data = text.encode("utf-8", "surrogateescape")
+        while data:
+            data = data[self._file.write(data) :]
+
+    def close(self) -> None:
+        self._file.close()
+
+
+def csv_row(cells: Iterable[str]) -> str:
+    """A line of CSV (RFC 4180)."""
+    row = io.StringIO()
+    csv.writer(row).writerow(cells)
+    return row.getvalue()
+
+
+def cell_text(value: object) -> str:
+    """A value as the text of a CSV cell, which no spreadsheet takes for a formula."""
+    if value is None:
+        return ""
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    if isinstance(value, list):
+        return " ".join(map(str, value))
+    text = str(value)
+    return f"'{text}" if text.startswith(_FORMULA_STARTS) else text
+
+
+def is_report_name(path: str) -> bool:
+    """Whether the name of a report says which of the formats it is to have."""
+    return os.path.splitext(path)[1] in REPORT_SUFFIXES

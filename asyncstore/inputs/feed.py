@@ -1,0 +1,269 @@
+"""Turns sources into instances, ahead of the associations: warm files at once, cold ones by threads.
+
+Opening and reading a file that the system has in memory takes microseconds, and handing it to a thread costs more than
+that. The same calls on a share or a spinning disk take milliseconds, in which no association would move. So the feed
+measures: it reads in the event loop, a short slice at a time, as long as that is quick and the bytes are in memory; and
+it hands whole batches to several threads at once as long as it is not. Where an earlier run may have settled what
+becomes of a file, a thread asks for many paths at once, before any of them is opened.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+import time
+from collections.abc import AsyncIterable, Iterable, Sequence, Set
+from typing import TYPE_CHECKING, Any, Final, TypeAlias, cast
+
+import anyio
+import anyio.lowlevel
+import anyio.to_thread
+
+from asyncstore.aio.pump import Pump
+from asyncstore.aio.signal import Signal
+from asyncstore.inputs.entry import encoded, entries_of, is_data_set, is_one
+from asyncstore.inputs.pace import BATCH_FILES, MANY_READERS, PROBE_FILES, Pace, waits_so_far
+from asyncstore.instances.instance import Instance
+from asyncstore.instances.outcome import Outcome, problem_outcome
+from asyncstore.instances.problem import ScanProblem
+from asyncstore.instances.study import study_of
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from asyncstore.inputs.entry import Entry, Found, Source
+    from asyncstore.inputs.walk import Walked
+
+Fed: TypeAlias = Instance | Outcome
+"""What the feed delivers: an instance to send, or what became of a file that holds none."""
+
+Settled: TypeAlias = "Callable[[Sequence[Entry]], list[Outcome | None]]"
+
+# A slice in the event loop: long enough that its overhead does not count, short enough that an association that waits
+# for its next instance does not notice.
+_SLICE_FILES: Final = 64
+_SLICE_SECONDS: Final = 0.002
+# Of so many entries at once it is asked what is settled: what neighbours share is then looked up once.
+_ASKED_AT_ONCE: Final = 1024
+_ASKED_SECONDS: Final = 0.1
+# How long an asynchronous generator that is not read to its end may take to close.
+_CLOSING_SECONDS: Final = 5.0
+
+
+class Feed:
+    """Reads sources and hands what it finds to `deliver`, a list at a time.
+
+    `sources` is one source, or an iterable or asynchronous iterable of them; endless ones too. `wait_for_room` is
+    awaited before more is read. `pace` tells where the reading takes place.
+    """
+
+    def __init__(
+        self,
+        sources: Source | Iterable[Source] | AsyncIterable[Source],
+        *,
+        recursive: bool,
+        find_studies: bool = False,
+        deliver: Callable[[list[Fed]], None],
+        wait_for_room: Callable[[], Any],
+        pass_over: Callable[[list[Outcome]], None] = lambda outcomes: None,
+    ) -> None:
+        self._sources = sources
+        self._recursive = recursive
+        self._find_studies = find_studies
+        self._deliver = deliver
+        self._wait_for_room = wait_for_room
+        self._settled: Settled | None = None
+        self._pass_over = pass_over
+        self.pace = Pace()
+        self._limiter = anyio.CapacityLimiter(MANY_READERS)
+        self._reading = 0
+        self._batch_was_read = Signal()
+
+    async def run(self, settled: Settled | None = None) -> None:
+        """Read everything; returns when the sources have ended.
+
+        `settled` blocks, and is asked in a thread: for each entry of a list the outcome that it has already, None where
+        it is to be read; `pass_over` gets those.
+        """
+        self._settled = settled
+        sources = self._sources
+        async with anyio.create_task_group() as self._readers:
+            if is_one(sources):
+                await self._read([cast("Source", sources)])
+            elif isinstance(sources, Sequence | Set):
+                await self._read(cast("Iterable[Source]", sources), walked={})
+            elif isinstance(sources, Iterable):
+                await self._read_iterator(iter(cast("Iterable[Source]", sources)))
+            else:
+                await self._read_asynchronous(cast("AsyncIterable[Source]", sources))
+
+    async def _read_asynchronous(self, sources: AsyncIterable[Source]) -> None:
+        """Read to the end of the sources; when that is not to be reached, close what gives them, if it can be closed.
+
+        A generator is closed in the task that iterates over it, inside no scope that is younger than its own ones.
+        """
+        iterator = aiter(sources)
+        failure: BaseException | None = None
+        with anyio.CancelScope() as scope:
+            try:
+                async for source in iterator:
+                    await self._read([await self._encoded_here(source)])
+            except BaseException as error:
+                failure = error
+                scope.deadline = anyio.current_time() + _CLOSING_SECONDS
+                scope.shield = True
+                if hasattr(iterator, "aclose"):
+                    await iterator.aclose()
+        if failure is not None:  # out here, since the scope swallows a cancellation once its time is over
+            raise failure
+
+    async def _encoded_here(self, source: Any) -> Any:
+        if not is_data_set(source):
+            return source
+        return await anyio.to_thread.run_sync(_encoded, source, abandon_on_cancel=True, limiter=self._limiter)
+
+    async def _read_iterator(self, sources: Iterator[Source]) -> None:
+        """An iterator of the caller's may block, so it is only ever asked in a thread."""
+        pump = Pump(map(_encoded, sources))
+        pump.start()
+        try:
+            while batch := await pump.take():
+                await self._read(batch)
+        finally:
+            pump.stop()
+
+    async def _read(self, sources: Iterable[Source], *, walked: Walked | None = None) -> None:
+        """Walk and read sources that can be iterated over without waiting.
+
+        With `walked`, directories in which they overlap are walked once. An iterator may name one again on purpose:
+        there may be new files in it.
+        """
+        entries = entries_of(sources, recursive=self._recursive, walked=walked)
+        if self._settled is None:
+            await self._read_entries(entries)
+            return
+        has_more = True
+        while has_more:
+            await self._wait_for_room()
+            has_more, outcomes, unsettled = await anyio.to_thread.run_sync(
+                _ask, entries, self._settled, abandon_on_cancel=True
+            )
+            self._pass_over(outcomes)
+            if unsettled:
+                await self._read_entries(iter(unsettled))
+
+    async def _read_entries(self, entries: Iterator[Entry]) -> None:
+        has_more = True
+        while has_more:
+            await self._wait_for_room()
+            is_probe = self.pace.is_cold and self.pace.wants_probe(time.monotonic())
+            if self._find_studies or (self.pace.is_cold and not is_probe):
+                files = self.pace.files_at_once
+                has_more, batch = await anyio.to_thread.run_sync(_next, entries, files, abandon_on_cancel=True)
+            else:
+                has_more, batch = self._read_warm(entries, PROBE_FILES if is_probe else _SLICE_FILES)
+            if not batch:
+                await anyio.lowlevel.checkpoint()
+                continue
+            while self._reading >= self.pace.readers:
+                await self._batch_was_read.wait()
+            self._reading += 1
+            self._readers.start_soon(self._read_cold, batch)
+
+    def _read_warm(self, entries: Iterator[Entry], most: int) -> tuple[bool, list[Entry]]:
+        """Read a slice of files here and now: whether there may be more, and what is not in memory, for a thread."""
+        found: list[Fed] = []
+        missed: list[Entry] = []
+        has_more = True
+        waits = waits_so_far()
+        started_at = ended_at = time.perf_counter()
+        for entry in itertools.islice(entries, most):
+            head = entry.read_head(wait=False)
+            ended_at = time.perf_counter()
+            if head is None:
+                missed.append(entry)
+            else:
+                found.append(_fed(head, entry))
+            if ended_at - started_at > _SLICE_SECONDS or len(missed) == BATCH_FILES:
+                break
+        else:
+            has_more = len(found) + len(missed) == most
+        if not found and not missed:
+            return has_more, missed
+        waited = waits_so_far() != waits
+        seconds = ended_at - started_at
+        self.pace.read_slice(time.monotonic(), len(found), seconds, missed=len(missed), waited=waited)
+        self._deliver(found)
+        return has_more, missed
+
+    async def _read_cold(self, batch: list[Entry]) -> None:
+        """Have a thread read a batch."""
+        try:
+            while batch:
+                part = batch[: self.pace.files_at_once]
+                found, fastest, all_in_memory = await anyio.to_thread.run_sync(
+                    _read_batch, part, self._find_studies, abandon_on_cancel=True, limiter=self._limiter
+                )
+                del batch[: len(part)]
+                self._deliver(found)
+                self.pace.read_batch(time.monotonic(), fastest, all_in_memory=all_in_memory)
+        finally:
+            self._reading -= 1
+            self._batch_was_read.set()
+
+
+def _next(entries: Iterator[Entry], most: int) -> tuple[bool, list[Entry]]:
+    """Whether there may be more entries, and the next ones: few when they come slowly."""
+    ends_at = time.perf_counter() + _SLICE_SECONDS
+    batch: list[Entry] = []
+    for entry in itertools.islice(entries, most):
+        batch.append(entry)
+        if time.perf_counter() > ends_at:
+            return True, batch
+    return len(batch) == most, batch
+
+
+def _ask(entries: Iterator[Entry], settled: Settled) -> tuple[bool, list[Outcome], list[Entry]]:
+    """Whether there may be more entries; of the next ones the outcomes of those that are settled, and the others."""
+    ends_at = time.perf_counter() + _ASKED_SECONDS
+    asked: list[Entry] = []
+    for entry in entries:
+        asked.append(entry)
+        if len(asked) == _ASKED_AT_ONCE or time.perf_counter() > ends_at:
+            break
+    answers = settled(asked)
+    unsettled = [entry for entry, outcome in zip(asked, answers, strict=True) if outcome is None]
+    return bool(asked), [outcome for outcome in answers if outcome is not None], unsettled
+
+
+def _read_batch(batch: list[Entry], find_studies: bool) -> tuple[list[Fed], float, bool]:
+    """What is in the files of a batch, the seconds that the fastest took, and whether all were in memory."""
+    found: list[Fed] = []
+    missed: list[str] = []
+    fastest = math.inf
+    began_at = time.perf_counter()
+    try:
+        for entry in batch:
+            entry.begin_reading()
+        opening_seconds = (time.perf_counter() - began_at) / len(batch)
+        for entry in batch:
+            began_at = time.perf_counter()
+            head = entry.read_head(missed=missed)
+            assert head is not None
+            if find_studies and isinstance(head, Instance) and head.study_instance_uid is None:
+                head.study_instance_uid = study_of(head)
+            fastest = min(fastest, time.perf_counter() - began_at)
+            found.append(_fed(head, entry))
+    finally:
+        for entry in batch[len(found) :]:
+            entry.close()
+    return found, opening_seconds + fastest, not missed
+
+
+def _fed(found: Found, entry: Entry) -> Fed:
+    return problem_outcome(found, is_named=entry.is_named) if isinstance(found, ScanProblem) else found
+
+
+def _encoded(source: Any) -> Any:
+    """A Dataset as the instance that it is now: whoever is asked for the next one may give the same one, changed."""
+    return encoded(source) if is_data_set(source) else source

@@ -1,0 +1,92 @@
+"""Counts what files and directories hold, by SOP class and transfer syntax, and what cannot be sent."""
+
+from __future__ import annotations
+
+from collections import Counter
+from typing import TYPE_CHECKING, Any, Final
+
+from asyncstore.inputs.entry import entries_of
+from asyncstore.instances.instance import Instance
+from asyncstore.instances.problem import PASSED_OVER, ProblemKind, ScanProblem
+from asyncstore.uids import name_of
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+_EXAMPLES: Final = 5  # of each kind of problem or difference, paths enough to see what it is about
+
+
+class Inventory:
+    """Counts of what a scan finds; its size depends on how many kinds there are, not on how many files.
+
+    `instances` and `size_bytes` are by (SOP class UID, transfer syntax UID). `problems` are by kind, with some
+    `examples` of each as (path, detail). `differing` counts instances whose File Meta Information contradicts the data
+    set, `differences` has some of those. `failed` counts what a transfer would count as a failure.
+    """
+
+    def __init__(self) -> None:
+        self.instances: Counter[tuple[str, str]] = Counter()
+        self.size_bytes: Counter[tuple[str, str]] = Counter()
+        self.problems: Counter[ProblemKind] = Counter()
+        self.examples: dict[ProblemKind, list[tuple[str, str]]] = {}
+        self.differing = 0
+        self.differences: list[tuple[str, str]] = []
+        self.failed = 0
+
+    def scan(self, sources: Iterable[str], *, recursive: bool) -> None:
+        """Look at everything under the sources. Blocks."""
+        for entry in entries_of(sources, recursive=recursive, walked={}):
+            found = entry.read_head()
+            if isinstance(found, Instance | ScanProblem):
+                self.add(found, is_named=entry.is_named)
+
+    def add(self, found: Instance | ScanProblem, *, is_named: bool = False) -> None:
+        """Count one thing that a scan has found: in a directory, or `is_named` as a source itself."""
+        if isinstance(found, ScanProblem):
+            self.problems[found.reason] += 1
+            if is_named or found.reason not in PASSED_OVER:
+                self.failed += 1
+            _keep(self.examples.setdefault(found.reason, []), found.path, found.detail)
+        else:
+            pair = (found.sop_class_uid, found.transfer_syntax_uid)
+            self.instances[pair] += 1
+            self.size_bytes[pair] += found.data_set_length
+            if found.meta_difference is not None:
+                self.differing += 1
+                _keep(self.differences, found.path or "", found.meta_difference)
+
+    def to_dict(self) -> dict[str, Any]:
+        """The same as plain data, for JSON."""
+        return {
+            "instances": self.instances.total(),
+            "bytes": self.size_bytes.total(),
+            "kinds": [
+                {
+                    "sop_class_uid": pair[0],
+                    "sop_class": name_of(pair[0]),
+                    "transfer_syntax_uid": pair[1],
+                    "transfer_syntax": name_of(pair[1]),
+                    "instances": count,
+                    "bytes": self.size_bytes[pair],
+                }
+                for pair, count in self.instances.most_common()
+            ],
+            "meta_differences": {"instances": self.differing, "examples": _example_data(self.differences)},
+            "problems": [
+                {
+                    "problem": kind.name.lower().replace("_", "-"),
+                    "files": count,
+                    "examples": _example_data(self.examples[kind]),
+                }
+                for kind, count in self.problems.most_common()
+            ],
+        }
+
+
+def _keep(examples: list[tuple[str, str]], path: str, detail: str) -> None:
+    if len(examples) < _EXAMPLES:
+        examples.append((path, detail))
+
+
+def _example_data(examples: list[tuple[str, str]]) -> list[dict[str, str]]:
+    return [{"path": path, "detail": detail} for path, detail in examples]

@@ -1,0 +1,107 @@
+"""Walks files and directories and yields what is in them, one by one: nothing is listed first, nothing is sorted.
+
+Instances and problems come in one stream, so that a caller can send the first file while the walk goes on. Per file
+nothing is kept; per directory its identity is, so that none is walked twice, whatever symbolic links there are and
+however the roots overlap.
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+from typing import TYPE_CHECKING, TypeAlias
+
+from asyncstore.instances.head import problem_of_error
+from asyncstore.instances.problem import ProblemKind, ScanProblem
+
+if TYPE_CHECKING:
+    from collections.abc import Generator, Iterable
+
+AnyPath: TypeAlias = "str | bytes | os.PathLike[str] | os.PathLike[bytes]"
+
+
+Walked: TypeAlias = "dict[tuple[int, int], int]"
+"""The directories that were walked, by device and number, and when each had been changed by then."""
+
+
+def walk(
+    roots: AnyPath | Iterable[AnyPath], *, recursive: bool, walked: Walked | None = None
+) -> Generator[str | ScanProblem, None, None]:
+    """The path of every regular file under the roots, and a problem for what cannot be walked or is no file.
+
+    Paths are exactly as on disk: os.fsencode gives the bytes back. A root may be a symbolic link; links to files and,
+    when `recursive`, to directories are followed, but no directory is walked twice. Without `recursive` only the files
+    directly in a directory are given. `walked` tells one call what earlier ones have walked.
+    """
+    walked = {} if walked is None else walked
+    # A str can be iterated over as well: its first character may be the root of the whole machine.
+    for root in (roots,) if isinstance(roots, str | bytes | os.PathLike) else roots:
+        path = os.fsdecode(root)
+        found = _look(path)
+        if isinstance(found, _Directory):
+            yield from _walk_directory(found, recursive, walked)
+        else:
+            yield found
+
+
+class _Directory(str):
+    """The path of a directory that is still to be walked."""
+
+    __slots__ = ()
+
+
+def _look(path: str) -> str | _Directory | ScanProblem:
+    """What a path leads to, symbolic links followed."""
+    try:
+        mode = os.stat(path).st_mode
+    except (OSError, ValueError) as error:
+        return problem_of_error(path, error)
+    if stat.S_ISREG(mode):
+        return path
+    if stat.S_ISDIR(mode):
+        return _Directory(path)
+    what = _NAMES_OF_TYPES.get(stat.S_IFMT(mode), "something that is not a file")
+    return ScanProblem(path, ProblemKind.NOT_A_FILE, f"it is {what}", OSError(f"{path!r} is {what}"))
+
+
+_NAMES_OF_TYPES = {
+    stat.S_IFIFO: "a FIFO",
+    stat.S_IFSOCK: "a socket",
+    stat.S_IFCHR: "a character device",
+    stat.S_IFBLK: "a block device",
+}
+
+
+def _walk_directory(root: str, recursive: bool, walked: Walked) -> Generator[str | ScanProblem, None, None]:
+    # Below one root the number alone counts: links may lead round through a directory that is written to all the while.
+    walked_below: set[tuple[int, int]] = set()
+    # Directories wait in a list, and only one is open at a time: a deep tree must not use up the file descriptors.
+    waiting = [root]
+    while waiting:
+        directory = waiting.pop()
+        try:
+            status = os.stat(directory)
+            identity = (status.st_dev, status.st_ino)
+            # Roots may come for weeks, and a directory that is gone may leave its number to another.
+            if identity in walked_below or walked.get(identity) == status.st_ctime_ns:
+                continue
+            walked_below.add(identity)
+            walked[identity] = status.st_ctime_ns
+            with os.scandir(directory) as entries:
+                for entry in entries:
+                    try:
+                        if entry.is_file(follow_symlinks=False):
+                            yield entry.path
+                        elif not entry.is_dir(follow_symlinks=False):
+                            # A link, or something that is not a file: worth a look of its own.
+                            found = _look(entry.path)
+                            if not isinstance(found, _Directory):
+                                yield found
+                            elif recursive:
+                                waiting.append(found)
+                        elif recursive:
+                            waiting.append(entry.path)
+                    except OSError as error:  # where a file system does not give types, each has to be asked for
+                        yield problem_of_error(entry.path, error)
+        except OSError as error:
+            yield problem_of_error(directory, error)

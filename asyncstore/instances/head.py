@@ -1,0 +1,346 @@
+"""Reads the head of a file and finds who the instance in it is.
+
+A file that keeps to PS3.10 7.1 takes the fast way: its File Meta Information is walked by struct, and one search holds
+its UIDs against those of the data set. Everything else (no preamble, no File Meta Information, no group length, UIDs
+only in the data set, big endian, deflated ...) takes the tolerant way (identity.py). Both are bounded: neither looks
+further into a file than HEAD_LIMIT_BYTES, nor inflates more than that.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import re
+import stat
+import struct
+from typing import Final, Literal, NamedTuple, overload
+
+from asyncstore.errors import MissingUID, NotDicom, SourceChanged, SourceError
+from asyncstore.instances import elements, source
+from asyncstore.instances.identity import (
+    HEAD_LIMIT_BYTES,
+    PREAMBLE_BYTES,
+    Identity,
+    Refused,
+    identify,
+)
+from asyncstore.instances.instance import Instance
+from asyncstore.instances.problem import ProblemKind, ScanProblem
+from asyncstore.instances.source import FileSource, HeldSource
+from asyncstore.uids import (
+    DEFLATED_EXPLICIT_VR_LITTLE_ENDIAN,
+    EXPLICIT_VR_BIG_ENDIAN,
+    IMPLICIT_VR_LITTLE_ENDIAN,
+    MEDIA_STORAGE_DIRECTORY,
+)
+
+# A file up to this size is read whole, so that it is opened only once.
+SMALL_FILE_BYTES: Final = 131072
+# Of a larger one this much is read: enough for nearly every File Meta Information and the UIDs behind it.
+HEAD_BYTES: Final = 8192
+
+# The tags of group 0002 as a little endian number has them: the element number is the upper half.
+_FAST_CLASS: Final = 0x00020002
+_FAST_INSTANCE: Final = 0x00030002
+_FAST_SYNTAX: Final = 0x00100002
+
+# The prefix and the whole header of (0002,0000): UL, four bytes.
+_META_START: Final = b"DICM\x02\x00\x00\x00UL\x04\x00"
+_META_START_BYTES: Final = len(_META_START) + 4
+_u32 = struct.Struct("<I").unpack_from
+_u16 = struct.Struct("<H").unpack_from
+_fast_header = struct.Struct("<I2sH").unpack_from
+
+# Whose data sets do not have the UIDs in the bytes that the File Meta Information has them in.
+_SLOW_SYNTAXES: Final = (EXPLICIT_VR_BIG_ENDIAN, DEFLATED_EXPLICIT_VR_LITTLE_ENDIAN)
+
+_CLASS_IN_DATA_SET: Final = b"\x08\x00\x16\x00"
+_INSTANCE_IN_DATA_SET: Final = b"\x08\x00\x18\x00"
+
+# PS3.5 9.1.
+_matches_uid = re.compile(r"[0-9.]{1,64}").fullmatch
+
+
+class _Layout(NamedTuple):
+    """A File Meta Information as many files have it, all but the SOP Instance UID.
+
+    `before` it are the bytes from the prefix on, `after` it those up to the data set at `meta_end`; `pattern` stands
+    before it in the data set, and both have `uids_bytes` there.
+    """
+
+    before: bytes
+    uid_at: int
+    uid_end: int
+    after: bytes
+    meta_end: int
+    pattern: bytes
+    uids_bytes: int
+    sop_class: str
+    syntax: str
+
+
+# The latest ones first. Reader threads replace the whole: a lost one is learned again.
+_layouts: tuple[_Layout, ...] = ()
+_REMEMBERED_LAYOUTS: Final = 8
+
+
+def open_head(path: str) -> int:
+    """Open a file for read_head, and have the system read its start meanwhile; -1 where it cannot be opened.
+
+    A disk that is asked for many files at once gives each of them several times as soon.
+    """
+    try:
+        fd = source.open_for_reading(path)
+    except (OSError, ValueError):  # read_head will say which
+        return -1
+    source.read_ahead(fd, 0, SMALL_FILE_BYTES)
+    return fd
+
+
+@overload
+def read_head(
+    path: str, *, wait: Literal[True] = True, missed: list[str] | None = None, regular: bool = False, fd: int = -1
+) -> Instance | ScanProblem: ...
+@overload
+def read_head(
+    path: str, *, wait: bool, missed: list[str] | None = None, regular: bool = False, fd: int = -1
+) -> Instance | ScanProblem | None: ...
+def read_head(
+    path: str, *, wait: bool = True, missed: list[str] | None = None, regular: bool = False, fd: int = -1
+) -> Instance | ScanProblem | None:
+    """The instance in a file, or why there is none, by one open, one fstat and one read.
+
+    A file of at most SMALL_FILE_BYTES is read whole and keeps its bytes (HeldSource); a larger one gets a
+    FileSource. `regular=True` says that the caller has just seen a regular file there; else that is checked first,
+    since devices and FIFOs must not even be opened. `fd` is what open_head gave for the path; it is closed. With
+    `wait=False` the answer is None when the bytes are not in memory and reading would block on a disk; otherwise
+    such a path is added to `missed`, where that is given. Whatever is wrong comes back as a ScanProblem; nothing is
+    raised.
+    """
+    try:
+        if fd < 0:
+            if not regular and not stat.S_ISREG(os.stat(path).st_mode):
+                return _not_a_file(path)
+            fd = source.open_for_reading(path)
+    except (OSError, ValueError) as error:
+        return problem_of_error(path, error)
+    try:
+        status = os.fstat(fd)
+        if not stat.S_ISREG(status.st_mode):
+            return _not_a_file(path)
+        if status.st_size <= SMALL_FILE_BYTES:
+            return _read_small(path, fd, status, wait, missed)
+        return _read_large(path, fd, status, wait, missed)
+    except OSError as error:
+        return problem_of_error(path, error)
+    except Refused as refused:
+        return _problem(path, refused)
+    finally:
+        os.close(fd)
+
+
+def problem_of_error(path: str, error: OSError | ValueError) -> ScanProblem:
+    """What an error of the system says about a path."""
+    if isinstance(error, ValueError):
+        # A NUL or a character that the system's names cannot have: there is no such file.
+        error = FileNotFoundError(errno.ENOENT, str(error), path)
+    if isinstance(error, FileNotFoundError | NotADirectoryError):
+        kind = ProblemKind.NOT_FOUND
+    elif error.errno == errno.ELOOP:
+        kind = ProblemKind.SYMLINK_LOOP
+    else:
+        kind = ProblemKind.UNREADABLE
+    return ScanProblem(path, kind, error.strerror or str(error), error)
+
+
+def _read_small(
+    path: str, fd: int, status: os.stat_result, wait: bool, missed: list[str] | None
+) -> Instance | ScanProblem | None:
+    size = status.st_size
+    # One byte more than the file has: if it gets filled the file grew, and if not it is the zero that pads a deflated
+    # stream of odd length.
+    buffer = bytearray(size + 1)
+    got = _read_start(path, fd, buffer, size, status.st_dev, wait, missed)
+    if got is None:
+        return None
+    if got != size:
+        return _changed(path)
+    identity = _identify_fast(buffer, size) or identify(buffer, size, complete=True)
+    sop_class, sop_instance, syntax, begin, difference = identity
+    length = size - begin
+    padding = length & 1 if syntax == DEFLATED_EXPLICIT_VR_LITTLE_ENDIAN else 0
+    mtime_ns = status.st_mtime_ns
+    return Instance(
+        path,
+        sop_class,
+        sop_instance,
+        syntax,
+        begin,
+        length + padding,
+        HeldSource(path, begin, length, size, mtime_ns, buffer, padding_bytes=padding),
+        size,
+        mtime_ns,
+        None,
+        None,
+        difference,
+    )
+
+
+def _read_large(
+    path: str, fd: int, status: os.stat_result, wait: bool, missed: list[str] | None
+) -> Instance | ScanProblem | None:
+    size = status.st_size
+    head = bytearray(HEAD_BYTES)
+    identity: Identity | None = None
+    while identity is None:
+        got = _read_start(path, fd, head, len(head), status.st_dev, wait, missed)
+        if got is None:
+            return None
+        if got != len(head):
+            return _changed(path)
+        try:
+            identity = _identify_fast(head, got) or identify(head, got, complete=got == size)
+        except Refused as refused:
+            if not refused.more or got >= HEAD_LIMIT_BYTES:
+                raise
+            head = bytearray(min(size, HEAD_LIMIT_BYTES))
+    begin = identity.data_set_at
+    length = size - begin
+    padding = length & 1 if identity.transfer_syntax_uid == DEFLATED_EXPLICIT_VR_LITTLE_ENDIAN else 0
+    file = FileSource(path, begin, length, size, status.st_mtime_ns, padding_bytes=padding)
+    return Instance(
+        path,
+        *identity[:3],
+        begin,
+        length + padding,
+        file,
+        size,
+        status.st_mtime_ns,
+        meta_difference=identity.meta_difference,
+    )
+
+
+def _read_start(
+    path: str, fd: int, buffer: bytearray, wanted: int, device: int, wait: bool, missed: list[str] | None
+) -> int | None:
+    """Fill the buffer from the file's start, with `wanted` bytes unless it is shorter; None as in read_head."""
+    holes = (memoryview(buffer),)
+    if missed is not None or not wait:
+        got = source.read_cached(fd, holes, 0, device)
+        if got is not None and got >= wanted:
+            return got
+        if missed is None:
+            if got is not None and os.fstat(fd).st_size < wanted:
+                return got
+            source.read_ahead(fd, 0, SMALL_FILE_BYTES)
+            return None
+        missed.append(path)
+    got = source.read_some(fd, holes, 0)
+    return got if got >= wanted else source.read_fully(fd, holes, 0)
+
+
+def _identify_fast(data: bytearray, end: int) -> Identity | None:
+    """The identity in a file that is as PS3.10 wants it, in a few microseconds; None when anything is unusual."""
+    for layout in _layouts:
+        if data.startswith(layout.before, PREAMBLE_BYTES) and data.startswith(layout.after, layout.uid_end):
+            break
+    else:
+        learned = _learn_layout(data, end)
+        if learned is None:
+            return None
+        layout = learned
+    meta_end = layout.meta_end
+    # The same two UIDs, encoded as they are in the data set: then they need not be looked for element by element. Where
+    # they stand first: a sequence further on may tell who the instance was once.
+    field = bytes(data[layout.uid_at : layout.uid_end])
+    uids_at = data.find(_CLASS_IN_DATA_SET, meta_end, meta_end + HEAD_BYTES)
+    if not -1 < uids_at <= end - layout.uids_bytes or not data.startswith(layout.pattern + field, uids_at):
+        return None
+    # A wrong group length would put the data set at a wrong place.
+    if (_u16(data, meta_end)[0] | 2) == 2:
+        return None
+    sop_instance = field.rstrip(b"\0 ").decode("ascii", "replace")
+    return Identity(layout.sop_class, sop_instance, layout.syntax, meta_end) if _matches_uid(sop_instance) else None
+
+
+def _learn_layout(data: bytearray, end: int) -> _Layout | None:
+    """The layout of a file's File Meta Information, element by element, remembered for the files that come."""
+    global _layouts
+    if not data.startswith(_META_START, PREAMBLE_BYTES):
+        return None
+    at = PREAMBLE_BYTES + _META_START_BYTES
+    try:
+        meta_end: int = at + _u32(data, at - 4)[0]
+        if meta_end + 8 > end:
+            return None
+        found: dict[int, int] = {}
+        while at < meta_end:
+            tag, vr, length = _fast_header(data, at)
+            if tag & 0xFFFF != 2:  # the group length is too large
+                return None
+            found[tag] = at
+            at += 12 + _u32(data, at + 8)[0] if vr in elements.LONG_VRS else 8 + length
+        fields = [_uid_field(data, found[tag]) for tag in (_FAST_CLASS, _FAST_INSTANCE, _FAST_SYNTAX)]
+    except (struct.error, KeyError):
+        return None
+    sop_class, _, syntax = (field[4:].rstrip(b"\0 ").decode("ascii", "replace") for field in fields)
+    are_usual = all(field[:2] == b"UI" and not field[3] for field in fields)
+    if at != meta_end or not are_usual or not (_matches_uid(sop_class) and _matches_uid(syntax)):
+        return None
+    if sop_class == MEDIA_STORAGE_DIRECTORY or syntax in _SLOW_SYNTAXES:
+        return None
+    uid_at = found[_FAST_INSTANCE] + 8
+    uid_end = uid_at + len(fields[1]) - 4
+    pattern = _pattern(fields[0], fields[1][:4], is_implicit=syntax == IMPLICIT_VR_LITTLE_ENDIAN)
+    layout = _Layout(
+        before=bytes(data[PREAMBLE_BYTES:uid_at]),
+        uid_at=uid_at,
+        uid_end=uid_end,
+        after=bytes(data[uid_end:meta_end]),
+        meta_end=meta_end,
+        pattern=pattern,
+        uids_bytes=len(pattern) + uid_end - uid_at,
+        sop_class=sop_class,
+        syntax=syntax,
+    )
+    _layouts = (layout, *_layouts[: _REMEMBERED_LAYOUTS - 1])
+    return layout
+
+
+def _uid_field(data: bytearray, at: int) -> bytes:
+    """VR, length and value of the File Meta element at an offset; a UID has less than 256 bytes."""
+    return bytes(data[at + 4 : at + 8 + data[at + 6]])
+
+
+def _pattern(class_field: bytes, instance_header: bytes, *, is_implicit: bool) -> bytes:
+    """What stands before the SOP Instance UID in a data set: the SOP Class UID, and its own tag and length."""
+    if not is_implicit:
+        return b"%b%b%b%b" % (_CLASS_IN_DATA_SET, class_field, _INSTANCE_IN_DATA_SET, instance_header)
+    # There the length takes the place of VR and length.
+    return b"%b%b\0\0%b%b%b\0\0" % (
+        _CLASS_IN_DATA_SET,
+        class_field[2:4],
+        class_field[4:],
+        _INSTANCE_IN_DATA_SET,
+        instance_header[2:4],
+    )
+
+
+def _not_a_file(path: str) -> ScanProblem:
+    error = OSError(errno.EINVAL, "not a regular file", path)
+    return ScanProblem(path, ProblemKind.NOT_A_FILE, "it is a directory, a device, a FIFO or a socket", error)
+
+
+def _changed(path: str) -> ScanProblem:
+    detail = "its size changed while it was read"
+    return ScanProblem(path, ProblemKind.CHANGED, detail, SourceChanged(f"{path!r}: {detail}"))
+
+
+def _problem(path: str, refused: Refused) -> ScanProblem:
+    return ScanProblem(path, refused.kind, refused.detail, error_of(refused, repr(path)))
+
+
+def error_of(refused: Refused, what: str) -> SourceError:
+    """The error that says why `what` holds no instance."""
+    kind = MissingUID if refused.kind is ProblemKind.MISSING_UID else NotDicom
+    return kind(f"{what}: {refused.detail}")

@@ -1,0 +1,269 @@
+"""The file of a ledger: how it is opened, what it looks like inside, and what its errors say."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import re
+import sqlite3
+import struct
+import sys
+from typing import TYPE_CHECKING, Final
+
+from asyncstore.errors import LedgerError
+
+if sys.platform == "win32":
+    pass
+else:
+    pass
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+APPLICATION_ID: Final = int.from_bytes(b"ASLG", "big")
+SCHEMA_VERSION: Final = 2
+
+# A ledger is checked for its WAL's size after each commit. 2000 pages are 8 MB; a larger WAL saves little writing.
+_CHECKPOINT_PAGES: Final = 2000
+_WAL_LIMIT_BYTES: Final = 32 << 20  # what is kept of a WAL that grew beyond because of a slow reader
+_BUSY_SECONDS: Final = 10.0
+_CACHE_KIB: Final = 16384  # of either connection: the upper pages of the index and the hot part of the rest
+
+
+# What damaged bytes end in that SQLite takes for good ones: text that is no UTF-8, a value of another kind, a state of
+# no such name, a time beyond the calendar.
+_DAMAGE: Final = (ValueError, TypeError, AttributeError, OverflowError, struct.error)
+_LONGEST_TEXT: Final = 200
+
+
+def _uid_text(column: str) -> str:
+    packed = f"rtrim(replace(hex({column}), 'A', '.'), 'F')"
+    return f"nullif(CASE typeof({column}) WHEN 'blob' THEN {packed} ELSE {column} END, '')"
+
+
+# An instance takes one row of about 130 bytes and two of about 20 in `hashed`, by which candidates are found for a path
+# or a SOP Instance UID (see hash_of_path). It is filled behind the rows, in sorted runs: rows beyond ledger.indexed_id
+# are not in it yet. What became of an instance many others share: it stands in `account`, not necessarily once.
+# Paths are bytes; UIDs of an instance are packed (see pack_uid); times are milliseconds since 1970, UTC. What is not
+# known is empty, and -1 for numbers, and never NULL: sqlite3 takes ten times as long to bind that as a number.
+# The view has all of it readable.
+_SCHEMA: Final = f"""
+CREATE TABLE ledger (
+    id INTEGER PRIMARY KEY CHECK (id = 1),
+    destination TEXT NOT NULL,
+    created_at INTEGER NOT NULL,
+    indexed_id INTEGER NOT NULL
+);
+CREATE TABLE run (
+    id INTEGER PRIMARY KEY,
+    started_at INTEGER NOT NULL,
+    finished_at INTEGER,
+    pid INTEGER NOT NULL,
+    host TEXT NOT NULL,
+    options TEXT NOT NULL
+);
+CREATE TABLE account (
+    id INTEGER PRIMARY KEY,
+    sop_class TEXT NOT NULL,
+    transfer_syntax TEXT NOT NULL,
+    sent_transfer_syntax TEXT NOT NULL,
+    state TEXT NOT NULL,
+    settled INTEGER NOT NULL,
+    retryable INTEGER NOT NULL,
+    attempts INTEGER NOT NULL,
+    status INTEGER NOT NULL,
+    reason TEXT NOT NULL,
+    comment TEXT NOT NULL,
+    offending_elements BLOB NOT NULL,
+    association_number INTEGER NOT NULL,
+    context_id INTEGER NOT NULL,
+    run INTEGER NOT NULL
+);
+CREATE TABLE instance (
+    id INTEGER PRIMARY KEY,
+    path BLOB NOT NULL,
+    sop_instance_uid NOT NULL,
+    study_instance_uid NOT NULL,
+    series_instance_uid NOT NULL,
+    size_bytes INTEGER NOT NULL,
+    mtime_ns INTEGER NOT NULL,
+    account INTEGER NOT NULL,
+    earlier_attempts INTEGER NOT NULL,
+    recorded_at INTEGER NOT NULL,
+    bytes_sent INTEGER NOT NULL
+);
+CREATE TABLE hashed (hash INTEGER NOT NULL, id INTEGER NOT NULL, PRIMARY KEY (hash, id)) WITHOUT ROWID;
+CREATE VIEW instances AS SELECT
+    i.id AS id,
+    nullif(i.path, x'') AS path,
+    {_uid_text("i.sop_instance_uid")} AS sop_instance_uid,
+    nullif(a.sop_class, '') AS sop_class_uid,
+    nullif(a.transfer_syntax, '') AS transfer_syntax_uid,
+    nullif(coalesce(nullif(a.sent_transfer_syntax, ''), a.transfer_syntax), '') AS sent_transfer_syntax_uid,
+    {_uid_text("i.study_instance_uid")} AS study_instance_uid,
+    {_uid_text("i.series_instance_uid")} AS series_instance_uid,
+    nullif(i.size_bytes, -1) AS size_bytes,
+    CASE i.size_bytes WHEN -1 THEN NULL ELSE i.mtime_ns END AS mtime_ns,
+    a.state AS state,
+    a.retryable AS retryable,
+    a.attempts + i.earlier_attempts AS attempts,
+    nullif(a.status, -1) AS status,
+    nullif(a.reason, '') AS reason,
+    nullif(a.comment, '') AS comment,
+    a.offending_elements AS offending_elements,
+    a.association_number AS association_number,
+    a.context_id AS context_id,
+    a.run AS run,
+    i.recorded_at AS recorded_at,
+    i.bytes_sent AS bytes_sent
+FROM instance i JOIN account a ON a.id = i.account;
+PRAGMA application_id = {APPLICATION_ID};
+PRAGMA user_version = {SCHEMA_VERSION};
+"""
+
+
+@contextlib.contextmanager
+def ledger_errors(path: str, what: str) -> Iterator[None]:
+    """Raises LedgerError, in one line, for what SQLite or the system says about a ledger, or what is damaged in it."""
+    try:
+        yield
+    except sqlite3.Error as error:
+        if getattr(error, "sqlite_errorcode", None) == sqlite3.SQLITE_NOTADB:
+            raise _not_a_ledger(path) from error
+        raise LedgerError(f"the ledger {path!r} cannot be {what}: {_sqlite_text(error)}") from error
+    except OSError as error:
+        raise LedgerError(f"the ledger {path!r} cannot be {what}: {error.strerror or error}") from error
+    except _DAMAGE as error:
+        raise LedgerError(f"the ledger {path!r} cannot be {what}: it is damaged") from error
+
+
+def _sqlite_text(error: sqlite3.Error) -> str:
+    # The low byte is the code, the rest says more about it. That text is no UTF-8 is said by Python, which has no code.
+    if getattr(error, "sqlite_errorcode", 0) & 0xFF == sqlite3.SQLITE_CORRUPT or "decode to UTF-8" in str(error):
+        return "it is damaged"
+    return one_line(str(error))
+
+
+def one_line(text: str) -> str:
+    """A text as one line that is safe to print: what is quoted from a damaged ledger may be anything."""
+    return text if text.isprintable() else text[:_LONGEST_TEXT].encode("unicode_escape").decode()
+
+
+def open_to_write(path: str, destination: str, now_ms: int) -> sqlite3.Connection:
+    """The ledger at `path`, made if there is none, for the thread that calls.
+
+    A new file is readable by its owner only. Raises LedgerError: not a ledger, of another version, for another
+    destination, not writable.
+    """
+    with ledger_errors(path, "opened"):
+        _make_file(path)
+        connection = sqlite3.connect(path, timeout=_BUSY_SECONDS, isolation_level=None)
+        try:
+            _prepare(connection, path, destination, now_ms)
+        except BaseException:
+            connection.close()
+            raise
+        return connection
+
+
+def open_to_read(path: str) -> sqlite3.Connection:
+    """The ledger at `path`, for reading while another process or thread may be writing it.
+
+    The connection may go from thread to thread. Raises LedgerError.
+    """
+    with ledger_errors(path, "read"):
+        os.stat(path)
+        # Every byte that SQLite could take for something else, as %XX; urllib.parse would take 2 ms to import.
+        uri = "file:" + re.sub(rb"[^\w/.-]", lambda byte: b"%%%02X" % ord(byte[0]), os.fsencode(path)).decode()
+        try:
+            # Not mode=ro: the last one that closes a ledger has to tidy up, and one that may not write cannot.
+            return _connect_to_read(f"{uri}?mode=rw", path)
+        except sqlite3.OperationalError:
+            # In a directory that we may not write, SQLite cannot make the file by which readers and a writer agree.
+            # Without a WAL there is no writer, and no need for it.
+            if os.path.exists(f"{os.path.realpath(path)}-wal"):
+                raise
+            return _connect_to_read(f"{uri}?mode=ro&immutable=1", path)
+
+
+def _connect_to_read(uri: str, path: str) -> sqlite3.Connection:
+    connection = sqlite3.connect(uri, timeout=_BUSY_SECONDS, isolation_level=None, uri=True, check_same_thread=False)
+    try:
+        if not _is_ledger(connection, path):
+            raise _not_a_ledger(path)
+        connection.execute("PRAGMA query_only = ON")
+        connection.execute(f"PRAGMA cache_size = -{_CACHE_KIB}")
+    except BaseException:
+        connection.close()
+        raise
+    return connection
+
+
+def _make_file(path: str) -> None:
+    with contextlib.suppress(FileExistsError):
+        os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600))
+        _sync_directory(os.path.dirname(path) or ".")
+    # SQLite would open what cannot be written for reading, and leave files behind that it then cannot remove.
+    if not os.access(path, os.W_OK, effective_ids=os.access in os.supports_effective_ids):
+        raise PermissionError(errno.EACCES, "Permission denied", path)
+
+
+def _sync_directory(directory: str) -> None:
+    """A file that a power loss takes away with its name is no record."""
+    if sys.platform != "win32":
+        fd = os.open(directory, os.O_RDONLY)
+        try:
+            os.fsync(fd)
+        finally:
+            os.close(fd)
+
+
+def _prepare(connection: sqlite3.Connection, path: str, destination: str, now_ms: int) -> None:
+    is_ledger = _is_ledger(connection, path)
+    if not is_ledger and connection.execute("SELECT count(*) FROM sqlite_master").fetchone()[0]:
+        raise _not_a_ledger(path)
+    mode = connection.execute("PRAGMA journal_mode = WAL").fetchone()[0]
+    if mode != "wal":
+        raise LedgerError(f"the ledger {path!r} cannot be opened: its file system has no shared memory for a WAL")
+    # What is committed has been given to the system, so that it survives the end of the process, kill -9 too. A power
+    # loss may take the commits since the last checkpoint, never half of one: those instances are sent again.
+    connection.execute("PRAGMA synchronous = NORMAL")
+    connection.execute(f"PRAGMA wal_autocheckpoint = {_CHECKPOINT_PAGES}")
+    connection.execute(f"PRAGMA journal_size_limit = {_WAL_LIMIT_BYTES}")
+    connection.execute(f"PRAGMA cache_size = -{_CACHE_KIB}")
+    connection.execute("BEGIN IMMEDIATE")
+    try:
+        if not is_ledger:
+            for statement in _SCHEMA.split(";\n"):
+                connection.execute(statement)
+            connection.execute("INSERT INTO ledger VALUES (1, ?, ?, 0)", (destination, now_ms))
+        owner = connection.execute("SELECT destination FROM ledger").fetchone()[0]
+        if owner != destination:
+            raise LedgerError(
+                f"the ledger {path!r} is that of {one_line(owner)}, and not of {destination}: use another file"
+            )
+        connection.execute("COMMIT")
+    except BaseException:
+        if connection.in_transaction:
+            connection.execute("ROLLBACK")
+        raise
+
+
+def _is_ledger(connection: sqlite3.Connection, path: str) -> bool:
+    """Whether a database is a ledger; False too for one that is still empty."""
+    application_id: int = connection.execute("PRAGMA application_id").fetchone()[0]
+    if application_id != APPLICATION_ID:
+        return False
+    version: int = connection.execute("PRAGMA user_version").fetchone()[0]
+    if version != SCHEMA_VERSION:
+        age = "a newer" if version > SCHEMA_VERSION else "an older"
+        raise LedgerError(
+            f"the ledger {path!r} was written by {age} version of asyncstore: "
+            f"it has schema {version}, this one knows {SCHEMA_VERSION}"
+        )
+    return True
+
+
+def _not_a_ledger(path: str) -> LedgerError:
+    return LedgerError(f"{path!r} is not a ledger: it is left as it is")

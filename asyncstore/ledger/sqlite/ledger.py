@@ -1,0 +1,309 @@
+"""The ledger in an SQLite file: one thread writes, the event loop only appends to a list.
+
+Outcomes are committed 250 ms after they came, or as soon as there are 500. Whatever the writer thread meets, it keeps
+what is not written and tries again with the next commit; `failure` holds the first error, for the transfer to end on.
+"""
+
+from __future__ import annotations
+
+import collections
+import concurrent.futures
+import contextlib
+import json
+import math
+import os
+import socket
+import threading
+import time
+from typing import TYPE_CHECKING, Any, Final
+
+import anyio
+import anyio.to_thread
+
+from asyncstore.errors import LedgerError
+from asyncstore.instances.outcome import State
+from asyncstore.ledger.protocol import STORED, KnownInstance
+from asyncstore.ledger.sqlite.file import ledger_errors, one_line, open_to_write
+from asyncstore.ledger.sqlite.hashes import HashFilter, hash_of_uid
+from asyncstore.ledger.sqlite.lock import LedgerLock, check_place
+from asyncstore.ledger.sqlite.lookup import LedgerLookup
+from asyncstore.ledger.sqlite.packing import ledger_path
+from asyncstore.ledger.sqlite.writer import LedgerWriter, storable
+
+if TYPE_CHECKING:
+    import sqlite3
+    from collections.abc import Callable, Collection, Mapping, Sequence
+    from types import TracebackType
+    from typing import Self
+
+    from asyncstore.instances.instance import Instance
+    from asyncstore.instances.outcome import Outcome
+    from asyncstore.ledger.protocol import Offered
+    from asyncstore.ledger.sqlite.writer import Entry
+
+COMMIT_SECONDS: Final = 0.25
+COMMIT_OUTCOMES: Final = 500
+_MAXIMUM_WAITING: Final = 4096
+# At the latest then the system is made to write what was committed to the disk, and the WAL begins anew.
+_CHECKPOINT_SECONDS: Final = 10.0
+
+
+class SqliteLedger:
+    """The durable record of a migration in the file `path`: `async with SqliteLedger(...) as ledger`.
+
+    `destination` is the peer, as AE@host:port; a ledger has one for ever. `options` is plain data that the run is noted
+    with. `forced` allows a network file system. `clock` gives the time, in seconds since 1970.
+
+    Entering raises LedgerError when another run has the ledger, when it is no ledger, one of another destination or of
+    another version, or when it cannot be written. Leaving commits everything; look at `failure` after it.
+    """
+
+    def __init__(
+        self,
+        path: str | bytes | os.PathLike[str] | os.PathLike[bytes],
+        *,
+        destination: str,
+        options: Mapping[str, Any] | None = None,
+        forced: bool = False,
+        clock: Callable[[], float] = time.time,
+    ) -> None:
+        self.path = os.fsdecode(path)
+        self.failure: LedgerError | None = None
+        self._destination = destination
+        self._options = json.dumps(options or {}, default=str)
+        self._forced = forced
+        self._clock = clock
+        self._lock: LedgerLock | None = None
+        self._working_directory = os.sep
+        self._waiting: collections.deque[Entry] = collections.deque()
+        self._moving = threading.Lock()  # from _waiting to _batch
+        self._batch: list[Entry] = []
+        self._flushes: collections.deque[concurrent.futures.Future[None]] = collections.deque()
+        self._wake = threading.Event()
+        self._closing = False
+        self._thread: threading.Thread | None = None
+        self._lookup: LedgerLookup | None = None
+        self._was_empty = False
+        self._uids = HashFilter(0)
+
+    # -- for the event loop --------------------------------------------------------------------------------------------
+
+    async def __aenter__(self) -> Self:
+        try:
+            await anyio.to_thread.run_sync(self.open)
+        except BaseException:
+            with anyio.CancelScope(shield=True):
+                await anyio.to_thread.run_sync(self.close)
+            raise
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        with anyio.CancelScope(shield=True):
+            await anyio.to_thread.run_sync(self.close)
+
+    def record(self, outcome: Outcome) -> None:
+        """Write down what became of an instance, for good or for now, within 250 ms; the last of several is kept.
+
+        Never blocks. What an earlier run stored is in the ledger already and not written again.
+        """
+        if outcome.state is State.RESUMED:
+            return
+        instance = outcome.instance
+        uid_hash = 0
+        if instance is not None:
+            uid_hash = hash_of_uid(instance.sop_instance_uid)
+            if outcome.state in STORED:
+                self._uids.add(uid_hash)
+        self._waiting.append((int(self._clock() * 1000), outcome, uid_hash))
+        count = len(self._waiting)
+        if count == 1 or (count >= COMMIT_OUTCOMES and not self._wake.is_set()):
+            self._wake.set()
+
+    def may_know(self, sop_instance_uid: str) -> bool:
+        """Whether `known_instances` may find this UID; False means for certain that nothing with it is stored.
+
+        Never blocks. It counts what was recorded up to now, written or not, and what earlier runs recorded.
+        """
+        return hash_of_uid(sop_instance_uid) in self._uids
+
+    @property
+    def has_earlier(self) -> bool:
+        """Whether an earlier run has recorded anything; while not, `settled` need not be asked."""
+        return not self._was_empty
+
+    @property
+    def has_room(self) -> bool:
+        """Whether outcomes are written as fast as they come; while not, no new instance should be sent."""
+        return len(self._waiting) < _MAXIMUM_WAITING
+
+    async def flush(self) -> None:
+        """Return when everything recorded so far would survive the end of the process. Raises LedgerError."""
+        if self._thread is None:
+            raise LedgerError(f"the ledger {self.path!r} is not open")
+        written: concurrent.futures.Future[None] = concurrent.futures.Future()
+        self._flushes.append(written)
+        self._wake.set()
+        await anyio.to_thread.run_sync(written.result, abandon_on_cancel=True)
+
+    # -- for other threads: these block --------------------------------------------------------------------------------
+
+    def open(self) -> None:
+        """Take the ledger, or raise LedgerError; what entering the context does."""
+        self._working_directory = os.getcwd()
+        # A link is followed once, so that what is locked is what is written, whatever becomes of the link meanwhile.
+        self.path = os.path.realpath(ledger_path(self.path, self._working_directory))
+        check_place(self.path, forced=self._forced)
+        try:
+            self._lock = LedgerLock(self.path)
+            self._lock.acquire(self._clock())
+            opened: concurrent.futures.Future[LedgerWriter] = concurrent.futures.Future()
+            self._thread = threading.Thread(target=self._run, args=(opened,), name="asyncstore ledger", daemon=True)
+            self._thread.start()
+            writer = opened.result()
+            self._was_empty = writer.was_empty
+            self._uids = writer.uids
+            self._lookup = LedgerLookup(self.path, self._working_directory, writer.waiting_ids, self._uncommitted)
+        except BaseException:
+            self.close()
+            raise
+
+    def close(self) -> None:
+        """Commit what waits, and let the ledger go; what leaving the context does. Never raises LedgerError."""
+        if self._lookup is not None:
+            self._lookup.close()
+        if self._thread is not None:
+            self._closing = True
+            self._wake.set()
+            self._thread.join()
+            self._thread = None
+            for flush in self._flushes:
+                flush.set_exception(LedgerError(f"the ledger {self.path!r} is closed"))
+        if self._lock is not None:
+            self._lock.release()
+
+    def settled(self, offered: Sequence[Offered]) -> list[Outcome | None]:
+        """For each the outcome that still holds, None for what is to be sent.
+
+        A path is looked up before it is opened: it takes a stat, and only when the ledger knows it. Raises LedgerError.
+        """
+        assert self._lookup is not None, "the ledger is not open"
+        if self._was_empty:
+            return [None] * len(offered)
+        return self._lookup.settled(offered)
+
+    def known_instances(self, instances: Sequence[Instance]) -> list[list[KnownInstance]]:
+        """For each instance those with its SOP Instance UID that were stored from elsewhere.
+
+        It sees everything that was recorded, written or not. Raises LedgerError.
+        """
+        assert self._lookup is not None, "the ledger is not open"
+        return self._lookup.known_instances(instances)
+
+    def known_instance(self, sop_instance_uid: str) -> KnownInstance | None:
+        """The stored instance of a SOP Instance UID, whatever file it came from. Raises LedgerError."""
+        assert self._lookup is not None, "the ledger is not open"
+        return self._lookup.known_instance(sop_instance_uid)
+
+    # -- the writer thread ---------------------------------------------------------------------------------------------
+
+    def _run(self, opened: concurrent.futures.Future[LedgerWriter]) -> None:
+        try:
+            connection = open_to_write(self.path, self._destination, self._now_ms())
+            with contextlib.closing(connection):
+                with ledger_errors(self.path, "written"):
+                    run = self._begin_run(connection)
+                    writer = LedgerWriter(connection, run, self._working_directory)
+                opened.set_result(writer)
+                self._write_until_closed(connection, writer)
+                self._end_run(connection, run)
+        except BaseException as error:
+            if opened.done():
+                self._fail(error)
+            else:
+                opened.set_exception(error)
+
+    def _begin_run(self, connection: sqlite3.Connection) -> int:
+        values = (self._now_ms(), os.getpid(), socket.gethostname(), self._options)
+        run = connection.execute("INSERT INTO run VALUES (NULL, ?, NULL, ?, ?, ?)", values).lastrowid
+        assert run is not None, "an INSERT gives a row"
+        return run
+
+    def _end_run(self, connection: sqlite3.Connection, run: int) -> None:
+        if not self._batch:
+            self._attempt(connection.execute, "UPDATE run SET finished_at = ? WHERE id = ?", (self._now_ms(), run))
+            self._attempt(connection.execute, "PRAGMA wal_checkpoint(TRUNCATE)")
+
+    def _write_until_closed(self, connection: sqlite3.Connection, writer: LedgerWriter) -> None:
+        due_at = checkpoint_at = math.inf
+        while not self._closing:
+            deadline = min(due_at, checkpoint_at)
+            self._wake.wait(None if deadline == math.inf else max(0.0, deadline - time.monotonic()))
+            self._wake.clear()
+            now = time.monotonic()
+            if due_at == math.inf and self._waiting:
+                due_at = now + COMMIT_SECONDS
+            is_full = len(self._waiting) >= COMMIT_OUTCOMES and not self._batch
+            if now >= due_at or is_full or self._flushes:
+                self._write_and_answer(writer, all_of_them=bool(self._flushes))
+                # What came while the others were written counts as if it had come when the writing began.
+                due_at = now + COMMIT_SECONDS if self._waiting or self._batch else math.inf
+                checkpoint_at = min(checkpoint_at, now + _CHECKPOINT_SECONDS)
+            elif now >= checkpoint_at:
+                self._attempt(connection.execute, "PRAGMA wal_checkpoint(PASSIVE)")
+                checkpoint_at = math.inf
+        self._write_and_answer(writer, all_of_them=True)
+
+    def _write_and_answer(self, writer: LedgerWriter, *, all_of_them: bool) -> None:
+        """Commit what is due, and tell those who wait for it."""
+        flushes = [self._flushes.popleft() for _ in range(len(self._flushes))]
+        is_written = self._write_batch(writer)
+        while is_written and len(self._waiting) >= (1 if all_of_them else COMMIT_OUTCOMES):
+            is_written = self._write_batch(writer)
+        for flush in flushes:
+            if is_written:
+                flush.set_result(None)
+            else:
+                flush.set_exception(self.failure or LedgerError("the ledger is not written"))
+
+    def _write_batch(self, writer: LedgerWriter) -> bool:
+        """Commit the next outcomes, or those that could not be committed before; False when that failed."""
+        if not self._batch:
+            with self._moving:
+                self._batch = [self._waiting.popleft() for _ in range(min(len(self._waiting), COMMIT_OUTCOMES))]
+        if self._batch:
+            if not self._attempt(writer.write, self._batch):
+                return False
+            self._batch = []
+            self._attempt(writer.index_some)
+        return True
+
+    def _attempt(self, action: Callable[..., object], *arguments: object) -> bool:
+        try:
+            action(*arguments)
+        except Exception as error:
+            self._fail(error)
+            return False
+        return True
+
+    def _fail(self, error: BaseException) -> None:
+        if self.failure is None:
+            self.failure = LedgerError(f"the ledger {self.path!r} cannot be written: {one_line(str(error))}")
+            self.failure.__cause__ = error
+
+    def _now_ms(self) -> int:
+        return int(self._clock() * 1000)
+
+    def _uncommitted(self, uids: Collection[str]) -> dict[str, list[KnownInstance]]:
+        """What is stored of these SOP Instance UIDs and may not have a row yet; called by any thread."""
+        found: dict[str, list[KnownInstance]] = {}
+        with self._moving:
+            outcomes = [outcome for _, outcome, _ in (*self._waiting.copy(), *self._batch)]
+        for outcome in outcomes:
+            instance = outcome.instance
+            if instance is not None and instance.sop_instance_uid in uids and outcome.state in STORED:
+                path = None if outcome.path is None else ledger_path(outcome.path, self._working_directory)
+                known = KnownInstance(path, instance.size_bytes, storable(instance.mtime_ns), outcome.state)
+                found.setdefault(instance.sop_instance_uid, []).append(known)
+        return found

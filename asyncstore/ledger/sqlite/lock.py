@@ -1,0 +1,143 @@
+"""Who may write a ledger, and where one may lie.
+
+One process writes a ledger. A companion file `<ledger>-lock` is locked while it does, by a lock of the system that
+goes when the process goes, however it goes; inside stands who holds it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import datetime
+import json
+import os
+import re
+import socket
+import sys
+from typing import Any, Final
+
+from asyncstore.errors import LedgerError
+from asyncstore.ledger.sqlite.file import ledger_errors
+
+if sys.platform == "win32":
+    import msvcrt
+else:
+    import fcntl
+
+
+_MOUNTS: Final = "/proc/self/mountinfo"
+_NETWORK_FILE_SYSTEMS: Final = frozenset((
+    "9p", "acfs", "afs", "beegfs", "ceph", "cifs", "coda", "davfs", "gfs", "gfs2", "glusterfs", "gpfs", "lustre",
+    "ncpfs", "nfs", "nfs4", "ocfs2", "orangefs", "panfs", "pvfs2", "smb2", "smb3", "smbfs", "vboxsf", "vmhgfs",
+))  # fmt: skip
+
+
+# Of the file systems in user space these are known to lie on a local disk; any other may be a share.
+_LOCAL_FUSE: Final = frozenset((
+    "fuse.bindfs", "fuse.encfs", "fuse.fuse-overlayfs", "fuse.gocryptfs", "fuse.mergerfs", "fuse.ntfs-3g",
+))  # fmt: skip
+
+
+class LedgerLock:
+    """Keeps every other run from a ledger, from `acquire` to `release` or to the end of the process."""
+
+    def __init__(self, path: str) -> None:
+        self._ledger_path = path
+        self._path = f"{path}-lock"
+        self._fd = -1
+
+    def acquire(self, now: float) -> None:
+        """Take the ledger; `now` is what the holder's since says. Raises LedgerError, which names who has it."""
+        with ledger_errors(self._ledger_path, "opened"):
+            while True:
+                fd = os.open(self._path, os.O_RDWR | os.O_CREAT | getattr(os, "O_NOFOLLOW", 0), 0o600)
+                try:
+                    if not _lock(fd):
+                        raise LedgerError(f"the ledger {self._ledger_path!r} is in use by {_holder(fd)}")
+                    if self._is_still_there(fd):
+                        break
+                except BaseException:
+                    os.close(fd)
+                    raise
+                os.close(fd)
+            self._fd = fd
+            since = datetime.datetime.fromtimestamp(now, datetime.UTC).isoformat(timespec="seconds")
+            holder = {"pid": os.getpid(), "host": socket.gethostname(), "since": since}
+            os.ftruncate(fd, 0)
+            os.write(fd, json.dumps(holder).encode())
+
+    def release(self) -> None:
+        """Give the ledger free."""
+        if self._fd >= 0:
+            fd, self._fd = self._fd, -1
+            # Removed while it is still locked: who has opened it meanwhile sees that it is gone, and begins again.
+            with contextlib.suppress(OSError):
+                os.unlink(self._path)
+            os.close(fd)
+
+    def _is_still_there(self, fd: int) -> bool:
+        try:
+            return os.path.samestat(os.fstat(fd), os.stat(self._path))
+        except FileNotFoundError:
+            return False
+
+
+def _lock(fd: int) -> bool:
+    try:
+        if sys.platform == "win32":
+            os.lseek(fd, 1 << 20, os.SEEK_SET)  # beyond what is written: a locked byte cannot be read
+            msvcrt.locking(fd, msvcrt.LK_NBLCK, 1)
+            os.lseek(fd, 0, os.SEEK_SET)
+        else:
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except (BlockingIOError, PermissionError):
+        return False
+    return True
+
+
+def _holder(fd: int) -> str:
+    try:
+        os.lseek(fd, 0, os.SEEK_SET)
+        holder: dict[str, Any] = json.loads(os.read(fd, 4096))
+        return f"process {holder['pid']} on {holder['host']} since {holder['since']}"
+    except (OSError, ValueError, TypeError, KeyError):
+        return "another process"
+
+
+def check_place(path: str, *, forced: bool = False, mounts: str = _MOUNTS) -> None:
+    """Refuse a place where a ledger cannot be kept. Raises LedgerError.
+
+    On a network file system neither locks nor a WAL can be relied on: refused unless it is `forced`. It is looked up in
+    the system's table of mounts; a system without one is not checked for it.
+    """
+    directory = os.path.dirname(path) or "."
+    if not os.path.isdir(directory):
+        raise LedgerError(f"the ledger {path!r} cannot be opened: there is no directory {directory!r}")
+    if os.path.exists(path) and not os.path.isfile(path):
+        raise LedgerError(f"the ledger {path!r} cannot be opened: it is not a file")
+    kind = file_system_of(os.path.realpath(directory), mounts)
+    is_remote_fuse = kind.startswith("fuse.") and kind not in _LOCAL_FUSE
+    if not forced and (kind in _NETWORK_FILE_SYSTEMS or is_remote_fuse):
+        raise LedgerError(
+            f"the ledger {path!r} would lie on a network file system ({kind}), whose locks and shared memory cannot be "
+            "relied on: put it on a local disk, or force it"
+        )
+
+
+def file_system_of(directory: str, mounts: str = _MOUNTS) -> str:
+    """The type of the file system that a directory lies on, as `mount` names it; empty where the system tells none."""
+    try:
+        with open(mounts, encoding="utf-8", errors="surrogateescape") as table:
+            lines = table.read().splitlines()
+    except OSError:
+        return ""
+    found, length = "", -1
+    for line in lines:
+        before, _, after = line.partition(" - ")
+        fields = before.split(" ")
+        if len(fields) < 5 or not after:
+            continue
+        point = re.sub(r"\\([0-7]{3})", lambda match: chr(int(match[1], 8)), fields[4]).rstrip("/")
+        # A later mount on the same point lies on top of the earlier.
+        if (directory == point or directory.startswith(f"{point}/")) and len(point) >= length:
+            found, length = after.split(" ")[0], len(point)
+    return found

@@ -1,0 +1,162 @@
+"""What a run asks its ledger: is this file done with, is this instance stored already? Blocks; for worker threads."""
+
+from __future__ import annotations
+
+import math
+import os
+import threading
+from typing import TYPE_CHECKING, Any, Final
+
+from asyncstore.errors import SourceError
+from asyncstore.instances.outcome import Outcome, State
+from asyncstore.ledger.protocol import STORED, KnownInstance
+from asyncstore.ledger.sqlite.file import ledger_errors, open_to_read
+from asyncstore.ledger.sqlite.hashes import hash_of_path, hash_of_uid
+from asyncstore.ledger.sqlite.packing import checked, ledger_path, status_value, unpack_uid
+from asyncstore.ledger.sqlite.writer import padded, storable
+from asyncstore.status import Status
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Collection, Sequence
+
+    from asyncstore.instances.instance import Instance
+    from asyncstore.ledger.protocol import Offered
+
+_AT_ONCE: Final = 512
+_NOWHERE: Final = ""
+
+_INDEXED: Final = "SELECT id FROM hashed WHERE hash IN "
+_SETTLED: Final = """
+SELECT i.path, i.size_bytes, i.mtime_ns, a.state, a.status, a.reason, i.sop_instance_uid, i.recorded_at
+FROM instance i JOIN account a ON a.id = i.account WHERE a.settled AND i.id IN """
+_STATES: Final = ", ".join(f"'{state}'" for state in sorted(STORED))
+_KNOWN: Final = f"""
+SELECT i.sop_instance_uid, i.path, i.size_bytes, i.mtime_ns, a.state, i.recorded_at
+FROM instance i JOIN account a ON a.id = i.account WHERE a.state IN ({_STATES}) AND i.id IN """
+
+
+class LedgerLookup:
+    """Looks files and instances up in the ledger at `path`, on a connection of its own; threads take turns.
+
+    `waiting_ids` gives the rows whose hashes may not be in the index yet, `uncommitted` what is stored of some SOP
+    Instance UIDs and may not have a row yet.
+    """
+
+    def __init__(
+        self,
+        path: str,
+        working_directory: str,
+        waiting_ids: Callable[[Sequence[int]], list[int]],
+        uncommitted: Callable[[Collection[str]], dict[str, list[KnownInstance]]],
+    ) -> None:
+        self._path = path
+        self._working_directory = working_directory
+        self._waiting_ids = waiting_ids
+        self._uncommitted = uncommitted
+        self._turn = threading.Lock()
+        self._connection = open_to_read(path)
+
+    def close(self) -> None:
+        """Close the connection, after the lookup that is under way."""
+        with self._turn:
+            self._connection.close()
+
+    def settled(self, offered: Sequence[Offered]) -> list[Outcome | None]:
+        """See Ledger.settled; paths are looked up before they are opened, and compared by size and time."""
+        outcomes: list[Outcome | None] = []
+        with ledger_errors(self._path, "read"):
+            for at in range(0, len(offered), _AT_ONCE):
+                outcomes += self._settled_of(offered[at : at + _AT_ONCE])
+        return outcomes
+
+    def known_instances(self, instances: Sequence[Instance]) -> list[list[KnownInstance]]:
+        """See Ledger.known_instances."""
+        known: list[list[KnownInstance]] = []
+        for at in range(0, len(instances), _AT_ONCE):
+            part = instances[at : at + _AT_ONCE]
+            paths = [self._absolute(instance.path) for instance in part]
+            known += self._known_of([instance.sop_instance_uid for instance in part], paths)
+        return known
+
+    def known_instance(self, sop_instance_uid: str) -> KnownInstance | None:
+        """The stored instance of a SOP Instance UID, whatever file it came from."""
+        return next(iter(self._known_of([sop_instance_uid], [_NOWHERE])[0]), None)
+
+    def _settled_of(self, offered: Sequence[Offered]) -> list[Outcome | None]:
+        paths = [self._absolute(each.name) for each in offered]
+        keys = [os.fsencode(path) for path in paths if path is not None]
+        rows = {row[0]: row for row in self._select(_SETTLED, [hash_of_path(key) for key in keys])} if keys else {}
+        for key in self._outdated_duplicates(rows):
+            del rows[key]
+        remaining = iter(keys)
+        return [
+            None if path is None else _outcome(each, rows.get(next(remaining)))
+            for each, path in zip(offered, paths, strict=True)
+        ]
+
+    def _outdated_duplicates(self, rows: dict[bytes, Any]) -> list[bytes]:
+        """Of these rows the duplicates whose SOP Instance UID was stored again since: from another file, or changed."""
+        duplicates = {
+            key: (unpack_uid(uid), recorded_at)
+            for key, (*_, state, _, _, uid, recorded_at) in rows.items()
+            if state == State.DUPLICATE
+        }
+        uids = {uid for uid, _ in duplicates.values()}
+        stored_at = dict.fromkeys(self._uncommitted(uids), math.inf) if uids else {}
+        for packed, *_, recorded_at in self._select(_KNOWN, [hash_of_uid(uid) for uid in uids]):
+            uid = unpack_uid(packed)
+            stored_at[uid] = max(stored_at.get(uid, 0), recorded_at)
+        return [key for key, (uid, recorded_at) in duplicates.items() if stored_at.get(uid, 0) > recorded_at]
+
+    def _known_of(self, uids: Sequence[str], paths: Sequence[str | None]) -> list[list[KnownInstance]]:
+        """The stored instances of these UIDs that do not come from these paths."""
+        # First what is not committed, then what is: in the other order one that is committed meanwhile would be missed.
+        wanted = frozenset(uids)
+        candidates = self._uncommitted(wanted)
+        with ledger_errors(self._path, "read"):
+            for packed, path, size, mtime, state, _ in self._select(_KNOWN, [hash_of_uid(uid) for uid in uids]):
+                known = KnownInstance(os.fsdecode(path) or None, size, mtime, State(state))
+                uid = unpack_uid(packed)
+                if uid in wanted:
+                    candidates.setdefault(uid, []).append(known)
+        return [
+            [known for known in candidates.get(uid, ()) if known.path != path]
+            for uid, path in zip(uids, paths, strict=True)
+        ]
+
+    def _select(self, query: str, hashes: Sequence[int]) -> list[Any]:
+        if not hashes:
+            return []
+        # First what waits for the index, then the index: in the other order what enters it meanwhile would be missed.
+        waiting = self._waiting_ids(hashes)
+        marks, values = padded(hashes)
+        with self._turn:
+            rows = self._connection.execute(f"{query}({_INDEXED}{marks})", values).fetchall()
+            for at in range(0, len(waiting), _AT_ONCE):
+                marks, values = padded(waiting[at : at + _AT_ONCE])
+                rows += self._connection.execute(query + marks, values)
+            return rows
+
+    def _absolute(self, path: str | None) -> str | None:
+        return None if path is None else ledger_path(path, self._working_directory)
+
+
+def _outcome(offered: Offered, row: Any) -> Outcome | None:
+    """The outcome that a row says still holds, if what is offered is the same as then."""
+    if row is None:
+        return None
+    _, size, mtime, state, status, reason, _, _ = row
+    stamp = offered.stamp()
+    if stamp is None or (stamp[0], storable(stamp[1])) != (size, mtime):
+        return None
+    checked(reason, str)
+    name, instance = offered.name, offered.instance
+    if state in STORED:
+        return Outcome(State.RESUMED, name, instance, attempts=0)
+    if state == State.DUPLICATE:
+        value = status_value(status)
+        answer = None if value is None else Status(value)
+        return Outcome(State.DUPLICATE, name, instance, answer, reason=reason, attempts=0)
+    if offered.is_named:  # whoever names a file wants to hear of it
+        return None
+    return Outcome(State(state), name, reason=reason, error=SourceError(reason), attempts=0)

@@ -1,0 +1,175 @@
+"""Reads a ledger, also while a run is writing it: counts, failures, and every row."""
+
+from __future__ import annotations
+
+import collections
+import contextlib
+import datetime
+import json
+import os
+import struct
+from typing import TYPE_CHECKING, Any, Final, TypeVar
+
+from asyncstore.instances.outcome import State
+from asyncstore.ledger.protocol import FAILED, STORED
+from asyncstore.ledger.rows import DirectoryCount, LedgerRow, ReasonCount, RunRecord, StateCount, StudyCount
+from asyncstore.ledger.sqlite.file import SCHEMA_VERSION, ledger_errors, open_to_read
+from asyncstore.ledger.sqlite.packing import checked, ledger_path, status_value, unpack_uid
+
+if TYPE_CHECKING:
+    import sqlite3
+    from collections.abc import Callable, Collection, Iterator
+    from types import TracebackType
+    from typing import Self
+
+# Rows are read so many at a time, and nothing is held open between: a slow reader must not make the WAL grow.
+_ROWS_AT_ONCE: Final = 2000
+_Converted = TypeVar("_Converted")
+_BOTH: Final = "instance i JOIN account a ON a.id = i.account"
+
+
+_COLUMNS: Final = tuple(LedgerRow.__dataclass_fields__)
+_KINDS: Final[dict[Any, Any]] = {"int": int, "int | None": int | None, "str": str, "str | None": str | None}
+# SQLite keeps the kind of a value with it, whatever the column is declared as: in a damaged ledger it can be another.
+_CHECKED: Final = [
+    (name, _KINDS[field.type]) for name, field in LedgerRow.__dataclass_fields__.items() if field.type in _KINDS
+]
+
+
+class LedgerReader:
+    """A ledger opened for reading: `with LedgerReader(path) as ledger`. Blocks; every method may raise LedgerError.
+
+    A run may be writing: each answer is true for one moment, and two answers may be for two moments.
+    """
+
+    def __init__(self, path: str | bytes | os.PathLike[str] | os.PathLike[bytes]) -> None:
+        self.path = ledger_path(os.fsdecode(path), os.getcwd())
+        self._connection = open_to_read(self.path)
+        self.schema_version = SCHEMA_VERSION
+        with ledger_errors(self.path, "read"), contextlib.ExitStack() as stack:
+            stack.callback(self._connection.close)
+            destination, created_at = self._connection.execute("SELECT destination, created_at FROM ledger").fetchone()
+            self.destination: str = checked(destination, str)
+            self.created_at = _time(created_at)
+            stack.pop_all()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Close the file."""
+        self._connection.close()
+
+    def runs(self) -> list[RunRecord]:
+        """Every run of the ledger, the first one first."""
+        return self._all(_run, "SELECT id, started_at, finished_at, pid, host, options FROM run ORDER BY id")
+
+    def by_state(self) -> list[StateCount]:
+        """How many instances are in each state, the largest count first."""
+        query = f"SELECT a.state, count(*), sum(i.bytes_sent) FROM {_BOTH} GROUP BY a.state ORDER BY 2 DESC, 1"
+        return self._all(_state_count, query)
+
+    def by_status(self) -> dict[int, int]:
+        """How many instances have each status as the peer's last answer."""
+        query = f"SELECT a.status, count(*) FROM {_BOTH} WHERE a.status >= 0 GROUP BY a.status ORDER BY a.status"
+        return dict(self._all(_status_count, query))
+
+    def by_reason(self, limit: int = -1) -> list[ReasonCount]:
+        """Why instances are not stored, or stored with a warning, the most frequent reason first."""
+        query = (
+            f"SELECT a.state, nullif(a.status, -1), a.reason, count(*) FROM {_BOTH} "
+            "WHERE a.state != ? GROUP BY 1, 2, 3 ORDER BY 4 DESC, 1, 2, 3 LIMIT ?"
+        )
+        return self._all(_reason_count, query, State.STORED.value, limit)
+
+    def by_study(self) -> Iterator[StudyCount]:
+        """How far each study is: found, stored, failed."""
+        query = (
+            f"SELECT i.study_instance_uid, count(*), sum(a.state IN {_marks(STORED)}), "
+            f"sum(a.state IN {_marks(FAILED)}) FROM {_BOTH} "
+            "WHERE i.sop_instance_uid != '' GROUP BY i.study_instance_uid"
+        )
+        yield from self._all(_study_count, query, *STORED, *FAILED)
+
+    def worst_directories(self, limit: int = 10) -> list[DirectoryCount]:
+        """The directories with the most failures."""
+        counts: collections.Counter[str] = collections.Counter()
+        for row in self.failed():
+            counts[os.path.dirname(row.path) if row.path is not None else ""] += 1
+        return [DirectoryCount(directory, failed) for directory, failed in counts.most_common(limit)]
+
+    def failed(self) -> Iterator[LedgerRow]:
+        """Every instance that something kept from being stored; those that were left are not among them."""
+        return self.rows(FAILED)
+
+    def rows(self, states: Collection[State] | None = None) -> Iterator[LedgerRow]:
+        """Every row, or those in some states, in the order in which they were first recorded."""
+        wanted = sorted(State if states is None else states)
+        columns = ", ".join(_COLUMNS)
+        query = (
+            f"SELECT id, {columns} FROM instances WHERE id > ? AND state IN {_marks(wanted)} "
+            f"ORDER BY id LIMIT {_ROWS_AT_ONCE}"
+        )
+        last = 0
+        while rows := self._all(_numbered_row, query, last, *wanted):
+            yield from (row for _, row in rows)
+            with ledger_errors(self.path, "read"):
+                if rows[-1][0] <= last:  # the same rows would come for ever
+                    raise ValueError("the rows are in no order")
+            last = rows[-1][0]
+
+    def _all(self, convert: Callable[..., _Converted], query: str, *values: object) -> list[_Converted]:
+        with ledger_errors(self.path, "read"):
+            connection: sqlite3.Connection = self._connection
+            return [convert(*row) for row in connection.execute(query, values).fetchall()]
+
+
+def _run(number: int, begun: int, ended: int | None, pid: int, host: str, options: str) -> RunRecord:
+    finished_at = None if ended is None else _time(ended)
+    data = checked(json.loads(options), dict)
+    return RunRecord(number, _time(begun), finished_at, checked(pid, int), checked(host, str), data)
+
+
+def _state_count(state: str, count: int, bytes_sent: int) -> StateCount:
+    return StateCount(State(state), count, checked(bytes_sent, int))
+
+
+def _status_count(status: int, count: int) -> tuple[int, int]:
+    return checked(status_value(status), int), count
+
+
+def _reason_count(state: str, status: int | None, reason: str, count: int) -> ReasonCount:
+    return ReasonCount(State(state), status_value(status), checked(reason, str), count)
+
+
+def _study_count(uid: bytes | str, found: int, stored: int, failed: int) -> StudyCount:
+    return StudyCount(unpack_uid(uid) or None, found, stored, failed)
+
+
+def _numbered_row(number: int, *columns: Any) -> tuple[int, LedgerRow]:
+    values = dict(zip(_COLUMNS, columns, strict=True))
+    path, offending = values["path"], values["offending_elements"]
+    values["path"] = None if path is None else os.fsdecode(path)
+    values["state"] = State(values["state"])
+    values["reason"] = values["reason"] or ""
+    values["comment"] = values["comment"] or ""
+    values["offending_elements"] = struct.unpack(f">{len(offending) // 4}I", offending)
+    values["retryable"] = bool(values["retryable"])
+    values["recorded_at"] = _time(values["recorded_at"])
+    values["status"] = status_value(values["status"])
+    for name, kind in _CHECKED:
+        checked(values[name], kind)
+    return number, LedgerRow(**values)
+
+
+def _time(milliseconds: int) -> datetime.datetime:
+    return datetime.datetime.fromtimestamp(milliseconds / 1000, datetime.UTC)
+
+
+def _marks(values: Collection[object]) -> str:
+    return f"({', '.join('?' * len(values))})"

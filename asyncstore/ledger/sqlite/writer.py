@@ -1,0 +1,395 @@
+"""Turns outcomes into rows of a ledger, a batch at a time; knows SQLite and nothing of threads.
+
+Every path has one row. To find it, `hashed` holds a hash of each path and of each SOP Instance UID. New hashes come in
+no order at all: put into the index one by one, each would write a page of its own, which costs more than all the rest.
+So they wait in memory and enter in sorted runs of some thousands, many to a page. What waits is looked up in memory;
+what waited when a process ended is put in when the ledger is opened again.
+"""
+
+from __future__ import annotations
+
+import itertools
+import os
+import stat
+import struct
+import sys
+from typing import TYPE_CHECKING, Any, Final, NamedTuple, TypeAlias
+
+from asyncstore.instances.outcome import State
+from asyncstore.ledger.protocol import STORED, is_settled
+from asyncstore.ledger.sqlite.hashes import FIRST_UID_HASH, HashFilter, hash_of_path, hash_of_uid, hashes_of_paths
+from asyncstore.ledger.sqlite.packing import ledger_path, pack_uid, unpack_uid
+
+if TYPE_CHECKING:
+    import sqlite3
+    from collections.abc import Iterator, Sequence
+
+    from asyncstore.instances.outcome import Outcome
+
+# Those of 32768 instances, at most twice: 20 MB. Measured with 1,000,000 rows: six of them share the writing of a page.
+_WAITING_HASHES: Final = 65536
+# One commit of the index; more would let the WAL grow, and keep outcomes waiting.
+_INDEXED_AT_ONCE: Final = 2048
+# Rows and hashes of one statement: every step of one gives up Python's lock and has to get it back. Older builds of
+# SQLite allow 999 values.
+_ROWS_OF_A_STATEMENT: Final = 90
+_HASHES_OF_A_STATEMENT: Final = 256
+_LOOKUP_SIZES: Final = (16, 128, 512)
+
+_ACCOUNTS_IN_MEMORY: Final = 4096
+_PACKED_IN_MEMORY: Final = 1024
+_NO_UID: Final[bytearray | str] = ""
+_LONGEST_TEXT: Final = 1000
+# A file this young may be written to again without its modification time telling.
+_YOUNG_NS: Final = 2_000_000_000
+
+_LARGEST: Final = (1 << 63) - 1
+_PATH_ENCODING: Final = (sys.getfilesystemencoding(), sys.getfilesystemencodeerrors())
+
+Entry: TypeAlias = "tuple[int, Outcome, int]"
+"""An outcome, the time in milliseconds that it was recorded at before it, and behind it the hash of its UID."""
+
+_Row: TypeAlias = tuple[Any, ...]
+
+_INSERT: Final = "INSERT OR REPLACE INTO instance VALUES "
+_ROW_MARKS: Final = f"({', '.join('?' * 11)})"
+_INSERT_ROWS: Final = _INSERT + ", ".join([_ROW_MARKS] * _ROWS_OF_A_STATEMENT)
+_INSERT_ROW: Final = _INSERT + _ROW_MARKS
+_INSERT_ACCOUNT: Final = f"INSERT INTO account VALUES ({', '.join('?' * 15)})"
+_INDEX: Final = "INSERT OR IGNORE INTO hashed VALUES "
+_INDEX_HASHES: Final = _INDEX + ", ".join(["(?, ?)"] * _HASHES_OF_A_STATEMENT)
+_INDEX_HASH: Final = f"{_INDEX}(?, ?)"
+_EARLIER: Final = """
+SELECT i.path, i.id, i.sop_instance_uid, i.size_bytes, i.mtime_ns, i.earlier_attempts, a.state, a.attempts, a.run
+FROM instance i JOIN account a ON a.id = i.account WHERE i.id IN """
+_INDEXED: Final = "SELECT id FROM hashed WHERE hash IN "
+
+
+class _Earlier(NamedTuple):
+    """What has to be known of the row that a path has already."""
+
+    id: int
+    sop_instance_uid: bytes | bytearray | str
+    size_bytes: int
+    mtime_ns: int
+    earlier_attempts: int
+    state: str
+    attempts: int
+    run: int
+
+
+def storable(number: int) -> int:
+    """A number of the system's as SQLite can hold it: some file systems have times beyond its 64 bits."""
+    return number if -_LARGEST <= number <= _LARGEST else number % _LARGEST
+
+
+def padded(numbers: Sequence[int]) -> tuple[str, list[int]]:
+    """The marks and values of an IN that has one of few lengths, so that its statement is prepared once."""
+    size = next(size for size in _LOOKUP_SIZES if len(numbers) <= size)
+    return f"({', '.join('?' * size)})", [*numbers, *itertools.repeat(numbers[-1], size - len(numbers))]
+
+
+def _key_in_memory(packed_uid: bytes | bytearray | str) -> bytes:
+    # No path begins with a NUL.
+    return b"\0" + (packed_uid.encode() if isinstance(packed_uid, str) else packed_uid)
+
+
+class _Waiting:
+    """Hashes that are not in the index yet, and the rows that they belong to. Threads may ask while one adds."""
+
+    def __init__(self) -> None:
+        self._first: dict[int, int] = {}
+        self._more: dict[int, list[int]] = {}  # few paths or UIDs share a hash
+
+    def __len__(self) -> int:
+        return len(self._first)
+
+    def __iter__(self) -> Iterator[tuple[int, int]]:
+        yield from self._first.items()
+        for number, ids in self._more.items():
+            yield from zip(itertools.repeat(number), ids)
+
+    def add(self, pairs: Sequence[tuple[int, int]]) -> None:
+        first = self._first
+        for number, row_id in pairs:
+            if first.setdefault(number, row_id) != row_id:
+                self._more.setdefault(number, []).append(row_id)
+
+    def rows_of(self, hashes: Sequence[int]) -> list[int]:
+        first = self._first
+        return [
+            row_id for number in hashes if number in first for row_id in (first[number], *self._more.get(number, ()))
+        ]
+
+
+class LedgerWriter:
+    """Writes the rows of one run, in the thread that owns `connection`.
+
+    `was_empty` says that no run before this one has recorded anything, `uids` which UIDs those runs may have recorded.
+    """
+
+    def __init__(self, connection: sqlite3.Connection, run: int, working_directory: str) -> None:
+        self._connection = connection
+        self._run = run
+        self._working_directory = working_directory
+        last_row, last_account = connection.execute(
+            "SELECT (SELECT coalesce(max(id), 0) FROM instance), (SELECT coalesce(max(id), 0) FROM account)"
+        ).fetchone()
+        self.was_empty = last_row == 0
+        self._last_row: int = last_row
+        self._last_account: int = last_account
+        self._accounts: dict[tuple[Any, ...], int] = {}
+        self._packed: dict[str, bytearray | str] = {}
+        # What is not in the index yet: what came since the last sorted run began, and that run.
+        self._waiting = (_Waiting(), _Waiting())
+        self._new_hashes: list[tuple[int, int]] = []
+        self._sorted: list[tuple[int, int]] = []
+        self._sorted_until = 0
+        self._index_left_over()
+        self.uids = self._recorded_uids()
+
+    def write(self, entries: Sequence[Entry]) -> None:
+        """Commit outcomes; all of them, or none and an exception."""
+        last_row, last_account = self._last_row, self._last_account
+        connection = self._connection
+        connection.execute("BEGIN IMMEDIATE")
+        try:
+            rows = self._rows(entries)
+            whole = len(rows) - len(rows) % _ROWS_OF_A_STATEMENT
+            for at in range(0, whole, _ROWS_OF_A_STATEMENT):
+                values = list(itertools.chain.from_iterable(rows[at : at + _ROWS_OF_A_STATEMENT]))
+                connection.execute(_INSERT_ROWS, values)
+            connection.executemany(_INSERT_ROW, rows[whole:])
+            connection.execute("COMMIT")
+        except BaseException:
+            self._roll_back(last_row, last_account)
+            raise
+        self._waiting[0].add(self._new_hashes)
+        self._new_hashes.clear()
+
+    def waiting_ids(self, hashes: Sequence[int]) -> list[int]:
+        """The rows with one of these hashes that are not in the index yet; for any thread, before it asks the index."""
+        new, older = self._waiting
+        return new.rows_of(hashes) + older.rows_of(hashes)
+
+    def index_some(self) -> None:
+        """Put some of the hashes that wait into the index, if there are enough; called after each `write`."""
+        new = self._waiting[0]
+        if not self._sorted and len(new) >= _WAITING_HASHES:
+            self._sorted = sorted(new, reverse=True)
+            self._sorted_until = self._last_row
+            self._waiting = (_Waiting(), new)
+        if self._sorted:
+            self._insert_hashes(self._sorted[-_INDEXED_AT_ONCE:], self._sorted_until)
+            del self._sorted[-_INDEXED_AT_ONCE:]
+            if not self._sorted:
+                self._waiting = (self._waiting[0], _Waiting())
+
+    def _insert_hashes(self, hashes: Sequence[tuple[int, int]], until: int) -> None:
+        """Commit hashes; `until` counts once none of a sorted run is left."""
+        connection = self._connection
+        connection.execute("BEGIN IMMEDIATE")
+        try:
+            ascending = hashes[::-1]
+            whole = len(hashes) - len(hashes) % _HASHES_OF_A_STATEMENT
+            for at in range(0, whole, _HASHES_OF_A_STATEMENT):
+                values = list(itertools.chain.from_iterable(ascending[at : at + _HASHES_OF_A_STATEMENT]))
+                connection.execute(_INDEX_HASHES, values)
+            connection.executemany(_INDEX_HASH, ascending[whole:])
+            if len(self._sorted) <= _INDEXED_AT_ONCE:
+                connection.execute("UPDATE ledger SET indexed_id = ?", (until,))
+            connection.execute("COMMIT")
+        except BaseException:
+            if connection.in_transaction:
+                connection.execute("ROLLBACK")
+            raise
+
+    def _index_left_over(self) -> None:
+        """Put into the index what an earlier run had no time for."""
+        select = (
+            "SELECT id, path, sop_instance_uid FROM instance WHERE id > (SELECT indexed_id FROM ledger) ORDER BY id "
+            f"LIMIT {_WAITING_HASHES}"
+        )
+        indexed = -1
+        while rows := self._connection.execute(select).fetchall():
+            hashes = [(hash_of_path(path or _key_in_memory(uid)), row_id) for row_id, path, uid in rows]
+            hashes += [(hash_of_uid(unpack_uid(uid)), row_id) for row_id, _, uid in rows if uid]
+            if rows[-1][0] <= indexed:
+                raise ValueError("the rows are in no order")
+            indexed = rows[-1][0]
+            self._insert_hashes(sorted(hashes, reverse=True), indexed)
+
+    def _recorded_uids(self) -> HashFilter:
+        uids = HashFilter(self._last_row)
+        uids.add_rows(self._connection.execute("SELECT hash FROM hashed WHERE hash >= ?", (FIRST_UID_HASH,)))
+        return uids
+
+    def _rows(self, entries: Sequence[Entry]) -> list[_Row]:
+        """The rows to write for a batch; a path that occurs twice in it has one."""
+        keys = [self._key(outcome) for _, outcome, _ in entries]
+        hashes = hashes_of_paths(keys)
+        before = self._find(hashes)
+        has_repeats = len(set(keys)) < len(keys)
+        rows: dict[int, _Row] = {}
+        for key, number, (recorded_at, outcome, uid_hash) in zip(keys, hashes, entries, strict=True):
+            earlier = before.get(key) if before else None
+            if earlier is None:
+                self._last_row = row_id = self._last_row + 1
+                row = self._row(row_id, key, outcome, recorded_at, 0)
+                self._new_hashes.append((number, row_id))
+                if outcome.instance is not None:
+                    self._new_hashes.append((uid_hash, row_id))
+            else:
+                attempts = earlier.earlier_attempts + (earlier.attempts if earlier.run != self._run else 0)
+                row = self._row(earlier.id, key, outcome, recorded_at, attempts)
+                if _stays(earlier, outcome, row):
+                    continue
+                if outcome.instance is not None and row[_UID] != earlier.sop_instance_uid:
+                    # Rows that are in the index already are not looked at again when the ledger is opened.
+                    self._connection.execute(_INDEX_HASH, (uid_hash, earlier.id))
+            rows[row[0]] = row
+            if has_repeats:
+                values = (row[_EARLIER_ATTEMPTS], outcome.state.value, outcome.attempts, self._run)
+                before[key] = _Earlier(row[0], row[_UID], row[_SIZE], row[_MTIME], *values)
+        return list(rows.values())
+
+    def _key(self, outcome: Outcome) -> bytes:
+        if outcome.path is not None:
+            return ledger_path(outcome.path, self._working_directory).encode(*_PATH_ENCODING)
+        return _key_in_memory(pack_uid(outcome.instance.sop_instance_uid) if outcome.instance is not None else "")
+
+    def _find(self, hashes: list[int]) -> dict[bytes, _Earlier]:
+        """What the ledger has with these hashes, by the keys."""
+        found: list[Any] = []
+        waiting = self.waiting_ids(hashes)
+        for at in range(0, len(waiting), _LOOKUP_SIZES[-1]):
+            marks, values = padded(waiting[at : at + _LOOKUP_SIZES[-1]])
+            found += self._connection.execute(_EARLIER + marks, values)
+        if not self.was_empty or self._sorted_until:
+            for at in range(0, len(hashes), _LOOKUP_SIZES[-1]):
+                marks, values = padded(hashes[at : at + _LOOKUP_SIZES[-1]])
+                found += self._connection.execute(f"{_EARLIER}({_INDEXED}{marks})", values)
+        return {path or _key_in_memory(values[1]): _Earlier(*values) for path, *values in found}
+
+    def _row(self, row_id: int, key: bytes, outcome: Outcome, recorded_at: int, earlier_attempts: int) -> _Row:
+        # Only numbers, texts and bytearrays: anything else takes sqlite3 ten times as long to bind.
+        instance = outcome.instance
+        sop_instance: bytearray | str = ""
+        study = series = _NO_UID
+        if instance is not None:
+            sop_instance = pack_uid(instance.sop_instance_uid)
+            if instance.study_instance_uid:
+                study = self._pack(instance.study_instance_uid)
+            if instance.series_instance_uid:
+                series = self._pack(instance.series_instance_uid)
+            size, mtime = instance.size_bytes, storable(instance.mtime_ns)
+        else:
+            size, mtime = _size_and_time(outcome.path, recorded_at)
+        return (
+            row_id,
+            bytearray(key if outcome.path is not None else b""),
+            sop_instance,
+            study,
+            series,
+            size,
+            mtime,
+            self._account(outcome),
+            earlier_attempts,
+            recorded_at,
+            outcome.bytes_sent,
+        )
+
+    def _pack(self, uid: str) -> bytearray | str:
+        """The same as pack_uid, for a UID that many instances have."""
+        packed = self._packed.get(uid)
+        if packed is None:
+            if len(self._packed) >= _PACKED_IN_MEMORY:
+                self._packed.clear()
+            self._packed[uid] = packed = pack_uid(uid)
+        return packed
+
+    def _account(self, outcome: Outcome) -> int:
+        """The number of what an outcome shares with others."""
+        instance, status, state = outcome.instance, outcome.status, outcome.state
+        sop_class = syntax = sent = comment = ""
+        offending: tuple[int, ...] = ()
+        value = -1
+        if instance is not None:
+            sop_class, syntax = instance.sop_class_uid, instance.transfer_syntax_uid
+            if outcome.transfer_syntax_uid != syntax:
+                sent = outcome.transfer_syntax_uid
+        if status is not None:
+            value, comment, offending = status.value, status.comment, status.offending_elements
+        account = (
+            sop_class,
+            syntax,
+            sent,
+            # To ask an enumeration for a value takes as long as all the rest.
+            "stored" if state is State.STORED else state.value,
+            is_settled(outcome),
+            outcome.retryable,
+            outcome.attempts,
+            value,
+            outcome.reason,
+            comment,
+            offending,
+            outcome.association_number,
+            outcome.context_id,
+        )
+        number = self._accounts.get(account)
+        return self._new_account(account) if number is None else number
+
+    def _new_account(self, account: tuple[Any, ...]) -> int:
+        if len(self._accounts) >= _ACCOUNTS_IN_MEMORY:
+            self._accounts.clear()
+        self._last_account = number = self._last_account + 1
+        values = [_storable_text(value) if isinstance(value, str) else value for value in account]
+        offending = account[_OFFENDING]
+        values[_OFFENDING] = struct.pack(f">{len(offending)}I", *offending)
+        self._connection.execute(_INSERT_ACCOUNT, (number, *values, self._run))
+        self._accounts[account] = number
+        return number
+
+    def _roll_back(self, last_row: int, last_account: int) -> None:
+        if self._connection.in_transaction:
+            self._connection.execute("ROLLBACK")
+        self._last_row = last_row
+        if self._last_account != last_account:
+            self._last_account = last_account
+            self._accounts.clear()
+        self._new_hashes.clear()
+
+
+# Where these stand in a row of `instance`, and in an account.
+_UID, _SIZE, _MTIME, _EARLIER_ATTEMPTS = 2, 5, 6, 8
+_OFFENDING = 10
+
+
+def _storable_text(text: str) -> str:
+    # A peer's comment, or the name of a file in a reason, may have what UTF-8 has no bytes for.
+    return text[:_LONGEST_TEXT].encode("utf-8", "backslashreplace").decode()
+
+
+def _stays(earlier: _Earlier, outcome: Outcome, row: _Row) -> bool:
+    """Whether an earlier row says more than a new one of the same file.
+
+    What is stored stays stored while the file is the same, and an instance that was only left keeps the account of
+    what was tried before.
+    """
+    size, mtime = row[_SIZE], row[_MTIME]
+    is_same_file = size < 0 or (size, mtime) == (earlier.size_bytes, earlier.mtime_ns)
+    if not is_same_file or outcome.state in STORED:
+        return False
+    return earlier.state in STORED or (outcome.state is State.LEFT and not outcome.attempts)
+
+
+def _size_and_time(path: str | None, recorded_at: int) -> tuple[int, int]:
+    """Size and modification time of a file of which no Instance tells; -1 when they could be out of date soon."""
+    try:
+        status = os.stat(path or "")
+    except (OSError, ValueError):
+        return -1, -1
+    newest = max(status.st_mtime_ns, status.st_ctime_ns)
+    if not stat.S_ISREG(status.st_mode) or newest > recorded_at * 1_000_000 - _YOUNG_NS:
+        return -1, -1
+    return status.st_size, storable(status.st_mtime_ns)

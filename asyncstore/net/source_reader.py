@@ -1,0 +1,85 @@
+"""How an association reads what it sends: in the event loop while that is quick, in threads of its own otherwise."""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING, Final, TypeVar
+
+import anyio
+import anyio.to_thread
+
+from asyncstore.instances.instance import Instance
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from pydicom.dataset import Dataset
+
+    from asyncstore.inputs.walk import AnyPath
+    from asyncstore.instances.source import DataSource
+    from asyncstore.upper_layer.framing import Run
+
+T = TypeVar("T")
+
+# How many threads one association may have, those included that nobody waits for any more.
+_THREADS: Final = 40
+
+# Opening a file and reading a run of it from memory takes 0.1 ms; a machine that is busy otherwise makes it a few.
+_SLOW_READ_SECONDS: Final = 0.005
+_FIRST_SLOW_SECONDS: Final = 1.0
+_LAST_SLOW_SECONDS: Final = 64.0
+
+
+class Reads:
+    """Reads in the event loop what is in memory, as long as that is quick.
+
+    Bytes that are not in memory are left to a thread by every source that can tell. But opening a file on a share takes
+    milliseconds all the same, in which no association moves: after that, threads do all of it for a while. The threads
+    are counted here, not among those of the program: files on a share that hangs may keep them all.
+    """
+
+    def __init__(self) -> None:
+        self._next_at = 0.0
+        self._wait_seconds = _FIRST_SLOW_SECONDS
+        self._threads = anyio.CapacityLimiter(_THREADS)
+
+    def read_now(self, source: DataSource, run: Run) -> bool:
+        """Fill the run's holes; False when a thread is to do that."""
+        began_at = time.monotonic()
+        if began_at < self._next_at:
+            return False
+        is_read = source.read_into(run.holes, run.offset, wait=False)
+        ended_at = time.monotonic()
+        if ended_at - began_at > _SLOW_READ_SECONDS:
+            self._next_at = ended_at + self._wait_seconds
+            self._wait_seconds = min(2 * self._wait_seconds, _LAST_SLOW_SECONDS)
+        else:
+            self._wait_seconds = _FIRST_SLOW_SECONDS
+        return is_read
+
+    async def read_in_thread(self, source: DataSource, run: Run) -> None:
+        """Fill the run's holes in a thread; one that nobody waits for any more closes what it opens."""
+        is_abandoned = False
+
+        def read() -> None:
+            try:
+                source.read_into(run.holes, run.offset)
+            finally:
+                if is_abandoned:
+                    source.close()
+
+        try:
+            await self.in_thread(read)
+        except BaseException:
+            is_abandoned = True
+            raise
+
+    async def instance_of(self, source: Instance | Dataset | AnyPath) -> Instance:
+        """The instance that is given, or that a path or a Dataset is."""
+        from asyncstore.inputs.opening import instance_from
+
+        return source if isinstance(source, Instance) else await self.in_thread(instance_from, source)
+
+    async def in_thread(self, call: Callable[..., T], *arguments: object) -> T:
+        """Call it in a thread, which is left to itself when nobody waits for it any more."""
+        return await anyio.to_thread.run_sync(call, *arguments, abandon_on_cancel=True, limiter=self._threads)

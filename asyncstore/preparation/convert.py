@@ -1,0 +1,163 @@
+"""Encodes an instance in another uncompressed transfer syntax, for a peer that refuses its own.
+
+Among four transfer syntaxes (PS3.5 A.1, A.2, A.3, A.5) nothing is lost: the data set comes out element for element the
+same. To and from a deflated one is plain zlib. What is larger than SPOOL_BYTES goes through a temporary file, so that
+memory stays flat.
+"""
+
+from __future__ import annotations
+
+import traceback
+import zlib
+from typing import TYPE_CHECKING, Final
+
+from asyncstore.instances.elements import encoding_of
+from asyncstore.instances.instance import Instance
+from asyncstore.preparation.reencode import CannotConvert, Transcoder
+from asyncstore.preparation.spool import PIECE_BYTES, Spool
+from asyncstore.uids import (
+    DEFLATED_EXPLICIT_VR_LITTLE_ENDIAN,
+    EXPLICIT_VR_LITTLE_ENDIAN,
+    UNCOMPRESSED_TRANSFER_SYNTAXES,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from asyncstore.instances.elements import Buffer
+    from asyncstore.instances.source import DataSource
+
+# A deflated stream that grows beyond this is taken for a bomb: no single value could be longer (PS3.5 7.1.1).
+LARGEST_INFLATED_BYTES: Final = 1 << 32
+
+
+def can_convert(transfer_syntax_uid: str, to_transfer_syntax_uid: str) -> bool:
+    """Whether a data set of the first transfer syntax can be sent in the second: both must be uncompressed."""
+    return {transfer_syntax_uid, to_transfer_syntax_uid} <= set(UNCOMPRESSED_TRANSFER_SYNTAXES)
+
+
+def convert(instance: Instance, transfer_syntax_uid: str) -> Instance:
+    """The same instance with its data set in another uncompressed transfer syntax.
+
+    Blocking: reads the whole data set. The result keeps path, size and time of the file and has a source of its own.
+    Raises CannotConvert when the data set does not let itself be read or the pair is not among the four,
+    SourceChanged or OSError when its file does not.
+    """
+    given = instance.transfer_syntax_uid
+    if given == transfer_syntax_uid:
+        return instance
+    if not can_convert(given, transfer_syntax_uid):
+        raise CannotConvert(f"no conversion from {given} to {transfer_syntax_uid}")
+    result = Spool()
+    try:
+        if transfer_syntax_uid == DEFLATED_EXPLICIT_VR_LITTLE_ENDIAN:
+            deflater = _Deflater(result.write)
+            _write_explicit_little(instance, deflater.write)
+            deflater.finish()
+        elif transfer_syntax_uid == EXPLICIT_VR_LITTLE_ENDIAN:
+            _write_explicit_little(instance, result.write)
+        else:
+            _transcode(instance, transfer_syntax_uid, result.write)
+        source = result.to_source()
+    except BaseException as error:
+        result.discard()
+        _clear_frames(error)
+        raise
+    finally:
+        instance.source.close()
+    return Instance(
+        instance.path,
+        instance.sop_class_uid,
+        instance.sop_instance_uid,
+        transfer_syntax_uid,
+        0,
+        source.length_bytes,
+        source,
+        instance.size_bytes,
+        instance.mtime_ns,
+        instance.study_instance_uid,
+        instance.series_instance_uid,
+        instance.meta_difference,
+    )
+
+
+def _clear_frames(error: BaseException | None) -> None:
+    """Let go what an error's traceback holds: an outcome keeps the error, and must not keep a data set in memory."""
+    while error is not None:
+        traceback.clear_frames(error.__traceback__)
+        error = error.__context__
+
+
+def _write_explicit_little(instance: Instance, write: Callable[[Buffer], object]) -> None:
+    """Writes an instance's data set in Explicit VR Little Endian, without parsing it where it is so inside."""
+    if instance.transfer_syntax_uid == DEFLATED_EXPLICIT_VR_LITTLE_ENDIAN:
+        _inflate(instance.source, write)
+    elif instance.transfer_syntax_uid == EXPLICIT_VR_LITTLE_ENDIAN:
+        for piece in _pieces(instance.source):
+            write(piece)
+    else:
+        _transcode(instance, EXPLICIT_VR_LITTLE_ENDIAN, write)
+
+
+def _transcode(instance: Instance, transfer_syntax_uid: str, write: Callable[[Buffer], object]) -> None:
+    given = encoding_of(instance.transfer_syntax_uid)
+    gathered = Spool()
+    try:
+        if instance.transfer_syntax_uid == DEFLATED_EXPLICIT_VR_LITTLE_ENDIAN:
+            _inflate(instance.source, gathered.write)
+        else:
+            for piece in _pieces(instance.source):
+                gathered.write(piece)
+        Transcoder(gathered.view(), given, encoding_of(transfer_syntax_uid), write).run()
+    finally:
+        gathered.discard()
+
+
+def _pieces(source: DataSource) -> Iterator[memoryview]:
+    """The bytes of a data set, a piece at a time; a piece is good until the next one."""
+    room = memoryview(bytearray(min(PIECE_BYTES, source.length_bytes)))
+    for offset in range(0, source.length_bytes, PIECE_BYTES):
+        piece = room[: source.length_bytes - offset]
+        source.read_into((piece,), offset)
+        yield piece
+
+
+def _inflate(source: DataSource, write: Callable[[Buffer], object]) -> None:
+    inflater = zlib.decompressobj(-zlib.MAX_WBITS)
+    total = 0
+    try:
+        for piece in _pieces(source):
+            rest: Buffer = piece
+            while len(rest) and not inflater.eof:
+                inflated = inflater.decompress(rest, PIECE_BYTES)
+                rest = inflater.unconsumed_tail
+                total += len(inflated)
+                if total > LARGEST_INFLATED_BYTES:
+                    raise CannotConvert(f"its deflated stream grows to more than {LARGEST_INFLATED_BYTES} bytes")
+                write(inflated)
+        write(inflater.flush())
+    except zlib.error as error:
+        raise CannotConvert(f"its deflated stream is damaged: {error}") from None
+    if not inflater.eof:
+        raise CannotConvert("its deflated stream is cut off")
+
+
+class _Deflater:
+    """Deflates what is written to it (RFC 1951, without a zlib header), and pads the stream to an even length."""
+
+    def __init__(self, write: Callable[[Buffer], object]) -> None:
+        self._stream = zlib.compressobj(wbits=-zlib.MAX_WBITS)
+        self._write = write
+        self._length = 0
+
+    def write(self, data: Buffer) -> None:
+        self._pass_on(self._stream.compress(data))
+
+    def finish(self) -> None:
+        self._pass_on(self._stream.flush())
+        if self._length % 2:
+            self._pass_on(b"\0")
+
+    def _pass_on(self, deflated: bytes) -> None:
+        self._length += len(deflated)
+        self._write(deflated)

@@ -1,0 +1,117 @@
+"""Encodes a pydicom Dataset, as the instance that it is at that moment."""
+
+from __future__ import annotations
+
+import copy
+from typing import TYPE_CHECKING, Final
+
+from asyncstore.errors import MissingUID, SourceError
+from asyncstore.instances.elements import encoding_of
+from asyncstore.instances.instance import Instance
+from asyncstore.instances.source import BytesSource
+from asyncstore.preparation.convert import convert
+from asyncstore.uids import (
+    DEFLATED_EXPLICIT_VR_LITTLE_ENDIAN,
+    EXPLICIT_VR_BIG_ENDIAN,
+    EXPLICIT_VR_LITTLE_ENDIAN,
+    IMPLICIT_VR_LITTLE_ENDIAN,
+    UNCOMPRESSED_TRANSFER_SYNTAXES,
+)
+
+if TYPE_CHECKING:
+    from pydicom import Dataset
+
+
+def instance_of_dataset(data_set: Dataset) -> Instance:
+    """The instance that a pydicom Dataset is; see Instance.from_dataset."""
+    from pydicom import Dataset
+
+    if not isinstance(data_set, Dataset):
+        raise TypeError(f"neither a path, nor an Instance, nor a Dataset: {data_set!r:.200}")
+    meta = getattr(data_set, "file_meta", None) or {}
+    wanted = str(meta.get("TransferSyntaxUID") or "").strip("\0 ")
+    try:
+        instance = _encoded_instance(data_set, meta, wanted)
+    except SourceError:
+        raise
+    except Exception as error:  # pydicom raises all kinds, with a traceback of its own below the first line
+        reason = str(error).partition("\n")[0] or type(error).__name__
+        raise SourceError(f"the data set cannot be encoded: {reason}") from error
+    return convert(instance, wanted) if wanted and wanted != instance.transfer_syntax_uid else instance
+
+
+def _encoded_instance(data_set: Dataset, meta: Dataset | dict[str, str], wanted: str) -> Instance:
+    sop_class = str(data_set.get("SOPClassUID") or meta.get("MediaStorageSOPClassUID") or "").strip("\0 ")
+    sop_instance = str(data_set.get("SOPInstanceUID") or meta.get("MediaStorageSOPInstanceUID") or "").strip("\0 ")
+    if not sop_class or not sop_instance:
+        raise MissingUID("the data set has no " + ("SOP Instance UID" if sop_class else "SOP Class UID"))
+    encoded_as, data = _encode(data_set, wanted)
+    source = BytesSource(data)
+    return Instance(
+        None,
+        sop_class,
+        sop_instance,
+        encoded_as,
+        0,
+        source.length_bytes,
+        source,
+        source.length_bytes,
+        0,
+        str(data_set.get("StudyInstanceUID") or "") or None,
+        str(data_set.get("SeriesInstanceUID") or "") or None,
+    )
+
+
+def _encode(data_set: Dataset, wanted: str) -> tuple[str, bytes]:
+    """A Dataset encoded in the transfer syntax wanted, or in an uncompressed one with the byte order it came in.
+
+    pydicom writes the bytes of OB and OW values as they are, so a change of their byte order is left to convert().
+    """
+    from pydicom.filebase import DicomBytesIO
+    from pydicom.filewriter import write_dataset
+
+    little = data_set.original_encoding[1]
+    as_read = _UNCOMPRESSED_BY_ENCODING.get(data_set.original_encoding, EXPLICIT_VR_LITTLE_ENDIAN)
+    if not wanted:
+        wanted = as_read
+    elif wanted in UNCOMPRESSED_TRANSFER_SYNTAXES:
+        if little is not None and encoding_of(wanted).big_endian == little:
+            wanted = as_read
+        elif wanted == DEFLATED_EXPLICIT_VR_LITTLE_ENDIAN:
+            wanted = EXPLICIT_VR_LITTLE_ENDIAN
+    # Writing settles ambiguous VRs in the Dataset, which is the caller's.
+    data_set = copy.deepcopy(data_set)
+    for tag in [tag for tag in data_set.keys() if tag.group in (0x0000, 0x0002)]:  # noqa: SIM118 - a Dataset yields elements
+        del data_set[tag]
+    if "PixelData" in data_set:
+        pixel_data = data_set["PixelData"]
+        is_to_be_compressed = wanted not in UNCOMPRESSED_TRANSFER_SYNTAXES
+        if not is_to_be_compressed and _is_compressed(pixel_data.value):
+            raise SourceError("the pixel data is compressed, and no Transfer Syntax UID says how")
+        pixel_data.is_undefined_length = is_to_be_compressed
+    encoding = encoding_of(wanted)
+    file = DicomBytesIO()
+    file.is_implicit_VR = not encoding.explicit
+    file.is_little_endian = not encoding.big_endian
+    write_dataset(file, data_set)
+    return wanted, file.getvalue()
+
+
+def _is_compressed(pixel_data: object) -> bool:
+    """Whether pixel data has the form of compressed one: a Basic Offset Table, and behind it another item (PS3.5 A.4).
+
+    The bytes say so: what pydicom calls of undefined length stays that when other pixels take its place.
+    """
+    if not isinstance(pixel_data, bytes) or not pixel_data.startswith(_ITEM):
+        return False
+    table_bytes = int.from_bytes(pixel_data[4:8], "little")
+    return pixel_data.startswith(_ITEM, 8 + table_bytes)
+
+
+_ITEM: Final = b"\xfe\xff\x00\xe0"
+# By what pydicom calls a Dataset's original encoding: (implicit, little endian).
+_UNCOMPRESSED_BY_ENCODING: Final[dict[tuple[bool | None, bool | None], str]] = {
+    (True, True): IMPLICIT_VR_LITTLE_ENDIAN,
+    (False, True): EXPLICIT_VR_LITTLE_ENDIAN,
+    (False, False): EXPLICIT_VR_BIG_ENDIAN,
+}

@@ -1,0 +1,113 @@
+"""Bytes that are kept in memory while they are few, and in a temporary file when they get many."""
+
+from __future__ import annotations
+
+import contextlib
+import mmap
+import os
+import tempfile
+from typing import TYPE_CHECKING, Final
+
+from asyncstore.errors import SourceError
+from asyncstore.instances.source import BytesSource, FileSource
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from typing import IO
+
+    from asyncstore.instances.elements import Buffer
+
+
+# Data sets up to this size are converted in memory.
+SPOOL_BYTES: Final = 64 * 1048576
+PIECE_BYTES: Final = 1048576
+
+
+class NoTemporaryFile(SourceError):
+    """A data set is too large to be converted in memory, and there is no room on the disk; it is not at fault."""
+
+    retryable = True
+
+
+class _TemporarySource(FileSource):
+    """A converted data set in a temporary file, which goes when the source does."""
+
+    __slots__ = ("_file",)
+
+    def __init__(self, file: IO[bytes], length: int) -> None:
+        super().__init__("a converted data set", 0, length, length, 0)
+        self._file = file
+
+    def __del__(self) -> None:
+        super().__del__()
+        self._file.close()
+
+    def _open(self) -> int:
+        return os.dup(self._file.fileno())  # of its own: it has no name by which it could be opened again
+
+    def _check_unchanged(self, status: os.stat_result) -> None:
+        """Nobody else can reach the file."""
+
+
+class Spool:
+    """Takes bytes in memory first, and in a temporary file when they get many."""
+
+    def __init__(self) -> None:
+        self._buffer = bytearray()
+        self._file: IO[bytes] | None = None
+        self._length = 0
+
+    def write(self, data: Buffer) -> None:
+        self._length += len(data)
+        self._buffer += data
+        if len(self._buffer) >= (SPOOL_BYTES if self._file is None else PIECE_BYTES):
+            self._flush()
+
+    def view(self) -> memoryview:
+        """All the bytes as one view, mapped where they are in a file: our own file, which nobody can cut short.
+
+        The mapping goes with the last view of it: closing it is not possible while an error's traceback holds one.
+        """
+        if self._file is None:
+            return memoryview(self._buffer)
+        self._flush()
+        with _blaming_the_temporary_file():
+            return memoryview(mmap.mmap(self._file.fileno(), self._length, access=mmap.ACCESS_READ))
+
+    def to_source(self) -> BytesSource | FileSource:
+        """The bytes as a data source, which then owns them."""
+        if self._file is None:
+            return BytesSource(self._buffer)
+        self._flush()
+        file, self._file = self._file, None
+        return _TemporarySource(file, self._length)
+
+    def discard(self) -> None:
+        self._buffer = bytearray()
+        if self._file is not None:
+            self._file.close()
+
+    def _flush(self) -> None:
+        with _blaming_the_temporary_file(), memoryview(self._buffer) as rest:
+            if self._file is None:
+                self._file = tempfile.TemporaryFile(prefix="asyncstore-", buffering=0)  # noqa: SIM115 - see discard
+            written = 0
+            while written < len(rest):
+                written += self._file.write(rest[written:])
+        self._buffer.clear()
+
+
+@contextlib.contextmanager
+def _blaming_the_temporary_file() -> Iterator[None]:
+    """What the system refuses here says nothing of the file that is converted."""
+    try:
+        yield
+    except OSError as error:
+        raise NoTemporaryFile(f"converting it needs a temporary file{_where()}: {error.strerror or error}") from error
+
+
+def _where() -> str:
+    try:
+        return f" in {tempfile.gettempdir()}"
+    except OSError:  # there is none, and the error for which this is asked says where it was looked for
+        return ""

@@ -1,0 +1,111 @@
+"""A file that an instance is received into; until it is whole it is no DICOM file for anybody."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import secrets
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Final
+
+import anyio.to_thread
+
+from asyncstore.instances.part10 import file_meta_information
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from asyncstore.dimse.messages import CStoreRQ
+
+# What a file begins with when it is whole, preamble and prefix (PS3.10 7.1), and what stands there until it is.
+_WHOLE: Final = bytes(128) + b"DICM"
+_UNFINISHED: Final = b"Not a DICOM file: the instance was not received whole.\n".ljust(len(_WHOLE))
+_WRITE_BYTES: Final = 1 << 20
+
+
+@dataclass(slots=True)
+class PartFile:
+    """A file that is being received; it becomes a DICOM file, and then gets its name, when it is whole.
+
+    What is left of one when the process dies is no DICOM file for anybody who finds it. The bytes are collected, and
+    written by a worker thread about 1 MiB at a time: a slow disk must not stall the other associations.
+    """
+
+    directory: Path
+    request: CStoreRQ
+    transfer_syntax_uid: str
+    _pending: list[bytes] = field(default_factory=list)
+    _pending_bytes: int = 0
+    _fd: int = -1
+    _part_path: Path | None = None
+    _error: OSError | None = None
+
+    async def write(self, data: bytes) -> None:
+        if data:  # a peer may send any number of fragments without
+            self._pending.append(data)
+            self._pending_bytes += len(data)
+        if self._pending_bytes >= _WRITE_BYTES and self._error is None:
+            try:
+                await anyio.to_thread.run_sync(self._write_pending)
+            except OSError as error:
+                self._error = error
+        if self._error is not None:
+            self._pending.clear()
+
+    async def keep(self) -> Path:
+        """Write what is left and give the file its name; raises OSError when it cannot be kept."""
+        try:
+            if self._error is not None:
+                raise self._error
+            return await anyio.to_thread.run_sync(self._keep)
+        except OSError:
+            await self.discard()
+            raise
+
+    async def discard(self) -> None:
+        """Remove the file; does nothing when there is none yet, or when it has its name."""
+        if self._part_path is not None:
+            await anyio.to_thread.run_sync(self._discard, self._part_path)
+
+    def _keep(self) -> Path:
+        path = self.directory / f"{self.request.affected_sop_instance_uid}.dcm"
+        self._write_pending()
+        assert self._part_path is not None
+        os.lseek(self._fd, 0, os.SEEK_SET)
+        self._write_all(_WHOLE)
+        self._close()
+        os.replace(self._part_path, path)
+        self._part_path = None
+        return path
+
+    def _discard(self, part_path: Path) -> None:
+        with contextlib.suppress(OSError):
+            self._close()
+        with contextlib.suppress(OSError):
+            part_path.unlink()
+
+    def _close(self) -> None:
+        fd, self._fd = self._fd, -1
+        if fd >= 0:
+            os.close(fd)
+
+    def _write_pending(self) -> None:
+        if self._fd < 0:
+            self._open()
+        data = b"".join(self._pending)
+        self._pending.clear()
+        self._pending_bytes = 0
+        self._write_all(data)
+
+    def _write_all(self, data: bytes) -> None:
+        left = memoryview(data)
+        while left:
+            left = left[os.write(self._fd, left) :]
+
+    def _open(self) -> None:
+        # The same instance may be arriving on two associations, and an earlier part may have been left by a crash.
+        part_path = self.directory / f".{self.request.affected_sop_instance_uid}.{secrets.token_hex(8)}.part"
+        self._fd = os.open(part_path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0), 0o666)
+        self._part_path = part_path
+        self._pending.insert(0, _UNFINISHED)
+        self._pending.insert(1, file_meta_information(self.request, self.transfer_syntax_uid))

@@ -1,0 +1,139 @@
+"""Two files with the same SOP Instance UID: the same instance, or two that claim to be one."""
+
+from __future__ import annotations
+
+import contextlib
+from typing import TYPE_CHECKING, Final
+
+import anyio
+import anyio.to_thread
+
+from asyncstore.errors import LedgerError, SourceError
+from asyncstore.inputs.opening import instance_from
+from asyncstore.instances.outcome import Outcome, State
+from asyncstore.ledger.sqlite.writer import storable
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Collection
+
+    from anyio.abc import TaskGroup
+
+    from asyncstore.instances.instance import Instance
+    from asyncstore.instances.source import DataSource
+    from asyncstore.ledger.protocol import KnownInstance, Ledger
+    from asyncstore.transfer.work import Pending
+
+_PIECE_BYTES: Final = 1 << 20
+# Without the name of the file, so that they can be counted.
+_SAME: Final = "the same instance is stored from another file"
+_OTHER: Final = "another data set is stored under the same SOP Instance UID"
+# Each reads two files at once; a source that is two copies of an archive should not wait for one after another.
+_COMPARED_AT_ONCE: Final = 2
+_MAXIMUM_HELD: Final = 64
+
+
+class Twins:
+    """Holds back what may be stored already from another file, until a thread has compared the two.
+
+    `decided(pending, outcome)` is called in the event loop; no outcome means that the instance is to be sent. `failed`
+    is called when the ledger cannot be asked any more; what is `held` then, or when `cancel` was called, stays so.
+    """
+
+    def __init__(
+        self,
+        ledger: Ledger,
+        *,
+        decided: Callable[[Pending, Outcome | None], None],
+        failed: Callable[[LedgerError], None],
+    ) -> None:
+        self._ledger = ledger
+        self._decided = decided
+        self._failed = failed
+        self._limiter = anyio.CapacityLimiter(_COMPARED_AT_ONCE)
+        self._held: dict[Pending, anyio.CancelScope] = {}
+
+    @property
+    def held(self) -> Collection[Pending]:
+        """What is neither sent nor decided about."""
+        return self._held.keys()
+
+    @property
+    def are_many(self) -> bool:
+        """Whether so many are held that no other instance should be taken now."""
+        return len(self._held) >= _MAXIMUM_HELD
+
+    def is_suspect(self, pending: Pending) -> bool:
+        """Whether an instance is to be compared before it is sent."""
+        return not pending.was_compared and self._ledger.may_know(pending.instance.sop_instance_uid)
+
+    def hold(self, pending: Pending, group: TaskGroup) -> None:
+        """Hold an instance back, and compare it in a task of this group."""
+        self._held[pending] = anyio.CancelScope()
+        group.start_soon(self._compare, pending)
+
+    def cancel(self) -> None:
+        """Compare no more."""
+        for scope in self._held.values():
+            scope.cancel()
+
+    async def _compare(self, pending: Pending) -> None:
+        outcome: Outcome | None = None
+        with self._held[pending] as scope:
+            try:
+                outcome = await anyio.to_thread.run_sync(
+                    self._outcome_of, pending, abandon_on_cancel=True, limiter=self._limiter
+                )
+            except LedgerError as error:
+                self._failed(error)
+                return
+        if scope.cancelled_caught:
+            return
+        del self._held[pending]
+        pending.was_compared = True
+        self._decided(pending, outcome)
+
+    def _outcome_of(self, pending: Pending) -> Outcome | None:
+        (stored,) = self._ledger.known_instances([pending.instance])
+        outcomes = (twin_outcome(pending.instance, known) for known in stored)
+        return next((outcome for outcome in outcomes if outcome is not None), None)
+
+
+def twin_outcome(instance: Instance, known: KnownInstance) -> Outcome | None:
+    """What becomes of an instance whose SOP Instance UID is stored already, from the file of `known`; not sent for it.
+
+    DUPLICATE when both have the same data set, byte for byte in the same transfer syntax, and CONFLICT when not. None
+    when that cannot be told, because a file is no longer what it was, cannot be read, or there is none: then the peer
+    has to decide. Blocks, for as long as reading both takes; nobody else may read `instance` meanwhile.
+    """
+    if known.path is None:
+        return None
+    try:
+        stored = instance_from(known.path)
+        if (stored.size_bytes, storable(stored.mtime_ns)) != (known.size_bytes, known.mtime_ns):
+            return None
+        is_same = _is_same(instance, stored)
+    except (OSError, SourceError):
+        return None
+    state, reason = (State.DUPLICATE, _SAME) if is_same else (State.CONFLICT, _OTHER)
+    return Outcome(state, instance.path, instance, reason=reason, attempts=0, twin_path=known.path)
+
+
+def _is_same(one: Instance, other: Instance) -> bool:
+    if (one.transfer_syntax_uid, one.data_set_length) != (other.transfer_syntax_uid, other.data_set_length):
+        return False
+    with contextlib.closing(one.source), contextlib.closing(other.source):
+        return _have_same_bytes(one.source, other.source, one.data_set_length)
+
+
+def _have_same_bytes(one: DataSource, other: DataSource, length: int) -> bool:
+    left, right = bytearray(min(_PIECE_BYTES, length)), bytearray(min(_PIECE_BYTES, length))
+    for at in range(0, length, _PIECE_BYTES):
+        if length - at < len(left):
+            left, right = left[: length - at], right[: length - at]
+        with memoryview(left) as hole:
+            one.read_into([hole], at)
+        with memoryview(right) as hole:
+            other.read_into([hole], at)
+        if left != right:
+            return False
+    return True

@@ -1,0 +1,143 @@
+"""What a transfer may do and how it reacts: options and tables as data, with units in the names.
+
+The reactions are data: a row says what an answer means for the instance, the association and the destination, and the
+engine reads the row. Nothing here waits, reads a clock or knows of a socket.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+import random
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Final, Literal, TypeAlias, get_args
+
+from asyncstore.dimse.messages import HIGH, LOW, MEDIUM
+from asyncstore.errors import LocalProtocolError
+from asyncstore.instances.outcome import State
+from asyncstore.net.peer import Timeouts, check_ae_title, check_length, check_seconds
+from asyncstore.transfer.reactions import STATUS_REACTIONS, Named, Reaction, StatusReaction
+from asyncstore.uids import can_be_sent
+
+if TYPE_CHECKING:
+    from asyncstore.upper_layer.items import UserIdentity
+
+MAXIMUM_ASSOCIATIONS: Final = 8  # where `auto` ends; more made every receiver that was measured slower
+ABORTS_UNTIL_POISON: Final = 3  # an instance on which so many associations died is set aside
+DESTINATION_FAILURES_UNTIL_SINGLE: Final = 5
+
+OnDuplicate: TypeAlias = Literal["duplicate", "stored", "failed"]
+KeepTogether: TypeAlias = Literal["directory", "study"]
+
+
+@dataclass(frozen=True, slots=True)
+class RetryPolicy:
+    """How often and when an instance is sent again.
+
+    `retries` is the most requests after the first. Waits are full jitter: uniform between 0 and
+    min(`cap_seconds`, `first_wait_seconds` x 2^n). `outage_seconds` is for how long, from the first sign of trouble
+    on, the peer may take nothing before the run gives up and leaves the rest to another. `retries_at_start` is how
+    often an association is asked for again when there has not been one yet: by default a wrong address is told at once.
+    `overrides` are rows that come before STATUS_REACTIONS.
+    """
+
+    retries: int = 4
+    retries_at_start: int = 0
+    first_wait_seconds: float = 1.0
+    cap_seconds: float = 300.0
+    outage_seconds: float = 60.0
+    overrides: tuple[StatusReaction, ...] = ()
+    on_duplicate: OnDuplicate = "duplicate"
+    strict_warnings: bool = False
+
+    def __post_init__(self) -> None:
+        _check_count("retries", self.retries)
+        _check_count("retries_at_start", self.retries_at_start)
+        check_seconds("first_wait_seconds", self.first_wait_seconds)
+        check_seconds("cap_seconds", self.cap_seconds)
+        check_seconds("outage_seconds", self.outage_seconds)
+        if not isinstance(self.overrides, tuple | list) or not all(
+            isinstance(r, StatusReaction) for r in self.overrides
+        ):
+            raise TypeError(f"overrides is {self.overrides!r:.200}: it is a tuple of StatusReaction")
+        _check_choice("on_duplicate", self.on_duplicate, get_args(OnDuplicate))
+
+    def reaction_to(self, status_value: int) -> Reaction:
+        """The reaction to a status code of C-STORE-RSP."""
+        rows = itertools.chain(self.overrides, STATUS_REACTIONS)
+        reaction = next(row.reaction for row in rows if row.first <= status_value <= row.last)
+        if reaction.final is State.DUPLICATE and self.on_duplicate != "duplicate":
+            return Reaction(State(self.on_duplicate))
+        if status_value == 0xB006 and self.strict_warnings:
+            return Named.FAILED.value
+        return reaction
+
+    def wait_seconds(self, failures: int, random_fraction: float | None = None) -> float:
+        """How long to wait after that many failures in a row (full jitter, so that senders do not come back as one)."""
+        longest = min(self.cap_seconds, self.first_wait_seconds * 2.0 ** min(max(failures - 1, 0), 62))
+        return longest * (random.random() if random_fraction is None else random_fraction)
+
+
+@dataclass(frozen=True, slots=True)
+class TransferOptions:
+    """How a transfer is run; the defaults are those of the command line.
+
+    `associations` is how many are open at once, None for as many as pay (up to 8). `window` is the asynchronous
+    operations window to propose, 1 for none. `maximum_length` is what we announce to receive, `maximum_send_length` a
+    cap of our own below the peer's (0: none), both in bytes. `only_transfer_syntax` proposes that syntax alone and
+    converts to it; `only_needed_contexts` proposes nothing beyond what the input needs; without `convert` an instance
+    is sent in its own transfer syntax or not at all. `keep_together` "directory" keeps a directory on one association
+    while there is other work, "study" never lets a study be on two. `drain_seconds` is how long `Transfer.drain` waits
+    for what is in flight.
+    """
+
+    calling_ae_title: str = "STORESCU"
+    associations: int | None = None
+    window: int = 16
+    maximum_length: int = 16382
+    maximum_send_length: int = 0
+    timeouts: Timeouts = field(default_factory=Timeouts)
+    priority: int = LOW
+    only_transfer_syntax: str | None = None
+    only_needed_contexts: bool = False
+    keep_together: KeepTogether = "directory"
+    recursive: bool = True
+    convert: bool = True
+    retry: RetryPolicy = field(default_factory=RetryPolicy)
+    fail_fast: bool = False
+    drain_seconds: float = 30.0
+    user_identity: UserIdentity | None = None
+
+    def __post_init__(self) -> None:
+        check_ae_title(self.calling_ae_title)
+        if self.associations is not None and self.associations < 1:
+            raise LocalProtocolError(f"{self.associations} associations: at least 1 is needed")
+        if not 1 <= self.window <= 0xFFFF:
+            raise LocalProtocolError(f"an operations window of {self.window}: it is 1 to 65535")
+        check_length("maximum_length", self.maximum_length)
+        check_length("maximum_send_length", self.maximum_send_length)
+        if self.priority not in (LOW, MEDIUM, HIGH):
+            raise LocalProtocolError(f"priority is {self.priority!r}: it is LOW, MEDIUM or HIGH")
+        if self.only_transfer_syntax is not None and not can_be_sent(self.only_transfer_syntax):
+            raise LocalProtocolError(f"only_transfer_syntax is {self.only_transfer_syntax!r}: it is a UID")
+        _check_choice("keep_together", self.keep_together, get_args(KeepTogether))
+        check_seconds("drain_seconds", self.drain_seconds)
+
+
+def _check_count(name: str, count: object) -> None:
+    if not isinstance(count, int):
+        raise TypeError(f"{name} is {count!r}: it is a whole number")
+    if count < 0:
+        raise LocalProtocolError(f"{name} is {count}: it is 0 or more")
+
+
+def _check_choice(name: str, chosen: object, choices: tuple[str, ...]) -> None:
+    if chosen not in choices:
+        raise LocalProtocolError(f"{name} is {chosen!r}: it is one of {', '.join(choices)}")
+
+
+def options_as_data(options: TransferOptions) -> dict[str, Any]:
+    """The options of a run as a ledger keeps them: plain data, and nothing of the user identity but its kind."""
+    identity = options.user_identity
+    data = dataclasses.asdict(dataclasses.replace(options, user_identity=None))
+    return data | {"user_identity": None if identity is None else {"kind": identity.kind}}

@@ -1,0 +1,47 @@
+"""What a transfer tells the log beside what its associations do."""
+
+from __future__ import annotations
+
+import logging
+from typing import TYPE_CHECKING, ClassVar
+
+from asyncstore.trace import TraceEvent
+from asyncstore.uids import name_of
+
+if TYPE_CHECKING:
+    from asyncstore.instances.outcome import Outcome
+    from asyncstore.status import Status
+
+
+class NotStored(TraceEvent):
+    """An instance will not be stored by this run; `outcome` has the reason."""
+
+    level: ClassVar[int] = logging.ERROR
+    outcome: Outcome
+
+    def __str__(self) -> str:
+        return f"not stored: {self.outcome.path!r}: {self.outcome.reason!r}"
+
+
+class KindRefused(TraceEvent):
+    """The run is over; the peer refuses a kind of instance by `status`, and `count` more than the first were of it."""
+
+    level: ClassVar[int] = logging.ERROR
+    sop_class_uid: str
+    transfer_syntax_uid: str
+    status: Status
+    count: int
+
+    def __str__(self) -> str:
+        kind = f"{name_of(self.sop_class_uid)} in {name_of(self.transfer_syntax_uid)}"
+        return f"not stored: {self.count:,} more of {kind}, which the peer refuses with {self.status}"
+
+
+class MoreMetaDiffer(TraceEvent):
+    """The run is over, and so it was with `count` instances more than the first."""
+
+    level: ClassVar[int] = logging.WARNING
+    count: int
+
+    def __str__(self) -> str:
+        return f"{self.count:,} more whose File Meta Information differs from the data set, which is used"

@@ -1,0 +1,61 @@
+"""The real `asyncstore echoscu`."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import pytest
+
+from asyncstore.dimse.messages import CEchoRQ, CEchoRSP
+from asyncstore.status import Status
+from tests.support import command
+from tests.support.peers import LOOPBACK, dcmtk_storescp, free_port
+from tests.support.wire import ScriptedSCP, Wire
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+
+def test_an_answer_is_code_0_and_the_steps_are_logged(tmp_path: Path) -> None:
+    with dcmtk_storescp(tmp_path, ignore=True) as peer:
+        done = command.run("echoscu", peer.host, peer.port, "-v", "--repeat", "2")
+    assert (done.returncode, done.stdout) == (0, "")
+    assert done.stderr == (
+        "I: Requesting Association\n"
+        "I: Association Accepted\n"
+        "I: Sending Echo Request: MsgID 1\n"
+        "I: Received Echo Response (Status: 0x0000 - Success)\n"
+        "I: Sending Echo Request: MsgID 2\n"
+        "I: Received Echo Response (Status: 0x0000 - Success)\n"
+        "I: Releasing Association\n"
+    )
+
+
+def test_nobody_listening_is_code_1() -> None:
+    done = command.run("echoscu", LOOPBACK, free_port())
+    assert done.returncode == 1
+    assert done.stderr.startswith("E: Association request failed: unable to connect to remote\n")
+
+
+def test_another_answer_than_success_is_code_3_and_told() -> None:
+    def refuses(wire: Wire) -> None:
+        wire.accept()
+        echo = wire.read_message()
+        assert isinstance(echo.message, CEchoRQ)
+        wire.send_message(echo.context_id, CEchoRSP(echo.message.message_id, Status(0x0122)))
+        wire.answer_release()
+
+    with ScriptedSCP(refuses) as scp:
+        done = command.run("echoscu", scp.host, scp.port)
+    assert done.returncode == 3
+    assert done.stderr == "E: The peer answered: SOP class not supported (0x0122)\n"
+
+
+@pytest.mark.parametrize(
+    ("option", "syntax"), [("-xe", "Explicit VR Little Endian"), ("-xb", "Explicit VR Big Endian")]
+)
+def test_one_transfer_syntax_can_be_requested_alone(tmp_path: Path, option: str, syntax: str) -> None:
+    with dcmtk_storescp(tmp_path, ignore=True) as peer:
+        done = command.run("echoscu", peer.host, peer.port, "-d", option)
+    assert f"D:     Proposed Transfer Syntax:\nD:       ={syntax}\nD: Requested Extended" in done.stderr
+    assert done.returncode == 0

@@ -1,0 +1,173 @@
+"""`asyncstore report`: what a ledger says, in a process of its own."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import os
+import socket
+import subprocess
+from typing import TYPE_CHECKING, Any
+
+import anyio
+import pytest
+
+from asyncstore.instances.outcome import Outcome, State
+from asyncstore.status import Status
+from tests.support import command
+from tests.support.ledgers import DESTINATION, instance_of, opened, outcome_of, stored
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+BROKEN = "/mnt/archive/broken/a\nb\udcff.dcm"  # as os.fsdecode gives a byte that is no text
+
+
+@pytest.fixture(scope="module")
+def ledger(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Three stored, four not stored, one that is no DICOM file, and two left, of two studies."""
+    path = tmp_path_factory.mktemp("ledger") / "run.db"
+
+    def of_study(number: int, study: str, state: State, status: Status | None, **more: Any) -> Outcome:
+        file = BROKEN if number == 4 else f"/mnt/archive/{'good' if number < 4 else 'broken'}/{number}.dcm"
+        instance = instance_of(number, file)
+        instance.study_instance_uid = study
+        return outcome_of(instance, state, status, **more)
+
+    with opened(path) as written:
+        for number in (1, 2):
+            written.record(of_study(number, "1.2.1", State.STORED, Status(0)))
+        written.record(of_study(3, "1.2.2", State.WARNING, Status(0xB000), reason="Coercion (0xB000)"))
+        for number in (4, 5, 6):
+            written.record(of_study(number, "1.2.2", State.FAILED, Status(0xA900), reason="=1+1 \x1b[2J"))
+        written.record(of_study(7, "1.2.2", State.UNKNOWN, None, reason="never answered"))
+        written.record(Outcome(State.SKIPPED, "/mnt/archive/good/README", reason="not a DICOM file", attempts=0))
+        for number in (8, 9):
+            written.record(of_study(number, "1.2.2", State.LEFT, None, attempts=0))
+    return path
+
+
+def test_the_counts_are_printed_by_state_status_and_reason(ledger: Path) -> None:
+    done = command.run("report", ledger)
+    assert (done.returncode, done.stderr) == (0, "")
+    first, second, *rest = done.stdout.splitlines()
+    assert first.startswith(f"Ledger of {DESTINATION}, begun 20")
+    assert second.startswith("1 run, the last one finished 20")
+    assert rest == [
+        "By state",
+        "  3  failed",
+        "  2  left",
+        "  2  stored",
+        "  1  skipped",
+        "  1  unknown",
+        "  1  warning",
+        "By status",
+        "  2  0000",
+        "  3  A900",
+        "  1  B000",
+        "By reason",
+        "  3  failed A900: =1+1 \\x1b[2J",
+        "  2  left",
+        "  1  skipped: not a DICOM file",
+        "  1  unknown: never answered",
+        "  1  warning B000: Coercion (0xB000)",
+        "Most failures by directory",
+        "  4  /mnt/archive/broken",
+    ]
+
+
+def test_studies_are_counted_when_they_are_asked_for(ledger: Path) -> None:
+    done = command.run("report", ledger, "--studies")
+    lines = done.stdout.splitlines()
+    assert lines[lines.index("By study: found, stored, failed") + 1 :] == ["  2  2  0  1.2.1", "  7  1  4  1.2.2"]
+
+
+def test_json_has_the_same_counts(ledger: Path) -> None:
+    done = command.run("report", ledger, "--json", "--studies")
+    assert done.stdout.count("\n") == 1
+    data = json.loads(done.stdout)
+    assert data["destination"] == DESTINATION
+    assert data["states"] == {"failed": 3, "left": 2, "stored": 2, "skipped": 1, "unknown": 1, "warning": 1}
+    assert data["statuses"] == {"0000": 2, "A900": 3, "B000": 1}
+    assert data["reasons"][0] == {"state": "failed", "status": "A900", "reason": "=1+1 \x1b[2J", "instances": 3}
+    assert data["worst_directories"] == [{"directory": "/mnt/archive/broken", "failed": 4}]
+    assert data["studies"][1] == {"study_instance_uid": "1.2.2", "found": 7, "stored": 1, "failed": 4}
+    assert [run["number"] for run in data["runs"]] == [1]
+    assert "studies" not in json.loads(command.run("report", ledger, "--json").stdout)
+
+
+def raw(*arguments: str | Path) -> bytes:
+    return subprocess.run(
+        command.words("report", *arguments), capture_output=True, env=command.environment(), check=True
+    ).stdout
+
+
+def test_csv_has_a_record_per_file_and_no_formulas(ledger: Path) -> None:
+    text = raw(ledger, "--csv").decode("utf-8", "surrogateescape")
+    records = list(csv.DictReader(io.StringIO(text, newline="")))
+    assert [record["state"] for record in records] == [
+        *("stored", "stored", "warning", "failed", "failed", "failed", "unknown", "skipped", "left", "left")
+    ]
+    assert records[3]["path"] == BROKEN
+    assert (records[3]["reason"], records[3]["status"]) == ("'=1+1 \x1b[2J", "A900")
+    assert records[7]["sop_instance_uid"] == ""
+
+
+def test_the_paths_of_what_failed_are_byte_for_byte(ledger: Path) -> None:
+    expected = [b"/mnt/archive/broken/a\nb\xff.dcm", *(b"/mnt/archive/broken/%d.dcm" % number for number in (5, 6, 7))]
+    assert raw(ledger, "--failed-files", "-0") == b"".join(path + b"\0" for path in expected)
+    assert raw(ledger, "--failed-files") == b"".join(path + b"\n" for path in expected)
+
+
+async def test_it_can_be_read_while_a_run_is_writing(tmp_path: Path) -> None:
+    def read() -> str:
+        with opened(tmp_path / "run.db") as ledger:
+            ledger.record(stored(1))
+            anyio.run(ledger.flush)
+            return command.run("report", tmp_path / "run.db").stdout
+
+    text = await anyio.to_thread.run_sync(read)
+    assert "  1  stored\n" in text
+    assert "not finished (process " in text
+
+
+@pytest.mark.parametrize("content", [None, b"", b"no ledger"], ids=["missing", "empty", "text"])
+def test_what_is_no_ledger_is_one_line_and_code_6(tmp_path: Path, content: bytes | None) -> None:
+    path = tmp_path / "run.db"
+    if content is not None:
+        path.write_bytes(content)
+    done = command.run("report", path)
+    assert (done.returncode, done.stdout) == (6, "")
+    assert done.stderr.startswith("E: ")
+    assert done.stderr.count("\n") == 1
+    assert [entry.name for entry in tmp_path.iterdir()] == ([] if content is None else ["run.db"])
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [("--csv", "--json"), ("--failed-files", "--csv"), ("--studies", "--csv"), ("-0",), ("-0", "--csv")],
+)
+def test_options_that_do_not_go_together_are_a_usage_error(ledger: Path, arguments: tuple[str, ...]) -> None:
+    done = command.run("report", ledger, *arguments)
+    assert (done.returncode, done.stdout) == (2, "")
+
+
+@pytest.mark.parametrize("arguments", [(), ("--csv",), ("--json", "--studies"), ("--failed-files",)])
+def test_a_damaged_ledger_is_one_line_and_code_6(tmp_path: Path, arguments: tuple[str, ...]) -> None:
+    path = tmp_path / "run.db"
+    with opened(path) as ledger:
+        ledger.record(outcome_of(instance_of(1), State.FAILED, Status(0xA900), reason="not legible"))
+    content = path.read_bytes()
+    assert content.count(b"not legible") == 1
+    path.write_bytes(content.replace(b"not legible", b"\xff\n\xfe legible").replace(b"{}", b"{\xff"))
+    done = command.run("report", path, *arguments)
+    assert done.returncode == 6
+    assert done.stderr == f"E: the ledger '{path}' cannot be read: it is damaged\n"
+
+
+def test_a_host_that_a_ledger_names_moves_no_cursor(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(socket, "gethostname", lambda: "ho\x1b[2J\nst")
+    with opened(tmp_path / "run.db"):
+        done = command.run("report", tmp_path / "run.db")
+    assert f"not finished (process {os.getpid()} on ho[2Jst)\n" in done.stdout

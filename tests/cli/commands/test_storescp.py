@@ -1,0 +1,98 @@
+"""The real `asyncstore storescp`, with storescu and echoscu of DCMTK as its clients."""
+
+from __future__ import annotations
+
+import contextlib
+import re
+import signal
+import subprocess
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pydicom
+import pytest
+
+from tests.support import command
+from tests.support.peers import LOOPBACK, require
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+CT = Path(pydicom.__file__).parent / "data" / "test_files" / "CT_small.dcm"
+CT_UID = "1.3.6.1.4.1.5962.1.1.1.1.1.20040119072730.12322"
+
+
+@contextlib.contextmanager
+def listening(*options: str | Path) -> Iterator[tuple[subprocess.Popen[bytes], int]]:
+    """A running storescp, and the port that it listens on."""
+    process = command.start("storescp", 0, "-v", "-ba", LOOPBACK, *options)
+    assert process.stderr is not None
+    try:
+        port = re.match(rb"I: Listening on 127\.0\.0\.1 port (\d+) as ", process.stderr.readline())
+        assert port is not None
+        yield process, int(port[1])
+    finally:
+        process.kill()
+        process.communicate()
+
+
+def dcmtk(program: str, *arguments: str | Path | int) -> int:
+    """Run a program of DCMTK; gives its exit code."""
+    words = [require(program, "dcmtk"), *map(str, arguments)]
+    return subprocess.run(words, capture_output=True, timeout=30, check=False).returncode
+
+
+def ended(process: subprocess.Popen[bytes], number: signal.Signals) -> tuple[int, list[str]]:
+    process.send_signal(number)
+    _, stderr = process.communicate(timeout=30)
+    return process.returncode, stderr.decode().splitlines()
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_what_is_received_is_kept_and_told(tmp_path: Path, number: signal.Signals) -> None:
+    with listening("-od", tmp_path) as (process, port):
+        assert dcmtk("storescu", "-aet", "CLIENT", LOOPBACK, port, CT) == 0
+        code, lines = ended(process, number)
+    kept = tmp_path / f"{CT_UID}.dcm"
+    assert pydicom.dcmread(kept).PixelData == pydicom.dcmread(CT).PixelData
+    assert code == 0
+    assert lines[0] == (
+        f"I: Received CT Image Storage {CT_UID} from CLIENT (Explicit VR Little Endian, 38.7 kB): {kept}"
+    )
+    assert lines[-1] == "I: 1 instance received on 1 association"
+
+
+def test_ignore_keeps_nothing(tmp_path: Path) -> None:
+    process = command.start("storescp", 0, "-v", "-ba", LOOPBACK, "--ignore", directory=tmp_path)
+    assert process.stderr is not None
+    port = int(process.stderr.readline().split()[5])
+    try:
+        assert dcmtk("storescu", LOOPBACK, port, CT) == 0
+    finally:
+        code, _ = ended(process, signal.SIGINT)
+    assert code == 0
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_it_answers_an_echo() -> None:
+    with listening("--ignore") as (_, port):
+        assert dcmtk("echoscu", LOOPBACK, port) == 0
+
+
+@pytest.mark.parametrize(("called", "calling", "code"), [("MINE", "GOOD", 0), ("OTHER", "GOOD", 1), ("MINE", "BAD", 1)])
+def test_ae_titles_can_be_limited(called: str, calling: str, code: int) -> None:
+    with listening("--ignore", "--accept", "MINE", "--accept-calling", "GOOD") as (_, port):
+        assert dcmtk("echoscu", "-aec", called, "-aet", calling, LOOPBACK, port) == code
+
+
+@pytest.mark.parametrize(("called", "code"), [("MINE", 0), ("OTHER", 1)])
+def test_who_has_a_name_is_called_by_it(called: str, code: int) -> None:
+    with listening("--ignore", "-aet", "MINE") as (_, port):
+        assert dcmtk("echoscu", "-aec", called, LOOPBACK, port) == code
+
+
+def test_a_port_that_is_taken_is_one_line_and_code_1() -> None:
+    with listening("--ignore") as (_, port):
+        done = command.run("storescp", port, "-ba", LOOPBACK, "--ignore")
+    assert done.returncode == 1
+    assert re.fullmatch(rf"E: Cannot listen on 127\.0\.0\.1 port {port}: Address already in use.*\n", done.stderr)

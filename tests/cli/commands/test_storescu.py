@@ -1,0 +1,537 @@
+"""The real `asyncstore storescu` against real SCPs: what arrives, what is printed, and which code it ends with."""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import anyio
+import anyio.to_thread
+import pydicom
+import pytest
+
+from asyncstore.net.acceptor import StorageSCP
+from asyncstore.status import SUCCESS, Status
+from tests.support import command
+from tests.support.peers import LOOPBACK, dcmtk_storescp, free_port
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable, Iterator
+
+    from asyncstore.net.acceptor import Arrival
+    from tests.support.peers import RunningPeer
+
+SAMPLES = Path(pydicom.__file__).parent / "data" / "test_files"
+CT, MR, JPEG_2000 = SAMPLES / "CT_small.dcm", SAMPLES / "MR_small.dcm", SAMPLES / "JPEG2000.dcm"
+CT_UID = "1.3.6.1.4.1.5962.1.1.1.1.1.20040119072730.12322"
+
+
+@pytest.fixture(scope="module")
+def peer(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningPeer]:
+    with dcmtk_storescp(tmp_path_factory.mktemp("peer"), accept_all=False) as running:
+        yield running
+
+
+def send(peer: RunningPeer, *arguments: str | Path, **settings: Any) -> subprocess.CompletedProcess[str]:
+    return command.run("storescu", peer.host, peer.port, *arguments, **settings)
+
+
+def beside(
+    scp: StorageSCP, *arguments: str | Path, act: Callable[[subprocess.Popen[bytes]], Awaitable[None]] | None = None
+) -> tuple[int, str, str]:
+    """Run storescu against an SCP in this process; `act` runs beside it. Gives code, stdout and stderr."""
+
+    async def main() -> tuple[int, str, str]:
+        async with scp:
+            process = command.start("storescu", LOOPBACK, scp.port, *arguments)
+            try:
+                if act is not None:
+                    await act(process)
+                stdout, stderr = await anyio.to_thread.run_sync(lambda: process.communicate(timeout=30))
+            finally:
+                process.kill()
+                process.wait()
+            return process.returncode, stdout.decode(), stderr.decode()
+
+    return anyio.run(main)
+
+
+def copies(directory: Path, count: int) -> Path:
+    """A directory with so many small CT instances, each with a UID of its own."""
+    data_set = pydicom.dcmread(CT, stop_before_pixels=True)
+    for number in range(count):
+        uid = f"1.2.826.0.1.3680043.10.1.{number + 1}"
+        data_set.SOPInstanceUID = uid
+        data_set.file_meta.MediaStorageSOPInstanceUID = pydicom.uid.UID(uid)
+        data_set.save_as(directory / f"{number:03}.dcm")
+    return directory
+
+
+# -- what is printed ---------------------------------------------------------------------------------------------------
+
+
+def test_a_stored_instance_prints_nothing_and_arrives_as_it_was(peer: RunningPeer) -> None:
+    done = send(peer, CT)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+    (received,) = [path for path in peer.received_files() if CT_UID in path.name]
+    assert pydicom.dcmread(received) == pydicom.dcmread(CT)
+
+
+def test_the_debug_log_is_the_documented_one(peer: RunningPeer) -> None:
+    done = send(peer, CT, "-d", "-cx", "-w", "1")
+    text = re.sub(r"(?m)^(D: (?:Our|Their) Implementation [A-Za-z ]+: +).*$", r"\1<...>", done.stderr)
+    text = re.sub(r"storescu v.*", "storescu v<version>", text)
+    assert text == (
+        "D: asyncstore storescu v<version>\n"
+        "D: \n"
+        "D: Checking input file\n"
+        "I: Requesting Association\n"
+        "D: Request Parameters:\n"
+        "D: ========================= BEGIN A-ASSOCIATE-RQ PDU =========================\n"
+        "D: Our Implementation Class UID:      <...>\n"
+        "D: Our Implementation Version Name:   <...>\n"
+        "D: Application Context Name:    1.2.840.10008.3.1.1.1\n"
+        "D: Calling Application Name:    STORESCU\n"
+        "D: Called Application Name:     ANY-SCP\n"
+        "D: Our Max PDU Receive Size:    16382\n"
+        "D: Presentation Context:\n"
+        "D:   Context ID:        1 (Proposed)\n"
+        "D:     Abstract Syntax: =CT Image Storage\n"
+        "D:     Proposed SCP/SCU Role: Default\n"
+        "D:     Proposed Transfer Syntax:\n"
+        "D:       =Explicit VR Little Endian\n"
+        "D: Requested Extended Negotiation: None\n"
+        "D: Requested Common Extended Negotiation: None\n"
+        "D: Requested Asynchronous Operations Window Negotiation: None\n"
+        "D: Requested User Identity Negotiation: None\n"
+        "D: ========================== END A-ASSOCIATE-RQ PDU ==========================\n"
+        "D: Accept Parameters:\n"
+        "D: ========================= BEGIN A-ASSOCIATE-AC PDU =========================\n"
+        "D: Their Implementation Class UID:    <...>\n"
+        "D: Their Implementation Version Name: <...>\n"
+        "D: Application Context Name:    1.2.840.10008.3.1.1.1\n"
+        "D: Calling Application Name:    STORESCU\n"
+        "D: Called Application Name:     ANY-SCP\n"
+        "D: Their Max PDU Receive Size:  16384\n"
+        "D: Presentation Contexts:\n"
+        "D:   Context ID:        1 (Accepted)\n"
+        "D:     Abstract Syntax: =CT Image Storage\n"
+        "D:     Accepted SCP/SCU Role: Default\n"
+        "D:     Accepted Transfer Syntax: =Explicit VR Little Endian\n"
+        "D: Accepted Extended Negotiation: None\n"
+        "D: Accepted Asynchronous Operations Window Negotiation: None\n"
+        "D: User Identity Negotiation Response: None\n"
+        "D: ========================== END A-ASSOCIATE-AC PDU ==========================\n"
+        "I: Association Accepted\n"
+        f"I: Sending file: {CT}\n"
+        "I: Sending Store Request: MsgID 1, (CT)\n"
+        "D: ========================== OUTGOING DIMSE MESSAGE ==========================\n"
+        "D: Message Type                  : C-STORE RQ\n"
+        "D: Message ID                    : 1\n"
+        "D: Affected SOP Class UID        : CT Image Storage\n"
+        f"D: Affected SOP Instance UID     : {CT_UID}\n"
+        "D: Data Set                      : Present\n"
+        "D: Priority                      : Low\n"
+        "D: ============================ END DIMSE MESSAGE =============================\n"
+        'D: pydicom.read_dataset() TransferSyntax="Little Endian Implicit"\n'
+        "I: Received Store Response (Status: 0x0000 - Success)\n"
+        "D: ========================== INCOMING DIMSE MESSAGE ==========================\n"
+        "D: Message Type                  : C-STORE RSP\n"
+        "D: Presentation Context ID       : 1\n"
+        "D: Message ID Being Responded To : 1\n"
+        "D: Affected SOP Class UID        : CT Image Storage\n"
+        f"D: Affected SOP Instance UID     : {CT_UID}\n"
+        "D: Status                        : 0x0000 - Success\n"
+        "D: ============================ END DIMSE MESSAGE =============================\n"
+        "I: Releasing Association\n"
+    )
+
+
+def test_the_verbose_log_of_one_instance_has_no_line_more_than_documented(peer: RunningPeer) -> None:
+    assert send(peer, CT, "-v").stderr == (
+        "I: Requesting Association\n"
+        "I: Association Accepted\n"
+        f"I: Sending file: {CT}\n"
+        "I: Sending Store Request: MsgID 1, (CT)\n"
+        "I: Received Store Response (Status: 0x0000 - Success)\n"
+        "I: Releasing Association\n"
+    )
+
+
+def test_an_unsupported_sop_class_prints_the_documented_line() -> None:
+    code, stdout, stderr = beside(StorageSCP(sop_classes=["1.2.840.10008.5.1.4.1.1.4"]), CT, "-cx")
+    assert (code, stdout, stderr) == (1, "", "E: No accepted presentation contexts\n")
+
+
+def test_a_rejected_association_prints_the_documented_lines() -> None:
+    code, _, stderr = beside(StorageSCP(called_ae_titles=["OTHER"]), CT)
+    assert (code, stderr) == (
+        1,
+        "E: Association Rejected\n"
+        "E: Result: Rejected Permanent, Source: Service User\n"
+        "E: Reason: Called AE title not recognised\n",
+    )
+
+
+def test_a_rejected_ae_title_is_named_at_warning_level() -> None:
+    _, _, stderr = beside(StorageSCP(called_ae_titles=["OTHER"]), CT, "-ll", "warn", "-aec", "PACS")
+    assert stderr.splitlines()[-1] == "W: We are STORESCU and called PACS: -aet and -aec set other AE titles"
+
+
+def test_nobody_listening_prints_the_documented_lines() -> None:
+    done = command.run("storescu", LOOPBACK, free_port(), CT)
+    assert (done.returncode, done.stderr) == (
+        1,
+        "E: Association request failed: unable to connect to remote\n"
+        "E: TCP Initialisation Error: [Errno 111] Connection refused\n",
+    )
+
+
+def test_an_unknown_host_is_one_clear_line() -> None:
+    done = command.run("storescu", "no-such-host.invalid", 104, CT)
+    assert done.returncode == 1
+    assert "E: TCP Initialisation Error: cannot resolve 'no-such-host.invalid'" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_an_instance_that_the_peer_has_no_context_for_is_explained(peer: RunningPeer) -> None:
+    done = send(peer, JPEG_2000)
+    assert (done.returncode, done.stderr) == (
+        3,
+        "E: No presentation context for 'Secondary Capture Image Storage' has been accepted by the peer with "
+        "'JPEG 2000 Image Compression' transfer syntax for the SCU role\n"
+        f"E: Store failed: {JPEG_2000}\n",
+    )
+
+
+def test_a_refusal_is_explained_with_the_peers_comment(tmp_path: Path) -> None:
+    scp = StorageSCP(on_store=lambda _: Status(0xA900, "not\x1b[2J my class"))
+    code, _, stderr = beside(scp, CT)
+    assert code == 3
+    assert stderr.startswith(f"E: Store failed: {CT}\nE: Reason: ")
+    assert 'the peer says "not[2J my class"' in stderr
+
+
+def test_quiet_prints_nothing_at_all(peer: RunningPeer, tmp_path: Path) -> None:
+    done = send(peer, "-q", JPEG_2000, tmp_path / "missing")
+    assert (done.returncode, done.stdout, done.stderr) == (3, "", "")
+
+
+# -- what is sent ------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def tree(tmp_path: Path) -> Path:
+    """A directory with one instance and a note in it, and another instance a level below."""
+    directory = tmp_path / "tree"
+    (directory / "below").mkdir(parents=True)
+    (directory / "ct.dcm").write_bytes(CT.read_bytes())
+    (directory / "below" / "mr.dcm").write_bytes(MR.read_bytes())
+    (directory / "notes.txt").write_text("not DICOM, and longer than a preamble " * 10)
+    return directory
+
+
+def test_a_directory_means_its_direct_files(peer: RunningPeer, tree: Path) -> None:
+    done = send(peer, "-v", tree)
+    assert re.findall("I: Sending file: (.*)", done.stderr) == [str(tree / "ct.dcm")]
+    assert f"E: Bad DICOM file: {tree / 'notes.txt'}\n" in done.stderr
+    assert done.returncode == 0
+
+
+def test_recursive_means_everything_below(peer: RunningPeer, tree: Path) -> None:
+    done = send(peer, "-r", "-v", tree)
+    sent = re.findall("I: (?:\\[[0-9]+\\] )?Sending file: (.*)", done.stderr)
+    assert sorted(sent) == [str(tree / "below" / "mr.dcm"), str(tree / "ct.dcm")]
+    assert re.search(r"\nI: 2 instances stored \([0-9.]+ kB in ", done.stderr)
+
+
+def test_names_that_are_no_text_are_sent_and_escaped(peer: RunningPeer, tmp_path: Path) -> None:
+    name = os.fsencode(tmp_path) + b"/[red]a\nb\xff.dcm"
+    with open(name, "wb") as file:
+        file.write(CT.read_bytes())
+    done = send(peer, "-v", "--files-from", "-", "-0", stdin=name + b"\0")
+    assert done.returncode == 0
+    assert f"I: Sending file: {tmp_path}/[red]a\\nb\\xff.dcm\n" in done.stderr
+
+
+def test_dry_run_opens_no_association(tree: Path) -> None:
+    done = command.run("storescu", LOOPBACK, free_port(), "--dry-run", "-r", tree)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout.startswith("2 instances, ")
+    assert "2 kinds of instances, to be sent on 1 association at least\n" in done.stdout
+
+
+# -- exit codes and records --------------------------------------------------------------------------------------------
+
+
+def test_some_failures_are_code_3_and_counted(peer: RunningPeer, tmp_path: Path) -> None:
+    done = send(peer, CT, JPEG_2000, tmp_path / "missing")
+    assert done.returncode == 3
+    assert f"E: Cannot access path: {tmp_path / 'missing'}\n" in done.stderr
+    assert done.stderr.endswith("E: 2 of 3 instances were not stored (see above)\n")
+
+
+def test_a_missing_path_alone_is_a_failure(peer: RunningPeer, tmp_path: Path) -> None:
+    done = send(peer, "-ll", "warning", tmp_path / "missing")
+    assert (done.returncode, done.stderr) == (3, f"E: Cannot access path: {tmp_path / 'missing'}\n")
+
+
+def test_an_empty_directory_warns_as_documented(peer: RunningPeer, tmp_path: Path) -> None:
+    done = send(peer, "-ll", "warning", tmp_path)
+    assert (done.returncode, done.stderr) == (5, "W: No suitable DICOM files found\n")
+
+
+def test_fail_fast_leaves_the_rest(tmp_path: Path) -> None:
+    scp = StorageSCP(on_store=lambda _: Status(0xA900))
+    code, _, stderr = beside(scp, "--fail-fast", "-w", "1", "-j", "1", copies(tmp_path, 20))
+    assert code == 4
+    assert "left: run it again\n" in stderr
+
+
+def test_fail_fast_with_nothing_left_is_code_3() -> None:
+    scp = StorageSCP(on_store=lambda _: Status(0xA900))
+    code, _, stderr = beside(scp, "--fail-fast", CT)
+    assert code == 3
+    assert "left" not in stderr
+
+
+def test_json_is_a_line_per_outcome_and_a_summary(peer: RunningPeer, tmp_path: Path) -> None:
+    done = send(peer, "--json", "-q", CT, JPEG_2000)
+    *outcomes, summary = map(json.loads, done.stdout.splitlines())
+    assert {(outcome["event"], outcome["path"], outcome["state"]) for outcome in outcomes} == {
+        ("outcome", str(CT), "stored"),
+        ("outcome", str(JPEG_2000), "no-context"),
+    }
+    assert (summary["event"], summary["stored"], summary["failed"], summary["exit_code"]) == ("summary", 1, 1, 3)
+    assert done.stderr == ""
+
+
+def test_json_has_its_summary_when_there_was_no_association() -> None:
+    done = command.run("storescu", LOOPBACK, free_port(), CT, "--json", "-q")
+    (summary,) = map(json.loads, done.stdout.splitlines())
+    assert (summary["event"], summary["exit_code"]) == ("summary", 1)
+    assert done.returncode == 1
+
+
+def test_a_report_has_a_record_per_outcome(peer: RunningPeer, tmp_path: Path) -> None:
+    report = tmp_path / "report.csv"
+    assert send(peer, "--report", report, CT, JPEG_2000).returncode == 3
+    with report.open(newline="") as file:
+        assert {(row["path"], row["state"]) for row in csv.DictReader(file)} == {
+            (str(CT), "stored"),
+            (str(JPEG_2000), "no-context"),
+        }
+
+
+def test_a_run_that_never_begins_leaves_the_report_of_an_earlier_one(peer: RunningPeer, tmp_path: Path) -> None:
+    report = tmp_path / "report.jsonl"
+    assert send(peer, "--report", report, CT).returncode == 0
+    earlier = report.read_bytes()
+    (tmp_path / "run.db").write_bytes(b"no ledger")
+    assert send(peer, "--report", report, "--ledger", tmp_path / "run.db", CT).returncode == 6
+    assert command.run("storescu", "--report", report, "127.0.0.1", free_port(), CT).returncode == 1
+    assert report.read_bytes() == earlier
+    (tmp_path / "empty").mkdir()
+    assert send(peer, "--report", report, tmp_path / "empty").returncode == 5
+    assert report.read_bytes() == b""
+
+
+def test_neither_the_ledger_nor_a_source_is_taken_for_the_report(peer: RunningPeer, tmp_path: Path) -> None:
+    both = tmp_path / "x.csv"
+    assert "cannot be one file" in send(peer, "--ledger", both, "--report", both, CT).stderr
+    both.write_bytes(CT.read_bytes())
+    done = send(peer, "--report", both, both)
+    assert done.returncode == 6
+    assert "the file is no report of an earlier run, and is left as it is" in done.stderr
+    assert both.read_bytes() == CT.read_bytes()
+
+
+@pytest.mark.parametrize("where", ["missing/report.jsonl", "full.jsonl"])
+def test_a_report_that_cannot_be_written_is_code_6(peer: RunningPeer, tmp_path: Path, where: str) -> None:
+    if where.startswith("full"):
+        (tmp_path / where).symlink_to("/dev/full")
+    done = send(peer, "--report", tmp_path / where, CT)
+    assert done.returncode == 6
+    assert f"E: cannot write to the report {tmp_path / where}: No " in done.stderr
+
+
+def test_nobody_reading_the_results_is_code_6(peer: RunningPeer, tmp_path: Path) -> None:
+    process = command.start("storescu", peer.host, peer.port, "--json", copies(tmp_path, 5))
+    assert process.stdout is not None
+    process.stdout.close()
+    assert process.stderr is not None
+    stderr = process.stderr.read().decode()
+    process.stderr.close()
+    assert process.wait(30) == 6
+    assert "E: cannot write to stdout: Broken pipe\n" in stderr
+    assert "Traceback" not in stderr
+    assert "Exception ignored" not in stderr
+
+
+# -- signals -----------------------------------------------------------------------------------------------------------
+
+
+class Slow:
+    """Answers the first instance when it is told to, and says when that has come."""
+
+    def __init__(self) -> None:
+        self.arrived = anyio.Event()
+        self.may_answer = anyio.Event()
+
+    def __call__(self, arrival: Arrival) -> Awaitable[Status]:
+        self.arrived.set()
+        return self._answer()
+
+    async def _answer(self) -> Status:
+        await self.may_answer.wait()
+        return SUCCESS
+
+
+def interrupted(directory: Path, *numbers: signal.Signals) -> tuple[int, str, StorageSCP]:
+    """Send a directory to an SCP that holds its answers, with signals in between; the first is followed by answers."""
+
+    async def main() -> tuple[int, str, StorageSCP]:
+        slow = Slow()
+        async with StorageSCP(on_store=slow, window=1) as scp:
+            arguments = (LOOPBACK, scp.port, "-v", "-w", "1", "-j", "1", copies(directory, 20))
+            process = command.start("storescu", *arguments)
+            assert process.stderr is not None
+            try:
+                with anyio.fail_after(30):
+                    await slow.arrived.wait()
+                    for number in numbers:
+                        process.send_signal(number)
+                        await anyio.to_thread.run_sync(_read_until, process.stderr, b"Interrupted")
+                    if len(numbers) == 1:
+                        slow.may_answer.set()
+                    # Not communicate(): it does not know of what the stream has read ahead.
+                    rest = await anyio.to_thread.run_sync(process.stderr.read)
+                    await anyio.to_thread.run_sync(process.wait)
+            finally:
+                process.kill()
+                process.communicate()
+            return process.returncode, rest.decode(), scp
+
+    return anyio.run(main)
+
+
+def _read_until(stream: Any, word: bytes) -> None:
+    for line in stream:
+        if word in line:
+            return
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_the_first_signal_finishes_what_is_in_flight(tmp_path: Path, number: signal.Signals, code: int) -> None:
+    returncode, stderr, scp = interrupted(tmp_path, number)
+    assert returncode == code
+    assert 1 <= scp.stored <= 2  # what waits for room in the window is in flight too
+    assert "I: Received Store Response (Status: 0x0000 - Success)\nI: Releasing Association\n" in stderr
+    assert re.search("E: Stopped early; [0-9]+ instances left: run it again\n", stderr)
+    assert "Traceback" not in stderr
+
+
+def test_the_second_signal_aborts(tmp_path: Path) -> None:
+    returncode, stderr, scp = interrupted(tmp_path, signal.SIGTERM, signal.SIGINT)
+    assert returncode == 130
+    assert scp.stored == 0
+    assert "I: Aborting Association\n" in stderr
+    assert re.search("E: Stopped early; [0-9]+ instances left: run it again\n", stderr)
+
+
+def test_a_signal_ends_a_run_that_waits_for_paths(peer: RunningPeer) -> None:
+    process = subprocess.Popen(
+        command.words("storescu", peer.host, peer.port, "-v", "--files-from", "-"),
+        stdin=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        env=command.environment(),
+    )
+    assert process.stdin is not None
+    assert process.stderr is not None
+    with process.stdin, process.stderr:
+        try:
+            process.stdin.write((os.fsencode(CT) + b"\n") * 64)
+            process.stdin.flush()
+            _read_until(process.stderr, b"Received Store Response")
+            process.send_signal(signal.SIGINT)
+            assert process.wait(20) == 130
+            assert b"Traceback" not in process.stderr.read()
+        finally:
+            process.kill()
+            process.wait()
+
+
+# -- what is loaded ----------------------------------------------------------------------------------------------------
+
+
+def loaded_by(*arguments: str | Path | int) -> set[str]:
+    """The top-level packages that a command imports."""
+    python, *rest = command.words(*arguments)
+    done = subprocess.run(
+        [python, "-X", "importtime", *rest],
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        env=command.environment(),
+        check=True,
+        timeout=30,
+    )
+    names = re.findall(r"(?m)^import time: .*\| +([\w.]+)$", done.stderr)
+    return {name.split(".")[0] for name in names}
+
+
+def test_help_loads_next_to_nothing() -> None:
+    assert not loaded_by("--help") & {"rich", "pydicom", "anyio", "asyncio", "uvloop", "sqlite3"}
+
+
+def test_sending_without_a_terminal_loads_neither_rich_nor_pydicom(peer: RunningPeer) -> None:
+    assert not loaded_by("storescu", peer.host, peer.port, CT) & {"rich", "pydicom"}
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="there are no pseudo-terminals")
+def test_a_terminal_shows_progress_and_keeps_log_lines_whole(peer: RunningPeer, tmp_path: Path) -> None:
+    done = on_terminal("storescu", peer.host, peer.port, "-v", copies(tmp_path, 30))
+    assert done.returncode == 0
+    assert "\x1b[?25l" in done.stderr
+    sent = re.findall(r"I: (?:\[[0-9]+\] )?Sending file: (\S+\.dcm)\r\n", done.stderr)
+    assert len(sent) == 30
+    assert re.search(r"I: 30 instances stored \(", done.stderr)
+
+
+@pytest.mark.parametrize("options", [("-q",), ("--no-progress",)])
+def test_a_terminal_without_progress_stays_empty(peer: RunningPeer, tmp_path: Path, options: tuple[str, ...]) -> None:
+    done = on_terminal("storescu", peer.host, peer.port, *options, CT)
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+def on_terminal(*arguments: str | Path | int) -> subprocess.CompletedProcess[str]:
+    """Run a command whose stderr is a terminal 60 columns wide."""
+    import pty
+    import termios
+
+    ours, theirs = pty.openpty()
+    termios.tcsetwinsize(theirs, (24, 60))
+    variables = {**command.environment(TERM="xterm"), "COLUMNS": "60"}
+    process = subprocess.Popen(
+        command.words(*arguments), stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=theirs, env=variables
+    )
+    os.close(theirs)
+    pieces = []
+    try:
+        while piece := os.read(ours, 65536):
+            pieces.append(piece)
+    except OSError:  # how Linux says that the other end is closed
+        pass
+    finally:
+        os.close(ours)
+    stdout = process.communicate(timeout=30)[0]
+    return subprocess.CompletedProcess(
+        process.args, process.returncode, stdout.decode(), b"".join(pieces).decode("utf-8", "replace")
+    )

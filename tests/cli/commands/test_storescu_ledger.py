@@ -1,0 +1,223 @@
+"""`asyncstore storescu --ledger`: the same command run again finishes the rest, whatever ended the first."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import re
+import signal
+import sqlite3
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import anyio
+import anyio.to_thread
+import pytest
+
+from asyncstore.cli.app import run_command_line
+from asyncstore.cli.commands.storescu import outage_seconds
+from asyncstore.inputs.opening import instance_from
+from asyncstore.instances.outcome import State
+from asyncstore.ledger.sqlite import lock
+from asyncstore.ledger.sqlite import writer as ledger_writer
+from asyncstore.ledger.sqlite.ledger import SqliteLedger
+from asyncstore.status import SUCCESS
+from tests.support import command
+from tests.support.ledgers import rows_of
+from tests.support.peers import LOOPBACK, free_port
+from tests.support.transfers import KeepingSCP, on_one_loop, uid_of, write_files
+from tests.support.wire import ScriptedSCP
+
+if TYPE_CHECKING:
+    import subprocess
+    from collections.abc import Awaitable
+
+    from asyncstore.ledger.sqlite.writer import LedgerWriter
+    from asyncstore.net.acceptor import Arrival
+    from asyncstore.status import Status
+
+
+async def send(scp: KeepingSCP, *arguments: str | Path) -> subprocess.CompletedProcess[str]:
+    return await anyio.to_thread.run_sync(lambda: command.run("storescu", LOOPBACK, scp.port, *arguments))
+
+
+def digests(directory: Path) -> dict[str, str]:
+    """A digest of each data set in a directory, by its SOP Instance UID."""
+    found = {}
+    for path in directory.iterdir():
+        instance = instance_from(path)
+        found[instance.sop_instance_uid] = hashlib.sha256(path.read_bytes()[instance.data_set_offset :]).hexdigest()
+    return found
+
+
+# -- resuming ----------------------------------------------------------------------------------------------------------
+
+
+@on_one_loop
+async def test_the_same_command_again_sends_nothing_and_says_what_is_there(tmp_path: Path) -> None:
+    write_files(tmp_path / "in", 20)
+    ledger = tmp_path / "run.db"
+    async with KeepingSCP() as scp:
+        first = await send(scp, tmp_path / "in", "--ledger", ledger)
+        again = await send(scp, tmp_path / "in", "--ledger", ledger, "-v")
+        assert set(scp.uids.values()) == {1}
+        write_files(tmp_path / "in", 1, first=21)
+        more = await send(scp, tmp_path / "in", "--ledger", ledger, "-v")
+        assert scp.uids[uid_of(21)] == 1
+    assert (first.returncode, first.stderr) == (0, "")
+    assert again.returncode == more.returncode == 0
+    assert re.fullmatch(r"I: 0 instances stored \(0 bytes in .*\), 20 stored by an earlier run\n", again.stderr)
+    assert re.search(r"I: 1 instance stored \(.*\), 20 stored by an earlier run\n", more.stderr)
+
+
+@on_one_loop
+async def test_a_run_that_is_killed_is_finished_by_the_same_command(tmp_path: Path) -> None:
+    write_files(tmp_path / "in", 300)
+    (tmp_path / "kept").mkdir()
+    ledger = tmp_path / "run.db"
+    answered, held = 80, anyio.Event()
+    is_first = True
+
+    def answer(_: Arrival) -> Status | Awaitable[Status]:
+        return answer_later() if is_first and len(scp.arrivals) > answered else SUCCESS
+
+    async def answer_later() -> Status:
+        await held.wait()
+        return SUCCESS
+
+    async with KeepingSCP(answer, output_directory=tmp_path / "kept") as scp:
+        arguments = ("storescu", LOOPBACK, scp.port, tmp_path / "in", "--ledger", ledger)
+        process = command.start(*arguments)
+        with process, anyio.fail_after(20):
+            while await anyio.to_thread.run_sync(stored_in, ledger) < answered:
+                assert process.poll() is None
+            process.send_signal(signal.SIGKILL)
+            await anyio.to_thread.run_sync(process.communicate)
+        is_first = False
+        held.set()
+        done = await anyio.to_thread.run_sync(lambda: command.run(*arguments, "-v"))
+        assert (done.returncode, done.stderr.splitlines()[-1].split(", ")[-1]) == (0, "80 stored by an earlier run")
+        # What was answered is not sent again, what was in flight may have come whole.
+        assert {scp.uids[arrival.request.affected_sop_instance_uid] for arrival in scp.arrivals[:answered]} == {1}
+        assert len(scp.uids) == 300
+    sources = await anyio.to_thread.run_sync(digests, tmp_path / "in")
+    assert await anyio.to_thread.run_sync(digests, tmp_path / "kept") == sources
+    rows = await anyio.to_thread.run_sync(rows_of, ledger)
+    assert {row.state for row in rows} == {State.STORED}
+    assert sorted(str(row.sop_instance_uid) for row in rows) == sorted(sources)
+
+
+def stored_in(ledger: Path) -> int:
+    """How many instances a ledger that is being written calls stored; 0 as long as there is none."""
+    with contextlib.suppress(Exception):
+        return sum(row.state is State.STORED for row in rows_of(ledger))
+    return 0
+
+
+@on_one_loop
+async def test_a_run_that_is_interrupted_leaves_what_the_next_one_sends(tmp_path: Path) -> None:
+    write_files(tmp_path / "in", 200)
+    ledger = tmp_path / "run.db"
+
+    def answer(_: Arrival) -> Status:
+        if len(scp.arrivals) == 20:
+            process.send_signal(signal.SIGTERM)
+        return SUCCESS
+
+    async with KeepingSCP(answer) as scp:
+        arguments = (tmp_path / "in", "--ledger", ledger, "-j", "1", "-w", "1")
+        process = command.start("storescu", LOOPBACK, scp.port, *arguments)
+        with process:
+            _, stderr = await anyio.to_thread.run_sync(process.communicate)
+        assert process.returncode == 143
+        assert b"run the same command again to resume" in stderr
+        stored = scp.stored
+        assert stored < 200
+        rows = await anyio.to_thread.run_sync(rows_of, ledger)
+        assert sum(row.state is State.STORED for row in rows) == stored
+        again = await send(scp, *arguments)
+        assert (again.returncode, again.stderr) == (0, "")
+        assert scp.uids == dict.fromkeys(map(uid_of, range(1, 201)), 1)
+
+
+# -- a ledger that cannot be had ---------------------------------------------------------------------------------------
+
+
+def not_a_ledger(path: Path) -> Path:
+    path.write_text("shopping list")
+    return path
+
+
+def other_destination(path: Path) -> Path:
+    ledger = SqliteLedger(path, destination="OTHER@host:104")
+    ledger.open()
+    ledger.close()
+    return path
+
+
+REFUSALS = [
+    (not_a_ledger, "is not a ledger: it is left as it is"),
+    (other_destination, "is that of OTHER@host:104, and not of ANY-SCP@127.0.0.1:"),
+    (lambda path: path.parent / "nowhere" / "run.db", "there is no directory"),
+    (lambda path: path.parent, "it is not a file"),
+    (lambda path: Path("/proc/run.db"), "cannot be opened: "),
+]
+
+
+@on_one_loop
+@pytest.mark.parametrize(("make", "text"), REFUSALS, ids=["text", "other", "no directory", "directory", "unwritable"])
+async def test_a_ledger_that_cannot_be_used_is_one_line_and_code_6(tmp_path: Path, make: Any, text: str) -> None:
+    write_files(tmp_path / "in", 3)
+    ledger = await anyio.to_thread.run_sync(make, tmp_path / "run.db")
+    async with KeepingSCP() as scp:
+        done = await send(scp, tmp_path / "in", "--ledger", ledger)
+        assert scp.associations == 0
+    assert (done.returncode, done.stdout) == (6, "")
+    assert re.fullmatch(rf"E: [^\n]*{re.escape(text)}[^\n]*\n", done.stderr)
+
+
+@on_one_loop
+@pytest.mark.parametrize("name", ["run.db", "cur.db"])
+async def test_a_ledger_that_is_in_use_names_who_has_it(tmp_path: Path, name: str) -> None:
+    (path,) = write_files(tmp_path / "in", 1)
+    (tmp_path / "cur.db").symlink_to("run.db")
+    async with KeepingSCP() as scp, SqliteLedger(tmp_path / "run.db", destination=f"ANY-SCP@{LOOPBACK}:{scp.port}"):
+        done = await send(scp, path, "--ledger", tmp_path / name)
+    assert done.returncode == 6
+    assert re.fullmatch(r"E: the ledger '[^\n]*' is in use by process \d+ on [^\n]*\n", done.stderr)
+
+
+def test_a_ledger_on_a_network_file_system_is_refused_unless_it_is_forced(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (path,) = write_files(tmp_path, 1)
+    monkeypatch.setattr(lock, "file_system_of", lambda directory, mounts: "nfs4")
+    arguments = ["storescu", LOOPBACK, str(free_port()), path, "--ledger", str(tmp_path / "run.db")]
+    assert run_command_line(arguments) == 6
+    assert "on a network file system (nfs4)" in capsys.readouterr().err
+    assert not (tmp_path / "run.db").exists()
+    assert run_command_line([*arguments, "--force-ledger", "--retries", "0"]) == 1  # nobody listens there
+    assert (tmp_path / "run.db").exists()
+
+
+def test_a_ledger_that_cannot_be_written_any_more_is_one_line_and_code_6(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def fail(self: LedgerWriter, entries: Any) -> None:
+        raise sqlite3.OperationalError("database or disk is full")
+
+    paths = write_files(tmp_path, 3)
+    monkeypatch.setattr(ledger_writer.LedgerWriter, "write", fail)
+    ledger = str(tmp_path / "run.db")
+    with ScriptedSCP() as scp:
+        code = run_command_line(["storescu", LOOPBACK, str(scp.port), *paths, "-j", "1", "--ledger", ledger])
+    assert code == 6
+    assert capsys.readouterr().err == f"E: the ledger {ledger!r} cannot be written: database or disk is full\n"
+
+
+@pytest.mark.parametrize(
+    ("given", "has_ledger", "seconds"),
+    [(None, False, 60), (None, True, 3600), (5.0, False, 5), (5.0, True, 5), (0.0, True, 0)],
+)
+def test_with_a_ledger_an_outage_may_last_longer(given: float | None, has_ledger: bool, seconds: float) -> None:
+    assert outage_seconds(given, has_ledger=has_ledger) == seconds
