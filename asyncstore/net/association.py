@@ -31,13 +31,14 @@ from asyncstore.errors import (
     SourceError,
     Timeout,
 )
-from asyncstore.instances.outcome import Outcome, no_context, outcome_of, source_problem
+from asyncstore.instances.outcome import Outcome, outcome_of, source_problem
 from asyncstore.instances.problem import unreadable
 from asyncstore.net import trace
 from asyncstore.net.peer import Peer, Timeouts, check_ae_title, check_length
 from asyncstore.net.source_reader import Reads
 from asyncstore.net.transport import ABORT_SECONDS, connect
 from asyncstore.net.writer import Sender
+from asyncstore.preparation.prepare import Prepared, prepare, prepare_now
 from asyncstore.uids import IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION_NAME, VERIFICATION
 from asyncstore.upper_layer.contexts import AcceptedContexts, propose
 from asyncstore.upper_layer.framing import Framer, Run, fragment_capacity, frame_command
@@ -336,13 +337,13 @@ class Association:
         if instance.meta_difference is not None:
             self._trace(trace.MetaDiffers, path=instance.path, difference=instance.meta_difference)
         try:
-            ready = await self.prepare(instance)
-            if isinstance(ready, Outcome):
-                return ready
-            transfer_syntax_uid, bytes_sent = ready.transfer_syntax_uid, ready.data_set_length
+            prepared = prepare_now(instance, self.contexts) or await self.prepare(instance)
+            if isinstance(prepared, Outcome):
+                return prepared
+            transfer_syntax_uid, bytes_sent = prepared.transfer_syntax_uid, prepared.data_set_length
             answer = _Answer()
-            operation = await self.send(ready, answer.come, priority=priority)
-            del ready  # what a conversion made is not kept in memory for the answer
+            operation = await self.send(prepared, answer.come, priority=priority)
+            del prepared  # what a conversion made is not kept in memory for the answer
             status = await self._wait_for(answer)
         except SourceError as problem:
             return source_problem(problem, instance.path, instance)
@@ -351,26 +352,13 @@ class Association:
                 instance.let_go()
         return outcome_of(instance, operation, status, transfer_syntax_uid, bytes_sent)
 
-    async def prepare(self, instance: Instance) -> Instance | Outcome:
-        """The instance as it can be sent here: itself, or converted; an outcome when no accepted context fits.
-
-        Raises SourceError when it cannot be converted.
-        """
-        if self.contexts.find(instance.sop_class_uid, instance.transfer_syntax_uid) is not None:
-            return instance
-        target = self.contexts.conversion(instance.sop_class_uid, instance.transfer_syntax_uid)
-        if target is None:
-            return no_context(instance)
-        from asyncstore.preparation.convert import convert
-
-        try:
-            return await self._reads.in_thread(convert, instance, target)
-        except OSError as error:
-            raise unreadable(instance, error) from error
+    async def prepare(self, instance: Instance) -> Prepared | Outcome:
+        """The instance as it can be sent here, which a thread finds out; see preparation.prepare."""
+        return await self._reads.in_thread(prepare, instance, self.contexts)
 
     async def send(
         self,
-        instance: Instance,
+        prepared: Prepared,
         on_answer: Callable[[Operation, Status], None],
         *,
         on_begin: Callable[[Operation], object] | None = None,
@@ -380,19 +368,16 @@ class Association:
 
         `on_begin(operation)` is called before its first byte is written: from then on the peer may have the instance.
 
-        Waits for room in the window; needs an accepted context. Raises SourceError when the file cannot be read: before
+        Waits for room in the window. Raises SourceError when the file cannot be read: before
         the first byte was written the association goes on, after that it is aborted (`failure` says which). Raises what
         ended the association otherwise; then `on_answer` is never called.
         """
-        context_id = self.contexts.find(instance.sop_class_uid, instance.transfer_syntax_uid)
-        if context_id is None:
-            raise LocalProtocolError(no_context(instance).reason)
         if self._writing.is_taken:
             await self._writing.wait()
         with self._writing:
             if self.failure is not None:
                 self._check_not_failed()
-            return await self._write(instance, context_id, on_answer, on_begin, priority)
+            return await self._write(prepared, on_answer, on_begin, priority)
 
     async def echo(self) -> Status:
         """Verify that the peer answers (C-ECHO, PS3.7 9.1.5): its status.
@@ -421,8 +406,7 @@ class Association:
 
     async def _write(
         self,
-        instance: Instance,
-        context_id: int,
+        prepared: Prepared,
         on_answer: Callable[[Operation, Status], None],
         on_begin: Callable[[Operation], object] | None,
         priority: int,
@@ -430,27 +414,27 @@ class Association:
         """Write a C-STORE request, run by run; the first is read while there is no room for the operation yet."""
         operation: Operation | None = None
         try:
-            for run in self._runs(instance, context_id):
+            for run in self._runs(prepared):
                 if run.holes:
                     try:
-                        self._framer.makes_long_runs = not self._reads.read_now(instance.source, run)
+                        self._framer.makes_long_runs = not self._reads.read_now(prepared.source, run)
                         if self._framer.makes_long_runs:
-                            await self._reads.read_in_thread(instance.source, run)
+                            await self._reads.read_in_thread(prepared.source, run)
                     except SourceError:
                         raise
                     except Exception as error:
-                        raise unreadable(instance, error) from error
+                        raise unreadable(prepared.instance, error) from error
                 if operation is None:
                     await self._wait_room()
-                    operation, command_set = self._begin_store(instance, context_id, priority)
+                    operation, command_set = self._begin_store(prepared, priority)
                     operation.on_answer = on_answer
                     if on_begin is not None:
                         on_begin(operation)
-                    run.put_command(frame_command(context_id, command_set, self._framer.capacity))
+                    run.put_command(frame_command(prepared.context_id, command_set, self._framer.capacity))
                 sent_bytes = self._transport.send_some(run.parts)
                 if sent_bytes != run.total_bytes:
                     await self._sender.send_rest(run, sent_bytes)
-                if instance.data_set_length > STREAMED_AFTER_BYTES:
+                if prepared.data_set_length > STREAMED_AFTER_BYTES:
                     end = run.offset + run.data_bytes
                     self.streamed_bytes += max(0, end - max(run.offset, STREAMED_AFTER_BYTES))
             assert operation is not None
@@ -473,7 +457,7 @@ class Association:
                 self._framer.let_go()
             raise
         finally:
-            instance.source.close()
+            prepared.source.close()
 
     async def _write_command(self, pdus: bytes) -> None:
         """Write the PDUs of a command set that no data set follows."""
@@ -488,9 +472,9 @@ class Association:
             self._fail(AssociationLost(_CANCELLED))
             raise
 
-    def _begin_store(self, instance: Instance, context_id: int, priority: int) -> tuple[Operation, bytes]:
+    def _begin_store(self, prepared: Prepared, priority: int) -> tuple[Operation, bytes]:
         operation = self._exchange.begin(
-            context_id, CStoreRQ, instance.sop_class_uid, instance.sop_instance_uid, priority
+            prepared.context_id, CStoreRQ, prepared.sop_class_uid, prepared.sop_instance_uid, priority
         )
         try:
             command_set = operation.request.encode()
@@ -498,19 +482,19 @@ class Association:
             self._exchange.withdraw(operation.message_id)
             raise SourceError(str(error)) from error
         if logger.isEnabledFor(logging.INFO):
-            self._trace_store(instance, operation)
+            self._trace_store(prepared, operation)
         return operation, command_set
 
-    def _runs(self, instance: Instance, context_id: int) -> Iterable[Run]:
+    def _runs(self, prepared: Prepared) -> Iterable[Run]:
         try:
-            data_set = instance.source.view()
+            data_set = prepared.source.view()
         except SourceError:
             raise
         except Exception as error:
-            raise unreadable(instance, error) from error
+            raise unreadable(prepared.instance, error) from error
         if data_set is not None:
-            return self._framer.runs_from_memory(context_id, data_set)
-        return self._framer.runs_with_holes(context_id, instance.data_set_length)
+            return self._framer.runs_from_memory(prepared.context_id, data_set)
+        return self._framer.runs_with_holes(prepared.context_id, prepared.data_set_length)
 
     def _sent(self, operation: Operation) -> None:
         """The request is wholly written: from now on it can be answered, and the clock runs."""
@@ -735,13 +719,13 @@ class Association:
         if logger.isEnabledFor(kind.level):
             logger.log(kind.level, kind(association_number=self.trace_number, **fields))
 
-    def _trace_store(self, instance: Instance, operation: Operation) -> None:
+    def _trace_store(self, prepared: Prepared, operation: Operation) -> None:
         assert isinstance(operation.request, CStoreRQ)
         self._trace(
             trace.StoreSent,
-            path=instance.path,
+            path=prepared.instance.path,
             context_id=operation.context_id,
-            transfer_syntax_uid=instance.transfer_syntax_uid,
+            transfer_syntax_uid=prepared.transfer_syntax_uid,
             request=operation.request,
         )
 

@@ -12,7 +12,6 @@ import zlib
 from typing import TYPE_CHECKING, Final
 
 from asyncstore.instances.elements import encoding_of
-from asyncstore.instances.instance import Instance
 from asyncstore.preparation.reencode import CannotConvert, Transcoder
 from asyncstore.preparation.spool import PIECE_BYTES, Spool
 from asyncstore.uids import (
@@ -25,6 +24,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
     from asyncstore.instances.elements import Buffer
+    from asyncstore.instances.instance import Instance
     from asyncstore.instances.source import DataSource
 
 # A deflated stream that grows beyond this is taken for a bomb: no single value could be longer (PS3.5 7.1.1).
@@ -36,16 +36,16 @@ def can_convert(transfer_syntax_uid: str, to_transfer_syntax_uid: str) -> bool:
     return {transfer_syntax_uid, to_transfer_syntax_uid} <= set(UNCOMPRESSED_TRANSFER_SYNTAXES)
 
 
-def convert(instance: Instance, transfer_syntax_uid: str) -> Instance:
-    """The same instance with its data set in another uncompressed transfer syntax.
+def convert(instance: Instance, transfer_syntax_uid: str) -> DataSource:
+    """The data set of an instance in another uncompressed transfer syntax.
 
-    Blocking: reads the whole data set. The result keeps path, size and time of the file and has a source of its own.
+    Blocking: reads the whole data set. Its own source is the answer when that is its transfer syntax already.
     Raises CannotConvert when the data set does not let itself be read or the pair is not among the four,
     SourceChanged or OSError when its file does not.
     """
     given = instance.transfer_syntax_uid
     if given == transfer_syntax_uid:
-        return instance
+        return instance.source
     if not can_convert(given, transfer_syntax_uid):
         raise CannotConvert(f"no conversion from {given} to {transfer_syntax_uid}")
     result = Spool()
@@ -58,27 +58,13 @@ def convert(instance: Instance, transfer_syntax_uid: str) -> Instance:
             _write_explicit_little(instance, result.write)
         else:
             _transcode(instance, transfer_syntax_uid, result.write)
-        source = result.to_source()
+        return result.to_source()
     except BaseException as error:
         result.discard()
         _clear_frames(error)
         raise
     finally:
         instance.source.close()
-    return Instance(
-        instance.path,
-        instance.sop_class_uid,
-        instance.sop_instance_uid,
-        transfer_syntax_uid,
-        0,
-        source.length_bytes,
-        source,
-        instance.size_bytes,
-        instance.mtime_ns,
-        instance.study_instance_uid,
-        instance.series_instance_uid,
-        instance.meta_difference,
-    )
 
 
 def _clear_frames(error: BaseException | None) -> None:

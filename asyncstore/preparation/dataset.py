@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import dataclasses
 from typing import TYPE_CHECKING, Final
 
 from asyncstore.errors import MissingUID, SourceError
@@ -37,7 +38,12 @@ def instance_of_dataset(data_set: Dataset) -> Instance:
     except Exception as error:  # pydicom raises all kinds, with a traceback of its own below the first line
         reason = str(error).partition("\n")[0] or type(error).__name__
         raise SourceError(f"the data set cannot be encoded: {reason}") from error
-    return convert(instance, wanted) if wanted and wanted != instance.transfer_syntax_uid else instance
+    if wanted and wanted != instance.transfer_syntax_uid:
+        source = convert(instance, wanted)
+        return dataclasses.replace(
+            instance, transfer_syntax_uid=wanted, data_set_length=source.length_bytes, source=source
+        )
+    return instance
 
 
 def _encoded_instance(data_set: Dataset, meta: Dataset | dict[str, str], wanted: str) -> Instance:

@@ -10,7 +10,8 @@ import anyio
 
 from asyncstore.aio.signal import Signal
 from asyncstore.errors import AssociationLost, AsyncStoreError, SourceError
-from asyncstore.instances.outcome import Outcome, no_context, outcome_of, source_problem
+from asyncstore.instances.outcome import Outcome, outcome_of, source_problem
+from asyncstore.preparation.prepare import conversion, prepare_now
 
 if TYPE_CHECKING:
     from typing import Protocol, TypeAlias
@@ -115,7 +116,7 @@ class Worker:
             if pair[0] == first_sop_class_uid
             or not contexts.may_be_accepted(pair[0])
             or contexts.find(*pair) is not None
-            or (self._options.convert and contexts.conversion(*pair) is not None)
+            or (self._options.convert and conversion(contexts, *pair) is not None)
         )
 
     async def _work(self) -> None:
@@ -132,21 +133,22 @@ class Worker:
 
     async def _send(self, pending: Pending) -> None:
         """Send one instance; it is in flight when this returns, or has an outcome."""
-        ready = instance = pending.instance
-        self._sending = (pending, ready.transfer_syntax_uid, ready.data_set_length)
+        instance = pending.instance
+        self._sending = (pending, instance.transfer_syntax_uid, instance.data_set_length)
         try:
-            if self.association.contexts.find(instance.sop_class_uid, instance.transfer_syntax_uid) is None:
-                prepared = await self.association.prepare(instance) if self._options.convert else no_context(instance)
-                if isinstance(prepared, Outcome):
-                    self._sending = None
-                    self._employer.not_sent(self, pending, prepared)
-                    return
-                ready = prepared
-                self._sending = (pending, ready.transfer_syntax_uid, ready.data_set_length)
+            prepared = prepare_now(instance, self.association.contexts, convert=self._options.convert)
+            if prepared is None:
+                prepared = await self.association.prepare(instance)
+            if isinstance(prepared, Outcome):
+                self._sending = None
+                self._employer.not_sent(self, pending, prepared)
+                return
+            if prepared.source is not instance.source:
+                self._sending = (pending, prepared.transfer_syntax_uid, prepared.data_set_length)
             if pending.losses:  # it may be what the associations died of: let no other be lost with it
                 await self._wait_until_alone()
             await self.association.send(
-                ready, self._on_answer, on_begin=self._on_begin, priority=self._options.priority
+                prepared, self._on_answer, on_begin=self._on_begin, priority=self._options.priority
             )
             if pending.losses:
                 await self._wait_until_alone()

@@ -5,13 +5,6 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Final, NamedTuple, Self
 
 from asyncstore.errors import LocalProtocolError
-from asyncstore.uids import (
-    DEFLATED_EXPLICIT_VR_LITTLE_ENDIAN,
-    EXPLICIT_VR_BIG_ENDIAN,
-    EXPLICIT_VR_LITTLE_ENDIAN,
-    IMPLICIT_VR_LITTLE_ENDIAN,
-    UNCOMPRESSED_TRANSFER_SYNTAXES,
-)
 from asyncstore.upper_layer.items import PresentationContext
 from asyncstore.upper_layer.pdu import MAXIMUM_CONTEXTS
 
@@ -21,15 +14,6 @@ if TYPE_CHECKING:
     from asyncstore.upper_layer.items import PresentationContextResult
 
 _UNEXPLAINED: Final = (1, 2)  # user rejection, no reason (provider rejection): PS3.8 Table 9-18
-
-# What a data set is converted to when the peer did not accept its own transfer syntax, best first: explicit VRs are
-# kept where they can be, and what every peer must read comes before what few do.
-_CONVERSION_TARGETS: Final = (
-    EXPLICIT_VR_LITTLE_ENDIAN,
-    IMPLICIT_VR_LITTLE_ENDIAN,
-    EXPLICIT_VR_BIG_ENDIAN,
-    DEFLATED_EXPLICIT_VR_LITTLE_ENDIAN,
-)
 
 
 class AcceptedContext(NamedTuple):
@@ -83,12 +67,6 @@ class AcceptedContexts:
     def any_of(self, abstract_syntax: str) -> int | None:
         """The ID of a context for the abstract syntax, whatever its transfer syntax."""
         return next((context_id for (uid, _), context_id in self._ids.items() if uid == abstract_syntax), None)
-
-    def conversion(self, sop_class_uid: str, transfer_syntax_uid: str) -> str | None:
-        """The transfer syntax into which an instance can be converted to be sent; None when there is none."""
-        if transfer_syntax_uid not in UNCOMPRESSED_TRANSFER_SYNTAXES:
-            return None
-        return next((uid for uid in _CONVERSION_TARGETS if (sop_class_uid, uid) in self._ids), None)
 
 
 def propose(contexts: Iterable[tuple[str, Sequence[str]]]) -> tuple[PresentationContext, ...]:

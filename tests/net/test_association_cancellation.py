@@ -41,6 +41,7 @@ from tests.support.associations import (
     instance_of,
     make_stalling,
     pattern,
+    send,
     stalling,
     tasks,
     tiny,
@@ -123,7 +124,7 @@ async def test_the_message_of_these_tests_has_the_length_that_they_take_it_for()
     hearing = Hearing()
     with ScriptedSCP(hearing) as scp, anyio.fail_after(LIMIT_SECONDS):
         async with to(scp) as association:
-            await association.send(instance(450), lambda *_: None)
+            await send(association, instance(450), lambda *_: None)
     units = list(units_of(hearing.stream))
     assert sum(len(unit.encode()) for unit in units if isinstance(unit, DataTF)) == MESSAGE_BYTES
     assert [len(fragment.data) for fragment in fragments_of(units)] == [102, 200, 200, 50]
@@ -204,7 +205,7 @@ async def test_cancelled_while_it_waits_for_room_nothing_was_begun() -> None:
     with ScriptedSCP(accepting(answers_late)) as scp, anyio.fail_after(LIMIT_SECONDS):
         async with to(scp) as association:
             answered = anyio.Event()
-            await association.send(instance(uid="1.2.1"), lambda *_: answered.set())
+            await send(association, instance(uid="1.2.1"), lambda *_: answered.set())
             async with anyio.create_task_group() as group:
                 group.start_soon(is_cancelled, lambda: association.store(instance(uid="1.2.2")), is_waiting)
                 await anyio.wait_all_tasks_blocked()
@@ -454,7 +455,7 @@ class Mistake(Exception):
 async def makes_a_mistake(association: Association, is_busy: bool = False) -> None:
     async with association:
         if is_busy:
-            await association.send(instance(), lambda *_: None)
+            await send(association, instance(), lambda *_: None)
         raise Mistake
 
 

@@ -34,6 +34,7 @@ from tests.support.associations import (
     instance,
     instance_of,
     make_stalling,
+    send,
     stalling,
     tiny,
     to,
@@ -238,7 +239,7 @@ async def test_an_end_with_operations_outstanding_is_known_at_once(end: str) -> 
 
     with ScriptedSCP(accepting(ends, **with_window(2))) as scp, anyio.fail_after(LIMIT_SECONDS):
         async with to(scp, window=2) as association:
-            await association.send(instance(uid="1.2.1"), lambda *_: pytest.fail("it was answered"))
+            await send(association, instance(uid="1.2.1"), lambda *_: pytest.fail("it was answered"))
             with pytest.raises(kind, match=text) as caught:
                 await association.store(instance(uid="1.2.2"))
             assert caught.value.outstanding == (1, 2)
@@ -289,7 +290,7 @@ async def test_a_failed_association_can_be_tried_again_and_again_and_keeps_nothi
             await failed.wait()
             lengths = set()
             for _ in range(5):
-                for call in (lambda: association.store(path), lambda: association.send(instance(), lambda *_: None)):
+                for call in (lambda: association.store(path), lambda: send(association, instance(), lambda *_: None)):
                     with pytest.raises(ConnectionLost) as caught:
                         await call()
                     assert caught.value is association.failure
@@ -309,7 +310,7 @@ async def test_a_failed_association_reads_no_file(tmp_path: Path, monkeypatch: p
             unread = instance_of(ReadPiecewise(bytes(100)))
             monkeypatch.setattr(unread.source, "read_into", lambda *_, **__: pytest.fail("it read the file"))
             with pytest.raises(ConnectionLost):
-                await association.send(unread, lambda *_: None)
+                await send(association, unread, lambda *_: None)
 
 
 async def test_an_answer_counts_also_when_the_end_comes_with_it() -> None:
@@ -471,7 +472,7 @@ async def test_an_answer_that_waits_to_be_read_is_in_time_though_the_program_sto
     with ScriptedSCP(accepting(answers)) as scp, anyio.fail_after(LIMIT_SECONDS):
         async with to(scp) as association:
             answer: list[object] = []
-            await association.send(instance(), lambda *what: answer.append(what))
+            await send(association, instance(), lambda *what: answer.append(what))
             may_answer.set()
             assert has_answered.wait(LIMIT_SECONDS)  # nothing else moves meanwhile
             now = time.monotonic() + 2 * association.timeouts.dimse_seconds

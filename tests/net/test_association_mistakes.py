@@ -23,6 +23,7 @@ from tests.support.associations import (
     instance,
     instance_in,
     instance_of,
+    send,
     tasks,
     to,
     with_window,
@@ -74,7 +75,7 @@ async def test_a_mistake_in_a_callback_leaves_the_block_as_itself_and_ends_every
 
     async def three_are_sent() -> None:
         async with to(scp, window=3) as association:
-            await association.send(instance(uid="1.2.1"), mistaken)
+            await send(association, instance(uid="1.2.1"), mistaken)
             async with anyio.create_task_group() as group:
                 group.start_soon(is_lost_by_it, association, "1.2.2")
                 group.start_soon(is_lost_by_it, association, "1.2.3")
@@ -111,7 +112,7 @@ async def test_a_mistake_before_the_first_byte_is_raised_where_it_is_sent_and_en
     with ScriptedSCP(accepting(Wire.drain)) as scp, anyio.fail_after(LIMIT_SECONDS):
         async with to(scp) as association:
             with pytest.raises(Mistake):
-                await association.send(instance(), lambda *_: None, on_begin=mistaken)
+                await send(association, instance(), lambda *_: None, on_begin=mistaken)
             with pytest.raises(AssociationLost, match="because of an exception: Mistake"):
                 await association.store(instance())
 
@@ -134,7 +135,7 @@ async def test_a_mistake_does_not_take_the_place_of_a_cancellation() -> None:
             async with to(scp) as association:
                 failed = anyio.Event()
                 association.on_failure = failed.set
-                await association.send(instance(), mistaken)
+                await send(association, instance(), mistaken)
                 await failed.wait()
                 scope.cancel()
                 await anyio.lowlevel.checkpoint()

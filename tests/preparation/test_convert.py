@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import errno
 import gc
 import os
@@ -25,7 +26,7 @@ from asyncstore.instances.instance import Instance
 from asyncstore.instances.source import FileSource
 from asyncstore.preparation import convert as convert_module
 from asyncstore.preparation import reencode, spool
-from asyncstore.preparation.convert import can_convert, convert
+from asyncstore.preparation.convert import can_convert
 from asyncstore.preparation.reencode import DEEPEST_NESTING, CannotConvert
 from asyncstore.preparation.spool import NoTemporaryFile
 from asyncstore.uids import (
@@ -63,6 +64,20 @@ SHORT: Final = {
 }
 needs_full = pytest.mark.skipif(not os.path.exists("/dev/full"), reason="there is no /dev/full")
 TRUNCATED: Final = {"MR_truncated.dcm", "rtplan_truncated.dcm"}
+
+
+def convert(instance: Instance, transfer_syntax_uid: str) -> Instance:
+    """The instance with its data set converted, to be read or converted again."""
+    source = convert_module.convert(instance, transfer_syntax_uid)
+    if source is instance.source:
+        return instance
+    return dataclasses.replace(
+        instance,
+        transfer_syntax_uid=transfer_syntax_uid,
+        data_set_offset=0,
+        data_set_length=source.length_bytes,
+        source=source,
+    )
 
 
 def uncompressed(*, truncated: bool = False) -> list[Path]:

@@ -15,6 +15,7 @@ from asyncstore.net import transport
 from asyncstore.net.association import Association, associate
 from asyncstore.net.peer import Peer, Timeouts
 from asyncstore.net.transport import SocketTransport
+from asyncstore.preparation.prepare import Prepared, prepare_now
 from asyncstore.uids import (
     CT_IMAGE_STORAGE,
     DEFLATED_EXPLICIT_VR_LITTLE_ENDIAN,
@@ -31,7 +32,12 @@ if TYPE_CHECKING:
     import socket
     from collections.abc import Callable, Iterator, Sequence
     from pathlib import Path
-    from typing import Any
+    from typing import Any, TypeAlias
+
+    from asyncstore.dimse.operations import Operation
+    from asyncstore.status import Status
+
+    OnAnswer: TypeAlias = Callable[[Operation, Status], None]
 
     import pytest
 
@@ -123,6 +129,13 @@ def image_file(path: Path, uid: str = "1.2.3.4", value_bytes: int = 1000) -> Pat
     meta = files.file_meta(sop_instance_uid=uid)
     path.write_bytes(files.dicom_file(meta=meta, body=image(uid, value_bytes)))
     return path
+
+
+async def send(association: Association, instance: Instance, on_answer: OnAnswer, **options: Any) -> Operation:
+    """Write one C-STORE request, for which the peer accepted a context, and leave its answer to `on_answer`."""
+    prepared = prepare_now(instance, association.contexts)
+    assert isinstance(prepared, Prepared)
+    return await association.send(prepared, on_answer, **options)
 
 
 def accepting(script: Callable[[Wire], object], **options: Any) -> Script:

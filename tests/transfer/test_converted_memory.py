@@ -10,7 +10,7 @@ import anyio
 import pytest
 
 from asyncstore.instances.outcome import State
-from asyncstore.instances.source import BytesSource
+from asyncstore.instances.source import BytesSource, DataSource
 from asyncstore.net.association import associate
 from asyncstore.preparation import convert as convert_module
 from asyncstore.uids import CT_IMAGE_STORAGE, EXPLICIT_VR_LITTLE_ENDIAN, IMPLICIT_VR_LITTLE_ENDIAN
@@ -40,11 +40,10 @@ class Conversions:
         self.all_gone = threading.Event()
         self._gone = 0
 
-    def convert(self, instance: Instance, transfer_syntax_uid: str) -> Instance:
-        converted = REAL_CONVERT(instance, transfer_syntax_uid)
-        self.made.append(read_all(converted.source))
-        converted.source = FollowedSource(self.made[-1])
-        weakref.finalize(converted.source, self._one_gone)
+    def convert(self, instance: Instance, transfer_syntax_uid: str) -> DataSource:
+        self.made.append(read_all(REAL_CONVERT(instance, transfer_syntax_uid)))
+        converted = FollowedSource(self.made[-1])
+        weakref.finalize(converted, self._one_gone)
         return converted
 
     def _one_gone(self) -> None:

@@ -7,8 +7,6 @@ import pytest
 from asyncstore.errors import LocalProtocolError
 from asyncstore.uids import (
     CT_IMAGE_STORAGE,
-    DEFLATED_EXPLICIT_VR_LITTLE_ENDIAN,
-    EXPLICIT_VR_BIG_ENDIAN,
     EXPLICIT_VR_LITTLE_ENDIAN,
     IMPLICIT_VR_LITTLE_ENDIAN,
     VERIFICATION,
@@ -99,26 +97,3 @@ def test_a_class_is_found_whatever_its_transfer_syntax() -> None:
     contexts = accepted(JPEG_BASELINE)
     assert contexts.any_of(CT_IMAGE_STORAGE) == 1
     assert contexts.any_of(VERIFICATION) is None
-
-
-@pytest.mark.parametrize(
-    ("there_are", "target"),
-    [
-        ((IMPLICIT_VR_LITTLE_ENDIAN, EXPLICIT_VR_LITTLE_ENDIAN), EXPLICIT_VR_LITTLE_ENDIAN),
-        ((DEFLATED_EXPLICIT_VR_LITTLE_ENDIAN, IMPLICIT_VR_LITTLE_ENDIAN), IMPLICIT_VR_LITTLE_ENDIAN),
-        ((DEFLATED_EXPLICIT_VR_LITTLE_ENDIAN, EXPLICIT_VR_BIG_ENDIAN), EXPLICIT_VR_BIG_ENDIAN),
-        ((DEFLATED_EXPLICIT_VR_LITTLE_ENDIAN,), DEFLATED_EXPLICIT_VR_LITTLE_ENDIAN),
-        ((JPEG_BASELINE,), None),
-        ((), None),
-    ],
-)
-def test_an_uncompressed_data_set_is_converted_to_the_best_that_was_accepted(
-    there_are: tuple[str, ...], target: str | None
-) -> None:
-    assert accepted(*there_are).conversion(CT_IMAGE_STORAGE, EXPLICIT_VR_LITTLE_ENDIAN) == target
-
-
-def test_a_compressed_data_set_and_another_class_are_not_converted() -> None:
-    contexts = accepted(EXPLICIT_VR_LITTLE_ENDIAN)
-    assert contexts.conversion(CT_IMAGE_STORAGE, JPEG_BASELINE) is None
-    assert contexts.conversion(MR_IMAGE_STORAGE, IMPLICIT_VR_LITTLE_ENDIAN) is None

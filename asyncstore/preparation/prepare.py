@@ -1,0 +1,99 @@
+"""As what an instance is sent on an association: as it is, or converted to a transfer syntax that the peer accepted."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final
+
+from asyncstore.instances.outcome import Outcome, no_context
+from asyncstore.instances.problem import unreadable
+from asyncstore.uids import (
+    DEFLATED_EXPLICIT_VR_LITTLE_ENDIAN,
+    EXPLICIT_VR_BIG_ENDIAN,
+    EXPLICIT_VR_LITTLE_ENDIAN,
+    IMPLICIT_VR_LITTLE_ENDIAN,
+    UNCOMPRESSED_TRANSFER_SYNTAXES,
+)
+
+if TYPE_CHECKING:
+    from asyncstore.instances.instance import Instance
+    from asyncstore.instances.source import DataSource
+    from asyncstore.upper_layer.contexts import AcceptedContexts
+
+# What a data set is converted to when the peer did not accept its own transfer syntax, best first: explicit VRs are
+# kept where they can be, and what every peer must read comes before what few do.
+_CONVERSION_TARGETS: Final = (
+    EXPLICIT_VR_LITTLE_ENDIAN,
+    IMPLICIT_VR_LITTLE_ENDIAN,
+    EXPLICIT_VR_BIG_ENDIAN,
+    DEFLATED_EXPLICIT_VR_LITTLE_ENDIAN,
+)
+
+
+# Not frozen, although nothing should change one: every instance needs one, and a frozen one costs three times as much.
+@dataclass(slots=True, eq=False)
+class Prepared:
+    """An instance as it is sent on one association: its presentation context, transfer syntax and bytes.
+
+    `source` gives the `data_set_length` bytes of the data set in `transfer_syntax_uid`; the file's own source unless
+    the data set was converted. `sop_class_uid` and `sop_instance_uid` are those of the C-STORE request.
+    """
+
+    instance: Instance
+    context_id: int
+    sop_class_uid: str
+    sop_instance_uid: str
+    transfer_syntax_uid: str
+    data_set_length: int
+    source: DataSource
+
+
+def prepare_now(instance: Instance, contexts: AcceptedContexts, *, convert: bool = True) -> Prepared | Outcome | None:
+    """The instance as it is, or the outcome when none of the accepted contexts fits; never blocks.
+
+    None where it must be converted first, by `prepare`; without `convert` that is an outcome, too.
+    """
+    sop_class_uid, transfer_syntax_uid = instance.sop_class_uid, instance.transfer_syntax_uid
+    context_id = contexts.find(sop_class_uid, transfer_syntax_uid)
+    if context_id is None:
+        is_convertible = convert and conversion(contexts, sop_class_uid, transfer_syntax_uid) is not None
+        return None if is_convertible else no_context(instance)
+    return Prepared(
+        instance,
+        context_id,
+        sop_class_uid,
+        instance.sop_instance_uid,
+        transfer_syntax_uid,
+        instance.data_set_length,
+        instance.source,
+    )
+
+
+def conversion(contexts: AcceptedContexts, sop_class_uid: str, transfer_syntax_uid: str) -> str | None:
+    """The transfer syntax into which an instance can be converted to be sent; None when there is none."""
+    if transfer_syntax_uid not in UNCOMPRESSED_TRANSFER_SYNTAXES:
+        return None
+    return next((uid for uid in _CONVERSION_TARGETS if contexts.find(sop_class_uid, uid) is not None), None)
+
+
+def prepare(instance: Instance, contexts: AcceptedContexts) -> Prepared | Outcome:
+    """The instance as it can be sent with these accepted contexts; an outcome when none of them fits.
+
+    Blocks for as long as a conversion takes. Raises SourceError when the data set cannot be read or converted.
+    """
+    prepared = prepare_now(instance, contexts)
+    if prepared is not None:
+        return prepared
+    sop_class_uid = instance.sop_class_uid
+    target = conversion(contexts, sop_class_uid, instance.transfer_syntax_uid)
+    assert target is not None
+    context_id = contexts.find(sop_class_uid, target)
+    assert context_id is not None
+    from asyncstore.preparation import convert
+
+    try:
+        source = convert.convert(instance, target)
+    except OSError as error:
+        raise unreadable(instance, error) from error
+    uids = (sop_class_uid, instance.sop_instance_uid, target)
+    return Prepared(instance, context_id, *uids, source.length_bytes, source)
