@@ -41,9 +41,12 @@ if TYPE_CHECKING:
     from asyncstore.ledger.protocol import Ledger
     from asyncstore.ledger.sqlite.ledger import SqliteLedger
     from asyncstore.ledger.sqlite.reader import LedgerReader
-    from asyncstore.net.acceptor import Arrival, OnStore, StorageSCP
-    from asyncstore.net.association import Association, associate
+    from asyncstore.net.mock import MockTransport
     from asyncstore.net.peer import Peer, Timeouts
+    from asyncstore.net.provider import ServiceProvider
+    from asyncstore.net.transport import Transport
+    from asyncstore.services.scu import Association, associate
+    from asyncstore.services.storage_scp import Arrival, OnStore, StorageSCP
     from asyncstore.status import Status
     from asyncstore.transfer.engine import Transfer, store
     from asyncstore.transfer.options import RetryPolicy, TransferOptions
@@ -63,7 +66,7 @@ __all__ = [
     "scan", "ScanProblem", "ProblemKind", "Instance", "instance_from", "instance_from_bytes",
     "DataSource", "FileSource", "BytesSource", "Outcome", "State", "Status",
     # the other end
-    "StorageSCP", "Arrival", "OnStore",
+    "StorageSCP", "Arrival", "OnStore", "ServiceProvider", "Transport", "MockTransport",
     # errors
     "AsyncStoreError", "SourceError", "NotDicom", "MissingUID", "SourceChanged", "AssociateError", "ConnectFailed",
     "AssociationRejected", "NoAcceptedContext", "AssociationLost", "Aborted", "ConnectionLost", "Timeout",
@@ -81,9 +84,12 @@ _MODULES = {
     "asyncstore.ledger.protocol": ("Ledger",),
     "asyncstore.ledger.sqlite.ledger": ("SqliteLedger",),
     "asyncstore.ledger.sqlite.reader": ("LedgerReader",),
-    "asyncstore.net.acceptor": ("Arrival", "OnStore", "StorageSCP"),
-    "asyncstore.net.association": ("Association", "associate"),
+    "asyncstore.services.storage_scp": ("Arrival", "OnStore", "StorageSCP"),
+    "asyncstore.services.scu": ("Association", "associate"),
+    "asyncstore.net.mock": ("MockTransport",),
     "asyncstore.net.peer": ("Peer", "Timeouts"),
+    "asyncstore.net.provider": ("ServiceProvider",),
+    "asyncstore.net.transport": ("Transport",),
     "asyncstore.status": ("Status",),
     "asyncstore.transfer.engine": ("Transfer", "store"),
     "asyncstore.transfer.options": ("RetryPolicy", "TransferOptions"),

@@ -75,6 +75,14 @@ class Turn:
                 self._pass_on()
             raise
 
+    def take(self) -> None:
+        """Have the turn at once, which nobody has; `release` ends it."""
+        self.is_taken = True
+
+    def release(self) -> None:
+        """End a turn that began with `take`."""
+        self._pass_on()
+
     def _pass_on(self) -> None:
         """Give the turn to who has waited longest: it stays taken, so that nobody comes in between."""
         if self._waiting:

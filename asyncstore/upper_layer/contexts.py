@@ -25,13 +25,18 @@ class AcceptedContext(NamedTuple):
 
 
 class AcceptedContexts:
-    """The presentation contexts that the peer accepted, to be asked for a pair of SOP class and transfer syntax."""
+    """The presentation contexts of an association, to be asked for a pair of SOP class and transfer syntax.
+
+    `by_id` has them by their context IDs.
+    """
 
     def __init__(self, accepted: Iterable[AcceptedContext], unexplained: Collection[str] = ()) -> None:
         self._unexplained = frozenset(unexplained)
         self._ids: dict[tuple[str, str], int] = {}
-        for context_id, abstract_syntax, transfer_syntax_uid in accepted:
-            self._ids.setdefault((abstract_syntax, transfer_syntax_uid), context_id)
+        self.by_id: dict[int, AcceptedContext] = {}
+        for context in accepted:
+            self.by_id[context.context_id] = context
+            self._ids.setdefault((context.abstract_syntax, context.transfer_syntax_uid), context.context_id)
 
     @classmethod
     def of(cls, proposed: Sequence[PresentationContext], results: Iterable[PresentationContextResult]) -> Self:

@@ -18,7 +18,7 @@ from tests.support.transfers import KeepingSCP, check_account, instance, outcome
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from asyncstore.net.acceptor import Arrival
+    from asyncstore.services.storage_scp import Arrival
 
 _YEAR_SECONDS = 365 * 86400.0
 

@@ -76,7 +76,7 @@ def sample_files() -> list[str]:
 
 
 async def _send(files: list[str]) -> int:
-    from asyncstore.net.acceptor import StorageSCP
+    from asyncstore.services.storage_scp import StorageSCP
     from asyncstore.transfer.engine import Transfer
 
     stored: Counter[tuple[str, str]] = Counter()

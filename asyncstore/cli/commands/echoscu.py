@@ -72,7 +72,7 @@ async def _verify(peer: Peer, proposal: dict[str, Any], repeat: int, log: Docume
     """Send the requests; the first signal aborts the association."""
     import anyio
 
-    from asyncstore.net.association import associate
+    from asyncstore.services.scu import associate
 
     code: int = ExitCode.NO_ASSOCIATION
     with anyio.CancelScope() as scope, running.interrupts(scope.cancel, scope.cancel) as received:

@@ -16,7 +16,7 @@ from asyncstore.status import SUCCESS, Status
 from asyncstore.uids import name_of
 
 if TYPE_CHECKING:
-    from asyncstore.net.acceptor import Arrival
+    from asyncstore.services.storage_scp import Arrival
 
 DETAILS = """Runs until Ctrl-C (SIGINT or SIGTERM) ends it, with exit code 0 and a summary at info level.
 
@@ -134,7 +134,7 @@ async def _listen(settings: dict[str, Any]) -> int:
     """Receive until the first signal."""
     import anyio
 
-    from asyncstore.net.acceptor import StorageSCP
+    from asyncstore.services.storage_scp import StorageSCP
 
     logger.debug("asyncstore storescp v%s", __version__)
     logger.debug("")

@@ -17,7 +17,7 @@ import anyio.to_thread
 import pydicom
 import pytest
 
-from asyncstore.net.acceptor import StorageSCP
+from asyncstore.services.storage_scp import StorageSCP
 from asyncstore.status import SUCCESS, Status
 from tests.support import command
 from tests.support.peers import LOOPBACK, dcmtk_storescp, free_port
@@ -25,7 +25,7 @@ from tests.support.peers import LOOPBACK, dcmtk_storescp, free_port
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Iterator
 
-    from asyncstore.net.acceptor import Arrival
+    from asyncstore.services.storage_scp import Arrival
     from tests.support.peers import RunningPeer
 
 SAMPLES = Path(pydicom.__file__).parent / "data" / "test_files"

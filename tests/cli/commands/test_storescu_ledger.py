@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable
 
     from asyncstore.ledger.sqlite.writer import LedgerWriter
-    from asyncstore.net.acceptor import Arrival
+    from asyncstore.services.storage_scp import Arrival
     from asyncstore.status import Status
 
 
