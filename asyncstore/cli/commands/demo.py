@@ -1,4 +1,4 @@
-"""`asyncstore demo`: the main task on this machine alone, with an SCP of our own and the sample files of pydicom."""
+"""`asyncstore demo`: send pydicom's sample files to an SCP of our own, on this machine alone."""
 
 from __future__ import annotations
 
@@ -26,10 +26,10 @@ if TYPE_CHECKING:
     from asyncstore.instances.outcome import Outcome
     from asyncstore.transfer.report import Report
 
-DETAILS = """Nothing leaves this machine: the peer is an SCP of this program on a free port of the loopback interface, \
-which discards what it receives. The log is the documented one at info level; -q leaves only the tables, -d adds PDUs.
+DETAILS = """Nothing leaves this machine: the demo starts its own SCP on a free port of the loopback interface, and \
+the SCP discards what it receives. The log level is info; -q prints only the tables, -d also logs PDUs.
 
-Exit codes: 0 every instance that could be sent has arrived, 3 one has not, 5 the sample files are missing."""
+Exit codes: 0 every instance that can be sent arrived, 3 one did not, 5 the sample files are missing."""
 
 _SAMPLE_FOLDERS: Final = ("test_files", "charset_files")
 _NOT_STORED: Final = (State.SOURCE_PROBLEM, State.SKIPPED, State.NO_CONTEXT)
