@@ -126,7 +126,7 @@ def text(given: object) -> str:
 
 
 def option(*names: str, panel: str, **settings: Any) -> Any:
-    """A typer option in a panel of the help. Its environment variable is not shown: ENVIRONMENT_NOTE covers them all."""
+    """A typer option in a panel of the help. ENVIRONMENT_NOTE covers the environment variables."""
     return typer.Option(*names, rich_help_panel=panel, show_envvar=False, **settings)
 
 

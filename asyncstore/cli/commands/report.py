@@ -15,7 +15,8 @@ if TYPE_CHECKING:
 DETAILS = """Prints counts by state, status and reason, and the directories with the most failures. Sends nothing and \
 changes nothing; it can be used while a run is writing the ledger.
 
-Exit codes: 0 the ledger was read, whatever it says, 2 usage, 6 the ledger cannot be read or stdout cannot be written."""
+Exit codes: 0 the ledger was read, whatever it says, 2 usage, 6 the ledger cannot be read, or stdout \
+cannot be written."""
 
 
 def report(
