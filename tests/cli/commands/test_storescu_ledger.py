@@ -157,7 +157,7 @@ def other_destination(path: Path) -> Path:
 
 REFUSALS = [
     (not_a_ledger, "is not a ledger: it is left as it is"),
-    (other_destination, "is that of OTHER@host:104, and not of ANY-SCP@127.0.0.1:"),
+    (other_destination, "belongs to OTHER@host:104, not to ANY-SCP@127.0.0.1:"),
     (lambda path: path.parent / "nowhere" / "run.db", "there is no directory"),
     (lambda path: path.parent, "it is not a file"),
     (lambda path: Path("/proc/run.db"), "cannot be opened: "),
