@@ -71,26 +71,28 @@ class TransferDisplay:
             total=max(report.found, 1), completed=report.finished_instances, pulse=not report.scan_finished, width=None
         )
         yield Segment.line()
-        line = Text(self.text(), end="")
         # A terminal shows Ctrl-C as ^C behind the text. If that began a new line, the bar would never be erased.
-        line.truncate(options.max_width - 2, overflow="ellipsis")
+        room = options.max_width - 2
+        line = Text(self.text(room), end="")
+        line.truncate(room, overflow="ellipsis")
         yield line
 
-    def text(self) -> str:
-        """Instances, bytes, rate, time left and associations, as one line."""
+    def text(self, room: int = 200) -> str:
+        """Instances, failures, bytes, rate, time left and associations: as many of them as fit into one line."""
         report, rate = self._report, self._rate
         still_scanning = "" if report.scan_finished else "+"
+        failed = f", {report.failed:,} not stored" if report.failed else ""
         parts = [
-            f"{report.finished_instances:,}/{report.found:,}{still_scanning} instances",
+            f"{report.finished_instances:,}/{report.found:,}{still_scanning} instances{failed}",
             f"{size_text(report.stored_bytes)} of {size_text(report.found_bytes)}{still_scanning}",
             f"{size_text(rate.bytes_per_second)}/s",
         ]
         if report.scan_finished and rate.instances_per_second > 0:
             left = (report.found - report.finished_instances) / rate.instances_per_second
-            parts.append(f"{duration_text(max(left, 0.0))} left")
+            parts.append(f"{duration_text(left) if left >= 60 else f'{max(left, 0.0):.0f} s'} left")
         parts.append(count_text(report.associations_open, "association"))
-        if report.failed:
-            parts.append(f"{report.failed:,} not stored")
+        while len(parts) > 1 and len("  ".join(parts)) > room:
+            parts.pop()
         return "  ".join(parts)
 
 
