@@ -28,6 +28,8 @@ if TYPE_CHECKING:
     from asyncstore.transfer.options import TransferOptions
     from asyncstore.transfer.report import Report
 
+# After a run with only these states, and without a request, there was nothing to send.
+_NOTHING_TO_SEND = frozenset((State.RESUMED, State.DUPLICATE, State.SKIPPED, State.SOURCE_PROBLEM))
 # PS3.8 Table 9-21: the rejections that another AE title would have avoided.
 _AE_TITLE_REJECTIONS = ((1, 3), (1, 7))
 
@@ -212,11 +214,10 @@ def summary_text(report: Report) -> str:
     seconds = report.elapsed_seconds
     rate = f", {size_text(report.stored_bytes / seconds)}/s" if seconds > 0 else ""
     resumed = report.states[State.RESUMED]
-    if resumed and report.scan_finished and report.finished == resumed + report.states[State.SKIPPED]:
-        return f"nothing new to send; {resumed:,} already stored by an earlier run"
-    extra = [f"{resumed:,} stored by an earlier run"] if resumed else []
-    if report.duplicates:
-        extra.append(count_text(report.duplicates, "duplicate"))
+    duplicates = [count_text(report.duplicates, "duplicate")] if report.duplicates else []
+    if resumed and report.scan_finished and not report.attempts and _NOTHING_TO_SEND.issuperset(+report.states):
+        return ", ".join([f"nothing new to send; {resumed:,} already stored by an earlier run", *duplicates])
+    extra = [f"{resumed:,} stored by an earlier run", *duplicates] if resumed else duplicates
     stored = count_text(report.stored - resumed, "instance")
     parts = [f"{stored} stored ({size_text(report.stored_bytes)} in {duration_text(seconds)}{rate})", *extra]
     return ", ".join(parts)
