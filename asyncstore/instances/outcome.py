@@ -24,7 +24,7 @@ class State(enum.StrEnum):
         WARNING         stored, and the peer answered with a warning
         RESUMED         an earlier run with the same ledger stored it; not sent
 
-    The peer does not have it, or not this data set; counted by `Report.failed`:
+    Not known to be stored; counted by `Report.failed`:
         FAILED          the peer answered with a failure
         CONFLICT        another data set is stored under the same SOP Instance UID; not sent
         NO_CONTEXT      the peer accepted no presentation context for it; not sent
