@@ -1,8 +1,11 @@
-"""A DICOM Storage SCU that moves whole archives, and the asyncio (anyio) network stack that it stands on.
+"""Send whole imaging archives to a PACS by DICOM C-STORE, from an asyncio or trio program.
 
-    report = await asyncstore.store(["study/"], to=asyncstore.Peer("pacs.example", 11112, ae_title="ARCHIVE"))
+    archive = asyncstore.Peer("pacs.example", 11112, ae_title="ARCHIVE")
+    report = await asyncstore.store(["study/"], to=archive)      # one call
+    async with asyncstore.Transfer(archive, ["study/"]) as transfer: ...       # one outcome for each instance
+    async with asyncstore.associate(archive, contexts=[...]) as association: ...      # one association
 
-Names are loaded when they are first used, so that importing the package costs next to nothing.
+Each name is loaded when it is first used, so importing the package is cheap.
 """
 
 from __future__ import annotations
@@ -100,7 +103,7 @@ _MODULES = {
 _MODULE_OF = {name: module for module, names in _MODULES.items() for name in names}
 
 
-if not TYPE_CHECKING:  # type checkers read the imports above, and would take every misspelt name for one that is here
+if not TYPE_CHECKING:  # type checkers read the imports above; with __getattr__ they would accept any misspelt name
 
     def __getattr__(name: str) -> Any:
         if name not in __all__:

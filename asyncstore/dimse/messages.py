@@ -1,8 +1,8 @@
 """The DIMSE messages as dataclasses that nobody changes: C-STORE, C-FIND, C-ECHO and C-CANCEL (PS3.7 9.3).
 
 `message.encode()` gives the whole command set; `decoding.decode` reads one that the peer sent. Any other command
-becomes an `UnknownMessage`. Every message has `name` ("C-STORE-RQ"), `has_data_set`, and `responded_to`, which is None for a
-request. A response has `status`; `may_be_pending` and `may_have_data_set` say what the standard lets it have.
+becomes an `UnknownMessage`. Every message has `name` ("C-STORE-RQ"), `has_data_set`, and `responded_to`, which is None
+for a request. A response has `status`; `may_be_pending` and `may_have_data_set` say what the standard lets it have.
 """
 
 from __future__ import annotations
