@@ -22,7 +22,6 @@ from asyncstore.dimse.command_set import (
     STATUS,
 )
 from asyncstore.dimse.messages import (
-    _GROUP_LENGTH,
     C_CANCEL_RQ,
     C_ECHO_RQ,
     C_ECHO_RSP,
@@ -32,14 +31,10 @@ from asyncstore.dimse.messages import (
     C_STORE_RSP,
     MEDIUM,
     NO_DATA_SET,
-    CCancelRQ,
     CEchoRQ,
     CEchoRSP,
-    CFindRQ,
-    CFindRSP,
     CStoreRQ,
     CStoreRSP,
-    Message,
     UnknownMessage,
 )
 from asyncstore.errors import RemoteProtocolError
@@ -49,21 +44,19 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from typing import Any
 
+    from asyncstore.dimse.message_types import Message
+    from asyncstore.dimse.query_messages import CCancelRQ, CFindRQ, CFindRSP
+
 
 # A C-STORE-RSP with success as nearly every peer writes it: what stands before and between its SOP class, Message ID
 # and SOP instance.
 _USUAL_START: Final = struct.pack("<II", 0, 4)
-
-
 _USUAL_COMMAND: Final = struct.pack("<IIHII", COMMAND_FIELD << 16, 2, C_STORE_RSP, RESPONDED_TO << 16, 2)
-
-
 _USUAL_SUCCESS: Final = struct.pack(
     "<IIHIIHI", DATA_SET_TYPE << 16, 2, NO_DATA_SET, STATUS << 16, 2, 0, AFFECTED_SOP_INSTANCE_UID << 16
 )
-
-
 _USUAL_CLASS_LENGTH_AT: Final = 16
+_GROUP_LENGTH_BYTES: Final = 12
 
 
 def decode(data: bytes) -> Message:
@@ -90,7 +83,7 @@ def _read_usual_success(data: bytes) -> CStoreRSP | None:
     size = len(data)
     if (
         (start, class_header, command, success) != usual
-        or group_bytes != size - _GROUP_LENGTH.size
+        or group_bytes != size - _GROUP_LENGTH_BYTES
         or instance_bytes != size - fields.size
     ):
         return None
@@ -171,6 +164,8 @@ def _read_c_echo_rsp(elements: dict[int, Any], has_data_set: bool) -> CEchoRSP:
 
 
 def _read_c_find_rq(elements: dict[int, Any], has_data_set: bool) -> CFindRQ:
+    from asyncstore.dimse.query_messages import CFindRQ
+
     for tag in (MESSAGE_ID, AFFECTED_SOP_CLASS_UID):
         if elements.get(tag, "") == "":
             raise _missing(tag, CFindRQ.name)
@@ -180,6 +175,8 @@ def _read_c_find_rq(elements: dict[int, Any], has_data_set: bool) -> CFindRQ:
 
 
 def _read_c_find_rsp(elements: dict[int, Any], has_data_set: bool) -> CFindRSP:
+    from asyncstore.dimse.query_messages import CFindRSP
+
     if RESPONDED_TO not in elements:
         raise _missing(RESPONDED_TO, CFindRSP.name)
     status = _read_status(elements, CFindRSP.name)
@@ -187,6 +184,8 @@ def _read_c_find_rsp(elements: dict[int, Any], has_data_set: bool) -> CFindRSP:
 
 
 def _read_c_cancel_rq(elements: dict[int, Any], has_data_set: bool) -> CCancelRQ:
+    from asyncstore.dimse.query_messages import CCancelRQ
+
     if RESPONDED_TO not in elements:
         raise _missing(RESPONDED_TO, CCancelRQ.name)
     _check_no_data_set(has_data_set, CCancelRQ.name)

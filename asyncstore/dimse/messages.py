@@ -1,8 +1,9 @@
-"""The DIMSE messages as dataclasses that nobody changes: C-STORE, C-FIND, C-ECHO and C-CANCEL (PS3.7 9.3).
+"""The DIMSE messages as dataclasses that nobody changes (PS3.7 9.3): C-STORE and C-ECHO; C-FIND is in query_messages.
 
 `message.encode()` gives the whole command set; `decoding.decode` reads one that the peer sent. Any other command
 becomes an `UnknownMessage`. Every message has `name` ("C-STORE-RQ"), `has_data_set`, and `responded_to`, which is None
 for a request. A response has `status`; `may_be_pending` and `may_have_data_set` say what the standard lets it have.
+`command_field` is the standard's number of the command.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ from __future__ import annotations
 import struct
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import TYPE_CHECKING, ClassVar, Final, TypeAlias
+from typing import TYPE_CHECKING, ClassVar, Final
 
 from asyncstore.dimse import command_set
 from asyncstore.dimse.command_set import (
@@ -32,8 +33,6 @@ from asyncstore.uids import VERIFICATION
 
 if TYPE_CHECKING:
     from asyncstore.status import Status
-
-    pass
 
 # PS3.7 E.1-1, Priority: how urgent a request is to the peer; few peers look at it.
 MEDIUM: Final = 0x0000
@@ -81,6 +80,7 @@ class CStoreRQ:
     """Asks the peer to store the data set that follows (PS3.7 9.3.1.1)."""
 
     name: ClassVar[str] = "C-STORE-RQ"
+    command_field: ClassVar[int] = C_STORE_RQ
     has_data_set: ClassVar[bool] = True
     responded_to: ClassVar[None] = None
 
@@ -143,6 +143,7 @@ class CStoreRSP:
     """
 
     name: ClassVar[str] = "C-STORE-RSP"
+    command_field: ClassVar[int] = C_STORE_RSP
     may_be_pending: ClassVar[bool] = False
     may_have_data_set: ClassVar[bool] = False
 
@@ -156,11 +157,11 @@ class CStoreRSP:
         """The whole command set; LocalProtocolError when a value does not fit its element."""
         return command_set.encode(
             [
-                *_uid_elements(self.affected_sop_class_uid, self.affected_sop_instance_uid),
+                *uid_elements(self.affected_sop_class_uid, self.affected_sop_instance_uid),
                 (COMMAND_FIELD, C_STORE_RSP),
                 (RESPONDED_TO, self.responded_to),
                 (DATA_SET_TYPE, DATA_SET if self.has_data_set else NO_DATA_SET),
-                *_status_elements(self.status),
+                *status_elements(self.status),
             ]
         )
 
@@ -170,6 +171,7 @@ class CEchoRQ:
     """Asks whether the peer is alive (PS3.7 9.3.5.1)."""
 
     name: ClassVar[str] = "C-ECHO-RQ"
+    command_field: ClassVar[int] = C_ECHO_RQ
     has_data_set: ClassVar[bool] = False
     responded_to: ClassVar[None] = None
 
@@ -180,7 +182,7 @@ class CEchoRQ:
         """The whole command set; LocalProtocolError when a value does not fit its element."""
         return command_set.encode(
             [
-                *_uid_elements(self.affected_sop_class_uid),
+                *uid_elements(self.affected_sop_class_uid),
                 (COMMAND_FIELD, C_ECHO_RQ),
                 (MESSAGE_ID, self.message_id),
                 (DATA_SET_TYPE, NO_DATA_SET),
@@ -193,6 +195,7 @@ class CEchoRSP:
     """Answers a C-ECHO-RQ (PS3.7 9.3.5.2)."""
 
     name: ClassVar[str] = "C-ECHO-RSP"
+    command_field: ClassVar[int] = C_ECHO_RSP
     may_be_pending: ClassVar[bool] = False
     may_have_data_set: ClassVar[bool] = False
     has_data_set: ClassVar[bool] = False
@@ -205,86 +208,11 @@ class CEchoRSP:
         """The whole command set; LocalProtocolError when a value does not fit its element."""
         return command_set.encode(
             [
-                *_uid_elements(self.affected_sop_class_uid),
+                *uid_elements(self.affected_sop_class_uid),
                 (COMMAND_FIELD, C_ECHO_RSP),
                 (RESPONDED_TO, self.responded_to),
                 (DATA_SET_TYPE, NO_DATA_SET),
-                *_status_elements(self.status),
-            ]
-        )
-
-
-@dataclass(frozen=True, slots=True)
-class CFindRQ:
-    """Asks the peer for what matches the identifier that follows (PS3.7 9.3.2.1)."""
-
-    name: ClassVar[str] = "C-FIND-RQ"
-    has_data_set: ClassVar[bool] = True
-    responded_to: ClassVar[None] = None
-
-    message_id: int
-    affected_sop_class_uid: str
-    priority: int = MEDIUM
-
-    def encode(self) -> bytes:
-        """The whole command set; LocalProtocolError when a value does not fit its element."""
-        return command_set.encode(
-            [
-                *_uid_elements(self.affected_sop_class_uid),
-                (COMMAND_FIELD, C_FIND_RQ),
-                (MESSAGE_ID, self.message_id),
-                (PRIORITY, self.priority),
-                (DATA_SET_TYPE, DATA_SET),
-            ]
-        )
-
-
-@dataclass(frozen=True, slots=True)
-class CFindRSP:
-    """Answers a C-FIND-RQ (PS3.7 9.3.2.2): pending with one match in its data set, or the last one without."""
-
-    name: ClassVar[str] = "C-FIND-RSP"
-    may_be_pending: ClassVar[bool] = True
-    may_have_data_set: ClassVar[bool] = True
-
-    responded_to: int
-    status: Status
-    affected_sop_class_uid: str = ""
-    has_data_set: bool = False
-
-    def encode(self) -> bytes:
-        """The whole command set; LocalProtocolError when a value does not fit its element."""
-        return command_set.encode(
-            [
-                *_uid_elements(self.affected_sop_class_uid),
-                (COMMAND_FIELD, C_FIND_RSP),
-                (RESPONDED_TO, self.responded_to),
-                (DATA_SET_TYPE, DATA_SET if self.has_data_set else NO_DATA_SET),
-                *_status_elements(self.status),
-            ]
-        )
-
-
-@dataclass(frozen=True, slots=True)
-class CCancelRQ:
-    """Asks the peer to end an operation that has many responses (PS3.7 9.3.2.3); nothing answers it.
-
-    `cancelled_message_id` is the Message ID of the operation's request.
-    """
-
-    name: ClassVar[str] = "C-CANCEL-RQ"
-    has_data_set: ClassVar[bool] = False
-    responded_to: ClassVar[None] = None
-
-    cancelled_message_id: int
-
-    def encode(self) -> bytes:
-        """The whole command set; LocalProtocolError when a value does not fit its element."""
-        return command_set.encode(
-            [
-                (COMMAND_FIELD, C_CANCEL_RQ),
-                (RESPONDED_TO, self.cancelled_message_id),
-                (DATA_SET_TYPE, NO_DATA_SET),
+                *status_elements(self.status),
             ]
         )
 
@@ -318,41 +246,17 @@ class UnknownMessage:
         if self.responded_to is not None:
             elements.append((RESPONDED_TO, self.responded_to))
         if self.status is not None:
-            elements.extend(_status_elements(self.status))
+            elements.extend(status_elements(self.status))
         return command_set.encode(elements)
 
 
-Request: TypeAlias = CStoreRQ | CFindRQ | CEchoRQ
-"""What we ask of a peer, and what it must answer."""
-
-Response: TypeAlias = CStoreRSP | CFindRSP | CEchoRSP
-
-PeerMessage: TypeAlias = Request | CCancelRQ | UnknownMessage
-"""What a peer may ask of us."""
-
-Message: TypeAlias = Request | Response | CCancelRQ | UnknownMessage
-
-
-def response_to(request: Request | UnknownMessage, status: Status) -> Response | UnknownMessage:
-    """The final response to a request of the peer, without a data set. `request` has a Message ID."""
-    match request:
-        case CStoreRQ():
-            uids = (request.affected_sop_class_uid, request.affected_sop_instance_uid)
-            return CStoreRSP(request.message_id, status, *uids)
-        case CFindRQ():
-            return CFindRSP(request.message_id, status, request.affected_sop_class_uid)
-        case CEchoRQ():
-            return CEchoRSP(request.message_id, status)
-    return UnknownMessage(request.command_field | RESPONSE_BIT, None, request.message_id, False, status)
-
-
-def _uid_elements(class_uid: str, instance_uid: str = "") -> list[tuple[int, command_set.Value]]:
+def uid_elements(class_uid: str, instance_uid: str = "") -> list[tuple[int, command_set.Value]]:
     """UIDs that may be left out of a response, and then are empty."""
     pairs = ((AFFECTED_SOP_CLASS_UID, class_uid), (AFFECTED_SOP_INSTANCE_UID, instance_uid))
     return [(tag, uid) for tag, uid in pairs if uid]
 
 
-def _status_elements(status: Status) -> list[tuple[int, command_set.Value]]:
+def status_elements(status: Status) -> list[tuple[int, command_set.Value]]:
     """Status and what comes with it (PS3.7 C)."""
     elements: list[tuple[int, command_set.Value]] = [(STATUS, status.value)]
     if status.offending_elements:

@@ -19,14 +19,14 @@ from dataclasses import dataclass
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Final, TypeAlias
 
-from asyncstore.dimse.messages import CEchoRQ, CEchoRSP, CFindRQ, CFindRSP, CStoreRQ, CStoreRSP
+from asyncstore.dimse.messages import RESPONSE_BIT, UnknownMessage
 from asyncstore.errors import LocalProtocolError, RemoteProtocolError
 from asyncstore.status import SUCCESS, Category
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
-    from asyncstore.dimse.messages import Message, Request, Response
+    from asyncstore.dimse.message_types import Message, Request, Response
     from asyncstore.dimse.reassembly import Received
 
 OnResponse: TypeAlias = "Callable[[Operation, Response, bytes | None], object]"
@@ -34,8 +34,6 @@ OnResponse: TypeAlias = "Callable[[Operation, Response, bytes | None], object]"
 
 LAST_MESSAGE_ID: Final = 0xFFFF
 
-
-_RESPONSES: Final[dict[type[Request], type[Response]]] = {CStoreRQ: CStoreRSP, CFindRQ: CFindRSP, CEchoRQ: CEchoRSP}
 
 # PS3.4 B.2.3, PS3.7 9.1.5: neither C-STORE nor C-ECHO can be pending or cancelled.
 _OF_MANY_RESPONSES: Final = (Category.PENDING, Category.CANCEL)
@@ -137,12 +135,12 @@ class Operations:
         its type cannot have.
         """
         message = received.message
-        if not isinstance(message, (CStoreRSP, CEchoRSP, CFindRSP)):
+        if message.responded_to is None or isinstance(message, UnknownMessage):
             raise _refused(message, "Command Field", "no answer to anything that was asked")
         operation = self._operations.get(message.responded_to)
         if operation is None:
             raise _refused(message, "Message ID Being Responded To", f"{message.responded_to} is not outstanding")
-        if type(message) is not _RESPONSES[type(operation.request)]:
+        if message.command_field != operation.request.command_field | RESPONSE_BIT:
             raise _refused(message, "Command Field", f"no answer to a {operation.request.name}")
         if received.context_id != operation.context_id:
             came = f"{received.context_id}, but the request went out in {operation.context_id}"

@@ -13,14 +13,15 @@ from dataclasses import dataclass
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Final
 
-from asyncstore.dimse.messages import CCancelRQ
+from asyncstore.dimse.query_messages import CCancelRQ
 from asyncstore.errors import RemoteProtocolError
 from asyncstore.status import Status
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from asyncstore.dimse.messages import Request, UnknownMessage
+    from asyncstore.dimse.message_types import Request
+    from asyncstore.dimse.messages import UnknownMessage
     from asyncstore.dimse.reassembly import Received
     from asyncstore.upper_layer.contexts import AcceptedContext
 

@@ -9,7 +9,7 @@ from asyncstore.dimse.decoding import decode
 from asyncstore.errors import RemoteProtocolError
 
 if TYPE_CHECKING:
-    from asyncstore.dimse.messages import Message
+    from asyncstore.dimse.message_types import Message
     from asyncstore.upper_layer.pdu import Fragment
 
 

@@ -238,7 +238,7 @@ class AcceptedAssociation(Association):
 
     def look(self) -> None:
         """Abort when nothing has come from the peer, and nothing is owed to it, for some looks."""
-        is_busy = (self.established and self.performer.at_work) or self.writer.waits != self._waits
+        is_busy = (self.performer is not None and self.performer.at_work) or self.writer.waits != self._waits
         self._waits = self.writer.waits
         self._quiet_looks = 0 if is_busy else self._quiet_looks + 1
         if self._quiet_looks > _LOOKS:
@@ -256,7 +256,7 @@ class AcceptedAssociation(Association):
 
     def _on_readable(self) -> None:
         self._quiet_looks = 0
-        if self.established:
+        if self.performer is not None:
             self.performer.begin_turn()
         super()._on_readable()
 

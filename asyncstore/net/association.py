@@ -10,14 +10,14 @@ from typing import TYPE_CHECKING, cast
 from asyncstore.dimse.reassembly import Incoming
 from asyncstore.net.invoker import Invoker
 from asyncstore.net.link import Link
-from asyncstore.net.performer import Performer
 from asyncstore.upper_layer.contexts import AcceptedContexts
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Iterator
 
-    from asyncstore.dimse.messages import Response
+    from asyncstore.dimse.message_types import Response
     from asyncstore.net.peer import Timeouts
+    from asyncstore.net.performer import Performer
     from asyncstore.net.provider import Providers
     from asyncstore.upper_layer.pdu import Fragment
 
@@ -25,12 +25,11 @@ if TYPE_CHECKING:
 class Association(Link):
     """An association with its accepted presentation contexts (`contexts`); see Link for what else it has.
 
-    `invoker` writes our requests and `performer` has the peer's requests performed, both from the moment on when it is
-    established. `calling_ae_title` is the requestor's.
+    `invoker` writes our requests, from the moment on when it is established; `performer` has the peer's requests
+    performed, from the first one on. `calling_ae_title` is the requestor's.
     """
 
     invoker: Invoker
-    performer: Performer
 
     def __init__(
         self,
@@ -44,7 +43,9 @@ class Association(Link):
         super().__init__(acceptor=acceptor, maximum_length=maximum_length, timeouts=timeouts)
         self.contexts = AcceptedContexts(())
         self.calling_ae_title = calling_ae_title
+        self.performer: Performer | None = None
         self._providers: Providers = providers or {}
+        self._performed_window = 1
         self._incoming = Incoming()
 
     def __repr__(self) -> str:
@@ -70,15 +71,7 @@ class Association(Link):
         """It is accepted: `capacity` bytes fit into a fragment, `window` requests of the peer may be at work."""
         self.contexts = contexts
         self.invoker = Invoker(self, capacity)
-        self.performer = Performer(
-            self,
-            contexts,
-            self._providers,
-            calling_ae_title=self.calling_ae_title,
-            capacity=capacity,
-            window=window,
-            group=self._background,
-        )
+        self._performed_window = window
         self.established = self.is_open = True
         self.changed.set()
 
@@ -91,7 +84,7 @@ class Association(Link):
                 self.invoker.framer.let_go()  # else its buffer stays until the collector finds the cycles of all this
 
     async def _discard(self) -> None:
-        if self.established:
+        if self.performer is not None:
             await self.performer.discard()
 
     def _on_fragments(self, fragments: Iterator[Fragment]) -> Awaitable[object] | None:
@@ -100,7 +93,7 @@ class Association(Link):
             if received is None:
                 self.transport.acknowledge()  # the rest of the message may wait for that
             elif received.message.responded_to is None:
-                pause = self.performer.receive(received)
+                pause = (self.performer or self._begin_performing()).receive(received)
                 if pause is not None:
                     return pause
             else:
@@ -109,4 +102,19 @@ class Association(Link):
         return None
 
     def _resume(self) -> Awaitable[object] | None:
-        return self.performer.resume()
+        return None if self.performer is None else self.performer.resume()
+
+    def _begin_performing(self) -> Performer:
+        """The peer asks for something; most never do."""
+        from asyncstore.net.performer import Performer
+
+        self.performer = Performer(
+            self,
+            self.contexts,
+            self._providers,
+            calling_ae_title=self.calling_ae_title,
+            capacity=self.invoker.framer.capacity,
+            window=self._performed_window,
+            group=self._background,
+        )
+        return self.performer

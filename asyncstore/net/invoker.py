@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import logging
 import time
-from typing import TYPE_CHECKING, Final, Protocol
+from typing import TYPE_CHECKING, Final
 
 from asyncstore.aio.signal import Signal
-from asyncstore.dimse.messages import CEchoRQ, CFindRQ, CStoreRQ
+from asyncstore.dimse.messages import CEchoRQ, CStoreRQ
 from asyncstore.errors import AssociationLost, AsyncStoreError, LocalProtocolError, SourceError
 from asyncstore.instances.problem import unreadable
 from asyncstore.net import trace
@@ -17,12 +17,23 @@ from asyncstore.upper_layer.framing import Framer, Run, frame_command
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
+    from typing import Protocol
 
-    from asyncstore.dimse.messages import Request, Response
+    from asyncstore.dimse.message_types import Request, Response
     from asyncstore.dimse.operations import OnResponse, Operation
     from asyncstore.instances.instance import Instance
     from asyncstore.instances.source import DataSource
     from asyncstore.net.link import Link
+
+    class Payload(Protocol):
+        """A data set that goes out with a request: in which context, from which bytes, and whose it is."""
+
+        instance: Instance
+        context_id: int
+        transfer_syntax_uid: str
+        data_set_length: int
+        source: DataSource
+
 
 logger = logging.getLogger("asyncstore.net")
 
@@ -31,16 +42,6 @@ logger = logging.getLogger("asyncstore.net")
 STREAMED_AFTER_BYTES: Final = 8 << 20
 
 _CANCELLED: Final = "cancelled in the middle of a message"
-
-
-class Payload(Protocol):
-    """A data set that goes out with a request: in which context, from which bytes, and whose it is."""
-
-    instance: Instance
-    context_id: int
-    transfer_syntax_uid: str
-    data_set_length: int
-    source: DataSource
 
 
 class Invoker:
@@ -222,7 +223,7 @@ class Invoker:
 
     def _trace_answered(self, operation: Operation, response: Response) -> None:
         request = operation.request
-        if isinstance(request, CFindRQ):
+        if not isinstance(request, CStoreRQ | CEchoRQ):
             return
         emit(
             logger,

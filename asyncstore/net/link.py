@@ -11,7 +11,7 @@ import contextlib
 import logging
 import time
 from collections import deque
-from typing import TYPE_CHECKING, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Any
 
 import anyio
 
@@ -54,13 +54,6 @@ if TYPE_CHECKING:
 logger = logging.getLogger("asyncstore.net")
 
 
-@runtime_checkable
-class Closable(Protocol):
-    """An awaitable that has to be told when it is not awaited: a coroutine, say."""
-
-    def close(self) -> None: ...
-
-
 class Link:
     """The part of an Association that knows PS3.8 and the connection.
 
@@ -91,7 +84,7 @@ class Link:
             acceptor=acceptor, maximum_length=maximum_length, artim_seconds=timeouts.acse_seconds
         )
         self._receive = self._on_readable  # what is called when something can be read
-        self._pause: Awaitable[object] | None = None  # what the peer's requests wait for; nothing is read meanwhile
+        self._pause: Any = None  # what the peer's requests wait for; nothing is read meanwhile
         self._is_paused = False
         self._backlog: deque[UpperLayerEvent] = deque()
         self._mistake: Exception | None = None
@@ -224,7 +217,7 @@ class Link:
                         self.fail(error)
                 await self._catch_up()
         finally:
-            if isinstance(self._pause, Closable):  # nobody awaits it any more
+            if hasattr(self._pause, "close"):  # a coroutine, say, that is not awaited any more
                 self._pause.close()
 
     async def _catch_up(self) -> None:

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Final
 import anyio.lowlevel
 
 from asyncstore.aio.signal import Signal
-from asyncstore.dimse.messages import response_to
+from asyncstore.dimse.message_types import response_to
 from asyncstore.dimse.performing import SOP_CLASS_NOT_SUPPORTED, Performing
 from asyncstore.dimse.reassembly import MAXIMUM_DATA_SET_BYTES
 from asyncstore.errors import AsyncStoreError, RemoteProtocolError

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Awaitable, Mapping
 from typing import TYPE_CHECKING, Protocol, TypeAlias
 
-from asyncstore.dimse.messages import Response, UnknownMessage
+from asyncstore.dimse.message_types import Response
+from asyncstore.dimse.messages import UnknownMessage
 
 if TYPE_CHECKING:
     from asyncstore.dimse.performing import PeerRequest

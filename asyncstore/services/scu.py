@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from asyncstore.dimse.messages import LOW
 from asyncstore.net.requestor import Requestor
-from asyncstore.services import storage, verification
+from asyncstore.services import storage
 
 if TYPE_CHECKING:
     from pydicom.dataset import Dataset
@@ -56,6 +56,8 @@ class Association(Requestor):
         Raises LocalProtocolError when no context for Verification was accepted, and what ended the association when it
         ended before the answer.
         """
+        from asyncstore.services import verification
+
         return await verification.echo(self)
 
 

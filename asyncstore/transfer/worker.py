@@ -17,7 +17,7 @@ from asyncstore.services.storage import send
 if TYPE_CHECKING:
     from typing import Protocol, TypeAlias
 
-    from asyncstore.dimse.messages import Response
+    from asyncstore.dimse.message_types import Response
     from asyncstore.dimse.operations import Operation
     from asyncstore.services.scu import Association
     from asyncstore.transfer.options import TransferOptions

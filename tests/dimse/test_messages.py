@@ -13,21 +13,9 @@ from pynetdicom.dsutils import decode as independent_decode
 
 from asyncstore.dimse import command_set
 from asyncstore.dimse.decoding import _read_any, _read_usual_success, decode
-from asyncstore.dimse.messages import (
-    HIGH,
-    LOW,
-    MEDIUM,
-    CCancelRQ,
-    CEchoRQ,
-    CEchoRSP,
-    CFindRQ,
-    CFindRSP,
-    CStoreRQ,
-    CStoreRSP,
-    Message,
-    UnknownMessage,
-    response_to,
-)
+from asyncstore.dimse.message_types import Message, response_to
+from asyncstore.dimse.messages import HIGH, LOW, MEDIUM, CEchoRQ, CEchoRSP, CStoreRQ, CStoreRSP, UnknownMessage
+from asyncstore.dimse.query_messages import CCancelRQ, CFindRQ, CFindRSP
 from asyncstore.errors import LocalProtocolError, RemoteProtocolError
 from asyncstore.status import SUCCESS, Status
 from asyncstore.uids import CT_IMAGE_STORAGE, VERIFICATION

@@ -11,8 +11,9 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from asyncstore.dimse.command_set import MAXIMUM_BYTES
-from asyncstore.dimse.messages import CEchoRQ, CEchoRSP, CFindRQ, CFindRSP, CStoreRQ, CStoreRSP, Message, UnknownMessage
+from asyncstore.dimse.messages import CEchoRQ, CEchoRSP, CStoreRQ, CStoreRSP, UnknownMessage
 from asyncstore.dimse.operations import Operation
+from asyncstore.dimse.query_messages import CFindRQ, CFindRSP
 from asyncstore.dimse.reassembly import MAXIMUM_DATA_SET_BYTES, Reassembler, Received
 from asyncstore.errors import LocalProtocolError, RemoteProtocolError
 from asyncstore.status import SUCCESS, Status
@@ -22,6 +23,8 @@ from tests.support.dimse import CONTEXT_ID, Exchange
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
+
+    from asyncstore.dimse.message_types import Message
 
 STUDY_ROOT_FIND = "1.2.840.10008.5.1.4.1.2.2.1"
 LAST_MESSAGE_ID = 65535

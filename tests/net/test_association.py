@@ -14,7 +14,7 @@ import pydicom
 import pytest
 
 from asyncstore.aio.signal import Signal
-from asyncstore.dimse.messages import HIGH, CEchoRQ, CEchoRSP, Response
+from asyncstore.dimse.messages import HIGH, CEchoRQ, CEchoRSP
 from asyncstore.errors import LocalProtocolError, SourceError, StoreFailed
 from asyncstore.inputs.opening import instance_from
 from asyncstore.instances import source as source_module
@@ -59,6 +59,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
     from pathlib import Path
 
+    from asyncstore.dimse.message_types import Response
     from asyncstore.dimse.operations import Operation
     from asyncstore.instances.instance import Instance
     from asyncstore.instances.outcome import Outcome

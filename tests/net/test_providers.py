@@ -8,18 +8,10 @@ import anyio
 import pytest
 
 from asyncstore.dimse import command_set
-from asyncstore.dimse.messages import (
-    CCancelRQ,
-    CEchoRQ,
-    CEchoRSP,
-    CFindRQ,
-    CFindRSP,
-    CStoreRQ,
-    CStoreRSP,
-    UnknownMessage,
-    response_to,
-)
+from asyncstore.dimse.message_types import response_to
+from asyncstore.dimse.messages import CEchoRQ, CEchoRSP, CStoreRQ, CStoreRSP, UnknownMessage
 from asyncstore.dimse.performing import UNRECOGNISED_OPERATION
+from asyncstore.dimse.query_messages import CCancelRQ, CFindRQ, CFindRSP
 from asyncstore.errors import Aborted, ConnectionLost, RemoteProtocolError
 from asyncstore.instances.source import BytesSource
 from asyncstore.net.acceptor import Acceptor

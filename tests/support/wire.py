@@ -44,7 +44,7 @@ if TYPE_CHECKING:
     from types import TracebackType
     from typing import Self
 
-    from asyncstore.dimse.messages import Message
+    from asyncstore.dimse.message_types import Message
 
 LOOPBACK = "127.0.0.1"
 HEADER_BYTES = 6
