@@ -114,10 +114,10 @@ class Sending:
         """The ledger, not yet opened: the transfer does that."""
         if self.ledger is None:
             return None
-        from asyncstore.ledger.sqlite.ledger import SqliteLedger
+        from asyncstore.ledger.opening import open_ledger
         from asyncstore.transfer.options import options_as_data
 
-        return SqliteLedger(
+        return open_ledger(
             self.ledger,
             destination=str(self.peer),
             options=options_as_data(self.options),

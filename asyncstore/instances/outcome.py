@@ -48,7 +48,7 @@ class Outcome:
     `status` is the peer's answer where there was one. `reason` is one plain line, empty when all is well. `retryable`
     says whether sending it again may end otherwise. `attempts` counts C-STORE requests; `transfer_syntax_uid` is the
     one it was sent in, which is not the file's own after a conversion; `bytes_sent` counts data set bytes.
-    `twin_path` is the stored file that has the same SOP Instance UID, where that is why this one was not sent.
+    `stored_path` is the stored file that has the same SOP Instance UID, where that is why this one was not sent.
     """
 
     state: State
@@ -64,7 +64,7 @@ class Outcome:
     message_id: int = 0
     transfer_syntax_uid: str = ""
     bytes_sent: int = 0
-    twin_path: str | None = None
+    stored_path: str | None = None
 
     @property
     def is_stored(self) -> bool:

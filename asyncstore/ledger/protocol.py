@@ -66,12 +66,8 @@ class Offered(Protocol):
     def stamp(self) -> tuple[int, int] | None: ...
 
 
-class Ledger(Protocol):
-    """Where a transfer writes down what became of each instance, and asks what an earlier run did.
-
-    `record`, `failure`, `has_room`, `has_earlier` and `may_know` never block, and all but the last belong to the event
-    loop; `settled` and `known_instances` block, may be called by several threads at once, and never in the event loop.
-    """
+class Recorder(Protocol):
+    """Where a transfer writes down what became of each instance; nothing here blocks, all belongs to the event loop."""
 
     @property
     def failure(self) -> LedgerError | None:
@@ -81,21 +77,23 @@ class Ledger(Protocol):
     def has_room(self) -> bool:
         """Whether outcomes are written as fast as they come; while not, no new instance should be sent."""
 
-    @property
-    def has_earlier(self) -> bool:
-        """Whether an earlier run has recorded anything; while not, `settled` need not be asked."""
-
-    async def __aenter__(self) -> Self: ...
-
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None: ...
-
     def record(self, outcome: Outcome) -> None:
         """Write down what became of an instance, for good or for now; the last of several is kept."""
 
     async def flush(self) -> None:
         """Return when everything recorded so far would survive the end of the process. Raises LedgerError."""
+
+
+class History(Protocol):
+    """What a transfer asks a ledger: what earlier runs did, and which instances are stored already.
+
+    `has_earlier` and `may_know` never block. `settled` and `known_instances` block, may be called by several threads
+    at once, and never in the event loop.
+    """
+
+    @property
+    def has_earlier(self) -> bool:
+        """Whether an earlier run has recorded anything; while not, `settled` need not be asked."""
 
     def settled(self, offered: Sequence[Offered]) -> list[Outcome | None]:
         """For each the outcome that still holds, None for what is to be sent."""
@@ -108,6 +106,19 @@ class Ledger(Protocol):
 
     def known_instances(self, instances: Sequence[Instance]) -> list[list[KnownInstance]]:
         """For each instance those with its SOP Instance UID that were stored from elsewhere."""
+
+
+class Ledger(Recorder, History, Protocol):
+    """Where a transfer writes down what became of each instance, and asks what an earlier run did.
+
+    The transfer enters it and leaves it: `async with`.
+    """
+
+    async def __aenter__(self) -> Self: ...
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None: ...
 
 
 def is_settled(outcome: Outcome) -> bool:

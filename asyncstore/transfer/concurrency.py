@@ -42,7 +42,6 @@ CHANGE_PROBE_SECONDS: Final = 5.0  # a mix of sizes may look like change after c
 HALVING_SECONDS: Final = 1.0  # answers to what was under way already are one and the same pressure
 QUIET_SECONDS: Final = 5.0  # without a new A7xx before more is tried
 CALM_SECONDS: Final = 600.0  # longer than any distance of probes: what comes later was not caused by one
-FAILURES_UNTIL_SINGLE: Final = 5  # more knocks at once do not wake a destination that is down
 CAP_SECONDS: Final = 120.0  # limits of peers are configured, congestion passes in minutes
 LONGEST_CAP_SECONDS: Final = 1800.0  # two rejections an hour disturb no peer
 
@@ -53,7 +52,8 @@ class Progress:
 
     `data_set_bytes` are those of the answered requests. `waiting` counts instances that are ready and that no
     association has taken: without any the source is the bottleneck. `unsent_bytes` are those of the data sets that were
-    found and not sent yet. `busy_seconds` is what the sending itself has taken of one processor's time.
+    found and not sent yet. `busy_seconds` is what the sending itself has taken of one processor's time. `is_doubtful`
+    says that the destination failed so often in a row that one association at a time is tried until it answers.
     """
 
     answers: int
@@ -62,6 +62,7 @@ class Progress:
     waiting: int
     unsent_bytes: int = 0
     busy_seconds: float = 0.0
+    is_doubtful: bool = False
 
 
 class _Trial(NamedTuple):
@@ -133,37 +134,30 @@ class _LearnedCap:
 class Concurrency:
     """How many associations should be open now: `target`, at least 1.
 
-    `associations` fixes the number; only a learned cap and repeated failures lower it. None lets it climb from one to
-    `maximum` while it pays. `now` is monotonic, in seconds; a time before the latest counts as the latest. `target`
-    grows in `update` only, and while work is waiting.
+    `associations` fixes the number; only a learned cap and a doubtful destination lower it. None lets it climb from
+    one to `maximum` while it pays. `now` is monotonic, in seconds; a time before the latest counts as the latest.
+    `target` grows in `update` only, and while work is waiting.
     """
 
     def __init__(self, associations: int | None, maximum: int = 8) -> None:
         self.maximum = max(1, maximum if associations is None else associations)
         self.target = self._level = 1 if associations is None else self.maximum
-        self.failures_in_a_row = 0
+        self._is_single = False
         self._is_fixed = associations is not None
         self._has_begun = False
         self._cap = _LearnedCap(self.maximum)
         self._now = self._probe_at = self._probed_at = self._halved_at = self._pressed_at = -math.inf
         self._probe_seconds, self._quiet_seconds = FIRST_PROBE_SECONDS, QUIET_SECONDS
-        self._answers = 0
         self._meter = _Meter()
         self._upwards = True
         self._trial: _Trial | None = None
         self._rate: float | None = None
         self._usual_rate: float | None = None
 
-    @property
-    def is_single(self) -> bool:
-        """The destination failed so often in a row that one association at a time is tried until it answers."""
-        return self.failures_in_a_row >= FAILURES_UNTIL_SINGLE
-
     def update(self, now: float, progress: Progress) -> int:
         """Take in how the transfer stands, every 20 to 50 ms, and return how many associations should be open."""
         self._now = now = max(now, self._now)
-        if progress.answers > self._answers:
-            self._answers, self.failures_in_a_row = progress.answers, 0
+        self._is_single = progress.is_doubtful
         self._cap.update(now, progress)
         if not self._is_fixed:
             if not self._has_begun and progress.associations_open and (number := _number_at_once(progress)):
@@ -179,7 +173,6 @@ class Concurrency:
     def rejected(self, now: float, associations_open: int) -> None:
         """The peer rejected an association for now, while so many were open."""
         self._now = now = max(now, self._now)
-        self.failures_in_a_row += associations_open < 1
         self._cap.lower(now, associations_open)
         if not self._is_fixed and self._level > self._cap.value:
             self._level = self._cap.value
@@ -188,11 +181,10 @@ class Concurrency:
 
     def lost(self, now: float) -> None:
         """An association, or the attempt to open one, ended in a timeout, an abort or a lost connection."""
-        self.failures_in_a_row += 1
         self._back_off(now)
 
     def _wanted(self) -> int:
-        return 1 if self.is_single else min(self._level, self._cap.value)
+        return 1 if self._is_single else min(self._level, self._cap.value)
 
     def _back_off(self, now: float) -> None:
         self._now = now = max(now, self._now)
@@ -220,7 +212,7 @@ class Concurrency:
             self._meter.restart()
 
     def _climb(self, now: float, progress: Progress) -> None:
-        if not progress.waiting or self.is_single or progress.associations_open != self.target:
+        if not progress.waiting or self._is_single or progress.associations_open != self.target:
             self._meter.restart()
         elif measured := self._meter.measure(now, progress):
             if not self._has_begun and measured.periods >= BEGINNING_PERIODS:

@@ -1,4 +1,4 @@
-"""What to do after each answer and each loss: the tables of policy.py applied, with time as an argument.
+"""What to do after each answer and each loss: the table of reactions applied, with time as an argument.
 
 `Destination` holds what the answers so far say of the peer as a whole; `Judge` decides over one instance at a time: a
 final outcome, or another attempt and when.
@@ -13,7 +13,7 @@ from asyncstore.instances.outcome import Outcome, State, no_context, reason_of
 from asyncstore.status import SUCCESS
 from asyncstore.transfer.destination import Destination, is_our_doing
 from asyncstore.transfer.options import ABORTS_UNTIL_POISON
-from asyncstore.transfer.reactions import Named
+from asyncstore.transfer.reactions import Reactions
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -46,7 +46,7 @@ class Judge:
         self._retry = retry
         self._destination = destination
         # Unless somebody overrides it.
-        self._success_is_stored = retry.reaction_to(SUCCESS.value) == Named.STORED.value
+        self._success_is_stored = retry.reaction_to(SUCCESS.value) == Reactions.STORED.value
 
     def answered(
         self, pending: Pending, outcome: Outcome, now: float, *, others_wait: Callable[[], bool]

@@ -15,7 +15,7 @@ import pytest
 from asyncstore.cli.app import COMMANDS, run_command_line
 from asyncstore.cli.output.documented_log import QUIET
 from asyncstore.cli.sending import Sending
-from asyncstore.transfer.reactions import Named
+from asyncstore.transfer.reactions import Reactions
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -177,8 +177,8 @@ def test_status_reactions_are_read_in_order(storescu: Callable[..., Asked]) -> N
     options = ("--on-status", "A702=stop", "--on-status", "C000-C0FF=failed")
     overrides = storescu(*options, "host", "104", "a.dcm").options.retry.overrides
     assert [(row.first, row.last, row.reaction) for row in overrides] == [
-        (0xA702, 0xA702, Named.STOP.value),
-        (0xC000, 0xC0FF, Named.FAILED.value),
+        (0xA702, 0xA702, Reactions.STOP.value),
+        (0xC000, 0xC0FF, Reactions.FAILED.value),
     ]
 
 

@@ -11,7 +11,7 @@ import itertools
 import os
 import sys
 from collections.abc import Iterable, Iterator
-from typing import Annotated, BinaryIO, Literal, cast
+from typing import Annotated, Any, BinaryIO, Literal, cast
 
 import typer
 
@@ -19,6 +19,7 @@ from asyncstore.cli import options, running
 from asyncstore.cli.output.plain_text import path_text
 from asyncstore.cli.sending import Sending
 from asyncstore.dimse.messages import HIGH, LOW, MEDIUM
+from asyncstore.errors import LocalProtocolError
 from asyncstore.net.peer import Peer
 from asyncstore.transfer.options import RetryPolicy, TransferOptions
 from asyncstore.transfer.reactions import StatusReaction, parse_overrides
@@ -30,8 +31,6 @@ Exit codes: 0 everything stored, 1 no association, 2 usage, 3 some instances fai
 
 _PRIORITIES = {"low": LOW, "medium": MEDIUM, "high": HIGH}
 _PIECE_BYTES = 65536
-# Who keeps a ledger is away for the night: an archive that is restarted meanwhile should not end the run.
-_OUTAGE_SECONDS_WITH_LEDGER = 3600.0
 
 
 def association_count(text: object) -> int | None:
@@ -50,18 +49,11 @@ def report_name(text: object) -> str:
     return str(text)
 
 
-def outage_seconds(given: float | None, *, has_ledger: bool) -> float:
-    """For how long the peer may take nothing, from `--outage-wait` or else from whether there is a ledger."""
-    if given is not None:
-        return given
-    return _OUTAGE_SECONDS_WITH_LEDGER if has_ledger else RetryPolicy().outage_seconds
-
-
 def status_reactions(texts: list[str] | None) -> tuple[StatusReaction, ...]:
     """The rows of `--on-status`."""
     try:
         return parse_overrides(texts or ())
-    except ValueError as error:
+    except LocalProtocolError as error:
         raise typer.BadParameter(str(error), param_hint="--on-status") from None
 
 
@@ -298,6 +290,8 @@ def storescu(
     sources: Iterable[str] = paths or []
     if files_from is not None:
         sources = itertools.chain(sources, listed_paths(files_from, ends_in_nul=null))
+    retry_policy = RetryPolicy if ledger is None else RetryPolicy.for_ledger
+    outage: dict[str, Any] = {} if outage_wait is None else {"outage_seconds": outage_wait}
     transfer_options = TransferOptions(
         calling_ae_title=calling_aet,
         associations=associations,
@@ -310,14 +304,13 @@ def storescu(
         only_needed_contexts=single_context,
         keep_together=cast("Literal['directory', 'study']", keep_together),
         recursive=recursive,
-        retry=RetryPolicy(
+        retry=retry_policy(
             retries=retries,
-            retries_at_start=retries if ledger is not None else 0,
             first_wait_seconds=retry_wait,
-            outage_seconds=outage_seconds(outage_wait, has_ledger=ledger is not None),
             overrides=status_reactions(on_status),
             on_duplicate=cast("Literal['duplicate', 'stored', 'failed']", on_duplicate),
             strict_warnings=strict_warnings,
+            **outage,
         ),
         fail_fast=fail_fast,
     )
