@@ -15,7 +15,7 @@ from asyncstore.instances.instance import Instance
 from asyncstore.transfer.work import directory_of
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Container, Sequence
     from typing import Protocol
 
     from asyncstore.inputs.feed import Fed
@@ -134,15 +134,15 @@ class Admission:
         """Until when nothing may be taken: the time of the gate that opens last."""
         return max(gate.closed_until(now) for gate in self._gates)
 
-    def take(self, taker: object, serves: Callable[[Pair], bool]) -> Pending | None:
-        """The next instance for an association that carries what it `serves`; None when there is none now."""
+    def take(self, taker: object, served: Container[Pair]) -> Pending | None:
+        """The next instance for an association that can carry the pairs `served`; None when there is none now."""
         while not self._destination.is_stopped:
             now = time.monotonic()
             for gate in self._gates:
                 if gate.closed_until(now) > now:
                     self._was_closed = True
                     return None
-            pending = self._work.take(taker, serves)
+            pending = self._work.take(taker, served)
             if self._feed_waits and self._work.has_room:
                 self._let_feed_read()
             if pending is None:

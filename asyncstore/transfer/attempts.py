@@ -45,7 +45,6 @@ class Attempts:
         self._concurrency = concurrency
         self._report = report
         self._recorder = recorder
-        self._others_wait = work.has_untried
 
     def answered(self, pending: Pending, outcome: Outcome) -> bool:
         """The peer answered; True when the association that carried the instance should end."""
@@ -53,7 +52,7 @@ class Attempts:
         report.answers += 1
         report.sent_bytes += min(outcome.bytes_sent, STREAMED_AFTER_BYTES)
         now = time.monotonic()
-        verdict = self._judge.answered(pending, outcome, now, others_wait=self._others_wait)
+        verdict = self._judge.answered(pending, outcome, now)
         if isinstance(verdict, Outcome):
             self.finish(pending, verdict)
             return False

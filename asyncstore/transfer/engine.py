@@ -109,7 +109,7 @@ class Transfer:
         duplicates = None if ledger is None else _duplicates_by(ledger)
         preparing = Preparing(work)
         attempts = Attempts(
-            Judge(options.retry, destination),
+            Judge(options.retry, destination, work),
             outcomes,
             work=work,
             destination=destination,

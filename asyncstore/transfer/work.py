@@ -20,7 +20,7 @@ from asyncstore.aio.signal import Signal
 from asyncstore.instances.head import SMALL_FILE_BYTES
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Collection, Iterator
+    from collections.abc import Collection, Container, Iterator
 
     from asyncstore.instances.instance import Instance
     from asyncstore.transfer.plan import Pair
@@ -204,8 +204,8 @@ class Work:
         pairs = (pair for group in groups for pair, queue in group.waiting.items() if queue)
         return list(dict.fromkeys((*pairs, *(pending.pair for pending in self._again))))
 
-    def take(self, taker: object, serves: Callable[[Pair], bool]) -> Pending | None:
-        """The next instance for an association: `serves(pair)` tells what it can carry.
+    def take(self, taker: object, served: Container[Pair]) -> Pending | None:
+        """The next instance for an association that can carry the pairs `served`.
 
         From the group that it has; else from one that nobody has; else, unless groups are strict, from the one of
         another association with the most waiting: that association is not kept from its own by it. Retries come when
@@ -213,30 +213,30 @@ class Work:
         """
         pending = None
         if self._taken_since_again >= _TAKEN_PER_RETRY:
-            pending = self._take_again(taker, serves)
+            pending = self._take_again(taker, served)
         if pending is None:
-            pending = self._take_new(taker, serves) or self._take_again(taker, serves)
+            pending = self._take_new(taker, served) or self._take_again(taker, served)
         return pending
 
-    def _take_new(self, taker: object, serves: Callable[[Pair], bool]) -> Pending | None:
+    def _take_new(self, taker: object, served: Container[Pair]) -> Pending | None:
         self._taken_since_again += 1
         group = self._group_of.get(taker)
         if group is not None:
-            pending = self._take_from(group, serves)
+            pending = self._take_from(group, served)
             if pending is not None:
                 return pending
         for group in self._others(taker):
-            pending = self._take_from(group, serves)
+            pending = self._take_from(group, served)
             if pending is not None:
                 self._own(group, taker)
                 return pending
         return None
 
-    def _take_again(self, taker: object, serves: Callable[[Pair], bool]) -> Pending | None:
+    def _take_again(self, taker: object, served: Container[Pair]) -> Pending | None:
         self._taken_since_again = 0
         for _ in range(len(self._again)):
             pending = self._again.popleft()
-            if not serves(pending.pair) or (self._strict and not self._is_open_to(pending.key, taker)):
+            if pending.pair not in served or (self._strict and not self._is_open_to(pending.key, taker)):
                 self._again.append(pending)
             elif self._begin_flight(pending):
                 if self._strict:
@@ -280,9 +280,9 @@ class Work:
             group.owner = taker
             self._group_of[taker] = group
 
-    def _take_from(self, group: _Group, serves: Callable[[Pair], bool]) -> Pending | None:
+    def _take_from(self, group: _Group, served: Container[Pair]) -> Pending | None:
         for pair, queue in group.waiting.items():
-            while queue and serves(pair):
+            while queue and pair in served:
                 pending = queue.popleft()
                 if not self._begin_flight(pending):
                     continue

@@ -64,7 +64,8 @@ class Worker:
         self._attempts = attempts
         self._preparing = preparing
         self._bench = Bench(preparing)
-        self._pairs = proposal.pairs
+        self._served: frozenset[Pair] = frozenset()
+        self._carried: frozenset[Pair] = frozenset()
         self._in_flight: dict[int, _Sent] = {}
         self._sending: _Sent | None = None
         self._changed = Signal()  # an answer, the end of the association, or a wish of the pool's
@@ -86,10 +87,6 @@ class Worker:
     def is_open(self) -> bool:
         """Whether there is an association, and nothing has ended it."""
         return self.association.established and self.association.failure is None
-
-    def serves(self, pair: Pair) -> bool:
-        """Whether the association can carry this pair, or has at least proposed all that it needs."""
-        return pair in self._pairs or self.association.contexts.find(*pair) is not None
 
     def wake(self) -> None:
         """Have the worker look whether there is something to do."""
@@ -121,13 +118,15 @@ class Worker:
 
     def begin(self) -> None:
         """The association is established."""
-        self._pairs = self._pairs_served()
+        self._carried = frozenset(self.association.contexts.pairs)
+        self._served = self._carried | self._pairs_done_with()
         self.established_at = time.monotonic()
 
-    def _pairs_served(self) -> frozenset[Pair]:
-        """The proposed pairs, without those that another association may yet carry.
+    def _pairs_done_with(self) -> frozenset[Pair]:
+        """The proposed pairs that this association carries after a conversion, or that none will carry.
 
-        A peer may accept only so many contexts at a time. What stood first and was not accepted never will be.
+        A peer may accept only so many contexts at a time: what it refused for that may go elsewhere. What stood first
+        and was not accepted never will be.
         """
         contexts = self.association.contexts
         first_sop_class_uid, _ = self.proposal.contexts[0]
@@ -136,7 +135,6 @@ class Worker:
             for pair in self.proposal.pairs
             if pair[0] == first_sop_class_uid
             or not contexts.may_be_accepted(pair[0])
-            or contexts.find(*pair) is not None
             or (self._options.convert and conversion(contexts, *pair) is not None)
         )
 
@@ -154,17 +152,13 @@ class Worker:
                     continue
             pending = None
             if not self.retiring:
-                pending = admission.take(self, self._carries if self._preparing.is_full else self.serves)
+                pending = admission.take(self, self._carried if self._preparing.is_full else self._served)
             if pending is not None:
                 await self._send(pending)
             elif self._in_flight or bench.held or self._may_get_more():
                 await wait_for_any(self._changed, self._preparing.changed, *admission.changed)
             else:
                 return
-
-    def _carries(self, pair: Pair) -> bool:
-        """Whether the association can carry this pair as it is."""
-        return self.association.contexts.find(*pair) is not None
 
     def _may_get_more(self) -> bool:
         return not self.retiring and (self._preparing.is_full or self._admission.has_more_for(self))

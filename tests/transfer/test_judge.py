@@ -26,7 +26,7 @@ from asyncstore.transfer.destination import FAILURES_UNTIL_SINGLE, Destination, 
 from asyncstore.transfer.judge import Again, Judge
 from asyncstore.transfer.options import RetryPolicy
 from asyncstore.transfer.reactions import parse_overrides
-from asyncstore.transfer.work import Pending
+from asyncstore.transfer.work import Pending, Work
 from tests.support.transfers import LOSSLESS_JPEG, instance
 
 if TYPE_CHECKING:
@@ -50,14 +50,16 @@ class Scene:
     def __post_init__(self) -> None:
         self.destination = destination_with(self.retry)
         self.destination.was_established = True
-        self.judge = Judge(self.retry, self.destination)
+        self.work = Work()
+        self.judge = Judge(self.retry, self.destination, self.work)
 
     def answer(self, pending: Pending, value: int, *, others_wait: bool = True) -> Outcome | Again:
         """The peer answers a request for the instance."""
         pending.attempts += 1
         by_itself = State.FAILED if value else State.STORED
         answered = Outcome(by_itself, None, pending.instance, Status(value), reason=f"{value:04X}")
-        return self.judge.answered(pending, answered, self.now, others_wait=lambda: others_wait)
+        self.work.feed_ended = not others_wait
+        return self.judge.answered(pending, answered, self.now)
 
     def answer_until_final(self, value: int) -> tuple[Outcome, int, list[Again]]:
         """The same answer each time: the final outcome, the number of requests, and what was said before."""
