@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Final
 
 from asyncstore.aio.signal import Signal, wait_for_any
 from asyncstore.instances.instance import Instance
+from asyncstore.instances.outcome import State
 from asyncstore.transfer.work import directory_of
 
 if TYPE_CHECKING:
@@ -38,6 +39,8 @@ if TYPE_CHECKING:
         def closed_until(self, now: float) -> float: ...
 
 
+# What an earlier run found and had stored, or found to be stored, is found by this one too.
+_FOUND_BEFORE: Final = frozenset((State.RESUMED, State.DUPLICATE))
 # Nothing tells that a ledger has room again.
 _RECORDER_SECONDS: Final = 0.025
 
@@ -99,10 +102,10 @@ class Admission:
         for entry in found:
             if isinstance(entry, Instance):
                 self._take_in(entry)
-            elif are_settled:
-                self._outcomes.add_settled(entry)
             else:
-                self._outcomes.add(entry)
+                if are_settled and entry.state in _FOUND_BEFORE:
+                    self._report.found += 1
+                self._outcomes.add(entry, is_settled=are_settled)
         self._work.available.set()
         while not self._work.has_room or self._outcomes.closed_until(0.0):
             self._feed_waits = True
@@ -136,20 +139,17 @@ class Admission:
 
     def take(self, taker: object, served: Container[Pair]) -> Pending | None:
         """The next instance for an association that can carry the pairs `served`; None when there is none now."""
-        while not self._destination.is_stopped:
+        destination, work = self._destination, self._work
+        while not destination.is_stopped:
             now = time.monotonic()
             for gate in self._gates:
                 if gate.closed_until(now) > now:
                     self._was_closed = True
                     return None
-            pending = self._work.take(taker, served)
-            if self._feed_waits and self._work.has_room:
+            pending = work.take(taker, served)
+            if self._feed_waits and work.has_room:
                 self._let_feed_read()
-            if pending is None:
-                return None
-            if not self._destination.refused and self._duplicates is None:
-                return pending
-            if not self._keep_back(pending):
+            if pending is None or not (destination.refused or self._duplicates) or not self._keep_back(pending):
                 return pending
         return None
 

@@ -61,19 +61,14 @@ class Outcomes:
 
     # -- from the stations above ---------------------------------------------------------------------------------------
 
-    def add(self, outcome: Outcome) -> None:
-        """Write a final outcome down, count it, and hand it out; one that leaves the instance to another run is not."""
-        if self._recorder is not None:
+    def add(self, outcome: Outcome, *, is_settled: bool = False) -> None:
+        """Write a final outcome down, count it, and hand it out.
+
+        Where it `is_settled`, the ledger has it from an earlier run. One that leaves the instance to another run is
+        not handed out.
+        """
+        if self._recorder is not None and not is_settled:
             self._recorder.record(outcome)
-        self._take_in(outcome)
-
-    def add_settled(self, outcome: Outcome) -> None:
-        """The same for an outcome that the ledger has from an earlier run."""
-        if outcome.state is State.RESUMED or outcome.state is State.DUPLICATE:
-            self._report.found += 1
-        self._take_in(outcome)
-
-    def _take_in(self, outcome: Outcome) -> None:
         self._report.add(outcome)
         if outcome.state is _LEFT:
             return

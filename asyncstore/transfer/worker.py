@@ -165,23 +165,20 @@ class Worker:
 
     async def _send(self, pending: Pending, prepared: Prepared | Outcome | None = None) -> None:
         """Send one instance; when this returns it is in flight, is being converted, or has an outcome."""
-        instance = pending.instance
-        self._sending = (pending, "", 0)
+        instance, association = pending.instance, self.association
+        if prepared is None:
+            prepared = prepare_now(instance, association.contexts, convert=self._options.convert)
+        if prepared is None:
+            self._bench.hand_over(pending, association.contexts)
+            return
+        if isinstance(prepared, Outcome):
+            self._attempts.not_sent(pending, prepared)
+            return
         try:
-            if prepared is None:
-                prepared = prepare_now(instance, self.association.contexts, convert=self._options.convert)
-                if prepared is None:
-                    self._sending = None
-                    self._bench.hand_over(pending, self.association.contexts)
-                    return
-            if isinstance(prepared, Outcome):
-                self._sending = None
-                self._attempts.not_sent(pending, prepared)
-                return
             self._sending = (pending, prepared.transfer_syntax_uid, prepared.data_set_length)
             if pending.losses:  # it may be what the associations died of: let no other be lost with it
                 await self._wait_until_alone()
-            await self.association.send(
+            await association.send(
                 prepared, self._on_response, on_begin=self._on_begin, priority=self._options.priority
             )
             del prepared  # what a conversion made is not kept in memory for the answer
