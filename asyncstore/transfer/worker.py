@@ -62,7 +62,6 @@ class Worker:
         self._options = options
         self._admission = admission
         self._attempts = attempts
-        self._preparing = preparing
         self._bench = Bench(preparing)
         self._served: frozenset[Pair] = frozenset()
         self._carried: frozenset[Pair] = frozenset()
@@ -109,7 +108,7 @@ class Worker:
 
     def take_lost(self) -> list[Pending]:
         """The instances in flight when the association ended, once; what is converted is given back to the work."""
-        self._bench.clear()
+        self._bench.close()
         lost = [pending for pending, _, _ in self._in_flight.values()]
         self._in_flight.clear()
         return lost
@@ -144,24 +143,22 @@ class Worker:
         while True:
             if association.failure is not None:
                 raise association.failure
+            served = self._served
             if bench.held:
                 if self.retiring or admission.has_ended:
-                    bench.clear()
+                    bench.close()
                 elif bench.is_ready:
                     await self._send(*bench.take())
                     continue
-            pending = None
-            if not self.retiring:
-                pending = admission.take(self, self._carried if self._preparing.is_full else self._served)
+                elif bench.is_full:
+                    served = self._carried
+            pending = None if self.retiring else admission.take(self, served)
             if pending is not None:
                 await self._send(pending)
-            elif self._in_flight or bench.held or self._may_get_more():
-                await wait_for_any(self._changed, self._preparing.changed, *admission.changed)
+            elif self._in_flight or bench.held or (not self.retiring and admission.has_more_for(self)):
+                await wait_for_any(self._changed, bench.changed, *admission.changed)
             else:
                 return
-
-    def _may_get_more(self) -> bool:
-        return not self.retiring and (self._preparing.is_full or self._admission.has_more_for(self))
 
     async def _send(self, pending: Pending, prepared: Prepared | Outcome | None = None) -> None:
         """Send one instance; when this returns it is in flight, is being converted, or has an outcome."""
@@ -169,7 +166,7 @@ class Worker:
         if prepared is None:
             prepared = prepare_now(instance, association.contexts, convert=self._options.convert)
         if prepared is None:
-            self._bench.hand_over(pending, association.contexts)
+            self._bench.lay(pending, association.contexts)
             return
         if isinstance(prepared, Outcome):
             self._attempts.not_sent(pending, prepared)

@@ -90,7 +90,7 @@ def test_no_protocol_of_a_station_is_implemented_above_it() -> None:
 
 
 def bound_methods_given_away(module: str) -> Iterator[str]:
-    """The methods of stations that a module hands to somebody else, who may call them; tasks and threads are its own."""
+    """The methods of stations that a module hands to others, who may call them; its own tasks do not count."""
     fields = {"retry", "_again"}  # that are methods of other stations
     names = {
         name

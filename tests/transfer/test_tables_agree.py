@@ -58,9 +58,7 @@ def reactions_of_the_readme() -> dict[int, Reactions | None]:
     reactions: dict[int, Reactions | None] = {}
     other = None
     for codes, text in rows_of_the_readme():
-        fitting = [
-            words for words in WORDS if text == words or text.startswith((f"{words},", f"{words};", f"{words} "))
-        ]
+        fitting = [words for words in WORDS if re.match(rf"{words}(?![a-z])", text)]
         reaction = WORDS[max(fitting, key=len)] if fitting else None
         if codes == ANY_OTHER:
             other = reaction
