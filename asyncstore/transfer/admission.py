@@ -119,12 +119,8 @@ class Admission:
             self._outcomes.tell_difference(instance.path, instance.meta_difference)
         if self._destination.refused and self._attempts.refuse_before(instance):
             return
-        self._work.add(instance, self._key_of(instance))
-
-    def _key_of(self, instance: Instance) -> str:
-        if self._by_study:
-            return instance.study_instance_uid or directory_of(instance.path)
-        return directory_of(instance.path)
+        study = instance.study_instance_uid if self._by_study else None
+        self._work.add(instance, study or directory_of(instance.path))
 
     # -- for the associations ------------------------------------------------------------------------------------------
 

@@ -15,7 +15,6 @@ if TYPE_CHECKING:
     from asyncstore.errors import AsyncStoreError
     from asyncstore.instances.instance import Instance
     from asyncstore.ledger.protocol import Recorder
-    from asyncstore.transfer.concurrency import Concurrency
     from asyncstore.transfer.destination import Destination
     from asyncstore.transfer.judge import Judge
     from asyncstore.transfer.outcomes import Outcomes
@@ -31,10 +30,8 @@ class Attempts:
         self,
         judge: Judge,
         outcomes: Outcomes,
-        *,
         work: Work,
         destination: Destination,
-        concurrency: Concurrency,
         report: Report,
         recorder: Recorder | None,
     ) -> None:
@@ -42,7 +39,6 @@ class Attempts:
         self._outcomes = outcomes
         self._work = work
         self._destination = destination
-        self._concurrency = concurrency
         self._report = report
         self._recorder = recorder
 
@@ -57,7 +53,7 @@ class Attempts:
             self.finish(pending, verdict)
             return False
         if verdict.is_pressed:
-            self._concurrency.pressed(now)
+            self._destination.concurrency.pressed(now)
         self._again(pending, verdict.due_at)
         return verdict.on_new_association
 

@@ -44,12 +44,12 @@ class Destination:
     the caller wished it), `start_failure` the same where no association ever came to be. `refused` has the pairs that
     the peer does not take, and the status that said so (None: no accepted context). `answers` and `refusals` count
     answers: those that say that the peer works, and those for want of resources; `pressures` counts the waits in a row
-    for want of resources.
+    for want of resources. `concurrency` says how many associations it should have.
     """
 
     def __init__(self, retry: RetryPolicy, concurrency: Concurrency) -> None:
         self._retry = retry
-        self._concurrency = concurrency
+        self.concurrency = concurrency
         self.hold_until = 0.0
         self.was_established = False
         self.is_stopped = False
@@ -111,11 +111,11 @@ class Destination:
         if ended.was_established:
             self._is_well = False
             self._losses += 1
-            self._concurrency.lost(now)
+            self.concurrency.lost(now)
             if not ended.answers and ended.idle_seconds <= _IDLE_SECONDS:
                 self.failed(now, ended.error)
         elif ended.associations_open:  # the peer works, and wants no more associations than it has
-            self._concurrency.rejected(now, ended.associations_open)
+            self.concurrency.rejected(now, ended.associations_open)
         else:
             self.failed(now, ended.error)
         return frozenset()
@@ -123,7 +123,7 @@ class Destination:
     def _learn_refused(self, ended: Ended, error: NoAcceptedContext, now: float) -> frozenset[Pair]:
         """An association was accepted without any context: what it proposed cannot be sent."""
         if ended.accepted_elsewhere:
-            self._concurrency.rejected(now, ended.associations_open)
+            self.concurrency.rejected(now, ended.associations_open)
         elif not self.was_established and ended.has_proposed_all:
             self.stop(error, at_start=True)
             return frozenset()

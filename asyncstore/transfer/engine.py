@@ -1,19 +1,12 @@
 """A transfer: many instances over as many associations as pay, each with exactly one outcome.
 
-The stations, each of which hands on to the next and never calls back:
+    engine > supervisor > pool > worker > admission > attempts > judge, outcomes, duplicates, preparing
+           > work, destination > plan > options
 
-    supervisor   runs the feed, opens and ends associations, ends the run
-    pool         the open associations
-    worker       one association at work
-    admission    what may be taken now; the feed delivers here
-    attempts     what an answer or a loss leads to
-    judge, outcomes, duplicates, preparing
-    work, destination
-
-The feed reads ahead within bounds; workers take instances as their windows have room; each answer and each loss goes to
-the judge, which says final or again; final outcomes are counted and handed out in the order in which they became
-final. A ledger, where there is one, is asked before a file is opened and, of a SOP Instance UID that it may know,
-before an instance is sent; it is told of each outcome.
+Each station hands on to those behind it, gets an answer back, and does not know those before it. The feed reads ahead
+within bounds; workers take instances as their windows have room; each answer and each loss goes to the judge, which
+says final or again; final outcomes are counted and handed out in the order in which they became final. A ledger is
+asked before a file is opened and, of a SOP Instance UID that it may know, before an instance is sent.
 """
 
 from __future__ import annotations
@@ -49,9 +42,8 @@ if TYPE_CHECKING:
 
     from asyncstore.inputs.entry import Source
     from asyncstore.instances.outcome import Outcome
-    from asyncstore.ledger.protocol import History, Ledger
+    from asyncstore.ledger.protocol import Ledger
     from asyncstore.net.peer import Peer
-    from asyncstore.transfer.duplicates import Duplicates
 
 
 class Transfer:
@@ -106,17 +98,14 @@ class Transfer:
         concurrency = Concurrency(options.associations, MAXIMUM_ASSOCIATIONS)
         self._destination = destination = Destination(options.retry, concurrency)
         self._outcomes = outcomes = Outcomes(report, destination, ledger, fail_fast=options.fail_fast)
-        duplicates = None if ledger is None else _duplicates_by(ledger)
+        duplicates = None
+        if ledger is not None:
+            from asyncstore.transfer.duplicates import Duplicates
+
+            duplicates = Duplicates(ledger)
         preparing = Preparing(work)
-        attempts = Attempts(
-            Judge(options.retry, destination, work),
-            outcomes,
-            work=work,
-            destination=destination,
-            concurrency=concurrency,
-            report=report,
-            recorder=ledger,
-        )
+        judge = Judge(options.retry, destination, work)
+        attempts = Attempts(judge, outcomes, work, destination, report, ledger)
         admission = Admission(
             attempts,
             outcomes=outcomes,
@@ -137,7 +126,6 @@ class Transfer:
             work=work,
             destination=destination,
             plan=plan,
-            concurrency=concurrency,
             report=report,
         )
         self._supervisor = Supervisor(
@@ -232,12 +220,6 @@ def _ledger_of(ledger: Ledger | str | os.PathLike[str] | None, peer: Peer, optio
     from asyncstore.ledger.opening import open_ledger
 
     return open_ledger(ledger, destination=str(peer), options=options_as_data(options))
-
-
-def _duplicates_by(history: History) -> Duplicates:
-    from asyncstore.transfer.duplicates import Duplicates
-
-    return Duplicates(history)
 
 
 def _with(options: TransferOptions, **overrides: Any) -> TransferOptions:

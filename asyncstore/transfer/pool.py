@@ -21,7 +21,6 @@ if TYPE_CHECKING:
     from asyncstore.net.peer import Peer
     from asyncstore.transfer.admission import Admission
     from asyncstore.transfer.attempts import Attempts
-    from asyncstore.transfer.concurrency import Concurrency
     from asyncstore.transfer.destination import Destination
     from asyncstore.transfer.options import TransferOptions
     from asyncstore.transfer.plan import Plan
@@ -44,7 +43,6 @@ class Pool:
         work: Work,
         destination: Destination,
         plan: Plan,
-        concurrency: Concurrency,
         report: Report,
     ) -> None:
         self.workers: list[Worker] = []
@@ -57,7 +55,6 @@ class Pool:
         self._work = work
         self._destination = destination
         self._plan = plan
-        self._concurrency = concurrency
         self._report = report
         self._last_number = 0
         self._window = options.window
@@ -103,7 +100,7 @@ class Pool:
             busy_seconds=time.thread_time(),
             is_doubtful=self._destination.is_doubtful,
         )
-        target = self._concurrency.update(now, progress)
+        target = self._destination.concurrency.update(now, progress)
         return target if report.associations_open else 1
 
     def retire_beyond(self, target: int) -> None:

@@ -191,7 +191,7 @@ async def test_a_peer_with_a_limit_of_associations_gets_everything_over_as_many(
     paths = write_files(tmp_path, 300)
 
     async def answers_when_the_limit_was_met(arrival: Arrival) -> Status:
-        while scp.associations < 2 or transfer._pool._concurrency.target > 2:
+        while scp.associations < 2 or transfer._destination.concurrency.target > 2:
             await anyio.lowlevel.checkpoint()
         return SUCCESS
 
@@ -201,7 +201,7 @@ async def test_a_peer_with_a_limit_of_associations_gets_everything_over_as_many(
         assert 2 <= scp.associations <= 4
     check_account(transfer, outcomes, paths)
     assert transfer.report.stored == transfer.report.attempts == 300
-    assert transfer._pool._concurrency.target <= 2
+    assert transfer._destination.concurrency.target <= 2
 
 
 def serves_when(event: threading.Event) -> Script:
