@@ -87,7 +87,7 @@ class Recorder(Protocol):
 class History(Protocol):
     """What a transfer asks a ledger: what earlier runs did, and which instances are stored already.
 
-    `has_earlier` and `may_know` never block. `settled` and `known_instances` block, may be called by several threads
+    `has_earlier` and `may_know` never block. `settled` and `stored_elsewhere` block, may be called by several threads
     at once, and never in the event loop.
     """
 
@@ -96,15 +96,15 @@ class History(Protocol):
         """Whether an earlier run has recorded anything; while not, `settled` need not be asked."""
 
     def settled(self, offered: Sequence[Offered]) -> list[Outcome | None]:
-        """For each the outcome that still holds, None for what is to be sent."""
+        """For each the outcome that still holds, None for one that must be sent."""
 
     def may_know(self, sop_instance_uid: str) -> bool:
-        """Whether `known_instances` may find this UID; False means for certain that nothing with it is stored.
+        """Whether `stored_elsewhere` may find this UID; False means for certain that nothing with it is stored.
 
         It counts what was recorded up to now, written or not, and what earlier runs recorded.
         """
 
-    def known_instances(self, instances: Sequence[Instance]) -> list[list[KnownInstance]]:
+    def stored_elsewhere(self, instances: Sequence[Instance]) -> list[list[KnownInstance]]:
         """For each instance those with its SOP Instance UID that were stored from elsewhere."""
 
 

@@ -179,7 +179,7 @@ class Admission:
             has_more = True
         if has_more:
             self._work.available.set()
-        if self._work.has_room:  # whoever took the last instances: the feed may be all that goes on
+        if self._work.has_room:  # no association may be left to tell the feed
             self._let_feed_read()
 
     def _end_comparisons(self, duplicates: Duplicates) -> bool:

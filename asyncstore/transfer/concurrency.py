@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from typing import Final, NamedTuple
 
 ANSWER_WEIGHT_BYTES: Final = 16384  # an empty instance takes fast receivers about as long as this many bytes more
-# An association works on so much for about as long as it takes to open another.
+# An association works on this much for about as long as it takes to open another.
 MANY_WAITING: Final = 200
 MUCH_WAITING_BYTES: Final = 16 << 20
 SMALL_BYTES: Final = 1 << 16  # up to there an instance costs the sender about the same, whatever its size
@@ -27,13 +27,13 @@ BEGUN_WITH_FEW_LARGE: Final = 2  # four spoil each other's place in the processo
 PERIOD_SECONDS: Final = 0.04  # two ticks of the engine: one alone would measure the tick, not the peer
 PERIOD_ANSWERS: Final = 20  # one answer more or less is then 5 %
 PERIOD_BYTES: Final = 8 << 20  # large instances are even in their cost: fewer answers say as much
-PERIOD_ROUNDS: Final = 2  # answers of each association: a phase of the slowest is no gain
+PERIOD_ROUNDS: Final = 2  # answers of each association: a phase of the slowest is not a gain
 BEGINNING_PERIODS: Final = 0.2  # how busy the sender is shows sooner than how fast the peer is: four answers
 PERIODS_WHEN_UNCLEAR: Final = 4  # halves the noise of one period (15 % of jitter becomes 7 %)
 ENOUGH_GAIN: Final = 0.15  # above the usual noise; a smaller gain is not worth a process of the peer
 BUSY_SHARE: Final = 1 / (1 + ENOUGH_GAIN)  # a sender that works for more than this of the time cannot gain enough
 IDEAL_GAIN_SHARE: Final = 1 / 3  # is enough where the ideal gain is small (3 to 4: 33 %)
-CHANGED: Final = 1.4  # throughput so many times higher or lower than usual is no noise: the peer has changed
+CHANGED: Final = 1.4  # throughput this many times higher or lower than usual is not noise: the peer has changed
 SMOOTHING: Final = 0.5  # of the newest period: two or three of them outweigh one odd one
 FIRST_PROBE_SECONDS: Final = 1.0  # a wrong end of the climb should not last; doubles with each probe that moved nothing
 LONGEST_PROBE_SECONDS: Final = 300.0  # a dozen an hour: the peer does not notice, an archive's night shift is found
@@ -171,7 +171,7 @@ class Concurrency:
         self._back_off(now)
 
     def rejected(self, now: float, associations_open: int) -> None:
-        """The peer rejected an association for now, while so many were open."""
+        """The peer rejected an association for now, while this many were open."""
         self._now = now = max(now, self._now)
         self._cap.lower(now, associations_open)
         if not self._is_fixed and self._level > self._cap.value:
@@ -199,13 +199,13 @@ class Concurrency:
         self.target = min(self.target, self._wanted())
 
     def _forget(self, probe_at: float) -> None:
-        """What was measured is no longer true."""
+        """The measurements are no longer true."""
         self._trial = self._rate = self._usual_rate = None
         self._meter.restart()
         self._probe_at = probe_at
 
     def _begin_with(self, number: int) -> None:
-        """Have so many at once, before anything is judged; of a peer that was pressed already, one."""
+        """Have this many at once, before anything is judged; of a peer that was pressed already, one."""
         self._has_begun = True
         if number > 1 and self._pressed_at == -math.inf:
             self._level = min(number, self.maximum, self._cap.value)
@@ -285,7 +285,7 @@ class Concurrency:
 
 
 def _number_at_once(progress: Progress) -> int | None:
-    """How many associations to begin with before anything was answered; None where the answers are to show it."""
+    """How many associations to begin with before anything was answered; None where the answers must show it."""
     if progress.waiting >= MANY_WAITING:
         return MOST_BEGUN_WITH if progress.unsent_bytes <= progress.waiting * SMALL_BYTES else None
     has_few_large = progress.waiting > 1 and progress.unsent_bytes >= MUCH_WAITING_BYTES

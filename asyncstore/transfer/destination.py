@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 FAILURES_UNTIL_SINGLE: Final = 5  # more knocks at once do not wake a destination that is down
 _REJECTED_AGAIN_SECONDS: Final = 60.0
-# A peer that ends an association on which nothing was sent for so long has a timeout for that, and is well.
+# A peer that ends an association on which nothing was sent for this long has a timeout for that, and is well.
 _IDLE_SECONDS: Final = 5.0
 
 
@@ -73,7 +73,7 @@ class Destination:
         return max(self._failures, self._losses) >= FAILURES_UNTIL_SINGLE
 
     def closed_until(self, now: float) -> float:
-        """Until when nothing is to be sent; a time that has come where the peer may have more."""
+        """Until when nothing may be sent; a time in the past while the peer may have more."""
         return self.hold_until
 
     # -- what its answers say ------------------------------------------------------------------------------------------
@@ -87,7 +87,7 @@ class Destination:
             self._trouble_since = None
 
     def pressed(self, now: float, error: Exception) -> None:
-        """The peer is out of resources: everybody waits, longer each time."""
+        """The peer is out of resources: all associations wait, longer each time."""
         self.refusals += 1
         if now >= self.hold_until:  # else it is an answer to what was in flight when the waiting began
             self.pressures += 1

@@ -56,11 +56,11 @@ class Duplicates:
         return self._held.keys()
 
     def closed_until(self, now: float) -> float:
-        """Until when no other instance should be taken: so many are held that some must be decided about first."""
+        """Until when no other instance may be taken: while too many are held, some must be decided about first."""
         return math.inf if len(self._held) >= _MAXIMUM_HELD else 0.0
 
     def is_suspect(self, pending: Pending) -> bool:
-        """Whether an instance is to be compared before it is sent."""
+        """Whether an instance must be compared before it is sent."""
         return not pending.was_compared and self._history.may_know(pending.instance.sop_instance_uid)
 
     def start(self, group: TaskGroup) -> None:
@@ -102,7 +102,7 @@ class Duplicates:
         self.decided.set()
 
     def _outcome_of(self, pending: Pending) -> Outcome | None:
-        (stored,) = self._history.known_instances([pending.instance])
+        (stored,) = self._history.stored_elsewhere([pending.instance])
         outcomes = (compared_outcome(pending.instance, known) for known in stored)
         return next((outcome for outcome in outcomes if outcome is not None), None)
 
@@ -112,7 +112,7 @@ def compared_outcome(instance: Instance, known: KnownInstance) -> Outcome | None
 
     DUPLICATE when both have the same data set, byte for byte in the same transfer syntax, and CONFLICT when not. None
     when that cannot be told, because a file is no longer what it was, cannot be read, or there is none: then the peer
-    has to decide. Blocks, for as long as reading both takes; nobody else may read `instance` meanwhile.
+    has to decide. Blocks, for as long as reading both takes; no other thread may read `instance` meanwhile.
     """
     if known.path is None:
         return None

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from asyncstore.transfer.work import Pending, Work
 
 # A peer that takes others' instances and keeps refusing this one for want of resources means this one. It does take
-# them when it refuses fewer than one in so many.
+# them when it refuses fewer than one in this many.
 _REFUSALS_OF_ONE = 5
 _TAKEN_PER_REFUSAL = 10
 
@@ -29,7 +29,7 @@ _TAKEN_PER_REFUSAL = 10
 class Again(NamedTuple):
     """Send the instance again, not before `due_at`.
 
-    `on_new_association` says that the one which carried it is to end, `is_pressed` that the peer is out of resources.
+    `on_new_association` says that the one which carried it must end, `is_pressed` that the peer is out of resources.
     """
 
     due_at: float
@@ -44,7 +44,7 @@ class Judge:
         self._retry = retry
         self._destination = destination
         self._work = work
-        # Unless somebody overrides it.
+        # Unless an override says otherwise.
         self._success_is_stored = retry.reaction_to(SUCCESS.value) == Reactions.STORED.value
 
     def answered(self, pending: Pending, outcome: Outcome, now: float) -> Outcome | Again:

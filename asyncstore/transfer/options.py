@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from asyncstore.upper_layer.items import UserIdentity
 
 MAXIMUM_ASSOCIATIONS: Final = 8  # where `auto` ends; more made every receiver that was measured slower
-ABORTS_UNTIL_POISON: Final = 3  # an instance on which so many associations died is set aside
+ABORTS_UNTIL_POISON: Final = 3  # an instance on which this many associations died is set aside
 # Who keeps a ledger is away for the night: an archive that is restarted meanwhile should not end the run.
 _OUTAGE_SECONDS_WITH_LEDGER: Final = 3600.0
 
@@ -31,11 +31,16 @@ OnDuplicate: TypeAlias = Literal["duplicate", "stored", "failed"]
 KeepTogether: TypeAlias = Literal["directory", "study"]
 
 
-def _check_count(name: str, count: object) -> None:
+def _check_type(name: str, value: object, kind: type) -> None:
+    if not isinstance(value, kind):
+        raise LocalProtocolError(f"{name} is {value!r:.200}: it is a {kind.__name__}")
+
+
+def _check_count(name: str, count: object, *, least: int = 0) -> None:
     if not isinstance(count, int):
         raise LocalProtocolError(f"{name} is {count!r}: it is a whole number")
-    if count < 0:
-        raise LocalProtocolError(f"{name} is {count}: it is 0 or more")
+    if count < least:
+        raise LocalProtocolError(f"{name} is {count}: it is {least} or more")
 
 
 def _check_choice(name: str, chosen: object, choices: tuple[str, ...]) -> None:
@@ -139,8 +144,10 @@ class TransferOptions:
 
     def __post_init__(self) -> None:
         check_ae_title(self.calling_ae_title)
-        if self.associations is not None and self.associations < 1:
-            raise LocalProtocolError(f"{self.associations} associations: at least 1 is needed")
+        if self.associations is not None:
+            _check_count("associations", self.associations, least=1)
+        _check_type("timeouts", self.timeouts, Timeouts)
+        _check_type("retry", self.retry, RetryPolicy)
         check_window(self.window)
         check_length("maximum_length", self.maximum_length)
         check_length("maximum_send_length", self.maximum_send_length)

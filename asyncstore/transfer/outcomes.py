@@ -28,7 +28,7 @@ logger = logging.getLogger("asyncstore.transfer")
 
 # Waking the caller costs as much as decoding an answer: it is done for this many outcomes at once, or at the next tick.
 _UNREAD_BATCH: Final = 64
-# Outcomes that nobody has taken yet; a caller that is slower than the peer slows the transfer down.
+# Outcomes that the caller has not taken yet; one that is slower than the peer slows the transfer down.
 _MAXIMUM_UNREAD: Final = 4096
 
 _NO_FAILURE: Final = frozenset((State.SKIPPED, State.DUPLICATE))
@@ -39,7 +39,7 @@ class Outcomes:
     """Takes final outcomes, and keeps those that the caller has not read yet.
 
     `readable` is set when the caller should look: for a batch of outcomes, or for each one after `wake_for_each`.
-    `room` is set when the caller has read so many that more may come. `are_complete` says that none comes any more.
+    `room` is set when the caller has read enough for more to come. `are_complete` says that no more will come.
     """
 
     def __init__(self, report: Report, destination: Destination, recorder: Recorder | None, *, fail_fast: bool) -> None:

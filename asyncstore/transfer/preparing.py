@@ -1,4 +1,4 @@
-"""Converts instances ahead of the associations that send them, so that a conversion holds up nobody.
+"""Converts instances ahead of the associations that send them, so that a conversion does not hold up other instances.
 
 A worker lays an instance on its bench that its association can carry only after a conversion, and goes on with others.
 Once the instance is converted, the worker takes it from there and sends it. A converted data set may take 64 MiB of
@@ -48,7 +48,7 @@ class Preparing:
         self._group = group
 
     def cancel(self) -> None:
-        """Convert no more. Threads that are at it are left to themselves: nobody may read their files any more."""
+        """Convert no more. Threads that are at it are left to themselves, and the run must not read their files."""
         for scope in self._scopes:
             scope.cancel()
 

@@ -2,8 +2,8 @@
 
 How tasks wake each other: the station that changes sets a signal of its own and does not know who waits for it. A
 worker waits for its answers, for work, for conversions, and for room among the unread outcomes; the feed for room to
-read; the caller for outcomes; the supervisor for all that may change what is to be done next. Nobody is told what has
-changed: each looks again. An answer wakes its own worker only.
+read; the caller for outcomes; the supervisor for all that may change what it does next. A signal does not say what
+has changed: the task that wakes looks again. An answer wakes its own worker only.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ _CALM_TICK_SECONDS: Final = 0.2
 
 
 class Supervisor:
-    """Feeds and supervises until everything has its outcome, or until the run is to stop.
+    """Feeds and supervises until everything has its outcome, or until the run must stop.
 
     `sources_error` is what an iterable of the caller's raised.
     """
@@ -174,7 +174,7 @@ class Supervisor:
         return report.answers + report.streamed_bytes + report.associations_established
 
     def _next_tick_seconds(self, now: float, *, is_calm: bool) -> float:
-        """How long to let things be: longer and longer while nothing moves, but not beyond what is to be done then."""
+        """How long to let things be: longer and longer while nothing moves, but not beyond the next thing to do."""
         if not is_calm:
             return _TICK_SECONDS
         due_at = (self._admission.closed_until(now), self._work.next_retry_at, self._abort_at)

@@ -28,9 +28,9 @@ if TYPE_CHECKING:
 # Read-ahead ends at either limit. Small files wait with their bytes, larger ones with their UIDs only.
 MAXIMUM_WAITING: Final = 1024
 MAXIMUM_WAITING_BYTES: Final = 8 << 20
-# Of so many studies it is remembered which association they stay on: more than are ever on their way at once.
+# For this many studies it is remembered which association they stay on: more than are ever on their way at once.
 _REMEMBERED_OWNERS: Final = 65536
-# While there is other work, so many instances are taken between two retries.
+# While there is other work, this many instances are taken between two retries.
 _TAKEN_PER_RETRY: Final = 16
 
 
@@ -72,7 +72,7 @@ class _Group:
 
 
 class Work:
-    """What is to be sent: instances come in from the feed and from retries, and are taken by associations.
+    """The instances that wait: they come in from the feed and from retries, and are taken by associations.
 
     `available` is set when an association may find something to take, or that all is done; `due` when it has changed
     what is next, or that all is done. `waiting` counts instances that are ready, `waiting_bytes` what they hold.
@@ -129,7 +129,7 @@ class Work:
         self._put(Pending(instance, key, instance.size_bytes if is_held else 0))
 
     def has_untried(self) -> bool:
-        """Whether something waits that is no retry."""
+        """Whether something waits that is not a retry."""
         return not self.feed_ended or bool(self._groups)
 
     def put_back(self, pending: Pending) -> None:
@@ -174,7 +174,7 @@ class Work:
         return woken
 
     def take_all(self, pairs: Collection[Pair]) -> list[Pending]:
-        """Take out every instance of these pairs that waits, whoever it waits for; they do not count as in flight."""
+        """Take out every instance of these pairs that waits, for any association; they are not in flight then."""
         taken: list[Pending] = []
         for group in list(self._groups.values()):
             for pair in [pair for pair in group.waiting if pair in pairs]:
@@ -292,7 +292,7 @@ class Work:
         return None
 
     def _begin_flight(self, pending: Pending) -> bool:
-        """An instance stops waiting; False when it is to wait for another with its UID instead of being sent."""
+        """An instance stops waiting; False when it must wait for another with its UID instead of being sent."""
         self._count(pending, -1)
         uid = pending.instance.sop_instance_uid
         if uid in self._in_flight:

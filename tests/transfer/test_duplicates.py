@@ -187,7 +187,7 @@ def test_a_later_run_compares_conflicts_again_and_leaves_duplicates_alone(tmp_pa
         ledger.record(outcome_of(one))
         for twin in (same, other):
             assert ledger.may_know(twin.sop_instance_uid)
-            ((known,),) = ledger.known_instances([twin])
+            ((known,),) = ledger.stored_elsewhere([twin])
             outcome = compared_outcome(twin, known)
             assert outcome is not None
             ledger.record(outcome)
@@ -196,7 +196,7 @@ def test_a_later_run_compares_conflicts_again_and_leaves_duplicates_alone(tmp_pa
             settled = ledger.settled(offered(*paths))
             assert [found and found.state for found in settled] == [State.RESUMED, State.DUPLICATE, None]
             assert ledger.may_know(other.sop_instance_uid)
-            ((known,),) = ledger.known_instances([other])
+            ((known,),) = ledger.stored_elsewhere([other])
             again = compared_outcome(other, known)
             assert again is not None
             ledger.record(again)

@@ -151,7 +151,7 @@ async def test_a_ledger_that_cannot_be_asked_stops_the_run_before_a_twin_is_sent
     def cannot(self: SqliteLedger, instances: Sequence[Instance]) -> list[list[KnownInstance]]:
         raise LedgerError("disk I/O error")
 
-    monkeypatch.setattr(SqliteLedger, "known_instances", cannot)
+    monkeypatch.setattr(SqliteLedger, "stored_elsewhere", cannot)
     async with KeepingSCP() as scp:
         transfer = transfer_with(scp, [tmp_path / "a", tmp_path / "b"], tmp_path / "run.db")
         await outcomes_of(transfer)

@@ -98,7 +98,7 @@ class ListLedger:
     def may_know(self, sop_instance_uid: str) -> bool:
         return False
 
-    def known_instances(self, instances: Sequence[Instance]) -> list[list[KnownInstance]]:
+    def stored_elsewhere(self, instances: Sequence[Instance]) -> list[list[KnownInstance]]:
         return [[] for _ in instances]
 
 

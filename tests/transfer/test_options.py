@@ -97,6 +97,13 @@ def test_waits_double_up_to_the_cap_with_full_jitter(failures: int, longest: flo
         {"only_transfer_syntax": ""},
         {"keep_together": "studies"},
         {"drain_seconds": -1},
+        {"associations": "auto"},
+        {"window": None},
+        {"calling_ae_title": None},
+        {"maximum_length": "16k"},
+        {"drain_seconds": "long"},
+        {"timeouts": 30.0},
+        {"retry": 4},
     ],
 )
 def test_options_that_cannot_be_are_refused(wrong: dict[str, object]) -> None:

@@ -122,7 +122,7 @@ class SqliteLedger:
             self._wake.set()
 
     def may_know(self, sop_instance_uid: str) -> bool:
-        """Whether `known_instances` may find this UID; False means for certain that nothing with it is stored.
+        """Whether `stored_elsewhere` may find this UID; False means for certain that nothing with it is stored.
 
         Never blocks. It counts what was recorded up to now, written or not, and what earlier runs recorded.
         """
@@ -193,13 +193,13 @@ class SqliteLedger:
             return [None] * len(offered)
         return self._lookup.settled(offered)
 
-    def known_instances(self, instances: Sequence[Instance]) -> list[list[KnownInstance]]:
+    def stored_elsewhere(self, instances: Sequence[Instance]) -> list[list[KnownInstance]]:
         """For each instance those with its SOP Instance UID that were stored from elsewhere.
 
         It sees everything that was recorded, written or not. Raises LedgerError.
         """
         assert self._lookup is not None, "the ledger is not open"
-        return self._lookup.known_instances(instances)
+        return self._lookup.stored_elsewhere(instances)
 
     def known_instance(self, sop_instance_uid: str) -> KnownInstance | None:
         """The stored instance of a SOP Instance UID, whatever file it came from. Raises LedgerError."""
