@@ -1,4 +1,4 @@
-"""What may be taken now: what the feed delivers comes in here, and what an association may send goes out.
+"""Decides what may be taken now: the feed delivers instances here, and associations take them.
 
 Gates keep everything back for a while: the destination wants to be left alone, the ledger cannot write as fast as
 outcomes come, too many instances are being compared, or the caller has too many outcomes to read. Single instances are

@@ -1,4 +1,4 @@
-"""What becomes of an instance that was taken: after each answer and each loss it has its outcome, or is sent again."""
+"""Ends each attempt: after an answer or a loss an instance has its outcome, or is sent again."""
 
 from __future__ import annotations
 

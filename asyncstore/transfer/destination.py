@@ -1,4 +1,4 @@
-"""What the answers and the ends of associations say of the peer: until when to hold, and whether to stop."""
+"""Learns from answers and ends of associations how the peer is: until when to hold, and whether to stop."""
 
 from __future__ import annotations
 
@@ -40,11 +40,11 @@ class Ended(NamedTuple):
 class Destination:
     """The health of the peer: until when to hold, whether to be careful, whether to stop.
 
-    `is_stopped` says that no more work is taken, and `stopped` is set when that begins. `stopped_because` is why (None:
-    the caller wished it), `start_failure` the same where no association ever came to be. `refused` has the pairs that
-    the peer does not take, and the status that said so (None: no accepted context). `answers` and `refusals` count
-    answers: those that say that the peer works, and those for want of resources; `pressures` counts the waits in a row
-    for want of resources. `concurrency` says how many associations it should have.
+    `is_stopped` says that no more work is taken; the signal `stopped` is set when that begins. `stopped_because` is
+    why (None: the caller wished it), `start_failure` the same where no association ever came to be. `refused` has the
+    pairs that the peer does not take, and the status that said so (None: no accepted context). `answers` and `refusals`
+    count answers: those that say that the peer works, and those for want of resources; `pressures` counts the waits in
+    a row for want of resources. `concurrency` says how many associations it should have.
     """
 
     def __init__(self, retry: RetryPolicy, concurrency: Concurrency) -> None:

@@ -1,4 +1,4 @@
-"""What to do after each answer and each loss: the table of reactions applied, with time as an argument.
+"""Judges each answer and each loss: applies the table of reactions, with time as an argument.
 
 `Destination` holds what the answers so far say of the peer as a whole; `Judge` decides over one instance at a time: a
 final outcome, or another attempt and when.

@@ -1,7 +1,6 @@
-"""What a transfer may do and how it reacts: options and tables as data, with units in the names.
+"""Options of a transfer and its policy for retries, as data with units in the names.
 
-The reactions are data: a row says what an answer means for the instance, the association and the destination, and the
-engine reads the row. Nothing here waits, reads a clock or knows of a socket.
+Nothing here waits, reads a clock or knows of a socket.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What an answer leads to, as data: for the instance, for its association, and for the destination."""
+"""The meaning of each answer as data: for the instance, for its association, and for the destination."""
 
 from __future__ import annotations
 

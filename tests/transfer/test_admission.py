@@ -1,4 +1,4 @@
-"""What may be taken now: gates, instances that are kept back, and who is told when that changes."""
+"""Gates keep instances back, and the tasks that wait are told when that changes."""
 
 from __future__ import annotations
 

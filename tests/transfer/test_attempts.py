@@ -1,4 +1,4 @@
-"""What the end of an attempt leads to: a final outcome, or the instance waits again."""
+"""The end of an attempt leads to a final outcome, or the instance waits again."""
 
 from __future__ import annotations
 
