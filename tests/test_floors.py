@@ -6,6 +6,7 @@ Every import counts: at the top of a module, inside of a function, under TYPE_CH
 from __future__ import annotations
 
 import ast
+import graphlib
 import json
 import subprocess
 import sys
@@ -255,3 +256,35 @@ def test_importing_the_package_loads_neither_the_command_line_nor_pydicom() -> N
     assert {"Peer", "Transfer", "store", "Status"} <= set(public_names)
     assert "asyncstore.errors" in loaded
     assert not {"typer", "click", "rich", "pydicom", "asyncstore.cli"} & set(loaded)
+
+
+# -- what can be read at once ------------------------------------------------------------------------------------------
+
+MOST_LINES: Final = 450
+MOST_LINES_OF_A_CLASS: Final = 400
+
+
+def known_files() -> dict[str, set[str]]:
+    """Every module of the package, and those that it imports from anywhere in it, for typing too."""
+    modules = {module_name(path): path for path in MODULES}
+    known: dict[str, set[str]] = {}
+    for module, path in modules.items():
+        names = {each.name for each in imports_of(module, path.read_text(encoding="utf-8"))}
+        # `from asyncstore.net import trace` names a module, `from asyncstore.net.trace import Aborting` a name in one.
+        known[module] = {name if name in modules else name.rpartition(".")[0] for name in names} & modules.keys() - {
+            module
+        }
+    return known
+
+
+def test_no_files_know_each_other_in_a_circle() -> None:
+    list(graphlib.TopologicalSorter(known_files()).static_order())  # raises CycleError, which names them
+
+
+@pytest.mark.parametrize("path", MODULES, ids=module_name)
+def test_no_file_and_no_class_is_too_long(path: Path) -> None:
+    source = path.read_text(encoding="utf-8")
+    assert len(source.splitlines()) <= MOST_LINES
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.ClassDef):
+            assert (node.end_lineno or 0) - node.lineno < MOST_LINES_OF_A_CLASS, node.name

@@ -8,6 +8,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, cast
 
 from asyncstore.dimse.reassembly import Incoming
+from asyncstore.errors import AsyncStoreError, ConnectionLost, RemoteProtocolError, Timeout
+from asyncstore.net import trace
 from asyncstore.net.invoker import Invoker
 from asyncstore.net.link import Link
 from asyncstore.upper_layer.contexts import AcceptedContexts
@@ -120,3 +122,18 @@ class Association(Link):
             group=self._background,
         )
         return self.performer
+
+    def _trace_failure(self, error: AsyncStoreError) -> None:
+        if isinstance(error, Timeout):
+            self._trace(trace.TimedOut, which=error.which, seconds=error.seconds)
+        elif isinstance(error, RemoteProtocolError):
+            self._trace(trace.InvalidAnswer, to_request=self._asked_for(), detail=str(error))
+        elif isinstance(error, ConnectionLost) and not self._releasing:
+            self._trace(trace.ConnectionBroken, detail=str(error))
+
+    def _asked_for(self) -> str:
+        """What the peer was to answer: "C-STORE", say."""
+        if not self.established:
+            return "A-ASSOCIATE"
+        names = {operation.request.name for operation in self.outstanding.values()}
+        return "C-ECHO" if "C-ECHO-RQ" in names else "C-STORE"

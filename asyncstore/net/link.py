@@ -55,11 +55,11 @@ logger = logging.getLogger("asyncstore.net")
 class Link:
     """The part of an Association that knows PS3.8 and the connection.
 
-    `established` says that the association came to be, `is_open` that it has neither failed nor been released since;
-    `failure` says why it ended before its work did (None while all is
-    well); `on_failure` is called then. `operations` are those that we invoked; `outstanding` has those that the peer
-    has not answered, by Message ID. `streamed_bytes` counts data set bytes that were sent beyond the first
-    STREAMED_AFTER_BYTES of each. `transport` and `writer` are there once it is opened.
+    `established` says that the association came to be, `is_open` that it has neither failed nor been released since.
+    `failure` says why it ended before its work did (None while all is well); `on_failure` is called then. `operations`
+    are those that we invoked; `outstanding` has those that the peer has not answered, by Message ID. `streamed_bytes`
+    counts data set bytes that were sent beyond the first STREAMED_AFTER_BYTES of each. `transport` and `writer` exist
+    once it is opened.
     """
 
     transport: Transport
@@ -101,6 +101,10 @@ class Link:
 
     async def _discard(self) -> None:
         """Forget what had come only in part when the association ended."""
+        raise NotImplementedError
+
+    def _trace_failure(self, error: AsyncStoreError) -> None:
+        """Log why the association ended, where nothing else has told it."""
         raise NotImplementedError
 
     def _resume(self) -> Awaitable[object] | None:
@@ -357,7 +361,7 @@ class Link:
             await anyio.sleep(min(left, longest))
 
     def fail(self, error: AsyncStoreError) -> None:
-        """Record why the association ended, and let everybody who waits for it know."""
+        """Record why the association ended, and wake every task that waits for it."""
         if self.failure is not None:
             return
         if isinstance(error, AssociationLost) and not error.outstanding:
@@ -378,7 +382,7 @@ class Link:
             self._mistake = self._mistake or mistake
 
     def _lost_by(self, mistake: Exception) -> AssociationLost:
-        """What everybody who waits is told of an exception that is not ours; it leaves the block as itself."""
+        """The error for every waiting task after an exception that is not ours, which itself leaves the block."""
         self._mistake = mistake
         lost = AssociationLost(f"aborted because of an exception: {mistake!r}")
         lost.__cause__ = mistake
@@ -402,21 +406,6 @@ class Link:
         self.fail(error)
         assert self.failure is not None
         return self.failure
-
-    def _trace_failure(self, error: AsyncStoreError) -> None:
-        if isinstance(error, Timeout):
-            self._trace(trace.TimedOut, which=error.which, seconds=error.seconds)
-        elif isinstance(error, RemoteProtocolError):
-            self._trace(trace.InvalidAnswer, to_request=self._asked_for(), detail=str(error))
-        elif isinstance(error, ConnectionLost) and not self._releasing:
-            self._trace(trace.ConnectionBroken, detail=str(error))
-
-    def _asked_for(self) -> str:
-        """What the peer was to answer: "C-STORE", say."""
-        if not self.established:
-            return "A-ASSOCIATE"
-        names = {operation.request.name.removesuffix("-RQ") for operation in self.outstanding.values()}
-        return "C-ECHO" if "C-ECHO" in names else "C-STORE"
 
     def check_open(self) -> None:
         """Raise what ended the association, if something did, or that it never began."""

@@ -23,8 +23,8 @@ if TYPE_CHECKING:
 
     from asyncstore.dimse.operations import OnResponse, Operation
     from asyncstore.inputs.opening import AnyPath
+    from asyncstore.net.association import Association
     from asyncstore.preparation.prepare import Prepared
-    from asyncstore.services.scu import Association
 
 
 async def store(association: Association, source: Instance | Dataset | AnyPath, *, priority: int = LOW) -> Outcome:

@@ -13,8 +13,8 @@ from asyncstore.uids import VERIFICATION
 
 if TYPE_CHECKING:
     from asyncstore.dimse.performing import PeerRequest
+    from asyncstore.net.association import Association
     from asyncstore.net.provider import Answer
-    from asyncstore.services.scu import Association
     from asyncstore.status import Status
 
 
