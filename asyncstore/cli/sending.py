@@ -35,10 +35,10 @@ _AE_TITLE_REJECTIONS = ((1, 3), (1, 7))
 
 
 @dataclass(slots=True)
-class Sending:
+class StorescuRun:
     """One run of storescu: sources, destination, options, and where its records go.
 
-    `progress` None shows a bar if stderr is a terminal. `report_path` and `ledger` are file names or None.
+    `progress` None shows a bar if stderr is a terminal. `records_path` and `ledger` are file names or None.
     `force_ledger` allows a ledger on a network file system.
     """
 
@@ -47,7 +47,7 @@ class Sending:
     options: TransferOptions
     ledger: str | None = None
     force_ledger: bool = False
-    report_path: str | None = None
+    records_path: str | None = None
     json: bool = False
     progress: bool | None = None
     _cannot_record: bool = field(default=False, init=False)
@@ -65,13 +65,13 @@ class Sending:
 
     def _open_records(self, stack: contextlib.ExitStack) -> tuple[list[RecordWriter], JsonLines | None]:
         """The writers of outcomes; and among them that of stdout, which also gets the summary."""
-        if self.report_path is None and not self.json:
+        if self.records_path is None and not self.json:
             return [], None
-        from asyncstore.cli.output.records import JsonLines, ReportFile
+        from asyncstore.cli.output.records import JsonLines, RecordFile
 
         writers: list[RecordWriter] = []
-        if self.report_path is not None:
-            writers.append(stack.enter_context(contextlib.closing(ReportFile(self.report_path))))
+        if self.records_path is not None:
+            writers.append(stack.enter_context(contextlib.closing(RecordFile(self.records_path))))
         json_lines = JsonLines(running.Results()) if self.json else None
         return [*writers, json_lines] if json_lines else writers, json_lines
 
@@ -156,7 +156,7 @@ class Sending:
         self._cannot_record = True
         cause = error.__cause__ if isinstance(error, running.ResultsLost) else error
         where = (
-            "stdout" if isinstance(error, running.ResultsLost) else f"the report {path_text(self.report_path or '')}"
+            "stdout" if isinstance(error, running.ResultsLost) else f"the report {path_text(self.records_path or '')}"
         )
         logger.error("cannot write to %s: %s", where, running.system_text(cause))
 

@@ -12,7 +12,7 @@ import zlib
 from typing import TYPE_CHECKING, Final
 
 from asyncstore.instances.elements import encoding_of
-from asyncstore.preparation.reencode import CannotConvert, Transcoder
+from asyncstore.preparation.reencode import CannotConvert, Reencoder
 from asyncstore.preparation.spool import PIECE_BYTES, Spool
 from asyncstore.uids import (
     DEFLATED_EXPLICIT_VR_LITTLE_ENDIAN,
@@ -57,7 +57,7 @@ def convert(instance: Instance, transfer_syntax_uid: str) -> DataSource:
         elif transfer_syntax_uid == EXPLICIT_VR_LITTLE_ENDIAN:
             _write_explicit_little(instance, result.write)
         else:
-            _transcode(instance, transfer_syntax_uid, result.write)
+            _reencode(instance, transfer_syntax_uid, result.write)
         return result.to_source()
     except BaseException as error:
         result.discard()
@@ -82,10 +82,10 @@ def _write_explicit_little(instance: Instance, write: Callable[[Buffer], object]
         for piece in _pieces(instance.source):
             write(piece)
     else:
-        _transcode(instance, EXPLICIT_VR_LITTLE_ENDIAN, write)
+        _reencode(instance, EXPLICIT_VR_LITTLE_ENDIAN, write)
 
 
-def _transcode(instance: Instance, transfer_syntax_uid: str, write: Callable[[Buffer], object]) -> None:
+def _reencode(instance: Instance, transfer_syntax_uid: str, write: Callable[[Buffer], object]) -> None:
     given = encoding_of(instance.transfer_syntax_uid)
     gathered = Spool()
     try:
@@ -94,7 +94,7 @@ def _transcode(instance: Instance, transfer_syntax_uid: str, write: Callable[[Bu
         else:
             for piece in _pieces(instance.source):
                 gathered.write(piece)
-        Transcoder(gathered.view(), given, encoding_of(transfer_syntax_uid), write).run()
+        Reencoder(gathered.view(), given, encoding_of(transfer_syntax_uid), write).run()
     finally:
         gathered.discard()
 

@@ -59,7 +59,7 @@ class _Level:
         self.first_values: dict[int, int | None] = {}
 
 
-class Transcoder:
+class Reencoder:
     """Re-encodes one data set; `write` takes the bytes as they come."""
 
     def __init__(self, data: Buffer, source: Encoding, target: Encoding, write: Callable[[Buffer], object]) -> None:

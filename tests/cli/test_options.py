@@ -14,7 +14,7 @@ import pytest
 
 from asyncstore.cli.app import COMMANDS, run_command_line
 from asyncstore.cli.output.documented_log import QUIET
-from asyncstore.cli.sending import Sending
+from asyncstore.cli.sending import StorescuRun
 from asyncstore.transfer.reactions import Reactions
 
 if TYPE_CHECKING:
@@ -30,7 +30,7 @@ EXPLICIT_LITTLE, EXPLICIT_BIG, IMPLICIT = "1.2.840.10008.1.2.1", "1.2.840.10008.
 class Asked:
     """What a command line asked for."""
 
-    sending: Sending
+    sending: StorescuRun
     level: int
     paths: list[str]
 
@@ -50,11 +50,11 @@ def storescu(monkeypatch: pytest.MonkeyPatch) -> Callable[..., Asked]:
     """Parse a storescu command line, and give what it asked for in the place of doing it."""
     asked: list[Asked] = []
 
-    def remember(self: Sending, log: DocumentedLog) -> int:
+    def remember(self: StorescuRun, log: DocumentedLog) -> int:
         asked.append(Asked(self, log.threshold, list(self.sources)))
         return 0
 
-    monkeypatch.setattr(Sending, "run", remember)
+    monkeypatch.setattr(StorescuRun, "run", remember)
 
     def parse(*arguments: str) -> Asked:
         assert run_command_line(["storescu", *arguments]) == 0
@@ -77,7 +77,7 @@ def test_the_defaults_are_the_documented_ones(storescu: Callable[..., Asked]) ->
     assert (options.associations, options.window, options.keep_together) == (None, 16, "directory")
     assert (options.retry.retries, options.retry.first_wait_seconds, options.fail_fast) == (4, 1.0, False)
     assert (options.retry.outage_seconds, asked.sending.force_ledger) == (60.0, False)
-    assert (asked.sending.ledger, asked.sending.report_path, asked.sending.json) == (None, None, False)
+    assert (asked.sending.ledger, asked.sending.records_path, asked.sending.json) == (None, None, False)
 
 
 @pytest.mark.parametrize(
@@ -119,7 +119,7 @@ def test_the_defaults_are_the_documented_ones(storescu: Callable[..., Asked]) ->
         (("--ledger",), ("run.db",), lambda asked: asked.options.retry.outage_seconds, 3600.0),
         (("--force-ledger",), (), lambda asked: asked.sending.force_ledger, True),
         (("--outage-wait",), ("5.5",), lambda asked: asked.options.retry.outage_seconds, 5.5),
-        (("--report",), ("out.csv",), lambda asked: asked.sending.report_path, "out.csv"),
+        (("--report",), ("out.csv",), lambda asked: asked.sending.records_path, "out.csv"),
         (("--json",), (), lambda asked: asked.sending.json, True),
         (("--progress",), (), lambda asked: asked.sending.progress, True),
         (("--no-progress",), (), lambda asked: asked.sending.progress, False),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import threading
-from typing import Any
+from typing import Any, cast
 
 import anyio
 import pytest
@@ -32,7 +32,8 @@ class Asking:
 
     def __enter__(self) -> int:
         handlers: list[Any] = [(evt.EVT_ESTABLISHED, self._established), (evt.EVT_C_STORE, lambda _: 0)]
-        self._server: Any = self._entity.start_server(("127.0.0.1", 0), block=False, evt_handlers=handlers)
+        server = self._entity.start_server(("127.0.0.1", 0), block=False, evt_handlers=handlers)
+        self._server = cast("Any", server)  # None only when it blocks
         return int(self._server.server_address[1])
 
     def __exit__(self, *_: object) -> None:

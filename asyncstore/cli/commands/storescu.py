@@ -17,7 +17,7 @@ import typer
 
 from asyncstore.cli import options, running
 from asyncstore.cli.output.plain_text import path_text
-from asyncstore.cli.sending import Sending
+from asyncstore.cli.sending import StorescuRun
 from asyncstore.dimse.messages import HIGH, LOW, MEDIUM
 from asyncstore.errors import LocalProtocolError
 from asyncstore.net.peer import Peer
@@ -42,12 +42,12 @@ def association_count(text: object) -> int | None:
     return options.whole_number(1, 1024, "auto or a number of associations")(text)
 
 
-def report_name(text: object) -> str:
+def record_name(text: object) -> str:
     """The name of a report file; its suffix is the format."""
-    from asyncstore.cli.output.records import REPORT_SUFFIXES, is_report_name
+    from asyncstore.cli.output.records import RECORD_SUFFIXES, is_record_name
 
-    if not is_report_name(str(text)):
-        raise typer.BadParameter(f"{path_text(str(text))!r} must end in {' or '.join(REPORT_SUFFIXES)}")
+    if not is_record_name(str(text)):
+        raise typer.BadParameter(f"{path_text(str(text))!r} must end in {' or '.join(RECORD_SUFFIXES)}")
     return str(text)
 
 
@@ -267,7 +267,7 @@ def storescu(
     report: Annotated[
         str | None,
         options.option(
-            parser=report_name,
+            parser=record_name,
             metavar="FILE",
             help="Write one record per instance, as it happens, to a .jsonl or .csv file (overwritten).",
             panel=options.RESULTS,
@@ -322,13 +322,13 @@ def storescu(
         ),
         fail_fast=fail_fast,
     )
-    sending = Sending(
+    sending = StorescuRun(
         Peer(addr, port, called_aet),
         sources,
         transfer_options,
         ledger=ledger,
         force_ledger=force_ledger,
-        report_path=report,
+        records_path=report,
         json=json,
         progress=progress,
     )

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from asyncstore.instances.outcome import Outcome
     from asyncstore.transfer.report import Report
 
-REPORT_SUFFIXES: Final = (".jsonl", ".csv")
+RECORD_SUFFIXES: Final = (".jsonl", ".csv")
 
 COLUMNS: Final = (
     "time",
@@ -111,7 +111,7 @@ class JsonLines:
         self._stream.flush()
 
 
-class ReportFile:
+class RecordFile:
     """The file of `--report`: JSON lines, or CSV (RFC 4180) without formulas for a spreadsheet.
 
     Opening the file locks it, and `begin` empties it, so a run without any outcome keeps an earlier report. The system
@@ -186,6 +186,6 @@ def cell_text(value: object) -> str:
     return f"'{text}" if text.startswith(_FORMULA_STARTS) else text
 
 
-def is_report_name(path: str) -> bool:
+def is_record_name(path: str) -> bool:
     """Whether the name of a report ends in one of the formats."""
-    return os.path.splitext(path)[1] in REPORT_SUFFIXES
+    return os.path.splitext(path)[1] in RECORD_SUFFIXES

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from asyncstore.cli.output.records import COLUMNS, JsonLines, ReportFile
+from asyncstore.cli.output.records import COLUMNS, JsonLines, RecordFile
 from asyncstore.instances.outcome import Outcome, State
 from asyncstore.status import Status
 from asyncstore.transfer.report import Report
@@ -22,7 +22,7 @@ FAILED = Outcome(State.FAILED, "a.dcm", status=Status(0xA702, "disk full", (0x00
 
 
 def written(path: Path, *outcomes: Outcome) -> bytes:
-    file = ReportFile(str(path))
+    file = RecordFile(str(path))
     for outcome in outcomes:
         file.write(outcome)
     file.close()
@@ -53,7 +53,7 @@ def test_a_csv_record_has_the_same_columns(tmp_path: Path) -> None:
 
 def test_a_record_is_in_the_file_as_soon_as_it_happened(tmp_path: Path) -> None:
     path = tmp_path / "r.jsonl"
-    file = ReportFile(str(path))
+    file = RecordFile(str(path))
     file.write(FAILED)
     assert json.loads(path.read_text())["state"] == "failed"
     file.close()
@@ -83,7 +83,7 @@ def test_undecodable_names_keep_their_bytes(tmp_path: Path, suffix: str) -> None
 
 @pytest.mark.skipif(not os.path.exists("/dev/full"), reason="this system has no /dev/full")
 def test_a_report_on_a_full_disk_raises_and_can_still_be_closed() -> None:
-    file = ReportFile("/dev/full")
+    file = RecordFile("/dev/full")
     with pytest.raises(OSError, match="No space left"):
         file.write(FAILED)
     file.close()
@@ -91,7 +91,7 @@ def test_a_report_on_a_full_disk_raises_and_can_still_be_closed() -> None:
 
 def test_a_report_without_records_is_an_empty_file(tmp_path: Path) -> None:
     written(tmp_path / "r.csv", FAILED)
-    file = ReportFile(str(tmp_path / "r.csv"))
+    file = RecordFile(str(tmp_path / "r.csv"))
     file.begin()
     file.close()
     assert (tmp_path / "r.csv").read_bytes() == b""
@@ -112,15 +112,15 @@ def test_a_file_that_is_no_report_is_left_as_it_is(tmp_path: Path, name: str, co
         assert written(tmp_path / name, FAILED).startswith(b"time,")
         return
     with pytest.raises(OSError, match="not a report"):
-        ReportFile(str(tmp_path / name))
+        RecordFile(str(tmp_path / name))
     assert (tmp_path / name).read_bytes() == content
 
 
 def test_a_report_is_written_by_one_run_at_a_time(tmp_path: Path) -> None:
-    first = ReportFile(str(tmp_path / "r.csv"))
+    first = RecordFile(str(tmp_path / "r.csv"))
     first.write(FAILED)
     with pytest.raises(OSError, match="another run is writing it"):
-        ReportFile(str(tmp_path / "r.csv"))
+        RecordFile(str(tmp_path / "r.csv"))
     first.write(FAILED)
     first.close()
     assert len(rows((tmp_path / "r.csv").read_bytes())) == 2
