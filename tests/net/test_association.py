@@ -15,7 +15,7 @@ import pytest
 
 from asyncstore.aio.signal import Signal
 from asyncstore.dimse.messages import HIGH, CEchoRQ, CEchoRSP
-from asyncstore.errors import LocalProtocolError, SourceError, StoreFailed
+from asyncstore.errors import Aborted, LocalProtocolError, SourceError, StoreFailed
 from asyncstore.inputs.opening import instance_from
 from asyncstore.instances import source as source_module
 from asyncstore.instances.outcome import State
@@ -32,7 +32,7 @@ from asyncstore.uids import (
 )
 from asyncstore.upper_layer import framing
 from asyncstore.upper_layer.items import OperationsWindow, UserIdentity
-from asyncstore.upper_layer.pdu import AssociateRQ, ReleaseRQ
+from asyncstore.upper_layer.pdu import Abort, AssociateRQ, ReleaseRQ
 from tests.support import files
 from tests.support.associations import (
     CONTEXTS,
@@ -619,3 +619,25 @@ async def test_sources_of_our_own_making_are_read_like_any_other() -> None:
             assert (await association.store(instance_of(Source(pattern(LENGTHS[-1]))))).is_stored
     assert scp.wires[0].stores[0].data_set == pattern(LENGTHS[-1])
     assert Source.closed == 1
+
+
+async def test_it_says_in_a_line_how_it_is() -> None:
+    def aborts_at_the_second(wire: Wire) -> None:
+        wire.answer(wire.read_store())
+        wire.read_store()
+        wire.send(Abort(0, 0))
+
+    with ScriptedSCP(accepting(aborts_at_the_second)) as scp, anyio.fail_after(LIMIT_SECONDS):
+        association = to(scp)
+        name = f"SCRIPTED@{scp.host}:{scp.port}"
+        assert repr(association) == f"<Association {name}, not established>"
+        async with association:
+            assert repr(association) == f"<Association {name}, established, 0 of 1 operations outstanding>"
+            await association.store(instance())
+            with pytest.raises(Aborted):
+                await association.store(instance())
+            assert repr(association).startswith(f"<Association {name}, failed: association aborted by the peer")
+    with ScriptedSCP() as scp, anyio.fail_after(LIMIT_SECONDS):
+        async with to(scp) as association:
+            await association.release()
+            assert repr(association) == f"<Association SCRIPTED@{scp.host}:{scp.port}, released>"
