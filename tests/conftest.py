@@ -1,7 +1,11 @@
-"""What every test may use: three event loops, a watch for blocking calls, and real peers.
+"""Shared by all tests: event loops, markers, hypothesis profiles, a watch for blocking calls, and real peers.
 
-Async tests need no mark: each runs under asyncio, asyncio with uvloop, and trio. A test that is about one loop only
-says so with `@pytest.mark.parametrize("anyio_backend", ["asyncio"])`.
+An async test needs no mark and runs under asyncio. Marked `every_loop`, it runs under asyncio, asyncio with uvloop, and
+trio; `--every-loop` runs all async tests so. A test for one loop only overrides both with
+`@pytest.mark.parametrize("anyio_backend", ["asyncio"])`.
+
+The tests run in one process per CPU, four at most. `-n 0` runs them in a single process, which `-s` and coverage need;
+`--pdb` implies it. Without pytest-xdist, clear the options of pyproject.toml: `-o addopts= -p no:xdist`.
 """
 
 from __future__ import annotations
@@ -12,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 from blockbuster import blockbuster_ctx
+from hypothesis import settings
 
 import asyncstore
 from tests.support import peers
@@ -25,18 +30,49 @@ if TYPE_CHECKING:
 # Reading warm local files in the loop is by design: handing each to a thread costs more than the read itself.
 _ALLOWED_IN_THE_LOOP = ("os.stat", "os.scandir", "os.read")
 
-_BACKENDS = [
-    pytest.param(("asyncio", {"use_uvloop": False}), id="asyncio"),
-    pytest.param(("trio", {}), id="trio"),
-]
+_LOOPS: dict[str, tuple[str, dict[str, Any]]] = {"asyncio": ("asyncio", {"use_uvloop": False})}
 if sys.platform != "win32":
-    _BACKENDS.insert(1, pytest.param(("asyncio", {"use_uvloop": True}), id="asyncio+uvloop"))
+    _LOOPS["asyncio+uvloop"] = ("asyncio", {"use_uvloop": True})
+_LOOPS["trio"] = ("trio", {})
+
+# An ordinary run tries the same examples each time; CI looks for new ones (`--hypothesis-profile=ci`). The examples of
+# a slow machine take their time, so neither has a deadline.
+settings.register_profile("dev", max_examples=40, derandomize=True, deadline=None)
+settings.register_profile("ci", max_examples=300, derandomize=False, deadline=None, print_blob=True)
+settings.load_profile("dev")
 
 
-@pytest.fixture(params=_BACKENDS)
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """Adds `--every-loop`."""
+    parser.addoption("--every-loop", action="store_true", help="run every async test on every event loop")
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """Gives each async test its event loops, unless it names them itself."""
+    if "anyio_backend" not in metafunc.fixturenames:
+        return
+    markers = metafunc.definition.iter_markers("parametrize")
+    if any("anyio_backend" in str(marker.args[0]) for marker in markers):
+        return
+    is_for_all = metafunc.config.getoption("--every-loop") or metafunc.definition.get_closest_marker("every_loop")
+    names = list(_LOOPS) if is_for_all else ["asyncio"]
+    metafunc.parametrize("anyio_backend", [_LOOPS[name] for name in names], ids=names, indirect=True)
+
+
+@pytest.fixture
 def anyio_backend(request: pytest.FixtureRequest) -> Any:
-    """The event loop of an async test, as anyio's pytest plugin wants it."""
+    """The event loop of an async test, as anyio's pytest plugin expects it."""
     return request.param
+
+
+@pytest.hookimpl(tryfirst=True)  # xdist's own hook reads the groups
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Keeps the tests marked `timed` on one worker, so that no two of them run at the same time."""
+    if not config.pluginmanager.hasplugin("xdist"):
+        return
+    for item in items:
+        if item.get_closest_marker("timed"):
+            item.add_marker(pytest.mark.xdist_group("timed"))
 
 
 @pytest.hookimpl(tryfirst=True)
