@@ -89,6 +89,7 @@ def _tiny_instances() -> Iterator[Instance]:
         yield instance_from_bytes(template.replace(b".1000000", b".%d" % (1_000_000 + number)))
 
 
+@pytest.mark.campaign
 def test_message_ids_begin_anew_on_a_long_association(tmp_path: Path) -> None:
     outcomes: list[Outcome] = []
 
@@ -112,6 +113,7 @@ def test_message_ids_begin_anew_on_a_long_association(tmp_path: Path) -> None:
 # -- size --------------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.campaign
 def test_a_file_of_1_gib_is_sent_in_little_memory(tmp_path: Path) -> None:
     pixels = element(0x7FE00010, b"OB", b"")[:-4] + struct.pack("<I", LARGE_BYTES)
     path = tmp_path / "large.dcm"

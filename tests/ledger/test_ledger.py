@@ -35,6 +35,8 @@ if TYPE_CHECKING:
     from asyncstore.ledger.protocol import Ledger
     from asyncstore.ledger.sqlite.writer import LedgerWriter
 
+pytestmark = pytest.mark.every_loop
+
 # -- recording ---------------------------------------------------------------------------------------------------------
 
 

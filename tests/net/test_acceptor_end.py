@@ -27,6 +27,8 @@ if TYPE_CHECKING:
     from asyncstore.net.acceptor import Arrival
     from asyncstore.status import Status
 
+pytestmark = pytest.mark.every_loop
+
 VERIFICATION_CONTEXT = PresentationContext(3, VERIFICATION, (IMPLICIT_VR_LITTLE_ENDIAN,))
 ECHO = DataTF((Fragment(3, True, True, CEchoRQ(1).encode()),)).encode()
 ECHO_ANSWER = DataTF((Fragment(3, True, True, CEchoRSP(1, SUCCESS).encode()),)).encode()

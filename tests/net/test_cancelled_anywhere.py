@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import anyio
 import anyio.lowlevel
+import pytest
 
 from asyncstore.net.transport import ABORT_SECONDS
 from asyncstore.uids import CT_IMAGE_STORAGE, EXPLICIT_VR_LITTLE_ENDIAN, IMPLICIT_VR_LITTLE_ENDIAN, VERIFICATION
@@ -18,6 +19,8 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from asyncstore.instances.instance import Instance
+
+pytestmark = [pytest.mark.every_loop, pytest.mark.timed]
 
 # An instance of MR is converted in a thread: that class is accepted in Implicit VR only.
 _CONTEXTS = (

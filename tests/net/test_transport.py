@@ -23,6 +23,8 @@ from tests.support.peers import free_port
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
+pytestmark = pytest.mark.every_loop
+
 MUCH = bytes(1 << 24)
 
 

@@ -59,6 +59,8 @@ if TYPE_CHECKING:
     from asyncstore.net.acceptor import Arrival
     from asyncstore.trace import TraceEvent
 
+pytestmark = pytest.mark.every_loop
+
 CLASSES = list(STORAGE_SOP_CLASSES)
 
 

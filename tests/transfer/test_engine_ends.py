@@ -39,6 +39,8 @@ if TYPE_CHECKING:
     from asyncstore.net.acceptor import Arrival
     from asyncstore.status import Status
 
+pytestmark = pytest.mark.every_loop
+
 WINDOW = 4
 
 
