@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 from blockbuster import blockbuster_ctx
-from hypothesis import settings
+from hypothesis import HealthCheck, settings
 
 import asyncstore
 from tests.support import peers
@@ -35,10 +35,11 @@ if sys.platform != "win32":
     _LOOPS["asyncio+uvloop"] = ("asyncio", {"use_uvloop": True})
 _LOOPS["trio"] = ("trio", {})
 
-# An ordinary run tries the same examples each time; CI looks for new ones (`--hypothesis-profile=ci`). The examples of
-# a slow machine take their time, so neither has a deadline.
-settings.register_profile("dev", max_examples=40, derandomize=True, deadline=None)
-settings.register_profile("ci", max_examples=300, derandomize=False, deadline=None, print_blob=True)
+# An ordinary run tries the same few examples each time; `--hypothesis-profile=ci` looks for new ones. Neither fails a
+# test because the machine is slow.
+_SLOW_IS_FINE: dict[str, Any] = {"deadline": None, "suppress_health_check": [HealthCheck.too_slow]}
+settings.register_profile("dev", max_examples=40, derandomize=True, **_SLOW_IS_FINE)
+settings.register_profile("ci", max_examples=300, derandomize=False, print_blob=True, **_SLOW_IS_FINE)
 settings.load_profile("dev")
 
 
@@ -101,18 +102,17 @@ def no_blocking_calls(request: pytest.FixtureRequest) -> Iterator[None]:
         yield
 
 
-@pytest.fixture
-def storescp(tmp_path: Path) -> Iterator[RunningPeer]:
-    """DCMTK's storescp: forks, takes every transfer syntax, keeps the files bit by bit."""
-    with peers.dcmtk_storescp(tmp_path / "storescp") as peer:
+@pytest.fixture(scope="session")
+def _session_storescp(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningPeer]:
+    with peers.dcmtk_storescp(tmp_path_factory.mktemp("storescp")) as peer:
         yield peer
 
 
 @pytest.fixture
-def discarding_storescp(tmp_path: Path) -> Iterator[RunningPeer]:
-    """DCMTK's storescp, which discards what it receives."""
-    with peers.dcmtk_storescp(tmp_path / "storescp", ignore=True) as peer:
-        yield peer
+def storescp(_session_storescp: RunningPeer) -> RunningPeer:
+    """DCMTK's storescp: forks, takes every transfer syntax, keeps the files bit by bit; one process serves all tests."""
+    _session_storescp.clear()
+    return _session_storescp
 
 
 @pytest.fixture(scope="session")
@@ -128,11 +128,17 @@ def orthanc(_session_orthanc: RunningOrthanc) -> RunningOrthanc:
     return _session_orthanc
 
 
-@pytest.fixture
-def pynetdicom_storescp(tmp_path: Path) -> Iterator[RunningPeer]:
-    """pynetdicom's storescp application, which keeps what it receives."""
-    with peers.pynetdicom_storescp(tmp_path / "pynetdicom") as peer:
+@pytest.fixture(scope="session")
+def _session_pynetdicom_storescp(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningPeer]:
+    with peers.pynetdicom_storescp(tmp_path_factory.mktemp("pynetdicom")) as peer:
         yield peer
+
+
+@pytest.fixture
+def pynetdicom_storescp(_session_pynetdicom_storescp: RunningPeer) -> RunningPeer:
+    """pynetdicom's storescp application, which keeps what it receives; one process serves all tests."""
+    _session_pynetdicom_storescp.clear()
+    return _session_pynetdicom_storescp
 
 
 @pytest.fixture

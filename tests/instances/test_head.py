@@ -552,7 +552,7 @@ def test_a_file_that_ends_within_an_element_is_no_instance_as_far_as_its_uids_go
             assert found.reason is ProblemKind.DAMAGED
 
 
-@settings(deadline=None, max_examples=300, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     data=st.data(),
     base=st.sampled_from([data for data, _, _ in WHOLE.values()] + [bundled("nested_priv_SQ.dcm").read_bytes()]),

@@ -61,7 +61,7 @@ def open_descriptors() -> int:
     return len(os.listdir("/proc/self/fd"))
 
 
-@settings(deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(sizes=st.lists(st.integers(0, 700), max_size=12), offset=st.integers(0, 1000), wait=st.booleans())
 @example(sizes=[], offset=0, wait=True)
 @example(sizes=[1] * 2500, offset=1, wait=True)

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import anyio
 import anyio.to_thread
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from asyncstore.errors import LedgerError
@@ -243,7 +243,6 @@ def test_what_differs_between_instances_is_not_mixed_up(tmp_path: Path) -> None:
 NAMES = st.binary(min_size=1, max_size=40).filter(lambda name: not {0, ord("/")} & set(name) and name.strip(b"."))
 
 
-@settings(max_examples=30, deadline=None)
 @given(names=st.lists(NAMES, min_size=1, max_size=20, unique=True))
 def test_paths_come_back_byte_for_byte(names: list[bytes], tmp_path_factory: pytest.TempPathFactory) -> None:
     path = tmp_path_factory.mktemp("ledger") / "run.db"

@@ -12,7 +12,7 @@ import anyio.to_thread
 import pytest
 
 from asyncstore.dimse.messages import CEchoRQ, CEchoRSP, CStoreRQ
-from asyncstore.net.acceptor import StorageSCP
+from asyncstore.net.acceptor import AcceptedAssociation, StorageSCP
 from asyncstore.status import SUCCESS
 from asyncstore.uids import CT_IMAGE_STORAGE, IMPLICIT_VR_LITTLE_ENDIAN, VERIFICATION
 from asyncstore.upper_layer.items import PresentationContext
@@ -219,6 +219,15 @@ async def test_an_association_that_waits_for_a_hook_is_not_idle() -> None:
     assert scp.stored == 1
 
 
-async def test_an_association_may_be_idle_without_limit() -> None:
-    async with StorageSCP(idle_seconds=0) as scp:
-        (await play(associates, scp)).close()
+async def test_an_association_may_be_idle_without_limit(monkeypatch: pytest.MonkeyPatch) -> None:
+    looks: list[AcceptedAssociation] = []
+    monkeypatch.setattr(AcceptedAssociation, "look", looks.append)
+    with anyio.fail_after(LIMIT_SECONDS):
+        async with StorageSCP(idle_seconds=0) as scp:
+            sock = await play(associates, scp)
+            await scp._watch()  # returns at once: nothing looks for idle associations
+            for _ in range(100):
+                await anyio.lowlevel.checkpoint()
+            assert len(scp._open) == 1
+    sock.close()
+    assert looks == []

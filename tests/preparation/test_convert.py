@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Final
 
 import pydicom
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from asyncstore.errors import SourceChanged, SourceError
@@ -384,7 +384,6 @@ def test_compressed_pixels_in_an_implicit_data_set_are_refused() -> None:
         convert(instance_of(body, IMPLICIT_VR_LITTLE_ENDIAN), EXPLICIT_VR_LITTLE_ENDIAN)
 
 
-@settings(deadline=None, max_examples=150, suppress_health_check=[HealthCheck.too_slow])
 @given(
     data=st.data(),
     name=st.sampled_from(["rtplan.dcm", "test-SR.dcm", "reportsi.dcm", "UN_sequence.dcm", "nested_priv_SQ.dcm"]),

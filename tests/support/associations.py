@@ -82,10 +82,12 @@ def tiny(**seconds: float) -> Timeouts:
     return Timeouts(**({"acse_seconds": 10.0, "dimse_seconds": 10.0, "network_seconds": 10.0} | seconds))
 
 
+_PATTERN: Final = bytes((index * 7 + index // 251) & 0xFF for index in range(1 << 16))
+
+
 def pattern(length: int) -> bytes:
     """Bytes that are no data set; no stretch of 250 bytes comes twice within 64 KiB."""
-    block = bytes((index * 7 + index // 251) & 0xFF for index in range(1 << 16))
-    return (block * (length // len(block) + 1))[:length]
+    return (_PATTERN * (length // len(_PATTERN) + 1))[:length]
 
 
 class ReadPiecewise(BytesSource):
