@@ -110,7 +110,7 @@ def _session_storescp(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Runn
 
 @pytest.fixture
 def storescp(_session_storescp: RunningPeer) -> RunningPeer:
-    """DCMTK's storescp: forks, takes every transfer syntax, keeps the files bit by bit; one process serves all tests."""
+    """DCMTK's storescp: forks, takes every transfer syntax, keeps files bit by bit; one process serves all tests."""
     _session_storescp.clear()
     return _session_storescp
 
