@@ -52,8 +52,7 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     """Gives each async test its event loops, unless it names them itself."""
     if "anyio_backend" not in metafunc.fixturenames:
         return
-    markers = metafunc.definition.iter_markers("parametrize")
-    if any("anyio_backend" in str(marker.args[0]) for marker in markers):
+    if any("anyio_backend" in marker.args[:1] for marker in metafunc.definition.iter_markers("parametrize")):
         return
     is_for_all = metafunc.config.getoption("--every-loop") or metafunc.definition.get_closest_marker("every_loop")
     names = list(_LOOPS) if is_for_all else ["asyncio"]

@@ -608,15 +608,6 @@ def test_a_deflate_bomb_is_inflated_only_a_little(path: Path) -> None:
 # What the system may answer
 
 
-@pytest.fixture(params=["everything", "no RWF_NOWAIT", "nothing"])
-def system(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
-    if request.param != "everything":
-        monkeypatch.setattr(source, "rwf_nowait", 0)
-    if request.param == "nothing":
-        monkeypatch.setattr(source, "preadv", None)
-    return str(request.param)
-
-
 @pytest.mark.parametrize("wait", [True, False])
 @pytest.mark.parametrize("size", [0, SMALL_FILE_BYTES])
 def test_every_system_can_read_a_head(path: Path, system: str, wait: bool, size: int) -> None:

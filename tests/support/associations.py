@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import types
 from typing import TYPE_CHECKING, Final, Protocol
 
@@ -27,6 +26,7 @@ from asyncstore.uids import (
 from asyncstore.upper_layer import pdu
 from asyncstore.upper_layer.items import OperationsWindow
 from tests.support import files
+from tests.support.process import descriptors as descriptors
 
 if TYPE_CHECKING:
     import socket
@@ -230,11 +230,6 @@ def take_add_reader_away(monkeypatch: pytest.MonkeyPatch) -> None:
         add_writer = add_reader
 
     monkeypatch.setattr(transport, "asyncio", types.SimpleNamespace(get_running_loop=Loop))
-
-
-def descriptors() -> int:
-    """How many file descriptors this process has open."""
-    return len(os.listdir("/proc/self/fd"))
 
 
 def tasks() -> int:
