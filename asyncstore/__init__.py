@@ -1,8 +1,11 @@
-"""A DICOM Storage SCU that moves whole archives, and the asyncio (anyio) network stack that it stands on.
+"""Send whole imaging archives to a PACS by DICOM C-STORE, from an asyncio or trio program.
 
-    report = await asyncstore.store(["study/"], to=asyncstore.Peer("pacs.example", 11112, ae_title="ARCHIVE"))
+    archive = asyncstore.Peer("pacs.example", 11112, ae_title="ARCHIVE")
+    report = await asyncstore.store(["study/"], to=archive)      # one call
+    async with asyncstore.Transfer(archive, ["study/"]) as transfer: ...       # one outcome for each instance
+    async with asyncstore.associate(archive, contexts=[...]) as association: ...      # one association
 
-Names are loaded when they are first used, so that importing the package costs next to nothing.
+Each name is loaded when it is first used, so importing the package is cheap.
 """
 
 from __future__ import annotations
@@ -41,9 +44,12 @@ if TYPE_CHECKING:
     from asyncstore.ledger.protocol import Ledger
     from asyncstore.ledger.sqlite.ledger import SqliteLedger
     from asyncstore.ledger.sqlite.reader import LedgerReader
-    from asyncstore.net.acceptor import Arrival, OnStore, StorageSCP
-    from asyncstore.net.association import Association, associate
+    from asyncstore.net.mock import MockTransport
     from asyncstore.net.peer import Peer, Timeouts
+    from asyncstore.net.provider import ServiceProvider
+    from asyncstore.net.transport import Transport
+    from asyncstore.services.scu import Association, associate
+    from asyncstore.services.storage_scp import Arrival, OnStore, StorageSCP
     from asyncstore.status import Status
     from asyncstore.transfer.engine import Transfer, store
     from asyncstore.transfer.options import RetryPolicy, TransferOptions
@@ -63,7 +69,7 @@ __all__ = [
     "scan", "ScanProblem", "ProblemKind", "Instance", "instance_from", "instance_from_bytes",
     "DataSource", "FileSource", "BytesSource", "Outcome", "State", "Status",
     # the other end
-    "StorageSCP", "Arrival", "OnStore",
+    "StorageSCP", "Arrival", "OnStore", "ServiceProvider", "Transport", "MockTransport",
     # errors
     "AsyncStoreError", "SourceError", "NotDicom", "MissingUID", "SourceChanged", "AssociateError", "ConnectFailed",
     "AssociationRejected", "NoAcceptedContext", "AssociationLost", "Aborted", "ConnectionLost", "Timeout",
@@ -81,9 +87,12 @@ _MODULES = {
     "asyncstore.ledger.protocol": ("Ledger",),
     "asyncstore.ledger.sqlite.ledger": ("SqliteLedger",),
     "asyncstore.ledger.sqlite.reader": ("LedgerReader",),
-    "asyncstore.net.acceptor": ("Arrival", "OnStore", "StorageSCP"),
-    "asyncstore.net.association": ("Association", "associate"),
+    "asyncstore.services.storage_scp": ("Arrival", "OnStore", "StorageSCP"),
+    "asyncstore.services.scu": ("Association", "associate"),
+    "asyncstore.net.mock": ("MockTransport",),
     "asyncstore.net.peer": ("Peer", "Timeouts"),
+    "asyncstore.net.provider": ("ServiceProvider",),
+    "asyncstore.net.transport": ("Transport",),
     "asyncstore.status": ("Status",),
     "asyncstore.transfer.engine": ("Transfer", "store"),
     "asyncstore.transfer.options": ("RetryPolicy", "TransferOptions"),
@@ -94,7 +103,7 @@ _MODULES = {
 _MODULE_OF = {name: module for module, names in _MODULES.items() for name in names}
 
 
-if not TYPE_CHECKING:  # type checkers read the imports above, and would take every misspelt name for one that is here
+if not TYPE_CHECKING:  # type checkers read the imports above; with __getattr__ they would accept any misspelt name
 
     def __getattr__(name: str) -> Any:
         if name not in __all__:

@@ -8,8 +8,8 @@ from typing import NoReturn
 
 
 def main() -> NoReturn:
-    """Run the command line with the arguments of the process, and end the process with its exit code."""
-    # What is made while modules are loaded stays; looking through it for garbage took 10 ms of every start.
+    """Run the command line with the arguments of the process, and exit with its exit code."""
+    # Objects made while modules load stay; searching them for garbage took 10 ms of each start.
     gc.set_threshold(50_000)
     try:
         from asyncstore.cli import app, running

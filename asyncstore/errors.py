@@ -1,28 +1,28 @@
 """Every exception that asyncstore raises.
 
-An instance that fails is data (an `Outcome`); an association that fails is one of these:
+A failed instance is returned as an `Outcome`. A failed association raises one of these:
 
-    AsyncStoreError                          .retryable: would trying again make sense?
+    AsyncStoreError                          .retryable: whether trying again may help
       SourceError                            the file or data set itself
-        NotDicom                               no DICOM data set could be found in it
-        MissingUID                             SOP class, SOP instance or transfer syntax is not known
+        NotDicom                               it contains no DICOM data set
+        MissingUID                             the SOP class, SOP instance or transfer syntax is not known
         SourceChanged                          it changed, shrank or vanished after it was scanned
-      AssociateError                         no association came to be
-        ConnectFailed                          DNS or TCP: nobody answered
+      AssociateError                         no association could be established
+        ConnectFailed                          DNS or TCP: the host is unknown or does not answer
         AssociationRejected                    A-ASSOCIATE-RJ: result, source, reason
-        NoAcceptedContext                      accepted, but with no presentation context that we can use
-      AssociationLost                        an association ended before its work did
+        NoAcceptedContext                      accepted, but without any usable presentation context
+      AssociationLost                        an association ended before its work was done
         Aborted                                A-ABORT or A-P-ABORT: source, reason
         ConnectionLost                         the transport connection closed or broke
-        Timeout                                nothing came, or went, within a deadline
+        Timeout                                the peer sent or accepted nothing within a deadline
       ProtocolError
-        LocalProtocolError                     the caller asked for what cannot be, or cannot be now
-        RemoteProtocolError                    the peer sent what PS3.7 or PS3.8 forbids: pdu, field
+        LocalProtocolError                     the caller asked for something impossible, or not possible now
+        RemoteProtocolError                    the peer sent something that PS3.7 or PS3.8 forbids: pdu, field
       LedgerError                            the durable record cannot be opened, read or written
       StoreFailed                            only from Outcome.raise_for_failure()
 
-A Timeout is AssociationLost also where it kept an association from coming to be (`which` is "connect" or "acse"), and
-an association can be aborted or lost before it is accepted: to be safe, catch AssociateError and AssociationLost.
+To catch every failure of an association, catch AssociateError and AssociationLost. A Timeout is an AssociationLost even
+when no association was established yet (`which` is "connect" or "acse"), and the peer can abort before it accepts.
 """
 
 from __future__ import annotations
@@ -36,21 +36,21 @@ if TYPE_CHECKING:
 
 
 class AsyncStoreError(Exception):
-    """Anything that asyncstore itself reports; `retryable` says whether trying again makes sense."""
+    """The base of all errors of asyncstore. `retryable` says whether trying again may help."""
 
     retryable: bool = False
 
     def __reduce__(self) -> tuple[object, ...]:
-        # Copied and pickled by what it has: Exception would call the constructor with the message alone.
+        # Copies and pickles carry the attributes: Exception would call the constructor with the message alone.
         return type(self).__new__, (type(self), *self.args), vars(self)
 
 
 class SourceError(AsyncStoreError):
-    """The file or data set cannot be sent; the peer has nothing to do with it."""
+    """The file or data set cannot be sent. The peer is not at fault."""
 
 
 class NotDicom(SourceError):
-    """No DICOM data set could be found in the file."""
+    """The file contains no DICOM data set."""
 
 
 class MissingUID(SourceError):
@@ -62,11 +62,11 @@ class SourceChanged(SourceError):
 
 
 class AssociateError(AsyncStoreError):
-    """No association could be established; a Timeout, which is AssociationLost, may be why as well."""
+    """No association could be established. A Timeout (an AssociationLost) may be raised for that as well."""
 
 
 class ConnectFailed(AssociateError):
-    """The peer's host could not be resolved, or did not take the connection; a wrong name is not retryable."""
+    """The host name cannot be resolved (not retryable), or the host does not accept the connection (retryable)."""
 
     retryable = True
 
@@ -89,8 +89,9 @@ _REJECT_SOURCES = {1: "Service User", 2: "Service Provider (ACSE)", 3: "Service 
 class AssociationRejected(AssociateError):
     """The peer answered with A-ASSOCIATE-RJ (PS3.8 9.3.4).
 
-    `result` is 1 (permanent) or 2 (transient), `source` 1 to 3, `reason` as PS3.8 Table 9-21 numbers it; the `*_text`
-    attributes are the standard's words for them. Congestion (source 3) is retryable whatever the result.
+    `result` is 1 (permanent) or 2 (transient), `source` 1 to 3, `reason` a number of PS3.8 Table 9-21. `result_text`,
+    `source_text` and `reason_text` are the standard's words for them. A transient rejection is retryable, and so is
+    every one of source 3 (congestion).
     """
 
     def __init__(self, result: int, source: int, reason: int) -> None:
@@ -105,14 +106,14 @@ class AssociationRejected(AssociateError):
 
 
 class NoAcceptedContext(AssociateError):
-    """The peer accepted the association but none of the presentation contexts that were proposed."""
+    """The peer accepted the association, but none of the proposed presentation contexts."""
 
 
 class AssociationLost(AsyncStoreError):
-    """An association ended before its work did.
+    """An association ended before its work was done.
 
-    `outstanding` lists the Message IDs of the operations that were sent and not answered: what became of them at the
-    peer is unknown.
+    `outstanding` lists the Message IDs of operations that were sent and not answered: the peer may have performed them
+    or not.
     """
 
     retryable = True
@@ -134,7 +135,11 @@ _ABORT_REASONS = {
 
 
 class Aborted(AssociationLost):
-    """The peer aborted the association (PS3.8 9.3.8): `source` 0 is its user, 2 its service provider."""
+    """The peer aborted the association (PS3.8 9.3.8).
+
+    `source` is 0 (the peer's application) or 2 (its protocol implementation), `reason` a number of PS3.8 Table 9-26.
+    `source_text` and `reason_text` are the standard's words for them.
+    """
 
     def __init__(self, source: int, reason: int, outstanding: Sequence[int] = ()) -> None:
         self.source = source
@@ -145,11 +150,15 @@ class Aborted(AssociationLost):
 
 
 class ConnectionLost(AssociationLost):
-    """The transport connection closed or broke in the middle of an association."""
+    """The TCP connection closed or broke in the middle of an association."""
 
 
 class Timeout(AssociationLost):
-    """A deadline passed; `which` is "connect", "acse", "dimse" or "network", `seconds` how long it was."""
+    """A deadline passed. `seconds` is its length, `which` one of these:
+
+    "connect" (host name and TCP connection), "acse" (answer to an association or release request), "dimse" (answer to a
+    message), "network" (the peer accepted no data).
+    """
 
     _TEXTS: ClassVar[dict[str, str]] = {
         "connect": "the connection was not established",
@@ -165,17 +174,17 @@ class Timeout(AssociationLost):
 
 
 class ProtocolError(AsyncStoreError):
-    """The rules of the protocol were broken, by us or by the peer."""
+    """The caller or the peer broke the rules of the protocol."""
 
 
 class LocalProtocolError(ProtocolError):
-    """What was asked for cannot be, or is not allowed in the present state of the association or transfer."""
+    """The caller asked for something impossible, or not possible in this state of the association or transfer."""
 
 
 class RemoteProtocolError(ProtocolError):
-    """The peer sent what the standard forbids.
+    """The peer sent something that the standard forbids.
 
-    `pdu` names the PDU or message ("A-ASSOCIATE-AC", "C-STORE-RSP"), `field` the field at fault.
+    `pdu` is the name of the PDU or message ("A-ASSOCIATE-AC", "C-STORE-RSP"), `field` that of the field at fault.
     """
 
     retryable = True
@@ -187,11 +196,11 @@ class RemoteProtocolError(ProtocolError):
 
 
 class LedgerError(AsyncStoreError):
-    """The ledger cannot be opened, read or written, or belongs to another run or destination."""
+    """The ledger cannot be opened, read or written, is in use by another run, or has another destination."""
 
 
 class StoreFailed(AsyncStoreError):
-    """An instance was not stored; `status` is the peer's answer where there was one."""
+    """An instance was not stored. `status` is the peer's answer, None if there was none."""
 
     def __init__(self, message: str, status: Status | None = None, *, retryable: bool = False) -> None:
         super().__init__(message)
@@ -199,12 +208,12 @@ class StoreFailed(AsyncStoreError):
         self.retryable = retryable
 
 
-# What the task groups of asyncio (as anyio makes them) and trio call the group in which they raise an error.
+# The messages of the groups in which task groups of asyncio (under anyio) and trio raise an error.
 _TASK_GROUP_MESSAGES = ("unhandled errors in a TaskGroup", "Exceptions from Trio nursery")
 
 
 def cause_of(error: Exception) -> Exception:
-    """The one error that task groups were raised around; any other error, a group of somebody else's too, is itself."""
+    """The error inside the groups that task groups put around it; any other error, or other group, unchanged."""
     while isinstance(error, ExceptionGroup) and error.message in _TASK_GROUP_MESSAGES and len(error.exceptions) == 1:
         error = error.exceptions[0]
     return error

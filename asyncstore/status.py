@@ -1,6 +1,6 @@
-"""DIMSE status codes of C-STORE and C-ECHO: what each means, and whether trying again makes sense.
+"""DIMSE status codes of C-STORE and C-ECHO: their meanings, and whether trying again may help.
 
-PS3.7 Annex C has the general codes, PS3.4 B.2.3 those of the Storage Service Class.
+The general codes are from PS3.7 Annex C, those of the Storage Service Class from PS3.4 B.2.3.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from typing import Final
 
 
 class Category(enum.Enum):
-    """The five kinds of status of PS3.7 C, and Unknown for a code that belongs to none."""
+    """The five kinds of status of PS3.7 Annex C, and UNKNOWN for any other code."""
 
     SUCCESS = "Success"
     WARNING = "Warning"
@@ -24,7 +24,7 @@ class Category(enum.Enum):
 
 @dataclass(frozen=True, slots=True)
 class StatusRange:
-    """A row of the table: codes `first` to `last`, both included, and what they mean."""
+    """A row of the table: the codes `first` to `last` (inclusive) and their meaning."""
 
     first: int
     last: int
@@ -33,7 +33,7 @@ class StatusRange:
     retryable: bool = False
 
 
-# The first row that holds a code wins: particular codes stand before the ranges that include them.
+# The first row with a code wins: single codes come before the ranges that include them.
 STATUS_TABLE: Final[tuple[StatusRange, ...]] = (
     StatusRange(0x0000, 0x0000, Category.SUCCESS, "Success"),
     StatusRange(0x0001, 0x0001, Category.WARNING, "Requested optional attributes are not supported"),
@@ -76,10 +76,10 @@ _ANY_OTHER: Final = StatusRange(0x0000, 0xFFFF, Category.UNKNOWN, "Unknown statu
 
 @dataclass(frozen=True, slots=True)
 class Status:
-    """What the peer answered: the 16-bit `value`, and what came with it.
+    """A peer's answer: the 16-bit status code `value` (PS3.7 Annex C), and its explanation.
 
-    `comment` is the peer's Error Comment as it was sent (never print it unescaped), `offending_elements` the tags it
-    complained about, each (group << 16 | element). PS3.7 C.
+    `comment` is the peer's Error Comment, as sent: escape it before you print it. `offending_elements` are the tags
+    that the peer complained about, each as an integer (group << 16 | element).
     """
 
     value: int
@@ -88,21 +88,22 @@ class Status:
 
     @property
     def category(self) -> Category:
+        """Success, warning, failure, cancel, pending or unknown."""
         return _row(self.value).category
 
     @property
     def meaning(self) -> str:
-        """The standard's words for the code, without the peer's comment."""
+        """The standard's words for the code, e.g. "Duplicate SOP instance"; without the peer's comment."""
         return _row(self.value).meaning
 
     @property
     def retryable(self) -> bool:
-        """Whether sending the instance again may end otherwise."""
+        """Whether sending the instance again may help."""
         return _row(self.value).retryable
 
     @property
     def is_stored(self) -> bool:
-        """The peer has the instance: success, or a warning (PS3.4 B.2.3)."""
+        """Whether the peer has the instance: the status is success or a warning (PS3.4 B.2.3)."""
         category = _row(self.value).category
         return category is Category.SUCCESS or category is Category.WARNING
 

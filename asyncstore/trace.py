@@ -1,7 +1,7 @@
-"""What happens, as events for the log.
+"""Events for the log.
 
-Each event is logged as the message of a record (`logger.log(level, event)`): `str(event)` is one plain line for any
-logging set-up, and a handler that knows the events can print more, as the documented log of the command line does.
+Each event is the message of a log record (`logger.log(level, event)`). `str(event)` is one plain line for any logging
+set-up. A handler that knows the events can print more, as the documented log of the command line does.
 """
 
 from __future__ import annotations
@@ -11,9 +11,9 @@ from typing import Any, ClassVar
 
 
 class TraceEvent:
-    """One thing that happened on an association; what its class annotates is given by keyword.
+    """One thing that happened on an association. The fields that a subclass annotates are given by keyword.
 
-    No dataclass: every start of a program would pay for building twenty of them, and mostly none is ever used.
+    This is not a dataclass: building twenty of those would slow down each start, and most runs use none of them.
     """
 
     level: ClassVar[int] = logging.INFO

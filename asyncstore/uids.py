@@ -1,7 +1,7 @@
-"""The UIDs that the stack itself needs: storage classes, transfer syntaxes, and who we are.
+"""The UIDs that the stack itself needs: storage classes, transfer syntaxes, and our own.
 
-Kept here and not looked up in pydicom, because importing pydicom costs more than sending a thousand small
-instances. A test holds the tables against pydicom's dictionary.
+They are not looked up in pydicom: importing it takes longer than sending a thousand small instances. A test compares
+the tables with pydicom's dictionary.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ EXPLICIT_VR_LITTLE_ENDIAN: Final = "1.2.840.10008.1.2.1"
 EXPLICIT_VR_BIG_ENDIAN: Final = "1.2.840.10008.1.2.2"
 DEFLATED_EXPLICIT_VR_LITTLE_ENDIAN: Final = "1.2.840.10008.1.2.1.99"
 
-# The four that are requested by default, in the documented order; data sets can be converted among them.
+# Requested by default, in the documented order. A data set can be converted from any of the four to any other.
 UNCOMPRESSED_TRANSFER_SYNTAXES: Final = (
     IMPLICIT_VR_LITTLE_ENDIAN,
     EXPLICIT_VR_LITTLE_ENDIAN,
@@ -33,8 +33,7 @@ IMPLEMENTATION_VERSION_NAME: Final = "ASYNCSTORE_0_1"
 CT_IMAGE_STORAGE: Final = "1.2.840.10008.5.1.4.1.1.2"
 MR_IMAGE_STORAGE: Final = "1.2.840.10008.5.1.4.1.1.4"
 
-# PS3.4 B.5 and its retired forerunners: current classes first, so that they come first into an association that
-# proposes as many as fit.
+# PS3.4 B.5, then the retired classes: an association that proposes as many as fit must begin with the current ones.
 STORAGE_SOP_CLASSES: Final[dict[str, str]] = {
     "1.2.840.10008.5.1.4.1.1.1": "Computed Radiography Image Storage",
     "1.2.840.10008.5.1.4.1.1.1.1": "Digital X-Ray Image Storage - For Presentation",
@@ -313,16 +312,16 @@ _NAMES: Final = {
 }
 
 
-# PS3.5 9.1 allows digits and dots. Other visible characters occur in archives: a peer may take them, so they are not
-# ours to refuse.
+# PS3.5 9.1 allows digits and dots. Archives contain UIDs with other visible characters. A peer may accept those, so we
+# send them.
 _matches_visible = re.compile(r"[!-\[\]-~]{1,64}").fullmatch
 
 
 def can_be_sent(uid: str) -> bool:
-    """Whether a UID has 1 to 64 visible ASCII characters, no backslash among them: a message has room for no other."""
+    """Whether a UID has 1 to 64 visible ASCII characters without a backslash: a message has no room for others."""
     return _matches_visible(uid) is not None
 
 
 def name_of(uid: str) -> str:
-    """The standard's name of a UID, or the UID itself where the standard has none here."""
+    """The standard's name of a UID; the UID itself if these tables have no name for it."""
     return _NAMES.get(uid, uid)

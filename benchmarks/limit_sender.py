@@ -23,7 +23,7 @@ if not __package__:
     # Run as a script: the project comes first, and this directory's profile.py must not stand for Python's own.
     sys.path[0] = str(Path(__file__).resolve().parent.parent)
 
-from asyncstore.dimse import messages
+from asyncstore.dimse import decoding, messages
 from asyncstore.upper_layer import pdu
 from asyncstore.upper_layer.items import PresentationContext, UserInformation
 from benchmarks.data import EXPLICIT_VR_LITTLE_ENDIAN, IMPLEMENTATION_CLASS_UID
@@ -71,7 +71,7 @@ def read_messages(path: Path) -> Messages:
 
 def _sop_class_uid(view: memoryview) -> str:
     end = pdu.HEADER_BYTES + int.from_bytes(view[2 : pdu.HEADER_BYTES], "big")
-    return cast("messages.CStoreRQ", messages.decode(bytes(view[_CONTROL_AT + 1 : end]))).affected_sop_class_uid
+    return cast("messages.CStoreRQ", decoding.decode(bytes(view[_CONTROL_AT + 1 : end]))).affected_sop_class_uid
 
 
 def _receive_exactly(connection: socket.socket, size_bytes: int) -> bytes:
@@ -203,7 +203,7 @@ def _text(answer: bytes) -> str:
     """What the receiver said, for the error message."""
     received = pdu.decode(answer[0], answer[pdu.HEADER_BYTES :])
     if isinstance(received, pdu.DataTF) and received.fragments[0].is_last:
-        return str(messages.decode(received.fragments[0].data))
+        return str(decoding.decode(received.fragments[0].data))
     return str(received)
 
 

@@ -31,10 +31,10 @@ FLOORS: Final = {
     "dimse": 1,
     "instances": 2,
     "preparation": 3,
+    "net": 3,
     "ledger": 3,
     "inputs": 4,
-    "services": 4,
-    "net": 5,
+    "services": 5,
     "transfer": 6,
     "__init__": 8,
     "cli": 9,
@@ -42,7 +42,11 @@ FLOORS: Final = {
 }
 
 # Parts of one floor that know each other's types, and nothing else of each other.
-FOR_TYPING_ONLY: Final = {("errors", "asyncstore.status"), ("dimse", "asyncstore.upper_layer.pdu")}
+FOR_TYPING_ONLY: Final = {
+    ("errors", "asyncstore.status"),
+    ("dimse", "asyncstore.upper_layer.pdu"),
+    ("dimse", "asyncstore.upper_layer.contexts"),
+}
 
 # The core does no I/O; the instances block, and know neither an event loop nor a network.
 LOOP_AND_NETWORK: Final = {"anyio", "asyncio", "trio", "uvloop", "socket", "ssl", "select", "selectors"}

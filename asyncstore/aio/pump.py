@@ -1,10 +1,10 @@
-"""Asks an iterator that may block, in a thread, and hands each entry to the event loop as soon as it is there.
+"""Runs a blocking iterator in a thread, and passes each entry to the event loop as soon as it comes.
 
-Asking for several at once would be cheaper, but then an entry that has come waits for the next one, which may be an
-hour away, or itself wait for what becomes of the first.
+Passing several at once would be cheaper, but the first would have to wait for the next one, which may be an hour away,
+or may itself wait for the outcome of the first.
 
-The thread is no worker of the event loop's: the interpreter would wait for those at its exit, and nothing can wake an
-iterator that blocks.
+The thread is not a worker thread of the event loop: the interpreter waits for those when it exits, and nothing can wake
+a blocked iterator.
 """
 
 from __future__ import annotations
@@ -21,12 +21,12 @@ from asyncstore.aio.signal import Signal
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-# How many entries the thread may be ahead: they may be large, and must only bridge the time until the next turn.
+# How many entries the thread may be ahead. They may be large, and need only bridge the time until the loop's next turn.
 _AHEAD: Final = 16
 
 
 class Pump:
-    """Hands on what an iterator yields: `start`, `take` until it gives nothing, then `stop`."""
+    """Passes on the entries of an iterator: call `start`, `take` until it returns nothing, then `stop`."""
 
     def __init__(self, iterator: Iterator[Any]) -> None:
         self._iterator = iterator
@@ -39,13 +39,13 @@ class Pump:
         self._changed = Signal()
 
     def start(self) -> None:
-        """Begin to iterate, in a thread that is left to itself after `stop`."""
+        """Start to iterate, in a thread that nobody waits for after `stop`."""
         self._call_in_loop = _caller_of_this_loop()
         run = contextvars.copy_context().run
         threading.Thread(target=run, args=(self._iterate,), name="asyncstore sources", daemon=True).start()
 
     async def take(self) -> list[Any]:
-        """What has come, at least one entry; an empty list at the end. Raises what the iterator raised, at its turn."""
+        """The entries that have come, at least one; an empty list at the end. An error of the iterator comes last."""
         while not self._entries and not self._has_ended:
             self._is_awaited = True
             if not self._entries and not self._has_ended:  # the thread may not have seen that it is awaited
@@ -59,7 +59,7 @@ class Pump:
         return taken
 
     def stop(self) -> None:
-        """Have the thread end as soon as the iterator lets it."""
+        """End the thread as soon as the iterator returns."""
         self._is_stopped = True
         self._room.release()
 
@@ -84,7 +84,7 @@ class Pump:
 
 
 def _caller_of_this_loop() -> Callable[[Callable[[], object]], object]:
-    """What has the running event loop call a function soon, from any thread."""
+    """A function that, from any thread, makes the running event loop call another function soon."""
     try:
         return asyncio.get_running_loop().call_soon_threadsafe
     except RuntimeError:

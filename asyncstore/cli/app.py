@@ -1,4 +1,4 @@
-"""The application: its commands, each loaded only when it is run, so that `asyncstore --help` answers at once."""
+"""The application and its commands. A command is loaded only when it runs, so `asyncstore --help` answers at once."""
 
 from __future__ import annotations
 
@@ -17,23 +17,50 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
 COMMANDS: Final = {
-    "storescu": "Send DICOM files and directories to a Storage SCP, one or a million.",
-    "echoscu": "Verify that a peer answers (C-ECHO).",
+    "storescu": "Send DICOM files and directories to a Storage SCP (C-STORE).",
+    "echoscu": "Check that a peer answers (C-ECHO).",
     "storescp": "Receive instances (C-STORE) and keep or discard them.",
-    "scan": "Say what files and directories hold, before any byte is sent.",
-    "report": "Say what a ledger knows: counts, failures by reason, records as CSV or JSON.",
-    "demo": "Send real sample files to an SCP of our own on this machine.",
+    "scan": "List what would be sent, by SOP class and transfer syntax.",
+    "report": "Summarise a ledger: counts, failures by reason, CSV, JSON.",
+    "demo": "Send sample files to a throw-away SCP on this machine.",
 }
 
 
+_COMPLETION: Final = ("install_completion", "show_completion")
+
+
+class DocumentedCommand(TyperCommand):
+    """A command whose help is laid out as manual pages are."""
+
+    def get_help_option(self, ctx: Any) -> Any:
+        """The option --help, in the panel of the general options and not in one of its own."""
+        option: Any = super().get_help_option(ctx)
+        if option is not None:
+            option.rich_help_panel = options.GENERAL
+        return option
+
+    def collect_usage_pieces(self, ctx: Any) -> list[str]:
+        """The usage line: `[OPTIONS] ADDR PORT [PATH]...`, where typer writes `{ADDR} {PORT} [PATH]`."""
+        pieces = [self.options_metavar or ""]
+        for param in self.get_params(ctx):
+            if param.param_type_name == "argument":
+                name = str(param.metavar) if param.required else f"[{param.metavar}]"
+                pieces.append(f"{name}..." if param.nargs == -1 else name)
+        return pieces
+
+
 class LazyGroup(TyperGroup):
-    """Knows the names of its commands from the start, and a command itself once it is run."""
+    """Knows the names of its commands from the start, and loads a command when it runs."""
 
     def __init__(self, **attributes: Any) -> None:
-        # Without rich: plain usage errors, one line to search for, and no import that they would wait for.
+        # Without rich, a usage error is one plain line that can be searched for, and needs no import.
         super().__init__(**{**attributes, "rich_markup_mode": None})
         for name, summary in COMMANDS.items():
             self.add_command(TyperCommand(name, help=summary))
+
+    def get_params(self, ctx: Any) -> list[Any]:
+        """The options, with those for shell completion behind the others."""
+        return sorted(super().get_params(ctx), key=lambda param: param.name in _COMPLETION)
 
     def resolve_command(self, ctx: Any, args: list[str]) -> Any:
         if args and args[0] in COMMANDS:
@@ -42,11 +69,12 @@ class LazyGroup(TyperGroup):
 
 
 def load(name: str) -> Any:
-    """The command of that name: the function of that name in the module of that name."""
+    """The command `name`: the function of that name, in the module of that name."""
     module = importlib.import_module(f"asyncstore.cli.commands.{name}")
     single = typer.Typer(add_completion=False, rich_markup_mode="rich")
     single.command(
         name,
+        cls=DocumentedCommand,
         help=f"{COMMANDS[name]}\n\n{module.DETAILS}",
         epilog=options.ENVIRONMENT_NOTE,
         context_settings=dict(options.CONTEXT_SETTINGS),
@@ -56,7 +84,7 @@ def load(name: str) -> Any:
 
 
 def print_version(wanted: bool) -> None:
-    """Print the version and end."""
+    """Print the version and exit."""
     if wanted:
         from asyncstore import __version__
 
@@ -66,7 +94,7 @@ def print_version(wanted: bool) -> None:
 
 app = typer.Typer(
     cls=LazyGroup,
-    help="A DICOM Storage SCU that moves whole archives: pipelined, parallel, and exact about every instance.",
+    help="Send whole imaging archives to a PACS by DICOM C-STORE: fast, resumable, and exact about every instance.",
     no_args_is_help=True,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
@@ -82,14 +110,14 @@ def asyncstore(
 
 
 def run_command_line(arguments: Sequence[str] | None = None) -> int:
-    """Run the command that the arguments name (those of the process by default) and give the exit code."""
+    """Run the command that the arguments name and return the exit code; by default the arguments of the process."""
     try:
         typer.main.get_command(app).main(arguments, prog_name="asyncstore")
     except SystemExit as end:
         code = end.code if isinstance(end.code, int) else 0 if end.code is None else 1
     except KeyboardInterrupt:
         code = ExitCode.INTERRUPTED
-    except (running.ResultsLost, OSError):  # the version or a help; a command's own errors do not come here
+    except (running.ResultsLost, OSError):  # from --version or --help; a command handles its own errors
         code = ExitCode.CANNOT_RECORD
     except Exception as error:
         with documented_log.installed(logging.ERROR):

@@ -1,7 +1,7 @@
-"""What a command's exit code says. It comes from counts, never from the last result.
+"""The exit code of a command. It follows from counts, never from the last result.
 
-What could not be written down comes first: the rest cannot be trusted then. A run that was interrupted says so next,
-whatever else happened.
+An unwritable record comes first, since the rest cannot be trusted then. An interruption comes second, whatever else
+happened.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 class ExitCode(enum.IntEnum):
-    """The codes of every command; whoever reads one that is not listed must treat it as a failure."""
+    """The exit codes of all commands. A script must treat any other code as a failure."""
 
     STORED = 0  # everything is at the peer, warnings included
     NO_ASSOCIATION = 1
@@ -31,14 +31,14 @@ class ExitCode(enum.IntEnum):
 
 
 def interrupted_by(signal_number: int) -> int:
-    """The exit code of a run that a signal ended, as shells count: 130 for SIGINT, 143 for SIGTERM."""
+    """The exit code of a run that a signal ended, as in a shell: 130 for SIGINT, 143 for SIGTERM."""
     return 128 + signal_number
 
 
 def of_report(report: Report, *, signal_number: int | None = None, cannot_record: bool = False) -> int:
     """The exit code of a transfer, from its report.
 
-    `signal_number` is the signal that ended it, `cannot_record` says that an outcome could not be written down.
+    `signal_number` is the signal that ended it, if any. `cannot_record` says that an outcome could not be written.
     """
     if cannot_record or isinstance(report.stopped_because, LedgerError):
         return ExitCode.CANNOT_RECORD

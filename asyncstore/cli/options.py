@@ -1,6 +1,6 @@
-"""The options and arguments of the commands, declared once; what a value may be is checked here.
+"""The options and arguments that commands share, and the checks of their values.
 
-Every option can also be given in the environment, as ASYNCSTORE_ and the name of its parameter.
+Each option can also be set in the environment, as ASYNCSTORE_ and the name of its parameter.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ RESULTS: Final = "Result Options"
 
 CONTEXT_SETTINGS: Final = {"auto_envvar_prefix": "ASYNCSTORE", "help_option_names": ["-h", "--help"]}
 ENVIRONMENT_NOTE: Final = (
-    "Every option is also read from the environment, as ASYNCSTORE_ and its name: ASYNCSTORE_CALLING_AET=MIGRATE."
+    "Each option can also be set in the environment: ASYNCSTORE_LOG_LEVEL=info is --log-level info."
 )
 
 LOG_LEVELS: Final = {
@@ -41,7 +41,7 @@ LOG_LEVELS: Final = {
     "info": logging.INFO,
     "debug": logging.DEBUG,
 }
-# A PDV header and the shortest data element (PS3.8 9.3.5.1, PS3.5 7.1.3); anything shorter could carry nothing.
+# A PDV header and the shortest data element (PS3.8 9.3.5.1, PS3.5 7.1.3): a shorter PDU has no room for data.
 _SHORTEST_PDU_BYTES: Final = 14
 
 _REQUESTED_SYNTAXES: Final = {
@@ -51,9 +51,9 @@ _REQUESTED_SYNTAXES: Final = {
 }
 
 
-# The help shows the name of an argument's parser as its type: these are words for a user.
+# The help shows the name of an argument's parser as its type, so `number` and `text` are named for the user.
 def whole_number(least: int, most: int, unit: str = "a whole number") -> Callable[[object], int]:
-    """A parser of a whole number from `least` to `most`; what is said of a wrong one calls it `unit`."""
+    """A parser of a whole number from `least` to `most`; its error message calls the number `unit`."""
 
     def number(text: object) -> int:
         try:
@@ -68,7 +68,7 @@ def whole_number(least: int, most: int, unit: str = "a whole number") -> Callabl
 
 
 def maximum_pdu(text: object) -> int:
-    """A size of P-DATA-TF PDUs in bytes; 0 is without limit."""
+    """The maximum length of P-DATA-TF PDUs in bytes; 0 means no limit."""
     number = whole_number(0, 0xFFFFFFFF, "a number of bytes")(text)
     if 0 < number < _SHORTEST_PDU_BYTES:
         raise typer.BadParameter(f"{number} bytes are too few: it is 0 (no limit) or at least {_SHORTEST_PDU_BYTES}")
@@ -101,7 +101,7 @@ def _number(text: object) -> float:
 
 
 def ae_title(text: object) -> str:
-    """An AE title that can be sent."""
+    """A valid AE title."""
     try:
         return check_ae_title(str(text))
     except LocalProtocolError as error:
@@ -109,7 +109,7 @@ def ae_title(text: object) -> str:
 
 
 def choice(*names: str) -> Callable[[object], str]:
-    """A parser that takes one of the names, in whatever case."""
+    """A parser that accepts one of the names, in upper or lower case."""
 
     def parse(text: object) -> str:
         name = str(text).lower()
@@ -121,22 +121,27 @@ def choice(*names: str) -> Callable[[object], str]:
 
 
 def text(given: object) -> str:
-    """Text that is taken as it is; a path may be no text in the encoding of the system."""
+    """Text as it is: a path need not be valid in the encoding of the system."""
     return str(given)
 
 
 def option(*names: str, panel: str, **settings: Any) -> Any:
-    """A typer option in a panel of the help, without its environment variable, which a note tells of once for all."""
+    """A typer option in a panel of the help. ENVIRONMENT_NOTE covers the environment variables."""
     return typer.Option(*names, rich_help_panel=panel, show_envvar=False, **settings)
 
 
-# typer reads these at run time: they are the types of the parameters of every command.
+def default_text(default: str) -> str:
+    """The default of an option in words, to put behind its help: typer would write `[default: (auto)]`."""
+    return rf" [dim]\[default: {default}][/dim]"
+
+
+# The types of the commands' parameters. typer reads them at run time.
 Quiet = Annotated[
     bool,
     option("-q", "--quiet", help="Print no warnings or errors.", panel=GENERAL, show_default=False),
 ]
-Verbose = Annotated[bool, option("-v", "--verbose", help="Print processing details.", panel=GENERAL)]
-Debug = Annotated[bool, option("-d", "--debug", help="Print debugging information.", panel=GENERAL)]
+Verbose = Annotated[bool, option("-v", "--verbose", help="Log each event.", panel=GENERAL)]
+Debug = Annotated[bool, option("-d", "--debug", help="Also log every PDU and DIMSE message.", panel=GENERAL)]
 LogLevel = Annotated[
     str | None,
     option(
@@ -144,7 +149,7 @@ LogLevel = Annotated[
         "--log-level",
         parser=choice(*LOG_LEVELS),
         metavar="LEVEL",
-        help="Print log messages of this level or higher: critical, error, warning, info, debug.",
+        help="Log this level and above: critical, error, warning, info, debug." + default_text("error"),
         panel=GENERAL,
     ),
 ]
@@ -167,13 +172,15 @@ def _timeout(*names: str, what: str) -> Any:
     return option(*names, parser=seconds, metavar="SECONDS", help=what, panel=NETWORK)
 
 
-AcseTimeout = Annotated[float, _timeout("-ta", "--acse-timeout", what="Timeout for ACSE messages.")]
-DimseTimeout = Annotated[float, _timeout("-td", "--dimse-timeout", what="Timeout for DIMSE messages.")]
+AcseTimeout = Annotated[
+    float, _timeout("-ta", "--acse-timeout", what="Timeout for ACSE messages: association and release.")
+]
+DimseTimeout = Annotated[float, _timeout("-td", "--dimse-timeout", what="Timeout for a DIMSE response.")]
 NetworkTimeout = Annotated[
-    float, _timeout("-tn", "--network-timeout", what="Timeout for the network: how long the peer may take no data.")
+    float, _timeout("-tn", "--network-timeout", what="Longest time without the peer accepting data.")
 ]
 ConnectTimeout = Annotated[
-    float, _timeout("--connect-timeout", what="Timeout for the name look-up and the TCP connection.")
+    float, _timeout("--connect-timeout", what="Timeout for the host name look-up and the TCP connection.")
 ]
 MaxPDU = Annotated[
     int,
@@ -182,7 +189,7 @@ MaxPDU = Annotated[
         "--max-pdu",
         parser=maximum_pdu,
         metavar="BYTES",
-        help="Longest PDU that we receive, 0 for no limit.",
+        help="Longest PDU to receive; 0: no limit.",
         panel=NETWORK,
     ),
 ]
@@ -198,7 +205,7 @@ RequestImplicit = Annotated[
 
 
 def one_of(context: typer.Context, *names: str) -> str | None:
-    """Which of the flags was given; one on the command line overrules another from the environment.
+    """Which of the flags was given, if any. The command line overrules the environment.
 
     Raises typer.BadParameter when they contradict each other.
     """
@@ -217,7 +224,7 @@ def _is_typed(context: typer.Context, name: str) -> bool:
 
 
 def log_level(context: typer.Context) -> int:
-    """The level of the log that the general options ask for: `-ll` wins, and without any of them it is error."""
+    """The log level that the general options ask for. `-ll` wins; the default is error."""
     named: str | None = context.params["log_level"]
     chosen = one_of(context, "quiet", "verbose", "debug")
     if named is not None:
@@ -226,12 +233,12 @@ def log_level(context: typer.Context) -> int:
 
 
 def transfer_syntax(context: typer.Context) -> str | None:
-    """The one transfer syntax that is to be requested; None when none of the options for it was given."""
+    """The only transfer syntax to request; None when no such option was given."""
     chosen = one_of(context, "request_little", "request_big", "request_implicit")
     return _REQUESTED_SYNTAXES[chosen] if chosen else None
 
 
 def timeouts(context: typer.Context) -> Timeouts:
-    """The four timeouts as the stack takes them."""
+    """The timeouts of an association, from the four options."""
     given = context.params
     return Timeouts(given["connect_timeout"], given["acse_timeout"], given["dimse_timeout"], given["network_timeout"])

@@ -1,4 +1,4 @@
-"""How a command runs: its log, the event loop, signals, and an exit code instead of a traceback, whatever happens."""
+"""Runs a command: sets up its log, event loop and signals, and turns any exception into an exit code."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ if TYPE_CHECKING:
 
 
 class ResultsLost(Exception):
-    """Nobody reads stdout any more, or it cannot be written; the error of the system is its cause."""
+    """stdout cannot be written, or its reader has gone. `__cause__` is the error of the system."""
 
 
 def run(level: int, command: Callable[[DocumentedLog], int]) -> int:
-    """Run a command with its log at `level` and give its exit code; nothing that it raises gets any further."""
+    """Run a command with its log at `level` and return its exit code. Never raises."""
     with documented_log.installed(level) as log:
         try:
             return command(log)
@@ -49,7 +49,7 @@ def _ended_by(error: Exception, log: DocumentedLog) -> int:
 
 
 def internal_error(error: Exception) -> int:
-    """Say that something in here is wrong; the traceback is for the debug level only."""
+    """Log a fault of this program; the traceback at debug level only."""
     logger.critical("internal error: %s: %s", type(error).__name__, error)
     if not logger.isEnabledFor(logging.DEBUG):
         logger.critical("run with -d for details")
@@ -58,12 +58,12 @@ def internal_error(error: Exception) -> int:
 
 
 def system_text(error: BaseException | None) -> str:
-    """What the system says of an error, without its number and path."""
+    """The system's words for an error, without its number and path."""
     return (error.strerror if isinstance(error, OSError) else None) or str(error)
 
 
 def run_async(function: Callable[..., Awaitable[int]], *arguments: object) -> int:
-    """Run an asynchronous function on asyncio, on uvloop when that is installed."""
+    """Run an asynchronous function on asyncio; on uvloop if it is installed."""
     import anyio
 
     has_uvloop = importlib.util.find_spec("uvloop") is not None
@@ -71,7 +71,7 @@ def run_async(function: Callable[..., Awaitable[int]], *arguments: object) -> in
 
 
 class Interrupts:
-    """The signals that ask a command to end: the first one gently, the second one at once, a third ends the process."""
+    """Handles the signals that end a command: the first calls `first`, the second `second`, a third exits at once."""
 
     def __init__(self, first: Callable[[], object], second: Callable[[], object]) -> None:
         self.signal_number: int | None = None
@@ -87,7 +87,7 @@ class Interrupts:
 
 @contextlib.contextmanager
 def interrupts(first: Callable[[], object], second: Callable[[], object]) -> Iterator[Interrupts]:
-    """Take SIGINT and SIGTERM for as long as the block lasts; inside an event loop."""
+    """Handle SIGINT and SIGTERM while the block runs. Needs a running event loop."""
     import asyncio
 
     loop = asyncio.get_running_loop()
@@ -96,7 +96,7 @@ def interrupts(first: Callable[[], object], second: Callable[[], object]) -> Ite
     try:
         for number in numbers:
             loop.add_signal_handler(number, received, number)
-    except (NotImplementedError, RuntimeError):  # not on this system, or not in this thread: Ctrl-C cancels then
+    except (NotImplementedError, RuntimeError):  # not possible on this system or in this thread: Ctrl-C cancels
         yield received
         return
     try:
@@ -107,7 +107,7 @@ def interrupts(first: Callable[[], object], second: Callable[[], object]) -> Ite
 
 
 class Results:
-    """stdout: the results of a command and nothing else. Writing raises ResultsLost when it is not possible."""
+    """stdout, for the results of a command and nothing else. Writing raises ResultsLost if it is not possible."""
 
     def write(self, text: str) -> int:
         with _losing():
@@ -115,11 +115,11 @@ class Results:
 
     @property
     def is_terminal(self) -> bool:
-        """Whether somebody looks at it, and no program reads it."""
+        """Whether stdout is shown on a terminal, and not read by a program."""
         return sys.stdout.isatty()
 
     def write_bytes(self, data: bytes) -> None:
-        """Write what may be no text; not to be mixed with `write`."""
+        """Write bytes that may not be valid text. Must not be mixed with `write`."""
         with _losing():
             sys.stdout.buffer.write(data)
 
@@ -140,16 +140,16 @@ def _losing() -> Iterator[None]:
 
 
 def end_process(exit_code: int) -> NoReturn:
-    """End the process at once: all that is to be kept is written and closed.
+    """End the process at once. Everything must have been written and closed before.
 
-    The interpreter would take itself apart first, for 40 ms, and wait for threads that may never end: one may be
-    reading from a share that is gone, or paths from stdin.
+    A normal exit takes 40 ms to tear down the interpreter, and waits for threads that may never end: one may be reading
+    from a share that has gone, or paths from stdin.
     """
     os._exit(exit_code)
 
 
 class _LosingStream(io.TextIOWrapper):
-    """Text output that never fails: what cannot be written is lost."""
+    """Text output that never fails: text that cannot be written is lost."""
 
     def write(self, text: str) -> int:
         with contextlib.suppress(OSError):
@@ -162,16 +162,16 @@ class _LosingStream(io.TextIOWrapper):
 
 
 def prepare_streams() -> None:
-    """Have stdin, stdout and stderr, also where the process was started without, and let both outputs take any text.
+    """Make sure that stdin, stdout and stderr exist, and that both outputs accept any text.
 
-    A stdin that was closed is empty, and a stdout that was closed cannot be written, like a full disk. What stderr does
-    not take is lost, whoever writes it: the log, the bar, or what says that an option is wrong. What was done, and so
-    the exit code, is the same when nobody can see it.
+    If the process was started without them, stdin is empty and stdout cannot be written, like a full disk. Text that
+    stderr does not accept is lost, be it the log, the bar or a usage error: the work and the exit code do not depend on
+    whether they can be seen.
     """
     for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
         if getattr(sys, name) is None:
-            # It gets the lowest free descriptor, which is the stream's own and would be a socket's else; for reading
-            # only, so that writing fails.
+            # This gets the lowest free descriptor, which is the stream's own; otherwise a socket would get it. It is
+            # read-only, so that writing fails.
             descriptor = os.open(os.devnull, os.O_RDONLY)
             setattr(sys, name, open(descriptor, mode, closefd=False))  # noqa: SIM115
     stdout: Any = sys.stdout
@@ -181,13 +181,13 @@ def prepare_streams() -> None:
 
 
 def close_streams(exit_code: int) -> int:
-    """Write out what is left for stdout and stderr, and say nothing when nobody reads it; gives the exit code."""
+    """Flush stdout and stderr, and print nothing if their reader has gone. Returns the exit code."""
     for stream in (sys.stdout, sys.stderr):
         try:
             stream.flush()
         except (OSError, ValueError):
             with contextlib.suppress(OSError, ValueError, AttributeError):
-                # The interpreter flushes once more at its end, and would print that it could not.
+                # The interpreter flushes once more when it ends, and would print an error.
                 os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
             if stream is sys.stdout:
                 exit_code = ExitCode.CANNOT_RECORD

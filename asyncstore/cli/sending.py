@@ -28,16 +28,18 @@ if TYPE_CHECKING:
     from asyncstore.transfer.options import TransferOptions
     from asyncstore.transfer.report import Report
 
+# After a run with only these states, and without a request, there was nothing to send.
+_NOTHING_TO_SEND = frozenset((State.RESUMED, State.DUPLICATE, State.SKIPPED, State.SOURCE_PROBLEM))
 # PS3.8 Table 9-21: the rejections that another AE title would have avoided.
 _AE_TITLE_REJECTIONS = ((1, 3), (1, 7))
 
 
 @dataclass(slots=True)
 class Sending:
-    """What is to be sent, where, how, and what is to be told about it.
+    """One run of storescu: sources, destination, options, and where its records go.
 
-    `progress` None shows a bar where stderr is a terminal. `report_path` and `ledger` are files, None for none;
-    `force_ledger` allows the ledger to lie on a network file system.
+    `progress` None shows a bar if stderr is a terminal. `report_path` and `ledger` are file names or None.
+    `force_ledger` allows a ledger on a network file system.
     """
 
     peer: Peer
@@ -51,7 +53,7 @@ class Sending:
     _cannot_record: bool = field(default=False, init=False)
 
     def run(self, log: DocumentedLog) -> int:
-        """Send everything; gives the exit code."""
+        """Send everything and return the exit code."""
         _say_hello()
         with contextlib.ExitStack() as stack:
             try:
@@ -62,7 +64,7 @@ class Sending:
             return running.run_async(self._send, log, writers, json_lines)
 
     def _open_records(self, stack: contextlib.ExitStack) -> tuple[list[RecordWriter], JsonLines | None]:
-        """Where the outcomes are to be written, and stdout among it where the summary is to go too."""
+        """The writers of outcomes; and among them that of stdout, which also gets the summary."""
         if self.report_path is None and not self.json:
             return [], None
         from asyncstore.cli.output.records import JsonLines, ReportFile
@@ -111,7 +113,7 @@ class Sending:
         return exit_codes.of_report(report, signal_number=signal_number, cannot_record=cannot_record)
 
     def _open_ledger(self) -> Ledger | None:
-        """The ledger, not yet opened: the transfer does that."""
+        """The ledger, not opened yet: the transfer opens it."""
         if self.ledger is None:
             return None
         from asyncstore.ledger.sqlite.ledger import SqliteLedger
@@ -135,9 +137,9 @@ class Sending:
         return progress.shown(report, log)
 
     def _record(self, outcome: Outcome | None, writers: list[RecordWriter], transfer: Transfer) -> None:
-        """Write an outcome down, or that there are no more.
+        """Write an outcome; None, at the end, makes the report exist even if it is empty.
 
-        Where that fails, nothing new is sent: it would be sent and nobody would know.
+        If that fails, nothing new is sent: there would be no record of it.
         """
         for writer in tuple(writers):
             try:
@@ -161,7 +163,7 @@ class Sending:
     # -- when it has ended ---------------------------------------------------------------------------------------------
 
     def _explain(self, failure: AsyncStoreError | None, report: Report, log: DocumentedLog) -> None:
-        """Say what is wrong with the ledger; or why there was no association, where the log has not said it already."""
+        """Log the failure of the ledger, or why there was no association unless the log has said it already."""
         ledger_failure = failure or report.stopped_because
         if isinstance(ledger_failure, LedgerError):
             logger.error("%s", ledger_failure)
@@ -192,7 +194,7 @@ class Sending:
     # -- without sending -----------------------------------------------------------------------------------------------
 
     def plan(self, log: DocumentedLog) -> int:
-        """Scan the sources and print what would be sent, and how; no association is opened."""
+        """Scan the sources and print what would be sent, and how. Opens no association."""
         from asyncstore.cli.output import inventory_text
         from asyncstore.inputs.inventory import Inventory
 
@@ -208,20 +210,21 @@ class Sending:
 
 
 def summary_text(report: Report) -> str:
-    """How many instances this run stored, how many bytes they were, and how long it took; then the others by count."""
+    """The instances that this run stored, their bytes and the time; then earlier ones and duplicates by count."""
     seconds = report.elapsed_seconds
     rate = f", {size_text(report.stored_bytes / seconds)}/s" if seconds > 0 else ""
     resumed = report.states[State.RESUMED]
-    extra = [f"{resumed:,} stored by an earlier run"] if resumed else []
-    if report.duplicates:
-        extra.append(count_text(report.duplicates, "duplicate"))
+    duplicates = [count_text(report.duplicates, "duplicate")] if report.duplicates else []
+    if resumed and report.scan_finished and not report.attempts and _NOTHING_TO_SEND.issuperset(+report.states):
+        return ", ".join([f"nothing new to send; {resumed:,} already stored by an earlier run", *duplicates])
+    extra = [f"{resumed:,} stored by an earlier run", *duplicates] if resumed else duplicates
     stored = count_text(report.stored - resumed, "instance")
     parts = [f"{stored} stored ({size_text(report.stored_bytes)} in {duration_text(seconds)}{rate})", *extra]
     return ", ".join(parts)
 
 
 def _notice(log: DocumentedLog, level: int, text: str) -> None:
-    """Log a line that somebody at a terminal sees at every level but quiet."""
+    """Log a line that is shown on a terminal at any level but quiet."""
     if not logger.isEnabledFor(level) and log.threshold < QUIET and sys.stderr.isatty():
         log.notice(level, text)
     else:

@@ -1,63 +1,65 @@
-"""Requests and responses of one association: Message IDs, the operations window, fragments -> messages.
+"""The operations of one association that we invoked: Message IDs, the operations window, and the responses to them.
 
-The requestor's side, an operation from begin to end:
+An operation from begin to end:
 
-    operation = exchange.begin(context_id, CStoreRQ, sop_class_uid, sop_instance_uid)
-    ...                                     # write operation.request.encode() and the data set
-    exchange.sent(operation.message_id)
-    received = exchange.receive(fragment)   # a Received when a message is complete
-    operation = exchange.match(received)    # the operation that it ends
+    operation = operations.begin(context_id, CStoreRQ, sop_class_uid, sop_instance_uid)
+    ...                                      # write operation.request.encode() and the data set
+    operations.sent(operation.message_id)
+    operation = operations.match(received)   # once for each response; operation.is_final after the last
 
-An operation is ended only by `match`, which accepts one thing: the one response to a request that was wholly sent, in
-its presentation context, of its type, with a final status. All else is a RemoteProtocolError, after which the
+`match` accepts one thing: a response to a request that was wholly sent, in its presentation context and of its type,
+with a status and a data set that the type may have. Everything else is a RemoteProtocolError, after which the
 association must be aborted; `outstanding` then lists what is unknown. Message IDs wrap at 65535, and none is taken
 while it is in flight (PS3.7 E.1; PS3.7 D.3.3.3 for the window).
-
-The acceptor's side needs `Reassembler` only: it leaves the data sets, which may be of any size, to its caller.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, TypeAlias
 
-from asyncstore.dimse.messages import CEchoRQ, CEchoRSP, CStoreRQ, CStoreRSP
-from asyncstore.dimse.reassembly import MAXIMUM_DATA_SET_BYTES, Reassembler, Received
+from asyncstore.dimse.messages import RESPONSE_BIT, UnknownMessage
 from asyncstore.errors import LocalProtocolError, RemoteProtocolError
 from asyncstore.status import SUCCESS, Category
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
-    from asyncstore.dimse.messages import Message, Request, Response
-    from asyncstore.status import Status
-    from asyncstore.upper_layer.pdu import Fragment
+    from asyncstore.dimse.message_types import Message, Request, Response
+    from asyncstore.dimse.reassembly import Received
+
+OnResponse: TypeAlias = "Callable[[Operation, Response, bytes | None], object]"
+"""Takes each response to an operation, and the data set that came with it."""
 
 LAST_MESSAGE_ID: Final = 0xFFFF
 
 
-_RESPONSES: Final[dict[type[Request], type[Response]]] = {CStoreRQ: CStoreRSP, CEchoRQ: CEchoRSP}
-
 # PS3.4 B.2.3, PS3.7 9.1.5: neither C-STORE nor C-ECHO can be pending or cancelled.
-_NOT_FINAL: Final = (Category.PENDING, Category.CANCEL)
+_OF_MANY_RESPONSES: Final = (Category.PENDING, Category.CANCEL)
 
 
 @dataclass(slots=True, eq=False)
 class Operation:
-    """A request that has its Message ID and no answer yet; `is_sent` once all of it is written.
+    """A request that has its Message ID; `is_sent` once all of it is written, `is_final` once its last response came.
 
-    `on_answer(operation, status)` is its owner's, to be called when the answer has come.
+    `on_response(operation, response, data_set)` is its owner's, to be called for each of 1 to n responses; `data_set`
+    is None where a response has none.
     """
 
     message_id: int
     context_id: int
     request: Request
     is_sent: bool = False
-    on_answer: Callable[[Operation, Status], None] | None = None
+    is_final: bool = False
+    on_response: OnResponse | None = None
+
+    def __repr__(self) -> str:
+        state = "answered" if self.is_final else "sent" if self.is_sent else "begun"
+        return f"<Operation {self.message_id}, {self.request.name} in context {self.context_id}, {state}>"
 
 
-class Exchange:
+class Operations:
     """The requests that one association has in flight, and the messages that come back.
 
     `window` is how many operations may be outstanding, 1 to 65535, and may be changed at any time. An unlimited window
@@ -70,8 +72,6 @@ class Exchange:
         self._operations: dict[int, Operation] = {}
         self.outstanding: Mapping[int, Operation] = MappingProxyType(self._operations)
         self._next_message_id = 1
-        self._reassembler = Reassembler()
-        self._data_set = bytearray()
 
     @property
     def window(self) -> int:
@@ -81,7 +81,7 @@ class Exchange:
     @window.setter
     def window(self, window: int) -> None:
         if not 1 <= window <= LAST_MESSAGE_ID:
-            raise ValueError(f"a window of {window} operations; it can be 1 to {LAST_MESSAGE_ID}")
+            raise LocalProtocolError(f"a window of {window} operations: it is 1 to {LAST_MESSAGE_ID}")
         self._window = window
 
     @property
@@ -127,40 +127,20 @@ class Exchange:
         except KeyError:
             raise LocalProtocolError(f"no request with Message ID {message_id} is outstanding") from None
 
-    def receive(self, fragment: Fragment) -> Received | None:
-        """Take one fragment from the peer, and return a message when it is complete with its data set.
-
-        A C-STORE-RSP that announces a data set is returned at once, for `match` to refuse. Raises RemoteProtocolError
-        for fragments that make no message (see Reassembler), and for a data set of more than 16 MiB.
-        """
-        if fragment.is_command:
-            message = self._reassembler.receive_command(fragment)
-            if message is None or (message.has_data_set and type(message) is not CStoreRSP):
-                return None
-            return Received(fragment.context_id, message)
-        message = self._reassembler.receive_data_set(fragment)
-        if len(self._data_set) + len(fragment.data) > MAXIMUM_DATA_SET_BYTES:
-            raise RemoteProtocolError(f"more than {MAXIMUM_DATA_SET_BYTES} bytes", pdu=message.name, field="data set")
-        self._data_set += fragment.data
-        if not fragment.is_last:
-            return None
-        data_set = bytes(self._data_set)
-        self._data_set.clear()
-        return Received(fragment.context_id, message, data_set)
-
     def match(self, received: Received) -> Operation:
-        """End the operation that a message answers, and return it.
+        """The operation that a response belongs to; it ends with its final response.
 
-        Raises RemoteProtocolError, and ends nothing, unless the message is the response to an outstanding request: its
-        Message ID, its type, its presentation context, no data set, a final status, and the request wholly sent.
+        Raises RemoteProtocolError, and ends nothing, unless the message is a response to an outstanding request: its
+        Message ID, its type, its presentation context, the request wholly sent, and no data set or pending status that
+        its type cannot have.
         """
         message = received.message
-        if not isinstance(message, (CStoreRSP, CEchoRSP)):
+        if message.responded_to is None or isinstance(message, UnknownMessage):
             raise _refused(message, "Command Field", "no answer to anything that was asked")
         operation = self._operations.get(message.responded_to)
         if operation is None:
             raise _refused(message, "Message ID Being Responded To", f"{message.responded_to} is not outstanding")
-        if type(message) is not _RESPONSES[type(operation.request)]:
+        if message.command_field != operation.request.command_field | RESPONSE_BIT:
             raise _refused(message, "Command Field", f"no answer to a {operation.request.name}")
         if received.context_id != operation.context_id:
             came = f"{received.context_id}, but the request went out in {operation.context_id}"
@@ -168,11 +148,15 @@ class Exchange:
         if not operation.is_sent:
             early = f"{message.responded_to} is answered before all of the request was sent"
             raise _refused(message, "Message ID Being Responded To", early)
-        if message.has_data_set:
+        if message.has_data_set and not message.may_have_data_set:
             raise _refused(message, "Command Data Set Type", "it announces a data set")
         status = message.status
-        if status is not SUCCESS and status.category in _NOT_FINAL:
-            raise _refused(message, "Status", f"{status} is no answer to a {operation.request.name}")
+        if status is not SUCCESS and status.category in _OF_MANY_RESPONSES:
+            if not message.may_be_pending:
+                raise _refused(message, "Status", f"{status} is no answer to a {operation.request.name}")
+            if status.category is Category.PENDING:
+                return operation
+        operation.is_final = True
         return self._operations.pop(operation.message_id)
 
 

@@ -5,25 +5,29 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 from asyncstore.dimse.command_set import MAXIMUM_BYTES
-from asyncstore.dimse.messages import decode
+from asyncstore.dimse.decoding import decode
 from asyncstore.errors import RemoteProtocolError
 
 if TYPE_CHECKING:
-    from asyncstore.dimse.messages import Message
+    from asyncstore.dimse.message_types import Message
     from asyncstore.upper_layer.pdu import Fragment
 
 
-# What a requestor takes into memory of the data set that comes with a message. No response to a C-STORE or C-ECHO has
-# one: `match` refuses what came with it.
+# As much of a data set is taken into memory: a response's, or a request's that its provider wants whole.
 MAXIMUM_DATA_SET_BYTES: Final = 16 * 1024 * 1024
 
 
 class Received(NamedTuple):
-    """A complete message of the peer, its presentation context, and the bytes of its data set if it came with one."""
+    """A message of the peer in its presentation context: a whole one, or a part of one with a data set.
+
+    A response comes once, with its whole data set. A request comes at once, without (`is_last` False when a data set
+    follows), and then again with each piece of its data set, which may be of any size.
+    """
 
     context_id: int
     message: Message
     data_set: bytes | None = None
+    is_last: bool = True
 
 
 class Reassembler:
@@ -102,3 +106,44 @@ class Reassembler:
                 pdu=pdu,
                 field="Presentation Context ID",
             )
+
+
+class Incoming:
+    """Takes the fragments of one association and gives the messages of the peer; see Received."""
+
+    __slots__ = ("_data_set", "_reassembler")
+
+    def __init__(self) -> None:
+        self._reassembler = Reassembler()
+        self._data_set = bytearray()
+
+    def receive(self, fragment: Fragment) -> Received | None:
+        """Take one fragment; None while a message is not complete.
+
+        A response that must have no data set is given at once when it announces one, for its operation to refuse.
+        Raises RemoteProtocolError for fragments that make no message (see Reassembler), and for a response whose data
+        set has more than 16 MiB.
+        """
+        if fragment.is_command:
+            message = self._reassembler.receive_command(fragment)
+            if message is None:
+                return None
+            if not message.has_data_set:
+                return Received(fragment.context_id, message)
+            if message.responded_to is None:
+                return Received(fragment.context_id, message, None, False)
+            return None if getattr(message, "may_have_data_set", True) else Received(fragment.context_id, message)
+        message = self._reassembler.receive_data_set(fragment)
+        if message.responded_to is None:
+            return Received(fragment.context_id, message, fragment.data, fragment.is_last)
+        return self._collect(fragment, message)
+
+    def _collect(self, fragment: Fragment, message: Message) -> Received | None:
+        if len(self._data_set) + len(fragment.data) > MAXIMUM_DATA_SET_BYTES:
+            raise RemoteProtocolError(f"more than {MAXIMUM_DATA_SET_BYTES} bytes", pdu=message.name, field="data set")
+        self._data_set += fragment.data
+        if not fragment.is_last:
+            return None
+        data_set = bytes(self._data_set)
+        self._data_set.clear()
+        return Received(fragment.context_id, message, data_set)

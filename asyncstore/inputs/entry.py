@@ -1,6 +1,6 @@
-"""Where an instance may come from, before it is opened: a file by its path, something in memory, a pydicom Dataset.
+"""Sources of instances before they are opened: a file by its path, an Instance, a pydicom Dataset.
 
-The feed knows entries by four things only, so that another kind of source is another class here and nothing else.
+The feed uses only what `Entry` declares, so another kind of source is one more class here.
 """
 
 from __future__ import annotations
@@ -25,16 +25,16 @@ if TYPE_CHECKING:
     from asyncstore.inputs.walk import Walked
 
 Source: TypeAlias = "AnyPath | Instance | ScanProblem | Dataset"
-"""What can be sent: a file or directory by its path, what a scan yields, or a pydicom Dataset."""
+"""Anything that can be sent: the path of a file or directory, a result of `scan`, or a pydicom Dataset."""
 
 Found: TypeAlias = Instance | ScanProblem | Outcome
 
 
 class Entry(Protocol):
-    """One thing that may hold an instance.
+    """One source that may contain an instance.
 
-    `name` is its path, None in memory. `is_named` says that the user named it, and that it was not found in a
-    directory: that it holds no instance is a failure then. `instance` is the Instance where it is known already.
+    `name` is its path, None in memory. `is_named` says that the user named it: it is a failure then if it contains no
+    instance, but not if it was found in a directory. `instance` is the Instance, if it is known already.
     """
 
     @property
@@ -47,19 +47,19 @@ class Entry(Protocol):
     def instance(self) -> Instance | None: ...
 
     def stamp(self) -> tuple[int, int] | None:
-        """Size in bytes and modification time in ns: while both stay, it is unchanged. None where it has none.
+        """Size in bytes and modification time in ns: while both stay the same, so does the entry. None if it has none.
 
         Blocks.
         """
 
     def begin_reading(self) -> None:
-        """Have the system read the beginning meanwhile. Blocks for as long as opening takes."""
+        """Have the system read the beginning in the background. Blocks while the file is opened."""
 
     def read_head(self, *, wait: bool = True, missed: list[str] | None = None) -> Found | None:
-        """What it holds. With `wait=False` None when that would block; otherwise its name is then put into `missed`."""
+        """The instance or problem in it. If that would block: None with `wait=False`, else `missed` gets the name."""
 
     def close(self) -> None:
-        """Give back what `begin_reading` took, when the head was not read after all."""
+        """Close what `begin_reading` opened, if `read_head` was not called."""
 
 
 class FileEntry:
@@ -95,7 +95,7 @@ class FileEntry:
 
 
 class ReadyEntry:
-    """What needs no more reading: an Instance, or a problem that was met on the way."""
+    """An Instance, or a problem, that needs no more reading."""
 
     __slots__ = ("_found", "instance", "is_named", "name")
 
@@ -119,7 +119,7 @@ class ReadyEntry:
 
 
 class DataSetEntry:
-    """A pydicom Dataset, which a thread has to encode."""
+    """A pydicom Dataset, which a thread must encode."""
 
     __slots__ = ("_data_set",)
 
@@ -137,7 +137,7 @@ class DataSetEntry:
         """Nothing to do."""
 
     def read_head(self, *, wait: bool = True, missed: list[str] | None = None) -> Found | None:
-        return encoded(self._data_set) if wait else None  # raises TypeError for what is no source at all
+        return encoded(self._data_set) if wait else None  # TypeError for anything but a Dataset
 
     def close(self) -> None:
         """Nothing to do."""
@@ -146,12 +146,12 @@ class DataSetEntry:
 def entries_of(
     sources: Iterable[Source | Outcome], *, recursive: bool, walked: Walked | None = None
 ) -> Iterator[Entry]:
-    """The entries that sources are or, as directories, hold. Blocks as the walk does; see `walk` for `walked`."""
+    """The entries of sources, and of the directories among them. Blocks as the walk does; see `walk` for `walked`."""
     for source in sources:
         if isinstance(source, str | bytes | os.PathLike):
             name = os.fsdecode(source)
             found = walk(name, recursive=recursive, walked=walked)
-            for first in found:  # a root that is a file, or cannot be walked, is all that its walk gives
+            for first in found:  # the walk of a file, or of a path that cannot be walked, yields just that
                 yield _walked(first, is_named=_path_of(first) == name)
                 yield from map(_walked, found)
         elif isinstance(source, Instance | ScanProblem | Outcome):
@@ -161,7 +161,7 @@ def entries_of(
 
 
 def encoded(data_set: Dataset) -> Instance | Outcome:
-    """A Dataset as the instance that it is now, or what is wrong with it. Blocks."""
+    """A Dataset encoded as it is now, or an outcome that says what is wrong with it. Blocks."""
     try:
         return instance_from(data_set)
     except (SourceError, OSError) as error:
@@ -176,7 +176,7 @@ def is_one(sources: object) -> bool:
 
 def is_data_set(source: Any) -> bool:
     """Whether this is a pydicom Dataset."""
-    # When pydicom is not loaded there can be none.
+    # While pydicom is not loaded there cannot be one.
     pydicom = sys.modules.get("pydicom")
     return pydicom is not None and isinstance(source, pydicom.Dataset)
 

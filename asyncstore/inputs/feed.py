@@ -1,10 +1,10 @@
-"""Turns sources into instances, ahead of the associations: warm files at once, cold ones by threads.
+"""Turns sources into instances, ahead of the associations: warm files in the event loop, cold ones in threads.
 
-Opening and reading a file that the system has in memory takes microseconds, and handing it to a thread costs more than
-that. The same calls on a share or a spinning disk take milliseconds, in which no association would move. So the feed
-measures: it reads in the event loop, a short slice at a time, as long as that is quick and the bytes are in memory; and
-it hands whole batches to several threads at once as long as it is not. Where an earlier run may have settled what
-becomes of a file, a thread asks for many paths at once, before any of them is opened.
+Opening and reading a file that the system has in memory takes microseconds, less than handing it to a thread. The same
+calls on a share or a spinning disk take milliseconds, in which no association would move. So the feed measures. While
+files are quick and in memory, it reads them in the event loop, a short slice at a time. While they are not, it hands
+whole batches to several threads. If an earlier run may have settled files, a thread asks for many paths at once before
+any of them is opened.
 """
 
 from __future__ import annotations
@@ -35,26 +35,26 @@ if TYPE_CHECKING:
     from asyncstore.inputs.walk import Walked
 
 Fed: TypeAlias = Instance | Outcome
-"""What the feed delivers: an instance to send, or what became of a file that holds none."""
+"""An item that the feed delivers: an instance to send, or the outcome of a file without one."""
 
 Settled: TypeAlias = "Callable[[Sequence[Entry]], list[Outcome | None]]"
 
-# A slice in the event loop: long enough that its overhead does not count, short enough that an association that waits
-# for its next instance does not notice.
+# A slice in the event loop: long enough for its overhead not to matter, short enough for an association that waits for
+# its next instance not to notice.
 _SLICE_FILES: Final = 64
 _SLICE_SECONDS: Final = 0.002
-# Of so many entries at once it is asked what is settled: what neighbours share is then looked up once.
+# How many entries are looked up at once: neighbours share parts of the look-up.
 _ASKED_AT_ONCE: Final = 1024
 _ASKED_SECONDS: Final = 0.1
-# How long an asynchronous generator that is not read to its end may take to close.
+# The time that an asynchronous generator has to close, if it is not read to its end.
 _CLOSING_SECONDS: Final = 5.0
 
 
 class Feed:
-    """Reads sources and hands what it finds to `deliver`, a list at a time.
+    """Reads sources and passes the instances and outcomes to `deliver`, a list at a time.
 
-    `sources` is one source, or an iterable or asynchronous iterable of them; endless ones too. `wait_for_room` is
-    awaited before more is read. `pace` tells where the reading takes place.
+    `sources` is one source, or an iterable or asynchronous iterable of them, which may be endless. The feed awaits
+    `wait_for_room` before it reads more. `pace` decides where it reads.
     """
 
     def __init__(
@@ -82,8 +82,8 @@ class Feed:
     async def run(self, settled: Settled | None = None) -> None:
         """Read everything; returns when the sources have ended.
 
-        `settled` blocks, and is asked in a thread: for each entry of a list the outcome that it has already, None where
-        it is to be read; `pass_over` gets those.
+        `settled` is called in a thread, since it blocks. For each entry of a list it returns the outcome that the entry
+        has already, which goes to `pass_over`, or None if the entry must be read.
         """
         self._settled = settled
         sources = self._sources
@@ -98,9 +98,9 @@ class Feed:
                 await self._read_asynchronous(cast("AsyncIterable[Source]", sources))
 
     async def _read_asynchronous(self, sources: AsyncIterable[Source]) -> None:
-        """Read to the end of the sources; when that is not to be reached, close what gives them, if it can be closed.
+        """Read to the end of the sources; if that fails, close the generator that yields them.
 
-        A generator is closed in the task that iterates over it, inside no scope that is younger than its own ones.
+        A generator must be closed in the task that iterates over it, and not inside a scope younger than its own.
         """
         iterator = aiter(sources)
         failure: BaseException | None = None
@@ -123,7 +123,7 @@ class Feed:
         return await anyio.to_thread.run_sync(_encoded, source, abandon_on_cancel=True, limiter=self._limiter)
 
     async def _read_iterator(self, sources: Iterator[Source]) -> None:
-        """An iterator of the caller's may block, so it is only ever asked in a thread."""
+        """Read a caller's iterator: in a thread, since it may block."""
         pump = Pump(map(_encoded, sources))
         pump.start()
         try:
@@ -135,8 +135,8 @@ class Feed:
     async def _read(self, sources: Iterable[Source], *, walked: Walked | None = None) -> None:
         """Walk and read sources that can be iterated over without waiting.
 
-        With `walked`, directories in which they overlap are walked once. An iterator may name one again on purpose:
-        there may be new files in it.
+        With `walked`, a directory below several sources is walked once. An iterator may name a directory again on
+        purpose, for the new files in it.
         """
         entries = entries_of(sources, recursive=self._recursive, walked=walked)
         if self._settled is None:
@@ -171,7 +171,7 @@ class Feed:
             self._readers.start_soon(self._read_cold, batch)
 
     def _read_warm(self, entries: Iterator[Entry], most: int) -> tuple[bool, list[Entry]]:
-        """Read a slice of files here and now: whether there may be more, and what is not in memory, for a thread."""
+        """Read a slice of files in the event loop: whether there may be more, and those not in memory, for a thread."""
         found: list[Fed] = []
         missed: list[Entry] = []
         has_more = True
@@ -224,7 +224,7 @@ def _next(entries: Iterator[Entry], most: int) -> tuple[bool, list[Entry]]:
 
 
 def _ask(entries: Iterator[Entry], settled: Settled) -> tuple[bool, list[Outcome], list[Entry]]:
-    """Whether there may be more entries; of the next ones the outcomes of those that are settled, and the others."""
+    """Whether there may be more entries; the outcomes of the settled ones among the next, and the other entries."""
     ends_at = time.perf_counter() + _ASKED_SECONDS
     asked: list[Entry] = []
     for entry in entries:
@@ -237,7 +237,7 @@ def _ask(entries: Iterator[Entry], settled: Settled) -> tuple[bool, list[Outcome
 
 
 def _read_batch(batch: list[Entry], find_studies: bool) -> tuple[list[Fed], float, bool]:
-    """What is in the files of a batch, the seconds that the fastest took, and whether all were in memory."""
+    """The contents of a batch of files, the seconds that the fastest took, and whether all were in memory."""
     found: list[Fed] = []
     missed: list[str] = []
     fastest = math.inf
@@ -265,5 +265,5 @@ def _fed(found: Found, entry: Entry) -> Fed:
 
 
 def _encoded(source: Any) -> Any:
-    """A Dataset as the instance that it is now: whoever is asked for the next one may give the same one, changed."""
+    """A source; a Dataset encoded as it is now, since an iterator may yield the same one again, modified."""
     return encoded(source) if is_data_set(source) else source

@@ -1,4 +1,4 @@
-"""Counts what files and directories hold, by SOP class and transfer syntax, and what cannot be sent."""
+"""Counts the instances in files and directories by SOP class and transfer syntax, and the problems by kind."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ from asyncstore.uids import name_of
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-_EXAMPLES: Final = 5  # of each kind of problem or difference, paths enough to see what it is about
+_EXAMPLES: Final = 5  # of each kind of problem or difference
 
 
 class Inventory:
-    """Counts of what a scan finds; its size depends on how many kinds there are, not on how many files.
+    """Counts of what a scan finds. Its memory grows with the number of kinds, not with the number of files.
 
     `instances` and `size_bytes` are by (SOP class UID, transfer syntax UID). `problems` are by kind, with some
     `examples` of each as (path, detail). `differing` counts instances whose File Meta Information contradicts the data
-    set, `differences` has some of those. `failed` counts what a transfer would count as a failure.
+    set; `differences` has examples. `failed` counts paths that a transfer would count as a failure.
     """
 
     def __init__(self) -> None:
@@ -34,14 +34,14 @@ class Inventory:
         self.failed = 0
 
     def scan(self, sources: Iterable[str], *, recursive: bool) -> None:
-        """Look at everything under the sources. Blocks."""
+        """Count everything under the sources. Blocks."""
         for entry in entries_of(sources, recursive=recursive, walked={}):
             found = entry.read_head()
             if isinstance(found, Instance | ScanProblem):
                 self.add(found, is_named=entry.is_named)
 
     def add(self, found: Instance | ScanProblem, *, is_named: bool = False) -> None:
-        """Count one thing that a scan has found: in a directory, or `is_named` as a source itself."""
+        """Count one result of a scan; `is_named` says that its path was a source itself, not found in a directory."""
         if isinstance(found, ScanProblem):
             self.problems[found.reason] += 1
             if is_named or found.reason not in PASSED_OVER:
@@ -56,7 +56,7 @@ class Inventory:
                 _keep(self.differences, found.path or "", found.meta_difference)
 
     def to_dict(self) -> dict[str, Any]:
-        """The same as plain data, for JSON."""
+        """The counts as plain data, for JSON."""
         return {
             "instances": self.instances.total(),
             "bytes": self.size_bytes.total(),

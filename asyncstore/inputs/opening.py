@@ -1,4 +1,4 @@
-"""Turns whatever a caller hands over into the Instance that it is: a path, a pydicom Dataset, the bytes of a file."""
+"""Makes an Instance of what a caller has: a path, a pydicom Dataset, or the bytes of a file."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ AnyPath: TypeAlias = "str | bytes | os.PathLike[str] | os.PathLike[bytes]"
 
 
 def instance_from(source: Instance | Dataset | AnyPath) -> Instance:
-    """The instance in a file, or the one that a pydicom Dataset is; an Instance is given back as it is.
+    """Make an Instance of a file or of a pydicom Dataset; an Instance is returned unchanged.
 
-    Blocks. A Dataset is encoded now, and left as it is: in the transfer syntax of its File Meta Information, else in
-    the one it was read in, else in Explicit VR Little Endian.
+    Blocks. A Dataset is encoded now and not modified. Its transfer syntax is that of its File Meta Information, or else
+    the one it was read in, or else Explicit VR Little Endian.
 
-    Raises NotDicom or MissingUID when the file holds no instance, OSError when it cannot be read. Of a Dataset raises
-    MissingUID, also where a UID cannot be sent, or SourceError when it has a value that cannot be encoded, or
-    compressed pixel data and no transfer syntax that says how. Raises TypeError for anything else.
+    For a file, raises NotDicom or MissingUID if it contains no instance, OSError if it cannot be read. For a Dataset,
+    raises MissingUID if a UID is missing or cannot be sent, SourceError if a value cannot be encoded or if its pixel
+    data is compressed and no transfer syntax says how. Raises TypeError for anything else.
     """
     if isinstance(source, Instance):
         return source
@@ -42,7 +42,7 @@ def instance_from(source: Instance | Dataset | AnyPath) -> Instance:
 
 
 def instance_from_bytes(data: bytes | bytearray | memoryview, *, transfer_syntax_uid: str | None = None) -> Instance:
-    """The instance in memory: all that a DICOM file holds, or only a data set of the transfer syntax named.
+    """Make an Instance of bytes: those of a whole DICOM file or, with `transfer_syntax_uid`, of a data set alone.
 
     Raises NotDicom or MissingUID.
     """
@@ -65,7 +65,7 @@ def instance_from_bytes(data: bytes | bytearray | memoryview, *, transfer_syntax
 
 
 def _checked(instance: Instance) -> Instance:
-    """An instance whose UIDs can be sent, as those of a file always are."""
+    """The instance, if its UIDs can be sent; those of a file always can."""
     uids = {
         "SOP Class": instance.sop_class_uid,
         "SOP Instance": instance.sop_instance_uid,

@@ -1,4 +1,4 @@
-"""Every instance in files and directories, one by one, without sending any."""
+"""Lists the instances in files and directories."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ if TYPE_CHECKING:
 def scan(
     roots: AnyPath | Iterable[AnyPath], *, recursive: bool = True
 ) -> Generator[Instance | ScanProblem, None, None]:
-    """Every instance in files and directories, and every file that is none, as they are met.
+    """Yield each instance in files and directories, and a ScanProblem for each file that cannot be sent.
 
-    `roots` is one path or an iterable of them. A file given by name counts like one that was found in a directory.
-    Never raises for what is on the disk.
+    `roots` is one path or an iterable of them. Files come in the order of the walk, and nothing is kept of them. Blocks
+    while it reads. Never raises because of a file or directory.
     """
     for found in walk(roots, recursive=recursive):
         yield read_head(found, regular=True) if isinstance(found, str) else found

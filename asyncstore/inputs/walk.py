@@ -1,8 +1,8 @@
-"""Walks files and directories and yields what is in them, one by one: nothing is listed first, nothing is sorted.
+"""Walks files and directories and yields paths one by one, without listing or sorting them first.
 
-Instances and problems come in one stream, so that a caller can send the first file while the walk goes on. Per file
-nothing is kept; per directory its identity is, so that none is walked twice, whatever symbolic links there are and
-however the roots overlap.
+Paths and problems come in one stream, so a caller can send the first file while the walk goes on. Nothing is kept of a
+file. The identity of each directory is kept, so that none is walked twice, whatever the symbolic links and however the
+roots overlap.
 """
 
 from __future__ import annotations
@@ -21,20 +21,20 @@ AnyPath: TypeAlias = "str | bytes | os.PathLike[str] | os.PathLike[bytes]"
 
 
 Walked: TypeAlias = "dict[tuple[int, int], int]"
-"""The directories that were walked, by device and number, and when each had been changed by then."""
+"""The directories that were walked, by device and inode number, each with its change time at that moment."""
 
 
 def walk(
     roots: AnyPath | Iterable[AnyPath], *, recursive: bool, walked: Walked | None = None
 ) -> Generator[str | ScanProblem, None, None]:
-    """The path of every regular file under the roots, and a problem for what cannot be walked or is no file.
+    """Yield the path of every regular file under the roots, and a problem for anything else or unreadable.
 
-    Paths are exactly as on disk: os.fsencode gives the bytes back. A root may be a symbolic link; links to files and,
-    when `recursive`, to directories are followed, but no directory is walked twice. Without `recursive` only the files
-    directly in a directory are given. `walked` tells one call what earlier ones have walked.
+    Paths are exactly as on disk: os.fsencode gives the bytes back. A root may be a symbolic link. Links to files are
+    followed, and links to directories if `recursive`, but no directory is walked twice. Without `recursive` only the
+    files directly in a directory are yielded. `walked` remembers directories between calls.
     """
     walked = {} if walked is None else walked
-    # A str can be iterated over as well: its first character may be the root of the whole machine.
+    # A str is iterable too, and its first character may be the root directory.
     for root in (roots,) if isinstance(roots, str | bytes | os.PathLike) else roots:
         path = os.fsdecode(root)
         found = _look(path)
@@ -45,13 +45,13 @@ def walk(
 
 
 class _Directory(str):
-    """The path of a directory that is still to be walked."""
+    """The path of a directory that must still be walked."""
 
     __slots__ = ()
 
 
 def _look(path: str) -> str | _Directory | ScanProblem:
-    """What a path leads to, symbolic links followed."""
+    """The file, directory or problem at a path; follows symbolic links."""
     try:
         mode = os.stat(path).st_mode
     except (OSError, ValueError) as error:
@@ -73,16 +73,16 @@ _NAMES_OF_TYPES = {
 
 
 def _walk_directory(root: str, recursive: bool, walked: Walked) -> Generator[str | ScanProblem, None, None]:
-    # Below one root the number alone counts: links may lead round through a directory that is written to all the while.
+    # Below one root the change time does not matter: links may form a loop through a directory that changes meanwhile.
     walked_below: set[tuple[int, int]] = set()
-    # Directories wait in a list, and only one is open at a time: a deep tree must not use up the file descriptors.
+    # Directories wait in a list and only one is open at a time, so a deep tree does not use up the file descriptors.
     waiting = [root]
     while waiting:
         directory = waiting.pop()
         try:
             status = os.stat(directory)
             identity = (status.st_dev, status.st_ino)
-            # Roots may come for weeks, and a directory that is gone may leave its number to another.
+            # A caller may yield roots for weeks, and a new directory may get the number of a removed one.
             if identity in walked_below or walked.get(identity) == status.st_ctime_ns:
                 continue
             walked_below.add(identity)
@@ -101,7 +101,7 @@ def _walk_directory(root: str, recursive: bool, walked: Walked) -> Generator[str
                                 waiting.append(found)
                         elif recursive:
                             waiting.append(entry.path)
-                    except OSError as error:  # where a file system does not give types, each has to be asked for
+                    except OSError as error:  # some file systems need a system call to tell the type
                         yield problem_of_error(entry.path, error)
         except OSError as error:
             yield problem_of_error(directory, error)

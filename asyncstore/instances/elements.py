@@ -30,7 +30,7 @@ class CutShort(Exception):
 
 
 class Encoding(NamedTuple):
-    """How elements are encoded: with their VR or without, and in which byte order."""
+    """How elements are encoded: with or without their VR, and in which byte order."""
 
     explicit: bool
     big_endian: bool
@@ -42,7 +42,7 @@ EXPLICIT_BIG: Final = Encoding(explicit=True, big_endian=True)
 
 
 def encoding_of(transfer_syntax_uid: str) -> Encoding:
-    """How the elements of a data set are encoded: Explicit VR Little Endian but for two transfer syntaxes (PS3.5 A)."""
+    """How a transfer syntax encodes elements: Explicit VR Little Endian in all but two of them (PS3.5 A)."""
     if transfer_syntax_uid == IMPLICIT_VR_LITTLE_ENDIAN:
         return IMPLICIT_LITTLE
     if transfer_syntax_uid == EXPLICIT_VR_BIG_ENDIAN:
@@ -51,7 +51,7 @@ def encoding_of(transfer_syntax_uid: str) -> Encoding:
 
 
 class Header(NamedTuple):
-    """What precedes a value: `vr` is b"" where none is encoded, `value_at` the offset of the value's first byte."""
+    """The header of an element: `vr` is b"" if none is encoded, `value_at` the offset of the value's first byte."""
 
     tag: int
     vr: bytes
@@ -62,7 +62,7 @@ class Header(NamedTuple):
 def read_header(data: Buffer, at: int, encoding: Encoding) -> Header:
     """The header of the element or item at an offset; raises CutShort.
 
-    An element whose VR is not two capitals is read as one without a VR: some writers put implicit elements, or whole
+    An element whose VR is not two capitals is read as one without a VR: some programs write implicit elements, or whole
     implicit items, into explicit data sets (PS3.5 6.2.2 allows it below UN).
     """
     try:
@@ -91,7 +91,7 @@ def looks_like_vr(vr: bytes) -> bool:
 
 
 def skip_value(data: Buffer, header: Header, encoding: Encoding, end: int) -> int:
-    """The offset behind an element's value, whatever is nested in it; raises CutShort when that is beyond `end`."""
+    """The offset behind an element's value, whatever is nested in it; raises CutShort if that is beyond `end`."""
     if header.length != UNDEFINED_LENGTH:
         behind = header.value_at + header.length
     else:
@@ -102,7 +102,7 @@ def skip_value(data: Buffer, header: Header, encoding: Encoding, end: int) -> in
 
 
 def _skip_undefined(data: Buffer, outer: Header, encoding: Encoding, end: int) -> int:
-    # A stack and no recursion: how deep a peer's or a stranger's file nests must not matter.
+    # A stack, not recursion: a file may nest to any depth.
     open_levels = [below(outer, encoding)]
     at = outer.value_at
     while open_levels:

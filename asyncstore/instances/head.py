@@ -1,9 +1,9 @@
-"""Reads the head of a file and finds who the instance in it is.
+"""Reads the head of a file and identifies the instance in it.
 
-A file that keeps to PS3.10 7.1 takes the fast way: its File Meta Information is walked by struct, and one search holds
-its UIDs against those of the data set. Everything else (no preamble, no File Meta Information, no group length, UIDs
-only in the data set, big endian, deflated ...) takes the tolerant way (identity.py). Both are bounded: neither looks
-further into a file than HEAD_LIMIT_BYTES, nor inflates more than that.
+A file that follows PS3.10 7.1 takes the fast way: struct reads its File Meta Information, and one search compares its
+UIDs with those of the data set. Any other file (no preamble, no File Meta Information, no group length, UIDs only in
+the data set, big endian, deflated ...) takes the tolerant way of identity.py. Neither reads, or inflates, more than
+HEAD_LIMIT_BYTES of a file.
 """
 
 from __future__ import annotations
@@ -36,10 +36,10 @@ from asyncstore.uids import (
 
 # A file up to this size is read whole, so that it is opened only once.
 SMALL_FILE_BYTES: Final = 131072
-# Of a larger one this much is read: enough for nearly every File Meta Information and the UIDs behind it.
+# The part of a larger file that is read: enough for nearly every File Meta Information and the UIDs behind it.
 HEAD_BYTES: Final = 8192
 
-# The tags of group 0002 as a little endian number has them: the element number is the upper half.
+# Tags of group 0002, read as a little endian number: the element number is the upper half.
 _FAST_CLASS: Final = 0x00020002
 _FAST_INSTANCE: Final = 0x00030002
 _FAST_SYNTAX: Final = 0x00100002
@@ -51,7 +51,7 @@ _u32 = struct.Struct("<I").unpack_from
 _u16 = struct.Struct("<H").unpack_from
 _fast_header = struct.Struct("<I2sH").unpack_from
 
-# Whose data sets do not have the UIDs in the bytes that the File Meta Information has them in.
+# In these, a data set does not have its UIDs in the same bytes as the File Meta Information.
 _SLOW_SYNTAXES: Final = (EXPLICIT_VR_BIG_ENDIAN, DEFLATED_EXPLICIT_VR_LITTLE_ENDIAN)
 
 _CLASS_IN_DATA_SET: Final = b"\x08\x00\x16\x00"
@@ -62,10 +62,10 @@ _matches_uid = re.compile(r"[0-9.]{1,64}").fullmatch
 
 
 class _Layout(NamedTuple):
-    """A File Meta Information as many files have it, all but the SOP Instance UID.
+    """A File Meta Information that many files share, except for the SOP Instance UID.
 
-    `before` it are the bytes from the prefix on, `after` it those up to the data set at `meta_end`; `pattern` stands
-    before it in the data set, and both have `uids_bytes` there.
+    `before` are the bytes from the prefix up to that UID, `after` those from behind it up to the data set at
+    `meta_end`. In the data set, `pattern` precedes the UID, and the two have `uids_bytes` together.
     """
 
     before: bytes
@@ -79,15 +79,15 @@ class _Layout(NamedTuple):
     syntax: str
 
 
-# The latest ones first. Reader threads replace the whole: a lost one is learned again.
+# The latest first. Reader threads replace the whole tuple; a layout that gets lost is learned again.
 _layouts: tuple[_Layout, ...] = ()
 _REMEMBERED_LAYOUTS: Final = 8
 
 
 def open_head(path: str) -> int:
-    """Open a file for read_head, and have the system read its start meanwhile; -1 where it cannot be opened.
+    """Open a file for read_head, and have the system read its start meanwhile; -1 if it cannot be opened.
 
-    A disk that is asked for many files at once gives each of them several times as soon.
+    A disk that is asked for many files at once reads each of them several times faster.
     """
     try:
         fd = source.open_for_reading(path)
@@ -108,14 +108,14 @@ def read_head(
 def read_head(
     path: str, *, wait: bool = True, missed: list[str] | None = None, regular: bool = False, fd: int = -1
 ) -> Instance | ScanProblem | None:
-    """The instance in a file, or why there is none, by one open, one fstat and one read.
+    """The instance in a file, or a ScanProblem, by one open, one fstat and one read. Never raises.
 
-    A file of at most SMALL_FILE_BYTES is read whole and keeps its bytes (HeldSource); a larger one gets a
-    FileSource. `regular=True` says that the caller has just seen a regular file there; else that is checked first,
-    since devices and FIFOs must not even be opened. `fd` is what open_head gave for the path; it is closed. With
-    `wait=False` the answer is None when the bytes are not in memory and reading would block on a disk; otherwise
-    such a path is added to `missed`, where that is given. Whatever is wrong comes back as a ScanProblem; nothing is
-    raised.
+    A file of at most SMALL_FILE_BYTES is read whole and keeps its bytes (HeldSource); a larger one gets a FileSource.
+    `regular=True` says that the caller has just seen a regular file there. Otherwise that is checked first, since
+    devices and FIFOs must not even be opened. `fd` is the result of open_head for this path; it is closed.
+
+    If the bytes are not in memory and reading would wait for a disk, `wait=False` returns None; `wait=True` reads, and
+    adds the path to `missed` if that is given.
     """
     try:
         if fd < 0:
@@ -140,9 +140,9 @@ def read_head(
 
 
 def problem_of_error(path: str, error: OSError | ValueError) -> ScanProblem:
-    """What an error of the system says about a path."""
+    """The problem of a path for which the system raised an error."""
     if isinstance(error, ValueError):
-        # A NUL or a character that the system's names cannot have: there is no such file.
+        # The path has a NUL or another character that the system does not allow in names: there is no such file.
         error = FileNotFoundError(errno.ENOENT, str(error), path)
     if isinstance(error, FileNotFoundError | NotADirectoryError):
         kind = ProblemKind.NOT_FOUND
@@ -157,7 +157,7 @@ def _read_small(
     path: str, fd: int, status: os.stat_result, wait: bool, missed: list[str] | None
 ) -> Instance | ScanProblem | None:
     size = status.st_size
-    # One byte more than the file has: if it gets filled the file grew, and if not it is the zero that pads a deflated
+    # One byte more than the file has. If that is filled, the file grew; if not, it is the zero that pads a deflated
     # stream of odd length.
     buffer = bytearray(size + 1)
     got = _read_start(path, fd, buffer, size, status.st_dev, wait, missed)
@@ -223,7 +223,7 @@ def _read_large(
 def _read_start(
     path: str, fd: int, buffer: bytearray, wanted: int, device: int, wait: bool, missed: list[str] | None
 ) -> int | None:
-    """Fill the buffer from the file's start, with `wanted` bytes unless it is shorter; None as in read_head."""
+    """Fill the buffer from the start of the file, with `wanted` bytes unless that is shorter; None as in read_head."""
     holes = (memoryview(buffer),)
     if missed is not None or not wait:
         got = source.read_cached(fd, holes, 0, device)
@@ -308,15 +308,15 @@ def _learn_layout(data: bytearray, end: int) -> _Layout | None:
 
 
 def _uid_field(data: bytearray, at: int) -> bytes:
-    """VR, length and value of the File Meta element at an offset; a UID has less than 256 bytes."""
+    """VR, length and value of the File Meta element at an offset; a UID has fewer than 256 bytes."""
     return bytes(data[at + 4 : at + 8 + data[at + 6]])
 
 
 def _pattern(class_field: bytes, instance_header: bytes, *, is_implicit: bool) -> bytes:
-    """What stands before the SOP Instance UID in a data set: the SOP Class UID, and its own tag and length."""
+    """The bytes before the SOP Instance UID in a data set: the SOP Class UID element, then its own tag and length."""
     if not is_implicit:
         return b"%b%b%b%b" % (_CLASS_IN_DATA_SET, class_field, _INSTANCE_IN_DATA_SET, instance_header)
-    # There the length takes the place of VR and length.
+    # In implicit VR the length takes the place of VR and length.
     return b"%b%b\0\0%b%b%b\0\0" % (
         _CLASS_IN_DATA_SET,
         class_field[2:4],
@@ -341,6 +341,6 @@ def _problem(path: str, refused: Refused) -> ScanProblem:
 
 
 def error_of(refused: Refused, what: str) -> SourceError:
-    """The error that says why `what` holds no instance."""
+    """The error that says why `what` does not contain an instance."""
     kind = MissingUID if refused.kind is ProblemKind.MISSING_UID else NotDicom
     return kind(f"{what}: {refused.detail}")

@@ -1,8 +1,9 @@
-"""Finds who the instance in a file is, however unusual the file: the tolerant way.
+"""Identifies the instance in a file, however unusual the file is.
 
-No preamble, no File Meta Information, no or a wrong group length, UIDs only in the data set, deflated, big endian ...
-All of it is done by stepping over elements, not by pydicom: a scan runs in several threads over millions of files of
-any content, and so it must be bounded in memory and time, and silent. The tests hold it against pydicom.
+The file may have no preamble, no File Meta Information, no group length or a wrong one, UIDs only in the data set, a
+deflated or big endian data set, and so on. This steps over elements and does not use pydicom: a scan runs in several
+threads over millions of files of any content, so it must be silent and bounded in memory and time. Tests compare it
+with pydicom.
 """
 
 from __future__ import annotations
@@ -28,9 +29,9 @@ if TYPE_CHECKING:
     from asyncstore.instances.elements import Buffer
 
 PREAMBLE_BYTES: Final = 128
-# No further into a file, or into what a deflated one inflates to, are UIDs looked for.
+# UIDs are looked for only in this much of a file, or of an inflated data set.
 HEAD_LIMIT_BYTES: Final = 1048576
-# What is inflated at first.
+# The part that is inflated at first.
 _INFLATED_HEAD_BYTES: Final = 8192
 
 _SOP_CLASS_UID: Final = 0x00080016
@@ -42,17 +43,17 @@ _TRANSFER_SYNTAX: Final = 0x00020010
 
 _PIXEL_DATA: Final = 0x7FE00010
 
-# How a data set is encoded in one of these, its first element shows: whatever is called one of them can be looked at.
+# The first element of a data set shows which of these it is in, so a claim to be in one of them can be checked.
 _NATIVE_SYNTAXES: Final = (IMPLICIT_VR_LITTLE_ENDIAN, EXPLICIT_VR_LITTLE_ENDIAN, EXPLICIT_VR_BIG_ENDIAN)
 
-_ODD_UID_CHARACTERS: Final = 100  # of one that cannot be sent so much is told
+_ODD_UID_CHARACTERS: Final = 100  # the part of an invalid UID that an error shows
 
 _u32 = struct.Struct("<I").unpack_from
 _u16 = struct.Struct("<H").unpack_from
 
 
 class Identity(NamedTuple):
-    """Who an instance is and where its data set begins, as an offset into the bytes that were looked at."""
+    """The UIDs of an instance, and the offset of its data set in the bytes that were looked at."""
 
     sop_class_uid: str
     sop_instance_uid: str
@@ -62,7 +63,7 @@ class Identity(NamedTuple):
 
 
 class Refused(Exception):
-    """The bytes hold no instance; with `more` it may be that they only end too early."""
+    """The bytes contain no instance. With `more`, more bytes of the file may change that."""
 
     def __init__(self, kind: ProblemKind, detail: str, *, more: bool = False) -> None:
         super().__init__(detail)
@@ -72,13 +73,13 @@ class Refused(Exception):
 
 
 def identify(data: Buffer, end: int, *, complete: bool) -> Identity:
-    """The identity of the instance in `data[:end]`, however unusual the file is.
+    """The identity of the instance in `data[:end]`, however unusual the file is. Raises Refused.
 
-    `complete` says that this is the whole file, and not only its head. Raises Refused.
+    `complete` says that this is the whole file, not only its head.
     """
     has_prefix = bytes(data[PREAMBLE_BYTES : PREAMBLE_BYTES + 4]) == b"DICM"
     at = PREAMBLE_BYTES + 4 if has_prefix else 0
-    # Without the prefix it may well be a file of another kind that begins like a data set.
+    # Without the prefix it may be a file of another kind that begins like a data set.
     unreadable = ProblemKind.DAMAGED if has_prefix else ProblemKind.NOT_DICOM
     if at >= end:
         raise Refused(unreadable, "there is nothing behind the DICM prefix" if has_prefix else "the file is empty")
@@ -89,7 +90,7 @@ def identify(data: Buffer, end: int, *, complete: bool) -> Identity:
     except CutShort as cut:
         raise Refused(unreadable, f"the File Meta Information is damaged: {cut}", more=not complete) from None
     if meta.get(_MEDIA_SOP_CLASS) == MEDIA_STORAGE_DIRECTORY:
-        raise Refused(ProblemKind.DICOMDIR, "it lists the files of a medium and is no instance to store")
+        raise Refused(ProblemKind.DICOMDIR, "it lists the files of a medium and is not an instance to store")
     if at >= end:
         raise Refused(unreadable, "no data set follows the File Meta Information", more=not complete)
     if end - at < 8:  # whether of the File Meta Information or of the data set, no header is as short
@@ -106,7 +107,7 @@ def identify(data: Buffer, end: int, *, complete: bool) -> Identity:
 
 
 def _begins_like_dicom(data: Buffer, at: int, end: int) -> bool:
-    """Whether bytes without a prefix begin with an element of group 0000, 0002 or 0008, as the standard's would."""
+    """Whether bytes without a prefix begin with an element of group 0000, 0002 or 0008, as a standard data set does."""
     if end - at < 8:
         return False
     group, element = struct.unpack_from("<HH", data, at)
@@ -167,7 +168,7 @@ def _collect_uids(uids: dict[int, str], data: Buffer, at: int, end: int, syntax:
     if syntax != DEFLATED_EXPLICIT_VR_LITTLE_ENDIAN:
         return _collect_from_elements(uids, data, at, end, encoding)
     stream = bytes(data[at : min(end, at + HEAD_LIMIT_BYTES)])
-    # Bounded whatever the stream would grow to, and most often enough the first time.
+    # Both limits bound the memory, however much the stream inflates to. The first is usually enough.
     for limit in (_INFLATED_HEAD_BYTES, HEAD_LIMIT_BYTES):
         inflater = zlib.decompressobj(-zlib.MAX_WBITS)
         try:
@@ -216,7 +217,7 @@ def _syntax_by_first_element(data: Buffer, at: int) -> str:
 
 
 def _is_another(data: Buffer, at: int, end: int, syntax: str) -> bool:
-    """Whether a data set is not in this uncompressed transfer syntax: it looks like another, and can be read in it."""
+    """Whether a data set looks like another uncompressed transfer syntax than this, and can be read in that one."""
     looks = _syntax_by_first_element(data, at)
     uids: dict[int, str] = {}
     if looks != syntax:
@@ -226,7 +227,7 @@ def _is_another(data: Buffer, at: int, end: int, syntax: str) -> bool:
 
 
 def _native_syntax(data: Buffer, at: int, end: int, complete: bool) -> str:
-    """The transfer syntax of a data set of which nothing else tells it. Raises Refused unless it has no compression."""
+    """The transfer syntax of a data set, from its elements alone. Raises Refused unless it is uncompressed."""
     syntax = _syntax_by_first_element(data, at)
     if syntax != EXPLICIT_VR_LITTLE_ENDIAN:
         return syntax
@@ -247,7 +248,7 @@ def _native_syntax(data: Buffer, at: int, end: int, complete: bool) -> str:
 
 
 def _uid_text(data: Buffer, begin: int, end: int) -> str:
-    """The value of a UID, whatever is in it; of one that is too long the beginning."""
+    """The value of a UID, whatever its characters; only the beginning if it is too long."""
     return bytes(data[begin:end]).strip(b"\0 ")[:_ODD_UID_CHARACTERS].decode("ascii", "replace")
 
 
@@ -260,7 +261,7 @@ def _sendable(uid: str | None, name: str) -> str:
 
 
 def _difference(in_meta: tuple[str | None, ...], in_data_set: tuple[str | None, ...]) -> str | None:
-    """A sentence when the File Meta Information names another class or instance than the data set, else None."""
+    """A sentence if the File Meta Information names another class or instance than the data set, else None."""
     names = ("SOP Class UID", "SOP Instance UID")
     for name, meta, data_set in zip(names, in_meta, in_data_set, strict=True):
         if meta and data_set and meta != data_set:

@@ -1,4 +1,4 @@
-"""One SOP Instance, on disk or in memory: who it is, and where its bytes are."""
+"""One SOP Instance, on disk or in memory: its UIDs, and where its bytes are."""
 
 from __future__ import annotations
 
@@ -10,17 +10,18 @@ if TYPE_CHECKING:
 
 
 # Not frozen, although nothing should change one: building a frozen one costs three times as much, and there are
-# millions of them. Compared and hashed by identity.
+# millions of them. They are compared and hashed by identity.
 @dataclass(slots=True, eq=False)
 class Instance:
-    """A SOP Instance that can be sent; its data set is not parsed and, unless the file is small, not read yet.
+    """A SOP Instance that can be sent. Its data set is not parsed and, unless the file is small, not read yet.
 
-    `path` is the file exactly as on disk (os.fsencode gives the bytes back), or None for one in memory.
-    `data_set_offset` is where the data set begins in the file, `data_set_length` how many bytes are sent: one more
-    than the file holds where a deflated stream of odd length takes its padding byte (PS3.5 A.5). `size_bytes` and
-    `mtime_ns` are the file's. The study and series are named only where they are known. `meta_difference` is None, or
-    a sentence for the user when the File Meta Information names another SOP class or instance than the data set: the
-    data set's UIDs are the ones used here, since a peer compares them with the data set (PS3.4 B.2.3).
+    `path` is the file exactly as on disk (os.fsencode gives the bytes back), or None for an instance in memory.
+    `data_set_offset` is where the data set begins in the file, in bytes. `data_set_length` is the number of bytes to
+    send; a deflated data set of odd length is sent with a padding byte that the file does not have (PS3.5 A.5).
+    `size_bytes` and `mtime_ns` are the file's. `study_instance_uid` and `series_instance_uid` are None unless known.
+
+    `meta_difference` is a sentence for the user if the File Meta Information contradicts the data set, else None. The
+    UIDs here are then those of the data set, since a peer compares them with the data set (PS3.4 B.2.3).
     """
 
     path: str | None
@@ -37,5 +38,5 @@ class Instance:
     meta_difference: str | None = None
 
     def let_go(self) -> None:
-        """Keep none of the file's bytes in memory: they are read from the file again when they are needed."""
+        """Free the memory that holds bytes of the file. They are read from the file again when needed."""
         self.source.let_go()

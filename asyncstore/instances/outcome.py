@@ -1,4 +1,4 @@
-"""What became of one instance."""
+"""The result of one instance, and its states."""
 
 from __future__ import annotations
 
@@ -17,38 +17,60 @@ if TYPE_CHECKING:
 
 
 class State(enum.StrEnum):
-    """Where an instance ended. Only STORED and WARNING mean that the peer said it has it."""
+    """The state of an instance at the end of a transfer. The value is its name in reports: "no-context".
+
+    The peer has the instance:
+        STORED          the peer answered with success
+        WARNING         stored, and the peer answered with a warning
+        RESUMED         an earlier run with the same ledger stored it; not sent
+
+    Not known to be stored; counted by `Report.failed`:
+        FAILED          the peer answered with a failure
+        CONFLICT        another data set is stored under the same SOP Instance UID; not sent
+        NO_CONTEXT      the peer accepted no presentation context for it; not sent
+        SOURCE_PROBLEM  the file cannot be read or converted, or changed after it was scanned
+        UNKNOWN         sent, in whole or in part, and never answered
+
+    Counted by neither:
+        DUPLICATE       the peer has it already (status 0111), or the same data set is stored from another file
+        SKIPPED         a file in a directory that is not a DICOM instance
+        LEFT            the run stopped before its turn
+    """
 
     STORED = "stored"
-    WARNING = "warning"  # stored, and the peer had something to say about it
-    DUPLICATE = "duplicate"  # the peer says it was already there, or it was stored from another file
-    CONFLICT = "conflict"  # another data set is stored under its SOP Instance UID
-    FAILED = "failed"  # the peer answered with a failure
-    NO_CONTEXT = "no-context"  # no accepted presentation context fits: not a byte of it was sent
-    SOURCE_PROBLEM = "source-problem"  # the file cannot be read, or is no longer what was scanned
-    UNKNOWN = "unknown"  # sent, wholly or in part, and never answered
-    SKIPPED = "skipped"  # no DICOM instance: found in a directory beside those that are
-    RESUMED = "resumed"  # an earlier run of the same ledger stored it
-    LEFT = "left"  # the run stopped before its turn
+    WARNING = "warning"
+    DUPLICATE = "duplicate"
+    CONFLICT = "conflict"
+    FAILED = "failed"
+    NO_CONTEXT = "no-context"
+    SOURCE_PROBLEM = "source-problem"
+    UNKNOWN = "unknown"
+    SKIPPED = "skipped"
+    RESUMED = "resumed"
+    LEFT = "left"
 
 
 _DUPLICATE_SOP_INSTANCE = 0x0111
-_STORED = State.STORED  # looking a member up costs 0.1 us each time, and nearly every instance is stored
+_STORED = State.STORED  # looking up a member takes 0.1 us, and nearly every instance is stored
 STORED_STATES = frozenset((State.STORED, State.WARNING, State.RESUMED))
-"""The peer has the instance, now or since an earlier run."""
+"""The states in which the peer has the instance, since this run or an earlier one."""
 
 FAILED_STATES = frozenset((State.CONFLICT, State.FAILED, State.NO_CONTEXT, State.SOURCE_PROBLEM, State.UNKNOWN))
-"""Something kept the instance from being stored."""
+"""The states of an instance that could not be stored."""
 
 
 @dataclass(slots=True)
 class Outcome:
-    """What became of one instance: `state`, and everything that explains it.
+    """The result of one instance: its `state`, and everything that explains it.
 
-    `status` is the peer's answer where there was one. `reason` is one plain line, empty when all is well. `retryable`
-    says whether sending it again may end otherwise. `attempts` counts C-STORE requests; `transfer_syntax_uid` is the
-    one it was sent in, which is not the file's own after a conversion; `bytes_sent` counts data set bytes.
-    `twin_path` is the stored file that has the same SOP Instance UID, where that is why this one was not sent.
+    `path` is the file, None for an instance in memory. `instance` is None for a file without one. `status` is the
+    peer's answer, None if there was none. `reason` is one plain line, empty if all is well; `error` the exception
+    behind it, if any. `retryable` says whether sending it again may help.
+
+    `attempts` counts C-STORE requests; 0 means that nothing was sent. `association_number`, `context_id` and
+    `message_id` are those of the last request, and `transfer_syntax_uid` is the one that it was sent in: not the file's
+    own if the data set was converted. `bytes_sent` counts bytes of the data set. `twin_path` is the stored file with
+    the same SOP Instance UID, if this one was not sent because of it.
     """
 
     state: State
@@ -68,13 +90,13 @@ class Outcome:
 
     @property
     def is_stored(self) -> bool:
-        """The peer has the instance, now or since an earlier run."""
+        """Whether the peer has the instance, since this run or an earlier one."""
         return self.state in STORED_STATES
 
     def raise_for_failure(self) -> None:
-        """Do nothing when the instance was stored; raise StoreFailed (or what was at fault) when it was not.
+        """Raise an error unless the instance is stored: `error` if that is an AsyncStoreError, else StoreFailed.
 
-        That is so for DUPLICATE, SKIPPED and LEFT too, which `report.failed` does not count.
+        DUPLICATE, SKIPPED and LEFT raise too, although `Report.failed` does not count them.
         """
         if self.is_stored:
             return
@@ -86,7 +108,7 @@ class Outcome:
 def outcome_of(
     instance: Instance, operation: Operation, status: Status, transfer_syntax_uid: str, bytes_sent: int
 ) -> Outcome:
-    """The outcome of an instance whose request was answered, and which was sent as the last two arguments say."""
+    """The outcome of an instance whose request was answered; the last two arguments say how it was sent."""
     state, reason, retryable = _STORED, "", False
     if status.value:
         state = _state_of(status)
@@ -110,12 +132,12 @@ def outcome_of(
 
 
 def reason_of(status: Status) -> str:
-    """What an answer says, in one plain line."""
+    """The meaning of an answer, as one plain line."""
     return f"{status.meaning} (0x{status.value:04X})"
 
 
 def _state_of(status: Status) -> State:
-    """What an answer other than plain success makes of the instance."""
+    """The state that follows from an answer other than success."""
     if status.is_stored:
         return State.WARNING
     return State.DUPLICATE if status.value == _DUPLICATE_SOP_INSTANCE else State.FAILED
@@ -132,7 +154,7 @@ def source_problem(
 
 
 def problem_outcome(problem: ScanProblem, *, is_named: bool) -> Outcome:
-    """The outcome of what holds no instance: a failure when it was named, passed over when it lay in a directory."""
+    """The outcome of a path without an instance: a failure if the user named it; else some kinds are SKIPPED."""
     is_passed_over = problem.reason in PASSED_OVER and not is_named
     state = State.SKIPPED if is_passed_over else State.SOURCE_PROBLEM
     return Outcome(

@@ -1,4 +1,4 @@
-"""Why something cannot be sent: a file that holds no instance, or one that cannot be read."""
+"""Reasons why something cannot be sent: a file without an instance, or one that cannot be read."""
 
 from __future__ import annotations
 
@@ -13,7 +13,13 @@ if TYPE_CHECKING:
 
 
 class ProblemKind(enum.Enum):
-    """Why something that a scan met cannot be sent; the value is a sentence's beginning for the user."""
+    """Why a path that a scan met cannot be sent. The value is text for the user, e.g. "not a DICOM file".
+
+    NOT_DICOM, DICOMDIR, NOT_A_FILE (a device, FIFO or socket) are a failure only if the user named the path; a scan
+    passes them over in a directory. The others are always failures: DAMAGED (a DICOM file that cannot be parsed),
+    MISSING_UID (a SOP Class, SOP Instance or Transfer Syntax UID), NOT_FOUND, UNREADABLE (an error of the system, e.g.
+    no permission), SYMLINK_LOOP, CHANGED (while it was read).
+    """
 
     NOT_DICOM = "not a DICOM file"
     DAMAGED = "a damaged DICOM file"
@@ -27,14 +33,15 @@ class ProblemKind(enum.Enum):
 
 
 PASSED_OVER: Final = frozenset((ProblemKind.NOT_DICOM, ProblemKind.DICOMDIR, ProblemKind.NOT_A_FILE))
-"""What lies beside instances in any archive, and takes nothing away from it: no failure unless the user named it."""
+"""The kinds that any archive has beside its instances: a failure only if the user named the path."""
 
 
 @dataclass(frozen=True, slots=True)
 class ScanProblem:
-    """Something on the way that is not an instance: which path, of what kind, and what exactly.
+    """A path that a scan met and that cannot be sent.
 
-    `detail` is one plain line without the path. `error` is what `instance_from` raises for it.
+    `reason` is the kind of problem, `detail` one plain line about it, without the path. `error` is the exception that
+    `instance_from` raises for this path.
     """
 
     path: str
@@ -44,6 +51,6 @@ class ScanProblem:
 
 
 def unreadable(instance: Instance, error: Exception) -> SourceError:
-    """What the system says of a file, or a source of the caller's own making failed with, which may be anything."""
+    """The error of an instance whose source failed: with an OSError, or with anything if the caller made the source."""
     what = error.strerror or error if isinstance(error, OSError) else repr(error)
     return SourceError(f"cannot read {instance.path or 'the data set'}: {what}")

@@ -1,7 +1,7 @@
-"""Where the bytes of a data set come from: a file, memory, or what the scan read of a small file anyway.
+"""Sources of the bytes of a data set: a file, memory, or a small file that the scan has read already.
 
-A sender lays its headers into a wire buffer and hands out the holes between them; `read_into` fills the holes. No
-source looks at the bytes. Every source can be read again from the start, after `close()` too: a retry does just that.
+A sender writes its headers into a wire buffer and hands out the holes between them; `read_into` fills the holes. No
+source looks at the bytes. Every source can be read again from the start, even after `close()`, for a retry.
 """
 
 from __future__ import annotations
@@ -18,10 +18,10 @@ from asyncstore.errors import SourceChanged
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-# What one preadv may take on Linux; other systems allow at least as much.
+# The most buffers that one preadv takes on Linux; other systems allow at least as many.
 IOV_MAX: Final = 1024
 
-# No system has to have these. They are looked up by these names on every use, so that tests can take them away.
+# Not every system has these. Each use looks them up by these names, so that tests can remove them.
 preadv: Callable[..., int] | None = getattr(os, "preadv", None)
 rwf_nowait: int = getattr(os, "RWF_NOWAIT", 0)
 posix_fadvise: Callable[[int, int, int, int], None] | None = getattr(os, "posix_fadvise", None)
@@ -42,50 +42,51 @@ def open_for_reading(path: str) -> int:
     try:
         return os.open(path, OPEN_FLAGS)
     except BlockingIOError:
-        # Somebody holds a lease on the file (a Samba server does): wait until it is given back, as any reader would.
+        # Another process holds a lease on the file, as a Samba server does: wait for it, as any reader would.
         if not stat.S_ISREG(os.stat(path).st_mode):
             raise
         return os.open(path, OPEN_FLAGS & ~_O_NONBLOCK)
 
 
 def read_ahead(fd: int, at: int, length: int) -> None:
-    """Ask the system to have a part of an open file in memory soon, where there is a way to ask; never fails."""
+    """Ask the system to load a part of an open file into memory, if it can be asked; never fails."""
     if posix_fadvise is not None:
-        with contextlib.suppress(OSError):  # whatever is wrong with the file is said by reading it
+        with contextlib.suppress(OSError):  # reading the file will report what is wrong with it
             posix_fadvise(fd, at, length, os.POSIX_FADV_WILLNEED)
 
 
 class DataSource(Protocol):
-    """What an instance's data set is read from.
+    """Gives the bytes of one data set. Implement it to send from elsewhere, e.g. an object store.
 
-    Several associations may send one instance at once, each from a thread of its own, and `close` may come while a
-    thread still reads for somebody who has given up waiting.
+    It must be safe to use from several threads: several associations may send one instance at once, and `close` may be
+    called while a thread still reads for a task that was cancelled.
     """
 
     @property
     def length_bytes(self) -> int:
-        """How long the data set is."""
+        """The length of the data set in bytes."""
 
     def read_into(self, holes: Sequence[memoryview], offset: int, *, wait: bool = True) -> bool:
         """Fill the holes, in order, with the data set's bytes from `offset`.
 
-        With `wait=False` the answer is False, and the holes hold nothing that counts, when the bytes are not in memory
-        and the call would block on a disk. Raises SourceChanged when the data set is no longer what was scanned,
-        OSError when it cannot be read, ValueError when the holes reach beyond it.
+        Returns True when the holes are full. With `wait=False` it may return False at once, if the bytes are not in
+        memory and it would have to wait for a disk; the contents of the holes are then undefined. Raises SourceChanged
+        if the data set has changed since the scan, OSError if it cannot be read, ValueError if the holes reach beyond
+        its end.
         """
 
     def view(self) -> memoryview | None:
-        """The whole data set as one view, only to be read, where it is in memory; None where it is not."""
+        """The whole data set as one view, which must not be written to; None if it is not in memory."""
 
     def let_go(self) -> None:
-        """Keep no bytes in memory that can be read again; `view` is None then."""
+        """Free the memory of bytes that can be read again; `view` then returns None."""
 
     def close(self) -> None:
-        """Give back what reading took; reading again is allowed."""
+        """Close files and the like. `read_into` may be called again afterwards."""
 
 
 def read_some(fd: int, holes: Sequence[memoryview], at: int) -> int:
-    """Fill holes from the offset `at` of an open file with one call of the system, which may fill them in part."""
+    """Fill holes from the offset `at` of an open file with one system call. Returns the bytes read, maybe fewer."""
     if preadv is not None:
         return preadv(fd, holes, at)
     with io.FileIO(fd, "rb", closefd=False) as file:
@@ -94,7 +95,7 @@ def read_some(fd: int, holes: Sequence[memoryview], at: int) -> int:
 
 
 def read_fully(fd: int, holes: Sequence[memoryview], at: int) -> int:
-    """Fill holes from the offset `at` of an open file; fewer bytes than they hold mean the end of the file."""
+    """Fill holes from the offset `at` of an open file. Returns the bytes read: fewer only at the end of the file."""
     pending = [hole for hole in holes if len(hole)]
     total = 0
     while pending:
@@ -115,9 +116,9 @@ def read_fully(fd: int, holes: Sequence[memoryview], at: int) -> int:
 
 
 def read_cached(fd: int, holes: Sequence[memoryview], at: int, device: int) -> int | None:
-    """Fill holes as far as the bytes are in memory; None when none are.
+    """Fill holes as far as the bytes are in memory. Returns the bytes read; None if none are in memory.
 
-    `device` is the file's st_dev. Where the system or the file system cannot tell, this reads as usual.
+    `device` is the file's st_dev. If the system or the file system cannot tell, this reads as usual.
     """
     if preadv is None or len(holes) > IOV_MAX:
         return read_fully(fd, holes, at)
@@ -135,14 +136,15 @@ def read_cached(fd: int, holes: Sequence[memoryview], at: int, device: int) -> i
 
 
 class FileSource:
-    """A data set that lies in a file, read when it is needed.
+    """A data set in a file, read when it is needed: `length` bytes from `data_set_offset`.
 
-    `size_bytes` and `mtime_ns` are the whole file's when it was scanned: another size or time later means that the
-    file changed. `padding_bytes` zeros follow what the file holds (PS3.5 A.5: a deflated stream of odd length).
-
-    Who reads takes a descriptor out of those that lie idle, or opens one; so nobody can close it meanwhile, and have
-    its number come to mean another file. `close` closes the idle ones, and has each of the others closed by its reader.
+    `size_bytes` and `mtime_ns` are the whole file's when it was scanned; if either differs later, reading raises
+    SourceChanged. `padding_bytes` zeros are sent after the bytes of the file (PS3.5 A.5: a deflated stream of odd
+    length).
     """
+
+    # A reader takes an idle descriptor or opens one. No other thread can close it meanwhile, so its number cannot come
+    # to mean another file. `close` closes the idle ones; each reader then closes its own.
 
     __slots__ = (
         "_device",
@@ -175,7 +177,7 @@ class FileSource:
         self._device = 0
 
     def read_into(self, holes: Sequence[memoryview], offset: int, *, wait: bool = True) -> bool:
-        """Fill the holes from the file, with one preadv where the system has it; see DataSource."""
+        """Fill the holes from the file, with one preadv if the system has it; see DataSource."""
         wanted = sum(map(len, holes))
         end = offset + wanted
         if offset < 0 or end > self.length_bytes:
@@ -206,11 +208,11 @@ class FileSource:
                 _close_all(idle)
 
     def view(self) -> memoryview | None:
-        """None: the bytes are on a disk."""
+        """None: the bytes are not in memory."""
         return None
 
     def let_go(self) -> None:
-        """Nothing to do: nothing is in memory."""
+        """Nothing to do: no bytes are in memory."""
 
     def close(self) -> None:
         """Close the file; the next read opens it again."""
@@ -225,7 +227,7 @@ class FileSource:
     def _fill(self, fd: int, holes: Sequence[memoryview], at: int, wanted: int) -> bool:
         if preadv is not None and len(holes) <= IOV_MAX and preadv(fd, holes, at) == wanted:
             return True
-        # A short read is rare enough to begin again; only the end of the file is short twice.
+        # A short read is rare, so begin again; only the end of the file is short twice.
         return read_fully(fd, holes, at) == wanted
 
     def _open(self) -> int:
@@ -252,7 +254,7 @@ class FileSource:
 
 
 def _close_all(idle: list[int]) -> None:
-    """Close these descriptors; another thread may be about to do the same, and each is closed once."""
+    """Close these descriptors, each once, even if another thread does the same."""
     while True:
         try:
             fd = idle.pop()
@@ -262,7 +264,7 @@ def _close_all(idle: list[int]) -> None:
 
 
 def _before_padding(holes: Sequence[memoryview], stored_bytes: int) -> list[memoryview]:
-    """The part of the holes that the file fills; what lies behind is set to zero."""
+    """The part of the holes that the file fills; the rest is set to zero."""
     kept: list[memoryview] = []
     room = max(0, stored_bytes)
     for hole in holes:
@@ -275,7 +277,7 @@ def _before_padding(holes: Sequence[memoryview], stored_bytes: int) -> list[memo
 
 
 class HeldSource(FileSource):
-    """A data set in a small file, whose bytes (`held`, the whole file's with its padding) the scan read anyway."""
+    """A data set in a small file that the scan has read: `held` is the whole file, and the padding."""
 
     __slots__ = ("_held",)
 
@@ -294,26 +296,26 @@ class HeldSource(FileSource):
         self._held: bytearray | None = held
 
     def read_into(self, holes: Sequence[memoryview], offset: int, *, wait: bool = True) -> bool:
-        """Copy into the holes, or fill them from the file once the bytes were let go; see DataSource."""
+        """Copy the bytes into the holes, or read the file after `let_go`; see DataSource."""
         view = self.view()
         if view is None:
             return super().read_into(holes, offset, wait=wait)
         return _copy_into(holes, view, offset)
 
     def view(self) -> memoryview | None:
-        """The data set, without a copy, until it is let go."""
+        """The data set, without a copy; None after `let_go`."""
         held = self._held
         if held is None:
             return None
         return memoryview(held)[self.data_set_offset : self.data_set_offset + self.length_bytes]
 
     def let_go(self) -> None:
-        """Read from the file from now on."""
+        """Free the bytes, and read the file from now on."""
         self._held = None
 
 
 class BytesSource:
-    """A data set in memory: `length` bytes of `data` from `offset` on."""
+    """A data set in memory: `length` bytes of `data` from `offset`; by default all of them."""
 
     __slots__ = ("_view", "length_bytes")
 
@@ -326,18 +328,18 @@ class BytesSource:
         self.length_bytes = end - offset
 
     def read_into(self, holes: Sequence[memoryview], offset: int, *, wait: bool = True) -> bool:
-        """Copy into the holes; always True. See DataSource."""
+        """Copy the bytes into the holes; returns True. See DataSource."""
         return _copy_into(holes, self._view, offset)
 
     def view(self) -> memoryview | None:
-        """The data set, without a copy; it is only to be read, since it is sent again on a retry."""
+        """The data set, without a copy. It must not be written to: a retry sends it again."""
         return self._view
 
     def let_go(self) -> None:
-        """Nothing to do: there is nowhere to read the bytes again from."""
+        """Nothing to do: the bytes are nowhere else."""
 
     def close(self) -> None:
-        """Nothing to do: the bytes stay, for a retry too."""
+        """Nothing to do: the bytes stay in memory, for a retry."""
 
 
 def _copy_into(holes: Sequence[memoryview], view: memoryview, offset: int) -> bool:

@@ -12,15 +12,15 @@ from asyncstore.uids import DEFLATED_EXPLICIT_VR_LITTLE_ENDIAN
 if TYPE_CHECKING:
     from asyncstore.instances.instance import Instance
 
-# (0020,000D) stands before the pixel data; what comes before it is rarely more than a few kilobytes.
+# (0020,000D) comes before the pixel data, and rarely after more than a few kilobytes.
 LOOKED_AT_BYTES: Final = 65536
 _STUDY_INSTANCE_UID: Final = 0x0020000D
 
 
 def study_of(instance: Instance) -> str | None:
-    """The Study Instance UID in the first 64 KiB of the data set; None where there is none, or it cannot be read.
+    """The Study Instance UID in the first 64 KiB of the data set; None if there is none or it cannot be read.
 
-    Blocking: it reads the file, unless the file is small and was read before.
+    Blocks: it reads the file, unless the file is small and was read before.
     """
     data = bytearray(min(instance.data_set_length, LOOKED_AT_BYTES))
     try:
@@ -29,7 +29,7 @@ def study_of(instance: Instance) -> str | None:
             data = bytearray(zlib.decompressobj(-zlib.MAX_WBITS).decompress(data, LOOKED_AT_BYTES))
         return _find(data, elements.encoding_of(instance.transfer_syntax_uid))
     except (SourceError, OSError, zlib.error, elements.CutShort):
-        return None  # sending the instance will say what is wrong
+        return None  # sending the instance will report the error
     finally:
         instance.source.close()
 

@@ -1,17 +1,16 @@
-"""The durable record of a migration: what became of every instance, whatever happens to the process.
+"""The durable record of a migration: the outcome of every instance, whatever happens to the process.
 
-A run writes each outcome into the ledger, and a later run of the same ledger asks it what need not be opened again. A
-row says stored only after the peer's answer was decoded, so that a run that is killed sends some instances again and
-never leaves one out. `SqliteLedger` is the implementation.
+A run writes each outcome into the ledger. A later run with the same ledger asks it which files need not be opened
+again. A row says stored only after the peer's answer was decoded: after a killed run some instances may be sent again,
+but none is missed. `SqliteLedger` is the implementation.
 
-What a later run does with a file that the ledger knows (`Ledger.settled`):
+A later run treats a file that the ledger knows (`Ledger.settled`) as follows:
 
-    stored, warning            not opened again, while size and modification time are unchanged
-    duplicate                  the same: the peer has said that it has it, or it is stored from another file
-    not DICOM, a UID missing   the same: the file is at fault, and it is the same file (unless it is named, not found)
-    anything else              tried again, once per run with the usual retries: what the peer refused, of whatever
-                               status, what was sent and never answered, what was left, what could not be read; a
-                               conflict is compared again
+    stored, warning            skipped, while its size and modification time are unchanged
+    duplicate                  the same: the peer has it already, or it is stored from another file
+    not DICOM, a UID missing   the same: the file is at fault; but a file that the user names is tried again
+    anything else              tried again, with the usual retries: refused with any status, sent and never answered,
+                               left, unreadable; a conflict is compared again
 """
 
 from __future__ import annotations
@@ -31,16 +30,16 @@ if TYPE_CHECKING:
     from asyncstore.instances.outcome import Outcome
 
 STORED: Final = frozenset((State.STORED, State.WARNING))
-"""The states of a row that say that the peer has the instance."""
+"""The states of a row in which the peer has the instance."""
 
 FAILED: Final = FAILED_STATES
-"""The states of a row that say that something kept the instance from being stored."""
+"""The states of a row whose instance could not be stored."""
 
 _OF_THE_FILE = frozenset((State.SKIPPED, State.SOURCE_PROBLEM))
 
 
 class KnownInstance(NamedTuple):
-    """An instance that is stored already: the file that it came from (None: from memory), as it was then."""
+    """An instance that is stored already. `path` is its file (None: memory); size and time are those at that moment."""
 
     path: str | None
     size_bytes: int
@@ -49,11 +48,10 @@ class KnownInstance(NamedTuple):
 
 
 class Offered(Protocol):
-    """What a transfer is about to open, so far as a ledger looks at it.
+    """A source that a transfer is about to open, as a ledger sees it.
 
-    `name` is its path (None: in memory), `is_named` says that the user named it, `instance` is the Instance that it
-    is where that is known already. `stamp` gives size in bytes and modification time in ns, None where it has none; it
-    may block.
+    `name` is its path (None: in memory). `is_named` says that the user named it. `instance` is its Instance, if known
+    already. `stamp` returns size in bytes and modification time in ns, or None if it has none; it may block.
     """
 
     @property
@@ -67,23 +65,24 @@ class Offered(Protocol):
 
 
 class Ledger(Protocol):
-    """Where a transfer writes down what became of each instance, and asks what an earlier run did.
+    """Records the outcome of each instance of a transfer, and tells what an earlier run did.
 
-    `record`, `failure`, `has_room`, `has_earlier` and `may_know` never block, and all but the last belong to the event
-    loop; `settled` and `known_instances` block, may be called by several threads at once, and never in the event loop.
+    `record`, `failure`, `has_room`, `has_earlier` and `may_know` never block; all but `may_know` are called only in the
+    event loop. `settled` and `known_instances` block: they are called in threads, maybe several at once, and never in
+    the event loop.
     """
 
     @property
     def failure(self) -> LedgerError | None:
-        """What first kept an outcome from being written: take no more work, finish what is in flight, and end."""
+        """The first error that kept an outcome from being written: the transfer then finishes what is in flight."""
 
     @property
     def has_room(self) -> bool:
-        """Whether outcomes are written as fast as they come; while not, no new instance should be sent."""
+        """Whether outcomes are written as fast as they come. If not, no new instance should be sent."""
 
     @property
     def has_earlier(self) -> bool:
-        """Whether an earlier run has recorded anything; while not, `settled` need not be asked."""
+        """Whether an earlier run has recorded anything. If not, `settled` need not be called."""
 
     async def __aenter__(self) -> Self: ...
 
@@ -92,26 +91,26 @@ class Ledger(Protocol):
     ) -> None: ...
 
     def record(self, outcome: Outcome) -> None:
-        """Write down what became of an instance, for good or for now; the last of several is kept."""
+        """Record an outcome, which may not be final: the last one for an instance is kept."""
 
     async def flush(self) -> None:
-        """Return when everything recorded so far would survive the end of the process. Raises LedgerError."""
+        """Wait until everything recorded so far would survive the end of the process. Raises LedgerError."""
 
     def settled(self, offered: Sequence[Offered]) -> list[Outcome | None]:
-        """For each the outcome that still holds, None for what is to be sent."""
+        """For each, the outcome that still holds, or None if it must be sent."""
 
     def may_know(self, sop_instance_uid: str) -> bool:
-        """Whether `known_instances` may find this UID; False means for certain that nothing with it is stored.
+        """Whether `known_instances` may find this UID. False is certain: nothing with this UID is stored.
 
-        It counts what was recorded up to now, written or not, and what earlier runs recorded.
+        This includes outcomes that are recorded but not written yet, and those of earlier runs.
         """
 
     def known_instances(self, instances: Sequence[Instance]) -> list[list[KnownInstance]]:
-        """For each instance those with its SOP Instance UID that were stored from elsewhere."""
+        """For each instance, the stored ones with its SOP Instance UID that came from another path."""
 
 
 def is_settled(outcome: Outcome) -> bool:
-    """Whether another run need not try again while the file stays as it is."""
+    """Whether a later run need not try again while the file is unchanged."""
     state = outcome.state
     if state is State.STORED or state is State.WARNING or state is State.DUPLICATE:
         return True

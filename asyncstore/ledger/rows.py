@@ -1,4 +1,4 @@
-"""What a ledger tells about a migration: its rows, and its counts."""
+"""The rows and counts that a ledger can be asked for."""
 
 from __future__ import annotations
 
@@ -10,17 +10,15 @@ if TYPE_CHECKING:
 
     from asyncstore.instances.outcome import State
 
-    pass
-
 
 @dataclass(frozen=True, slots=True)
 class LedgerRow:
-    """What a ledger knows of one instance, or of a file without one.
+    """The record of one instance, or of a file without one.
 
     `path` is exactly as on disk (os.fsencode gives the bytes back), None for an instance from memory. `size_bytes` and
-    `mtime_ns` are the file's, None where they are not known. `attempts` counts the C-STORE requests of all runs, `run`
-    is the last one that had to do with it; the rest is about its last attempt. `status` is the peer's answer, `comment`
-    its Error Comment as it was sent. `transfer_syntax_uid` is the file's, `sent_transfer_syntax_uid` what was sent.
+    `mtime_ns` are the file's, None if unknown. `attempts` counts the C-STORE requests of all runs; `run` is the number
+    of the last run that handled it. All other fields are about the last attempt: `status` is the peer's answer,
+    `comment` its Error Comment as sent. `transfer_syntax_uid` is the file's; it was sent in `sent_transfer_syntax_uid`.
     """
 
     path: str | None
@@ -46,7 +44,7 @@ class LedgerRow:
     recorded_at: datetime.datetime
 
     def to_dict(self) -> dict[str, Any]:
-        """The same as plain data, for JSON and CSV; a byte of the path that is no text is a lone surrogate."""
+        """The row as plain data, for JSON and CSV. Undecodable bytes of the path are lone surrogates."""
         data = {name: getattr(self, name) for name in self.__slots__}
         return data | {
             "state": self.state.value,
@@ -57,7 +55,7 @@ class LedgerRow:
 
 
 class StateCount(NamedTuple):
-    """How many instances are in a state, and how many bytes of data sets were sent for them last."""
+    """The number of instances in a state, and the bytes of data sets sent in their last attempts."""
 
     state: State
     instances: int
@@ -65,7 +63,7 @@ class StateCount(NamedTuple):
 
 
 class ReasonCount(NamedTuple):
-    """How many instances have the same state, status and reason."""
+    """The number of instances with the same state, status and reason."""
 
     state: State
     status: int | None
@@ -74,7 +72,7 @@ class ReasonCount(NamedTuple):
 
 
 class StudyCount(NamedTuple):
-    """How far a study is; None for the instances whose study is not known."""
+    """The progress of a study. The UID is None for all instances of unknown study together."""
 
     study_instance_uid: str | None
     found: int
@@ -83,7 +81,7 @@ class StudyCount(NamedTuple):
 
 
 class DirectoryCount(NamedTuple):
-    """How many instances of one directory failed."""
+    """The number of failed instances in one directory."""
 
     directory: str
     failed: int
@@ -91,7 +89,7 @@ class DirectoryCount(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class RunRecord:
-    """One run that wrote into the ledger; `finished_at` is None while it goes on, and when it was killed."""
+    """One run that wrote into the ledger. `finished_at` is None while it runs, and if it was killed."""
 
     number: int
     started_at: datetime.datetime

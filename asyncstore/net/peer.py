@@ -75,3 +75,15 @@ def check_length(name: str, length: int) -> None:
     """Refuse a maximum PDU length that has no room for data, or that no PDU can have; 0 is no limit."""
     if length != 0 and not MINIMUM_LENGTH <= length <= 0xFFFFFFFF:
         raise LocalProtocolError(f"{name} is {length}: it is 0 for no limit, or {MINIMUM_LENGTH} or more in 32 bits")
+
+
+def check_window(window: int) -> None:
+    """Refuse an asynchronous operations window that cannot be proposed (PS3.7 D.3.3.3)."""
+    if not 1 <= window <= 0xFFFF:
+        raise LocalProtocolError(f"an operations window of {window}: it is 1 to 65535")
+
+
+def check_range(name: str, value: float, least: float, most: float) -> None:
+    """Refuse a number outside of a range, both ends included."""
+    if not least <= value <= most:
+        raise LocalProtocolError(f"{name} is {value}: it is {least:g} to {most:g}")

@@ -8,14 +8,9 @@ from typing import TYPE_CHECKING, Final, TypeVar
 import anyio
 import anyio.to_thread
 
-from asyncstore.instances.instance import Instance
-
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from pydicom.dataset import Dataset
-
-    from asyncstore.inputs.walk import AnyPath
     from asyncstore.instances.source import DataSource
     from asyncstore.upper_layer.framing import Run
 
@@ -30,7 +25,7 @@ _FIRST_SLOW_SECONDS: Final = 1.0
 _LAST_SLOW_SECONDS: Final = 64.0
 
 
-class Reads:
+class SourceReader:
     """Reads in the event loop what is in memory, as long as that is quick.
 
     Bytes that are not in memory are left to a thread by every source that can tell. But opening a file on a share takes
@@ -73,12 +68,6 @@ class Reads:
         except BaseException:
             is_abandoned = True
             raise
-
-    async def instance_of(self, source: Instance | Dataset | AnyPath) -> Instance:
-        """The instance that is given, or that a path or a Dataset is."""
-        from asyncstore.inputs.opening import instance_from
-
-        return source if isinstance(source, Instance) else await self.in_thread(instance_from, source)
 
     async def in_thread(self, call: Callable[..., T], *arguments: object) -> T:
         """Call it in a thread, which is left to itself when nobody waits for it any more."""

@@ -13,7 +13,7 @@ import math
 import os
 import socket
 import struct
-from typing import TYPE_CHECKING, Final, NoReturn
+from typing import TYPE_CHECKING, Final, NoReturn, Protocol, TypeAlias
 
 import anyio
 
@@ -21,7 +21,7 @@ from asyncstore.aio.signal import Signal
 from asyncstore.errors import ConnectFailed, ConnectionLost, Timeout
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Awaitable, Callable, Sequence
 
     from asyncstore.net.peer import Peer
 
@@ -46,12 +46,46 @@ _TCP_OPTIONS: Final = (
 )
 
 
-class SocketTransport:
-    """A connected TCP socket: six ways to use it, and close().
+class Transport(Protocol):
+    """A connection to a peer, as an association uses it; nothing above knows which kind it is.
 
-    Raises ConnectionLost from every operation when the connection broke. Not meant for two senders, or two receivers,
-    at once.
+    Every operation raises ConnectionLost when the connection broke. One task sends at a time, and one receives.
     """
+
+    @property
+    def is_closed(self) -> bool:
+        """Whether we have closed it."""
+
+    def send_some(self, parts: Sequence[memoryview | bytes]) -> int:
+        """Send what the connection takes at once of `parts`, in order; how many bytes that was, 0 when none."""
+
+    def receive_some(self) -> bytes | None:
+        """What has arrived; None when nothing has, b"" when the peer has closed its side."""
+
+    async def wait_writable(self) -> None:
+        """Return when `send_some` may take bytes again."""
+
+    async def watch(self, on_readable: Callable[[], None]) -> None:
+        """Call `on_readable` for as long as there is something to receive, and whenever something comes; until
+        cancelled.
+
+        One call may leave something unread. A transport that holds bytes itself, which its socket no longer shows,
+        calls again for those.
+        """
+
+    def acknowledge(self) -> None:
+        """Have the system acknowledge at once what has come, where that can be asked for."""
+
+    def close(self, *, reset: bool = False) -> None:
+        """Close the connection, now. With `reset` what is still unsent is thrown away and the peer sees a reset."""
+
+
+Connect: TypeAlias = "Callable[[Peer, float], Awaitable[Transport]]"
+"""Opens a connection to a peer within so many seconds; raises ConnectFailed, or Timeout("connect")."""
+
+
+class SocketTransport:
+    """A connected TCP socket as a Transport."""
 
     def __init__(self, sock: socket.socket) -> None:
         sock.setblocking(False)
@@ -84,12 +118,6 @@ class SocketTransport:
         except OSError as error:
             _lost(error)
 
-    async def receive(self) -> bytes:
-        """Wait for bytes; b"" when the peer has closed its side."""
-        while (data := self.receive_some()) is None:
-            await self._wait(anyio.wait_readable)
-        return data
-
     async def wait_writable(self) -> None:
         """Wait until the socket takes bytes again; one task at a time."""
         self._check_open()
@@ -107,7 +135,7 @@ class SocketTransport:
         self._check_open()
 
     async def watch(self, on_readable: Callable[[], None]) -> None:
-        """Call `on_readable` whenever there is something to receive, until cancelled.
+        """See Transport.
 
         On asyncio the callback stays registered: registering anew for every wait costs two system calls and a future
         for each response. Elsewhere a wait is taken each time.
@@ -119,10 +147,13 @@ class SocketTransport:
             loop.add_reader(self._socket, on_readable)
         except (RuntimeError, NotImplementedError) as error:
             ready = _pause if _is_of_broken(error) else anyio.wait_readable
-            with contextlib.suppress(ConnectionLost):  # closed meanwhile, by us
+            try:
                 while not self.is_closed:
                     await self._wait(ready)
                     on_readable()
+            except ConnectionLost:
+                if not self.is_closed:  # else by us, meanwhile
+                    raise
             return
         self._unwatch = lambda: loop.remove_reader(self._socket)
         try:

@@ -6,23 +6,28 @@ from typing import TYPE_CHECKING
 
 import anyio
 
+from asyncstore.aio.signal import Turn
 from asyncstore.errors import Timeout
+from asyncstore.upper_layer.framing import Run
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Awaitable, Generator, Sequence
+    from typing import Any
 
     from asyncstore.errors import AsyncStoreError
-    from asyncstore.net.transport import SocketTransport
-    from asyncstore.upper_layer.framing import Run
+    from asyncstore.net.transport import Transport
 
 
-class Sender:
+class Writer:
     """Sends runs and bytes; every wait for the peer ends after `network_seconds` without a byte taken.
 
-    One task at a time. Raises ConnectionLost, Timeout("network"), or what `interrupt` was given.
+    One task at a time, in its `turn`. `waits` counts the waits for the peer that ended well. Raises ConnectionLost,
+    Timeout("network"), or what `interrupt` was given.
     """
 
-    def __init__(self, transport: SocketTransport, network_seconds: float) -> None:
+    def __init__(self, transport: Transport, network_seconds: float) -> None:
+        self.turn = Turn()
+        self.waits = 0
         self._transport = transport
         self._network_seconds = network_seconds
         self._unfinished: tuple[Run, int] | None = None  # a run, and how many of its bytes are on the wire
@@ -42,6 +47,21 @@ class Sender:
         except BaseException:
             self._unfinished = (run, sent_bytes)
             raise
+
+    def write(self, pdus: bytes) -> Awaitable[object] | None:
+        """Write whole PDUs behind what is being written; what is given must be awaited for the rest of them."""
+        if not pdus:
+            return None
+        run = Run([pdus], (), 0, False, len(pdus), 1, len(pdus))
+        if self.turn.is_taken:
+            return self._write_in_turn(run)
+        sent_bytes = self._transport.send_some(run.parts)
+        return None if sent_bytes == run.total_bytes else Unwritten(self, run, sent_bytes)
+
+    async def _write_in_turn(self, run: Run) -> None:
+        await self.turn.wait()
+        with self.turn:
+            await self.send_rest(run, 0)
 
     async def send_bytes(self, data: bytes | memoryview) -> None:
         """Send what an interruption must not keep back: the last words of an association."""
@@ -77,8 +97,30 @@ class Sender:
                 await self._transport.wait_writable()
             finally:
                 self._blocked = None
+        self.waits += 1
         if scope.cancelled_caught:
             raise self._interruption or Timeout("network", self._network_seconds)
+
+
+class Unwritten:
+    """The rest of a run that the peer did not take at once: await it, or close it. The turn is its own from now on."""
+
+    def __init__(self, writer: Writer, run: Run, sent_bytes: int) -> None:
+        writer.turn.take()
+        self._writer = writer
+        self._run = run
+        self._sent_bytes = sent_bytes
+
+    def __await__(self) -> Generator[Any, Any, None]:
+        return self._write().__await__()
+
+    def close(self) -> None:
+        """Leave it unwritten."""
+        self._writer.turn.release()
+
+    async def _write(self) -> None:
+        with self._writer.turn:
+            await self._writer.send_rest(self._run, self._sent_bytes)
 
 
 def _cut(parts: Sequence[memoryview | bytes], start: int, end: int) -> list[memoryview]:

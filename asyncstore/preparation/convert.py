@@ -1,8 +1,8 @@
 """Encodes an instance in another uncompressed transfer syntax, for a peer that refuses its own.
 
-Among four transfer syntaxes (PS3.5 A.1, A.2, A.3, A.5) nothing is lost: the data set comes out element for element the
-same. To and from a deflated one is plain zlib. What is larger than SPOOL_BYTES goes through a temporary file, so that
-memory stays flat.
+A conversion among the four transfer syntaxes (PS3.5 A.1, A.2, A.3, A.5) loses nothing: every element stays the same.
+Deflated data sets only need zlib. A data set larger than SPOOL_BYTES goes through a temporary file, so memory stays
+flat.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from asyncstore.instances.instance import Instance
     from asyncstore.instances.source import DataSource
 
-# A deflated stream that grows beyond this is taken for a bomb: no single value could be longer (PS3.5 7.1.1).
+# A deflated stream that grows beyond this counts as a bomb: no single value could be longer (PS3.5 7.1.1).
 LARGEST_INFLATED_BYTES: Final = 1 << 32
 
 
@@ -39,9 +39,9 @@ def can_convert(transfer_syntax_uid: str, to_transfer_syntax_uid: str) -> bool:
 def convert(instance: Instance, transfer_syntax_uid: str) -> DataSource:
     """The data set of an instance in another uncompressed transfer syntax.
 
-    Blocking: reads the whole data set. Its own source is the answer when that is its transfer syntax already.
-    Raises CannotConvert when the data set does not let itself be read or the pair is not among the four,
-    SourceChanged or OSError when its file does not.
+    Blocks: reads the whole data set. Returns the instance's own source if it has that transfer syntax already.
+    Raises CannotConvert if the data set is damaged or one of the two syntaxes is not among the four, SourceChanged or
+    OSError if its file cannot be read.
     """
     given = instance.transfer_syntax_uid
     if given == transfer_syntax_uid:
@@ -68,14 +68,14 @@ def convert(instance: Instance, transfer_syntax_uid: str) -> DataSource:
 
 
 def _clear_frames(error: BaseException | None) -> None:
-    """Let go what an error's traceback holds: an outcome keeps the error, and must not keep a data set in memory."""
+    """Free the variables in an error's traceback: an outcome keeps the error, but must not keep a data set."""
     while error is not None:
         traceback.clear_frames(error.__traceback__)
         error = error.__context__
 
 
 def _write_explicit_little(instance: Instance, write: Callable[[Buffer], object]) -> None:
-    """Writes an instance's data set in Explicit VR Little Endian, without parsing it where it is so inside."""
+    """Write an instance's data set in Explicit VR Little Endian; parses it only if it is in another encoding."""
     if instance.transfer_syntax_uid == DEFLATED_EXPLICIT_VR_LITTLE_ENDIAN:
         _inflate(instance.source, write)
     elif instance.transfer_syntax_uid == EXPLICIT_VR_LITTLE_ENDIAN:
@@ -100,7 +100,7 @@ def _transcode(instance: Instance, transfer_syntax_uid: str, write: Callable[[Bu
 
 
 def _pieces(source: DataSource) -> Iterator[memoryview]:
-    """The bytes of a data set, a piece at a time; a piece is good until the next one."""
+    """The bytes of a data set, a piece at a time; a piece is valid until the next one."""
     room = memoryview(bytearray(min(PIECE_BYTES, source.length_bytes)))
     for offset in range(0, source.length_bytes, PIECE_BYTES):
         piece = room[: source.length_bytes - offset]
@@ -129,7 +129,7 @@ def _inflate(source: DataSource, write: Callable[[Buffer], object]) -> None:
 
 
 class _Deflater:
-    """Deflates what is written to it (RFC 1951, without a zlib header), and pads the stream to an even length."""
+    """Deflates the bytes written to it (RFC 1951, without a zlib header), and pads the stream to an even length."""
 
     def __init__(self, write: Callable[[Buffer], object]) -> None:
         self._stream = zlib.compressobj(wbits=-zlib.MAX_WBITS)

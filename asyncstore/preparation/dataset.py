@@ -1,4 +1,4 @@
-"""Encodes a pydicom Dataset, as the instance that it is at that moment."""
+"""Encodes a pydicom Dataset as an Instance."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 
 def instance_of_dataset(data_set: Dataset) -> Instance:
-    """The instance that a pydicom Dataset is; see Instance.from_dataset."""
+    """Encode a pydicom Dataset as an Instance; see asyncstore.instance_from."""
     from pydicom import Dataset
 
     if not isinstance(data_set, Dataset):
@@ -35,7 +35,7 @@ def instance_of_dataset(data_set: Dataset) -> Instance:
         instance = _encoded_instance(data_set, meta, wanted)
     except SourceError:
         raise
-    except Exception as error:  # pydicom raises all kinds, with a traceback of its own below the first line
+    except Exception as error:  # pydicom raises any type, with a traceback below the first line
         reason = str(error).partition("\n")[0] or type(error).__name__
         raise SourceError(f"the data set cannot be encoded: {reason}") from error
     if wanted and wanted != instance.transfer_syntax_uid:
@@ -69,9 +69,9 @@ def _encoded_instance(data_set: Dataset, meta: Dataset | dict[str, str], wanted:
 
 
 def _encode(data_set: Dataset, wanted: str) -> tuple[str, bytes]:
-    """A Dataset encoded in the transfer syntax wanted, or in an uncompressed one with the byte order it came in.
+    """Encode a Dataset in the transfer syntax `wanted`, or in an uncompressed one of the byte order it was read in.
 
-    pydicom writes the bytes of OB and OW values as they are, so a change of their byte order is left to convert().
+    pydicom writes the bytes of OB and OW values unchanged, so convert() must change their byte order.
     """
     from pydicom.filebase import DicomBytesIO
     from pydicom.filewriter import write_dataset
@@ -85,7 +85,7 @@ def _encode(data_set: Dataset, wanted: str) -> tuple[str, bytes]:
             wanted = as_read
         elif wanted == DEFLATED_EXPLICIT_VR_LITTLE_ENDIAN:
             wanted = EXPLICIT_VR_LITTLE_ENDIAN
-    # Writing settles ambiguous VRs in the Dataset, which is the caller's.
+    # Writing would resolve ambiguous VRs in the caller's Dataset.
     data_set = copy.deepcopy(data_set)
     for tag in [tag for tag in data_set.keys() if tag.group in (0x0000, 0x0002)]:  # noqa: SIM118 - a Dataset yields elements
         del data_set[tag]
@@ -104,9 +104,9 @@ def _encode(data_set: Dataset, wanted: str) -> tuple[str, bytes]:
 
 
 def _is_compressed(pixel_data: object) -> bool:
-    """Whether pixel data has the form of compressed one: a Basic Offset Table, and behind it another item (PS3.5 A.4).
+    """Whether pixel data looks compressed: a Basic Offset Table, and another item behind it (PS3.5 A.4).
 
-    The bytes say so: what pydicom calls of undefined length stays that when other pixels take its place.
+    Only the bytes tell: pydicom keeps the flag for undefined length when a caller replaces the pixels.
     """
     if not isinstance(pixel_data, bytes) or not pixel_data.startswith(_ITEM):
         return False
@@ -115,7 +115,7 @@ def _is_compressed(pixel_data: object) -> bool:
 
 
 _ITEM: Final = b"\xfe\xff\x00\xe0"
-# By what pydicom calls a Dataset's original encoding: (implicit, little endian).
+# The key is what pydicom calls the original encoding of a Dataset: (implicit, little endian).
 _UNCOMPRESSED_BY_ENCODING: Final[dict[tuple[bool | None, bool | None], str]] = {
     (True, True): IMPLICIT_VR_LITTLE_ENDIAN,
     (False, True): EXPLICIT_VR_LITTLE_ENDIAN,

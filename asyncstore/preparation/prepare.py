@@ -1,4 +1,4 @@
-"""As what an instance is sent on an association: as it is, or converted to a transfer syntax that the peer accepted."""
+"""Prepares an instance for an association: unchanged, or converted to a transfer syntax that the peer accepted."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ if TYPE_CHECKING:
     from asyncstore.instances.source import DataSource
     from asyncstore.upper_layer.contexts import AcceptedContexts
 
-# What a data set is converted to when the peer did not accept its own transfer syntax, best first: explicit VRs are
-# kept where they can be, and what every peer must read comes before what few do.
+# Targets of a conversion, best first, if the peer did not accept the data set's own transfer syntax. Explicit VRs are
+# kept if possible, and a syntax that every peer must read comes before those that few read.
 _CONVERSION_TARGETS: Final = (
     EXPLICIT_VR_LITTLE_ENDIAN,
     IMPLICIT_VR_LITTLE_ENDIAN,
@@ -30,13 +30,13 @@ _CONVERSION_TARGETS: Final = (
 )
 
 
-# Not frozen, although nothing should change one: every instance needs one, and a frozen one costs three times as much.
+# Not frozen, although nothing should change one: each instance needs one, and a frozen one costs three times as much.
 @dataclass(slots=True, eq=False)
 class Prepared:
     """An instance as it is sent on one association: its presentation context, transfer syntax and bytes.
 
-    `source` gives the `data_set_length` bytes of the data set in `transfer_syntax_uid`; the file's own source unless
-    the data set was converted. `sop_class_uid` and `sop_instance_uid` are those of the C-STORE request.
+    `source` gives the `data_set_length` bytes of the data set in `transfer_syntax_uid`. It is the instance's own source
+    unless the data set was converted. `sop_class_uid` and `sop_instance_uid` are those of the C-STORE request.
     """
 
     instance: Instance
@@ -49,9 +49,9 @@ class Prepared:
 
 
 def prepare_now(instance: Instance, contexts: AcceptedContexts, *, convert: bool = True) -> Prepared | Outcome | None:
-    """The instance as it is, or the outcome when none of the accepted contexts fits; never blocks.
+    """The instance unchanged, or an outcome if no accepted context fits. Never blocks.
 
-    None where it must be converted first, by `prepare`; without `convert` that is an outcome, too.
+    Returns None if `prepare` must convert it first; with `convert=False` that is an outcome too.
     """
     sop_class_uid, transfer_syntax_uid = instance.sop_class_uid, instance.transfer_syntax_uid
     context_id = contexts.find(sop_class_uid, transfer_syntax_uid)
@@ -70,16 +70,16 @@ def prepare_now(instance: Instance, contexts: AcceptedContexts, *, convert: bool
 
 
 def conversion(contexts: AcceptedContexts, sop_class_uid: str, transfer_syntax_uid: str) -> str | None:
-    """The transfer syntax into which an instance can be converted to be sent; None when there is none."""
+    """The accepted transfer syntax to which an instance can be converted; None if there is none."""
     if transfer_syntax_uid not in UNCOMPRESSED_TRANSFER_SYNTAXES:
         return None
     return next((uid for uid in _CONVERSION_TARGETS if contexts.find(sop_class_uid, uid) is not None), None)
 
 
 def prepare(instance: Instance, contexts: AcceptedContexts) -> Prepared | Outcome:
-    """The instance as it can be sent with these accepted contexts; an outcome when none of them fits.
+    """The instance as it can be sent with these accepted contexts; an outcome if none of them fits.
 
-    Blocks for as long as a conversion takes. Raises SourceError when the data set cannot be read or converted.
+    Blocks during a conversion. Raises SourceError if the data set cannot be read or converted.
     """
     prepared = prepare_now(instance, contexts)
     if prepared is not None:

@@ -1,9 +1,9 @@
-"""Encodes the elements of a data set another way: with or without their VRs, in the other byte order.
+"""Encodes the elements of a data set with or without their VRs, or in the other byte order.
 
-Values are copied, or byte-swapped as their VR wants it, and never decoded: no string, number or date can come out
-another way than it went in, whatever its character set. Memory does not grow with the data set. Sequences and items
-come out with undefined length (PS3.5 7.5), since the lengths that they had are no longer true; Group Length elements
-are left out for the same reason, as PS3.5 7.2 advises.
+Values are copied or byte-swapped as their VR requires, and never decoded, so no string, number or date can change,
+whatever its character set. Memory does not grow with the data set. Sequences and items are written with undefined
+length (PS3.5 7.5), since their old lengths are wrong now. Group Length elements are left out for the same reason, as
+PS3.5 7.2 advises.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
     from asyncstore.instances.elements import Buffer
 
-# No data set in use comes near it, and it keeps a hostile one from exhausting the stack.
+# No real data set comes near this; it keeps a hostile one from exhausting the stack.
 DEEPEST_NESTING: Final = 64
 # Values are written in pieces of this size; it is a multiple of every unit below.
 _PIECE_BYTES: Final = 1048576
@@ -46,7 +46,7 @@ class CannotConvert(SourceError):
 
 
 class _Level:
-    """The data set itself or one item, and what is known from it about the VRs of its elements."""
+    """The data set itself or one item, and what it says about the VRs of its elements."""
 
     __slots__ = ("begin", "creators", "encoding", "end", "first_values", "parent")
 
@@ -81,7 +81,7 @@ class Transcoder:
             raise CannotConvert(f"the data set is damaged: {cut}") from None
 
     def _write_level(self, level: _Level, depth: int) -> int:
-        """Writes the elements of a data set or item; the offset behind them (and behind an item's delimiter)."""
+        """Write the elements of a data set or item. Returns the offset behind them, and behind an item's delimiter."""
         at = level.begin
         while at < level.end:
             header = elements.read_header(self._data, at, level.encoding)
@@ -94,7 +94,7 @@ class Transcoder:
 
     def _write_element(self, header: Header, level: _Level, depth: int) -> int:
         tag, encoded_vr, length, value_at = header
-        if tag >> 16 == _DELIMITER_GROUP:  # a reader would take it for the end, and what follows would be lost
+        if tag >> 16 == _DELIMITER_GROUP:  # a reader would take it for the end and lose the rest
             raise CannotConvert(f"it is damaged: ({tag >> 16:04X},{tag & 0xFFFF:04X}) stands between elements")
         behind = value_at + length
         undefined = length == UNDEFINED_LENGTH
@@ -102,8 +102,8 @@ class Transcoder:
             raise CutShort(f"the value of ({tag >> 16:04X},{tag & 0xFFFF:04X}) is cut off")
         vr = encoded_vr or self._vr_of_implicit(header, level)
         if vr == b"UN" and not undefined and self._target.big_endian and not level.encoding.big_endian:
-            # A UN value is little endian in every transfer syntax (PS3.5 6.2.2 Note 2), but readers are known that
-            # look its VR up and then forget that: so it gets the VR it is known to have.
+            # A UN value is little endian in every transfer syntax (PS3.5 6.2.2 Note 2). Some readers look up its VR and
+            # then ignore that, so it is written with the VR of the dictionary.
             vr = self._vr_of_implicit(header, level)
         if undefined:
             if vr in (b"OB", b"OW"):
@@ -122,7 +122,7 @@ class Transcoder:
                 bytes(self._data[value_at : value_at + min(length, 64)]).decode("latin-1").strip("\0 ")
             )
         if self._target.explicit and length > 0xFFFF and vr not in elements.LONG_VRS:
-            # PS3.5 6.2.2: too long for the two bytes of its VR's length field.
+            # PS3.5 6.2.2: the value is too long for the two-byte length field of its VR.
             vr = b"UN"
         self._write_header(tag, vr, length)
         unit = _UNITS.get(vr, 0) if level.encoding.big_endian != self._target.big_endian else 0
@@ -184,7 +184,7 @@ class Transcoder:
         return whole_header and elements.read_header(self._data, header.value_at, level.encoding).tag == elements.ITEM
 
     def _unambiguous_vr(self, tag: int, vr: str, level: _Level) -> str:
-        """Which of two or three VRs an element of an implicit data set has; both byte orders treat them alike."""
+        """The VR of an element for which the dictionary has two or three; both byte orders treat them alike."""
         if "SS" in vr and "OW" not in vr:
             return "SS" if self._first_value(_PIXEL_REPRESENTATION, level) else "US"
         if tag == _LUT_DATA and self._first_value(_LUT_DESCRIPTOR, level) == 1:
@@ -193,7 +193,7 @@ class Transcoder:
         return "OW"
 
     def _first_value(self, wanted: int, level: _Level | None) -> int | None:
-        """The number that an element of this data set or of those around it begins with, wherever in them it stands."""
+        """The first number in an element's value, in this data set or in one around it; None if it is absent."""
         while level is not None:
             if wanted not in level.first_values:
                 level.first_values[wanted] = self._look_up(wanted, level)
@@ -236,7 +236,7 @@ def _dictionary_vr(tag: int) -> str:
 
 
 def _private_vr(tag: int, level: _Level) -> str:
-    """A private element's VR where its creator's dictionary is known, else UN, which any reader can take."""
+    """The VR of a private element, if pydicom knows its creator; else UN, which any reader accepts."""
     element = tag & 0xFFFF
     if not element:
         return "UL"

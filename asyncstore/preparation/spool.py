@@ -1,4 +1,4 @@
-"""Bytes that are kept in memory while they are few, and in a temporary file when they get many."""
+"""Collects bytes in memory, and in a temporary file when there are many."""
 
 from __future__ import annotations
 
@@ -24,13 +24,13 @@ PIECE_BYTES: Final = 1048576
 
 
 class NoTemporaryFile(SourceError):
-    """A data set is too large to be converted in memory, and there is no room on the disk; it is not at fault."""
+    """A data set is too large to be converted in memory, and no temporary file can be written. It is not at fault."""
 
     retryable = True
 
 
 class _TemporarySource(FileSource):
-    """A converted data set in a temporary file, which goes when the source does."""
+    """A converted data set in a temporary file, which is deleted with the source."""
 
     __slots__ = ("_file",)
 
@@ -43,14 +43,14 @@ class _TemporarySource(FileSource):
         self._file.close()
 
     def _open(self) -> int:
-        return os.dup(self._file.fileno())  # of its own: it has no name by which it could be opened again
+        return os.dup(self._file.fileno())  # the file has no name by which it could be opened again
 
     def _check_unchanged(self, status: os.stat_result) -> None:
-        """Nobody else can reach the file."""
+        """Nothing to check: no other program can reach the file."""
 
 
 class Spool:
-    """Takes bytes in memory first, and in a temporary file when they get many."""
+    """Takes bytes in memory first, and in a temporary file beyond SPOOL_BYTES."""
 
     def __init__(self) -> None:
         self._buffer = bytearray()
@@ -64,9 +64,9 @@ class Spool:
             self._flush()
 
     def view(self) -> memoryview:
-        """All the bytes as one view, mapped where they are in a file: our own file, which nobody can cut short.
+        """All the bytes as one view; of a file, as a memory mapping, since no other program can truncate that file.
 
-        The mapping goes with the last view of it: closing it is not possible while an error's traceback holds one.
+        The mapping is freed with its last view. It cannot be closed while the traceback of an error holds one.
         """
         if self._file is None:
             return memoryview(self._buffer)
@@ -75,7 +75,7 @@ class Spool:
             return memoryview(mmap.mmap(self._file.fileno(), self._length, access=mmap.ACCESS_READ))
 
     def to_source(self) -> BytesSource | FileSource:
-        """The bytes as a data source, which then owns them."""
+        """Turn the bytes into a data source, which then owns them."""
         if self._file is None:
             return BytesSource(self._buffer)
         self._flush()
@@ -99,7 +99,7 @@ class Spool:
 
 @contextlib.contextmanager
 def _blaming_the_temporary_file() -> Iterator[None]:
-    """What the system refuses here says nothing of the file that is converted."""
+    """Turn an error of the system into NoTemporaryFile: it is not the fault of the file that is converted."""
     try:
         yield
     except OSError as error:
@@ -109,5 +109,5 @@ def _blaming_the_temporary_file() -> Iterator[None]:
 def _where() -> str:
     try:
         return f" in {tempfile.gettempdir()}"
-    except OSError:  # there is none, and the error for which this is asked says where it was looked for
+    except OSError:  # there is none, and the caller's error says where Python looked
         return ""

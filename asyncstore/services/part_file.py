@@ -13,6 +13,7 @@ import anyio.to_thread
 from asyncstore.instances.part10 import file_meta_information
 
 if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
     from pathlib import Path
 
     from asyncstore.dimse.messages import CStoreRQ
@@ -29,6 +30,8 @@ class PartFile:
 
     What is left of one when the process dies is no DICOM file for anybody who finds it. The bytes are collected, and
     written by a worker thread about 1 MiB at a time: a slow disk must not stall the other associations.
+
+    `path` is the whole file's; `error` is what kept it from being written.
     """
 
     directory: Path
@@ -38,36 +41,38 @@ class PartFile:
     _pending_bytes: int = 0
     _fd: int = -1
     _part_path: Path | None = None
-    _error: OSError | None = None
+    path: Path | None = None
+    error: OSError | None = None
 
-    async def write(self, data: bytes) -> None:
-        if data:  # a peer may send any number of fragments without
+    def write(self, data: bytes) -> Awaitable[None] | None:
+        """Take a piece; what is given, now and then, must be awaited before the next one."""
+        if data and self.error is None:  # a peer may send any number of fragments without
             self._pending.append(data)
             self._pending_bytes += len(data)
-        if self._pending_bytes >= _WRITE_BYTES and self._error is None:
-            try:
-                await anyio.to_thread.run_sync(self._write_pending)
-            except OSError as error:
-                self._error = error
-        if self._error is not None:
-            self._pending.clear()
+            if self._pending_bytes >= _WRITE_BYTES:
+                return self._in_thread(self._write_pending)
+        return None
 
-    async def keep(self) -> Path:
-        """Write what is left and give the file its name; raises OSError when it cannot be kept."""
-        try:
-            if self._error is not None:
-                raise self._error
-            return await anyio.to_thread.run_sync(self._keep)
-        except OSError:
+    def finish(self) -> Awaitable[None]:
+        """Write what is left and give the file its name: then `path` has it, or `error` says why it cannot be kept."""
+        return self._in_thread(self._keep)
+
+    async def _in_thread(self, action: Callable[[], object]) -> None:
+        if self.error is None:
+            try:
+                await anyio.to_thread.run_sync(action)
+            except OSError as error:
+                self.error = error
+        if self.error is not None:
+            self._pending.clear()
             await self.discard()
-            raise
 
     async def discard(self) -> None:
         """Remove the file; does nothing when there is none yet, or when it has its name."""
         if self._part_path is not None:
             await anyio.to_thread.run_sync(self._discard, self._part_path)
 
-    def _keep(self) -> Path:
+    def _keep(self) -> None:
         path = self.directory / f"{self.request.affected_sop_instance_uid}.dcm"
         self._write_pending()
         assert self._part_path is not None
@@ -76,7 +81,7 @@ class PartFile:
         self._close()
         os.replace(self._part_path, path)
         self._part_path = None
-        return path
+        self.path = path
 
     def _discard(self, part_path: Path) -> None:
         with contextlib.suppress(OSError):

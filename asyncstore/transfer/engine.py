@@ -27,7 +27,7 @@ from asyncstore.inputs.feed import Feed
 from asyncstore.instances.instance import Instance
 from asyncstore.instances.outcome import Outcome, State
 from asyncstore.net import trace
-from asyncstore.net.association import STREAMED_AFTER_BYTES
+from asyncstore.net.invoker import STREAMED_AFTER_BYTES
 from asyncstore.trace import emit
 from asyncstore.transfer.destination import Destination
 from asyncstore.transfer.judge import Again, Judge, unknown_outcome

@@ -10,7 +10,8 @@ import time
 from typing import TYPE_CHECKING, Final
 
 from asyncstore.errors import NoAcceptedContext
-from asyncstore.net.association import STREAMED_AFTER_BYTES, Association
+from asyncstore.net.invoker import STREAMED_AFTER_BYTES
+from asyncstore.services.scu import Association
 from asyncstore.transfer.concurrency import Concurrency, Progress
 from asyncstore.transfer.destination import is_our_doing
 from asyncstore.transfer.options import MAXIMUM_ASSOCIATIONS

@@ -11,14 +11,15 @@ import anyio
 from asyncstore.aio.signal import Signal
 from asyncstore.errors import AssociationLost, AsyncStoreError, SourceError
 from asyncstore.instances.outcome import Outcome, outcome_of, source_problem
-from asyncstore.preparation.prepare import conversion, prepare_now
+from asyncstore.preparation.prepare import conversion, prepare, prepare_now
+from asyncstore.services.storage import send
 
 if TYPE_CHECKING:
     from typing import Protocol, TypeAlias
 
+    from asyncstore.dimse.message_types import Response
     from asyncstore.dimse.operations import Operation
-    from asyncstore.net.association import Association
-    from asyncstore.status import Status
+    from asyncstore.services.scu import Association
     from asyncstore.transfer.options import TransferOptions
     from asyncstore.transfer.plan import Pair, Proposal
     from asyncstore.transfer.work import Pending
@@ -138,7 +139,7 @@ class Worker:
         try:
             prepared = prepare_now(instance, self.association.contexts, convert=self._options.convert)
             if prepared is None:
-                prepared = await self.association.prepare(instance)
+                prepared = await self.association.invoker.reader.in_thread(prepare, instance, self.association.contexts)
             if isinstance(prepared, Outcome):
                 self._sending = None
                 self._employer.not_sent(self, pending, prepared)
@@ -147,8 +148,8 @@ class Worker:
                 self._sending = (pending, prepared.transfer_syntax_uid, prepared.data_set_length)
             if pending.losses:  # it may be what the associations died of: let no other be lost with it
                 await self._wait_until_alone()
-            await self.association.send(
-                prepared, self._on_answer, on_begin=self._on_begin, priority=self._options.priority
+            await send(
+                self.association, prepared, self._on_response, on_begin=self._on_begin, priority=self._options.priority
             )
             if pending.losses:
                 await self._wait_until_alone()
@@ -170,10 +171,10 @@ class Worker:
         self.has_sent = True
         self._sending = None
 
-    def _on_answer(self, operation: Operation, status: Status) -> None:
+    def _on_response(self, operation: Operation, response: Response, data_set: bytes | None) -> None:
         pending, transfer_syntax_uid, bytes_sent = self._in_flight.pop(operation.message_id)
         self.answers += 1
-        outcome = outcome_of(pending.instance, operation, status, transfer_syntax_uid, bytes_sent)
+        outcome = outcome_of(pending.instance, operation, response.status, transfer_syntax_uid, bytes_sent)
         outcome.attempts = pending.attempts
         outcome.association_number = self.number
         self._employer.answered(self, pending, outcome)

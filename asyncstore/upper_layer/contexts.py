@@ -1,4 +1,4 @@
-"""The presentation contexts of one association: proposed by number, accepted or not (PS3.8 7.1.1.13)."""
+"""The presentation contexts of one association, proposed and accepted (PS3.8 7.1.1.13)."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _UNEXPLAINED: Final = (1, 2)  # user rejection, no reason (provider rejection): 
 
 
 class AcceptedContext(NamedTuple):
-    """A presentation context that can be used."""
+    """A presentation context that the peer accepted."""
 
     context_id: int
     abstract_syntax: str
@@ -25,17 +25,19 @@ class AcceptedContext(NamedTuple):
 
 
 class AcceptedContexts:
-    """The presentation contexts that the peer accepted, to be asked for a pair of SOP class and transfer syntax."""
+    """The presentation contexts that were accepted, to look up by SOP class and transfer syntax, or by ID (`by_id`)."""
 
     def __init__(self, accepted: Iterable[AcceptedContext], unexplained: Collection[str] = ()) -> None:
         self._unexplained = frozenset(unexplained)
         self._ids: dict[tuple[str, str], int] = {}
-        for context_id, abstract_syntax, transfer_syntax_uid in accepted:
-            self._ids.setdefault((abstract_syntax, transfer_syntax_uid), context_id)
+        self.by_id: dict[int, AcceptedContext] = {}
+        for context in accepted:
+            self.by_id[context.context_id] = context
+            self._ids.setdefault((context.abstract_syntax, context.transfer_syntax_uid), context.context_id)
 
     @classmethod
     def of(cls, proposed: Sequence[PresentationContext], results: Iterable[PresentationContextResult]) -> Self:
-        """What the peer's results mean for what was proposed; a context that was never proposed counts for nothing."""
+        """Match the peer's results with the proposed contexts; results for other contexts are ignored."""
         contexts = {context.context_id: context for context in proposed}
         answers = {result.context_id: result for result in results if result.context_id in contexts}
         accepted = (
@@ -58,9 +60,9 @@ class AcceptedContexts:
         return self._ids.get((sop_class_uid, transfer_syntax_uid))
 
     def may_be_accepted(self, abstract_syntax: str) -> bool:
-        """Whether the peer refused a context for this abstract syntax without a word against the syntaxes.
+        """Whether the peer refused a context for this abstract syntax without naming a syntax as the reason.
 
-        Some peers accept only so many contexts on one association.
+        Another association may then accept it: some peers limit the number of contexts on one association.
         """
         return abstract_syntax in self._unexplained
 
@@ -72,8 +74,7 @@ class AcceptedContexts:
 def propose(contexts: Iterable[tuple[str, Sequence[str]]]) -> tuple[PresentationContext, ...]:
     """Number the contexts to propose: pairs of an abstract syntax and its transfer syntaxes, at most 128.
 
-    One transfer syntax may be given as such: a string is no sequence of UIDs.
-    Raises LocalProtocolError when there are none, or more.
+    A single transfer syntax may be given as a string. Raises LocalProtocolError unless there are 1 to 128 contexts.
     """
     numbered = tuple(
         PresentationContext(2 * index + 1, abstract_syntax, (given,) if isinstance(given, str) else tuple(given))

@@ -1,15 +1,13 @@
-"""How a message lies on the wire: P-DATA-TF headers are written, the data set's bytes go between them untouched.
+"""Lays out a message on the wire: writes P-DATA-TF headers, and leaves room for the bytes of the data set.
 
-A C-STORE request is a command set in one or more P-DATA-TF PDUs, then the data set cut into fragments, one PDV in each
-PDU (PS3.8 9.3.5, PS3.8 Annex E). Every fragment but the last has the same size, so the 12 bytes before each of them are
-the same too:
+A C-STORE request is a command set in one or more P-DATA-TF PDUs, then the data set in fragments, one PDV per PDU (PS3.8
+9.3.5, PS3.8 Annex E). All fragments but the last have the same size, so the 12 bytes before each of them are the same:
 
     | 04 | 00 | PDU length (4) | PDV length (4) | context ID | control | data ...
 
-`Framer` lays a message out as `Run`s. A run of a source that reads from a file is one contiguous piece of a reusable
-wire buffer with holes between the headers: the file fills all holes with one preadv, the socket takes the piece with
-one send. A run of a data set that is already in memory is a list of parts, headers and views in turn, for one sendmsg.
-Either way no byte of a data set is copied in Python.
+`Framer` turns a message into `Run`s. For a data set in a file, a run is one contiguous piece of a reusable wire buffer
+with holes between the headers: one preadv fills all holes from the file, and one send sends the piece. For a data set
+in memory, a run is a list of headers and views for one sendmsg. Either way Python copies no byte of the data set.
 """
 
 from __future__ import annotations
@@ -31,25 +29,25 @@ _DATA_SET: Final = 0x00
 _COMMAND: Final = 0x01
 _LAST: Final = 0x02
 
-# What was read should still be in the processor's cache when it is sent, on each of several associations: 1 MiB a run
-# took a sixth longer.
+# The bytes of a run should still be in the processor's cache when they are sent, on each of several associations: runs
+# of 1 MiB took a sixth longer.
 RUN_BYTES: Final = 1 << 17
-# Where every read waits for a disk or a network, what counts is how seldom that is.
+# If every read waits for a disk or a network, fewer and longer reads are better.
 LONG_RUN_BYTES: Final = 1 << 20
-# The most buffers that one preadv or sendmsg takes on Linux is 1024; a part of a run is a header and a view.
+# On Linux one preadv or sendmsg takes at most 1024 buffers; each frame needs two, a header and a view.
 _MAXIMUM_FRAMES: Final = 500
-# For a peer that sets no limit (0), or one beyond reason: one fragment fills a run.
+# For a peer without a limit (0), or with a very large one: one fragment fills a run.
 _MAXIMUM_FRAGMENT_BYTES: Final = RUN_BYTES - HEADER_BYTES
 MINIMUM_LENGTH: Final = 8
 
 
 @dataclass(slots=True)
 class Run:
-    """One send's worth of a message: fill `holes` with the data set's bytes from `offset`, then send `parts`.
+    """The part of a message for one send: fill `holes` with the data set's bytes from `offset`, then send `parts`.
 
-    `is_last` says that the message is complete after it. The first run of a message gets its command set by
-    `put_command`, which can wait until the holes are filled: a Message ID is taken when there is room for an operation,
-    and the file is read while there is none.
+    `is_last` says that the run completes the message. `put_command` adds the command set to the first run. It may be
+    called after the holes are filled: the file is read while the operations window is full, and the Message ID is taken
+    when there is room.
     """
 
     parts: list[memoryview | bytes]
@@ -61,21 +59,21 @@ class Run:
     command_bytes: int = 0
 
     def put_command(self, command_pdus: bytes) -> None:
-        """Have the PDUs of a command set go out before the data, in the same send."""
+        """Send the PDUs of a command set before the data, in the same send."""
         self.parts.insert(0, command_pdus)
         self.command_bytes = len(command_pdus)
         self.total_bytes += len(command_pdus)
 
     @property
     def data_bytes(self) -> int:
-        """How many bytes of the data set the run carries."""
+        """The number of bytes of the data set in the run."""
         frames_bytes = self.total_bytes - self.command_bytes
         return frames_bytes - -(-frames_bytes // self.frame_bytes) * HEADER_BYTES
 
     def end_of_pdu(self, sent_bytes: int) -> int:
-        """Where the PDU ends in whose middle the sending stopped; `sent_bytes` itself when it stopped between two.
+        """The end of the PDU that was sent only in part; `sent_bytes` itself if the sending stopped between two PDUs.
 
-        Command PDUs count as one.
+        All command PDUs count as one.
         """
         if sent_bytes <= self.command_bytes:
             return self.command_bytes if sent_bytes else 0
@@ -84,10 +82,10 @@ class Run:
 
 
 def fragment_capacity(maximum_length: int, own_limit: int = 0) -> int:
-    """How many data bytes fit into one PDV, given the peer's Maximum Length Received and a limit of our own (0: none).
+    """The data bytes that fit into one PDV, given the peer's Maximum Length Received and our own limit (0: none).
 
-    The PDU header is not counted in the maximum length (PS3.8 D.1.1), the PDV's 6 bytes are. Fragments are of even
-    length. Raises RemoteProtocolError for a maximum that has no room for a byte of data.
+    The maximum length does not include the PDU header (PS3.8 D.1.1), but does include 6 bytes of the PDV. The result is
+    even. Raises RemoteProtocolError if the maximum leaves no room for data.
     """
     limits = [limit for limit in (maximum_length, own_limit) if limit]
     if limits and min(limits) < MINIMUM_LENGTH:
@@ -111,10 +109,10 @@ def frame_command(context_id: int, command_set: bytes, capacity: int) -> bytes:
 
 
 class Framer:
-    """Lays messages out for one association, in fragments of `capacity` bytes.
+    """Lays out messages for one association, in fragments of `capacity` bytes.
 
-    Has one wire buffer, from the first run with holes on, which is free again as soon as a run was sent: take one run
-    at a time. `makes_long_runs` is for sources that are slow to read, and may be changed between two runs.
+    All runs with holes share one wire buffer, so send each run before you take the next. `makes_long_runs` is for
+    sources that are slow to read, and may change between two runs.
     """
 
     def __init__(self, capacity: int) -> None:
@@ -129,7 +127,7 @@ class Framer:
         self._stamped = 0  # how many frames carry that header
 
     def runs_from_memory(self, context_id: int, data_set: memoryview) -> Iterable[Run]:
-        """The runs of a message whose data set is in memory: nothing is left to fill."""
+        """The runs of a message whose data set is in memory; they have no holes."""
         length = len(data_set)
         if not 0 < length <= self.capacity:
             return self._runs_of_fragments(context_id, data_set)
@@ -181,7 +179,7 @@ class Framer:
             offset += run_bytes
 
     def let_go(self) -> None:
-        """Give the wire buffer back; the next run with holes gets a new one."""
+        """Free the wire buffer; the next run with holes gets a new one."""
         self._wire = memoryview(b"")
         self._holes = []
         self._stamped = 0
@@ -190,7 +188,7 @@ class Framer:
         return max(1, min(run_bytes // self.frame_bytes, _MAXIMUM_FRAMES))
 
     def _stamp(self, context_id: int, frames: int) -> None:
-        """Write the header of a full frame before the first `frames` holes, where it is not there already."""
+        """Write the header of a full frame before each of the first `frames` holes, unless it is there already."""
         if self._stamped_for != context_id:
             self._stamped_for = context_id
             self._stamped = 0
@@ -203,7 +201,7 @@ class Framer:
         self._stamped = frames
 
     def _stamp_last(self, context_id: int, frames: int, run_bytes: int, holes: list[memoryview]) -> None:
-        """Make the last of `frames` frames the message's last fragment, of the bytes that remain."""
+        """Make the last of `frames` frames the last fragment of the message, with the remaining bytes."""
         last_bytes = run_bytes - (frames - 1) * self.capacity
         at = (frames - 1) * self.frame_bytes
         self._wire[at : at + HEADER_BYTES] = _header(context_id, last_bytes, _DATA_SET | _LAST)

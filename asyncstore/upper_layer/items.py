@@ -1,7 +1,7 @@
-"""What two AEs negotiate: presentation contexts (PS3.8 9.3.2.2) and user information (PS3.8 D, PS3.7 D.3.3).
+"""The items that two AEs negotiate: presentation contexts (PS3.8 9.3.2.2), user information (PS3.8 D, PS3.7 D.3.3).
 
 Every class encodes itself with its 4-byte header, and decodes the bytes after that header. Decoding raises
-`RemoteProtocolError`; encoding what the standard has no room for raises `ValueError`.
+`RemoteProtocolError`; encoding a value that the standard has no room for raises `ValueError`.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ USER_INFORMATION: Final = 0x50
 
 MAXIMUM_UID_CHARACTERS: Final = 64
 MAXIMUM_VERSION_NAME_CHARACTERS: Final = 16
-# What to take for the peer's maximum when it names none, against PS3.8 D.1: every implementation takes this much.
+# The peer's maximum if it does not send one, against PS3.8 D.1: every implementation accepts this much.
 UNSTATED_MAXIMUM_LENGTH: Final = 16384
 
 _RESULT_TEXTS = (
@@ -48,7 +48,7 @@ def encode_item(item_type: int, content: bytes) -> bytes:
 
 
 def decode_items(data: memoryview, *, pdu: str, field: str) -> Iterator[tuple[int, memoryview]]:
-    """Each item's type and content in turn; an item that ends beyond `data` raises RemoteProtocolError."""
+    """Yield the type and content of each item. Raises RemoteProtocolError for an item that ends beyond `data`."""
     offset, end = 0, len(data)
     while offset < end:
         if end - offset < 4:
@@ -70,7 +70,7 @@ def encode_uid(uid: str, *, field: str) -> bytes:
 
 
 def decode_uid(data: memoryview, *, pdu: str, field: str) -> str:
-    """A UID without the padding that some peers add; what could be no UID at all raises RemoteProtocolError."""
+    """A UID without the padding that some peers add. Raises RemoteProtocolError if it cannot be a UID."""
     raw = bytes(data[: 2 * MAXIMUM_UID_CHARACTERS]).rstrip(b"\0 ")
     if not raw or len(raw) > MAXIMUM_UID_CHARACTERS:
         raise RemoteProtocolError(f"{len(data)} bytes where a UID has 1 to 64", pdu=pdu, field=field)
@@ -97,7 +97,7 @@ def _sized(content: bytes) -> bytes:
 
 
 def _take_sized(data: memoryview, *, pdu: str, field: str) -> tuple[memoryview, memoryview]:
-    # A 2-byte length and as many bytes: those bytes, and what follows them.
+    # Reads a 2-byte length and that many bytes. Returns those bytes, and the rest.
     if len(data) < 2:
         raise RemoteProtocolError("cut off before its length", pdu=pdu, field=field)
     end = 2 + _TWO_BYTES.unpack_from(data)[0]
@@ -168,7 +168,7 @@ class PresentationContextResult:
 
     @property
     def result_text(self) -> str:
-        """The words that the documented log has for the result."""
+        """The words of the documented log for the result."""
         return _RESULT_TEXTS[self.result]
 
     def encode(self) -> bytes:
@@ -198,7 +198,7 @@ class PresentationContextResult:
 
 
 def _unimportant_uid(candidates: list[memoryview], pdu: str) -> str:
-    # PS3.8 9.3.3.2: of a refused context the transfer syntax "shall not be tested": peers send it empty, or anything.
+    # PS3.8 9.3.3.2: the transfer syntax of a refused context "shall not be tested". Some peers send it empty or wrong.
     try:
         return decode_uid(candidates[0], pdu=pdu, field="Transfer syntax") if candidates else ""
     except RemoteProtocolError:
@@ -225,7 +225,7 @@ class OperationsWindow:
 
 @dataclass(frozen=True, slots=True)
 class RoleSelection:
-    """Which roles the requestor takes for a SOP class (PS3.7 D.3.3.4)."""
+    """The roles that the requestor takes for a SOP class (PS3.7 D.3.3.4)."""
 
     sop_class_uid: str
     scu: bool
@@ -280,7 +280,7 @@ class CommonExtendedNegotiation:
         name = "Common extended negotiation"
         sop_class, data = _take_sized(data, pdu=pdu, field=name)
         service_class, data = _take_sized(data, pdu=pdu, field=name)
-        # What follows the list is reserved for later versions of the sub-item: not tested (PS3.7 D.3.3.6.1).
+        # The bytes after the list are reserved for later versions of the sub-item, and not tested (PS3.7 D.3.3.6.1).
         related, _ = _take_sized(data, pdu=pdu, field=name)
         uids = []
         while related:
@@ -292,10 +292,11 @@ class CommonExtendedNegotiation:
 
 @dataclass(frozen=True, slots=True, repr=False)
 class UserIdentity:
-    """Who the requestor says it is (PS3.7 D.3.3.7.1).
+    """The identity that the requestor claims (PS3.7 D.3.3.7.1): `UserIdentity(2, b"user", b"passcode")`.
 
-    `kind` 1 is a user name (`primary`), 2 a user name and a passcode (`secondary`), 3 a Kerberos ticket, 4 a SAML
-    assertion, 5 a JSON Web Token. The repr shows the kind and the user name, never anything secret.
+    `kind` is 1 for a user name, 2 for a user name and a passcode, 3 for a Kerberos ticket, 4 for a SAML assertion, 5
+    for a JSON Web Token. `primary` is the user name, ticket, assertion or token, `secondary` the passcode. With
+    `response_requested` the peer should answer the identity. The repr shows the kind and the user name, but no secret.
     """
 
     kind: int
@@ -328,11 +329,11 @@ class UserIdentity:
 
 @dataclass(frozen=True, slots=True)
 class UserInformation:
-    """What each AE tells the other about itself (PS3.8 9.3.2.3).
+    """The information that each AE sends about itself (PS3.8 9.3.2.3).
 
-    `maximum_length` is the largest P-DATA-TF PDU that its sender takes, in bytes after the 6-byte PDU header; 0 means
-    without limit. A requestor sends `user_identity`, an acceptor `user_identity_response`. Sub-items of a kind that is
-    not known are skipped; of a sub-item that should occur once, the last one counts.
+    `maximum_length` is the longest P-DATA-TF PDU that its sender accepts, in bytes after the 6-byte PDU header; 0 means
+    no limit. A requestor sends `user_identity`, an acceptor `user_identity_response`. Unknown sub-items are skipped. If
+    a sub-item that should occur once occurs again, the last one counts.
     """
 
     maximum_length: int = 16382
@@ -390,12 +391,12 @@ def _decode_maximum_length(data: memoryview, *, pdu: str) -> int:
 
 
 def _decode_implementation_class(data: memoryview, *, pdu: str) -> str:
-    # Only shown, never acted upon: an empty one is no reason to refuse a peer.
+    # Shown but never acted upon, so an empty one is accepted.
     return decode_uid(data, pdu=pdu, field="Implementation class UID") if len(data) else ""
 
 
 def _decode_version_name(data: memoryview, *, pdu: str) -> str:
-    # Only shown, never acted upon: a name that is too long or not ASCII is made to fit.
+    # Shown but never acted upon, so a name that is too long or not ASCII is made to fit.
     return bytes(data[:MAXIMUM_VERSION_NAME_CHARACTERS]).decode("ascii", "replace").replace("\ufffd", "?").strip("\0 ")
 
 
@@ -404,7 +405,7 @@ def _decode_identity_response(data: memoryview, *, pdu: str) -> bytes:
     return bytes(response)
 
 
-# Sub-item type -> field of UserInformation, and what decodes the sub-item's content.
+# Sub-item type -> field of UserInformation, and the decoder of the sub-item's content.
 _SINGLE: dict[int, tuple[str, Any]] = {
     0x51: ("maximum_length", _decode_maximum_length),
     0x52: ("implementation_class_uid", _decode_implementation_class),

@@ -4,11 +4,11 @@ The owner of the transport connection reads bytes and calls `receive_data`, writ
 `check_deadline` when `artim_deadline_at` has passed, and closes the transport when `closing` is set and everything is
 written. An `UpperLayer` serves one association.
 
-Bytes that are no legal PDU, or a PDU that the state forbids, make the machine queue A-ABORT as PS3.8 Table 9-10 says
-and raise `RemoteProtocolError` (the A-P-ABORT indication of AA-8). Events that were complete before are never lost:
-they are returned, `error` is set at once, and the next call of `receive_data` or `receive_eof` raises it; an owner that
-does not want to wait for more bytes calls `receive_data(b"", now)`. It is raised once. In Sta13, after the last word,
-nothing that the peer sends raises any more.
+If the peer sends bytes that are not a legal PDU, or a PDU that the state forbids, the machine queues A-ABORT as PS3.8
+Table 9-10 says and raises `RemoteProtocolError` (the A-P-ABORT indication of AA-8), once. Events that were complete
+before are not lost: they are returned, `error` is set at once, and the next call of `receive_data` or `receive_eof`
+raises it. An owner that does not want to wait for more bytes calls `receive_data(b"", now)`. In Sta13 nothing that the
+peer sends raises.
 """
 
 from __future__ import annotations
@@ -57,13 +57,13 @@ class AssociationAccepted:
 
 @dataclass(frozen=True, slots=True)
 class AssociationRefused:
-    """The peer rejected the association; the transport is to be closed."""
+    """The peer rejected the association. The owner must close the transport."""
 
     rejection: AssociateRJ
 
 
-# Not frozen, although nothing should change one: building a frozen one costs three times as much, and every answer
-# comes in one.
+# Not frozen, although nothing should change one: building a frozen one costs three times as much, and each answer needs
+# one.
 @dataclass(slots=True, unsafe_hash=True)
 class DataReceived:
     """The fragments of one P-DATA-TF PDU."""
@@ -73,9 +73,9 @@ class DataReceived:
 
 @dataclass(frozen=True, slots=True)
 class ReleaseRequested:
-    """The peer asks for release: `answer_release` when nothing is left to send.
+    """The peer asks for release: call `answer_release` when nothing is left to send.
 
-    After a release collision an acceptor waits for `ReleaseConfirmed` first: see `allows(Event.RELEASE_ANSWER)`.
+    After a release collision an acceptor must wait for `ReleaseConfirmed` first: see `allows(Event.RELEASE_ANSWER)`.
     """
 
 
@@ -125,17 +125,19 @@ _INVALID_PARAMETER_VALUE: Final = 6
 # PS3.8 9.3.4: permanent, by the service provider (ACSE), protocol version not supported.
 _WRONG_VERSION = AssociateRJ(1, 2, 2)
 
-_DATA_TRANSFER: Final = State.STA6  # looking a member up costs 0.1 us each time
+_DATA_TRANSFER: Final = State.STA6  # looking up a member takes 0.1 us
 _PDU_AND_PDV_HEADER = struct.Struct(">BxLLBB")
 
 
 class UpperLayer:
     """One association's upper layer, for the requestor or the `acceptor`, in the states of PS3.8 9.2.
 
-    `maximum_length` is the largest P-DATA-TF body that is taken before an association PDU of ours announced another, in
-    bytes (0: without limit); `artim_seconds` the ARTIM timer. `state`, `closing` (close the transport once
-    `data_to_send` is written), `artim_deadline_at` (on the caller's monotonic clock, None when it is not running) and
-    `error` (what the peer did wrong) are there to be read, and `is_amid_pdu`: the end of a PDU is still to come.
+    `maximum_length` is the longest P-DATA-TF body to accept, in bytes (0: no limit), until an association PDU of ours
+    announces another one. `artim_seconds` is the ARTIM timer.
+
+    Attributes to read: `state`; `closing` (close the transport once `data_to_send` is written); `artim_deadline_at` (on
+    the caller's monotonic clock, None if the timer is not running); `error` (the peer's violation, if any);
+    `is_amid_pdu` (part of a PDU has come, its end has not).
     """
 
     def __init__(self, *, acceptor: bool = False, maximum_length: int = 16382, artim_seconds: float = 30.0) -> None:
@@ -151,20 +153,20 @@ class UpperLayer:
         self._outgoing = bytearray()
         self._request: AssociateRQ | None = None
         self._encoded_request = b""
-        # The beginning of a PDU whose end has not come yet, and how many bytes of it are wanted next.
+        # The beginning of a PDU whose end has not come yet, and the number of bytes at which it can be looked at.
         self._partial = bytearray()
         self._wanted_bytes = HEADER_BYTES
-        # Set after a header that is none: where the next PDU would begin is not known.
+        # Set after an invalid header: the beginning of the next PDU is unknown.
         self._is_deaf = False
 
     # Requests of the local user.
 
     def allows(self, event: Event) -> bool:
-        """Whether Table 9-10 has an action for this event now: ask before a request that may come at a bad time."""
+        """Whether Table 9-10 allows this event now. Call it before a request that may come at a bad time."""
         return (event, self.state) in TRANSITIONS and not self.closing
 
     def associate(self, request: AssociateRQ, now: float) -> None:
-        """Ask for an association (Evt1), then open the transport; ValueError if the request cannot be encoded."""
+        """Ask for an association (Evt1); open the transport next. Raises ValueError if `request` cannot be encoded."""
         if self.acceptor:
             raise LocalProtocolError("an acceptor does not ask for associations")
         self._require(Event.ASSOCIATE_REQUEST)
@@ -174,7 +176,7 @@ class UpperLayer:
         self._step(Event.ASSOCIATE_REQUEST, now)
 
     def transport_opened(self, now: float) -> None:
-        """The transport is open: a requestor sends its request (Evt2), an acceptor waits for one, timed (Evt5)."""
+        """The transport is open: a requestor sends its request (Evt2), an acceptor waits for one with ARTIM (Evt5)."""
         event = Event.TRANSPORT_INDICATED if self.acceptor else Event.TRANSPORT_CONFIRMED
         self._step(event, now)
         self._outgoing += self._encoded_request
@@ -208,13 +210,13 @@ class UpperLayer:
         self._outgoing += ReleaseRP().encode()
 
     def abort(self, now: float, source: int = 0, reason: int = 0) -> None:
-        """End the association at once (Evt15); before the transport is open there is nobody to tell."""
+        """End the association at once (Evt15). Before the transport is open nothing is sent."""
         encoded = Abort(source, reason).encode()
         if self._step(Event.ABORT_REQUEST, now) is Action.AA_1:
             self._outgoing += encoded
 
     def data_to_send(self) -> bytes:
-        """Take the bytes that are to be written; empty when there are none."""
+        """Take the bytes to write; empty if there are none."""
         data = bytes(self._outgoing)
         self._outgoing.clear()
         return data
@@ -222,13 +224,13 @@ class UpperLayer:
     # The other side.
 
     def receive_data(self, data: bytes | bytearray | memoryview, now: float) -> list[UpperLayerEvent]:
-        """The events that these bytes from the peer complete, in order; split them anywhere.
+        """The events that these bytes from the peer complete, in order. The bytes may be split anywhere.
 
-        Nothing refers to `data` afterwards. What the peer does against PS3.8 raises RemoteProtocolError, see above.
+        Nothing refers to `data` afterwards. A violation of PS3.8 raises RemoteProtocolError, see the module.
         """
         size = len(data)
         if size >= 12 and self.state is _DATA_TRANSFER and not self._partial:
-            # Exactly one P-DATA-TF with one PDV: what a response mostly is. 1.1 us here, 2 us the long way.
+            # Exactly one P-DATA-TF with one PDV, as most responses are: 1.1 us here, 2 us the long way.
             pdu_type, length, pdv_length, context_id, control = _PDU_AND_PDV_HEADER.unpack_from(data)
             if (
                 pdu_type == DATA_TF
@@ -307,7 +309,7 @@ class UpperLayer:
                 self._wanted_bytes = HEADER_BYTES + length
 
     def _feed_partial(self, view: memoryview, now: float, events: list[UpperLayerEvent]) -> int:
-        # Only what belongs to this PDU is collected, so that each byte is copied once however it was split.
+        # Only bytes of this PDU are collected, so each byte is copied once, however the data was split.
         partial = self._partial
         taken = min(self._wanted_bytes - len(partial), len(view))
         partial += view[:taken]
@@ -354,7 +356,7 @@ class UpperLayer:
             events.append(_indication(pdu))
 
     def _check_answer(self, pdu: PDU) -> None:
-        # A context that was never proposed has no abstract syntax: nothing could be made of its data.
+        # A context that was never proposed has no abstract syntax, so its data would have no meaning.
         if isinstance(pdu, AssociateAC) and self.state is State.STA5 and self._request is not None:
             proposed = {context.context_id for context in self._request.presentation_contexts}
             for result in pdu.results:

@@ -1,7 +1,7 @@
-"""The seven PDUs of PS3.8 9.3: encode() makes one whole, `check_header` and `decode` read it.
+"""The seven PDUs of PS3.8 9.3: `encode` writes a whole PDU, `check_header` and `decode` read it.
 
-A PDU is a 6-byte header (type, reserved, length of the body) and a body. `check_header` refuses what cannot be a PDU
-from those six bytes alone, before anything is read or allocated for the body.
+A PDU is a 6-byte header (type, reserved, length of the body) and a body. `check_header` refuses an impossible PDU from
+those six bytes alone, before anything is read or allocated for the body.
 """
 
 from __future__ import annotations
@@ -50,15 +50,15 @@ PDU_NAMES: Final[dict[int, str]] = {
     ABORT: "A-ABORT",
 }
 
-# The field that errors about an unknown or misplaced type name.
+# The field in errors about an unknown or misplaced PDU type.
 PDU_TYPE_FIELD: Final = "PDU type"
 
 # 128 contexts of 20 transfer syntaxes each come to 200 KB.
 MAXIMUM_ASSOCIATE_BYTES: Final = 1 << 20
-# A peer that was told "no limit" may send a whole data set as one PDU; one PDU is held in memory, so there is a limit.
+# A peer that was told "no limit" may send a whole data set as one PDU. A PDU is held in memory, so there is a limit.
 UNLIMITED_DATA_BYTES: Final = 1 << 27
-# A fragment costs far more memory than the six bytes that the smallest takes on the wire. Every PDU of up to 393 KB can
-# be cut as finely as its sender likes.
+# In memory a fragment takes far more than the six bytes that the smallest takes on the wire. A PDU of up to 393 KB may
+# consist of such fragments.
 MAXIMUM_FRAGMENTS: Final = 1 << 16
 
 MAXIMUM_CONTEXTS: Final = 128  # their IDs are the odd numbers from 1 to 255
@@ -69,7 +69,7 @@ _ASSOCIATE = struct.Struct(">Hxx16s16s32x")
 # Message control header (PS3.8 E.2), its two low bits: (is_command, is_last).
 CONTROL_FLAGS: Final = ((False, False), (True, False), (False, True), (True, True))
 
-# How other protocols begin: what a wrong port number leads to.
+# The first bytes of other protocols, which a wrong port number leads to.
 _STRANGERS: tuple[tuple[bytes, str], ...] = (
     (b"HTTP/", "an HTTP server"),
     (b"\x16\x03", "a TLS handshake"),
@@ -89,8 +89,8 @@ def _pdu_bytes(pdu_type: int, body: bytes) -> bytes:
 
 
 def encode_ae_title(title: str) -> bytes:
-    """An AE title padded with spaces to its 16 bytes; longer ones raise ValueError (PS3.8 9.3.2)."""
-    # Latin-1, not ASCII: an acceptor gives back the titles that it was called with, whatever they were.
+    """An AE title padded with spaces to 16 bytes (PS3.8 9.3.2). Raises ValueError if it is longer."""
+    # Latin-1, not ASCII: an acceptor returns the titles of the request, whatever they are.
     raw = title.encode("latin-1", "strict")
     if len(raw) > 16:
         raise ValueError(f"AE title {title!r} is longer than 16 characters")
@@ -104,7 +104,7 @@ def decode_ae_title(raw: bytes) -> str:
 
 @dataclass(frozen=True, slots=True)
 class AssociateRQ:
-    """A-ASSOCIATE-RQ: who asks whom for which presentation contexts (PS3.8 9.3.2)."""
+    """A-ASSOCIATE-RQ: the two AE titles, and the presentation contexts that the requestor proposes (PS3.8 9.3.2)."""
 
     called_ae_title: str
     calling_ae_title: str
@@ -127,9 +127,9 @@ class AssociateRQ:
 
 @dataclass(frozen=True, slots=True)
 class AssociateAC:
-    """A-ASSOCIATE-AC: what the acceptor made of each proposed context (PS3.8 9.3.3).
+    """A-ASSOCIATE-AC: the acceptor's result for each proposed context (PS3.8 9.3.3).
 
-    The AE titles are those of the request, given back; the standard forbids to test them.
+    The AE titles are those of the request; the standard forbids testing them.
     """
 
     called_ae_title: str
@@ -216,7 +216,7 @@ def _check_four_bytes(pdu_type: int, length: int) -> None:
 
 @dataclass(frozen=True, slots=True)
 class AssociateRJ:
-    """A-ASSOCIATE-RJ: the numbers of PS3.8 Table 9-21 as they were sent; `AssociationRejected` has their words."""
+    """A-ASSOCIATE-RJ: the numbers of PS3.8 Table 9-21, as sent; `AssociationRejected` has their words."""
 
     result: int
     source: int
@@ -233,7 +233,7 @@ class AssociateRJ:
 
 @dataclass(frozen=True, slots=True)
 class ReleaseRQ:
-    """A-RELEASE-RQ: nothing more is to come (PS3.8 9.3.6)."""
+    """A-RELEASE-RQ: the sender has nothing more to send (PS3.8 9.3.6)."""
 
     def encode(self) -> bytes:
         return _pdu_bytes(RELEASE_RQ, bytes(4))
@@ -360,14 +360,14 @@ def check_header(header: bytes | bytearray | memoryview, maximum_length: int) ->
 def _check_short_header(header: bytes, pdu_type: int, length: int) -> None:
     if pdu_type not in PDU_NAMES:
         stranger = next((f"; this looks like {name}" for start, name in _STRANGERS if header.startswith(start)), "")
-        text = f"0x{pdu_type:02X} is no PDU type{stranger}"
+        text = f"0x{pdu_type:02X} is not a PDU type{stranger}"
         raise RemoteProtocolError(text, pdu="unknown PDU", field=PDU_TYPE_FIELD)
     _check_four_bytes(pdu_type, length)
 
 
 def decode(pdu_type: int, body: memoryview | bytes) -> PDU:
-    """The PDU of this type whose body this is; raises RemoteProtocolError for anything that is none."""
+    """The PDU of this type with this body. Raises RemoteProtocolError if it is not a valid one."""
     pdu_class = _CLASSES.get(pdu_type)
     if pdu_class is None:
-        raise RemoteProtocolError(f"0x{pdu_type:02X} is no PDU type", pdu="unknown PDU", field=PDU_TYPE_FIELD)
+        raise RemoteProtocolError(f"0x{pdu_type:02X} is not a PDU type", pdu="unknown PDU", field=PDU_TYPE_FIELD)
     return pdu_class.decode(memoryview(body))

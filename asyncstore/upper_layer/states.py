@@ -8,16 +8,16 @@ and an acceptor
 
     Sta1 idle -> Sta2 connected, waiting for the request -> Sta3 its user decides -> Sta6 data
 
-In Sta6 both send what they like. Whoever has finished sends A-RELEASE-RQ and waits in Sta7, where data still comes in;
-the other is in Sta8, where it may still send, until it answers. When both ask at once (a release collision), the
-requestor answers first (Sta9, Sta11) and the acceptor second (Sta10, Sta12). Sta13 is the end of every walk on which we
-spoke last: the peer should close the transport connection, and the ARTIM timer says how long we wait until we do.
+In Sta6 both sides may send. The side that has finished sends A-RELEASE-RQ and waits in Sta7, where it still receives
+data; the other side is in Sta8, where it may still send, until it answers. If both ask at once (a release collision),
+the requestor answers first (Sta9, Sta11) and the acceptor second (Sta10, Sta12). Every walk on which we spoke last ends
+in Sta13: the peer should close the transport connection, and if it does not, we close it when the ARTIM timer expires.
 
-An event is a request of the local user, a PDU, or news of the transport connection or the timer. Every (event, state)
-that can occur has one action; the cells that the standard leaves blank are absent here. A blank cell of a local request
-is a mistake of the caller. Nearly everything unexpected from the peer ends in A-ABORT: by AA-1 before there is an
-association, by AA-8 within one. After the last word (Sta13) it is ignored (AA-6), so that two that abort at the same
-time do not answer each other for ever.
+An event is a request of the local user, a PDU, or a change of the transport connection or the timer. Every (event,
+state) that can occur has one action; cells that the standard leaves blank are absent here. A local request in a blank
+cell is a mistake of the caller. Nearly everything unexpected from the peer leads to A-ABORT: by AA-1 before there is an
+association, by AA-8 within one. In Sta13 it is ignored (AA-6), so two sides that abort at the same time do not answer
+each other for ever.
 
 Each action leads to one state, except for two: AE-6 (the request may be refused at once) and AR-8 (the collision).
 """
@@ -170,15 +170,15 @@ _NEXT_STATE: dict[Action, State] = {
     Action.AA_8: State.STA13,
 }
 
-# Actions that start the ARTIM timer (or start it again), and those that stop it.
+# Actions that start or restart the ARTIM timer, and those that stop it.
 STARTS_ARTIM: Final = frozenset({Action.AE_5, Action.AE_8, Action.AR_4, Action.AA_1, Action.AA_8})
 STOPS_ARTIM: Final = frozenset({Action.AE_6, Action.AR_5, Action.AA_2, Action.AA_5})
 
 
 def next_state(action: Action, *, acceptor: bool, acceptable: bool = True) -> State:
-    """Where an action leads, for an acceptor or a requestor.
+    """The state after an action, for an acceptor or a requestor.
 
-    `acceptable` matters for AE-6 only: a request that the provider refuses leads to Sta13 instead of Sta3.
+    `acceptable` matters only for AE-6: a request that the provider refuses leads to Sta13, not to Sta3.
     """
     if action is Action.AR_8 and acceptor:
         return State.STA10

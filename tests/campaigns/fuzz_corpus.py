@@ -23,7 +23,7 @@ from asyncstore.upper_layer.items import (
 from asyncstore.upper_layer.pdu import Abort, AssociateAC, AssociateRJ, AssociateRQ, DataTF, Fragment
 
 if TYPE_CHECKING:
-    from asyncstore.dimse.messages import Message
+    from asyncstore.dimse.message_types import Message
 
 MAXIMUM_LENGTH: Final = 4096
 CONTEXT_ID: Final = 1

@@ -15,9 +15,8 @@ from functools import partial
 from operator import methodcaller
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
-from asyncstore.dimse import command_set, messages
+from asyncstore.dimse import command_set, decoding
 from asyncstore.dimse.messages import CEchoRQ, CStoreRQ
-from asyncstore.dimse.operations import Exchange
 from asyncstore.dimse.reassembly import Reassembler
 from asyncstore.errors import RemoteProtocolError
 from asyncstore.uids import CT_IMAGE_STORAGE
@@ -46,6 +45,7 @@ from tests.campaigns.fuzz_corpus import (
     PDUS,
     REQUEST,
 )
+from tests.support.dimse import Exchange
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
@@ -280,11 +280,11 @@ def _run_command_set(data: bytes) -> None:
 
 def _run_message(data: bytes) -> None:
     try:
-        message = messages.decode(data)
+        message = decoding.decode(data)
     except RemoteProtocolError:
         return
     _check(bool(message.name), "a message without a name")
-    _check_again(message, messages.decode(message.encode()))
+    _check_again(message, decoding.decode(message.encode()))
 
 
 # -- exchanges ---------------------------------------------------------------------------------------------------------
@@ -308,6 +308,10 @@ def _take(exchange: Exchange, fragment: Fragment, ended: list[int]) -> None:
     if received is None:
         return
     before = dict(exchange.outstanding)
+    if received.message.responded_to is None:
+        exchange.perform(received)
+        _check(dict(exchange.outstanding) == before, "a request of the peer ended an operation")
+        return
     try:
         operation = exchange.match(received)
     except RemoteProtocolError:

@@ -37,7 +37,7 @@ from tests.support.transfers import KeepingSCP, peer_at, uid_of, write_files
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from asyncstore.net.acceptor import Arrival
+    from asyncstore.services.storage_scp import Arrival
     from tests.support.fault_plan import Fault
 
 INSTANCES: Final = 30

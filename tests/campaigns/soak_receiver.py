@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any, Final, cast
 import anyio
 import anyio.to_thread
 
-from asyncstore.net.acceptor import StorageSCP
+from asyncstore.services.storage_scp import StorageSCP
 
 if TYPE_CHECKING:
     from collections.abc import Coroutine, Sequence

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Final
 import anyio
 import pytest
 
-from asyncstore.net import association as association_module
+from asyncstore.net import link
 from tests.campaigns import peer_scenarios
 from tests.support.transfers import on_one_loop
 
@@ -32,7 +32,7 @@ _MUST_SEND_AGAIN: Final = {each.name for each in _ALL} - {"takes 2 associations"
 async def test_a_peer_in_trouble_costs_no_more_time_than_the_timeouts_in_force(
     tmp_path: Path, scenario: Scenario, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(association_module, "ABORT_SECONDS", _ABORT_SECONDS)
+    monkeypatch.setattr(link, "ABORT_SECONDS", _ABORT_SECONDS)
     sources = await anyio.to_thread.run_sync(peer_scenarios.write_sources, tmp_path / "in")
     played = await peer_scenarios.play(scenario, sources, tmp_path)
     assert played.lost_seconds <= played.bound_seconds

@@ -314,6 +314,27 @@ def test_every_command_has_help(capsys: pytest.CaptureFixture[str], command: str
     assert "Exit codes: 0" in text
 
 
+@pytest.mark.parametrize(
+    ("command", "usage"),
+    [("storescu", "ADDR PORT [PATH]..."), ("scan", "PATH..."), ("report", "LEDGER"), ("echoscu", "ADDR PORT")],
+)
+def test_the_usage_line_is_that_of_a_manual_page(capsys: pytest.CaptureFixture[str], command: str, usage: str) -> None:
+    run_command_line([command, "--help"])
+    assert f"Usage: asyncstore {command} [OPTIONS] {usage} " in capsys.readouterr().out
+
+
+def test_the_help_names_defaults_and_reactions_and_has_no_panel_for_itself(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "200")
+    run_command_line(["storescu", "--help"])
+    text = capsys.readouterr().out
+    assert "[default: auto]" in text
+    assert "[default: 30]" in text
+    assert "─ Options ─" not in text
+    assert all(member.name.lower().replace("_", "-") in text for member in Named)
+
+
 @pytest.mark.parametrize("command", sorted(COMMANDS))
 def test_the_types_in_the_help_are_words_for_a_user(capsys: pytest.CaptureFixture[str], command: str) -> None:
     run_command_line([command, "--help"])
@@ -342,7 +363,7 @@ def test_the_help_groups_options_as_the_document_does(
 def test_the_list_of_commands_names_each_one(capsys: pytest.CaptureFixture[str]) -> None:
     assert run_command_line(["--help"]) == 0
     text = capsys.readouterr().out
-    assert all(f"\n  {name} " in text for name in COMMANDS)
+    assert all(re.search(rf"\n  {name} +{re.escape(summary)}\n", text) for name, summary in COMMANDS.items())
 
 
 def test_the_version_is_a_result(capsys: pytest.CaptureFixture[str]) -> None:

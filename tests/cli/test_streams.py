@@ -11,7 +11,7 @@ import anyio
 import anyio.to_thread
 import pytest
 
-from asyncstore.net.acceptor import StorageSCP
+from asyncstore.services.storage_scp import StorageSCP
 from asyncstore.status import SUCCESS, Status
 from tests.support import command
 from tests.support.peers import LOOPBACK, free_port
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
-    from asyncstore.net.acceptor import Arrival
+    from asyncstore.services.storage_scp import Arrival
 
 _FILES = 20
 

@@ -12,20 +12,10 @@ from hypothesis import strategies as st
 from pynetdicom.dsutils import decode as independent_decode
 
 from asyncstore.dimse import command_set
-from asyncstore.dimse.messages import (
-    HIGH,
-    LOW,
-    MEDIUM,
-    CEchoRQ,
-    CEchoRSP,
-    CStoreRQ,
-    CStoreRSP,
-    Message,
-    UnknownMessage,
-    _read_any,
-    _read_usual_success,
-    decode,
-)
+from asyncstore.dimse.decoding import _read_any, _read_usual_success, decode
+from asyncstore.dimse.message_types import Message, response_to
+from asyncstore.dimse.messages import HIGH, LOW, MEDIUM, CEchoRQ, CEchoRSP, CStoreRQ, CStoreRSP, UnknownMessage
+from asyncstore.dimse.query_messages import CCancelRQ, CFindRQ, CFindRSP
 from asyncstore.errors import LocalProtocolError, RemoteProtocolError
 from asyncstore.status import SUCCESS, Status
 from asyncstore.uids import CT_IMAGE_STORAGE, VERIFICATION
@@ -303,11 +293,10 @@ def test_only_responses_answer_something() -> None:
 @pytest.mark.parametrize(
     ("command_field", "name"),
     [
-        (0x0020, "C-FIND-RQ"),
-        (0x8020, "C-FIND-RSP"),
+        (0x0021, "C-MOVE-RQ"),
+        (0x8021, "C-MOVE-RSP"),
         (0x0100, "N-EVENT-REPORT-RQ"),
         (0x8130, "N-ACTION-RSP"),
-        (0x0FFF, "C-CANCEL-RQ"),
         (0x4321, "command 0x4321"),
         (0xC321, "command 0xC321"),
     ],
@@ -325,3 +314,64 @@ def test_every_message_has_its_name() -> None:
         "C-ECHO-RQ",
         "C-ECHO-RSP",
     ]
+
+
+FIND = "1.2.840.10008.5.1.4.1.2.2.1"
+
+
+@pytest.mark.parametrize(
+    "message",
+    [
+        CFindRQ(3, FIND),
+        CFindRQ(65535, FIND, HIGH),
+        CFindRSP(3, Status(0xFF00), FIND, has_data_set=True),
+        CFindRSP(3, Status(0xFE00)),
+        CFindRSP(3, Status(0xA900, "no", (0x00100020,)), FIND),
+        CCancelRQ(3),
+    ],
+)
+def test_a_query_and_its_end_are_read_as_they_were_written(message: CFindRQ | CFindRSP | CCancelRQ) -> None:
+    assert decode(message.encode()) == message
+
+
+def test_another_implementation_reads_a_query_and_its_end() -> None:
+    query = independent_decode(BytesIO(CFindRQ(7, FIND, LOW).encode()), True, True)
+    assert (query.CommandField, query.MessageID, query.Priority) == (0x0020, 7, LOW)
+    assert query.AffectedSOPClassUID == FIND
+    assert query.CommandDataSetType != 0x0101
+    cancel = independent_decode(BytesIO(CCancelRQ(7).encode()), True, True)
+    assert (cancel.CommandField, cancel.MessageIDBeingRespondedTo, cancel.CommandDataSetType) == (0x0FFF, 7, 0x0101)
+
+
+@pytest.mark.parametrize(
+    ("elements", "pdu", "field"),
+    [
+        ({0x0100: 0x0020, 0x0110: 3, 0x0800: 1}, "C-FIND-RQ", "Affected SOP Class UID"),
+        ({0x0100: 0x0020, 0x0002: FIND, 0x0800: 1}, "C-FIND-RQ", "Message ID"),
+        ({0x0100: 0x0020, 0x0002: FIND, 0x0110: 3, 0x0800: 0x0101}, "C-FIND-RQ", "Command Data Set Type"),
+        ({0x0100: 0x8020, 0x0800: 0x0101, 0x0900: 0}, "C-FIND-RSP", "Message ID Being Responded To"),
+        ({0x0100: 0x8020, 0x0120: 3, 0x0800: 0x0101}, "C-FIND-RSP", "Status"),
+        ({0x0100: 0x0FFF, 0x0800: 0x0101}, "C-CANCEL-RQ", "Message ID Being Responded To"),
+        ({0x0100: 0x0FFF, 0x0120: 3, 0x0800: 1}, "C-CANCEL-RQ", "Command Data Set Type"),
+    ],
+)
+def test_what_a_query_or_its_end_cannot_do_without(elements: dict[int, Any], pdu: str, field: str) -> None:
+    with pytest.raises(RemoteProtocolError) as caught:
+        decode_elements(elements)
+    assert (caught.value.pdu, caught.value.field) == (pdu, field)
+
+
+@pytest.mark.parametrize(
+    ("request_", "response"),
+    [
+        (CStoreRQ(3, FIND, "1.2.3"), CStoreRSP(3, Status(0x0122), FIND, "1.2.3")),
+        (CEchoRQ(4), CEchoRSP(4, Status(0x0122))),
+        (CFindRQ(5, FIND), CFindRSP(5, Status(0x0122), FIND)),
+        (UnknownMessage(0x0130, 6, None, True), UnknownMessage(0x8130, None, 6, False, Status(0x0122))),
+    ],
+)
+def test_every_request_has_a_response_that_refuses_it(request_: Any, response: Any) -> None:
+    refusal = response_to(request_, Status(0x0122))
+    assert refusal == response
+    elements = command_set.decode(refusal.encode())
+    assert (elements[0x0120], elements[0x0900]) == (request_.message_id, 0x0122)

@@ -1,4 +1,4 @@
-"""Exchange: Message IDs, the window, fragments -> messages, and the one answer that ends an operation."""
+"""Operations: Message IDs, the window, fragments -> messages, and the responses that belong to an operation."""
 
 from __future__ import annotations
 
@@ -11,20 +11,25 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from asyncstore.dimse.command_set import MAXIMUM_BYTES
-from asyncstore.dimse.messages import CEchoRQ, CEchoRSP, CStoreRQ, CStoreRSP, Message, UnknownMessage
-from asyncstore.dimse.operations import Exchange, Operation
+from asyncstore.dimse.messages import CEchoRQ, CEchoRSP, CStoreRQ, CStoreRSP, UnknownMessage
+from asyncstore.dimse.operations import Operation
+from asyncstore.dimse.query_messages import CFindRQ, CFindRSP
 from asyncstore.dimse.reassembly import MAXIMUM_DATA_SET_BYTES, Reassembler, Received
 from asyncstore.errors import LocalProtocolError, RemoteProtocolError
 from asyncstore.status import SUCCESS, Status
 from asyncstore.uids import CT_IMAGE_STORAGE
 from asyncstore.upper_layer.pdu import Fragment
+from tests.support.dimse import CONTEXT_ID, Exchange
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-CONTEXT_ID = 3
+    from asyncstore.dimse.message_types import Message
+
+STUDY_ROOT_FIND = "1.2.840.10008.5.1.4.1.2.2.1"
 LAST_MESSAGE_ID = 65535
 EVENT_REPORT = UnknownMessage(0x0100, 9, None, True)
+FOUND = CFindRSP(9, Status(0xFF00), has_data_set=True)
 NOT_FINAL = [Status(0xFF00), Status(0xFF01), Status(0xFE00)]
 
 
@@ -110,7 +115,7 @@ def test_the_window_may_grow_and_shrink_below_what_is_outstanding() -> None:
 
 @pytest.mark.parametrize("window", [0, -1, 65536])
 def test_a_window_that_message_ids_cannot_fill_is_refused(window: int) -> None:
-    with pytest.raises(ValueError, match=f"a window of {window} operations"):
+    with pytest.raises(LocalProtocolError, match=f"a window of {window} operations"):
         Exchange(window=window)
 
 
@@ -306,7 +311,7 @@ def test_every_split_of_a_command_set_gives_the_same_message() -> None:
 @given(st.data())
 def test_any_fragments_of_messages_give_the_same_messages(data: st.DataObject) -> None:
     exchange = Exchange()
-    kinds: list[Message] = [CStoreRSP(7, SUCCESS), CEchoRSP(8, SUCCESS), EVENT_REPORT]
+    kinds: list[Message] = [CStoreRSP(7, SUCCESS), CEchoRSP(8, SUCCESS), FOUND]
     for number, message in enumerate(data.draw(st.lists(st.sampled_from(kinds), max_size=4))):
         context_id = 2 * number + 1
         encoded = message.encode()
@@ -413,15 +418,66 @@ def test_a_command_set_over_64_kib_is_refused_before_it_is_complete() -> None:
     assert fault_of(reassembler, Fragment(1, True, False, b"\0")) == ("command set", "Command Group Length")
 
 
-def test_a_data_set_that_nobody_asked_for_is_not_collected_without_bound() -> None:
+def test_the_data_set_of_a_response_is_not_collected_without_bound() -> None:
     exchange = Exchange()
-    exchange.receive(whole(EVENT_REPORT))
+    exchange.receive(whole(FOUND))
     quarter = bytes(MAXIMUM_DATA_SET_BYTES // 4)
     for _ in range(4):
         assert exchange.receive(Fragment(CONTEXT_ID, False, False, quarter)) is None
     with pytest.raises(RemoteProtocolError) as caught:
         exchange.receive(Fragment(CONTEXT_ID, False, True, b"\0"))
-    assert (caught.value.pdu, caught.value.field) == ("N-EVENT-REPORT-RQ", "data set")
+    assert (caught.value.pdu, caught.value.field) == ("C-FIND-RSP", "data set")
+
+
+def test_the_data_set_of_a_request_is_not_collected_at_all() -> None:
+    exchange = Exchange()
+    assert exchange.receive(whole(EVENT_REPORT)) == Received(CONTEXT_ID, EVENT_REPORT, None, False)
+    for piece, is_last in ((b"ab", False), (b"", False), (b"cd", True)):
+        received = exchange.receive(Fragment(CONTEXT_ID, False, is_last, piece))
+        assert received == Received(CONTEXT_ID, EVENT_REPORT, piece, is_last)
+    assert exchange.receive(whole(CEchoRQ(5))) == Received(CONTEXT_ID, CEchoRQ(5))
+
+
+# -- several responses -------------------------------------------------------------------------------------------------
+
+
+def sent_find(exchange: Exchange) -> Operation:
+    operation = exchange.begin(CONTEXT_ID, CFindRQ, STUDY_ROOT_FIND)
+    exchange.sent(operation.message_id)
+    return operation
+
+
+def test_pending_responses_leave_their_operation_outstanding_until_the_final_one() -> None:
+    exchange = Exchange()
+    operation = sent_find(exchange)
+    for pending in (0xFF00, 0xFF01, 0xFF00):
+        answer = CFindRSP(1, Status(pending), has_data_set=True)
+        assert exchange.match(Received(CONTEXT_ID, answer, b"identifier")) is operation
+        assert not operation.is_final
+        assert exchange.outstanding == {1: operation}
+        assert not exchange.has_room
+    assert exchange.match(Received(CONTEXT_ID, CFindRSP(1, SUCCESS))) is operation
+    assert operation.is_final
+    assert not exchange.outstanding
+
+
+@pytest.mark.parametrize("value", [0x0000, 0xFE00, 0xA700, 0xC001])
+def test_a_final_response_of_any_kind_ends_an_operation_of_many(value: int) -> None:
+    exchange = Exchange()
+    operation = sent_find(exchange)
+    exchange.match(Received(CONTEXT_ID, CFindRSP(1, Status(value))))
+    assert operation.is_final
+    assert not exchange.outstanding
+
+
+def test_an_operation_says_in_a_line_how_far_it_is() -> None:
+    exchange = Exchange()
+    operation = exchange.begin(CONTEXT_ID, store_request)
+    assert repr(operation) == "<Operation 1, C-STORE-RQ in context 3, begun>"
+    exchange.sent(1)
+    assert repr(operation) == "<Operation 1, C-STORE-RQ in context 3, sent>"
+    exchange.match(Received(CONTEXT_ID, CStoreRSP(1, SUCCESS)))
+    assert repr(operation) == "<Operation 1, C-STORE-RQ in context 3, answered>"
 
 
 # -- any course of events ----------------------------------------------------------------------------------------------

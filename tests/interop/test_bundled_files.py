@@ -13,7 +13,7 @@ import anyio.to_thread
 import pytest
 from pydicom.uid import UID
 
-from asyncstore.net.acceptor import StorageSCP
+from asyncstore.services.storage_scp import StorageSCP
 from asyncstore.status import SUCCESS
 from tests.support import peers
 from tests.support.kept import (
@@ -30,7 +30,7 @@ from tests.support.kept import (
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from asyncstore.net.acceptor import Arrival
+    from asyncstore.services.storage_scp import Arrival
     from asyncstore.status import Status
     from tests.support.kept import Run
     from tests.support.peers import InProcessSCP, RunningOrthanc, RunningPeer

@@ -168,7 +168,7 @@ def test_a_ledger_of_another_destination_is_refused(tmp_path: Path) -> None:
     with opened(tmp_path / "run.db", destination="A@a:104"):
         pass
     assert refusal(tmp_path / "run.db", destination="B@b:104") == (
-        "the ledger 'DIR/run.db' is that of A@a:104, and not of B@b:104: use another file"
+        "the ledger 'DIR/run.db' belongs to A@a:104, not to B@b:104: use another file"
     )
 
 

@@ -25,8 +25,8 @@ from asyncstore.instances.head import read_head
 from asyncstore.instances.outcome import State
 from asyncstore.instances.problem import ProblemKind, ScanProblem
 from asyncstore.net import acceptor
-from asyncstore.net.acceptor import Arrival, StorageSCP
 from asyncstore.services import part_file
+from asyncstore.services.storage_scp import Arrival, StorageSCP
 from asyncstore.status import SUCCESS, Status
 from asyncstore.uids import (
     CT_IMAGE_STORAGE,
@@ -247,11 +247,12 @@ async def test_a_part_of_a_file_is_no_dicom_file(tmp_path: Path) -> None:
 async def test_fragments_without_data_take_no_memory(tmp_path: Path) -> None:
     part = part_file.PartFile(tmp_path, CStoreRQ(1, CT_IMAGE_STORAGE, "1.2.3.4"), EXPLICIT_VR_LITTLE_ENDIAN)
     for _ in range(3):
-        await part.write(b"")
+        assert part.write(b"") is None
     assert not part._pending
-    await part.write(image())
-    path = await part.keep()
-    assert path.read_bytes() == bytes(128) + b"DICM" + KEPT_META + image()
+    assert part.write(image()) is None
+    await part.finish()
+    assert part.path is not None
+    assert part.path.read_bytes() == bytes(128) + b"DICM" + KEPT_META + image()
 
 
 class FullDisk:
@@ -411,7 +412,7 @@ async def test_one_uid_may_stand_for_itself() -> None:
 )
 def test_a_number_that_makes_no_sense_is_refused_at_once(name: str, values: tuple[float, ...]) -> None:
     for value in values:
-        with pytest.raises(ValueError, match=f"{name} cannot be {value}"):
+        with pytest.raises(LocalProtocolError, match=f"{name} is {value}: it is "):
             StorageSCP(**{name: value})  # type: ignore[arg-type]
 
 
@@ -710,18 +711,11 @@ def _sends(*what: Any, associated: bool = True) -> Callable[[Wire], None]:
     return script
 
 
-C_FIND_RQ = command_set.encode(
-    [
-        (command_set.AFFECTED_SOP_CLASS_UID, CT_IMAGE_STORAGE),
-        (command_set.COMMAND_FIELD, 0x0020),
-        (command_set.MESSAGE_ID, 1),
-        (command_set.DATA_SET_TYPE, 0x0101),
-    ]
-)
+NO_MESSAGE_ID = command_set.encode([(command_set.COMMAND_FIELD, 0x0130), (command_set.DATA_SET_TYPE, 0x0101)])
 WRONG: dict[str, tuple[Callable[[Wire], None], int]] = {
     "context": (_wrong_context, 2),
     "refused context": (_refused_context, 2),
-    "C-FIND-RQ": (_says(C_FIND_RQ), 2),
+    "request without a Message ID": (_says(NO_MESSAGE_ID), 2),
     "C-STORE-RSP": (_says(CStoreRSP(1, SUCCESS)), 2),
     "no command set": (_says(b"\0" * 10), 2),
     "data set without a command": (_sends(DataTF((Fragment(1, False, True, b"ab"),))), 2),

@@ -12,7 +12,8 @@ import anyio.to_thread
 import pytest
 
 from asyncstore.dimse.messages import CEchoRQ, CEchoRSP, CStoreRQ
-from asyncstore.net.acceptor import AcceptedAssociation, StorageSCP
+from asyncstore.net.acceptor import AcceptedAssociation
+from asyncstore.services.storage_scp import StorageSCP
 from asyncstore.status import SUCCESS
 from asyncstore.uids import CT_IMAGE_STORAGE, IMPLICIT_VR_LITTLE_ENDIAN, VERIFICATION
 from asyncstore.upper_layer.items import PresentationContext
@@ -24,7 +25,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
-    from asyncstore.net.acceptor import Arrival
+    from asyncstore.services.storage_scp import Arrival
     from asyncstore.status import Status
 
 pytestmark = pytest.mark.every_loop

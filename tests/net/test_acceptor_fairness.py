@@ -11,7 +11,7 @@ import anyio.to_thread
 import pytest
 
 from asyncstore.dimse.messages import CStoreRQ
-from asyncstore.net.acceptor import StorageSCP
+from asyncstore.services.storage_scp import StorageSCP
 from asyncstore.status import SUCCESS, Status
 from asyncstore.uids import CT_IMAGE_STORAGE
 from asyncstore.upper_layer.items import OperationsWindow
@@ -22,7 +22,7 @@ from tests.support.wire import Wire, play_scu
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from asyncstore.net.acceptor import Arrival
+    from asyncstore.services.storage_scp import Arrival
 
 pytestmark = [pytest.mark.every_loop, pytest.mark.timed]
 

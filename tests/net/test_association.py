@@ -21,7 +21,7 @@ from asyncstore.instances import source as source_module
 from asyncstore.instances.outcome import State
 from asyncstore.instances.source import BytesSource
 from asyncstore.net import trace, transport
-from asyncstore.net.acceptor import StorageSCP
+from asyncstore.services.storage_scp import StorageSCP
 from asyncstore.status import SUCCESS
 from asyncstore.trace import TraceEvent
 from asyncstore.uids import (
@@ -59,11 +59,11 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
     from pathlib import Path
 
+    from asyncstore.dimse.message_types import Response
     from asyncstore.dimse.operations import Operation
     from asyncstore.instances.instance import Instance
     from asyncstore.instances.outcome import Outcome
-    from asyncstore.net.association import Association
-    from asyncstore.status import Status
+    from asyncstore.services.scu import Association
     from tests.support.peers import InProcessSCP, RunningOrthanc, RunningPeer
 
 pytestmark = pytest.mark.every_loop
@@ -312,7 +312,7 @@ async def test_the_window_is_what_both_agreed_to(proposed: int, granted: Operati
 async def test_message_ids_begin_again_after_65535() -> None:
     with ScriptedSCP() as scp:
         async with to(scp) as association:
-            association._exchange._next_message_id = 65534
+            association.operations._next_message_id = 65534
             outcomes = [await association.store(instance()) for _ in range(4)]
     assert [outcome.message_id for outcome in outcomes] == [65534, 65535, 1, 2]
     assert [store.message_id for store in scp.wires[0].stores] == [65534, 65535, 1, 2]
@@ -516,13 +516,14 @@ async def test_who_sends_is_told_before_the_first_byte_and_when_the_answer_has_c
     def on_begin(operation: Operation) -> None:
         told.append(("begins", operation.message_id, operation.is_sent))
 
-    def on_answer(operation: Operation, status: Status) -> None:
-        told.append(("is answered", operation.message_id, status.value))
+    def on_response(operation: Operation, response: Response, data_set: bytes | None) -> None:
+        told.append(("is answered", operation.message_id, response.status.value))
+        assert data_set is None
         answered.set()
 
     with ScriptedSCP() as scp, anyio.fail_after(LIMIT_SECONDS):
         async with to(scp) as association:
-            await send(association, instance(), on_answer, on_begin=on_begin)
+            await send(association, instance(), on_response, on_begin=on_begin)
             await answered.wait()
     assert told == [("begins", 1, False), ("is answered", 1, 0)]
 

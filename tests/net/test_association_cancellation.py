@@ -20,11 +20,10 @@ from asyncstore.inputs import opening
 from asyncstore.instances import source as source_module
 from asyncstore.instances.outcome import Outcome, State
 from asyncstore.instances.source import BytesSource, FileSource
-from asyncstore.net import association as association_module
-from asyncstore.net import source_reader as reads
-from asyncstore.net.acceptor import StorageSCP
+from asyncstore.net import link, source_reader
 from asyncstore.preparation import convert as convert_module
 from asyncstore.preparation.spool import NoTemporaryFile
+from asyncstore.services.storage_scp import StorageSCP
 from asyncstore.uids import CT_IMAGE_STORAGE, EXPLICIT_VR_LITTLE_ENDIAN, IMPLICIT_VR_LITTLE_ENDIAN
 from asyncstore.upper_layer.pdu import Abort, AssociateRQ, DataTF, ReleaseRQ
 from tests.support.associations import (
@@ -32,6 +31,7 @@ from tests.support.associations import (
     TINY_SECONDS,
     ReadPiecewise,
     accepting,
+    connect_stalling,
     descriptors,
     fragments_of,
     has_last_data_fragment,
@@ -39,7 +39,6 @@ from tests.support.associations import (
     instance,
     instance_in,
     instance_of,
-    make_stalling,
     pattern,
     send,
     stalling,
@@ -56,7 +55,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from asyncstore.instances.instance import Instance
-    from asyncstore.net.association import Association
+    from asyncstore.services.scu import Association
 
 pytestmark = pytest.mark.every_loop
 
@@ -105,12 +104,11 @@ async def is_cancelled(call: Callable[[], Any], when: anyio.Event) -> None:
 async def test_cancelled_at_any_byte_of_a_message_a_store_never_looks_whole(
     at: int, in_memory: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    make_stalling(monkeypatch)
     hearing = Hearing()
     each = instance(450) if in_memory else instance_in(tmp_path / "a", 450)
     with ScriptedSCP(hearing) as scp, anyio.fail_after(LIMIT_SECONDS):
         before = tasks()
-        async with to(scp) as association:
+        async with to(scp, connect=connect_stalling) as association:
             transport = stalling(association)
             transport.stall_after(at)
             await is_cancelled(lambda: association.store(each), transport.has_stalled)
@@ -134,19 +132,18 @@ async def test_the_message_of_these_tests_has_the_length_that_they_take_it_for()
 
 @pytest.mark.parametrize("at", [0, 50, 250, 599])
 async def test_cancelled_from_outside_the_block_ends_in_the_same_way(at: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    make_stalling(monkeypatch)
     hearing = Hearing()
     with ScriptedSCP(hearing) as scp, anyio.fail_after(LIMIT_SECONDS):
         before = tasks()
         with anyio.CancelScope() as scope:
-            async with to(scp) as association, anyio.create_task_group() as group:
+            async with to(scp, connect=connect_stalling) as association, anyio.create_task_group() as group:
                 transport = stalling(association)
                 transport.stall_after(at)
                 group.start_soon(association.store, instance(450))
                 await transport.has_stalled.wait()
                 scope.cancel()
         assert scope.cancelled_caught
-        assert association._transport.is_closed
+        assert association.transport.is_closed
         assert tasks() == before
     hearing.check()
 
@@ -266,7 +263,7 @@ async def test_a_file_that_a_thread_opens_after_the_store_was_cancelled_is_close
         return open_for_reading(path)
 
     monkeypatch.setattr(source_module, "open_for_reading", opens_slowly)
-    monkeypatch.setattr(reads.Reads, "read_now", lambda *_: False)
+    monkeypatch.setattr(source_reader.SourceReader, "read_now", lambda *_: False)
     each = instance_in(tmp_path / "a", 200_000)
     with ScriptedSCP() as scp, anyio.fail_after(LIMIT_SECONDS):
         async with to(scp) as association:
@@ -292,7 +289,7 @@ async def test_threads_that_hang_in_files_are_not_taken_from_the_programs_own(
         assert goes_on.wait(LIMIT_SECONDS)
         raise SourceError("it was given up long ago")
 
-    monkeypatch.setattr(reads.Reads, "read_now", lambda *_: False)
+    monkeypatch.setattr(source_reader.SourceReader, "read_now", lambda *_: False)
     each: Any = instance_in(tmp_path / "b", 1000)
     contexts = [(CT_IMAGE_STORAGE, (EXPLICIT_VR_LITTLE_ENDIAN,))]
     if where == "path":
@@ -378,10 +375,9 @@ async def test_cancelled_while_a_thread_prepares_the_instance_nobody_waits_for_t
 async def test_cancelled_in_the_middle_of_an_echo_the_association_is_aborted_after_the_pdu(
     at: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    make_stalling(monkeypatch)
     hearing = Hearing()
     with ScriptedSCP(hearing) as scp, anyio.fail_after(LIMIT_SECONDS):
-        async with to(scp) as association:
+        async with to(scp, connect=connect_stalling) as association:
             transport = stalling(association)
             transport.stall_after(at)
             await is_cancelled(association.echo, transport.has_stalled)
@@ -393,14 +389,13 @@ async def test_cancelled_in_the_middle_of_an_echo_the_association_is_aborted_aft
 
 
 async def test_an_echo_to_a_peer_that_has_gone_is_lost(monkeypatch: pytest.MonkeyPatch) -> None:
-    make_stalling(monkeypatch)
     has_failed = threading.Event()
 
     def closes(wire: Wire) -> None:
         wire.wait(has_failed)
 
     with ScriptedSCP(accepting(closes)) as scp, anyio.fail_after(LIMIT_SECONDS):
-        async with to(scp) as association:
+        async with to(scp, connect=connect_stalling) as association:
             stalling(association).stall_after(20)
             async with anyio.create_task_group() as group:
                 group.start_soon(_is_lost, association.echo)
@@ -440,7 +435,7 @@ async def test_a_failed_association_is_aborted_at_once_though_its_block_goes_on(
                 with pytest.raises(AsyncStoreError):
                     await association.store(instance())
             assert await anyio.to_thread.run_sync(has_seen_the_end.wait, LIMIT_SECONDS / 2)
-            assert association._transport.is_closed
+            assert association.transport.is_closed
             with pytest.raises(AsyncStoreError):
                 await association.release()
     assert stream[0].count(Abort(0, 0).encode()) == 1
@@ -663,10 +658,9 @@ async def test_an_abort_ends_every_wait_of_every_task() -> None:
 
 @pytest.mark.parametrize("at", [0, 50, 250, 599])
 async def test_an_abort_while_another_task_writes_comes_after_its_pdu(at: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    make_stalling(monkeypatch)
     hearing = Hearing()
     with ScriptedSCP(hearing) as scp, anyio.fail_after(LIMIT_SECONDS):
-        async with to(scp) as association:
+        async with to(scp, connect=connect_stalling) as association:
             transport = stalling(association)
             transport.stall_after(at)
             async with anyio.create_task_group() as group:
@@ -679,7 +673,7 @@ async def test_an_abort_while_another_task_writes_comes_after_its_pdu(at: int, m
 async def test_an_abort_does_not_wait_longer_than_its_bound_for_a_task_that_reads(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(association_module, "ABORT_SECONDS", TINY_SECONDS)
+    monkeypatch.setattr(link, "ABORT_SECONDS", TINY_SECONDS)
     is_reading, goes_on = threading.Event(), threading.Event()
 
     class Slow(ReadPiecewise):
@@ -695,7 +689,7 @@ async def test_an_abort_does_not_wait_longer_than_its_bound_for_a_task_that_read
                 group.start_soon(_is_lost, lambda: association.store(instance_of(Slow(bytes(100)))))
                 await anyio.to_thread.run_sync(is_reading.wait, LIMIT_SECONDS)
                 await association.abort()
-                assert association._transport.is_closed
+                assert association.transport.is_closed
                 goes_on.set()
             assert not association.outstanding
 

@@ -20,8 +20,8 @@ from asyncstore.errors import (
     Timeout,
 )
 from asyncstore.net import trace
-from asyncstore.net.association import associate
 from asyncstore.net.peer import Peer, Timeouts
+from asyncstore.services.scu import associate
 from asyncstore.uids import CT_IMAGE_STORAGE, EXPLICIT_VR_LITTLE_ENDIAN
 from asyncstore.upper_layer import pdu
 from asyncstore.upper_layer.items import PresentationContextResult, UserInformation
@@ -42,7 +42,7 @@ from tests.support.wire import ScriptedSCP, Wire
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from asyncstore.net.association import Association
+    from asyncstore.services.scu import Association
 
 pytestmark = pytest.mark.every_loop
 

@@ -13,12 +13,11 @@ import anyio
 import pytest
 
 from asyncstore.dimse import command_set
-from asyncstore.dimse.messages import CEchoRQ, CEchoRSP, CStoreRQ, CStoreRSP
+from asyncstore.dimse.messages import CEchoRQ, CEchoRSP, CStoreRSP, UnknownMessage
 from asyncstore.errors import Aborted, AssociationLost, AsyncStoreError, ConnectionLost, RemoteProtocolError, Timeout
 from asyncstore.inputs import opening
 from asyncstore.instances.outcome import State
-from asyncstore.net import association as association_module
-from asyncstore.net import trace
+from asyncstore.net import link, trace
 from asyncstore.net import transport as transport_module
 from asyncstore.status import SUCCESS
 from asyncstore.uids import CT_IMAGE_STORAGE
@@ -28,12 +27,12 @@ from tests.support.associations import (
     TINY_SECONDS,
     ReadPiecewise,
     accepting,
+    connect_stalling,
     fragments_of,
     has_last_data_fragment,
     image_file,
     instance,
     instance_of,
-    make_stalling,
     send,
     stalling,
     tiny,
@@ -47,7 +46,7 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
     from pathlib import Path
 
-    from asyncstore.net.association import Association
+    from asyncstore.services.scu import Association
 
 pytestmark = pytest.mark.every_loop
 
@@ -60,10 +59,9 @@ NO_STATUS: list[tuple[int, command_set.Value]] = [
     (command_set.RESPONDED_TO, 1),
     (command_set.DATA_SET_TYPE, 0x0101),
 ]
-N_EVENT_REPORT_RQ: list[tuple[int, command_set.Value]] = [
+NO_MESSAGE_ID: list[tuple[int, command_set.Value]] = [
     (command_set.AFFECTED_SOP_CLASS_UID, CT_IMAGE_STORAGE),
     (command_set.COMMAND_FIELD, 0x0100),
-    (command_set.MESSAGE_ID, 1),
     (command_set.DATA_SET_TYPE, 0x0101),
 ]
 
@@ -94,9 +92,8 @@ WRONG_ANSWERS: dict[str, tuple[Answer, str]] = {
     "context": (_answers(context_id=3), "Presentation Context ID"),
     "with a data set": (_answers(data_set=bytes(10)), "Command Data Set Type"),
     "C-ECHO-RSP": (_says(CEchoRSP(1, SUCCESS)), "Command Field"),
-    "C-ECHO-RQ": (_says(CEchoRQ(1)), "Command Field"),
-    "C-STORE-RQ": (_says(CStoreRQ(1, CT_IMAGE_STORAGE, "1.2.3"), bytes(10)), "Command Field"),
-    "N-EVENT-REPORT-RQ": (_says(command_set.encode(N_EVENT_REPORT_RQ)), "Command Field"),
+    "request without a Message ID": (_says(command_set.encode(NO_MESSAGE_ID)), "Message ID"),
+    "C-MOVE-RSP": (_says(UnknownMessage(0x8021, None, 1, False, SUCCESS)), "Command Field"),
     "no status": (_says(command_set.encode(NO_STATUS)), "Status"),
     "pending": (_answers(0xFF00), "Status"),
     "cancelled": (_answers(0xFE00), "Status"),
@@ -134,6 +131,18 @@ async def test_a_wrong_answer_ends_the_association_and_stores_nothing(
             assert list(association.outstanding) == [1]
     (event,) = [record.msg for record in caplog.records if isinstance(record.msg, trace.InvalidAnswer)]
     assert (event.to_request, event.detail) == ("C-STORE", str(caught.value))
+
+
+async def test_a_request_in_a_context_that_was_not_accepted_ends_the_association() -> None:
+    def asks(wire: Wire) -> None:
+        wire.read_store()
+        wire.send_message(77, CEchoRQ(1))
+        ends_with_abort(wire)
+
+    with ScriptedSCP(accepting(asks)) as scp, anyio.fail_after(LIMIT_SECONDS):
+        async with to(scp) as association:
+            with pytest.raises(RemoteProtocolError, match="Presentation Context ID: 77 was not accepted"):
+                await association.store(instance())
 
 
 async def test_a_wrong_answer_to_an_echo_is_told_as_such(caplog: pytest.LogCaptureFixture) -> None:
@@ -351,7 +360,6 @@ MIDDLE = 500
 async def test_what_comes_in_the_middle_of_a_message_is_answered_by_abort_after_the_pdu(
     what: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    make_stalling(monkeypatch)
     stalled = threading.Event()
     stream: list[bytes] = []
     interruptions: dict[str, Callable[[Wire], None]] = {
@@ -368,7 +376,7 @@ async def test_what_comes_in_the_middle_of_a_message_is_answered_by_abort_after_
     kind = RemoteProtocolError if what == "early answer" else ConnectionLost
     script = accepting(interrupts, maximum_length=306)
     with ScriptedSCP(script) as scp, anyio.fail_after(LIMIT_SECONDS):
-        async with to(scp) as association:
+        async with to(scp, connect=connect_stalling) as association:
             stalling(association).stall_after(MIDDLE)
             async with anyio.create_task_group() as group:
                 group.start_soon(_fails, association, kind)
@@ -393,13 +401,12 @@ async def _fails(association: Association, kind: type[AsyncStoreError]) -> None:
 async def test_a_failure_that_comes_just_when_the_peer_takes_more_ends_the_sending(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    make_stalling(monkeypatch)
     with ScriptedSCP(accepting(Wire.drain)) as scp, anyio.fail_after(LIMIT_SECONDS):
-        async with to(scp) as association:
+        async with to(scp, connect=connect_stalling) as association:
 
             async def fails_and_is_writable() -> None:
                 stalling(association).room = None
-                association._fail(ConnectionLost("at this moment"))
+                association.fail(ConnectionLost("at this moment"))
 
             stalling(association).stall_after(100)
             monkeypatch.setattr(stalling(association), "wait_writable", fails_and_is_writable)
@@ -478,7 +485,7 @@ async def test_an_answer_that_waits_to_be_read_is_in_time_though_the_program_sto
             may_answer.set()
             assert has_answered.wait(LIMIT_SECONDS)  # nothing else moves meanwhile
             now = time.monotonic() + 2 * association.timeouts.dimse_seconds
-            watching = association._watch_deadline()
+            watching = association._watch_deadlines()
             with monkeypatch.context() as later:
                 later.setattr(time, "monotonic", lambda: now)
                 watching.send(None)
@@ -551,14 +558,14 @@ async def test_leaving_while_the_peer_does_not_read_takes_no_longer_than_the_bou
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     assert transport_module.ABORT_SECONDS == 5
-    monkeypatch.setattr(association_module, "ABORT_SECONDS", TINY_SECONDS)
+    monkeypatch.setattr(link, "ABORT_SECONDS", TINY_SECONDS)
     with ScriptedSCP(accepting(Wire.hold), receive_buffer_bytes=8192) as scp, anyio.fail_after(LIMIT_SECONDS):
         began = time.monotonic()
         with anyio.move_on_after(TINY_SECONDS):
             async with to(scp) as association:
                 await association.store(instance(LARGE))
         assert time.monotonic() - began < 2
-        assert association._transport.is_closed
+        assert association.transport.is_closed
 
 
 async def test_what_the_library_logs_at_a_broken_connection_is_an_event(caplog: pytest.LogCaptureFixture) -> None:

@@ -11,8 +11,8 @@ import pytest
 
 from asyncstore.errors import AssociationLost, SourceError, cause_of
 from asyncstore.instances.outcome import State
-from asyncstore.net.acceptor import StorageSCP
 from asyncstore.net.peer import Peer
+from asyncstore.services.storage_scp import StorageSCP
 from asyncstore.transfer.engine import Transfer
 from asyncstore.transfer.judge import Judge
 from asyncstore.upper_layer.pdu import Abort
@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
     from pathlib import Path
 
-    from asyncstore.net.association import Association
+    from asyncstore.services.scu import Association
 
 pytestmark = pytest.mark.every_loop
 
@@ -124,7 +124,7 @@ async def test_a_log_that_raises_while_an_association_is_asked_for_leaves_nothin
         association = to(scp)
         with pytest.raises(Mistake):
             await association.__aenter__()
-        assert association._transport.is_closed
+        assert association.transport.is_closed
 
 
 async def test_a_mistake_does_not_take_the_place_of_a_cancellation() -> None:

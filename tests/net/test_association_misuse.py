@@ -8,9 +8,9 @@ import anyio
 import pytest
 
 from asyncstore.errors import ConnectFailed, LocalProtocolError
-from asyncstore.net.acceptor import StorageSCP
-from asyncstore.net.association import associate
 from asyncstore.net.peer import Peer
+from asyncstore.services.scu import associate
+from asyncstore.services.storage_scp import StorageSCP
 from asyncstore.uids import CT_IMAGE_STORAGE, EXPLICIT_VR_LITTLE_ENDIAN
 from asyncstore.upper_layer.pdu import AssociateRQ, ReleaseRP, ReleaseRQ
 from tests.support.associations import CONTEXTS, LIMIT_SECONDS, accepting, instance, to
@@ -18,7 +18,7 @@ from tests.support.peers import free_port
 from tests.support.wire import ScriptedSCP, Wire
 
 if TYPE_CHECKING:
-    from asyncstore.net.association import Association
+    from asyncstore.services.scu import Association
 
 pytestmark = pytest.mark.every_loop
 
@@ -91,7 +91,7 @@ async def test_who_asks_for_the_release_too_waits_for_it() -> None:
 
     async def release(association: Association, number: int) -> None:
         await association.release()
-        assert association._transport.is_closed
+        assert association.transport.is_closed
         released.append(number)
 
     def answers(wire: Wire) -> None:

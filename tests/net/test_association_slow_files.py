@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from asyncstore.instances.source import BytesSource
-from asyncstore.net.source_reader import Reads
+from asyncstore.net.source_reader import SourceReader
 from asyncstore.upper_layer.framing import Framer, Run
 
 if TYPE_CHECKING:
@@ -42,14 +42,14 @@ def run() -> Run:
 
 
 def test_what_is_quick_is_read_at_once(disk: Disk, run: Run) -> None:
-    reads = Reads()
+    reads = SourceReader()
     disk.seconds = 0.0005
     assert [reads.read_now(disk, run) for _ in range(100)] == [True] * 100
     assert disk.reads == 100
 
 
 def test_after_a_slow_one_threads_read_for_longer_each_time_until_one_is_quick(disk: Disk, run: Run) -> None:
-    reads = Reads()
+    reads = SourceReader()
     disk.seconds = 0.010
     pauses = []
     for _ in range(8):

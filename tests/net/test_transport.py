@@ -46,6 +46,30 @@ def pair() -> Iterator[tuple[SocketTransport, socket.socket]]:
     ours.close()
 
 
+async def receive(wrapped: SocketTransport) -> bytes:
+    """Wait for bytes; b"" when the peer has closed its side."""
+    received: list[bytes] = []
+    failure: list[ConnectionLost] = []
+
+    async with anyio.create_task_group() as group:
+
+        def take() -> None:
+            try:
+                data = wrapped.receive_some()
+            except ConnectionLost as error:
+                failure.append(error)
+                group.cancel_scope.cancel()
+            else:
+                if data is not None:
+                    received.append(data)
+                    group.cancel_scope.cancel()
+
+        await wrapped.watch(take)
+    if failure:
+        raise failure[0]
+    return received[0]
+
+
 async def test_what_arrives_is_received_and_then_the_end(pair: tuple[SocketTransport, socket.socket]) -> None:
     wrapped, theirs = pair
     assert wrapped.receive_some() is None
@@ -55,7 +79,7 @@ async def test_what_arrives_is_received_and_then_the_end(pair: tuple[SocketTrans
             await anyio.lowlevel.checkpoint()
             theirs.sendall(b"abc")
         theirs.close()
-        assert await wrapped.receive() == b""
+        assert await receive(wrapped) == b""
 
 
 async def test_a_wait_for_a_connection_that_broke_before_ends(pair: tuple[SocketTransport, socket.socket]) -> None:
@@ -78,12 +102,12 @@ async def test_a_wait_for_a_connection_that_broke_before_ends(pair: tuple[Socket
             group.start_soon(wrapped.watch, again.set)
             await again.wait()
             group.cancel_scope.cancel()
-        assert await wrapped.receive() == b""
+        assert await receive(wrapped) == b""
     wrapped.close()
 
 
 async def _expect(wrapped: SocketTransport, data: bytes) -> None:
-    assert await wrapped.receive() == data
+    assert await receive(wrapped) == data
 
 
 @pytest.mark.parametrize("has_sendmsg", [True, False])
@@ -116,23 +140,20 @@ async def test_a_reset_is_lost_from_every_side(pair: tuple[SocketTransport, sock
     wrapped, theirs = pair
     reset(theirs)
     with anyio.fail_after(LIMIT_SECONDS), pytest.raises(ConnectionLost, match="reset") as caught:
-        await wrapped.receive()
+        await receive(wrapped)
     assert isinstance(caught.value.__cause__, ConnectionResetError)
     with pytest.raises(ConnectionLost, match="pipe"):
         wrapped.send_some([b"abc"])
 
 
-@pytest.mark.parametrize("wait", [SocketTransport.receive, SocketTransport.wait_writable])
-async def test_closing_ends_a_wait_of_another_task(
-    pair: tuple[SocketTransport, socket.socket], wait: Callable[[SocketTransport], Any]
-) -> None:
+async def test_closing_ends_a_wait_of_another_task(pair: tuple[SocketTransport, socket.socket]) -> None:
     wrapped, _ = pair
     while wrapped.send_some([MUCH]):
         pass
 
     async def is_lost() -> None:
         with pytest.raises(ConnectionLost):
-            await wait(wrapped)
+            await wrapped.wait_writable()
 
     with anyio.fail_after(LIMIT_SECONDS):
         async with anyio.create_task_group() as group:
@@ -149,7 +170,7 @@ async def test_a_closed_transport_is_lost(pair: tuple[SocketTransport, socket.so
     with pytest.raises(ConnectionLost):
         wrapped.send_some([b"abc"])
     with pytest.raises(ConnectionLost):
-        await wrapped.receive()
+        wrapped.receive_some()
     with pytest.raises(ConnectionLost):
         await wrapped.wait_writable()
     wrapped.acknowledge()
@@ -161,9 +182,10 @@ async def test_whatever_the_system_says_about_a_wait_is_a_lost_connection(
     async def fails(_: socket.socket) -> None:
         raise OSError(errno.EBADF, "Bad file descriptor")
 
+    take_add_reader_away(monkeypatch)
     monkeypatch.setattr(anyio, "wait_readable", fails)
     with pytest.raises(ConnectionLost, match="Bad file descriptor"):
-        await pair[0].receive()
+        await pair[0].watch(lambda: None)
 
 
 @pytest.mark.parametrize("with_reset", [False, True])

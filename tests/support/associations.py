@@ -9,12 +9,12 @@ import anyio
 
 from asyncstore.instances.instance import Instance
 from asyncstore.instances.source import BytesSource, FileSource
-from asyncstore.net import association as association_module
 from asyncstore.net import transport
-from asyncstore.net.association import Association, associate
 from asyncstore.net.peer import Peer, Timeouts
 from asyncstore.net.transport import SocketTransport
 from asyncstore.preparation.prepare import Prepared, prepare_now
+from asyncstore.services import storage
+from asyncstore.services.scu import Association, associate
 from asyncstore.uids import (
     CT_IMAGE_STORAGE,
     DEFLATED_EXPLICIT_VR_LITTLE_ENDIAN,
@@ -32,15 +32,11 @@ if TYPE_CHECKING:
     import socket
     from collections.abc import Callable, Iterator, Sequence
     from pathlib import Path
-    from typing import Any, TypeAlias
-
-    from asyncstore.dimse.operations import Operation
-    from asyncstore.status import Status
-
-    OnAnswer: TypeAlias = Callable[[Operation, Status], None]
+    from typing import Any
 
     import pytest
 
+    from asyncstore.dimse.operations import OnResponse, Operation
     from asyncstore.instances.source import DataSource
     from tests.support.wire import Script, Wire
 
@@ -133,11 +129,11 @@ def image_file(path: Path, uid: str = "1.2.3.4", value_bytes: int = 1000) -> Pat
     return path
 
 
-async def send(association: Association, instance: Instance, on_answer: OnAnswer, **options: Any) -> Operation:
-    """Write one C-STORE request, for which the peer accepted a context, and leave its answer to `on_answer`."""
+async def send(association: Association, instance: Instance, on_response: OnResponse, **options: Any) -> Operation:
+    """Write one C-STORE request, for which the peer accepted a context, and leave its answer to `on_response`."""
     prepared = prepare_now(instance, association.contexts)
     assert isinstance(prepared, Prepared)
-    return await association.send(prepared, on_answer, **options)
+    return await storage.send(association, prepared, on_response, **options)
 
 
 def accepting(script: Callable[[Wire], object], **options: Any) -> Script:
@@ -205,19 +201,15 @@ class StallingTransport(SocketTransport):
             self.room = None
 
 
-def make_stalling(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Give every association from now on a StallingTransport, which `stalling` finds."""
-
-    async def connect(peer: Peer, timeout_seconds: float) -> SocketTransport:
-        return StallingTransport((await transport.connect(peer, timeout_seconds))._socket)
-
-    monkeypatch.setattr(association_module, "connect", connect)
+async def connect_stalling(peer: Peer, timeout_seconds: float) -> StallingTransport:
+    """Opens a connection that can be made to stall; given as `connect`, `stalling` finds it."""
+    return StallingTransport((await transport.connect(peer, timeout_seconds))._socket)
 
 
 def stalling(association: Association) -> StallingTransport:
-    """The transport of an association that was made after `make_stalling`."""
-    assert isinstance(association._transport, StallingTransport)
-    return association._transport
+    """The transport of an association that was opened by `connect_stalling`."""
+    assert isinstance(association.transport, StallingTransport)
+    return association.transport
 
 
 def take_add_reader_away(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -10,8 +10,8 @@ import pytest
 
 from asyncstore.inputs.opening import instance_from_bytes
 from asyncstore.instances.outcome import State
-from asyncstore.net.acceptor import StorageSCP
 from asyncstore.net.peer import Peer
+from asyncstore.services.storage_scp import StorageSCP
 from asyncstore.status import SUCCESS
 from asyncstore.transfer.engine import Transfer
 from asyncstore.transfer.options import RetryPolicy, TransferOptions
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
     from asyncstore.instances.instance import Instance
     from asyncstore.instances.outcome import Outcome
-    from asyncstore.net.acceptor import Arrival
+    from asyncstore.services.storage_scp import Arrival
 
     class Listening(Protocol):
         """A server of the tests: StorageSCP, ScriptedSCP and FaultProxy alike."""

@@ -28,7 +28,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, TypeAlias, TypeVar
 
-from asyncstore.dimse import messages
+from asyncstore.dimse import decoding, messages
 from asyncstore.status import Status
 from asyncstore.uids import CT_IMAGE_STORAGE, IMPLICIT_VR_LITTLE_ENDIAN
 from asyncstore.upper_layer import pdu
@@ -44,7 +44,7 @@ if TYPE_CHECKING:
     from types import TracebackType
     from typing import Self
 
-    from asyncstore.dimse.messages import Message
+    from asyncstore.dimse.message_types import Message
 
 LOOPBACK = "127.0.0.1"
 HEADER_BYTES = 6
@@ -146,7 +146,7 @@ class Wire:
     def read_message(self) -> Incoming:
         """The next whole DIMSE message, however it was cut into PDUs and fragments."""
         command = self._read_fragments(is_command=True)
-        message = messages.decode(b"".join(fragment.data for fragment in command))
+        message = decoding.decode(b"".join(fragment.data for fragment in command))
         data_set = None
         if message.has_data_set:
             data_set = b"".join(fragment.data for fragment in self._read_fragments(is_command=False))

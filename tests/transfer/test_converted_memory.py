@@ -11,8 +11,8 @@ import pytest
 
 from asyncstore.instances.outcome import State
 from asyncstore.instances.source import BytesSource, DataSource
-from asyncstore.net.association import associate
 from asyncstore.preparation import convert as convert_module
+from asyncstore.services.scu import associate
 from asyncstore.uids import CT_IMAGE_STORAGE, EXPLICIT_VR_LITTLE_ENDIAN, IMPLICIT_VR_LITTLE_ENDIAN
 from asyncstore.upper_layer.items import OperationsWindow
 from tests.support.files import read_all

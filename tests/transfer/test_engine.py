@@ -20,9 +20,9 @@ from asyncstore.instances.instance import Instance
 from asyncstore.instances.outcome import State
 from asyncstore.instances.source import BytesSource
 from asyncstore.net import trace
-from asyncstore.net.acceptor import StorageSCP
-from asyncstore.net.association import STREAMED_AFTER_BYTES
+from asyncstore.net.invoker import STREAMED_AFTER_BYTES
 from asyncstore.net.peer import Peer
+from asyncstore.services.storage_scp import StorageSCP
 from asyncstore.status import SUCCESS, Status
 from asyncstore.transfer import engine, work
 from asyncstore.transfer.engine import Transfer
@@ -56,7 +56,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterator, Sequence
 
     from asyncstore.instances.outcome import Outcome
-    from asyncstore.net.acceptor import Arrival
+    from asyncstore.services.storage_scp import Arrival
     from asyncstore.trace import TraceEvent
 
 pytestmark = pytest.mark.every_loop

@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 
     from asyncstore.instances.instance import Instance
     from asyncstore.instances.outcome import Outcome
-    from asyncstore.net.acceptor import Arrival
+    from asyncstore.services.storage_scp import Arrival
     from asyncstore.status import Status
 
 pytestmark = pytest.mark.every_loop

@@ -46,7 +46,7 @@ if TYPE_CHECKING:
     from asyncstore.instances.instance import Instance
     from asyncstore.ledger.protocol import KnownInstance, Ledger
     from asyncstore.ledger.sqlite.writer import LedgerWriter
-    from asyncstore.net.acceptor import Arrival
+    from asyncstore.services.storage_scp import Arrival
     from tests.support.transfers import Listening
 
 LATER = 4e9  # a clock by which no file of a test is young

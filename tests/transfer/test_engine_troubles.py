@@ -55,7 +55,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from asyncstore.instances.outcome import Outcome
-    from asyncstore.net.acceptor import Arrival
+    from asyncstore.services.storage_scp import Arrival
     from tests.support.fault_plan import Fault
     from tests.support.wire import Script
 

@@ -18,7 +18,7 @@ from tests.support.transfers import KeepingSCP, check_account, instance, outcome
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from asyncstore.net.acceptor import Arrival
+    from asyncstore.services.storage_scp import Arrival
 
 pytestmark = [pytest.mark.every_loop, pytest.mark.timed]
 

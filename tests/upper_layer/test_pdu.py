@@ -220,9 +220,9 @@ def test_another_protocol_is_recognised_by_its_first_bytes(first_bytes: bytes, n
 
 @pytest.mark.parametrize("pdu_type", [0, 8, 255])
 def test_an_unknown_type_is_refused(pdu_type: int) -> None:
-    with pytest.raises(RemoteProtocolError, match=rf"0x{pdu_type:02X} is no PDU type$"):
+    with pytest.raises(RemoteProtocolError, match=rf"0x{pdu_type:02X} is not a PDU type$"):
         check_header(header(pdu_type, 4), 16382)
-    with pytest.raises(RemoteProtocolError, match=rf"0x{pdu_type:02X} is no PDU type$"):
+    with pytest.raises(RemoteProtocolError, match=rf"0x{pdu_type:02X} is not a PDU type$"):
         decode(pdu_type, bytes(4))
 
 

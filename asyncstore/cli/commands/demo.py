@@ -1,4 +1,4 @@
-"""`asyncstore demo`: the main task on this machine alone, with an SCP of our own and the sample files of pydicom."""
+"""`asyncstore demo`: send pydicom's sample files to an SCP of our own, on this machine alone."""
 
 from __future__ import annotations
 
@@ -26,17 +26,17 @@ if TYPE_CHECKING:
     from asyncstore.instances.outcome import Outcome
     from asyncstore.transfer.report import Report
 
-DETAILS = """Nothing leaves this machine: the peer is an SCP of this program on a free port of the loopback interface, \
-which discards what it receives. The log is the documented one at info level; -q leaves only the tables, -d adds PDUs.
+DETAILS = """Nothing leaves this machine: the demo starts its own SCP on a free port of the loopback interface, and \
+the SCP discards what it receives. The log level is info; -q prints only the tables, -d also logs PDUs.
 
-Exit codes: 0 every instance that could be sent has arrived, 3 one has not, 5 the sample files are missing."""
+Exit codes: 0 every instance that can be sent arrived, 3 one did not, 5 the sample files are missing."""
 
 _SAMPLE_FOLDERS: Final = ("test_files", "charset_files")
 _NOT_STORED: Final = (State.SOURCE_PROBLEM, State.SKIPPED, State.NO_CONTEXT)
 
 
 class _Shown(NamedTuple):
-    """What the table is made from."""
+    """The data of the tables."""
 
     report: Report
     stored: Counter[tuple[str, str]]
@@ -67,7 +67,7 @@ def _run() -> int:
 
 
 def sample_files() -> list[str]:
-    """The DICOM files that come with pydicom, without importing it and without any download."""
+    """The DICOM files that come with pydicom; neither imports pydicom nor downloads anything."""
     package = importlib.util.find_spec("pydicom")
     if package is None or package.origin is None:
         return []
@@ -76,7 +76,7 @@ def sample_files() -> list[str]:
 
 
 async def _send(files: list[str]) -> int:
-    from asyncstore.net.acceptor import StorageSCP
+    from asyncstore.services.storage_scp import StorageSCP
     from asyncstore.transfer.engine import Transfer
 
     stored: Counter[tuple[str, str]] = Counter()
@@ -99,14 +99,14 @@ async def _send(files: list[str]) -> int:
 
 
 def exit_code(report: Report, explained: Iterable[Outcome], arrived: int) -> ExitCode:
-    """Whether everything arrived that could be sent, and the rest was no fault of the transfer."""
+    """STORED if every instance that can be sent arrived, and every other one has a reason of its own."""
     unexplained = [outcome for outcome in explained if outcome.state not in _NOT_STORED or not outcome.reason]
     everything = report.stored == arrived and not report.left and not unexplained
     return ExitCode.STORED if everything else ExitCode.SOME_FAILED
 
 
 def _print_table(shown: _Shown) -> None:
-    """What was sent, what was not, and why; on stdout."""
+    """Print which instances were sent, and which were not and why."""
     from rich.console import Console
     from rich.table import Table
     from rich.text import Text
@@ -114,7 +114,7 @@ def _print_table(shown: _Shown) -> None:
     sent = Table("Stored", "SOP class", "Transfer syntax", title="What was sent", title_justify="left")
     for (sop_class, syntax), count in shown.stored.most_common():
         sent.add_row(str(count), Text(peer_text(name_of(sop_class))), Text(peer_text(name_of(syntax))))
-    results: Any = running.Results()  # stdout itself would do, but for what rich does where nobody reads: exit
+    results: Any = running.Results()  # not stdout itself: rich exits when the reader of stdout has gone
     console = Console(file=results, force_terminal=results.is_terminal or None)
     console.print(sent)
     if shown.explained:

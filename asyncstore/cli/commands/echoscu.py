@@ -1,4 +1,4 @@
-"""`asyncstore echoscu`: verify that a peer answers."""
+"""`asyncstore echoscu`: check that a peer answers."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ from asyncstore.uids import UNCOMPRESSED_TRANSFER_SYNTAXES, VERIFICATION
 if TYPE_CHECKING:
     from asyncstore.cli.output.documented_log import DocumentedLog
 
-DETAILS = """Exit codes: 0 the peer answered with success, 1 no association, 2 usage, 3 it answered otherwise or not \
-at all, 130 or 143 interrupted."""
+DETAILS = """Exit codes: 0 the peer answered with success, 1 no association, 2 usage, 3 the peer answered with another \
+status or not at all, 130 or 143 interrupted."""
 
 
 def echoscu(
@@ -32,10 +32,10 @@ def echoscu(
     log_level: options.LogLevel = None,
     calling_aet: options.CallingAET = "ECHOSCU",
     called_aet: options.CalledAET = "ANY-SCP",
-    acse_timeout: options.AcseTimeout = 30.0,
-    dimse_timeout: options.DimseTimeout = 30.0,
-    network_timeout: options.NetworkTimeout = 30.0,
-    connect_timeout: options.ConnectTimeout = 10.0,
+    acse_timeout: options.AcseTimeout = 30,
+    dimse_timeout: options.DimseTimeout = 30,
+    network_timeout: options.NetworkTimeout = 30,
+    connect_timeout: options.ConnectTimeout = 10,
     max_pdu: options.MaxPDU = 16382,
     request_little: options.RequestLittle = False,
     request_big: options.RequestBig = False,
@@ -45,7 +45,7 @@ def echoscu(
         options.option(
             parser=options.whole_number(1, 1_000_000, "a number of requests"),
             metavar="N",
-            help="How many requests to send, one after another.",
+            help="Number of requests to send, one after another.",
             panel=options.MISCELLANEOUS,
         ),
     ] = 1,
@@ -72,7 +72,7 @@ async def _verify(peer: Peer, proposal: dict[str, Any], repeat: int, log: Docume
     """Send the requests; the first signal aborts the association."""
     import anyio
 
-    from asyncstore.net.association import associate
+    from asyncstore.services.scu import associate
 
     code: int = ExitCode.NO_ASSOCIATION
     with anyio.CancelScope() as scope, running.interrupts(scope.cancel, scope.cancel) as received:

@@ -1,4 +1,4 @@
-"""`asyncstore report`: what a ledger knows, also while a run is writing it."""
+"""`asyncstore report`: summarise a ledger, also while a run is writing it."""
 
 from __future__ import annotations
 
@@ -12,16 +12,17 @@ from asyncstore.cli.exit_codes import ExitCode
 if TYPE_CHECKING:
     from asyncstore.cli.output.ledger_text import Account
 
-DETAILS = """Counts by state, status and reason, and the directories with the most failures. Nothing is sent and \
-nothing is changed; a run may be writing the ledger meanwhile.
+DETAILS = """Prints counts by state, status and reason, and the directories with the most failures. Sends nothing and \
+changes nothing; it can be used while a run is writing the ledger.
 
-Exit codes: 0 the ledger was read, whatever it says, 2 usage, 6 it cannot be read, or stdout cannot be written."""
+Exit codes: 0 the ledger was read, whatever it says, 2 usage, 6 the ledger cannot be read, or stdout \
+cannot be written."""
 
 
 def report(
     context: typer.Context,
     ledger: Annotated[
-        str, typer.Argument(parser=options.text, metavar="LEDGER", help="The file of storescu --ledger.")
+        str, typer.Argument(parser=options.text, metavar="LEDGER", help="The file that storescu --ledger wrote.")
     ],
     quiet: options.Quiet = False,
     verbose: options.Verbose = False,
@@ -31,7 +32,7 @@ def report(
         bool,
         options.option(
             "--studies",
-            help="How far each study is, too; the studies are known of a run with --keep-together study.",
+            help="Also list each study; needs a run with --keep-together study.",
             panel=options.RESULTS,
         ),
     ] = False,
@@ -39,16 +40,21 @@ def report(
         bool,
         options.option(
             "--failed-files",
-            help="Only the paths of what could not be stored, for storescu --files-from.",
+            help="Print only the paths of instances that failed, for storescu --files-from.",
             panel=options.RESULTS,
         ),
     ] = False,
     null: Annotated[
-        bool, options.option("-0", "--null", help="The paths of --failed-files end in NUL.", panel=options.RESULTS)
+        bool,
+        options.option(
+            "-0", "--null", help="End each path of --failed-files with NUL, not a newline.", panel=options.RESULTS
+        ),
     ] = False,
-    csv: Annotated[bool, options.option("--csv", help="A record per instance, as CSV.", panel=options.RESULTS)] = False,
+    csv: Annotated[
+        bool, options.option("--csv", help="Print one record per instance, as CSV.", panel=options.RESULTS)
+    ] = False,
     json: Annotated[
-        bool, options.option("--json", help="The counts as one line of JSON.", panel=options.RESULTS)
+        bool, options.option("--json", help="Print the counts as one line of JSON.", panel=options.RESULTS)
     ] = False,
 ) -> None:
     """Read and print; the help is made from DETAILS."""

@@ -1,4 +1,4 @@
-"""`asyncstore scan`: what an archive holds, before any byte is sent."""
+"""`asyncstore scan`: list what an archive contains; sends nothing."""
 
 from __future__ import annotations
 
@@ -8,20 +8,22 @@ import typer
 
 from asyncstore.cli import options, running
 
-DETAILS = """Directories are searched recursively. Nothing is sent and nothing is changed.
+DETAILS = """Searches directories recursively. Sends nothing and changes nothing.
 
-Exit codes: 0 there is something to send and all of it could be read, 2 usage, 3 something could not be read, or was \
-named and is no DICOM file, 5 nothing to send."""
+Exit codes: 0 there are instances and all of them can be read, 2 usage, 3 something cannot be read, or a named file is \
+not a DICOM file, 5 nothing to send."""
 
 
 def scan(
     context: typer.Context,
-    paths: Annotated[list[str], typer.Argument(parser=options.text, metavar="PATH", help="Files and directories.")],
+    paths: Annotated[
+        list[str], typer.Argument(parser=options.text, metavar="PATH", help="Files and directories to scan.")
+    ],
     quiet: options.Quiet = False,
     verbose: options.Verbose = False,
     debug: options.Debug = False,
     log_level: options.LogLevel = None,
-    json: Annotated[bool, options.option("--json", help="One line of JSON.", panel=options.RESULTS)] = False,
+    json: Annotated[bool, options.option("--json", help="Print one line of JSON.", panel=options.RESULTS)] = False,
 ) -> None:
     """Scan and print the inventory; the help is made from DETAILS."""
 

@@ -16,14 +16,14 @@ from asyncstore.status import SUCCESS, Status
 from asyncstore.uids import name_of
 
 if TYPE_CHECKING:
-    from asyncstore.net.acceptor import Arrival
+    from asyncstore.services.storage_scp import Arrival
 
-DETAILS = """Runs until Ctrl-C (SIGINT or SIGTERM) ends it, with exit code 0 and a summary at info level.
+DETAILS = """Runs until Ctrl-C (SIGINT) or SIGTERM, then prints a summary at info level.
 
-It listens on every address unless --bind-address names one, and anybody who reaches the port can store: --ae-title, \
---accept and --accept-calling limit that to AE titles, which are no secret.
+Listens on all addresses unless --bind-address names one, and any peer that reaches the port may store. --ae-title, \
+--accept and --accept-calling restrict the AE titles; they do not authenticate a peer.
 
-Exit codes: 0 ended by a signal, 1 the port cannot be had, 2 usage."""
+Exit codes: 0 stopped by a signal, 1 cannot listen on the port, 2 usage."""
 
 
 def storescp(
@@ -33,7 +33,7 @@ def storescp(
         typer.Argument(
             parser=options.whole_number(0, 65535, "a TCP port"),
             metavar="PORT",
-            help="TCP port to listen on; 0 takes a free one, which -v tells.",
+            help="TCP port to listen on; 0: any free port (shown with -v).",
         ),
     ],
     quiet: options.Quiet = False,
@@ -47,7 +47,7 @@ def storescp(
             "--ae-title",
             parser=options.ae_title,
             metavar="AETITLE",
-            help="Our AE title: reject whoever calls another, unless --accept names it; ANY-SCP takes any.",
+            help="Our AE title. Calls to any other title are rejected; ANY-SCP accepts all.",
             panel=options.NETWORK,
         ),
     ] = "ANY-SCP",
@@ -67,7 +67,7 @@ def storescp(
         options.option(
             parser=options.ae_title,
             metavar="AETITLE",
-            help="Reject whoever calls another AE title than this, whatever ours is. Repeatable.",
+            help="Accept only calls to this AE title, whatever --ae-title is. Repeatable.",
             panel=options.NETWORK,
         ),
     ] = None,
@@ -76,11 +76,11 @@ def storescp(
         options.option(
             parser=options.ae_title,
             metavar="AETITLE",
-            help="Reject whoever calls under another AE title than this. Repeatable.",
+            help="Accept only calls from this AE title. Repeatable.",
             panel=options.NETWORK,
         ),
     ] = None,
-    acse_timeout: options.AcseTimeout = 30.0,
+    acse_timeout: options.AcseTimeout = 30,
     max_pdu: options.MaxPDU = 131072,
     window: Annotated[
         int,
@@ -89,7 +89,7 @@ def storescp(
             "--window",
             parser=options.whole_number(1, 0xFFFF, "a number of operations"),
             metavar="N",
-            help="Asynchronous operations to grant; 1 grants no window.",
+            help="Asynchronous operations window to grant; 1: none.",
             panel=options.NETWORK,
         ),
     ] = 16,
@@ -100,13 +100,13 @@ def storescp(
             "--output-directory",
             parser=options.text,
             metavar="DIRECTORY",
-            help="Where to keep what is received (default: the current directory).",
+            help="Existing directory to keep the instances in." + options.default_text("the current directory"),
             panel=options.RESULTS,
         ),
     ] = None,
     ignore: Annotated[
         bool,
-        options.option("--ignore", help="Discard what is received.", panel=options.RESULTS),
+        options.option("--ignore", help="Discard the instances.", panel=options.RESULTS),
     ] = False,
 ) -> None:
     """Listen until a signal comes; the help is made from DETAILS."""
@@ -134,7 +134,7 @@ async def _listen(settings: dict[str, Any]) -> int:
     """Receive until the first signal."""
     import anyio
 
-    from asyncstore.net.acceptor import StorageSCP
+    from asyncstore.services.storage_scp import StorageSCP
 
     logger.debug("asyncstore storescp v%s", __version__)
     logger.debug("")

@@ -1,11 +1,11 @@
 """`asyncstore storescu`: the documented application, and bulk transfers with the same options.
 
-What is printed: the log (stderr, error level unless asked for otherwise), and with `--json` the outcomes (stdout). One
-instance prints exactly what the document says. When there were several, a line at the end says how many were not
-stored; how many were is said at info level, and always on a terminal. `-q` prints nothing of all this.
+It prints the log on stderr (level error by default), and with `--json` the outcomes on stdout. One instance prints
+exactly what the document says. After several, a last line counts those that were not stored; another counts those that
+were, at info level, and always on a terminal. `-q` prints none of this.
 """
 
-# Annotations are no strings here: typer evaluates those several times, which took 4 ms of each start.
+# Annotations are not strings here: typer evaluates strings several times, which took 4 ms of each start.
 
 import itertools
 import os
@@ -21,28 +21,30 @@ from asyncstore.cli.sending import Sending
 from asyncstore.dimse.messages import HIGH, LOW, MEDIUM
 from asyncstore.net.peer import Peer
 from asyncstore.transfer.options import RetryPolicy, TransferOptions
-from asyncstore.transfer.reactions import StatusReaction, parse_overrides
+from asyncstore.transfer.reactions import Named, StatusReaction, parse_overrides
 
-DETAILS = """PATH is a DICOM file or a directory; of a directory its direct files are sent, with -r everything below it.
+DETAILS = """PATH is a DICOM file or a directory. Only files directly in a directory are sent; -r includes \
+subdirectories.
 
 Exit codes: 0 everything stored, 1 no association, 2 usage, 3 some instances failed, 4 stopped early with work left, \
 5 nothing to send, 6 ledger or report cannot be written, 130 or 143 interrupted."""
 
+_REACTIONS = [member.name.lower().replace("_", "-") for member in Named]
 _PRIORITIES = {"low": LOW, "medium": MEDIUM, "high": HIGH}
 _PIECE_BYTES = 65536
-# Who keeps a ledger is away for the night: an archive that is restarted meanwhile should not end the run.
+# A user who keeps a ledger may leave the run overnight: an archive that restarts meanwhile should not end it.
 _OUTAGE_SECONDS_WITH_LEDGER = 3600.0
 
 
 def association_count(text: object) -> int | None:
-    """How many associations; None for as many as pay."""
+    """A number of associations; None for auto."""
     if str(text).lower() == "auto":
         return None
     return options.whole_number(1, 1024, "auto or a number of associations")(text)
 
 
 def report_name(text: object) -> str:
-    """The name of a report file, which says the format."""
+    """The name of a report file; its suffix is the format."""
     from asyncstore.cli.output.records import REPORT_SUFFIXES, is_report_name
 
     if not is_report_name(str(text)):
@@ -51,14 +53,14 @@ def report_name(text: object) -> str:
 
 
 def outage_seconds(given: float | None, *, has_ledger: bool) -> float:
-    """For how long the peer may take nothing, from `--outage-wait` or else from whether there is a ledger."""
+    """How long to keep trying while the peer accepts nothing: `--outage-wait`, or a default that a ledger raises."""
     if given is not None:
         return given
     return _OUTAGE_SECONDS_WITH_LEDGER if has_ledger else RetryPolicy().outage_seconds
 
 
 def status_reactions(texts: list[str] | None) -> tuple[StatusReaction, ...]:
-    """The rows of `--on-status`."""
+    """The reactions that `--on-status` gives."""
     try:
         return parse_overrides(texts or ())
     except ValueError as error:
@@ -66,7 +68,7 @@ def status_reactions(texts: list[str] | None) -> tuple[StatusReaction, ...]:
 
 
 def listed_paths(name: str, *, ends_in_nul: bool) -> Iterator[str]:
-    """The paths in a file, or in stdin for "-", one per line or each ended by NUL; read as they are asked for."""
+    """Paths from a file, or from stdin for "-": one per line, or each ended by NUL. Reads only as far as the caller."""
     try:
         stream = sys.stdin.buffer if name == "-" else open(name, "rb")  # noqa: SIM115
     except OSError as error:
@@ -106,34 +108,36 @@ def storescu(
     log_level: options.LogLevel = None,
     recursive: Annotated[
         bool,
-        options.option("-r", "--recursive", "--recurse", help="Search directories recursively.", panel=options.INPUT),
+        options.option("-r", "--recursive", "--recurse", help="Include subdirectories.", panel=options.INPUT),
     ] = False,
     files_from: Annotated[
         str | None,
         options.option(
             parser=options.text,
             metavar="FILE|-",
-            help="Read paths from a file, or from stdin, one per line.",
+            help="Read paths from a file or from stdin (-), one per line.",
             panel=options.INPUT,
         ),
     ] = None,
     null: Annotated[
         bool,
-        options.option("-0", "--null", help="The paths of --files-from end in NUL.", panel=options.INPUT),
+        options.option(
+            "-0", "--null", help="Each path of --files-from ends with NUL, not a newline.", panel=options.INPUT
+        ),
     ] = False,
     calling_aet: options.CallingAET = "STORESCU",
     called_aet: options.CalledAET = "ANY-SCP",
-    acse_timeout: options.AcseTimeout = 30.0,
-    dimse_timeout: options.DimseTimeout = 30.0,
-    network_timeout: options.NetworkTimeout = 30.0,
-    connect_timeout: options.ConnectTimeout = 10.0,
+    acse_timeout: options.AcseTimeout = 30,
+    dimse_timeout: options.DimseTimeout = 30,
+    network_timeout: options.NetworkTimeout = 30,
+    connect_timeout: options.ConnectTimeout = 10,
     max_pdu: options.MaxPDU = 16382,
     max_send_pdu: Annotated[
         int,
         options.option(
             parser=options.maximum_pdu,
             metavar="BYTES",
-            help="Longest PDU that we send, below what the peer takes; 0 for no limit of our own.",
+            help="Longest PDU to send, if the peer accepts longer ones; 0: only the peer's limit.",
             panel=options.NETWORK,
         ),
     ] = 0,
@@ -146,7 +150,7 @@ def storescu(
             "-cx",
             "--single-context",
             "--required-contexts",
-            help="Only request the presentation contexts that the input needs.",
+            help="Request only the presentation contexts that the input needs.",
             panel=options.MISCELLANEOUS,
         ),
     ] = False,
@@ -157,8 +161,8 @@ def storescu(
             "--associations",
             parser=association_count,
             metavar="N|auto",
-            help="Parallel associations; auto grows to 8 while it pays.",
-            show_default="auto",
+            help="Parallel associations. auto adds some, up to 8, while throughput improves, and drops some when the "
+            "peer struggles." + options.default_text("auto"),
             panel=options.BULK,
         ),
     ] = None,
@@ -169,7 +173,7 @@ def storescu(
             "--window",
             parser=options.whole_number(1, 0xFFFF, "a number of operations"),
             metavar="N",
-            help="Asynchronous operations window to propose; 1 proposes none.",
+            help="Asynchronous operations window to propose; 1: none.",
             panel=options.BULK,
         ),
     ] = 16,
@@ -178,7 +182,8 @@ def storescu(
         options.option(
             parser=options.choice("directory", "study"),
             metavar="directory|study",
-            help="What stays on one association.",
+            help="Keep a directory on one association while there is other work, or never split a study between "
+            "associations.",
             panel=options.BULK,
         ),
     ] = "directory",
@@ -196,7 +201,7 @@ def storescu(
         options.option(
             parser=options.text,
             metavar="FILE",
-            help="Durable record; the same command run again resumes.",
+            help="Keep a durable record; the same command run again resumes.",
             panel=options.BULK,
         ),
     ] = None,
@@ -206,14 +211,14 @@ def storescu(
     ] = False,
     dry_run: Annotated[
         bool,
-        options.option("--dry-run", help="Scan, plan and print; no association.", panel=options.BULK),
+        options.option("--dry-run", help="Print what would be sent, and how; open no association.", panel=options.BULK),
     ] = False,
     retries: Annotated[
         int,
         options.option(
             parser=options.whole_number(0, 1000, "a number of attempts"),
             metavar="N",
-            help="Attempts after the first.",
+            help="Attempts after the first one.",
             panel=options.RETRY,
         ),
     ] = 4,
@@ -222,30 +227,31 @@ def storescu(
         options.option(
             parser=options.wait_seconds,
             metavar="SECONDS",
-            help="Longest first wait; it doubles, with full jitter.",
+            help="Upper limit of the first random wait; doubles each time.",
             panel=options.RETRY,
         ),
-    ] = 1.0,
+    ] = 1,
     outage_wait: Annotated[
         float | None,
         options.option(
             parser=options.wait_seconds,
             metavar="SECONDS",
-            help="How long the peer may take nothing before the run gives up.",
-            show_default="60, with --ledger 3600",
+            help="How long to keep trying while the peer accepts nothing."
+            + options.default_text("60; 3600 with --ledger"),
             panel=options.RETRY,
         ),
     ] = None,
     fail_fast: Annotated[
         bool,
-        options.option("--fail-fast", help="Stop at the first instance that cannot be stored.", panel=options.RETRY),
+        options.option("--fail-fast", help="Stop at the first instance that fails.", panel=options.RETRY),
     ] = False,
     on_status: Annotated[
         list[str] | None,
         options.option(
             parser=options.text,
             metavar="CODE=REACTION",
-            help="React otherwise to a status or range: A702=stop, C000-C0FF=failed. Repeatable.",
+            help="Override the reaction to a status or range, e.g. A702=stop or C000-C0FF=failed. Repeatable. "
+            f"Reactions: {', '.join(_REACTIONS)}.",
             panel=options.RETRY,
         ),
     ] = None,
@@ -253,8 +259,8 @@ def storescu(
         str,
         options.option(
             parser=options.choice("duplicate", "stored", "failed"),
-            metavar="duplicate|stored|failed",
-            help="What an instance counts as that the peer had already.",
+            metavar="STATE",
+            help="How to count an instance that the peer already has (status 0111): duplicate, stored or failed.",
             panel=options.RETRY,
         ),
     ] = "duplicate",
@@ -262,7 +268,7 @@ def storescu(
         bool,
         options.option(
             "--strict-warnings",
-            help="An instance of which the peer discarded elements (B006) has failed.",
+            help="Treat 'Elements discarded' (B006) as a failure.",
             panel=options.RETRY,
         ),
     ] = False,
@@ -271,19 +277,21 @@ def storescu(
         options.option(
             parser=report_name,
             metavar="FILE",
-            help="A record per instance, as it happens: .jsonl or .csv.",
+            help="Write one record per instance, as it happens, to a .jsonl or .csv file (overwritten).",
             panel=options.RESULTS,
         ),
     ] = None,
     json: Annotated[
         bool,
-        options.option("--json", help="Outcomes and summary as JSON lines on stdout.", panel=options.RESULTS),
+        options.option(
+            "--json", help="Print each outcome and a summary as JSON lines on stdout.", panel=options.RESULTS
+        ),
     ] = False,
     progress: Annotated[
         bool | None,
         options.option(
             "--progress/--no-progress",
-            help="A progress bar on stderr (on a terminal).",
+            help="Show a progress bar on stderr." + options.default_text("if stderr is a terminal"),
             panel=options.RESULTS,
             show_default=False,
         ),

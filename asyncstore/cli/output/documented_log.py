@@ -1,7 +1,7 @@
 """The log of the command line: trace events as the documented lines, each `L: text`, on stderr.
 
-An event may be several lines of different levels: what everybody sees at its own level, the PDU or message behind it at
-debug level. With several associations open, every line of one carries its number: `I: [2] Sending file: ...`.
+An event may have several lines of different levels: the event itself at its own level, its PDU or message at debug
+level. While several associations are open, each line of one carries its number: `I: [2] Sending file: ...`.
 """
 
 from __future__ import annotations
@@ -69,7 +69,7 @@ def _info(*texts: str) -> Iterator[Line]:
 
 @singledispatch
 def lines_of(event: TraceEvent) -> Iterator[Line]:
-    """The lines of an event, in order; one that is not known here is its own plain line."""
+    """The lines of an event, in order. An event that is not registered here has one plain line."""
     yield Line(event.level, peer_text(str(event), DETAIL_CHARACTERS))
 
 
@@ -229,7 +229,7 @@ def _(event: MoreMetaDiffer) -> Iterator[Line]:
 
 
 def _source_problem(outcome: Outcome, path: str) -> Iterator[Line]:
-    """A file that cannot be sent; the documented words say which of three kinds it is."""
+    """A file that cannot be sent, in the documented words for its kind."""
     if isinstance(outcome.error, MissingUID):
         return _error(f"Unknown SOP Class or Transfer Syntax UID: {path}")
     if isinstance(outcome.error, OSError):
@@ -240,9 +240,9 @@ def _source_problem(outcome: Outcome, path: str) -> Iterator[Line]:
 
 
 class DocumentedLog(logging.Handler):
-    """Prints log records at `threshold` or above as documented lines through `write`, one call a record.
+    """Prints log records of level `threshold` and above as documented lines, with one call of `write` per record.
 
-    `errors` counts the lines of level error and above, so that a command knows whether a failure was explained.
+    `errors` counts the lines of level error and above, so a command knows whether a failure was explained.
     """
 
     def __init__(self, threshold: int, write: Callable[[str], None] | None = None) -> None:
@@ -252,7 +252,7 @@ class DocumentedLog(logging.Handler):
         self.errors = 0
 
     def emit(self, record: logging.LogRecord) -> None:
-        """Print a record; when that fails, the run goes on."""
+        """Print a record. If that fails, the run goes on."""
         try:
             printed = [self._format(line, record) for line in self._lines(record) if line.level >= self.threshold]
             if printed:
@@ -261,11 +261,11 @@ class DocumentedLog(logging.Handler):
             self.handleError(record)
 
     def notice(self, level: int, text: str) -> None:
-        """Print a line whatever the threshold is; the program's own words only."""
+        """Print a line whatever the threshold is. The text must be the program's own, not a peer's."""
         self.write(f"{_letter(level)}: {text}")
 
     def handleError(self, record: logging.LogRecord) -> None:
-        """Say that a record could not be printed."""
+        """Report that a record could not be printed."""
         write_to_stderr(f"E: a line of the log could not be printed: {sys.exc_info()[1]!r}")
 
     def _lines(self, record: logging.LogRecord) -> Iterator[Line]:
@@ -297,7 +297,7 @@ def write_to_stderr(text: str) -> None:
 
 @contextlib.contextmanager
 def installed(level: int) -> Iterator[DocumentedLog]:
-    """Print the log of the package at `level` and above for as long as the block lasts; QUIET prints nothing."""
+    """Print the log of the package at `level` and above while the block runs; QUIET prints nothing."""
     handler = DocumentedLog(level)
     package = logging.getLogger("asyncstore")
     before = package.level, package.propagate

@@ -1,4 +1,4 @@
-"""An inventory as the command line shows it: a table, how it would be sent, a line of JSON, an exit code."""
+"""Prints an inventory: a table, a plan of associations, a line of JSON; and derives its exit code."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ if TYPE_CHECKING:
 
 
 def exit_code(inventory: Inventory) -> ExitCode:
-    """Whether everything could be read, and there is something to send; as a transfer would say it."""
+    """The exit code of a scan: whether all could be read, and whether there is anything to send."""
     if inventory.failed:
         return ExitCode.SOME_FAILED
     return ExitCode.STORED if inventory.instances else ExitCode.NOTHING_TO_SEND
 
 
 def lines(inventory: Inventory) -> Iterator[str]:
-    """A table of the instances; with examples, whose File Meta Information differs, and the problems."""
+    """A table of the instances; then examples of differing File Meta Information and of each kind of problem."""
     total = count_text(inventory.instances.total(), "instance")
     yield f"{total}, {size_text(inventory.size_bytes.total())} of data sets"
     pairs = inventory.instances.most_common()
@@ -48,8 +48,8 @@ def plan_lines(inventory: Inventory, options: TransferOptions) -> Iterator[str]:
         return
     needed = [pair for pair, _ in inventory.instances.most_common()]
     associations = sum(1 for _ in Plan(options).proposals_for(needed))
-    kinds = f"{count_text(len(needed), 'kind')} of instances"
-    yield f"{kinds}, to be sent on {count_text(associations, 'association')} at least"
+    contexts = count_text(len(needed), "presentation context")
+    yield f"{contexts} needed; at least {count_text(associations, 'association')}"
     compressed = sum(
         count for (_, syntax), count in inventory.instances.items() if syntax not in UNCOMPRESSED_TRANSFER_SYNTAXES
     )

@@ -1,4 +1,4 @@
-"""What a ledger knows, as text, JSON, CSV and lists of files."""
+"""Prints a ledger: as text, JSON, CSV, or a list of files."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _COLUMNS: Final = tuple(LedgerRow.__dataclass_fields__)
 
 
 class Account:
-    """The account that a ledger gives; `studies` asks for each study too. Every method may raise LedgerError."""
+    """Formats the contents of a ledger, with each study if `studies`. Every method may raise LedgerError."""
 
     def __init__(self, ledger: LedgerReader, *, studies: bool = False) -> None:
         self._ledger = ledger
@@ -65,7 +65,7 @@ class Account:
     # -- as JSON -------------------------------------------------------------------------------------------------------
 
     def to_dict(self) -> dict[str, Any]:
-        """The same as plain data."""
+        """The counts as plain data."""
         ledger = self._ledger
         data: dict[str, Any] = {
             "destination": ledger.destination,
@@ -87,7 +87,7 @@ class Account:
     # -- each row ------------------------------------------------------------------------------------------------------
 
     def write_csv(self, results: Results) -> None:
-        """Every row as CSV (RFC 4180) that no spreadsheet takes for formulas; escaped on a terminal."""
+        """Every row as CSV (RFC 4180) without formulas for a spreadsheet; escaped on a terminal."""
         results.write_bytes(_encoded(_COLUMNS))
         for row in self._ledger.rows():
             data = row.to_dict()
@@ -95,7 +95,7 @@ class Account:
             results.write_bytes(_encoded(map(path_text, cells) if results.is_terminal else cells))
 
     def write_failed_files(self, results: Results, *, ends_in_nul: bool) -> None:
-        """The path of every file that something kept from being stored: byte for byte, but escaped on a terminal."""
+        """The path of every file that failed: byte for byte, but escaped on a terminal."""
         end = b"\0" if ends_in_nul else b"\n"
         is_seen = results.is_terminal
         for row in self._ledger.failed():

@@ -1,4 +1,4 @@
-"""PDUs and DIMSE messages as the debug lines of the documented log; no secret of a user identity is among them."""
+"""PDUs and DIMSE messages as the debug lines of the documented log. Never prints a secret of a user identity."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ _REJECT_SOURCES: Final = {
 
 
 def banner(text: str) -> str:
-    """A line of 76 characters with the text in its middle."""
+    """A line of 76 characters with the text in the middle."""
     return f" {text} ".center(_WIDTH, "=")
 
 
@@ -201,7 +201,7 @@ def store_request_lines(request: CStoreRQ) -> list[str]:
 
 
 def store_response_lines(event: Answered) -> list[str]:
-    """The C-STORE-RSP that an event tells of, with what the peer had to say about a warning or failure."""
+    """The C-STORE-RSP of an event, with the peer's explanation of a warning or failure."""
     status = event.status
     lines = [
         banner("INCOMING DIMSE MESSAGE"),

@@ -1,17 +1,17 @@
-"""Text that is safe to print: what came from a peer or a file system never moves a cursor or forges a line."""
+"""Makes text from a peer or a file system safe to print: it can neither move the cursor nor forge a line."""
 
 from __future__ import annotations
 
 from typing import Final
 
-PEER_TEXT_CHARACTERS: Final = 128  # an Error Comment has at most 64; more than twice that is no message any more
+PEER_TEXT_CHARACTERS: Final = 128  # twice the length of an Error Comment (64)
 PATH_CHARACTERS: Final = 4096
 
 _UNITS: Final = ("bytes", "kB", "MB", "GB", "TB", "PB")
 
 
 def peer_text(text: str, limit: int = PEER_TEXT_CHARACTERS) -> str:
-    """What a peer wrote, with control characters taken out and capped at `limit` characters."""
+    """A peer's text without control characters, cut at `limit` characters."""
     capped = text[: limit + 1]
     if not capped.isprintable():
         capped = "".join(character for character in capped if character.isprintable())
@@ -19,7 +19,7 @@ def peer_text(text: str, limit: int = PEER_TEXT_CHARACTERS) -> str:
 
 
 def path_text(path: str) -> str:
-    """A file name as one line: whatever cannot be printed is escaped, an undecodable byte as its hexadecimal value."""
+    """A file name as one line. Unprintable characters are escaped, an undecodable byte as its hexadecimal value."""
     if path.isprintable() and len(path) <= PATH_CHARACTERS:
         return path
     escaped = "".join(map(_escaped, path))
@@ -30,13 +30,13 @@ def _escaped(character: str) -> str:
     if character.isprintable():
         return character
     code = ord(character)
-    if 0xDC80 <= code <= 0xDCFF:  # os.fsdecode keeps an undecodable byte so
+    if 0xDC80 <= code <= 0xDCFF:  # os.fsdecode keeps an undecodable byte like this
         return f"\\x{code - 0xDC00:02x}"
     return character.encode("unicode_escape").decode("ascii")
 
 
 def size_text(size_bytes: float) -> str:
-    """A number of bytes to three digits, in powers of 1000: "8.61 kB"."""
+    """A number of bytes with three digits, in powers of 1000: "8.61 kB"."""
     unit = 0
     while size_bytes >= 999.5 and unit < len(_UNITS) - 1:
         size_bytes /= 1000
@@ -48,7 +48,7 @@ def size_text(size_bytes: float) -> str:
 
 
 def duration_text(seconds: float) -> str:
-    """How long something took or will take: "0.42 s", "3:07", "26:00:00"."""
+    """A duration: "0.42 s", "3:07", "26:00:00"."""
     if seconds < 60:
         return f"{seconds:.2f} s" if seconds < 10 else f"{seconds:.0f} s"
     minutes, whole_seconds = divmod(round(seconds), 60)

@@ -1,4 +1,4 @@
-"""A progress bar on stderr for people at a terminal; it polls the report, and log lines stay whole above it."""
+"""A progress bar on stderr. It polls the report, and log lines are printed above it."""
 
 from __future__ import annotations
 
@@ -24,7 +24,9 @@ if TYPE_CHECKING:
     from asyncstore.transfer.report import Report
 
 _REFRESHES_PER_SECOND: Final = 4
-_RATE_SECONDS: Final = 10.0  # rates are means over so long: long enough to read, short enough to show a stall
+_RATE_SECONDS: Final = (
+    10.0  # the time over which rates are averaged: steady enough to read, short enough to show a stall
+)
 
 
 class RateMeter:
@@ -34,7 +36,7 @@ class RateMeter:
         self._samples: deque[tuple[float, int, int]] = deque()
 
     def add(self, now: float, size_bytes: int, instances: int) -> None:
-        """Take in both counts as they are at `now`, in monotonic seconds."""
+        """Take both counts at the time `now`, in monotonic seconds."""
         self._samples.append((now, size_bytes, instances))
         while now - self._samples[0][0] > _RATE_SECONDS and len(self._samples) > 2:
             self._samples.popleft()
@@ -56,7 +58,7 @@ class RateMeter:
 
 
 class TransferDisplay:
-    """The two lines that show how far a transfer is."""
+    """Two lines that show the progress of a transfer: a bar, and counts."""
 
     def __init__(self, report: Report) -> None:
         self._report = report
@@ -69,32 +71,34 @@ class TransferDisplay:
             total=max(report.found, 1), completed=report.finished_instances, pulse=not report.scan_finished, width=None
         )
         yield Segment.line()
-        line = Text(self.text(), end="")
-        # A terminal shows Ctrl-C as ^C behind it: on a line of its own that would leave a bar behind for good.
-        line.truncate(options.max_width - 2, overflow="ellipsis")
+        # A terminal shows Ctrl-C as ^C behind the text. If that began a new line, the bar would never be erased.
+        room = options.max_width - 2
+        line = Text(self.text(room), end="")
+        line.truncate(room, overflow="ellipsis")
         yield line
 
-    def text(self) -> str:
-        """Instances, bytes, rate, time left and associations, as one line."""
+    def text(self, room: int = 200) -> str:
+        """Instances, failures, bytes, rate, time left and associations: as many of them as fit into one line."""
         report, rate = self._report, self._rate
         still_scanning = "" if report.scan_finished else "+"
+        failed = f", {report.failed:,} not stored" if report.failed else ""
         parts = [
-            f"{report.finished_instances:,}/{report.found:,}{still_scanning} instances",
+            f"{report.finished_instances:,}/{report.found:,}{still_scanning} instances{failed}",
             f"{size_text(report.stored_bytes)} of {size_text(report.found_bytes)}{still_scanning}",
             f"{size_text(rate.bytes_per_second)}/s",
         ]
         if report.scan_finished and rate.instances_per_second > 0:
             left = (report.found - report.finished_instances) / rate.instances_per_second
-            parts.append(f"{duration_text(max(left, 0.0))} left")
+            parts.append(f"{duration_text(left) if left >= 60 else f'{max(left, 0.0):.0f} s'} left")
         parts.append(count_text(report.associations_open, "association"))
-        if report.failed:
-            parts.append(f"{report.failed:,} not stored")
+        while len(parts) > 1 and len("  ".join(parts)) > room:
+            parts.pop()
         return "  ".join(parts)
 
 
 @contextlib.contextmanager
 def shown(report: Report, log: DocumentedLog) -> Iterator[None]:
-    """Show the progress of a transfer for as long as the block lasts, and print the log above it."""
+    """Show the progress of a transfer while the block runs, and print the log above it."""
     console = Console(stderr=True, highlight=False, markup=False, emoji=False)
 
     def print_above(text: str) -> None:

@@ -1,4 +1,4 @@
-"""Outcomes as records for other programs: JSON lines and CSV, one record as each final outcome happens."""
+"""Outcomes as records for other programs: JSON lines and CSV, one record per final outcome, as it happens."""
 
 from __future__ import annotations
 
@@ -41,15 +41,15 @@ COLUMNS: Final = (
     "attempts",
     "bytes_sent",
 )
-# What every report begins with, of this version or another.
+# Every report begins with one of these, in all versions.
 _CSV_START: Final = b"time,state,"
 _JSON_START: Final = b'{"time":"'
-# A spreadsheet takes a cell that begins so for a formula; a leading apostrophe makes it text again.
+# A spreadsheet reads a cell that begins like this as a formula; a leading apostrophe makes it text again.
 _FORMULA_STARTS: Final = ("=", "+", "-", "@", "\t", "\r")
 
 
 class TextOutput(Protocol):
-    """What text can be written to."""
+    """A stream that takes text."""
 
     def write(self, text: str, /) -> object: ...
 
@@ -57,7 +57,7 @@ class TextOutput(Protocol):
 
 
 class RecordWriter(Protocol):
-    """Where outcomes are written down; raises OSError when that is not possible."""
+    """Writes outcomes. Raises OSError if that is not possible."""
 
     def begin(self) -> None: ...
 
@@ -65,7 +65,7 @@ class RecordWriter(Protocol):
 
 
 def record_of(outcome: Outcome) -> dict[str, Any]:
-    """A final outcome as plain data, the time in UTC; a path that is no text keeps its bytes as lone surrogates."""
+    """A final outcome as plain data, with the time in UTC. Undecodable bytes of a path are lone surrogates."""
     instance, status = outcome.instance, outcome.status
     return {
         "time": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
@@ -87,18 +87,18 @@ def record_of(outcome: Outcome) -> dict[str, Any]:
 
 
 def json_line(record: dict[str, Any]) -> str:
-    """One line of JSON in ASCII, so that it survives any terminal, pipe and locale."""
+    """One line of JSON in ASCII, which any terminal, pipe or locale can carry."""
     return json.dumps(record, separators=(",", ":")) + "\n"
 
 
 class JsonLines:
-    """Outcomes and the summary as JSON lines, each with the kind of `event` that it is."""
+    """Outcomes and a summary as JSON lines, each with its kind as `event`."""
 
     def __init__(self, stream: TextOutput) -> None:
         self._stream = stream
 
     def begin(self) -> None:
-        """Nothing to do: a stream has no past."""
+        """Nothing to do: a stream has no earlier content."""
 
     def write(self, outcome: Outcome) -> None:
         self._put({"event": "outcome", **record_of(outcome)})
@@ -112,11 +112,11 @@ class JsonLines:
 
 
 class ReportFile:
-    """The file of `--report`: JSON lines, or CSV (RFC 4180) that no spreadsheet takes for formulas.
+    """The file of `--report`: JSON lines, or CSV (RFC 4180) without formulas for a spreadsheet.
 
-    Opening it takes it for this run, and `begin` empties it: a run that never came to anything leaves the report of an
-    earlier one as it was. Every record is in the system's hands when `write` returns, so closing has nothing left to
-    do. Raises OSError when it cannot be opened or written, when another run writes it, or when it is something else.
+    Opening the file locks it, and `begin` empties it, so a run without any outcome keeps an earlier report. The system
+    has the record when `write` returns. Raises OSError if the file cannot be opened or written, if another run writes
+    it, or if it is not a report.
     """
 
     def __init__(self, path: str) -> None:
@@ -142,10 +142,10 @@ class ReportFile:
         self._file.seek(0)
         start = _CSV_START if self._is_csv else _JSON_START
         if not start.startswith(self._file.read(len(start))):
-            raise OSError(errno.EEXIST, "the file is no report of an earlier run, and is left as it is")
+            raise OSError(errno.EEXIST, "the file is not a report of an earlier run, and is left as it is")
 
     def begin(self) -> None:
-        """There is something to report, if only that there is nothing: what an earlier run wrote goes."""
+        """Remove the records of an earlier run, once."""
         if self._is_to_be_emptied:
             self._file.truncate(0)
             self._is_to_be_emptied = False
@@ -175,7 +175,7 @@ def csv_row(cells: Iterable[str]) -> str:
 
 
 def cell_text(value: object) -> str:
-    """A value as the text of a CSV cell, which no spreadsheet takes for a formula."""
+    """A value as the text of a CSV cell that a spreadsheet does not read as a formula."""
     if value is None:
         return ""
     if isinstance(value, bool):
@@ -187,5 +187,5 @@ def cell_text(value: object) -> str:
 
 
 def is_report_name(path: str) -> bool:
-    """Whether the name of a report says which of the formats it is to have."""
+    """Whether the name of a report ends in one of the formats."""
     return os.path.splitext(path)[1] in REPORT_SUFFIXES

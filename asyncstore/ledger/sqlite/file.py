@@ -1,4 +1,4 @@
-"""The file of a ledger: how it is opened, what it looks like inside, and what its errors say."""
+"""The file of a ledger: its schema, how it is opened, and its errors."""
 
 from __future__ import annotations
 
@@ -13,26 +13,21 @@ from typing import TYPE_CHECKING, Final
 
 from asyncstore.errors import LedgerError
 
-if sys.platform == "win32":
-    pass
-else:
-    pass
-
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
 APPLICATION_ID: Final = int.from_bytes(b"ASLG", "big")
 SCHEMA_VERSION: Final = 2
 
-# A ledger is checked for its WAL's size after each commit. 2000 pages are 8 MB; a larger WAL saves little writing.
+# SQLite checks the size of the WAL after each commit. 2000 pages are 8 MB; a larger WAL saves little writing.
 _CHECKPOINT_PAGES: Final = 2000
-_WAL_LIMIT_BYTES: Final = 32 << 20  # what is kept of a WAL that grew beyond because of a slow reader
+_WAL_LIMIT_BYTES: Final = 32 << 20  # a WAL that grew beyond this, because of a slow reader, is truncated to it
 _BUSY_SECONDS: Final = 10.0
-_CACHE_KIB: Final = 16384  # of either connection: the upper pages of the index and the hot part of the rest
+_CACHE_KIB: Final = 16384  # per connection: holds the upper pages of the index and the hot part of the rest
 
 
-# What damaged bytes end in that SQLite takes for good ones: text that is no UTF-8, a value of another kind, a state of
-# no such name, a time beyond the calendar.
+# Errors from damaged bytes that SQLite does not detect: text that is not UTF-8, a value of another type, an unknown
+# state, a time beyond the calendar.
 _DAMAGE: Final = (ValueError, TypeError, AttributeError, OverflowError, struct.error)
 _LONGEST_TEXT: Final = 200
 
@@ -42,12 +37,12 @@ def _uid_text(column: str) -> str:
     return f"nullif(CASE typeof({column}) WHEN 'blob' THEN {packed} ELSE {column} END, '')"
 
 
-# An instance takes one row of about 130 bytes and two of about 20 in `hashed`, by which candidates are found for a path
-# or a SOP Instance UID (see hash_of_path). It is filled behind the rows, in sorted runs: rows beyond ledger.indexed_id
-# are not in it yet. What became of an instance many others share: it stands in `account`, not necessarily once.
-# Paths are bytes; UIDs of an instance are packed (see pack_uid); times are milliseconds since 1970, UTC. What is not
-# known is empty, and -1 for numbers, and never NULL: sqlite3 takes ten times as long to bind that as a number.
-# The view has all of it readable.
+# An instance takes one row of about 130 bytes, and two of about 20 in `hashed`, which finds candidates for a path or a
+# SOP Instance UID (see hash_of_path). `hashed` is filled later than the rows, in sorted runs: rows beyond
+# ledger.indexed_id are not in it yet. `account` has what many instances share of their outcome; equal rows may occur.
+# Paths are bytes, UIDs of an instance are packed (see pack_uid), times are milliseconds since 1970, UTC. Unknown values
+# are empty, or -1 for numbers, but never NULL: sqlite3 takes ten times as long to bind NULL as a number.
+# The view `instances` has everything in readable form.
 _SCHEMA: Final = f"""
 CREATE TABLE ledger (
     id INTEGER PRIMARY KEY CHECK (id = 1),
@@ -125,7 +120,7 @@ PRAGMA user_version = {SCHEMA_VERSION};
 
 @contextlib.contextmanager
 def ledger_errors(path: str, what: str) -> Iterator[None]:
-    """Raises LedgerError, in one line, for what SQLite or the system says about a ledger, or what is damaged in it."""
+    """Turn errors of SQLite and of the system, and those from damaged bytes, into LedgerError of one line."""
     try:
         yield
     except sqlite3.Error as error:
@@ -139,22 +134,22 @@ def ledger_errors(path: str, what: str) -> Iterator[None]:
 
 
 def _sqlite_text(error: sqlite3.Error) -> str:
-    # The low byte is the code, the rest says more about it. That text is no UTF-8 is said by Python, which has no code.
+    # The low byte is the primary code. Text that is not UTF-8 is an error of Python's, which has no code.
     if getattr(error, "sqlite_errorcode", 0) & 0xFF == sqlite3.SQLITE_CORRUPT or "decode to UTF-8" in str(error):
         return "it is damaged"
     return one_line(str(error))
 
 
 def one_line(text: str) -> str:
-    """A text as one line that is safe to print: what is quoted from a damaged ledger may be anything."""
+    """Text as one line that is safe to print: text from a damaged ledger may contain anything."""
     return text if text.isprintable() else text[:_LONGEST_TEXT].encode("unicode_escape").decode()
 
 
 def open_to_write(path: str, destination: str, now_ms: int) -> sqlite3.Connection:
-    """The ledger at `path`, made if there is none, for the thread that calls.
+    """Open the ledger at `path` for writing, in the calling thread; creates it if there is none.
 
-    A new file is readable by its owner only. Raises LedgerError: not a ledger, of another version, for another
-    destination, not writable.
+    Only the owner can read a new file. Raises LedgerError if it is not a ledger, has another version or destination,
+    or cannot be written.
     """
     with ledger_errors(path, "opened"):
         _make_file(path)
@@ -168,20 +163,20 @@ def open_to_write(path: str, destination: str, now_ms: int) -> sqlite3.Connectio
 
 
 def open_to_read(path: str) -> sqlite3.Connection:
-    """The ledger at `path`, for reading while another process or thread may be writing it.
+    """Open the ledger at `path` for reading, while another process or thread may be writing it.
 
-    The connection may go from thread to thread. Raises LedgerError.
+    Several threads may use the connection, one at a time. Raises LedgerError.
     """
     with ledger_errors(path, "read"):
         os.stat(path)
-        # Every byte that SQLite could take for something else, as %XX; urllib.parse would take 2 ms to import.
+        # Escape every byte that means something in a URI as %XX; importing urllib.parse would take 2 ms.
         uri = "file:" + re.sub(rb"[^\w/.-]", lambda byte: b"%%%02X" % ord(byte[0]), os.fsencode(path)).decode()
         try:
-            # Not mode=ro: the last one that closes a ledger has to tidy up, and one that may not write cannot.
+            # Not mode=ro: the last connection that closes must remove the WAL, and a read-only one cannot.
             return _connect_to_read(f"{uri}?mode=rw", path)
         except sqlite3.OperationalError:
-            # In a directory that we may not write, SQLite cannot make the file by which readers and a writer agree.
-            # Without a WAL there is no writer, and no need for it.
+            # In a directory without write permission, SQLite cannot create the file that readers share with a writer.
+            # Without a WAL there is no writer, so that file is not needed.
             if os.path.exists(f"{os.path.realpath(path)}-wal"):
                 raise
             return _connect_to_read(f"{uri}?mode=ro&immutable=1", path)
@@ -204,13 +199,13 @@ def _make_file(path: str) -> None:
     with contextlib.suppress(FileExistsError):
         os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600))
         _sync_directory(os.path.dirname(path) or ".")
-    # SQLite would open what cannot be written for reading, and leave files behind that it then cannot remove.
+    # SQLite would open a read-only file for reading, and leave files behind that it cannot remove.
     if not os.access(path, os.W_OK, effective_ids=os.access in os.supports_effective_ids):
         raise PermissionError(errno.EACCES, "Permission denied", path)
 
 
 def _sync_directory(directory: str) -> None:
-    """A file that a power loss takes away with its name is no record."""
+    """Force the name of a new file to the disk, so a power loss cannot remove it."""
     if sys.platform != "win32":
         fd = os.open(directory, os.O_RDONLY)
         try:
@@ -226,8 +221,8 @@ def _prepare(connection: sqlite3.Connection, path: str, destination: str, now_ms
     mode = connection.execute("PRAGMA journal_mode = WAL").fetchone()[0]
     if mode != "wal":
         raise LedgerError(f"the ledger {path!r} cannot be opened: its file system has no shared memory for a WAL")
-    # What is committed has been given to the system, so that it survives the end of the process, kill -9 too. A power
-    # loss may take the commits since the last checkpoint, never half of one: those instances are sent again.
+    # The system has what is committed, so it survives the end of the process, even kill -9. A power loss may undo the
+    # commits since the last checkpoint, but never half of one; those instances are sent again.
     connection.execute("PRAGMA synchronous = NORMAL")
     connection.execute(f"PRAGMA wal_autocheckpoint = {_CHECKPOINT_PAGES}")
     connection.execute(f"PRAGMA journal_size_limit = {_WAL_LIMIT_BYTES}")
@@ -241,7 +236,7 @@ def _prepare(connection: sqlite3.Connection, path: str, destination: str, now_ms
         owner = connection.execute("SELECT destination FROM ledger").fetchone()[0]
         if owner != destination:
             raise LedgerError(
-                f"the ledger {path!r} is that of {one_line(owner)}, and not of {destination}: use another file"
+                f"the ledger {path!r} belongs to {one_line(owner)}, not to {destination}: use another file"
             )
         connection.execute("COMMIT")
     except BaseException:
@@ -251,7 +246,7 @@ def _prepare(connection: sqlite3.Connection, path: str, destination: str, now_ms
 
 
 def _is_ledger(connection: sqlite3.Connection, path: str) -> bool:
-    """Whether a database is a ledger; False too for one that is still empty."""
+    """Whether a database is a ledger; False if it is still empty."""
     application_id: int = connection.execute("PRAGMA application_id").fetchone()[0]
     if application_id != APPLICATION_ID:
         return False

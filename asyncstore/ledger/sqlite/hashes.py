@@ -1,6 +1,6 @@
-"""The hashes by which a ledger finds paths and SOP Instance UIDs, and a filter in memory that says which it never met.
+"""Hashes by which a ledger finds paths and SOP Instance UIDs, and a filter in memory for UIDs that it does not have.
 
-Both kinds share an index. One lies wholly before the other in it, so that each can be read alone.
+Both kinds of hash share an index. All of one kind come before the other, so each can be read alone.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 FIRST_UID_HASH: Final = 1 << 46
 _GROUPS: Final = (1 << 14) - 1
 
-# The filter that a run begins with is small: touching 16 MiB for the first time takes as long as 5000 instances.
+# A run begins with a small filter: touching 16 MiB for the first time takes as long as sending 5000 instances.
 _FIRST_BYTES: Final = 1 << 18
 _FIRST_HASHES: Final = 1 << 14
 _BYTES: Final = 1 << 24
@@ -26,15 +26,15 @@ _TWO_BITS: Final = bytes(_PAIRS[number % len(_PAIRS)] for number in range(256))
 
 
 def hash_of_path(key: bytes) -> int:
-    """The hash by which a path is found: 46 bits, of which the upper 14 are the directory's.
+    """The hash of a path: 46 bits, of which the upper 14 are the directory's.
 
-    So what lies together on the disk lies together in the index: it is written and looked up with few pages.
+    Files of one directory are therefore neighbours in the index, and few pages are written and read for them.
     """
     return hashes_of_paths([key])[0]
 
 
 def hash_of_uid(uid: str) -> int:
-    """The hash by which a UID is found; those that differ in their last component only are neighbours too."""
+    """The hash of a UID. UIDs that differ only in their last component are neighbours, too."""
     key = uid.encode() if uid.isascii() else uid.encode("utf-8", "surrogatepass")
     end = key.rfind(b".")
     group = crc32(key[:end])
@@ -42,7 +42,7 @@ def hash_of_uid(uid: str) -> int:
 
 
 def hashes_of_paths(keys: Sequence[bytes]) -> list[int]:
-    """The hash of each path; quick where neighbours share a directory."""
+    """The hash of each path; fast if neighbours share a directory."""
     hashes = []
     directory, group, crc = b"", 0, 0
     for key in keys:
@@ -56,15 +56,15 @@ def hashes_of_paths(keys: Sequence[bytes]) -> list[int]:
 
 
 class HashFilter:
-    """Says of a hash that it was never added, or that it may have been; of flat size, whatever is added.
+    """A set of hashes with false positives (a Bloom filter): "not in it" is certain, "in it" is not.
 
-    Every hash sets two bits of one byte. Of 1,000,000 one in 400 others is taken for one of them, of 10,000,000 one in
-    20. Threads may ask while one adds.
+    Each hash sets two bits of one byte. With 1,000,000 hashes, one in 400 others seems to be in it; with 10,000,000,
+    one in 20. Other threads may ask while one adds.
     """
 
     def __init__(self, expected: int) -> None:
         self._room = _FIRST_HASHES - expected
-        # Each with the mask that makes a hash an offset. The last one is being filled.
+        # Each part has a mask that turns a hash into an offset. The last part is being filled.
         self._parts: tuple[tuple[bytearray, int], ...] = (_part(_BYTES if self._room < 0 else _FIRST_BYTES),)
 
     def __contains__(self, number: int) -> bool:
@@ -75,7 +75,7 @@ class HashFilter:
         return False
 
     def add(self, number: int) -> None:
-        """From now on this hash may have been added."""
+        """Add a hash."""
         if not self._room:
             self._parts = (*self._parts, _part(_BYTES))
         self._room -= 1
@@ -83,7 +83,7 @@ class HashFilter:
         bits[number & last] |= _TWO_BITS[number >> 24 & 0xFF]
 
     def add_rows(self, rows: Iterable[tuple[int]]) -> None:
-        """Add as many hashes as were expected, each in a row of its own as SQLite gives them."""
+        """Add the expected number of hashes, each in a row of its own, as SQLite returns them."""
         bits, last = self._parts[-1]
         two_bits = _TWO_BITS
         for (number,) in rows:

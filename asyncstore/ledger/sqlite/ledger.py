@@ -1,7 +1,7 @@
 """The ledger in an SQLite file: one thread writes, the event loop only appends to a list.
 
-Outcomes are committed 250 ms after they came, or as soon as there are 500. Whatever the writer thread meets, it keeps
-what is not written and tries again with the next commit; `failure` holds the first error, for the transfer to end on.
+Outcomes are committed after 250 ms, or as soon as there are 500. After an error the writer thread keeps the outcomes
+that are not written and tries again with the next commit. `failure` is the first error, and ends the transfer.
 """
 
 from __future__ import annotations
@@ -44,18 +44,18 @@ if TYPE_CHECKING:
 COMMIT_SECONDS: Final = 0.25
 COMMIT_OUTCOMES: Final = 500
 _MAXIMUM_WAITING: Final = 4096
-# At the latest then the system is made to write what was committed to the disk, and the WAL begins anew.
+# The longest time until committed outcomes are forced to the disk and the WAL starts again.
 _CHECKPOINT_SECONDS: Final = 10.0
 
 
 class SqliteLedger:
-    """The durable record of a migration in the file `path`: `async with SqliteLedger(...) as ledger`.
+    """The durable record of a migration, in the file `path`: `Transfer(..., ledger=SqliteLedger(...))`.
 
-    `destination` is the peer, as AE@host:port; a ledger has one for ever. `options` is plain data that the run is noted
-    with. `forced` allows a network file system. `clock` gives the time, in seconds since 1970.
+    `destination` is the peer as AE@host:port; it is written into a new ledger and cannot change. `options` is plain
+    data that is recorded with the run. `forced` allows a network file system. `clock` returns seconds since 1970.
 
-    Entering raises LedgerError when another run has the ledger, when it is no ledger, one of another destination or of
-    another version, or when it cannot be written. Leaving commits everything; look at `failure` after it.
+    Entering the context raises LedgerError if another run uses the ledger, if the file is not a ledger or has another
+    destination or version, or if it cannot be written. Leaving it commits everything; check `failure` afterwards.
     """
 
     def __init__(
@@ -104,9 +104,9 @@ class SqliteLedger:
             await anyio.to_thread.run_sync(self.close)
 
     def record(self, outcome: Outcome) -> None:
-        """Write down what became of an instance, for good or for now, within 250 ms; the last of several is kept.
+        """Record an outcome, which may not be final: the last one for an instance is kept. Never blocks.
 
-        Never blocks. What an earlier run stored is in the ledger already and not written again.
+        It is committed within 250 ms. RESUMED is not recorded: the ledger has that instance already.
         """
         if outcome.state is State.RESUMED:
             return
@@ -122,24 +122,24 @@ class SqliteLedger:
             self._wake.set()
 
     def may_know(self, sop_instance_uid: str) -> bool:
-        """Whether `known_instances` may find this UID; False means for certain that nothing with it is stored.
+        """Whether `known_instances` may find this UID. False is certain: nothing with this UID is stored.
 
-        Never blocks. It counts what was recorded up to now, written or not, and what earlier runs recorded.
+        Never blocks. Includes outcomes that are recorded but not written yet, and those of earlier runs.
         """
         return hash_of_uid(sop_instance_uid) in self._uids
 
     @property
     def has_earlier(self) -> bool:
-        """Whether an earlier run has recorded anything; while not, `settled` need not be asked."""
+        """Whether an earlier run has recorded anything. If not, `settled` need not be called."""
         return not self._was_empty
 
     @property
     def has_room(self) -> bool:
-        """Whether outcomes are written as fast as they come; while not, no new instance should be sent."""
+        """Whether outcomes are written as fast as they come. If not, no new instance should be sent."""
         return len(self._waiting) < _MAXIMUM_WAITING
 
     async def flush(self) -> None:
-        """Return when everything recorded so far would survive the end of the process. Raises LedgerError."""
+        """Wait until everything recorded so far would survive the end of the process. Raises LedgerError."""
         if self._thread is None:
             raise LedgerError(f"the ledger {self.path!r} is not open")
         written: concurrent.futures.Future[None] = concurrent.futures.Future()
@@ -150,9 +150,9 @@ class SqliteLedger:
     # -- for other threads: these block --------------------------------------------------------------------------------
 
     def open(self) -> None:
-        """Take the ledger, or raise LedgerError; what entering the context does."""
+        """Open and lock the ledger, as entering the context does. Blocks. Raises LedgerError."""
         self._working_directory = os.getcwd()
-        # A link is followed once, so that what is locked is what is written, whatever becomes of the link meanwhile.
+        # A link is followed once, so the locked file is the written file, even if the link changes meanwhile.
         self.path = os.path.realpath(ledger_path(self.path, self._working_directory))
         check_place(self.path, forced=self._forced)
         try:
@@ -170,7 +170,7 @@ class SqliteLedger:
             raise
 
     def close(self) -> None:
-        """Commit what waits, and let the ledger go; what leaving the context does. Never raises LedgerError."""
+        """Commit everything and unlock the ledger, as leaving the context does. Blocks. Never raises LedgerError."""
         if self._lookup is not None:
             self._lookup.close()
         if self._thread is not None:
@@ -184,9 +184,9 @@ class SqliteLedger:
             self._lock.release()
 
     def settled(self, offered: Sequence[Offered]) -> list[Outcome | None]:
-        """For each the outcome that still holds, None for what is to be sent.
+        """For each, the outcome that still holds, or None if it must be sent. Blocks. Raises LedgerError.
 
-        A path is looked up before it is opened: it takes a stat, and only when the ledger knows it. Raises LedgerError.
+        No file is opened; a file that the ledger knows costs one stat.
         """
         assert self._lookup is not None, "the ledger is not open"
         if self._was_empty:
@@ -194,15 +194,15 @@ class SqliteLedger:
         return self._lookup.settled(offered)
 
     def known_instances(self, instances: Sequence[Instance]) -> list[list[KnownInstance]]:
-        """For each instance those with its SOP Instance UID that were stored from elsewhere.
+        """For each instance, the stored ones with its SOP Instance UID that came from another path.
 
-        It sees everything that was recorded, written or not. Raises LedgerError.
+        Blocks. Includes outcomes that are recorded but not written yet. Raises LedgerError.
         """
         assert self._lookup is not None, "the ledger is not open"
         return self._lookup.known_instances(instances)
 
     def known_instance(self, sop_instance_uid: str) -> KnownInstance | None:
-        """The stored instance of a SOP Instance UID, whatever file it came from. Raises LedgerError."""
+        """The stored instance with a SOP Instance UID, from any path; None if there is none. Raises LedgerError."""
         assert self._lookup is not None, "the ledger is not open"
         return self._lookup.known_instance(sop_instance_uid)
 
@@ -247,7 +247,7 @@ class SqliteLedger:
             is_full = len(self._waiting) >= COMMIT_OUTCOMES and not self._batch
             if now >= due_at or is_full or self._flushes:
                 self._write_and_answer(writer, all_of_them=bool(self._flushes))
-                # What came while the others were written counts as if it had come when the writing began.
+                # Outcomes that came during the writing count as if they had come when it began.
                 due_at = now + COMMIT_SECONDS if self._waiting or self._batch else math.inf
                 checkpoint_at = min(checkpoint_at, now + _CHECKPOINT_SECONDS)
             elif now >= checkpoint_at:
@@ -256,7 +256,7 @@ class SqliteLedger:
         self._write_and_answer(writer, all_of_them=True)
 
     def _write_and_answer(self, writer: LedgerWriter, *, all_of_them: bool) -> None:
-        """Commit what is due, and tell those who wait for it."""
+        """Commit the outcomes that are due, and wake the callers of `flush`."""
         flushes = [self._flushes.popleft() for _ in range(len(self._flushes))]
         is_written = self._write_batch(writer)
         while is_written and len(self._waiting) >= (1 if all_of_them else COMMIT_OUTCOMES):
@@ -268,7 +268,7 @@ class SqliteLedger:
                 flush.set_exception(self.failure or LedgerError("the ledger is not written"))
 
     def _write_batch(self, writer: LedgerWriter) -> bool:
-        """Commit the next outcomes, or those that could not be committed before; False when that failed."""
+        """Commit the next outcomes, or those that could not be committed before. Returns False if that failed."""
         if not self._batch:
             with self._moving:
                 self._batch = [self._waiting.popleft() for _ in range(min(len(self._waiting), COMMIT_OUTCOMES))]
@@ -296,7 +296,7 @@ class SqliteLedger:
         return int(self._clock() * 1000)
 
     def _uncommitted(self, uids: Collection[str]) -> dict[str, list[KnownInstance]]:
-        """What is stored of these SOP Instance UIDs and may not have a row yet; called by any thread."""
+        """The stored instances with these SOP Instance UIDs that may not have a row yet. Any thread may call this."""
         found: dict[str, list[KnownInstance]] = {}
         with self._moving:
             outcomes = [outcome for _, outcome, _ in (*self._waiting.copy(), *self._batch)]

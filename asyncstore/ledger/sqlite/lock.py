@@ -1,7 +1,7 @@
-"""Who may write a ledger, and where one may lie.
+"""Locks a ledger, and checks where it may be kept.
 
-One process writes a ledger. A companion file `<ledger>-lock` is locked while it does, by a lock of the system that
-goes when the process goes, however it goes; inside stands who holds it.
+Only one process may write a ledger. It holds a lock of the system on a companion file `<ledger>-lock`, which ends with
+the process, however that ends. The file contains the holder.
 """
 
 from __future__ import annotations
@@ -31,14 +31,14 @@ _NETWORK_FILE_SYSTEMS: Final = frozenset((
 ))  # fmt: skip
 
 
-# Of the file systems in user space these are known to lie on a local disk; any other may be a share.
+# File systems in user space that are known to be on a local disk; any other may be a share.
 _LOCAL_FUSE: Final = frozenset((
     "fuse.bindfs", "fuse.encfs", "fuse.fuse-overlayfs", "fuse.gocryptfs", "fuse.mergerfs", "fuse.ntfs-3g",
 ))  # fmt: skip
 
 
 class LedgerLock:
-    """Keeps every other run from a ledger, from `acquire` to `release` or to the end of the process."""
+    """Keeps all other runs out of a ledger, from `acquire` until `release` or the end of the process."""
 
     def __init__(self, path: str) -> None:
         self._ledger_path = path
@@ -46,7 +46,7 @@ class LedgerLock:
         self._fd = -1
 
     def acquire(self, now: float) -> None:
-        """Take the ledger; `now` is what the holder's since says. Raises LedgerError, which names who has it."""
+        """Take the lock; `now` is recorded as its time. Raises LedgerError, which names the holder."""
         with ledger_errors(self._ledger_path, "opened"):
             while True:
                 fd = os.open(self._path, os.O_RDWR | os.O_CREAT | getattr(os, "O_NOFOLLOW", 0), 0o600)
@@ -66,10 +66,10 @@ class LedgerLock:
             os.write(fd, json.dumps(holder).encode())
 
     def release(self) -> None:
-        """Give the ledger free."""
+        """Release the lock."""
         if self._fd >= 0:
             fd, self._fd = self._fd, -1
-            # Removed while it is still locked: who has opened it meanwhile sees that it is gone, and begins again.
+            # Removed while still locked: a process that has opened it meanwhile sees that it is gone, and starts again.
             with contextlib.suppress(OSError):
                 os.unlink(self._path)
             os.close(fd)
@@ -106,8 +106,8 @@ def _holder(fd: int) -> str:
 def check_place(path: str, *, forced: bool = False, mounts: str = _MOUNTS) -> None:
     """Refuse a place where a ledger cannot be kept. Raises LedgerError.
 
-    On a network file system neither locks nor a WAL can be relied on: refused unless it is `forced`. It is looked up in
-    the system's table of mounts; a system without one is not checked for it.
+    A network file system is refused unless `forced`, since neither its locks nor a WAL on it can be relied on. The
+    system's table of mounts tells the type; a system without that table is not checked.
     """
     directory = os.path.dirname(path) or "."
     if not os.path.isdir(directory):
@@ -124,7 +124,7 @@ def check_place(path: str, *, forced: bool = False, mounts: str = _MOUNTS) -> No
 
 
 def file_system_of(directory: str, mounts: str = _MOUNTS) -> str:
-    """The type of the file system that a directory lies on, as `mount` names it; empty where the system tells none."""
+    """The type of the file system of a directory, as `mount` names it; empty if the system has no table of mounts."""
     try:
         with open(mounts, encoding="utf-8", errors="surrogateescape") as table:
             lines = table.read().splitlines()

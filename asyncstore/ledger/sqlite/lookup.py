@@ -1,4 +1,4 @@
-"""What a run asks its ledger: is this file done with, is this instance stored already? Blocks; for worker threads."""
+"""Looks up files and instances in a ledger: is this file settled, is this instance stored already? Blocks."""
 
 from __future__ import annotations
 
@@ -36,10 +36,10 @@ FROM instance i JOIN account a ON a.id = i.account WHERE a.state IN ({_STATES}) 
 
 
 class LedgerLookup:
-    """Looks files and instances up in the ledger at `path`, on a connection of its own; threads take turns.
+    """Looks up files and instances in the ledger at `path`, on its own connection. Threads take turns.
 
-    `waiting_ids` gives the rows whose hashes may not be in the index yet, `uncommitted` what is stored of some SOP
-    Instance UIDs and may not have a row yet.
+    `waiting_ids` returns the rows whose hashes may not be in the index yet. `uncommitted` returns the stored instances
+    with some SOP Instance UIDs that may not have a row yet.
     """
 
     def __init__(
@@ -57,12 +57,12 @@ class LedgerLookup:
         self._connection = open_to_read(path)
 
     def close(self) -> None:
-        """Close the connection, after the lookup that is under way."""
+        """Close the connection, after the current look-up."""
         with self._turn:
             self._connection.close()
 
     def settled(self, offered: Sequence[Offered]) -> list[Outcome | None]:
-        """See Ledger.settled; paths are looked up before they are opened, and compared by size and time."""
+        """See Ledger.settled. Paths are compared by size and modification time, and not opened."""
         outcomes: list[Outcome | None] = []
         with ledger_errors(self._path, "read"):
             for at in range(0, len(offered), _AT_ONCE):
@@ -79,7 +79,7 @@ class LedgerLookup:
         return known
 
     def known_instance(self, sop_instance_uid: str) -> KnownInstance | None:
-        """The stored instance of a SOP Instance UID, whatever file it came from."""
+        """The stored instance with a SOP Instance UID, from any path; None if there is none."""
         return next(iter(self._known_of([sop_instance_uid], [_NOWHERE])[0]), None)
 
     def _settled_of(self, offered: Sequence[Offered]) -> list[Outcome | None]:
@@ -95,7 +95,7 @@ class LedgerLookup:
         ]
 
     def _outdated_duplicates(self, rows: dict[bytes, Any]) -> list[bytes]:
-        """Of these rows the duplicates whose SOP Instance UID was stored again since: from another file, or changed."""
+        """The duplicates among these rows whose SOP Instance UID was stored again later, from any file."""
         duplicates = {
             key: (unpack_uid(uid), recorded_at)
             for key, (*_, state, _, _, uid, recorded_at) in rows.items()
@@ -110,7 +110,7 @@ class LedgerLookup:
 
     def _known_of(self, uids: Sequence[str], paths: Sequence[str | None]) -> list[list[KnownInstance]]:
         """The stored instances of these UIDs that do not come from these paths."""
-        # First what is not committed, then what is: in the other order one that is committed meanwhile would be missed.
+        # First the uncommitted, then the committed: the other order would miss one that is committed in between.
         wanted = frozenset(uids)
         candidates = self._uncommitted(wanted)
         with ledger_errors(self._path, "read"):
@@ -127,7 +127,7 @@ class LedgerLookup:
     def _select(self, query: str, hashes: Sequence[int]) -> list[Any]:
         if not hashes:
             return []
-        # First what waits for the index, then the index: in the other order what enters it meanwhile would be missed.
+        # First the hashes that wait for the index, then the index: the other order would miss one that moves.
         waiting = self._waiting_ids(hashes)
         marks, values = padded(hashes)
         with self._turn:
@@ -142,7 +142,7 @@ class LedgerLookup:
 
 
 def _outcome(offered: Offered, row: Any) -> Outcome | None:
-    """The outcome that a row says still holds, if what is offered is the same as then."""
+    """The outcome in a row, if the file is unchanged since then; else None."""
     if row is None:
         return None
     _, size, mtime, state, status, reason, _, _ = row
@@ -157,6 +157,6 @@ def _outcome(offered: Offered, row: Any) -> Outcome | None:
         value = status_value(status)
         answer = None if value is None else Status(value)
         return Outcome(State.DUPLICATE, name, instance, answer, reason=reason, attempts=0)
-    if offered.is_named:  # whoever names a file wants to hear of it
+    if offered.is_named:  # a user who names a file wants to hear about it
         return None
     return Outcome(State(state), name, reason=reason, error=SourceError(reason), attempts=0)

@@ -1,4 +1,4 @@
-"""How values lie in the file of a ledger."""
+"""The encoding of values in the file of a ledger."""
 
 from __future__ import annotations
 
@@ -7,9 +7,9 @@ from typing import Any
 
 
 def pack_uid(uid: str) -> bytearray | str:
-    """A UID at half its size, a digit or a dot in four bits; one with other characters stays text.
+    """Pack a UID into half its size, four bits per digit or dot; a UID with other characters stays text.
 
-    In hexadecimal the bytes can be read: A stands for a dot, and F fills up the last byte.
+    The bytes are readable in hexadecimal: A is a dot, and F fills the last byte.
     """
     if uid.isascii() and uid.replace(".", "").isdigit():
         digits = uid.replace(".", "a")
@@ -18,30 +18,30 @@ def pack_uid(uid: str) -> bytearray | str:
 
 
 def unpack_uid(packed: bytes | bytearray | str) -> str:
-    """The UID that pack_uid made smaller."""
+    """The UID that pack_uid packed."""
     return packed if isinstance(packed, str) else packed.hex().replace("a", ".").rstrip("f")
 
 
 def status_value(kept: int | None) -> int | None:
-    """The status that a ledger keeps, None where there is none. Raises ValueError for what no peer can have sent."""
+    """The status in a ledger, None if there is none. Raises ValueError for a number that is not a status."""
     if kept is None or kept == -1:
         return None
     if not 0 <= kept <= 0xFFFF:
-        raise ValueError(f"{kept!r} is no status")
+        raise ValueError(f"{kept!r} is not a status")
     return kept
 
 
 def checked(value: Any, kind: Any) -> Any:
-    """A value that a ledger keeps, if it is of a kind. Raises TypeError for another, which only damage can bring."""
+    """A value from a ledger. Raises TypeError unless it is of this kind, which only damage can cause."""
     if not isinstance(value, kind):
-        raise TypeError(f"{value!r} is no {kind}")
+        raise TypeError(f"{value!r} is not of type {kind}")
     return value
 
 
 def ledger_path(path: str, working_directory: str) -> str:
-    """A path as a ledger keeps it: absolute, with no empty or `.` parts, and otherwise exactly as on disk.
+    """A path as a ledger keeps it: absolute, without empty or `.` parts, and otherwise exactly as on disk.
 
-    The part `..` stays: behind a symbolic link it does not lead back.
+    A part `..` stays, since behind a symbolic link it does not lead back.
     """
     if not path.startswith(os.sep) and not os.path.isabs(path):
         path = os.path.join(working_directory, path)

@@ -1,4 +1,4 @@
-"""Reads a ledger, also while a run is writing it: counts, failures, and every row."""
+"""Reads a ledger, even while a run is writing it: counts, failures, and all rows."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from types import TracebackType
     from typing import Self
 
-# Rows are read so many at a time, and nothing is held open between: a slow reader must not make the WAL grow.
+# Rows are read in batches of this size, with nothing held open in between: a slow reader must not make the WAL grow.
 _ROWS_AT_ONCE: Final = 2000
 _Converted = TypeVar("_Converted")
 _BOTH: Final = "instance i JOIN account a ON a.id = i.account"
@@ -30,16 +30,17 @@ _BOTH: Final = "instance i JOIN account a ON a.id = i.account"
 
 _COLUMNS: Final = tuple(LedgerRow.__dataclass_fields__)
 _KINDS: Final[dict[Any, Any]] = {"int": int, "int | None": int | None, "str": str, "str | None": str | None}
-# SQLite keeps the kind of a value with it, whatever the column is declared as: in a damaged ledger it can be another.
+# SQLite stores a type with each value, whatever the column declares: in a damaged ledger it may be another one.
 _CHECKED: Final = [
     (name, _KINDS[field.type]) for name, field in LedgerRow.__dataclass_fields__.items() if field.type in _KINDS
 ]
 
 
 class LedgerReader:
-    """A ledger opened for reading: `with LedgerReader(path) as ledger`. Blocks; every method may raise LedgerError.
+    """Reads a ledger, even while a run is writing it: `with LedgerReader(path) as ledger: ledger.by_state()`.
 
-    A run may be writing: each answer is true for one moment, and two answers may be for two moments.
+    Blocks. The constructor and all methods may raise LedgerError. While a run is writing, each result is a snapshot;
+    two results may be from different moments.
     """
 
     def __init__(self, path: str | bytes | os.PathLike[str] | os.PathLike[bytes]) -> None:
@@ -66,21 +67,21 @@ class LedgerReader:
         self._connection.close()
 
     def runs(self) -> list[RunRecord]:
-        """Every run of the ledger, the first one first."""
+        """All runs that wrote into the ledger, in order."""
         return self._all(_run, "SELECT id, started_at, finished_at, pid, host, options FROM run ORDER BY id")
 
     def by_state(self) -> list[StateCount]:
-        """How many instances are in each state, the largest count first."""
+        """The number of instances in each state, largest first."""
         query = f"SELECT a.state, count(*), sum(i.bytes_sent) FROM {_BOTH} GROUP BY a.state ORDER BY 2 DESC, 1"
         return self._all(_state_count, query)
 
     def by_status(self) -> dict[int, int]:
-        """How many instances have each status as the peer's last answer."""
+        """The number of instances for each status that was the peer's last answer."""
         query = f"SELECT a.status, count(*) FROM {_BOTH} WHERE a.status >= 0 GROUP BY a.status ORDER BY a.status"
         return dict(self._all(_status_count, query))
 
     def by_reason(self, limit: int = -1) -> list[ReasonCount]:
-        """Why instances are not stored, or stored with a warning, the most frequent reason first."""
+        """The reasons why instances are not stored, or stored with a warning; most frequent first."""
         query = (
             f"SELECT a.state, nullif(a.status, -1), a.reason, count(*) FROM {_BOTH} "
             "WHERE a.state != ? GROUP BY 1, 2, 3 ORDER BY 4 DESC, 1, 2, 3 LIMIT ?"
@@ -88,7 +89,7 @@ class LedgerReader:
         return self._all(_reason_count, query, State.STORED.value, limit)
 
     def by_study(self) -> Iterator[StudyCount]:
-        """How far each study is: found, stored, failed."""
+        """The instances found, stored and failed in each study."""
         query = (
             f"SELECT i.study_instance_uid, count(*), sum(a.state IN {_marks(STORED)}), "
             f"sum(a.state IN {_marks(FAILED)}) FROM {_BOTH} "
@@ -97,18 +98,18 @@ class LedgerReader:
         yield from self._all(_study_count, query, *STORED, *FAILED)
 
     def worst_directories(self, limit: int = 10) -> list[DirectoryCount]:
-        """The directories with the most failures."""
+        """The directories with the most failed instances, worst first."""
         counts: collections.Counter[str] = collections.Counter()
         for row in self.failed():
             counts[os.path.dirname(row.path) if row.path is not None else ""] += 1
         return [DirectoryCount(directory, failed) for directory, failed in counts.most_common(limit)]
 
     def failed(self) -> Iterator[LedgerRow]:
-        """Every instance that something kept from being stored; those that were left are not among them."""
+        """All instances that failed; not those that a run left for the next one."""
         return self.rows(FAILED)
 
     def rows(self, states: Collection[State] | None = None) -> Iterator[LedgerRow]:
-        """Every row, or those in some states, in the order in which they were first recorded."""
+        """All rows, or those in some states, in the order in which they were first recorded."""
         wanted = sorted(State if states is None else states)
         columns = ", ".join(_COLUMNS)
         query = (
@@ -119,7 +120,7 @@ class LedgerReader:
         while rows := self._all(_numbered_row, query, last, *wanted):
             yield from (row for _, row in rows)
             with ledger_errors(self.path, "read"):
-                if rows[-1][0] <= last:  # the same rows would come for ever
+                if rows[-1][0] <= last:  # the loop would never end
                     raise ValueError("the rows are in no order")
             last = rows[-1][0]
 

@@ -1,9 +1,9 @@
-"""Turns outcomes into rows of a ledger, a batch at a time; knows SQLite and nothing of threads.
+"""Writes outcomes as rows of a ledger, a batch at a time. It uses SQLite, and no threads.
 
-Every path has one row. To find it, `hashed` holds a hash of each path and of each SOP Instance UID. New hashes come in
-no order at all: put into the index one by one, each would write a page of its own, which costs more than all the rest.
-So they wait in memory and enter in sorted runs of some thousands, many to a page. What waits is looked up in memory;
-what waited when a process ended is put in when the ledger is opened again.
+Each path has one row. To find it, `hashed` has a hash of each path and of each SOP Instance UID. New hashes come in
+random order: inserted one by one, each would write a page of its own, which takes longer than everything else. So they
+wait in memory and are inserted in sorted runs of some thousands, many to a page. Waiting hashes are looked up in
+memory. Those that were waiting when a process ended are inserted when the ledger is opened again.
 """
 
 from __future__ import annotations
@@ -26,11 +26,11 @@ if TYPE_CHECKING:
 
     from asyncstore.instances.outcome import Outcome
 
-# Those of 32768 instances, at most twice: 20 MB. Measured with 1,000,000 rows: six of them share the writing of a page.
+# The hashes of 32768 instances; twice as many wait at most, in 20 MB. With 1,000,000 rows, six share one page write.
 _WAITING_HASHES: Final = 65536
-# One commit of the index; more would let the WAL grow, and keep outcomes waiting.
+# Hashes per commit; more would let the WAL grow and make outcomes wait.
 _INDEXED_AT_ONCE: Final = 2048
-# Rows and hashes of one statement: every step of one gives up Python's lock and has to get it back. Older builds of
+# Rows and hashes per statement: each step of a statement gives up Python's lock and must get it back. Older builds of
 # SQLite allow 999 values.
 _ROWS_OF_A_STATEMENT: Final = 90
 _HASHES_OF_A_STATEMENT: Final = 256
@@ -40,14 +40,14 @@ _ACCOUNTS_IN_MEMORY: Final = 4096
 _PACKED_IN_MEMORY: Final = 1024
 _NO_UID: Final[bytearray | str] = ""
 _LONGEST_TEXT: Final = 1000
-# A file this young may be written to again without its modification time telling.
+# A file this young may be written to again without a change of its modification time.
 _YOUNG_NS: Final = 2_000_000_000
 
 _LARGEST: Final = (1 << 63) - 1
 _PATH_ENCODING: Final = (sys.getfilesystemencoding(), sys.getfilesystemencodeerrors())
 
 Entry: TypeAlias = "tuple[int, Outcome, int]"
-"""An outcome, the time in milliseconds that it was recorded at before it, and behind it the hash of its UID."""
+"""The time at which an outcome was recorded, in milliseconds; the outcome; and the hash of its SOP Instance UID."""
 
 _Row: TypeAlias = tuple[Any, ...]
 
@@ -66,7 +66,7 @@ _INDEXED: Final = "SELECT id FROM hashed WHERE hash IN "
 
 
 class _Earlier(NamedTuple):
-    """What has to be known of the row that a path has already."""
+    """The part of a path's present row that its new row depends on."""
 
     id: int
     sop_instance_uid: bytes | bytearray | str
@@ -79,12 +79,12 @@ class _Earlier(NamedTuple):
 
 
 def storable(number: int) -> int:
-    """A number of the system's as SQLite can hold it: some file systems have times beyond its 64 bits."""
+    """A number as SQLite can store it: some file systems have times beyond 64 bits."""
     return number if -_LARGEST <= number <= _LARGEST else number % _LARGEST
 
 
 def padded(numbers: Sequence[int]) -> tuple[str, list[int]]:
-    """The marks and values of an IN that has one of few lengths, so that its statement is prepared once."""
+    """The marks and values of an IN, padded to one of a few lengths, so that its statement is prepared only once."""
     size = next(size for size in _LOOKUP_SIZES if len(numbers) <= size)
     return f"({', '.join('?' * size)})", [*numbers, *itertools.repeat(numbers[-1], size - len(numbers))]
 
@@ -95,7 +95,7 @@ def _key_in_memory(packed_uid: bytes | bytearray | str) -> bytes:
 
 
 class _Waiting:
-    """Hashes that are not in the index yet, and the rows that they belong to. Threads may ask while one adds."""
+    """Hashes that are not in the index yet, and their rows. Other threads may ask while one adds."""
 
     def __init__(self) -> None:
         self._first: dict[int, int] = {}
@@ -125,7 +125,7 @@ class _Waiting:
 class LedgerWriter:
     """Writes the rows of one run, in the thread that owns `connection`.
 
-    `was_empty` says that no run before this one has recorded anything, `uids` which UIDs those runs may have recorded.
+    `was_empty` says that no earlier run has recorded anything. `uids` tells which UIDs they may have recorded.
     """
 
     def __init__(self, connection: sqlite3.Connection, run: int, working_directory: str) -> None:
@@ -140,7 +140,7 @@ class LedgerWriter:
         self._last_account: int = last_account
         self._accounts: dict[tuple[Any, ...], int] = {}
         self._packed: dict[str, bytearray | str] = {}
-        # What is not in the index yet: what came since the last sorted run began, and that run.
+        # Hashes that are not in the index yet: those since the last sorted run began, and those of that run.
         self._waiting = (_Waiting(), _Waiting())
         self._new_hashes: list[tuple[int, int]] = []
         self._sorted: list[tuple[int, int]] = []
@@ -149,7 +149,7 @@ class LedgerWriter:
         self.uids = self._recorded_uids()
 
     def write(self, entries: Sequence[Entry]) -> None:
-        """Commit outcomes; all of them, or none and an exception."""
+        """Commit outcomes: all of them, or none if it raises."""
         last_row, last_account = self._last_row, self._last_account
         connection = self._connection
         connection.execute("BEGIN IMMEDIATE")
@@ -168,12 +168,12 @@ class LedgerWriter:
         self._new_hashes.clear()
 
     def waiting_ids(self, hashes: Sequence[int]) -> list[int]:
-        """The rows with one of these hashes that are not in the index yet; for any thread, before it asks the index."""
+        """The rows with one of these hashes that are not in the index yet. Any thread may call it, before the index."""
         new, older = self._waiting
         return new.rows_of(hashes) + older.rows_of(hashes)
 
     def index_some(self) -> None:
-        """Put some of the hashes that wait into the index, if there are enough; called after each `write`."""
+        """Insert some of the waiting hashes into the index, if there are enough. Call it after each `write`."""
         new = self._waiting[0]
         if not self._sorted and len(new) >= _WAITING_HASHES:
             self._sorted = sorted(new, reverse=True)
@@ -186,7 +186,7 @@ class LedgerWriter:
                 self._waiting = (self._waiting[0], _Waiting())
 
     def _insert_hashes(self, hashes: Sequence[tuple[int, int]], until: int) -> None:
-        """Commit hashes; `until` counts once none of a sorted run is left."""
+        """Commit hashes of a sorted run. With the last of them, rows up to `until` are in the index."""
         connection = self._connection
         connection.execute("BEGIN IMMEDIATE")
         try:
@@ -205,7 +205,7 @@ class LedgerWriter:
             raise
 
     def _index_left_over(self) -> None:
-        """Put into the index what an earlier run had no time for."""
+        """Insert the hashes that were waiting when an earlier run ended."""
         select = (
             "SELECT id, path, sop_instance_uid FROM instance WHERE id > (SELECT indexed_id FROM ledger) ORDER BY id "
             f"LIMIT {_WAITING_HASHES}"
@@ -225,7 +225,7 @@ class LedgerWriter:
         return uids
 
     def _rows(self, entries: Sequence[Entry]) -> list[_Row]:
-        """The rows to write for a batch; a path that occurs twice in it has one."""
+        """The rows to write for a batch; a path that occurs twice gets one."""
         keys = [self._key(outcome) for _, outcome, _ in entries]
         hashes = hashes_of_paths(keys)
         before = self._find(hashes)
@@ -245,7 +245,7 @@ class LedgerWriter:
                 if _stays(earlier, outcome, row):
                     continue
                 if outcome.instance is not None and row[_UID] != earlier.sop_instance_uid:
-                    # Rows that are in the index already are not looked at again when the ledger is opened.
+                    # Opening the ledger does not look again at rows that are in the index.
                     self._connection.execute(_INDEX_HASH, (uid_hash, earlier.id))
             rows[row[0]] = row
             if has_repeats:
@@ -259,7 +259,7 @@ class LedgerWriter:
         return _key_in_memory(pack_uid(outcome.instance.sop_instance_uid) if outcome.instance is not None else "")
 
     def _find(self, hashes: list[int]) -> dict[bytes, _Earlier]:
-        """What the ledger has with these hashes, by the keys."""
+        """The rows of the ledger with these hashes, by key."""
         found: list[Any] = []
         waiting = self.waiting_ids(hashes)
         for at in range(0, len(waiting), _LOOKUP_SIZES[-1]):
@@ -272,7 +272,7 @@ class LedgerWriter:
         return {path or _key_in_memory(values[1]): _Earlier(*values) for path, *values in found}
 
     def _row(self, row_id: int, key: bytes, outcome: Outcome, recorded_at: int, earlier_attempts: int) -> _Row:
-        # Only numbers, texts and bytearrays: anything else takes sqlite3 ten times as long to bind.
+        # Only numbers, text and bytearrays: sqlite3 takes ten times as long to bind anything else.
         instance = outcome.instance
         sop_instance: bytearray | str = ""
         study = series = _NO_UID
@@ -300,7 +300,7 @@ class LedgerWriter:
         )
 
     def _pack(self, uid: str) -> bytearray | str:
-        """The same as pack_uid, for a UID that many instances have."""
+        """pack_uid with a cache, for a UID that many instances share."""
         packed = self._packed.get(uid)
         if packed is None:
             if len(self._packed) >= _PACKED_IN_MEMORY:
@@ -309,7 +309,7 @@ class LedgerWriter:
         return packed
 
     def _account(self, outcome: Outcome) -> int:
-        """The number of what an outcome shares with others."""
+        """The number of the row in `account` with the part of an outcome that others share."""
         instance, status, state = outcome.instance, outcome.status, outcome.state
         sop_class = syntax = sent = comment = ""
         offending: tuple[int, ...] = ()
@@ -324,7 +324,7 @@ class LedgerWriter:
             sop_class,
             syntax,
             sent,
-            # To ask an enumeration for a value takes as long as all the rest.
+            # `state.value` takes as long as everything else here.
             "stored" if state is State.STORED else state.value,
             is_settled(outcome),
             outcome.retryable,
@@ -360,21 +360,21 @@ class LedgerWriter:
         self._new_hashes.clear()
 
 
-# Where these stand in a row of `instance`, and in an account.
+# Positions in a row of `instance`, and in an account.
 _UID, _SIZE, _MTIME, _EARLIER_ATTEMPTS = 2, 5, 6, 8
 _OFFENDING = 10
 
 
 def _storable_text(text: str) -> str:
-    # A peer's comment, or the name of a file in a reason, may have what UTF-8 has no bytes for.
+    # A peer's comment, or a file name in a reason, may contain characters that UTF-8 cannot encode.
     return text[:_LONGEST_TEXT].encode("utf-8", "backslashreplace").decode()
 
 
 def _stays(earlier: _Earlier, outcome: Outcome, row: _Row) -> bool:
-    """Whether an earlier row says more than a new one of the same file.
+    """Whether an earlier row must be kept instead of a new one for the same file.
 
-    What is stored stays stored while the file is the same, and an instance that was only left keeps the account of
-    what was tried before.
+    A stored instance stays stored while its file is unchanged. One that the run left keeps the account of earlier
+    attempts.
     """
     size, mtime = row[_SIZE], row[_MTIME]
     is_same_file = size < 0 or (size, mtime) == (earlier.size_bytes, earlier.mtime_ns)
@@ -384,7 +384,7 @@ def _stays(earlier: _Earlier, outcome: Outcome, row: _Row) -> bool:
 
 
 def _size_and_time(path: str | None, recorded_at: int) -> tuple[int, int]:
-    """Size and modification time of a file of which no Instance tells; -1 when they could be out of date soon."""
+    """Size and modification time of a file without an Instance; -1 each if they may change soon."""
     try:
         status = os.stat(path or "")
     except (OSError, ValueError):

@@ -17,7 +17,7 @@ import anyio.to_thread
 import pydicom
 import pytest
 
-from asyncstore.net.acceptor import StorageSCP
+from asyncstore.services.storage_scp import StorageSCP
 from asyncstore.status import SUCCESS, Status
 from tests.support import command
 from tests.support.peers import LOOPBACK, dcmtk_storescp, free_port
@@ -25,7 +25,7 @@ from tests.support.peers import LOOPBACK, dcmtk_storescp, free_port
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Iterator
 
-    from asyncstore.net.acceptor import Arrival
+    from asyncstore.services.storage_scp import Arrival
     from tests.support.peers import RunningPeer
 
 SAMPLES = Path(pydicom.__file__).parent / "data" / "test_files"
@@ -265,7 +265,7 @@ def test_dry_run_opens_no_association(tree: Path) -> None:
     done = command.run("storescu", LOOPBACK, free_port(), "--dry-run", "-r", tree)
     assert (done.returncode, done.stderr) == (0, "")
     assert done.stdout.startswith("2 instances, ")
-    assert "2 kinds of instances, to be sent on 1 association at least\n" in done.stdout
+    assert "2 presentation contexts needed; at least 1 association\n" in done.stdout
 
 
 # -- exit codes and records --------------------------------------------------------------------------------------------
@@ -349,7 +349,7 @@ def test_neither_the_ledger_nor_a_source_is_taken_for_the_report(peer: RunningPe
     both.write_bytes(CT.read_bytes())
     done = send(peer, "--report", both, both)
     assert done.returncode == 6
-    assert "the file is no report of an earlier run, and is left as it is" in done.stderr
+    assert "the file is not a report of an earlier run, and is left as it is" in done.stderr
     assert both.read_bytes() == CT.read_bytes()
 
 

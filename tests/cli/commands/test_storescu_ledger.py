@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable
 
     from asyncstore.ledger.sqlite.writer import LedgerWriter
-    from asyncstore.net.acceptor import Arrival
+    from asyncstore.services.storage_scp import Arrival
     from asyncstore.status import Status
 
 
@@ -66,7 +66,7 @@ async def test_the_same_command_again_sends_nothing_and_says_what_is_there(tmp_p
         assert scp.uids[uid_of(21)] == 1
     assert (first.returncode, first.stderr) == (0, "")
     assert again.returncode == more.returncode == 0
-    assert re.fullmatch(r"I: 0 instances stored \(0 bytes in .*\), 20 stored by an earlier run\n", again.stderr)
+    assert again.stderr == "I: nothing new to send; 20 already stored by an earlier run\n"
     assert re.search(r"I: 1 instance stored \(.*\), 20 stored by an earlier run\n", more.stderr)
 
 
@@ -157,7 +157,7 @@ def other_destination(path: Path) -> Path:
 
 REFUSALS = [
     (not_a_ledger, "is not a ledger: it is left as it is"),
-    (other_destination, "is that of OTHER@host:104, and not of ANY-SCP@127.0.0.1:"),
+    (other_destination, "belongs to OTHER@host:104, not to ANY-SCP@127.0.0.1:"),
     (lambda path: path.parent / "nowhere" / "run.db", "there is no directory"),
     (lambda path: path.parent, "it is not a file"),
     (lambda path: Path("/proc/run.db"), "cannot be opened: "),

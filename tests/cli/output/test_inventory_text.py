@@ -72,7 +72,7 @@ def test_instances_whose_file_meta_differs_have_a_few_examples_and_are_no_proble
 def test_the_plan_counts_kinds_and_associations() -> None:
     counted = inventory(instance(CT, EXPLICIT, 10), instance(MR, JPEG_2000, 10))
     assert list(inventory_text.plan_lines(counted, TransferOptions())) == [
-        "2 kinds of instances, to be sent on 1 association at least",
+        "2 presentation contexts needed; at least 1 association",
         "1 instance compressed: sent only where the peer accepts the syntax",
     ]
 
@@ -83,7 +83,7 @@ def test_a_hundred_and_twenty_nine_kinds_need_several_associations(
 ) -> None:
     counted = inventory(*(instance(f"1.2.{number}", EXPLICIT, 10) for number in range(129)))
     lines = inventory_text.plan_lines(counted, TransferOptions(only_needed_contexts=only_needed_contexts))
-    assert next(lines) == f"129 kinds of instances, to be sent on {associations} associations at least"
+    assert next(lines) == f"129 presentation contexts needed; at least {associations} associations"
 
 
 def test_the_exit_code_says_whether_all_could_be_read() -> None:

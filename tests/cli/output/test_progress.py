@@ -30,11 +30,11 @@ def running_report(**known: object) -> Report:
 
 def test_the_line_says_how_far_the_transfer_is() -> None:
     text = TransferDisplay(running_report(scan_finished=True)).text()
-    assert text == "1,203/5,000 instances  9.60 MB of 40.0 MB  0 bytes/s  4 associations  3 not stored"
+    assert text == "1,203/5,000 instances, 3 not stored  9.60 MB of 40.0 MB  0 bytes/s  4 associations"
 
 
 def test_totals_that_still_grow_are_marked() -> None:
-    assert "1,203/5,000+ instances  9.60 MB of 40.0 MB+" in TransferDisplay(running_report()).text()
+    assert "1,203/5,000+ instances, 3 not stored  9.60 MB of 40.0 MB+" in TransferDisplay(running_report()).text()
 
 
 def test_rates_are_means_over_the_last_seconds() -> None:
@@ -79,3 +79,8 @@ def test_ctrl_c_has_room_behind_the_line_so_that_no_bar_stays_behind(width: int)
     assert len(widths) == 2
     assert widths[0] == width
     assert widths[1] <= width - len("^C")
+
+
+def test_a_narrow_terminal_shows_the_failures_and_whole_parts() -> None:
+    text = TransferDisplay(running_report(scan_finished=True)).text(60)
+    assert text == "1,203/5,000 instances, 3 not stored  9.60 MB of 40.0 MB"

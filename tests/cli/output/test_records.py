@@ -111,7 +111,7 @@ def test_a_file_that_is_no_report_is_left_as_it_is(tmp_path: Path, name: str, co
     if name == "r.csv" and content == b"t":  # the beginning of a first line: a disk was full
         assert written(tmp_path / name, FAILED).startswith(b"time,")
         return
-    with pytest.raises(OSError, match="no report"):
+    with pytest.raises(OSError, match="not a report"):
         ReportFile(str(tmp_path / name))
     assert (tmp_path / name).read_bytes() == content
 

@@ -1,0 +1,227 @@
+"""Reads the message of a command set that the peer sent (PS3.7 9.3, Annex E)."""
+
+from __future__ import annotations
+
+import struct
+from functools import lru_cache
+from typing import TYPE_CHECKING, Final
+
+from asyncstore.dimse import command_set
+from asyncstore.dimse.command_set import (
+    AFFECTED_SOP_CLASS_UID,
+    AFFECTED_SOP_INSTANCE_UID,
+    COMMAND_FIELD,
+    DATA_SET_TYPE,
+    ERROR_COMMENT,
+    MESSAGE_ID,
+    MOVE_ORIGINATOR_AE_TITLE,
+    MOVE_ORIGINATOR_MESSAGE_ID,
+    OFFENDING_ELEMENT,
+    PRIORITY,
+    RESPONDED_TO,
+    STATUS,
+)
+from asyncstore.dimse.messages import (
+    C_CANCEL_RQ,
+    C_ECHO_RQ,
+    C_ECHO_RSP,
+    C_FIND_RQ,
+    C_FIND_RSP,
+    C_STORE_RQ,
+    C_STORE_RSP,
+    MEDIUM,
+    NO_DATA_SET,
+    CEchoRQ,
+    CEchoRSP,
+    CStoreRQ,
+    CStoreRSP,
+    UnknownMessage,
+)
+from asyncstore.errors import RemoteProtocolError
+from asyncstore.status import SUCCESS, Status
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from typing import Any
+
+    from asyncstore.dimse.message_types import Message
+    from asyncstore.dimse.query_messages import CCancelRQ, CFindRQ, CFindRSP
+
+
+# A C-STORE-RSP with success as nearly every peer writes it: what stands before and between its SOP class, Message ID
+# and SOP instance.
+_USUAL_START: Final = struct.pack("<II", 0, 4)
+_USUAL_COMMAND: Final = struct.pack("<IIHII", COMMAND_FIELD << 16, 2, C_STORE_RSP, RESPONDED_TO << 16, 2)
+_USUAL_SUCCESS: Final = struct.pack(
+    "<IIHIIHI", DATA_SET_TYPE << 16, 2, NO_DATA_SET, STATUS << 16, 2, 0, AFFECTED_SOP_INSTANCE_UID << 16
+)
+_USUAL_CLASS_LENGTH_AT: Final = 16
+_GROUP_LENGTH_BYTES: Final = 12
+
+
+def decode(data: bytes) -> Message:
+    """Read the message of a whole command set.
+
+    Raises RemoteProtocolError, with the name of the message as `pdu` and of the element as `field`, when the bytes are
+    no command set or when an element is missing that the message cannot do without.
+    """
+    return _read_usual_success(data) or _read_any(data)
+
+
+def _read_usual_success(data: bytes) -> CStoreRSP | None:
+    """The C-STORE-RSP that says success in the elements and the order that nearly every peer writes, else None.
+
+    One of these ends nearly every instance.
+    """
+    try:
+        fields, usual = _usual_success(data[_USUAL_CLASS_LENGTH_AT])
+        start, group_bytes, class_header, sop_class, command, responded_to, success, instance_bytes = (
+            fields.unpack_from(data)
+        )
+    except (IndexError, struct.error):
+        return None
+    size = len(data)
+    if (
+        (start, class_header, command, success) != usual
+        or group_bytes != size - _GROUP_LENGTH_BYTES
+        or instance_bytes != size - fields.size
+    ):
+        return None
+    try:
+        sop_class_uid = str(sop_class.rstrip(b"\0 "), "ascii")
+        sop_instance_uid = str(data[fields.size :].rstrip(b"\0 "), "ascii")
+    except UnicodeDecodeError:
+        return None
+    return CStoreRSP(responded_to, SUCCESS, sop_class_uid, sop_instance_uid)
+
+
+@lru_cache(maxsize=256)
+def _usual_success(class_bytes: int) -> tuple[struct.Struct, tuple[bytes, ...]]:
+    """How such a response lies in memory before its SOP Instance UID, and what stands between the values in it.
+
+    The SOP Class UID has so many bytes.
+    """
+    class_header = struct.pack("<II", AFFECTED_SOP_CLASS_UID << 16, class_bytes)
+    usual = (_USUAL_START, class_header, _USUAL_COMMAND, _USUAL_SUCCESS)
+    return struct.Struct(f"<8sI8s{class_bytes}s{len(_USUAL_COMMAND)}sH{len(_USUAL_SUCCESS)}sI"), usual
+
+
+def _read_any(data: bytes) -> Message:
+    # An element's VR decides its type, and command_set has checked it: the elements are Any from here on.
+    elements: dict[int, Any] = command_set.decode(data)
+    command_field = elements.get(COMMAND_FIELD)
+    if command_field is None:
+        raise _missing(COMMAND_FIELD, "command set")
+    if DATA_SET_TYPE not in elements:
+        raise _missing(DATA_SET_TYPE, UnknownMessage(command_field, None, None, False).name)
+    read = _READERS.get(command_field, _read_unknown)
+    return read(elements, elements[DATA_SET_TYPE] != NO_DATA_SET)
+
+
+def _read_c_store_rsp(elements: dict[int, Any], has_data_set: bool) -> CStoreRSP:
+    get = elements.get
+    responded_to = get(RESPONDED_TO)
+    if responded_to is None:
+        raise _missing(RESPONDED_TO, CStoreRSP.name)
+    return CStoreRSP(
+        responded_to,
+        _read_status(elements, CStoreRSP.name),
+        get(AFFECTED_SOP_CLASS_UID, ""),
+        get(AFFECTED_SOP_INSTANCE_UID, ""),
+        has_data_set,
+    )
+
+
+def _read_c_store_rq(elements: dict[int, Any], has_data_set: bool) -> CStoreRQ:
+    for tag in (MESSAGE_ID, AFFECTED_SOP_CLASS_UID, AFFECTED_SOP_INSTANCE_UID):
+        if elements.get(tag, "") == "":
+            raise _missing(tag, CStoreRQ.name)
+    if not has_data_set:
+        raise RemoteProtocolError("there is no data set to store", pdu=CStoreRQ.name, field="Command Data Set Type")
+    return CStoreRQ(
+        message_id=elements[MESSAGE_ID],
+        affected_sop_class_uid=elements[AFFECTED_SOP_CLASS_UID],
+        affected_sop_instance_uid=elements[AFFECTED_SOP_INSTANCE_UID],
+        priority=elements.get(PRIORITY, MEDIUM),
+        move_originator_ae_title=elements.get(MOVE_ORIGINATOR_AE_TITLE, ""),
+        move_originator_message_id=elements.get(MOVE_ORIGINATOR_MESSAGE_ID),
+    )
+
+
+def _read_c_echo_rq(elements: dict[int, Any], has_data_set: bool) -> CEchoRQ:
+    if MESSAGE_ID not in elements:
+        raise _missing(MESSAGE_ID, CEchoRQ.name)
+    _check_no_data_set(has_data_set, CEchoRQ.name)
+    return CEchoRQ(elements[MESSAGE_ID], elements.get(AFFECTED_SOP_CLASS_UID, ""))
+
+
+def _read_c_echo_rsp(elements: dict[int, Any], has_data_set: bool) -> CEchoRSP:
+    if RESPONDED_TO not in elements:
+        raise _missing(RESPONDED_TO, CEchoRSP.name)
+    _check_no_data_set(has_data_set, CEchoRSP.name)
+    status = _read_status(elements, CEchoRSP.name)
+    return CEchoRSP(elements[RESPONDED_TO], status, elements.get(AFFECTED_SOP_CLASS_UID, ""))
+
+
+def _read_c_find_rq(elements: dict[int, Any], has_data_set: bool) -> CFindRQ:
+    from asyncstore.dimse.query_messages import CFindRQ
+
+    for tag in (MESSAGE_ID, AFFECTED_SOP_CLASS_UID):
+        if elements.get(tag, "") == "":
+            raise _missing(tag, CFindRQ.name)
+    if not has_data_set:
+        raise RemoteProtocolError("there is no identifier", pdu=CFindRQ.name, field="Command Data Set Type")
+    return CFindRQ(elements[MESSAGE_ID], elements[AFFECTED_SOP_CLASS_UID], elements.get(PRIORITY, MEDIUM))
+
+
+def _read_c_find_rsp(elements: dict[int, Any], has_data_set: bool) -> CFindRSP:
+    from asyncstore.dimse.query_messages import CFindRSP
+
+    if RESPONDED_TO not in elements:
+        raise _missing(RESPONDED_TO, CFindRSP.name)
+    status = _read_status(elements, CFindRSP.name)
+    return CFindRSP(elements[RESPONDED_TO], status, elements.get(AFFECTED_SOP_CLASS_UID, ""), has_data_set)
+
+
+def _read_c_cancel_rq(elements: dict[int, Any], has_data_set: bool) -> CCancelRQ:
+    from asyncstore.dimse.query_messages import CCancelRQ
+
+    if RESPONDED_TO not in elements:
+        raise _missing(RESPONDED_TO, CCancelRQ.name)
+    _check_no_data_set(has_data_set, CCancelRQ.name)
+    return CCancelRQ(elements[RESPONDED_TO])
+
+
+def _read_unknown(elements: dict[int, Any], has_data_set: bool) -> UnknownMessage:
+    return UnknownMessage(elements[COMMAND_FIELD], elements.get(MESSAGE_ID), elements.get(RESPONDED_TO), has_data_set)
+
+
+_READERS: Final[dict[int, Callable[[dict[int, Any], bool], Message]]] = {
+    C_STORE_RQ: _read_c_store_rq,
+    C_STORE_RSP: _read_c_store_rsp,
+    C_FIND_RQ: _read_c_find_rq,
+    C_FIND_RSP: _read_c_find_rsp,
+    C_ECHO_RQ: _read_c_echo_rq,
+    C_ECHO_RSP: _read_c_echo_rsp,
+    C_CANCEL_RQ: _read_c_cancel_rq,
+}
+
+
+def _read_status(elements: dict[int, Any], pdu: str) -> Status:
+    value = elements.get(STATUS)
+    if value is None:
+        raise _missing(STATUS, pdu)
+    comment = elements.get(ERROR_COMMENT, "")
+    offending_elements = elements.get(OFFENDING_ELEMENT, ())
+    if not (value or comment or offending_elements):
+        return SUCCESS
+    return Status(value, comment, offending_elements)
+
+
+def _check_no_data_set(has_data_set: bool, pdu: str) -> None:
+    if has_data_set:
+        raise RemoteProtocolError("it announces a data set", pdu=pdu, field="Command Data Set Type")
+
+
+def _missing(tag: int, pdu: str) -> RemoteProtocolError:
+    return RemoteProtocolError("missing", pdu=pdu, field=command_set.name_of(tag))

@@ -1,0 +1,33 @@
+"""Every DIMSE message of this stack, as types: what we ask of a peer, what it answers, what it may ask of us."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, TypeAlias
+
+from asyncstore.dimse.messages import RESPONSE_BIT, CEchoRQ, CEchoRSP, CStoreRQ, CStoreRSP, UnknownMessage
+
+if TYPE_CHECKING:
+    from asyncstore.dimse.query_messages import CCancelRQ, CFindRQ, CFindRSP
+    from asyncstore.status import Status
+
+Request: TypeAlias = "CStoreRQ | CFindRQ | CEchoRQ"
+"""What we ask of a peer, and what it must answer."""
+
+Response: TypeAlias = "CStoreRSP | CFindRSP | CEchoRSP"
+
+Message: TypeAlias = "Request | Response | CCancelRQ | UnknownMessage"
+
+
+def response_to(request: Request | UnknownMessage, status: Status) -> Response | UnknownMessage:
+    """The final response to a request of the peer, without a data set. `request` has a Message ID."""
+    match request:
+        case CStoreRQ():
+            uids = (request.affected_sop_class_uid, request.affected_sop_instance_uid)
+            return CStoreRSP(request.message_id, status, *uids)
+        case CEchoRQ():
+            return CEchoRSP(request.message_id, status)
+        case UnknownMessage():
+            return UnknownMessage(request.command_field | RESPONSE_BIT, None, request.message_id, False, status)
+    from asyncstore.dimse.query_messages import CFindRSP
+
+    return CFindRSP(request.message_id, status, request.affected_sop_class_uid)

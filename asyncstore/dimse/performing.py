@@ -1,0 +1,95 @@
+"""The requests of the peer that are being performed on one association (PS3.7 9.1, 10.1).
+
+    request = performing.begin(received)     # the command set has come
+    ...                                      # the pieces of its data set, and what it asks for
+    performing.end(request)                  # before its response is written
+
+A peer may ask on an association of either role. `outstanding` has what is not answered yet, by Message ID.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Final
+
+from asyncstore.dimse.query_messages import CCancelRQ
+from asyncstore.errors import RemoteProtocolError
+from asyncstore.status import Status
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from asyncstore.dimse.message_types import Request
+    from asyncstore.dimse.messages import UnknownMessage
+    from asyncstore.dimse.reassembly import Received
+    from asyncstore.upper_layer.contexts import AcceptedContext
+
+# PS3.7 C.5.
+SOP_CLASS_NOT_SUPPORTED: Final = Status(0x0122)
+DUPLICATE_INVOCATION: Final = Status(0x0210)
+UNRECOGNISED_OPERATION: Final = Status(0x0211)
+
+
+@dataclass(slots=True, eq=False)
+class PeerRequest:
+    """A request of the peer, from its command set to its response.
+
+    `calling_ae_title` is the peer's where it asked for the association. `data_set_bytes` counts what has come of its
+    data set. `refused_with` is the status of its response where that is decided before its data set is whole.
+    `is_cancelled` says that the peer asked to end it (C-CANCEL).
+    """
+
+    context: AcceptedContext
+    message: Request | UnknownMessage
+    calling_ae_title: str = ""
+    data_set_bytes: int = 0
+    refused_with: Status | None = None
+    is_cancelled: bool = False
+
+    @property
+    def message_id(self) -> int:
+        """The request's Message ID."""
+        assert self.message.message_id is not None
+        return self.message.message_id
+
+
+class Performing:
+    """What one peer asks for; `contexts` are the accepted presentation contexts, by their IDs."""
+
+    def __init__(self, contexts: Mapping[int, AcceptedContext], calling_ae_title: str = "") -> None:
+        self._contexts = contexts
+        self._calling_ae_title = calling_ae_title
+        self._requests: dict[int, PeerRequest] = {}
+        self.outstanding: Mapping[int, PeerRequest] = MappingProxyType(self._requests)
+
+    def begin(self, received: Received) -> PeerRequest | None:
+        """Take a request whose command set has come; None where nothing is to be answered (C-CANCEL).
+
+        One whose Message ID is still outstanding is refused (`refused_with`). Raises RemoteProtocolError when it came
+        in a presentation context that was not accepted, or has no Message ID.
+        """
+        message = received.message
+        context = self._contexts.get(received.context_id)
+        if context is None:
+            raise RemoteProtocolError(
+                f"{received.context_id} was not accepted", pdu="P-DATA-TF", field="Presentation Context ID"
+            )
+        if isinstance(message, CCancelRQ):
+            if message.cancelled_message_id in self._requests:
+                self._requests[message.cancelled_message_id].is_cancelled = True
+            return None
+        assert message.responded_to is None, "a request of the peer"
+        if message.message_id is None:
+            raise RemoteProtocolError("missing", pdu=message.name, field="Message ID")
+        request = PeerRequest(context, message, self._calling_ae_title)
+        if message.message_id in self._requests:
+            request.refused_with = DUPLICATE_INVOCATION
+        else:
+            self._requests[message.message_id] = request
+        return request
+
+    def end(self, request: PeerRequest) -> None:
+        """A request gets its response now, or none ever."""
+        if self._requests.get(request.message_id) is request:
+            del self._requests[request.message_id]

@@ -1,0 +1,264 @@
+"""Invokes operations on an association: writes their requests, and hands on the responses (PS3.7 7.5)."""
+
+from __future__ import annotations
+
+import logging
+import time
+from typing import TYPE_CHECKING, Final
+
+from asyncstore.aio.signal import Signal
+from asyncstore.dimse.messages import CEchoRQ, CStoreRQ
+from asyncstore.errors import AssociationLost, AsyncStoreError, LocalProtocolError, SourceError
+from asyncstore.instances.problem import unreadable
+from asyncstore.net import trace
+from asyncstore.net.source_reader import SourceReader
+from asyncstore.trace import emit
+from asyncstore.upper_layer.framing import Framer, Run, frame_command
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
+    from typing import Protocol
+
+    from asyncstore.dimse.message_types import Request, Response
+    from asyncstore.dimse.operations import OnResponse, Operation
+    from asyncstore.instances.instance import Instance
+    from asyncstore.instances.source import DataSource
+    from asyncstore.net.link import Link
+
+    class Payload(Protocol):
+        """A data set that goes out with a request: in which context, from which bytes, and whose it is."""
+
+        instance: Instance
+        context_id: int
+        transfer_syntax_uid: str
+        data_set_length: int
+        source: DataSource
+
+
+logger = logging.getLogger("asyncstore.net")
+
+# A message longer than this shows its progress before its answer: so much is sure to have left the buffers between here
+# and the peer.
+STREAMED_AFTER_BYTES: Final = 8 << 20
+
+_CANCELLED: Final = "cancelled in the middle of a message"
+
+
+class Invoker:
+    """Writes requests in fragments of `capacity` bytes, one at a time, and takes the responses as they come.
+
+    `reader` has the threads that read.
+    """
+
+    def __init__(self, link: Link, capacity: int) -> None:
+        self.reader = SourceReader()
+        self.framer = Framer(capacity)
+        self._link = link
+
+    async def send(
+        self,
+        payload: Payload,
+        make_request: Callable[..., Request],
+        arguments: tuple[object, ...],
+        on_response: OnResponse,
+        on_begin: Callable[[Operation], object] | None = None,
+    ) -> Operation:
+        """Write the request `make_request(message_id, *arguments)` with its data set.
+
+        `on_response(operation, response, data_set)` is called for each of its responses. `on_begin(operation)` is
+        called before its first byte is written: from then on the peer may have it.
+
+        Waits for room in the window. Raises SourceError when the data set cannot be read: before the first byte was
+        written the association goes on, after that it is aborted (`failure` says which). Raises what ended the
+        association otherwise; then `on_response` is not called any more.
+        """
+        link = self._link
+        turn = link.writer.turn
+        if turn.is_taken:
+            await turn.wait()
+        with turn:
+            if link.failure is not None:
+                link.check_not_failed()
+            return await self._write(payload, make_request, arguments, on_response, on_begin)
+
+    async def _write(
+        self,
+        payload: Payload,
+        make_request: Callable[..., Request],
+        arguments: tuple[object, ...],
+        on_response: OnResponse,
+        on_begin: Callable[[Operation], object] | None,
+    ) -> Operation:
+        """Write a request, run by run; the first is read while there is no room for the operation yet."""
+        link, framer = self._link, self.framer
+        operation: Operation | None = None
+        try:
+            for run in self._runs(payload):
+                if run.holes:
+                    framer.makes_long_runs = not self._read_now(payload, run)
+                    if framer.makes_long_runs:
+                        await self._read_in_thread(payload, run)
+                if operation is None:
+                    if not (link.is_open and link.operations.has_room):
+                        await link.wait_room()
+                    operation = link.operations.begin(payload.context_id, make_request, *arguments)
+                    command_set = self._encode(operation, payload)
+                    operation.on_response = on_response
+                    if on_begin is not None:
+                        on_begin(operation)
+                    run.put_command(frame_command(payload.context_id, command_set, framer.capacity))
+                sent_bytes = link.transport.send_some(run.parts)
+                if sent_bytes != run.total_bytes:
+                    await link.writer.send_rest(run, sent_bytes)
+                if payload.data_set_length > STREAMED_AFTER_BYTES:
+                    end = run.offset + run.data_bytes
+                    link.streamed_bytes += max(0, end - max(run.offset, STREAMED_AFTER_BYTES))
+            assert operation is not None
+            self._sent(operation)
+            return operation
+        except SourceError as problem:
+            if operation is not None and operation.message_id in link.outstanding:
+                link.fail(AssociationLost(f"aborted in the middle of a message: {problem}"))
+            raise
+        except LocalProtocolError:  # released meanwhile: no byte of it has left
+            raise
+        except AsyncStoreError as error:
+            failure = link.ended_by(error)
+            raise failure.with_traceback(None) from failure.__cause__
+        except BaseException as error:  # cancelled, or an exception of `on_begin` or of a logging handler
+            if link.outstanding and (operation is not None or isinstance(error, Exception)):
+                why = f"aborted because of an exception: {error!r}" if isinstance(error, Exception) else _CANCELLED
+                link.fail(AssociationLost(why))
+            else:  # a thread may go on to fill the holes of this wire buffer: nobody else may use it
+                framer.let_go()
+            raise
+        finally:
+            payload.source.close()
+
+    async def send_command(
+        self, context_id: int, make_request: Callable[..., Request], on_response: OnResponse
+    ) -> Operation:
+        """Write the request `make_request(message_id)`, which no data set follows; see `send`."""
+        link = self._link
+        await link.writer.turn.wait()
+        with link.writer.turn:
+            await link.wait_room()
+            operation = link.operations.begin(context_id, make_request)
+            self._trace_sent(operation, None)
+            operation.on_response = on_response
+            run = Run([], (), 0, False, 0, self.framer.frame_bytes)
+            run.put_command(frame_command(context_id, operation.request.encode(), self.framer.capacity))
+            try:
+                await link.writer.send_rest(run, 0)
+            except AsyncStoreError as error:
+                failure = link.ended_by(error)
+                raise failure.with_traceback(None) from failure.__cause__
+            except BaseException:
+                link.fail(AssociationLost(_CANCELLED))
+                raise
+            self._sent(operation)
+            return operation
+
+    def _encode(self, operation: Operation, payload: Payload) -> bytes:
+        try:
+            command_set = operation.request.encode()
+        except LocalProtocolError as error:  # a UID that cannot be sent: the others can
+            self._link.operations.withdraw(operation.message_id)
+            raise SourceError(str(error)) from error
+        if logger.isEnabledFor(logging.INFO):
+            self._trace_sent(operation, payload)
+        return command_set
+
+    def _trace_sent(self, operation: Operation, payload: Payload | None) -> None:
+        request = operation.request
+        common = {"association_number": self._link.trace_number, "context_id": operation.context_id, "request": request}
+        if isinstance(request, CStoreRQ) and payload is not None:
+            path, transfer_syntax_uid = payload.instance.path, payload.transfer_syntax_uid
+            emit(logger, trace.StoreSent(path=path, transfer_syntax_uid=transfer_syntax_uid, **common))
+        elif isinstance(request, CEchoRQ):
+            emit(logger, trace.EchoSent(**common))
+
+    def _runs(self, payload: Payload) -> Iterable[Run]:
+        try:
+            data_set = payload.source.view()
+        except SourceError:
+            raise
+        except Exception as error:
+            raise unreadable(payload.instance, error) from error
+        if data_set is not None:
+            return self.framer.runs_from_memory(payload.context_id, data_set)
+        return self.framer.runs_with_holes(payload.context_id, payload.data_set_length)
+
+    def _read_now(self, payload: Payload, run: Run) -> bool:
+        """Fill the run's holes, if that is quick; False when a thread must."""
+        try:
+            return self.reader.read_now(payload.source, run)
+        except SourceError:
+            raise
+        except Exception as error:
+            raise unreadable(payload.instance, error) from error
+
+    async def _read_in_thread(self, payload: Payload, run: Run) -> None:
+        try:
+            await self.reader.read_in_thread(payload.source, run)
+        except SourceError:
+            raise
+        except Exception as error:
+            raise unreadable(payload.instance, error) from error
+
+    def _sent(self, operation: Operation) -> None:
+        """The request is wholly written: from now on it can be answered, and the clock runs."""
+        self._link.operations.sent(operation.message_id)
+        if len(self._link.outstanding) == 1:
+            self._link.waiting_since = time.monotonic()
+
+    def take(self, operation: Operation, response: Response, data_set: bytes | None) -> None:
+        """Hand on a response to its operation."""
+        self._link.waiting_since = time.monotonic()
+        if logger.isEnabledFor(logging.INFO):
+            self._trace_answered(operation, response)
+        assert operation.on_response is not None
+        operation.on_response(operation, response, data_set)
+        self._link.changed.set()
+
+    def _trace_answered(self, operation: Operation, response: Response) -> None:
+        request = operation.request
+        if not isinstance(request, CStoreRQ | CEchoRQ):
+            return
+        emit(
+            logger,
+            trace.Answered(
+                association_number=self._link.trace_number,
+                context_id=operation.context_id,
+                request=request,
+                status=response.status,
+                affected_sop_class_uid=response.affected_sop_class_uid or request.affected_sop_class_uid,
+                affected_sop_instance_uid=getattr(request, "affected_sop_instance_uid", ""),
+            ),
+        )
+
+    async def wait_for(self, response: FinalResponse) -> Response:
+        """The final response of an operation; raises what ended the association before it came."""
+        link = self._link
+        link.awaited.add(response.changed)
+        try:
+            while response.message is None:  # what the peer answered before the end counts
+                link.check_not_failed()
+                await response.changed.wait()
+        finally:
+            link.awaited.discard(response.changed)
+        return response.message
+
+
+class FinalResponse:
+    """Takes the responses of one operation, for the task that waits for the last: it alone is woken when that came."""
+
+    def __init__(self) -> None:
+        self.message: Response | None = None
+        self.changed = Signal()
+
+    def on_response(self, operation: Operation, response: Response, data_set: bytes | None) -> None:
+        """A response has come."""
+        if operation.is_final:
+            self.message = response
+            self.changed.set()

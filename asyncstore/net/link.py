@@ -1,0 +1,463 @@
+"""An upper layer on a transport: PDUs in and out, from the first byte of an association to its last.
+
+What the peer sends is taken in as it comes, also while a message is being written, so that an abort or an early
+response can interrupt a blocked send. A link that failed stays failed: every wait on it ends with the same exception.
+What the PDUs carry is for `Association`, which is a Link.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import time
+from collections import deque
+from typing import TYPE_CHECKING, Any
+
+import anyio
+
+from asyncstore.aio.signal import Signal
+from asyncstore.dimse.operations import Operations
+from asyncstore.errors import (
+    Aborted,
+    AssociationLost,
+    AssociationRejected,
+    AsyncStoreError,
+    ConnectionLost,
+    LocalProtocolError,
+    RemoteProtocolError,
+    Timeout,
+)
+from asyncstore.net import trace
+from asyncstore.net.transport import ABORT_SECONDS
+from asyncstore.net.writer import Writer
+from asyncstore.upper_layer.machine import (
+    AbortReceived,
+    DataReceived,
+    ReleaseConfirmed,
+    ReleaseRequested,
+    TransportClosed,
+    UpperLayer,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable, Iterator, Mapping
+
+    from anyio.abc import TaskGroup
+
+    from asyncstore.dimse.operations import Operation
+    from asyncstore.net.peer import Timeouts
+    from asyncstore.net.transport import Transport
+    from asyncstore.trace import TraceEvent
+    from asyncstore.upper_layer.machine import UpperLayerEvent
+    from asyncstore.upper_layer.pdu import Fragment
+
+logger = logging.getLogger("asyncstore.net")
+
+
+class Link:
+    """The part of an Association that knows PS3.8 and the connection.
+
+    `established` says that the association came to be, `is_open` that it has neither failed nor been released since;
+    `failure` says why it ended before its work did (None while all is
+    well); `on_failure` is called then. `operations` are those that we invoked; `outstanding` has those that the peer
+    has not answered, by Message ID. `streamed_bytes` counts data set bytes that were sent beyond the first
+    STREAMED_AFTER_BYTES of each. `transport` and `writer` are there once it is opened.
+    """
+
+    transport: Transport
+    writer: Writer
+
+    def __init__(self, *, acceptor: bool, maximum_length: int, timeouts: Timeouts) -> None:
+        self.timeouts = timeouts
+        self.on_failure: Callable[[], object] = _nothing
+        self.trace_number = 0
+        self.established = False
+        self.is_open = False
+        self.streamed_bytes = 0
+        self.failure: AsyncStoreError | None = None
+        self.operations = Operations()
+        self.outstanding: Mapping[int, Operation] = self.operations.outstanding
+        self.waiting_since = 0.0  # the latest response, or the sending of the operation that waits alone
+        self.changed = Signal()  # for who waits for room, or for the release; each response has its own
+        self.awaited: set[Signal] = set()  # set when it fails
+        self._upper_layer = UpperLayer(
+            acceptor=acceptor, maximum_length=maximum_length, artim_seconds=timeouts.acse_seconds
+        )
+        self._receive = self._on_readable  # what is called when something can be read
+        self._pause: Any = None  # what the peer's requests wait for; nothing is read meanwhile
+        self._is_paused = False
+        self._backlog: deque[UpperLayerEvent] = deque()
+        self._mistake: Exception | None = None
+        self._releasing = False
+        self._released = False
+        self._background: TaskGroup
+        self._attention: anyio.CancelScope
+        self._has_ended: anyio.Event
+        self._watching: anyio.CancelScope
+
+    # -- for whoever is above ------------------------------------------------------------------------------------------
+
+    def _negotiate(self, event: UpperLayerEvent) -> Awaitable[object] | None:
+        """Handle what comes before the association is established; what is given must be awaited."""
+        raise NotImplementedError
+
+    def _on_fragments(self, fragments: Iterator[Fragment]) -> Awaitable[object] | None:
+        """Handle fragments up to one that something has to be awaited for; `_resume` goes on after that."""
+        raise NotImplementedError
+
+    async def _discard(self) -> None:
+        """Forget what had come only in part when the association ended."""
+        raise NotImplementedError
+
+    def _resume(self) -> Awaitable[object] | None:
+        """Go on after a pause; what is given must be awaited in turn."""
+        raise NotImplementedError
+
+    # -- its beginning and its end -------------------------------------------------------------------------------------
+
+    async def _open(self, transport: Transport, network_seconds: float) -> None:
+        """Begin to take in what the peer sends."""
+        self.transport = transport
+        self.writer = Writer(transport, network_seconds)
+        self._attention = anyio.CancelScope()
+        self._has_ended = anyio.Event()
+        self._background = anyio.create_task_group()
+        await self._background.__aenter__()
+        self._background.start_soon(self._attend)
+
+    async def _close(self) -> None:
+        """Close the connection; returns when nothing is at work for the association any more."""
+        self.transport.close()
+        self._attention.cancel()
+        await self._background.__aexit__(None, None, None)
+
+    async def release(self) -> None:
+        """Release the association (PS3.8 7.2) and close the connection; does nothing when that was done.
+
+        It is not an error if the peer closes the connection, answers nonsense or does not answer: what it acknowledged
+        before still counts. Raises LocalProtocolError while operations are outstanding.
+        """
+        self._check_established()
+        if self._releasing:
+            while not self.transport.is_closed:
+                await self.changed.wait()
+            return
+        self.check_not_failed()
+        if self.outstanding:
+            raise LocalProtocolError(f"{len(self.outstanding)} operations are outstanding: they would be lost")
+        self._trace(trace.Releasing)
+        self._releasing = True
+        self.is_open = False
+        self._upper_layer.release(time.monotonic())
+        lost = contextlib.suppress(AssociationLost, RemoteProtocolError)
+        try:
+            with anyio.move_on_after(self.timeouts.acse_seconds), lost:
+                await self._flush()
+                while not self._released:
+                    self.check_not_failed()
+                    await self.changed.wait()
+        finally:
+            self.transport.close()
+            self.changed.set()
+
+    async def abort(self) -> None:
+        """Abort the association (PS3.8 7.3) and close the connection, within 5 seconds, even when cancelled.
+
+        A request that is partly written ends in the abort, never in its last fragment.
+        """
+        self._check_established()
+        await self._abort()
+
+    async def _abort(self) -> None:
+        if self.transport.is_closed:
+            return
+        self.fail(AssociationLost("the association was aborted"))
+        try:
+            # Before it came to be, whoever rejected, aborted or left has heard enough.
+            if self.established or not isinstance(self.failure, AssociationRejected | Aborted | ConnectionLost):
+                await self._send_abort()
+        finally:
+            self.transport.close()
+            self.changed.set()
+
+    async def _send_abort(self) -> None:
+        """Send an A-ABORT where the protocol allows one, within a bounded time."""
+        writer = self.writer
+        with anyio.move_on_after(ABORT_SECONDS, shield=True), contextlib.suppress(AsyncStoreError):
+            await writer.turn.wait()  # another task may be in the middle of a PDU, and is on its way out
+            with writer.turn:
+                if not await writer.finish_pdu():
+                    self.transport.close(reset=True)
+                    return
+                with contextlib.suppress(LocalProtocolError):  # one may be queued already, or the peer's may have come
+                    self._upper_layer.abort(time.monotonic(), source=self._abort_source())
+                    self._trace(trace.Aborting)
+                await self._flush()
+
+    def _abort_source(self) -> int:
+        """Who aborts, of PS3.8 Table 9-26: 0 the service user."""
+        return 0
+
+    async def _flush(self) -> None:
+        """Write what the upper layer has queued."""
+        data = self._upper_layer.data_to_send()
+        if data:
+            await self.writer.send_bytes(data)
+
+    # -- reading -------------------------------------------------------------------------------------------------------
+
+    async def _read(self) -> None:
+        """Take in what the peer sends; nothing more of it while its requests have to wait for something."""
+        try:
+            while not self.transport.is_closed:
+                with anyio.CancelScope() as self._watching:
+                    try:
+                        await self.transport.watch(self._receive)
+                    except ConnectionLost as error:
+                        self.fail(error)
+                await self._catch_up()
+        finally:
+            if hasattr(self._pause, "close"):  # a coroutine, say, that is not awaited any more
+                self._pause.close()
+
+    async def _catch_up(self) -> None:
+        """Wait for what the peer's requests wait for, and handle what came behind them."""
+        if not self._is_paused:
+            return
+        try:
+            while self._is_paused:
+                if (pause := self._pause) is not None:
+                    self._pause = None
+                    await pause
+                    self._pause = self._resume()
+                    continue
+                self._is_paused = False
+                while self._backlog and not self._is_paused:
+                    self._on_event(self._backlog.popleft())
+            self._raise_error(time.monotonic())
+        except AsyncStoreError as error:
+            self.fail(error)
+        except Exception as mistake:
+            self.fail(self._lost_by(mistake))
+
+    def _on_readable(self) -> None:
+        """Take in what has arrived; called by the event loop."""
+        if self._released or self.failure is not None or self.transport.is_closed:
+            return
+        try:
+            data = self.transport.receive_some()
+            if data is not None:
+                self._take_in(data)
+                if self._upper_layer.is_amid_pdu:
+                    self.transport.acknowledge()  # the rest may wait for that
+        except AsyncStoreError as error:
+            self.fail(error)
+        except Exception as mistake:  # of a callback, or of a logging handler: the event loop would keep it to itself
+            self.fail(self._lost_by(mistake))
+
+    def _take_in(self, data: bytes) -> None:
+        """Handle the events that these bytes complete; then raise what the peer did wrong after them."""
+        now = time.monotonic()
+        for event in self._upper_layer.receive_data(data, now) if data else self._upper_layer.receive_eof(now):
+            if self._is_paused:
+                self._backlog.append(event)
+            else:
+                self._on_event(event)
+        if not data:
+            self.changed.set()
+        if self._upper_layer.error is not None and not self._is_paused:
+            self._raise_error(now)
+
+    def _raise_error(self, now: float) -> None:
+        """Raise what the peer did wrong, once."""
+        if self._upper_layer.error is not None:
+            self._upper_layer.receive_data(b"", now)
+
+    def _on_event(self, event: UpperLayerEvent) -> None:
+        pause: Awaitable[object] | None = None
+        if isinstance(event, DataReceived):
+            fragments = iter(event.fragments)
+            pause = self._on_fragments(fragments)
+            if pause is not None:
+                self._backlog.appendleft(DataReceived(tuple(fragments)))
+        elif isinstance(event, ReleaseConfirmed):
+            self._released = True
+            self.changed.set()
+        elif isinstance(event, ReleaseRequested):
+            pause = self._on_release_requested()
+        elif isinstance(event, AbortReceived):
+            self._aborted_by_peer(event)
+        elif isinstance(event, TransportClosed):
+            self._closed_by_peer()
+        else:
+            pause = self._negotiate(event)
+        if pause is not None:
+            self._pause = pause
+            self._is_paused = True
+            self._watching.cancel()
+
+    def _on_release_requested(self) -> Awaitable[object] | None:
+        """The peer wants the release: it gets its answer, and what is outstanding is unknown."""
+        self._trace(trace.ReleasedByPeer)
+        if all(operation.is_sent for operation in self.outstanding.values()):  # else it would come amidst a message
+            with contextlib.suppress(AsyncStoreError):
+                self._upper_layer.answer_release(time.monotonic())
+                self.transport.send_some((self._upper_layer.data_to_send(),))
+        if self._releasing:  # both asked at once (PS3.8 9.2.2.6): our own request is still to be answered
+            return None
+        raise ConnectionLost("the peer released the association", tuple(self.outstanding))
+
+    def _closed_by_peer(self) -> None:
+        raise ConnectionLost("the peer closed the connection", tuple(self.outstanding))
+
+    def _aborted_by_peer(self, event: AbortReceived) -> None:
+        self._trace(trace.AbortedByPeer, source=event.source, reason=event.reason)
+        raise Aborted(event.source, event.reason, tuple(self.outstanding))
+
+    # -- failing and waiting -------------------------------------------------------------------------------------------
+
+    async def _attend(self) -> None:
+        """Take in what the peer sends and watch the deadlines, until the association ends; abort it when it failed.
+
+        A peer that is in the middle of a message need not wait until the block is left.
+        """
+        try:
+            with self._attention:
+                async with anyio.create_task_group() as group:
+                    group.start_soon(self._read)
+                    group.start_soon(self._watch_deadlines)
+            if self.failure is not None:
+                try:
+                    await self._abort()
+                except Exception as mistake:  # of a logging handler
+                    self._mistake = self._mistake or mistake
+        finally:
+            with anyio.CancelScope(shield=True):
+                await self._discard()
+            self._has_ended.set()
+
+    async def _watch_deadlines(self) -> None:
+        """Fail the association when an answer is overdue; close it when the ARTIM timer runs out (PS3.8 9.1.5).
+
+        A peer with a window works on one operation after another: the deadline runs from the last complete answer, or
+        from the sending when nothing was outstanding. A program that stood still for longer finds the answer waiting.
+        """
+        limit = self.timeouts.dimse_seconds
+        longest = min(limit, self.timeouts.acse_seconds)
+        while self.failure is None:
+            now = time.monotonic()
+            waits = any(operation.is_sent for operation in self.outstanding.values())
+            left = self.waiting_since + limit - now if waits else limit
+            if left <= 0:
+                answered_at = self.waiting_since
+                self._on_readable()
+                if self.waiting_since == answered_at:
+                    self.fail(Timeout("dimse", limit, tuple(self.outstanding)))
+                continue
+            if (artim_at := self._upper_layer.artim_deadline_at) is not None:
+                left = min(left, artim_at - now)
+                if artim_at <= now:
+                    self._upper_layer.check_deadline(now)
+                    self.changed.set()
+                    continue
+            await anyio.sleep(min(left, longest))
+
+    def fail(self, error: AsyncStoreError) -> None:
+        """Record why the association ended, and let everybody who waits for it know."""
+        if self.failure is not None:
+            return
+        if isinstance(error, AssociationLost) and not error.outstanding:
+            error.outstanding = tuple(self.outstanding)
+        self.failure = error
+        self.is_open = False
+        self.writer.interrupt(error)
+        self._attention.cancel()
+        self.changed.set()
+        for response in self.awaited:
+            response.set()
+        try:
+            try:
+                self._trace_failure(error)
+            finally:
+                self.on_failure()
+        except Exception as mistake:
+            self._mistake = self._mistake or mistake
+
+    def _lost_by(self, mistake: Exception) -> AssociationLost:
+        """What everybody who waits is told of an exception that is not ours; it leaves the block as itself."""
+        self._mistake = mistake
+        lost = AssociationLost(f"aborted because of an exception: {mistake!r}")
+        lost.__cause__ = mistake
+        return lost
+
+    def _raise_mistake(self) -> None:
+        """Raise what a callback or a logging handler raised, if one did."""
+        if self._mistake is not None:
+            raise self._mistake
+
+    def ended_by(self, error: AsyncStoreError) -> AsyncStoreError:
+        """Why the association ended, after sending failed with `error`: the peer may have said why before."""
+        if isinstance(error, ConnectionLost) and self.failure is None:
+            try:
+                if data := self.transport.receive_some():
+                    self._take_in(data)
+            except AsyncStoreError as told:
+                error = told
+            except Exception as mistake:
+                error = self._lost_by(mistake)
+        self.fail(error)
+        assert self.failure is not None
+        return self.failure
+
+    def _trace_failure(self, error: AsyncStoreError) -> None:
+        if isinstance(error, Timeout):
+            self._trace(trace.TimedOut, which=error.which, seconds=error.seconds)
+        elif isinstance(error, RemoteProtocolError):
+            self._trace(trace.InvalidAnswer, to_request=self._asked_for(), detail=str(error))
+        elif isinstance(error, ConnectionLost) and not self._releasing:
+            self._trace(trace.ConnectionBroken, detail=str(error))
+
+    def _asked_for(self) -> str:
+        """What the peer was to answer: "C-STORE", say."""
+        if not self.established:
+            return "A-ASSOCIATE"
+        names = {operation.request.name.removesuffix("-RQ") for operation in self.outstanding.values()}
+        return "C-ECHO" if "C-ECHO" in names else "C-STORE"
+
+    def check_open(self) -> None:
+        """Raise what ended the association, if something did, or that it never began."""
+        self._check_established()
+        self.check_not_failed()
+        if self._releasing:
+            raise LocalProtocolError("the association was released")
+
+    def _check_established(self) -> None:
+        if not self.established:
+            raise LocalProtocolError("there is no association: it is there inside `async with`, which establishes it")
+
+    def check_not_failed(self) -> None:
+        """Raise why the association failed, if it did.
+
+        Every caller gets the same exception. It forgets where it was raised before, or the frames of every try, and
+        what they hold, would stay with it.
+        """
+        if self.failure is not None:
+            raise self.failure.with_traceback(None)
+
+    async def wait_room(self) -> None:
+        """Return when another operation may begin."""
+        while True:
+            if not self.is_open:
+                self.check_open()
+            if self.operations.has_room:
+                return
+            await self.changed.wait()
+
+    def _trace(self, kind: type[TraceEvent], **fields: object) -> None:
+        """Log what happened."""
+        if logger.isEnabledFor(kind.level):
+            logger.log(kind.level, kind(association_number=self.trace_number, **fields))
+
+
+def _nothing() -> None:
+    pass

@@ -1,0 +1,135 @@
+"""A peer in memory: a Transport that plays a script, for tests of whatever uses an association.
+
+connect = MockTransport.opened_by([accept, answer_everything, b""])
+async with associate(peer, contexts=contexts, connect=connect) as association: ...
+"""
+
+from __future__ import annotations
+
+import math
+from collections import deque
+from typing import TYPE_CHECKING, TypeAlias
+
+import anyio
+import anyio.lowlevel
+
+from asyncstore.errors import ConnectionLost
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Sequence
+
+    from asyncstore.net.peer import Peer
+    from asyncstore.net.transport import Connect
+
+Step: TypeAlias = "bytes | Exception | Callable[[bytes], bytes | None]"
+"""One step of the script: bytes that arrive, b"" when the peer closes its side, an exception that receiving raises, or
+a function that is given everything sent since the last step, until it gives the bytes that arrive then."""
+
+
+class MockTransport:
+    """Plays a peer: each Step of `script` in turn, the next one when the one before has been received.
+
+    `sent` has every byte that was sent. `room` is how many more bytes are taken at once; at 0 sending blocks, and
+    `has_stalled` is set, until `make_room` is called. `was_reset` says that it was closed by a reset.
+    """
+
+    def __init__(self, script: Iterable[Step] = (), *, room: float = math.inf) -> None:
+        self.sent = bytearray()
+        self.room = room
+        self.is_closed = False
+        self.was_reset = False
+        self.has_stalled = anyio.Event()
+        self._script = deque(script)
+        self._seen = 0  # how much of `sent` the steps before have seen
+        self._arrived: bytes | Exception | None = None
+        self._changed = anyio.Event()
+
+    @classmethod
+    def opened_by(cls, script: Iterable[Step] = (), *, room: float = math.inf) -> Connect:
+        """What opens this kind of connection, to be given as `connect`; its steps are played once."""
+        transport = cls(script, room=room)
+
+        async def connect(peer: Peer, seconds: float) -> MockTransport:
+            return transport
+
+        return connect
+
+    def make_room(self, room: float = math.inf) -> None:
+        """Take so many more bytes."""
+        self.room = room
+        self._wake()
+
+    def play(self, *steps: Step) -> None:
+        """Add steps to the script."""
+        self._script.extend(steps)
+        self._wake()
+
+    def send_some(self, parts: Sequence[memoryview | bytes]) -> int:
+        self._check_open()
+        data = b"".join(parts)
+        taken = data if self.room == math.inf else data[: int(self.room)]
+        self.room -= len(taken)
+        self.sent += taken
+        if taken:
+            self._wake()
+        return len(taken)
+
+    def receive_some(self) -> bytes | None:
+        self._check_open()
+        self._advance()
+        arrived = self._arrived
+        if isinstance(arrived, Exception):
+            raise arrived
+        if arrived != b"":  # the end stays
+            self._arrived = None
+        return arrived
+
+    async def wait_writable(self) -> None:
+        while not self.is_closed and self.room <= 0:
+            self.has_stalled.set()
+            await self._changed.wait()
+        self._check_open()
+
+    async def watch(self, on_readable: Callable[[], None]) -> None:
+        while not self.is_closed:
+            changed = self._changed
+            self._advance()
+            if self._arrived is None:
+                await changed.wait()
+                continue
+            has_ended = self._arrived == b"" or isinstance(self._arrived, Exception)
+            on_readable()
+            if has_ended:  # what can be read then stays the same
+                await changed.wait()
+            else:
+                await anyio.lowlevel.checkpoint()
+
+    def acknowledge(self) -> None:
+        """Nothing to do: nothing waits for an acknowledgement in memory."""
+
+    def close(self, *, reset: bool = False) -> None:
+        self.is_closed = True
+        self.was_reset = self.was_reset or reset
+        self._wake()
+
+    def _advance(self) -> None:
+        """Play the next step, if it is its turn and it has something to give."""
+        if self._arrived is not None or not self._script:
+            return
+        step = self._script[0]
+        if isinstance(step, bytes | Exception):
+            self._arrived = step
+        else:
+            self._arrived = step(bytes(self.sent[self._seen :]))
+            if self._arrived is None:
+                return
+        self._script.popleft()
+        self._seen = len(self.sent)
+
+    def _check_open(self) -> None:
+        if self.is_closed:
+            raise ConnectionLost("the connection was closed")
+
+    def _wake(self) -> None:
+        self._changed.set()
+        self._changed = anyio.Event()

@@ -1,0 +1,220 @@
+"""Has the peer's requests performed: from their fragments, by the providers, to the responses.
+
+What comes is handled in the call that read it, as long as nothing has to wait. Where something must (a slow sink, a
+full window, a response that the peer does not take, or the other tasks of the program), the fragments behind it wait in
+order, and nothing more is read meanwhile.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import math
+import time
+from collections.abc import Awaitable
+from functools import partial
+from typing import TYPE_CHECKING, Final
+
+import anyio.lowlevel
+
+from asyncstore.aio.signal import Signal
+from asyncstore.dimse.message_types import response_to
+from asyncstore.dimse.performing import SOP_CLASS_NOT_SUPPORTED, Performing
+from asyncstore.dimse.reassembly import MAXIMUM_DATA_SET_BYTES
+from asyncstore.errors import AsyncStoreError, RemoteProtocolError
+from asyncstore.status import Status
+from asyncstore.uids import name_of
+from asyncstore.upper_layer.framing import frame_command
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from anyio.abc import TaskGroup
+
+    from asyncstore.dimse.performing import PeerRequest
+    from asyncstore.dimse.reassembly import Received
+    from asyncstore.net.link import Link
+    from asyncstore.net.provider import Answer, Providers, ServiceProvider, Sink
+    from asyncstore.upper_layer.contexts import AcceptedContexts
+
+logger = logging.getLogger("asyncstore.net")
+
+# How long the requests of one peer may keep the event loop to themselves; a pause costs 50 us.
+_TURN_SECONDS: Final = 0.002
+_FAILED: Final = Status(0x0110, "the receiver failed to handle the request")
+
+
+class Performer:
+    """Performs the requests of one peer; awaitable answers run in tasks of `group`.
+
+    `window` is how many may be at work at once. `at_work` counts the answers that providers still owe. Responses go out
+    in fragments of `capacity` bytes.
+    """
+
+    def __init__(
+        self,
+        link: Link,
+        contexts: AcceptedContexts,
+        providers: Providers,
+        *,
+        calling_ae_title: str,
+        capacity: int,
+        window: int,
+        group: TaskGroup,
+    ) -> None:
+        self.at_work = 0
+        self._window = window
+        self._link = link
+        self._capacity = capacity
+        self._performing = Performing(contexts.by_id, calling_ae_title)
+        self._providers = providers
+        self._group = group
+        self._request: PeerRequest | None = None  # whose data set is coming
+        self._sink: Sink | None = None
+        self._data_set: bytearray | None = None
+        self._unanswered = 0  # those at work, and those whose response is being written
+        self._answered = Signal()
+        self._next: Callable[[], Awaitable[object] | None] | None = None
+        self._turn_ends_at = math.inf
+
+    def begin_turn(self) -> None:
+        """The event loop has come round: what arrives now is handled at once again."""
+        self._turn_ends_at = time.monotonic() + _TURN_SECONDS
+
+    def receive(self, received: Received) -> Awaitable[object] | None:
+        """Take a request or a piece of its data set. What is given must be awaited, and then `resume` called."""
+        request = self._request
+        if request is None:
+            request = self._performing.begin(received)
+            if request is None:
+                return None
+            self._begin(request)
+            if not received.is_last:
+                self._request = request
+                return self._pause_if_due(None)
+            return self._pause_if_due(self._end(request))
+        # Any number of pieces without a byte may come.
+        pause = self._take(request, received.data_set) if received.data_set else None
+        if not received.is_last:
+            return self._pause_if_due(pause)
+        if pause is None:
+            return self._pause_if_due(self._end(request))
+        self._next = partial(self._end, request)
+        return pause
+
+    def resume(self) -> Awaitable[object] | None:
+        """Go on after a pause; what is given must be awaited in turn."""
+        step, self._next = self._next, None
+        pause = None if step is None else step()
+        if pause is None:
+            self.begin_turn()
+        return pause
+
+    async def discard(self) -> None:
+        """Forget a request whose data set was not whole when the association ended."""
+        sink, self._sink = self._sink, None
+        if sink is not None:
+            await sink.discard()
+
+    def _begin(self, request: PeerRequest) -> None:
+        """Find out who performs it, and where its data set goes."""
+        provider = self._provider_of(request)
+        if request.refused_with is None:
+            if provider is None:
+                logger.info(
+                    "nobody performs a %s for %s here", request.message.name, name_of(request.context.abstract_syntax)
+                )
+                request.refused_with = SOP_CLASS_NOT_SUPPORTED
+            else:
+                try:
+                    self._sink = provider.begin(request)
+                except Exception as error:
+                    self._failed(request, error)
+                    request.refused_with = _FAILED
+        if request.refused_with is None and self._sink is None and request.message.has_data_set:
+            self._data_set = bytearray()
+
+    def _provider_of(self, request: PeerRequest) -> ServiceProvider | None:
+        return self._providers.get(request.context.abstract_syntax)
+
+    def _take(self, request: PeerRequest, piece: bytes) -> Awaitable[object] | None:
+        request.data_set_bytes += len(piece)
+        if self._sink is not None:
+            return self._sink.write(piece)
+        if self._data_set is not None:
+            if request.data_set_bytes > MAXIMUM_DATA_SET_BYTES:
+                text = f"more than {MAXIMUM_DATA_SET_BYTES} bytes"
+                raise RemoteProtocolError(text, pdu=request.message.name, field="data set")
+            self._data_set += piece
+        return None
+
+    def _end(self, request: PeerRequest) -> Awaitable[object] | None:
+        """The request is whole: have it performed, and answer."""
+        self._request = None
+        data_set = None if self._data_set is None else bytes(self._data_set)
+        self._data_set = None
+        sink = self._sink  # kept until it has finished: it is to be discarded should the association end meanwhile
+        finishing = None if sink is None else sink.finish()
+        if finishing is None:
+            return self._perform(request, sink or data_set)
+        self._next = partial(self._perform, request, sink)
+        return finishing
+
+    def _perform(self, request: PeerRequest, data_set: Sink | bytes | None) -> Awaitable[object] | None:
+        self._sink = None
+        if request.refused_with is not None:
+            return self._respond(request, response_to(request.message, request.refused_with))
+        if self._unanswered >= self._window:  # the peer does not keep to it
+            self._next = partial(self._perform, request, data_set)
+            return self._wait_for_room()
+        return self._perform_now(request, data_set)
+
+    async def _wait_for_room(self) -> None:
+        while self._unanswered >= self._window:
+            await self._answered.wait()
+
+    def _perform_now(self, request: PeerRequest, data_set: Sink | bytes | None) -> Awaitable[object] | None:
+        provider = self._provider_of(request)
+        assert provider is not None
+        try:
+            answer = provider.perform(request, data_set)
+        except Exception as error:
+            answer = self._failed(request, error)
+        if not isinstance(answer, Awaitable):
+            return self._respond(request, answer)
+        self._unanswered += 1
+        self.at_work += 1
+        self._group.start_soon(self._answer_later, request, answer)
+        return None
+
+    async def _answer_later(self, request: PeerRequest, awaitable: Awaitable[Answer]) -> None:
+        try:
+            answer = await awaitable
+        except Exception as error:
+            answer = self._failed(request, error)
+        finally:
+            self.at_work -= 1
+        try:
+            with contextlib.suppress(AsyncStoreError):  # the peer has gone before its answer
+                if (pause := self._respond(request, answer)) is not None:
+                    await pause
+        finally:
+            self._unanswered -= 1
+            self._answered.set()
+
+    def _failed(self, request: PeerRequest, error: Exception) -> Answer:
+        logger.error("performing a %s failed", request.message.name, exc_info=error)
+        return response_to(request.message, _FAILED)
+
+    def _respond(self, request: PeerRequest, answer: Answer) -> Awaitable[object] | None:
+        self._performing.end(request)
+        if answer is None:
+            return None
+        self._link.check_not_failed()
+        return self._link.writer.write(frame_command(request.context.context_id, answer.encode(), self._capacity))
+
+    def _pause_if_due(self, pause: Awaitable[object] | None) -> Awaitable[object] | None:
+        """The same pause, or one for the other tasks of the program when this peer has had its turn."""
+        if pause is None and time.monotonic() >= self._turn_ends_at:
+            return anyio.lowlevel.checkpoint()
+        return pause

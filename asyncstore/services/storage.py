@@ -1,0 +1,75 @@
+"""Storage Service Class as its user (PS3.4 Annex B): C-STORE."""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING
+
+from asyncstore.dimse.messages import LOW, CStoreRQ
+from asyncstore.errors import SourceError
+from asyncstore.inputs.opening import instance_from
+from asyncstore.instances.instance import Instance
+from asyncstore.instances.outcome import Outcome, outcome_of, source_problem
+from asyncstore.net import trace
+from asyncstore.net.invoker import FinalResponse, logger
+from asyncstore.preparation.prepare import prepare, prepare_now
+from asyncstore.trace import emit
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Coroutine
+    from typing import Any
+
+    from pydicom.dataset import Dataset
+
+    from asyncstore.dimse.operations import OnResponse, Operation
+    from asyncstore.inputs.opening import AnyPath
+    from asyncstore.preparation.prepare import Prepared
+    from asyncstore.services.scu import Association
+
+
+async def store(association: Association, source: Instance | Dataset | AnyPath, *, priority: int = LOW) -> Outcome:
+    """Store one instance and wait for the answer; see asyncstore.Association.store."""
+    association.check_open()
+    reader = association.invoker.reader
+    try:
+        instance = source if isinstance(source, Instance) else await reader.in_thread(instance_from, source)
+    except (SourceError, OSError) as error:
+        path = os.fsdecode(source) if isinstance(source, str | bytes | os.PathLike) else None
+        return source_problem(error, path)
+    if instance.meta_difference is not None:
+        differs = trace.MetaDiffers(path=instance.path, difference=instance.meta_difference)
+        differs.association_number = association.trace_number
+        emit(logger, differs)
+    try:
+        prepared = prepare_now(instance, association.contexts)
+        if prepared is None:
+            prepared = await reader.in_thread(prepare, instance, association.contexts)
+        if isinstance(prepared, Outcome):
+            return prepared
+        transfer_syntax_uid, bytes_sent = prepared.transfer_syntax_uid, prepared.data_set_length
+        response = FinalResponse()
+        operation = await send(association, prepared, response.on_response, priority=priority)
+        del prepared  # what a conversion made is not kept in memory for the answer
+        status = (await association.invoker.wait_for(response)).status
+    except SourceError as problem:
+        return source_problem(problem, instance.path, instance)
+    finally:
+        if instance is not source:  # the outcome may be kept, with the instance, and need not keep the file's bytes
+            instance.let_go()
+    return outcome_of(instance, operation, status, transfer_syntax_uid, bytes_sent)
+
+
+def send(
+    association: Association,
+    prepared: Prepared,
+    on_response: OnResponse,
+    *,
+    on_begin: Callable[[Operation], object] | None = None,
+    priority: int = LOW,
+) -> Coroutine[Any, Any, Operation]:
+    """Write one C-STORE request, to be awaited; `on_response` is called when it is answered. See Invoker.send.
+
+    `prepared` must have been prepared for the contexts of this association.
+    """
+    uids = (prepared.sop_class_uid, prepared.sop_instance_uid)
+    return association.invoker.send(prepared, CStoreRQ, (*uids, priority), on_response, on_begin)

@@ -1,0 +1,216 @@
+"""Storage Service Class as its provider (PS3.4 Annex B): a small SCP that keeps or discards what it receives.
+
+It is for `asyncstore storescp`, the demonstration, tests and benchmarks. What it keeps are PS3.10 files named by SOP
+Instance UID; a file has its final name only when the instance is whole. `on_store` decides what is answered, and when.
+"""
+
+from __future__ import annotations
+
+import logging
+import re
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Final, Self, TypeAlias
+
+from asyncstore.dimse.messages import CStoreRQ, CStoreRSP
+from asyncstore.dimse.performing import UNRECOGNISED_OPERATION
+from asyncstore.net.acceptor import ANY_SCP, Acceptor, several
+from asyncstore.services.part_file import PartFile
+from asyncstore.services.verification import VerificationProvider
+from asyncstore.status import SUCCESS, Status
+from asyncstore.uids import STORAGE_SOP_CLASSES, VERIFICATION
+
+if TYPE_CHECKING:
+    import os
+    from collections.abc import Collection
+
+    from asyncstore.dimse.performing import PeerRequest
+    from asyncstore.net.provider import Sink
+
+logger = logging.getLogger("asyncstore.net.acceptor")
+
+# PS3.5 9.1; what does not look like a UID never becomes part of a file name.
+_UID = re.compile(r"(?=.{1,64}\Z)[0-9]+(\.[0-9]+)*\Z")
+_INVALID_SOP_INSTANCE: Final = Status(0x0117, "the SOP Instance UID is not a UID")
+_OUT_OF_RESOURCES: Final = Status(0xA700, "cannot write the file")
+_OTHER_SOP_CLASS: Final = Status(0x0122, "the presentation context is for another SOP class")
+_HOOK_FAILED: Final = Status(0x0110, "the receiver failed to handle the instance")
+
+
+@dataclass(frozen=True, slots=True)
+class Arrival:
+    """An instance that was wholly received: who sent it as what, how long its data set is, and where it was kept.
+
+    `path` is None when it was discarded.
+    """
+
+    calling_ae_title: str
+    request: CStoreRQ
+    transfer_syntax_uid: str
+    data_set_bytes: int
+    path: Path | None
+
+
+Answer: TypeAlias = Status | int | None
+OnStore: TypeAlias = Callable[[Arrival], Answer | Awaitable[Answer]]
+"""Decides the answer to an instance: a Status or its value, or None for no answer at all. An awaitable one is awaited
+beside the others, so that answers can be late and come in any order; it goes on when its peer has gone, and is
+cancelled when the StorageSCP ends. When it raises, or gives anything else, that is logged, and the answer is 0110."""
+
+
+class StorageSCP(Acceptor):
+    """Receives instances on a TCP port: `async with StorageSCP(port=0) as scp` listens until the block is left.
+
+    `output_directory` is where instances are kept; None discards them. `on_store` decides what is answered, None
+    answers success. `sop_classes` are those that are accepted (None: every Storage SOP Class of the standard);
+    Verification is accepted besides. `stored` and `failed` count the answers by what they said, `associations` those
+    that were accepted. The other arguments are those of Acceptor.
+
+    Entering raises OSError when it cannot listen on the port, or when there is no such directory. A value that makes no
+    sense raises LocalProtocolError.
+    """
+
+    def __init__(
+        self,
+        *,
+        host: str = "127.0.0.1",
+        port: int = 0,
+        ae_title: str = ANY_SCP,
+        output_directory: str | os.PathLike[str] | None = None,
+        called_ae_titles: Collection[str] | None = None,
+        calling_ae_titles: Collection[str] | None = None,
+        sop_classes: Collection[str] | None = None,
+        transfer_syntaxes: Collection[str] | None = None,
+        maximum_length: int = 131072,
+        window: int = 16,
+        maximum_associations: int = 0,
+        acse_seconds: float = 30.0,
+        idle_seconds: float = 600.0,
+        on_store: OnStore | None = None,
+    ) -> None:
+        self.output_directory = None if output_directory is None else Path(output_directory)
+        self.on_store = on_store
+        self.stored = 0
+        self.failed = 0
+        storage = StorageProvider(self)
+        providers = dict.fromkeys(STORAGE_SOP_CLASSES if sop_classes is None else several(sop_classes), storage)
+        super().__init__(
+            {**providers, VERIFICATION: VerificationProvider()},
+            host=host,
+            port=port,
+            ae_title=ae_title,
+            called_ae_titles=called_ae_titles,
+            calling_ae_titles=calling_ae_titles,
+            transfer_syntaxes=transfer_syntaxes,
+            maximum_length=maximum_length,
+            window=window,
+            maximum_associations=maximum_associations,
+            acse_seconds=acse_seconds,
+            idle_seconds=idle_seconds,
+        )
+
+    async def __aenter__(self) -> Self:
+        directory = self.output_directory
+        if directory is not None and not directory.is_dir():
+            raise NotADirectoryError(f"output_directory {str(directory)!r} is not a directory: create it first")
+        return await super().__aenter__()
+
+
+@dataclass(frozen=True, slots=True)
+class _Discarded:
+    """Where a data set goes that nobody keeps; `status` is the answer where the instance is refused."""
+
+    status: Status | None = None
+
+    def write(self, data: bytes) -> None:
+        """Forget it."""
+
+    def finish(self) -> None:
+        """Nothing to do."""
+
+    async def discard(self) -> None:
+        """Nothing to do."""
+
+
+_DISCARDED: Final = _Discarded()
+
+
+class StorageProvider:
+    """Performs C-STORE for a StorageSCP."""
+
+    def __init__(self, scp: StorageSCP) -> None:
+        self._scp = scp
+
+    def begin(self, request: PeerRequest) -> Sink | None:
+        """Where the data set goes: into a file, or nowhere."""
+        message = request.message
+        directory = self._scp.output_directory
+        if not isinstance(message, CStoreRQ):
+            request.refused_with = UNRECOGNISED_OPERATION
+            return None
+        if message.affected_sop_class_uid != request.context.abstract_syntax:
+            return _Discarded(_OTHER_SOP_CLASS)
+        if directory is None:
+            return _DISCARDED
+        if not _UID.match(message.affected_sop_instance_uid):
+            return _Discarded(_INVALID_SOP_INSTANCE)
+        return PartFile(directory, message, request.context.transfer_syntax_uid)
+
+    def perform(
+        self, request: PeerRequest, data_set: Sink | bytes | None
+    ) -> CStoreRSP | Awaitable[CStoreRSP | None] | None:
+        """Answer an instance that is whole, as on_store decides."""
+        message = request.message
+        assert isinstance(message, CStoreRQ)
+        path: Path | None = None
+        if isinstance(data_set, _Discarded) and data_set.status is not None:
+            return self._response(message, data_set.status)
+        if isinstance(data_set, PartFile):
+            path = data_set.path
+            if data_set.error is not None:
+                logger.error("cannot keep an instance: %s", data_set.error)
+                return self._response(message, _OUT_OF_RESOURCES)
+        on_store = self._scp.on_store
+        if on_store is None:
+            return self._response(message, SUCCESS)
+        context = request.context
+        arrival = Arrival(request.calling_ae_title, message, context.transfer_syntax_uid, request.data_set_bytes, path)
+        try:
+            answer = on_store(arrival)
+            if isinstance(answer, Awaitable):
+                return self._answer_later(message, answer)
+            return self._response(message, _checked(answer))
+        except Exception as error:
+            return self._failed(message, error)
+
+    async def _answer_later(self, message: CStoreRQ, awaitable: Awaitable[Answer]) -> CStoreRSP | None:
+        try:
+            return self._response(message, _checked(await awaitable))
+        except Exception as error:
+            return self._failed(message, error)
+
+    def _failed(self, message: CStoreRQ, error: Exception) -> CStoreRSP | None:
+        logger.error("on_store failed for %r", message.affected_sop_instance_uid, exc_info=error)
+        return self._response(message, _HOOK_FAILED)
+
+    def _response(self, message: CStoreRQ, status: Status | None) -> CStoreRSP | None:
+        if status is None:
+            return None
+        if status.is_stored:
+            self._scp.stored += 1
+        else:
+            self._scp.failed += 1
+        return CStoreRSP(message.message_id, status, message.affected_sop_class_uid, message.affected_sop_instance_uid)
+
+
+def _checked(answer: Answer) -> Status | None:
+    """What on_store gave, as a Status that can be sent; raises TypeError or LocalProtocolError when it is none."""
+    if answer is None or answer is SUCCESS:
+        return answer
+    if isinstance(answer, int) and not isinstance(answer, bool):
+        answer = Status(answer)
+    if not isinstance(answer, Status):
+        raise TypeError(f"on_store gave a {type(answer).__name__}, not a Status, the value of one, or None")
+    CStoreRSP(1, answer).encode()
+    return answer

@@ -1,0 +1,476 @@
+"""Requests of the peer, on an association of either role: who performs them, and what is answered."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import anyio
+import pytest
+
+from asyncstore.dimse import command_set
+from asyncstore.dimse.message_types import response_to
+from asyncstore.dimse.messages import CEchoRQ, CEchoRSP, CStoreRQ, CStoreRSP, UnknownMessage
+from asyncstore.dimse.performing import UNRECOGNISED_OPERATION
+from asyncstore.dimse.query_messages import CCancelRQ, CFindRQ, CFindRSP
+from asyncstore.errors import Aborted, ConnectionLost, RemoteProtocolError
+from asyncstore.instances.source import BytesSource
+from asyncstore.net.acceptor import Acceptor
+from asyncstore.net.mock import MockTransport
+from asyncstore.net.peer import Peer
+from asyncstore.preparation.prepare import Prepared
+from asyncstore.services.scu import associate
+from asyncstore.services.storage_scp import StorageSCP
+from asyncstore.services.verification import VerificationProvider
+from asyncstore.status import SUCCESS, Status
+from asyncstore.uids import CT_IMAGE_STORAGE, EXPLICIT_VR_LITTLE_ENDIAN, IMPLICIT_VR_LITTLE_ENDIAN, VERIFICATION
+from asyncstore.upper_layer import pdu
+from asyncstore.upper_layer.items import PresentationContextResult, UserInformation
+from asyncstore.upper_layer.pdu import AssociateAC, AssociateRQ, DataTF, Fragment, ReleaseRP
+from tests.support.associations import LIMIT_SECONDS, accepting, instance, to, units_of
+from tests.support.wire import ScriptedSCP, Wire, play_scu
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable, Iterable
+
+    from asyncstore.dimse.performing import PeerRequest
+    from asyncstore.net.provider import Sink
+
+pytestmark = pytest.mark.every_loop
+
+FIND = "1.2.840.10008.5.1.4.1.2.2.1"
+EVENT_REPORT = UnknownMessage(0x0100, 7, None, True)
+CONTEXTS = [(CT_IMAGE_STORAGE, (EXPLICIT_VR_LITTLE_ENDIAN,)), (FIND, (IMPLICIT_VR_LITTLE_ENDIAN,))]
+
+
+def accept(sent: bytes) -> bytes | None:
+    """Accepts every context that a whole A-ASSOCIATE-RQ proposes, with its first transfer syntax."""
+    (request,) = units_of(sent) or (None,)
+    if not isinstance(request, AssociateRQ):
+        return None
+    results = tuple(
+        PresentationContextResult(context.context_id, 0, context.transfer_syntaxes[0])
+        for context in request.presentation_contexts
+    )
+    information = UserInformation(maximum_length=16384, implementation_class_uid="1.2.3")
+    return AssociateAC("PEER", "STORESCU", results, information).encode()
+
+
+def says(context_id: int, message: Any, data_set: bytes | None = None, cut: int = 10) -> bytes:
+    """A message on the wire, its data set in fragments of `cut` bytes."""
+    encoded = DataTF((Fragment(context_id, True, True, message.encode()),)).encode()
+    pieces = [] if data_set is None else [data_set[at : at + cut] for at in range(0, max(len(data_set), 1), cut)]
+    for number, piece in enumerate(pieces, 1):
+        encoded += DataTF((Fragment(context_id, False, number == len(pieces), piece),)).encode()
+    return encoded
+
+
+def answers(sent: bytes) -> list[dict[int, Any]]:
+    """The command sets that were sent in whole PDUs."""
+    return [
+        command_set.decode(bytes(fragment.data))
+        for unit in units_of(sent)
+        if isinstance(unit, DataTF)
+        for fragment in unit.fragments
+        if fragment.is_command
+    ]
+
+
+def released(sent: bytes) -> bytes | None:
+    """Confirms the release."""
+    return ReleaseRP().encode() if sent.endswith(pdu.ReleaseRQ().encode()) else None
+
+
+class Recorder:
+    """A provider that takes what it is told to, keeps what it got, and answers success."""
+
+    def __init__(self, answer: Callable[[PeerRequest], Any] | None = None, sink: Any = None) -> None:
+        self.got: list[tuple[str, object]] = []
+        self.requests: list[PeerRequest] = []
+        self._answer = answer
+        self._sink = sink
+
+    def begin(self, request: PeerRequest) -> Sink | None:
+        self.requests.append(request)
+        return self._sink  # type: ignore[no-any-return]
+
+    def perform(self, request: PeerRequest, data_set: object) -> Any:
+        self.got.append((request.message.name, data_set))
+        return response_to(request.message, SUCCESS) if self._answer is None else self._answer(request)
+
+
+async def asked(
+    *requests: bytes, providers: Any = None, contexts: Any = CONTEXTS, until: Callable[[bytes], bool] | None = None
+) -> list[dict[int, Any]]:
+    """Have a peer ask on the association that we opened; our answers. The association is released afterwards."""
+    has_answered = anyio.Event()
+    count = len(requests) if until is None else 0
+
+    def awaits(sent: bytes) -> bytes | None:
+        if (until(sent) if until is not None else len(answers(sent)) >= count) and sent:
+            has_answered.set()
+        return released(sent)
+
+    transport = MockTransport([accept, b"".join(requests), awaits])
+    connect = opened(transport)
+    with anyio.fail_after(LIMIT_SECONDS):
+        async with associate(PEER, contexts, providers=providers, connect=connect) as association:
+            await has_answered.wait()
+            assert association.failure is None
+    return [answer for answer in answers(bytes(transport.sent)) if answer[command_set.COMMAND_FIELD] & 0x8000]
+
+
+PEER = Peer("nowhere.invalid", 104)
+
+
+def opened(transport: MockTransport) -> Any:
+    async def connect(peer: Peer, seconds: float) -> MockTransport:
+        return transport
+
+    return connect
+
+
+def facts(answer: dict[int, Any]) -> tuple[int, int, int]:
+    """Command Field, Message ID Being Responded To and Status."""
+    return answer[command_set.COMMAND_FIELD], answer[command_set.RESPONDED_TO], answer[command_set.STATUS]
+
+
+# -- on an association that we opened ----------------------------------------------------------------------------------
+
+
+async def test_a_request_that_nobody_performs_is_refused_and_the_association_lives_on() -> None:
+    given = await asked(
+        says(1, CEchoRQ(3)),
+        says(1, CStoreRQ(4, CT_IMAGE_STORAGE, "1.2.3"), bytes(25)),
+        says(3, CFindRQ(5, FIND), b""),
+        says(1, EVENT_REPORT, b"abc"),
+    )
+    assert [facts(answer) for answer in given] == [
+        (0x8030, 3, 0x0122),
+        (0x8001, 4, 0x0122),
+        (0x8020, 5, 0x0122),
+        (0x8100, 7, 0x0122),
+    ]
+
+
+async def test_a_provider_gets_the_requests_for_its_abstract_syntax_with_their_data_sets_whole() -> None:
+    provider = Recorder()
+    given = await asked(
+        says(1, EVENT_REPORT, b"a data set in three pieces"),
+        says(3, CFindRQ(8, FIND), b"query"),
+        says(1, CEchoRQ(9)),
+        providers={CT_IMAGE_STORAGE: provider},
+    )
+    assert [facts(answer) for answer in given] == [(0x8100, 7, 0), (0x8020, 8, 0x0122), (0x8030, 9, 0)]
+    assert provider.got == [("N-EVENT-REPORT-RQ", b"a data set in three pieces"), ("C-ECHO-RQ", None)]
+    assert [request.context.context_id for request in provider.requests] == [1, 1]
+    assert provider.requests[0].data_set_bytes == 26
+
+
+async def test_a_provider_refuses_what_it_does_not_perform() -> None:
+    provider = VerificationProvider()
+    given = await asked(
+        says(1, EVENT_REPORT, b"abc"),
+        says(1, CEchoRQ(3)),
+        providers={VERIFICATION: provider},
+        contexts=[(VERIFICATION, (IMPLICIT_VR_LITTLE_ENDIAN,))],
+    )
+    assert [facts(answer) for answer in given] == [(0x8100, 7, UNRECOGNISED_OPERATION.value), (0x8030, 3, 0)]
+
+
+def fails(_: object) -> Any:
+    raise ZeroDivisionError
+
+
+async def fails_later(_: object) -> Any:
+    await anyio.lowlevel.checkpoint()
+    raise ZeroDivisionError
+
+
+@pytest.mark.parametrize("answer", [fails, fails_later])
+async def test_a_provider_that_fails_is_answered_for_and_logged(answer: Any, caplog: pytest.LogCaptureFixture) -> None:
+    (given,) = await asked(says(1, EVENT_REPORT, b"abc"), providers={CT_IMAGE_STORAGE: Recorder(answer)})
+    assert facts(given) == (0x8100, 7, 0x0110)
+    assert "performing a N-EVENT-REPORT-RQ failed" in caplog.text
+
+
+async def test_a_provider_that_fails_before_the_data_set_is_answered_for_after_it() -> None:
+    provider = Recorder()
+    provider.begin = fails  # type: ignore[method-assign, assignment]
+    (given,) = await asked(says(1, EVENT_REPORT, bytes(35)), providers={CT_IMAGE_STORAGE: provider})
+    assert facts(given) == (0x8100, 7, 0x0110)
+    assert not provider.got
+
+
+async def test_a_message_id_that_is_still_outstanding_is_refused() -> None:
+    goes_on = anyio.Event()
+
+    async def late(request: PeerRequest) -> Any:
+        await goes_on.wait()
+        return response_to(request.message, SUCCESS)
+
+    def answer(request: PeerRequest) -> Awaitable[Any]:
+        return late(request)
+
+    class Provider(Recorder):
+        def begin(self, request: PeerRequest) -> Sink | None:
+            if request.refused_with is None and self.requests:
+                goes_on.set()
+            return super().begin(request)
+
+    provider = Provider(answer)
+    given = await asked(
+        says(1, CEchoRQ(3)), says(1, CEchoRQ(3)), says(1, CEchoRQ(4)), providers={CT_IMAGE_STORAGE: provider}
+    )
+    assert facts(given[0]) == (0x8030, 3, 0x0210)
+    assert sorted(facts(answer) for answer in given[1:]) == [(0x8030, 3, 0), (0x8030, 4, 0)]
+
+
+async def test_a_cancel_is_told_to_the_request_that_it_means_and_gets_no_answer() -> None:
+    cancelled: list[bool] = []
+
+    async def answer_when_cancelled(request: PeerRequest) -> Any:
+        while not request.is_cancelled:
+            await anyio.lowlevel.checkpoint()
+        cancelled.append(True)
+        return response_to(request.message, Status(0xFE00))
+
+    provider = Recorder(answer_when_cancelled)
+    given = await asked(
+        says(3, CFindRQ(5, FIND), b"query"),
+        says(3, CCancelRQ(99)),
+        says(3, CCancelRQ(5)),
+        providers={FIND: provider},
+        until=lambda sent: len(answers(sent)) > 0,
+    )
+    assert [facts(answer) for answer in given] == [(0x8020, 5, 0xFE00)]
+    assert cancelled == [True]
+
+
+async def test_no_answer_at_all_is_an_answer_too() -> None:
+    provider = Recorder(lambda request: None if request.message_id == 3 else response_to(request.message, SUCCESS))
+    given = await asked(
+        says(1, CEchoRQ(3)),
+        says(1, CEchoRQ(4)),
+        providers={CT_IMAGE_STORAGE: provider},
+        until=lambda sent: len(answers(sent)) > 0,
+    )
+    assert [facts(answer) for answer in given] == [(0x8030, 4, 0)]
+
+
+async def test_an_answer_waits_for_the_message_that_is_being_written() -> None:
+    """The peer asks in the middle of our C-STORE-RQ: its answer comes behind the last fragment of that."""
+    transport = MockTransport([accept])
+    data_set = bytes(range(256)) * 200
+    with anyio.fail_after(LIMIT_SECONDS):
+        async with associate(
+            PEER, CONTEXTS, providers={CT_IMAGE_STORAGE: Recorder()}, connect=opened(transport)
+        ) as association:
+            transport.room = 20000
+            async with anyio.create_task_group() as group:
+                stored = instance(len(data_set))
+                stored.source = BytesSource(data_set)
+                group.start_soon(association.store, stored)
+                await transport.has_stalled.wait()
+                transport.play(says(1, CEchoRQ(3)), lambda sent: _store_answer(bytes(transport.sent)))
+                await anyio.wait_all_tasks_blocked()
+                assert len(answers(bytes(transport.sent))) == 1
+                transport.make_room()
+            transport.play(released)
+    kinds = [
+        (fragment.is_command, fragment.is_last)
+        for unit in units_of(bytes(transport.sent))
+        if isinstance(unit, DataTF)
+        for fragment in unit.fragments
+    ]
+    assert kinds == [(True, True), *[(False, False)] * 3, (False, True), (True, True)]
+
+
+def _store_answer(sent: bytes) -> bytes | None:
+    given = answers(sent)
+    return None if len(given) < 2 else says(1, CStoreRSP(1, SUCCESS))
+
+
+async def test_a_data_set_in_memory_has_a_limit(monkeypatch: pytest.MonkeyPatch) -> None:
+    from asyncstore.net import performer
+
+    monkeypatch.setattr(performer, "MAXIMUM_DATA_SET_BYTES", 100)
+    for length, is_taken in ((100, True), (101, False)):
+        provider = Recorder()
+        transport = MockTransport([accept, says(1, EVENT_REPORT, bytes(length)), released])
+        failed = anyio.Event()
+        with anyio.fail_after(LIMIT_SECONDS):
+            async with associate(
+                PEER, CONTEXTS, providers={CT_IMAGE_STORAGE: provider}, connect=opened(transport)
+            ) as association:
+                association.on_failure = failed.set
+                while not provider.got and association.failure is None:
+                    await anyio.lowlevel.checkpoint()
+                assert isinstance(association.failure, RemoteProtocolError) is not is_taken
+        assert bool(provider.got) is is_taken
+
+
+async def test_the_roles_that_a_provider_needs_are_proposed() -> None:
+    transport = MockTransport([accept, released])
+    async with associate(PEER, CONTEXTS, providers={FIND: Recorder(), "1.2.3": Recorder()}, connect=opened(transport)):
+        pass
+    (request, *_) = units_of(bytes(transport.sent))
+    assert isinstance(request, AssociateRQ)
+    (selection,) = request.user_information.role_selections
+    assert (selection.sop_class_uid, selection.scu, selection.scp) == (FIND, True, True)
+
+
+# -- sinks -------------------------------------------------------------------------------------------------------------
+
+
+class SlowSink:
+    """Takes a piece only when it may, and tells when it waits."""
+
+    def __init__(self) -> None:
+        self.taken: list[bytes] = []
+        self.waits = anyio.Event()
+        self.goes_on = anyio.Event()
+        self.is_finished = False
+        self.is_discarded = False
+
+    def write(self, data: bytes) -> Awaitable[None] | None:
+        self.taken.append(data)
+        return self._wait() if len(self.taken) == 2 else None
+
+    async def _wait(self) -> None:
+        self.waits.set()
+        await self.goes_on.wait()
+
+    def finish(self) -> Awaitable[None] | None:
+        self.is_finished = True
+        return None
+
+    async def discard(self) -> None:
+        self.is_discarded = True
+
+
+async def test_what_comes_behind_a_slow_sink_waits_in_order_and_is_not_read() -> None:
+    sink = SlowSink()
+    provider = Recorder(sink=sink)
+    transport = MockTransport(
+        [accept, says(1, EVENT_REPORT, bytes(40)) + says(3, CFindRQ(8, FIND), b"q"), says(3, CFindRQ(9, FIND), b"q")]
+    )
+    providers = {CT_IMAGE_STORAGE: provider, FIND: Recorder()}
+    with anyio.fail_after(LIMIT_SECONDS):
+        async with associate(PEER, CONTEXTS, providers=providers, connect=opened(transport)) as association:
+            await sink.waits.wait()
+            await anyio.wait_all_tasks_blocked()
+            assert len(sink.taken) == 2
+            assert transport.receive_some() == says(3, CFindRQ(9, FIND), b"q")  # nobody else has read it
+            sink.goes_on.set()
+            while len(answers(bytes(transport.sent))) < 2:
+                await anyio.lowlevel.checkpoint()
+            transport.play(released)
+            assert association.failure is None
+    assert [facts(answer) for answer in answers(bytes(transport.sent))] == [(0x8100, 7, 0), (0x8020, 8, 0)]
+    assert (b"".join(sink.taken), sink.is_finished, sink.is_discarded) == (bytes(40), True, False)
+    assert provider.got == [("N-EVENT-REPORT-RQ", sink)]
+
+
+@pytest.mark.parametrize("end", [b"", pdu.Abort(0, 0).encode(), ConnectionLost("reset")])
+async def test_a_sink_is_told_when_its_data_set_does_not_come_whole(end: Any) -> None:
+    sink = SlowSink()
+    sink.goes_on.set()
+    begun = says(1, EVENT_REPORT, bytes(40))[:-22]  # without its last fragment
+    failed = anyio.Event()
+    with anyio.fail_after(LIMIT_SECONDS):
+        async with associate(
+            PEER,
+            CONTEXTS,
+            providers={CT_IMAGE_STORAGE: Recorder(sink=sink)},
+            connect=opened(MockTransport([accept, begun, end])),
+        ) as association:
+            association.on_failure = failed.set
+            while association.failure is None:
+                await anyio.lowlevel.checkpoint()
+            assert isinstance(association.failure, ConnectionLost | Aborted)
+    assert sink.is_discarded
+    assert not sink.is_finished
+
+
+async def test_an_association_that_ends_while_a_sink_waits_leaves_nothing() -> None:
+    sink = SlowSink()
+    transport = MockTransport([accept, says(1, EVENT_REPORT, bytes(40))])
+    with anyio.fail_after(LIMIT_SECONDS):
+        async with associate(
+            PEER, CONTEXTS, providers={CT_IMAGE_STORAGE: Recorder(sink=sink)}, connect=opened(transport)
+        ) as association:
+            await sink.waits.wait()
+            await association.abort()
+    assert sink.is_discarded
+
+
+# -- several responses -------------------------------------------------------------------------------------------------
+
+
+async def test_several_responses_to_one_request_arrive_in_order_with_their_data_sets() -> None:
+    matches = [b"first match", b"", b"x" * 40000]
+
+    def answers_with_matches(wire: Wire) -> None:
+        message = wire.read_message()
+        assert message.message == CFindRQ(1, FIND)
+        assert message.data_set == b"identifier"
+        for match in matches:
+            wire.send_message(3, CFindRSP(1, Status(0xFF00), FIND, has_data_set=True), match)
+        wire.send_message(3, CFindRSP(1, SUCCESS, FIND))
+        wire.answer_release()
+
+    contexts = [(CT_IMAGE_STORAGE, (EXPLICIT_VR_LITTLE_ENDIAN,)), (FIND, (EXPLICIT_VR_LITTLE_ENDIAN,))]
+    came: list[tuple[int, bytes | None, bool]] = []
+    is_over = anyio.Event()
+
+    def on_response(operation: Any, response: Any, data_set: bytes | None) -> None:
+        came.append((response.status.value, data_set, operation.is_final))
+        if operation.is_final:
+            is_over.set()
+
+    source = BytesSource(b"identifier")
+    with ScriptedSCP(accepting(answers_with_matches)) as scp, anyio.fail_after(LIMIT_SECONDS):
+        async with to(scp, contexts=contexts) as association:
+            query = Prepared(instance(), 3, FIND, "", EXPLICIT_VR_LITTLE_ENDIAN, source.length_bytes, source)
+            await association.invoker.send(query, CFindRQ, (FIND,), on_response)
+            await is_over.wait()
+            assert not association.outstanding
+    assert came == [*[(0xFF00, match, False) for match in matches], (0, None, True)]
+
+
+# -- on an association that a peer opened ------------------------------------------------------------------------------
+
+
+def _exchange(requests: Iterable[tuple[int, Any, bytes | None]]) -> Callable[[Wire], list[Any]]:
+    def script(wire: Wire) -> list[Any]:
+        wire.associate()
+        given = []
+        for context_id, message, data_set in requests:
+            wire.send_message(context_id, message, data_set)
+            given.append(wire.read_message().message)
+        wire.release()
+        return given
+
+    return script
+
+
+async def test_an_acceptor_of_other_services_performs_them_by_the_same_providers() -> None:
+    provider = Recorder()
+    with anyio.fail_after(LIMIT_SECONDS):
+        async with Acceptor({CT_IMAGE_STORAGE: provider}) as acceptor:
+            script = _exchange([(1, EVENT_REPORT, b"abc"), (1, CEchoRQ(8), None)])
+            given = await anyio.to_thread.run_sync(play_scu, script, acceptor.port)
+    assert given == [UnknownMessage(0x8100, None, 7, False), CEchoRSP(8, SUCCESS)]
+    assert provider.got == [("N-EVENT-REPORT-RQ", b"abc"), ("C-ECHO-RQ", None)]
+
+
+async def test_a_storage_scp_refuses_another_operation_and_goes_on() -> None:
+    with anyio.fail_after(LIMIT_SECONDS):
+        async with StorageSCP() as scp:
+            script = _exchange(
+                [(1, CFindRQ(3, CT_IMAGE_STORAGE), b"q"), (1, CStoreRQ(4, CT_IMAGE_STORAGE, "1.2"), b"ab")]
+            )
+            found, stored = await anyio.to_thread.run_sync(play_scu, script, scp.port)
+    assert (found.responded_to, found.status.value) == (3, 0x0211)
+    assert (stored.responded_to, stored.status) == (4, SUCCESS)
+    assert (scp.stored, scp.failed) == (1, 0)
