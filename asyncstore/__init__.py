@@ -53,7 +53,7 @@ if TYPE_CHECKING:
     from asyncstore.status import Status
     from asyncstore.transfer.engine import Transfer, store
     from asyncstore.transfer.options import RetryPolicy, TransferOptions
-    from asyncstore.transfer.reactions import Named, Reaction, StatusReaction
+    from asyncstore.transfer.reactions import Reaction, Reactions, StatusReaction
     from asyncstore.transfer.report import Report
     from asyncstore.upper_layer.items import UserIdentity
 
@@ -64,7 +64,7 @@ __all__ = [
     "Peer", "Timeouts", "UserIdentity", "associate", "Association", "LOW", "MEDIUM", "HIGH",
     # many instances
     "store", "Transfer", "TransferOptions", "RetryPolicy", "Report", "Ledger", "SqliteLedger", "LedgerReader",
-    "StatusReaction", "Reaction", "Named",
+    "StatusReaction", "Reaction", "Reactions",
     # what is sent, and what became of it
     "scan", "ScanProblem", "ProblemKind", "Instance", "instance_from", "instance_from_bytes",
     "DataSource", "FileSource", "BytesSource", "Outcome", "State", "Status",
@@ -96,7 +96,7 @@ _MODULES = {
     "asyncstore.status": ("Status",),
     "asyncstore.transfer.engine": ("Transfer", "store"),
     "asyncstore.transfer.options": ("RetryPolicy", "TransferOptions"),
-    "asyncstore.transfer.reactions": ("Named", "Reaction", "StatusReaction"),
+    "asyncstore.transfer.reactions": ("Reaction", "Reactions", "StatusReaction"),
     "asyncstore.transfer.report": ("Report",),
     "asyncstore.upper_layer.items": ("UserIdentity",),
 }

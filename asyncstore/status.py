@@ -24,7 +24,12 @@ class Category(enum.Enum):
 
 @dataclass(frozen=True, slots=True)
 class StatusRange:
-    """A row of the table: the codes `first` to `last` (inclusive) and their meaning."""
+    """A row of the table: codes `first` to `last`, both included, and what they mean.
+
+    `retryable` agrees with what a transfer does by default (transfer/reactions.py): it sends the instance again after
+    the codes for which this is true. 0124 (not authorised) is among them. It says nothing against the instance, and a
+    run that gets it three times in a row leaves its instances for another run.
+    """
 
     first: int
     last: int
@@ -54,7 +59,7 @@ STATUS_TABLE: Final[tuple[StatusRange, ...]] = (
     StatusRange(0x0121, 0x0121, Category.FAILURE, "Missing attribute value"),
     StatusRange(0x0122, 0x0122, Category.FAILURE, "SOP class not supported"),
     StatusRange(0x0123, 0x0123, Category.FAILURE, "No such action type"),
-    StatusRange(0x0124, 0x0124, Category.FAILURE, "Not authorised"),
+    StatusRange(0x0124, 0x0124, Category.FAILURE, "Not authorised", retryable=True),
     StatusRange(0x0210, 0x0210, Category.FAILURE, "Duplicate invocation", retryable=True),
     StatusRange(0x0211, 0x0211, Category.FAILURE, "Unrecognised operation", retryable=True),
     StatusRange(0x0212, 0x0212, Category.FAILURE, "Mistyped argument", retryable=True),

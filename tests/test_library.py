@@ -145,7 +145,7 @@ async def test_everything_that_a_typed_program_names_can_be_had_from_the_package
 
     on_store: asyncstore.OnStore = keep
     (path,) = write_files(tmp_path, 1)
-    row = asyncstore.StatusReaction(0xA702, 0xA702, asyncstore.Named.STOP.value)
+    row = asyncstore.StatusReaction(0xA702, 0xA702, asyncstore.Reactions.STOP.value)
     options = asyncstore.TransferOptions(
         priority=asyncstore.HIGH,
         user_identity=asyncstore.UserIdentity(1, b"somebody"),

@@ -15,7 +15,7 @@ import pytest
 import asyncstore
 from asyncstore.cli.app import load
 from asyncstore.cli.exit_codes import ExitCode
-from asyncstore.transfer.reactions import STATUS_REACTIONS, Named
+from asyncstore.transfer.reactions import STATUS_REACTIONS, Reactions
 from tests.support import files
 from tests.support.command import PROJECT
 from tests.support.transfers import on_one_loop
@@ -72,8 +72,8 @@ def codes_of(cell: str) -> Iterator[int]:
 
 
 def test_the_codes_of_a_row_have_one_reaction_and_all_others_that_of_any_other() -> None:
-    def reaction(code: int) -> Named:
-        return Named(next(row.reaction for row in STATUS_REACTIONS if row.first <= code <= row.last))
+    def reaction(code: int) -> Reactions:
+        return Reactions(next(row.reaction for row in STATUS_REACTIONS if row.first <= code <= row.last))
 
     told: set[int] = set()
     reactions = []
@@ -82,12 +82,12 @@ def test_the_codes_of_a_row_have_one_reaction_and_all_others_that_of_any_other()
             told |= codes
             reactions.append({reaction(code) for code in codes})
     assert [len(names) for names in reactions] == [1] * len(reactions)
-    assert {reaction(code) for code in range(0x10000) if code not in told} == {Named.AGAIN}
+    assert {reaction(code) for code in range(0x10000) if code not in told} == {Reactions.AGAIN}
 
 
 def test_each_reaction_is_told() -> None:
     documented = [name for cells in rows("reaction") for name in quoted(cells[0])]
-    assert sorted(documented) == sorted(member.name.lower().replace("_", "-") for member in Named)
+    assert sorted(documented) == sorted(member.name.lower().replace("_", "-") for member in Reactions)
 
 
 def test_the_pictures_and_pages_that_it_links_to_are_there() -> None:

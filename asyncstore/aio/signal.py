@@ -18,12 +18,12 @@ class Signal:
     A `set` is not remembered when no task waits: check the condition and then wait, without an await in between.
     """
 
-    __slots__ = ("_event", "_loop", "_waiting")
+    __slots__ = ("_events", "_loop", "_waiting")
 
     def __init__(self) -> None:
         self._loop: asyncio.AbstractEventLoop | None = None  # looking it up takes a system call
         self._waiting: list[asyncio.Future[None]] = []
-        self._event: anyio.Event | None = None  # on other event loops than asyncio's
+        self._events: list[anyio.Event] = []  # on other event loops than asyncio's
 
     def set(self) -> None:
         """Wake all tasks that wait now."""
@@ -32,23 +32,58 @@ class Signal:
             for future in waiting:
                 if not future.done():
                     future.set_result(None)
-        elif self._event is not None:
-            self._event.set()
-            self._event = None
+        elif self._events:
+            events, self._events = self._events, []
+            for event in events:
+                event.set()
 
     async def wait(self) -> None:
         """Wait for the next `set`."""
-        if self._loop is None:
-            try:
-                self._loop = asyncio.get_running_loop()
-            except RuntimeError:
-                if self._event is None:
-                    self._event = anyio.Event()
-                await self._event.wait()
-                return
-        future: asyncio.Future[None] = self._loop.create_future()
+        loop = self._loop or self._running_loop()
+        if loop is None:
+            event = anyio.Event()
+            self._events.append(event)
+            await event.wait()
+            return
+        future: asyncio.Future[None] = loop.create_future()
         self._waiting.append(future)
         await future
+
+    def _running_loop(self) -> asyncio.AbstractEventLoop | None:
+        try:
+            self._loop = asyncio.get_running_loop()
+        except RuntimeError:
+            return None
+        return self._loop
+
+
+async def wait_for_any(*signals: Signal) -> None:
+    """Wait for the next `set` of any of these signals; as with one of them, check first and do not pause in between.
+
+    The part of a program that changes owns its signal and sets it, without knowing who waits. A task that waits for
+    changes in several parts waits for several signals: nothing is handed on from one signal to another.
+    """
+    loop = signals[0]._loop or signals[0]._running_loop()
+    if loop is None:
+        event = anyio.Event()
+        for signal in signals:
+            signal._events.append(event)
+        try:
+            await event.wait()
+        finally:
+            for signal in signals:
+                if event in signal._events:
+                    signal._events.remove(event)
+        return
+    future: asyncio.Future[None] = loop.create_future()
+    for signal in signals:
+        signal._waiting.append(future)
+    try:
+        await future
+    finally:
+        for signal in signals:
+            if future in signal._waiting:
+                signal._waiting.remove(future)
 
 
 class Turn:

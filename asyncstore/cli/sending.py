@@ -116,10 +116,10 @@ class Sending:
         """The ledger, not opened yet: the transfer opens it."""
         if self.ledger is None:
             return None
-        from asyncstore.ledger.sqlite.ledger import SqliteLedger
+        from asyncstore.ledger.opening import open_ledger
         from asyncstore.transfer.options import options_as_data
 
-        return SqliteLedger(
+        return open_ledger(
             self.ledger,
             destination=str(self.peer),
             options=options_as_data(self.options),

@@ -30,6 +30,7 @@ from asyncstore.instances.study import study_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
+    from typing import Protocol
 
     from asyncstore.inputs.entry import Entry, Found, Source
     from asyncstore.inputs.walk import Walked
@@ -41,6 +42,19 @@ Settled: TypeAlias = "Callable[[Sequence[Entry]], list[Outcome | None]]"
 
 # A slice in the event loop: long enough for its overhead not to matter, short enough for an association that waits for
 # its next instance not to notice.
+if TYPE_CHECKING:
+
+    class Deliver(Protocol):
+        """Takes what the feed has found, and returns when there is room for more.
+
+        `are_settled` says that all of it are outcomes that were known before.
+        """
+
+        async def __call__(self, found: Sequence[Fed], *, are_settled: bool = False) -> object: ...
+
+
+# A slice in the event loop: long enough that its overhead does not count, short enough that an association that waits
+# for its next instance does not notice.
 _SLICE_FILES: Final = 64
 _SLICE_SECONDS: Final = 0.002
 # How many entries are looked up at once: neighbours share parts of the look-up.
@@ -63,17 +77,13 @@ class Feed:
         *,
         recursive: bool,
         find_studies: bool = False,
-        deliver: Callable[[list[Fed]], None],
-        wait_for_room: Callable[[], Any],
-        pass_over: Callable[[list[Outcome]], None] = lambda outcomes: None,
+        deliver: Deliver,
     ) -> None:
         self._sources = sources
         self._recursive = recursive
         self._find_studies = find_studies
         self._deliver = deliver
-        self._wait_for_room = wait_for_room
         self._settled: Settled | None = None
-        self._pass_over = pass_over
         self.pace = Pace()
         self._limiter = anyio.CapacityLimiter(MANY_READERS)
         self._reading = 0
@@ -144,24 +154,23 @@ class Feed:
             return
         has_more = True
         while has_more:
-            await self._wait_for_room()
             has_more, outcomes, unsettled = await anyio.to_thread.run_sync(
                 _ask, entries, self._settled, abandon_on_cancel=True
             )
-            self._pass_over(outcomes)
+            await self._deliver(outcomes, are_settled=True)
             if unsettled:
                 await self._read_entries(iter(unsettled))
 
     async def _read_entries(self, entries: Iterator[Entry]) -> None:
         has_more = True
         while has_more:
-            await self._wait_for_room()
             is_probe = self.pace.is_cold and self.pace.wants_probe(time.monotonic())
             if self._find_studies or (self.pace.is_cold and not is_probe):
                 files = self.pace.files_at_once
                 has_more, batch = await anyio.to_thread.run_sync(_next, entries, files, abandon_on_cancel=True)
             else:
-                has_more, batch = self._read_warm(entries, PROBE_FILES if is_probe else _SLICE_FILES)
+                has_more, found, batch = self._read_warm(entries, PROBE_FILES if is_probe else _SLICE_FILES)
+                await self._deliver(found)
             if not batch:
                 await anyio.lowlevel.checkpoint()
                 continue
@@ -170,8 +179,11 @@ class Feed:
             self._reading += 1
             self._readers.start_soon(self._read_cold, batch)
 
-    def _read_warm(self, entries: Iterator[Entry], most: int) -> tuple[bool, list[Entry]]:
-        """Read a slice of files in the event loop: whether there may be more, and those not in memory, for a thread."""
+    def _read_warm(self, entries: Iterator[Entry], most: int) -> tuple[bool, list[Fed], list[Entry]]:
+        """Read a slice of files here and now.
+
+        Gives whether there may be more, what was found, and the files that are not in memory, for a thread.
+        """
         found: list[Fed] = []
         missed: list[Entry] = []
         has_more = True
@@ -189,12 +201,11 @@ class Feed:
         else:
             has_more = len(found) + len(missed) == most
         if not found and not missed:
-            return has_more, missed
+            return has_more, found, missed
         waited = waits_so_far() != waits
         seconds = ended_at - started_at
         self.pace.read_slice(time.monotonic(), len(found), seconds, missed=len(missed), waited=waited)
-        self._deliver(found)
-        return has_more, missed
+        return has_more, found, missed
 
     async def _read_cold(self, batch: list[Entry]) -> None:
         """Have a thread read a batch."""
@@ -205,8 +216,8 @@ class Feed:
                     _read_batch, part, self._find_studies, abandon_on_cancel=True, limiter=self._limiter
                 )
                 del batch[: len(part)]
-                self._deliver(found)
                 self.pace.read_batch(time.monotonic(), fastest, all_in_memory=all_in_memory)
+                await self._deliver(found)
         finally:
             self._reading -= 1
             self._batch_was_read.set()

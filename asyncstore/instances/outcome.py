@@ -69,8 +69,8 @@ class Outcome:
 
     `attempts` counts C-STORE requests; 0 means that nothing was sent. `association_number`, `context_id` and
     `message_id` are those of the last request, and `transfer_syntax_uid` is the one that it was sent in: not the file's
-    own if the data set was converted. `bytes_sent` counts bytes of the data set. `twin_path` is the stored file with
-    the same SOP Instance UID, if this one was not sent because of it.
+    own if the data set was converted. `bytes_sent` counts bytes of the data set. `stored_path` is the stored file
+    with the same SOP Instance UID, if this one was not sent because of it.
     """
 
     state: State
@@ -86,7 +86,7 @@ class Outcome:
     message_id: int = 0
     transfer_syntax_uid: str = ""
     bytes_sent: int = 0
-    twin_path: str | None = None
+    stored_path: str | None = None
 
     @property
     def is_stored(self) -> bool:

@@ -64,13 +64,8 @@ class Offered(Protocol):
     def stamp(self) -> tuple[int, int] | None: ...
 
 
-class Ledger(Protocol):
-    """Records the outcome of each instance of a transfer, and tells what an earlier run did.
-
-    `record`, `failure`, `has_room`, `has_earlier` and `may_know` never block; all but `may_know` are called only in the
-    event loop. `settled` and `known_instances` block: they are called in threads, maybe several at once, and never in
-    the event loop.
-    """
+class Recorder(Protocol):
+    """Where a transfer writes down what became of each instance; nothing here blocks, all belongs to the event loop."""
 
     @property
     def failure(self) -> LedgerError | None:
@@ -80,33 +75,48 @@ class Ledger(Protocol):
     def has_room(self) -> bool:
         """Whether outcomes are written as fast as they come. If not, no new instance should be sent."""
 
-    @property
-    def has_earlier(self) -> bool:
-        """Whether an earlier run has recorded anything. If not, `settled` need not be called."""
-
-    async def __aenter__(self) -> Self: ...
-
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None: ...
-
     def record(self, outcome: Outcome) -> None:
         """Record an outcome, which may not be final: the last one for an instance is kept."""
 
     async def flush(self) -> None:
         """Wait until everything recorded so far would survive the end of the process. Raises LedgerError."""
 
+
+class History(Protocol):
+    """What a transfer asks a ledger: what earlier runs did, and which instances are stored already.
+
+    `has_earlier` and `may_know` never block. `settled` and `stored_elsewhere` block, may be called by several threads
+    at once, and never in the event loop.
+    """
+
+    @property
+    def has_earlier(self) -> bool:
+        """Whether an earlier run has recorded anything; while not, `settled` need not be asked."""
+
     def settled(self, offered: Sequence[Offered]) -> list[Outcome | None]:
         """For each, the outcome that still holds, or None if it must be sent."""
 
     def may_know(self, sop_instance_uid: str) -> bool:
-        """Whether `known_instances` may find this UID. False is certain: nothing with this UID is stored.
+        """Whether `stored_elsewhere` may find this UID. False is certain: nothing with this UID is stored.
 
         This includes outcomes that are recorded but not written yet, and those of earlier runs.
         """
 
-    def known_instances(self, instances: Sequence[Instance]) -> list[list[KnownInstance]]:
+    def stored_elsewhere(self, instances: Sequence[Instance]) -> list[list[KnownInstance]]:
         """For each instance, the stored ones with its SOP Instance UID that came from another path."""
+
+
+class Ledger(Recorder, History, Protocol):
+    """Where a transfer writes down what became of each instance, and asks what an earlier run did.
+
+    The transfer enters it and leaves it: `async with`.
+    """
+
+    async def __aenter__(self) -> Self: ...
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None: ...
 
 
 def is_settled(outcome: Outcome) -> bool:

@@ -8,6 +8,7 @@ from asyncstore.errors import LocalProtocolError
 from asyncstore.upper_layer.framing import MINIMUM_LENGTH
 
 MAXIMUM_AE_TITLE_CHARACTERS = 16
+_LARGEST_WINDOW = 0xFFFF  # 16 bits (PS3.7 D.3.3.3), as a Message ID has
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,6 +57,8 @@ def check_ae_title(title: str) -> str:
     Raises LocalProtocolError when it is empty, over 16 characters, or has a backslash, a control or a non-ASCII
     character.
     """
+    if not isinstance(title, str):
+        raise LocalProtocolError(f"AE title {title!r}: an AE title is text")
     if not title.strip() or len(title) > MAXIMUM_AE_TITLE_CHARACTERS:
         raise LocalProtocolError(f"AE title {title!r} has {len(title)} characters: an AE title has 1 to 16")
     if "\\" in title or not title.isascii() or not title.isprintable():
@@ -64,23 +67,23 @@ def check_ae_title(title: str) -> str:
 
 
 def check_seconds(name: str, seconds: object) -> None:
-    """Refuse what is no length of time: TypeError for what is no number, LocalProtocolError for one below 0."""
+    """Refuse what is not a length of time: it is a number of seconds, 0 or more."""
     if not isinstance(seconds, int | float):
-        raise TypeError(f"{name} is {seconds!r}: it is a number of seconds, math.inf for no limit")
-    if not seconds >= 0:  # a NaN is no more than 0 either
+        raise LocalProtocolError(f"{name} is {seconds!r}: it is a number of seconds, math.inf for no limit")
+    if not seconds >= 0:  # a NaN is not 0 or more either
         raise LocalProtocolError(f"{name} is {seconds}: it is 0 or more")
 
 
 def check_length(name: str, length: int) -> None:
     """Refuse a maximum PDU length that has no room for data, or that no PDU can have; 0 is no limit."""
-    if length != 0 and not MINIMUM_LENGTH <= length <= 0xFFFFFFFF:
-        raise LocalProtocolError(f"{name} is {length}: it is 0 for no limit, or {MINIMUM_LENGTH} or more in 32 bits")
+    if not isinstance(length, int) or (length != 0 and not MINIMUM_LENGTH <= length <= 0xFFFFFFFF):
+        raise LocalProtocolError(f"{name} is {length!r}: it is 0 for no limit, or {MINIMUM_LENGTH} or more in 32 bits")
 
 
 def check_window(window: int) -> None:
-    """Refuse an asynchronous operations window that cannot be proposed (PS3.7 D.3.3.3)."""
-    if not 1 <= window <= 0xFFFF:
-        raise LocalProtocolError(f"an operations window of {window}: it is 1 to 65535")
+    """Refuse an asynchronous operations window that cannot be proposed (PS3.7 D.3.3.3); 1 proposes none."""
+    if not isinstance(window, int) or not 1 <= window <= _LARGEST_WINDOW:
+        raise LocalProtocolError(f"an operations window of {window!r}: it is 1 to {_LARGEST_WINDOW}")
 
 
 def check_range(name: str, value: float, least: float, most: float) -> None:

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import contextlib
 import logging
-import math
 import time
 from collections.abc import Awaitable
 from functools import partial
@@ -75,7 +74,7 @@ class Performer:
         self._unanswered = 0  # those at work, and those whose response is being written
         self._answered = Signal()
         self._next: Callable[[], Awaitable[object] | None] | None = None
-        self._turn_ends_at = math.inf
+        self._turn_ends_at = time.monotonic() + _TURN_SECONDS
 
     def begin_turn(self) -> None:
         """The event loop has come round: what arrives now is handled at once again."""

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Mapping
 from typing import TYPE_CHECKING, Protocol, TypeAlias
 
-from asyncstore.dimse.message_types import Response
-from asyncstore.dimse.messages import UnknownMessage
-
 if TYPE_CHECKING:
+    from collections.abc import Awaitable, Mapping
+
+    from asyncstore.dimse.message_types import Response
+    from asyncstore.dimse.messages import UnknownMessage
     from asyncstore.dimse.performing import PeerRequest
 
-Answer: TypeAlias = Response | UnknownMessage | None
+Answer: TypeAlias = "Response | UnknownMessage | None"
 """The response to a peer's request; None for none at all."""
 
 
@@ -46,5 +46,5 @@ class ServiceProvider(Protocol):
         """
 
 
-Providers: TypeAlias = Mapping[str, ServiceProvider]
+Providers: TypeAlias = "Mapping[str, ServiceProvider]"
 """Providers by abstract syntax (SOP Class UID)."""

@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from typing import Final, NamedTuple
 
 ANSWER_WEIGHT_BYTES: Final = 16384  # an empty instance takes fast receivers about as long as this many bytes more
-# An association works on so much for about as long as it takes to open another.
+# An association works on this much for about as long as it takes to open another.
 MANY_WAITING: Final = 200
 MUCH_WAITING_BYTES: Final = 16 << 20
 SMALL_BYTES: Final = 1 << 16  # up to there an instance costs the sender about the same, whatever its size
@@ -27,13 +27,13 @@ BEGUN_WITH_FEW_LARGE: Final = 2  # four spoil each other's place in the processo
 PERIOD_SECONDS: Final = 0.04  # two ticks of the engine: one alone would measure the tick, not the peer
 PERIOD_ANSWERS: Final = 20  # one answer more or less is then 5 %
 PERIOD_BYTES: Final = 8 << 20  # large instances are even in their cost: fewer answers say as much
-PERIOD_ROUNDS: Final = 2  # answers of each association: a phase of the slowest is no gain
+PERIOD_ROUNDS: Final = 2  # answers of each association: a phase of the slowest is not a gain
 BEGINNING_PERIODS: Final = 0.2  # how busy the sender is shows sooner than how fast the peer is: four answers
 PERIODS_WHEN_UNCLEAR: Final = 4  # halves the noise of one period (15 % of jitter becomes 7 %)
 ENOUGH_GAIN: Final = 0.15  # above the usual noise; a smaller gain is not worth a process of the peer
 BUSY_SHARE: Final = 1 / (1 + ENOUGH_GAIN)  # a sender that works for more than this of the time cannot gain enough
 IDEAL_GAIN_SHARE: Final = 1 / 3  # is enough where the ideal gain is small (3 to 4: 33 %)
-CHANGED: Final = 1.4  # throughput so many times higher or lower than usual is no noise: the peer has changed
+CHANGED: Final = 1.4  # throughput this many times higher or lower than usual is not noise: the peer has changed
 SMOOTHING: Final = 0.5  # of the newest period: two or three of them outweigh one odd one
 FIRST_PROBE_SECONDS: Final = 1.0  # a wrong end of the climb should not last; doubles with each probe that moved nothing
 LONGEST_PROBE_SECONDS: Final = 300.0  # a dozen an hour: the peer does not notice, an archive's night shift is found
@@ -42,7 +42,6 @@ CHANGE_PROBE_SECONDS: Final = 5.0  # a mix of sizes may look like change after c
 HALVING_SECONDS: Final = 1.0  # answers to what was under way already are one and the same pressure
 QUIET_SECONDS: Final = 5.0  # without a new A7xx before more is tried
 CALM_SECONDS: Final = 600.0  # longer than any distance of probes: what comes later was not caused by one
-FAILURES_UNTIL_SINGLE: Final = 5  # more knocks at once do not wake a destination that is down
 CAP_SECONDS: Final = 120.0  # limits of peers are configured, congestion passes in minutes
 LONGEST_CAP_SECONDS: Final = 1800.0  # two rejections an hour disturb no peer
 
@@ -53,7 +52,8 @@ class Progress:
 
     `data_set_bytes` are those of the answered requests. `waiting` counts instances that are ready and that no
     association has taken: without any the source is the bottleneck. `unsent_bytes` are those of the data sets that were
-    found and not sent yet. `busy_seconds` is what the sending itself has taken of one processor's time.
+    found and not sent yet. `busy_seconds` is what the sending itself has taken of one processor's time. `is_doubtful`
+    says that the destination failed so often in a row that one association at a time is tried until it answers.
     """
 
     answers: int
@@ -62,6 +62,7 @@ class Progress:
     waiting: int
     unsent_bytes: int = 0
     busy_seconds: float = 0.0
+    is_doubtful: bool = False
 
 
 class _Trial(NamedTuple):
@@ -133,37 +134,30 @@ class _LearnedCap:
 class Concurrency:
     """How many associations should be open now: `target`, at least 1.
 
-    `associations` fixes the number; only a learned cap and repeated failures lower it. None lets it climb from one to
-    `maximum` while it pays. `now` is monotonic, in seconds; a time before the latest counts as the latest. `target`
-    grows in `update` only, and while work is waiting.
+    `associations` fixes the number; only a learned cap and a doubtful destination lower it. None lets it climb from
+    one to `maximum` while it pays. `now` is monotonic, in seconds; a time before the latest counts as the latest.
+    `target` grows in `update` only, and while work is waiting.
     """
 
     def __init__(self, associations: int | None, maximum: int = 8) -> None:
         self.maximum = max(1, maximum if associations is None else associations)
         self.target = self._level = 1 if associations is None else self.maximum
-        self.failures_in_a_row = 0
+        self._is_single = False
         self._is_fixed = associations is not None
         self._has_begun = False
         self._cap = _LearnedCap(self.maximum)
         self._now = self._probe_at = self._probed_at = self._halved_at = self._pressed_at = -math.inf
         self._probe_seconds, self._quiet_seconds = FIRST_PROBE_SECONDS, QUIET_SECONDS
-        self._answers = 0
         self._meter = _Meter()
         self._upwards = True
         self._trial: _Trial | None = None
         self._rate: float | None = None
         self._usual_rate: float | None = None
 
-    @property
-    def is_single(self) -> bool:
-        """The destination failed so often in a row that one association at a time is tried until it answers."""
-        return self.failures_in_a_row >= FAILURES_UNTIL_SINGLE
-
     def update(self, now: float, progress: Progress) -> int:
         """Take in how the transfer stands, every 20 to 50 ms, and return how many associations should be open."""
         self._now = now = max(now, self._now)
-        if progress.answers > self._answers:
-            self._answers, self.failures_in_a_row = progress.answers, 0
+        self._is_single = progress.is_doubtful
         self._cap.update(now, progress)
         if not self._is_fixed:
             if not self._has_begun and progress.associations_open and (number := _number_at_once(progress)):
@@ -177,9 +171,8 @@ class Concurrency:
         self._back_off(now)
 
     def rejected(self, now: float, associations_open: int) -> None:
-        """The peer rejected an association for now, while so many were open."""
+        """The peer rejected an association for now, while this many were open."""
         self._now = now = max(now, self._now)
-        self.failures_in_a_row += associations_open < 1
         self._cap.lower(now, associations_open)
         if not self._is_fixed and self._level > self._cap.value:
             self._level = self._cap.value
@@ -188,11 +181,10 @@ class Concurrency:
 
     def lost(self, now: float) -> None:
         """An association, or the attempt to open one, ended in a timeout, an abort or a lost connection."""
-        self.failures_in_a_row += 1
         self._back_off(now)
 
     def _wanted(self) -> int:
-        return 1 if self.is_single else min(self._level, self._cap.value)
+        return 1 if self._is_single else min(self._level, self._cap.value)
 
     def _back_off(self, now: float) -> None:
         self._now = now = max(now, self._now)
@@ -207,20 +199,20 @@ class Concurrency:
         self.target = min(self.target, self._wanted())
 
     def _forget(self, probe_at: float) -> None:
-        """What was measured is no longer true."""
+        """The measurements are no longer true."""
         self._trial = self._rate = self._usual_rate = None
         self._meter.restart()
         self._probe_at = probe_at
 
     def _begin_with(self, number: int) -> None:
-        """Have so many at once, before anything is judged; of a peer that was pressed already, one."""
+        """Have this many at once, before anything is judged; of a peer that was pressed already, one."""
         self._has_begun = True
         if number > 1 and self._pressed_at == -math.inf:
             self._level = min(number, self.maximum, self._cap.value)
             self._meter.restart()
 
     def _climb(self, now: float, progress: Progress) -> None:
-        if not progress.waiting or self.is_single or progress.associations_open != self.target:
+        if not progress.waiting or self._is_single or progress.associations_open != self.target:
             self._meter.restart()
         elif measured := self._meter.measure(now, progress):
             if not self._has_begun and measured.periods >= BEGINNING_PERIODS:
@@ -293,7 +285,7 @@ class Concurrency:
 
 
 def _number_at_once(progress: Progress) -> int | None:
-    """How many associations to begin with before anything was answered; None where the answers are to show it."""
+    """How many associations to begin with before anything was answered; None where the answers must show it."""
     if progress.waiting >= MANY_WAITING:
         return MOST_BEGUN_WITH if progress.unsent_bytes <= progress.waiting * SMALL_BYTES else None
     has_few_large = progress.waiting > 1 and progress.unsent_bytes >= MUCH_WAITING_BYTES

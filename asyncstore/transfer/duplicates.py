@@ -3,24 +3,26 @@
 from __future__ import annotations
 
 import contextlib
+import math
 from typing import TYPE_CHECKING, Final
 
 import anyio
 import anyio.to_thread
 
+from asyncstore.aio.signal import Signal
 from asyncstore.errors import LedgerError, SourceError
 from asyncstore.inputs.opening import instance_from
 from asyncstore.instances.outcome import Outcome, State
 from asyncstore.ledger.sqlite.writer import storable
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Collection
+    from collections.abc import Collection
 
     from anyio.abc import TaskGroup
 
     from asyncstore.instances.instance import Instance
     from asyncstore.instances.source import DataSource
-    from asyncstore.ledger.protocol import KnownInstance, Ledger
+    from asyncstore.ledger.protocol import History, KnownInstance
     from asyncstore.transfer.work import Pending
 
 _PIECE_BYTES: Final = 1 << 20
@@ -32,44 +34,50 @@ _COMPARED_AT_ONCE: Final = 2
 _MAXIMUM_HELD: Final = 64
 
 
-class Twins:
+class Duplicates:
     """Holds back what may be stored already from another file, until a thread has compared the two.
 
-    `decided(pending, outcome)` is called in the event loop; no outcome means that the instance is to be sent. `failed`
-    is called when the ledger cannot be asked any more; what is `held` then, or when `cancel` was called, stays so.
+    `decided` is set when there is something for `take_decided`, or when the ledger cannot be asked any more: `failure`
+    says why, and what was to be compared stays held then.
     """
 
-    def __init__(
-        self,
-        ledger: Ledger,
-        *,
-        decided: Callable[[Pending, Outcome | None], None],
-        failed: Callable[[LedgerError], None],
-    ) -> None:
-        self._ledger = ledger
-        self._decided = decided
-        self._failed = failed
+    def __init__(self, history: History) -> None:
+        self.decided = Signal()
+        self.failure: LedgerError | None = None
+        self._history = history
         self._limiter = anyio.CapacityLimiter(_COMPARED_AT_ONCE)
         self._held: dict[Pending, anyio.CancelScope] = {}
+        self._decisions: list[tuple[Pending, Outcome | None]] = []
+        self._group: TaskGroup
 
     @property
     def held(self) -> Collection[Pending]:
-        """What is neither sent nor decided about."""
+        """All that was held back and not taken with its decision yet."""
         return self._held.keys()
 
-    @property
-    def are_many(self) -> bool:
-        """Whether so many are held that no other instance should be taken now."""
-        return len(self._held) >= _MAXIMUM_HELD
+    def closed_until(self, now: float) -> float:
+        """Until when no other instance may be taken: while too many are held, some must be decided about first."""
+        return math.inf if len(self._held) >= _MAXIMUM_HELD else 0.0
 
     def is_suspect(self, pending: Pending) -> bool:
-        """Whether an instance is to be compared before it is sent."""
-        return not pending.was_compared and self._ledger.may_know(pending.instance.sop_instance_uid)
+        """Whether an instance must be compared before it is sent."""
+        return not pending.was_compared and self._history.may_know(pending.instance.sop_instance_uid)
 
-    def hold(self, pending: Pending, group: TaskGroup) -> None:
-        """Hold an instance back, and compare it in a task of this group."""
+    def start(self, group: TaskGroup) -> None:
+        """Compare in tasks of this group."""
+        self._group = group
+
+    def hold(self, pending: Pending) -> None:
+        """Hold an instance back, and compare it."""
         self._held[pending] = anyio.CancelScope()
-        group.start_soon(self._compare, pending)
+        self._group.start_soon(self._compare, pending)
+
+    def take_decided(self) -> list[tuple[Pending, Outcome | None]]:
+        """What was decided since this was last asked: the instances with their outcomes, None for one to be sent."""
+        taken, self._decisions = self._decisions, []
+        for pending, _ in taken:
+            del self._held[pending]
+        return taken
 
     def cancel(self) -> None:
         """Compare no more."""
@@ -84,26 +92,27 @@ class Twins:
                     self._outcome_of, pending, abandon_on_cancel=True, limiter=self._limiter
                 )
             except LedgerError as error:
-                self._failed(error)
+                self.failure = error
+                self.decided.set()
                 return
         if scope.cancelled_caught:
             return
-        del self._held[pending]
         pending.was_compared = True
-        self._decided(pending, outcome)
+        self._decisions.append((pending, outcome))
+        self.decided.set()
 
     def _outcome_of(self, pending: Pending) -> Outcome | None:
-        (stored,) = self._ledger.known_instances([pending.instance])
-        outcomes = (twin_outcome(pending.instance, known) for known in stored)
+        (stored,) = self._history.stored_elsewhere([pending.instance])
+        outcomes = (compared_outcome(pending.instance, known) for known in stored)
         return next((outcome for outcome in outcomes if outcome is not None), None)
 
 
-def twin_outcome(instance: Instance, known: KnownInstance) -> Outcome | None:
+def compared_outcome(instance: Instance, known: KnownInstance) -> Outcome | None:
     """What becomes of an instance whose SOP Instance UID is stored already, from the file of `known`; not sent for it.
 
     DUPLICATE when both have the same data set, byte for byte in the same transfer syntax, and CONFLICT when not. None
     when that cannot be told, because a file is no longer what it was, cannot be read, or there is none: then the peer
-    has to decide. Blocks, for as long as reading both takes; nobody else may read `instance` meanwhile.
+    has to decide. Blocks, for as long as reading both takes; no other thread may read `instance` meanwhile.
     """
     if known.path is None:
         return None
@@ -115,7 +124,7 @@ def twin_outcome(instance: Instance, known: KnownInstance) -> Outcome | None:
     except (OSError, SourceError):
         return None
     state, reason = (State.DUPLICATE, _SAME) if is_same else (State.CONFLICT, _OTHER)
-    return Outcome(state, instance.path, instance, reason=reason, attempts=0, twin_path=known.path)
+    return Outcome(state, instance.path, instance, reason=reason, attempts=0, stored_path=known.path)
 
 
 def _is_same(one: Instance, other: Instance) -> bool:

@@ -1,4 +1,4 @@
-"""What to do after each answer and each loss: the tables of policy.py applied, with time as an argument.
+"""Judges each answer and each loss: applies the table of reactions, with time as an argument.
 
 `Destination` holds what the answers so far say of the peer as a whole; `Judge` decides over one instance at a time: a
 final outcome, or another attempt and when.
@@ -13,17 +13,15 @@ from asyncstore.instances.outcome import Outcome, State, no_context, reason_of
 from asyncstore.status import SUCCESS
 from asyncstore.transfer.destination import Destination, is_our_doing
 from asyncstore.transfer.options import ABORTS_UNTIL_POISON
-from asyncstore.transfer.reactions import Named
+from asyncstore.transfer.reactions import Reactions
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     from asyncstore.instances.instance import Instance
     from asyncstore.transfer.options import RetryPolicy
-    from asyncstore.transfer.work import Pending
+    from asyncstore.transfer.work import Pending, Work
 
 # A peer that takes others' instances and keeps refusing this one for want of resources means this one. It does take
-# them when it refuses fewer than one in so many.
+# them when it refuses fewer than one in this many.
 _REFUSALS_OF_ONE = 5
 _TAKEN_PER_REFUSAL = 10
 
@@ -31,7 +29,7 @@ _TAKEN_PER_REFUSAL = 10
 class Again(NamedTuple):
     """Send the instance again, not before `due_at`.
 
-    `on_new_association` says that the one which carried it is to end, `is_pressed` that the peer is out of resources.
+    `on_new_association` says that the one which carried it must end, `is_pressed` that the peer is out of resources.
     """
 
     due_at: float
@@ -42,19 +40,15 @@ class Again(NamedTuple):
 class Judge:
     """Decides over instances: an Outcome that is final, or Again."""
 
-    def __init__(self, retry: RetryPolicy, destination: Destination) -> None:
+    def __init__(self, retry: RetryPolicy, destination: Destination, work: Work) -> None:
         self._retry = retry
         self._destination = destination
-        # Unless somebody overrides it.
-        self._success_is_stored = retry.reaction_to(SUCCESS.value) == Named.STORED.value
+        self._work = work
+        # Unless an override says otherwise.
+        self._success_is_stored = retry.reaction_to(SUCCESS.value) == Reactions.STORED.value
 
-    def answered(
-        self, pending: Pending, outcome: Outcome, now: float, *, others_wait: Callable[[], bool]
-    ) -> Outcome | Again:
-        """The peer answered; `outcome` is what the answer means by itself.
-
-        `others_wait` is asked whether there are instances that were never sent yet.
-        """
+    def answered(self, pending: Pending, outcome: Outcome, now: float) -> Outcome | Again:
+        """The peer answered; `outcome` is what the answer means by itself."""
         status = outcome.status
         assert status is not None
         destination = self._destination
@@ -67,7 +61,7 @@ class Judge:
         if reaction.presses:
             if not min(reaction.retries, self._retry.retries):
                 return outcome
-            return self._refused_for_now(pending, outcome, now, others_wait())
+            return self._refused_for_now(pending, outcome, now)
         if reaction.stops_after:
             destination.count_stop(reaction.stops_after, StoreFailed(outcome.reason, status))
         else:
@@ -79,7 +73,7 @@ class Judge:
             return Again(now + self._retry.wait_seconds(pending.retries), reaction.on_new_association)
         return outcome
 
-    def _refused_for_now(self, pending: Pending, outcome: Outcome, now: float, others_wait: bool) -> Outcome | Again:
+    def _refused_for_now(self, pending: Pending, outcome: Outcome, now: float) -> Outcome | Again:
         """Out of resources: not the instance's fault, unless the peer takes others meanwhile.
 
         When only such are left, the peer cannot show that any more: then it counts that it took others since.
@@ -92,7 +86,7 @@ class Judge:
         pending.answers_seen, pending.refusals_seen = destination.answers, destination.refusals
         if pending.answers_at_first_refusal is None:
             pending.answers_at_first_refusal = destination.answers
-        is_remainder = not others_wait and destination.answers > pending.answers_at_first_refusal
+        is_remainder = not self._work.has_untried() and destination.answers > pending.answers_at_first_refusal
         if pending.refusals >= _REFUSALS_OF_ONE or (is_remainder and destination.pressures >= _REFUSALS_OF_ONE):
             return outcome
         return Again(max(destination.hold_until, now), is_pressed=True)

@@ -1,7 +1,6 @@
-"""What a transfer may do and how it reacts: options and tables as data, with units in the names.
+"""Options of a transfer and its policy for retries, as data with units in the names.
 
-The reactions are data: a row says what an answer means for the instance, the association and the destination, and the
-engine reads the row. Nothing here waits, reads a clock or knows of a socket.
+Nothing here waits, reads a clock or knows of a socket.
 """
 
 from __future__ import annotations
@@ -10,24 +9,42 @@ import dataclasses
 import itertools
 import random
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Final, Literal, TypeAlias, get_args
+from typing import TYPE_CHECKING, Any, Final, Literal, Self, TypeAlias, get_args
 
 from asyncstore.dimse.messages import HIGH, LOW, MEDIUM
 from asyncstore.errors import LocalProtocolError
 from asyncstore.instances.outcome import State
-from asyncstore.net.peer import Timeouts, check_ae_title, check_length, check_seconds
-from asyncstore.transfer.reactions import STATUS_REACTIONS, Named, Reaction, StatusReaction
+from asyncstore.net.peer import Timeouts, check_ae_title, check_length, check_seconds, check_window
+from asyncstore.transfer.reactions import STATUS_REACTIONS, Reaction, Reactions, StatusReaction
 from asyncstore.uids import can_be_sent
 
 if TYPE_CHECKING:
     from asyncstore.upper_layer.items import UserIdentity
 
 MAXIMUM_ASSOCIATIONS: Final = 8  # where `auto` ends; more made every receiver that was measured slower
-ABORTS_UNTIL_POISON: Final = 3  # an instance on which so many associations died is set aside
-DESTINATION_FAILURES_UNTIL_SINGLE: Final = 5
+ABORTS_UNTIL_POISON: Final = 3  # an instance on which this many associations died is set aside
+# Who keeps a ledger is away for the night: an archive that is restarted meanwhile should not end the run.
+_OUTAGE_SECONDS_WITH_LEDGER: Final = 3600.0
 
 OnDuplicate: TypeAlias = Literal["duplicate", "stored", "failed"]
 KeepTogether: TypeAlias = Literal["directory", "study"]
+
+
+def _check_type(name: str, value: object, kind: type) -> None:
+    if not isinstance(value, kind):
+        raise LocalProtocolError(f"{name} is {value!r:.200}: it is a {kind.__name__}")
+
+
+def _check_count(name: str, count: object, *, least: int = 0) -> None:
+    if not isinstance(count, int):
+        raise LocalProtocolError(f"{name} is {count!r}: it is a whole number")
+    if count < least:
+        raise LocalProtocolError(f"{name} is {count}: it is {least} or more")
+
+
+def _check_choice(name: str, chosen: object, choices: tuple[str, ...]) -> None:
+    if chosen not in choices:
+        raise LocalProtocolError(f"{name} is {chosen!r}: it is one of {', '.join(choices)}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,8 +76,20 @@ class RetryPolicy:
         if not isinstance(self.overrides, tuple | list) or not all(
             isinstance(r, StatusReaction) for r in self.overrides
         ):
-            raise TypeError(f"overrides is {self.overrides!r:.200}: it is a tuple of StatusReaction")
+            raise LocalProtocolError(f"overrides is {self.overrides!r:.200}: it is a tuple of StatusReaction")
         _check_choice("on_duplicate", self.on_duplicate, get_args(OnDuplicate))
+
+    @classmethod
+    def for_ledger(cls, **overrides: Any) -> Self:
+        """The policy of a run with a ledger: it waits an hour for a peer that is away, also for the first association.
+
+        `overrides` are arguments of RetryPolicy, and come first. A Transfer with a ledger has this policy unless its
+        options were made with another.
+        """
+        policy = cls(**{"outage_seconds": _OUTAGE_SECONDS_WITH_LEDGER, **overrides})
+        if "retries_at_start" in overrides:
+            return policy
+        return dataclasses.replace(policy, retries_at_start=policy.retries)
 
     def reaction_to(self, status_value: int) -> Reaction:
         """The reaction to a status code of C-STORE-RSP."""
@@ -69,13 +98,17 @@ class RetryPolicy:
         if reaction.final is State.DUPLICATE and self.on_duplicate != "duplicate":
             return Reaction(State(self.on_duplicate))
         if status_value == 0xB006 and self.strict_warnings:
-            return Named.FAILED.value
+            return Reactions.FAILED.value
         return reaction
 
     def wait_seconds(self, failures: int, random_fraction: float | None = None) -> float:
         """How long to wait after that many failures in a row (full jitter, so that senders do not come back as one)."""
         longest = min(self.cap_seconds, self.first_wait_seconds * 2.0 ** min(max(failures - 1, 0), 62))
         return longest * (random.random() if random_fraction is None else random_fraction)
+
+
+# TransferOptions that were made without a policy have this very one.
+_USUAL_RETRY: Final = RetryPolicy()
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,7 +121,7 @@ class TransferOptions:
     converts to it; `only_needed_contexts` proposes nothing beyond what the input needs; without `convert` an instance
     is sent in its own transfer syntax or not at all. `keep_together` "directory" keeps a directory on one association
     while there is other work, "study" never lets a study be on two. `drain_seconds` is how long `Transfer.drain` waits
-    for what is in flight.
+    for what is in flight. Without `retry` it is RetryPolicy(), and with a ledger RetryPolicy.for_ledger().
     """
 
     calling_ae_title: str = "STORESCU"
@@ -103,17 +136,18 @@ class TransferOptions:
     keep_together: KeepTogether = "directory"
     recursive: bool = True
     convert: bool = True
-    retry: RetryPolicy = field(default_factory=RetryPolicy)
+    retry: RetryPolicy = _USUAL_RETRY
     fail_fast: bool = False
     drain_seconds: float = 30.0
     user_identity: UserIdentity | None = None
 
     def __post_init__(self) -> None:
         check_ae_title(self.calling_ae_title)
-        if self.associations is not None and self.associations < 1:
-            raise LocalProtocolError(f"{self.associations} associations: at least 1 is needed")
-        if not 1 <= self.window <= 0xFFFF:
-            raise LocalProtocolError(f"an operations window of {self.window}: it is 1 to 65535")
+        if self.associations is not None:
+            _check_count("associations", self.associations, least=1)
+        _check_type("timeouts", self.timeouts, Timeouts)
+        _check_type("retry", self.retry, RetryPolicy)
+        check_window(self.window)
         check_length("maximum_length", self.maximum_length)
         check_length("maximum_send_length", self.maximum_send_length)
         if self.priority not in (LOW, MEDIUM, HIGH):
@@ -123,17 +157,9 @@ class TransferOptions:
         _check_choice("keep_together", self.keep_together, get_args(KeepTogether))
         check_seconds("drain_seconds", self.drain_seconds)
 
-
-def _check_count(name: str, count: object) -> None:
-    if not isinstance(count, int):
-        raise TypeError(f"{name} is {count!r}: it is a whole number")
-    if count < 0:
-        raise LocalProtocolError(f"{name} is {count}: it is 0 or more")
-
-
-def _check_choice(name: str, chosen: object, choices: tuple[str, ...]) -> None:
-    if chosen not in choices:
-        raise LocalProtocolError(f"{name} is {chosen!r}: it is one of {', '.join(choices)}")
+    def for_ledger(self) -> TransferOptions:
+        """The same for a run with a ledger."""
+        return dataclasses.replace(self, retry=RetryPolicy.for_ledger()) if self.retry is _USUAL_RETRY else self
 
 
 def options_as_data(options: TransferOptions) -> dict[str, Any]:

@@ -1,79 +1,72 @@
 """The associations that a transfer has open: opened as the waiting work needs them, ended when they do not pay.
 
-`Concurrency` says how many there should be, `Plan` what each proposes. What an association's end says of the peer is
-learned here: that it takes no more of them, not what was proposed, or no operations window.
+`Concurrency` says how many there should be, `Plan` what each proposes, and `Destination` learns how each ended.
 """
 
 from __future__ import annotations
 
 import time
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING
 
-from asyncstore.errors import NoAcceptedContext
+from asyncstore.aio.signal import Signal
+from asyncstore.errors import AssociationLost, AsyncStoreError
 from asyncstore.net.invoker import STREAMED_AFTER_BYTES
 from asyncstore.services.scu import Association
-from asyncstore.transfer.concurrency import Concurrency, Progress
-from asyncstore.transfer.destination import is_our_doing
-from asyncstore.transfer.options import MAXIMUM_ASSOCIATIONS
+from asyncstore.transfer.concurrency import Progress
+from asyncstore.transfer.destination import Ended, is_our_doing
 from asyncstore.transfer.worker import Worker
 
 if TYPE_CHECKING:
-    from typing import Protocol
-
     from anyio.abc import TaskGroup
 
-    from asyncstore.errors import AsyncStoreError
     from asyncstore.net.peer import Peer
+    from asyncstore.transfer.admission import Admission
+    from asyncstore.transfer.attempts import Attempts
     from asyncstore.transfer.destination import Destination
     from asyncstore.transfer.options import TransferOptions
-    from asyncstore.transfer.plan import Pair, Plan
+    from asyncstore.transfer.plan import Plan
+    from asyncstore.transfer.preparing import Preparing
     from asyncstore.transfer.report import Report
     from asyncstore.transfer.work import Work
-    from asyncstore.transfer.worker import Employer
-
-    class Owner(Employer, Protocol):
-        """What a crew needs of the transfer that it works for."""
-
-        def ended(self, worker: Worker, error: AsyncStoreError | None) -> None: ...
-        def none_accepted(self, pairs: set[Pair]) -> None: ...
 
 
-# A peer that ends an association on which nothing was sent for so long has a timeout for that, and is well.
-_IDLE_SECONDS: Final = 5.0
-
-
-class Crew:
-    """The workers of a transfer, an association each.
-
-    `streamed_bytes` are those of large instances that were sent beyond their beginning. `nothing_accepted` is what the
-    latest association ended with of whose proposed contexts the peer accepted none.
-    """
+class Pool:
+    """The workers of a transfer, an association each; `changed` is set when one was established or has ended."""
 
     def __init__(
         self,
-        owner: Owner,
         peer: Peer,
         options: TransferOptions,
         *,
-        plan: Plan,
+        admission: Admission,
+        attempts: Attempts,
+        preparing: Preparing,
         work: Work,
         destination: Destination,
+        plan: Plan,
         report: Report,
     ) -> None:
         self.workers: list[Worker] = []
-        self.concurrency = Concurrency(options.associations, MAXIMUM_ASSOCIATIONS)
-        self.streamed_bytes = 0
-        self.nothing_accepted: NoAcceptedContext | None = None
-        self._owner = owner
+        self.changed = Signal()
         self._peer = peer
         self._options = options
-        self._plan = plan
+        self._admission = admission
+        self._attempts = attempts
+        self._preparing = preparing
         self._work = work
         self._destination = destination
+        self._plan = plan
         self._report = report
         self._last_number = 0
         self._window = options.window
         self._window_has_worked = False
+        self._group: TaskGroup
+
+    def start(self, group: TaskGroup) -> None:
+        """Have the associations in tasks of this group."""
+        self._group = group
+
+    # -- for all of them -----------------------------------------------------------------------------------------------
 
     def wake(self) -> None:
         """Have every worker look whether there is something to do."""
@@ -86,44 +79,42 @@ class Crew:
             worker.abort()
 
     def end_unestablished(self) -> None:
-        """Give up those associations that have not come to be: there is nothing to finish on them."""
+        """Give up the associations that are not there yet: there is nothing to finish on them."""
         for worker in tuple(self.workers):
             if not worker.association.established:
                 worker.abort()
 
     # -- how many ------------------------------------------------------------------------------------------------------
 
-    def target(self, now: float) -> int:
-        """How many associations there should be, as the transfer goes."""
-        report, waiting = self._report, self._work.waiting
+    def update_target(self, now: float) -> int:
+        """Take in how the transfer goes, and give how many associations there should be."""
+        report = self._report
         for worker in self.workers:
-            self._count_streamed(worker)
-        answers = report.answers + self.streamed_bytes // STREAMED_AFTER_BYTES
-        unsent_bytes = report.found_bytes - report.sent_bytes
-        busy_seconds = time.thread_time()
-        target = self.concurrency.update(
-            now, Progress(answers, report.sent_bytes, report.associations_open, waiting, unsent_bytes, busy_seconds)
+            report.count_streamed(worker.take_streamed_bytes())
+        progress = Progress(
+            # A part of a large instance says of the peer's speed what a whole small one does.
+            answers=report.answers + report.streamed_bytes // STREAMED_AFTER_BYTES,
+            data_set_bytes=report.sent_bytes,
+            associations_open=report.associations_open,
+            waiting=self._work.waiting,
+            unsent_bytes=report.found_bytes - report.sent_bytes,
+            busy_seconds=time.thread_time(),
+            is_doubtful=self._destination.is_doubtful,
         )
-        return 1 if self._destination.is_doubtful or not report.associations_open else target
+        target = self._destination.concurrency.update(now, progress)
+        return target if report.associations_open else 1
 
     def retire_beyond(self, target: int) -> None:
         """Have those end that are too many, as soon as what they have in flight is answered."""
         for worker in [worker for worker in self.workers if not worker.retiring][target:]:
-            worker.retiring = True
-            worker.wake()
+            worker.retire()
 
-    def open_up_to(self, target: int, group: TaskGroup) -> None:
-        """Open associations until there are so many; one that is ending still counts at the peer."""
+    def open_up_to(self, target: int) -> None:
+        """Open associations until there are this many; one that is ending still counts at the peer."""
         for _ in range(target - len(self.workers)):
-            self._open(group)
+            self._open()
 
-    def established(self) -> None:
-        """An association was accepted."""
-        self._destination.was_established = True
-        self._report.associations_established += 1
-        self._count_open()
-
-    def _open(self, group: TaskGroup) -> None:
+    def _open(self) -> None:
         """Have one more association, proposing what the waiting work needs."""
         self._last_number += 1
         options = self._options
@@ -138,85 +129,97 @@ class Crew:
             maximum_send_length=options.maximum_send_length,
             user_identity=options.user_identity,
         )
-        worker = Worker(self._owner, self._last_number, association, proposal, options)
+        worker = Worker(
+            self._last_number,
+            association,
+            proposal,
+            options,
+            admission=self._admission,
+            attempts=self._attempts,
+            preparing=self._preparing,
+        )
         self.workers.append(worker)
         self._number_open()
-        group.start_soon(self._employ, worker)
+        self._group.start_soon(self._employ, worker)
+
+    # -- one of them ---------------------------------------------------------------------------------------------------
 
     async def _employ(self, worker: Worker) -> None:
-        """One worker from beginning to end."""
+        """One worker and its association, from beginning to end."""
         error: AsyncStoreError | None = None
         try:
-            error = await worker.run()
+            with worker.scope:
+                try:
+                    async with worker.association:
+                        worker.begin()
+                        self._established()
+                        await worker.work()
+                except AsyncStoreError as failure:
+                    error = failure
         finally:
-            self.workers.remove(worker)
-            self._count_streamed(worker)
-            self._window_has_worked = self._window_has_worked or _used_window(worker)
-            self._work.leave(worker)
-            self._count_open()
-            self._number_open()
-            self._owner.ended(worker, error)
+            self._ended(worker, error)
 
-    def _count_streamed(self, worker: Worker) -> None:
-        """A part of a large instance says of the peer's speed what a whole small one does."""
-        streamed_bytes = worker.take_streamed_bytes()
-        self.streamed_bytes += streamed_bytes
-        self._report.sent_bytes += streamed_bytes
+    def _established(self) -> None:
+        self._destination.was_established = True
+        self._report.associations_established += 1
+        self._count_open()
+        self.changed.set()
 
-    def _count_open(self) -> None:
-        self._report.associations_open = sum(
-            worker.association.established and worker.association.failure is None for worker in self.workers
-        )
+    def _ended(self, worker: Worker, error: AsyncStoreError | None) -> None:
+        """A worker's association ended, by itself or as `error` says."""
+        lost = worker.take_lost()
+        if lost:
+            because = error or worker.association.failure or AssociationLost("the association was aborted")
+            self._learn_window(worker, because)
+            self._attempts.lost(lost, because)
+        self.workers.remove(worker)
+        self._report.count_streamed(worker.take_streamed_bytes())
+        self._window_has_worked = self._window_has_worked or _used_window(worker)
+        self._work.leave(worker)
+        self._count_open()
+        self._number_open()
+        if error is not None and not self._destination.is_stopped:
+            now = time.monotonic()
+            refused = self._destination.learn_from(self._how_it_ended(worker, error, now), now)
+            self._attempts.refuse(refused)
+        self.changed.set()
+        self.wake()
 
-    def _number_open(self) -> None:
-        """The log names associations only while there are several."""
-        several = len(self.workers) > 1
-        for worker in self.workers:
-            worker.association.trace_number = worker.number if several else 0
-
-    # -- what the end of one says of the peer --------------------------------------------------------------------------
-
-    def lost(self, worker: Worker, error: AsyncStoreError) -> None:
-        """An association ended with operations outstanding: was it the window? Some accept one and cannot take it."""
+    def _learn_window(self, worker: Worker, error: AsyncStoreError) -> None:
+        """Operations were outstanding at the end: was it the window? Some peers accept one and cannot take it."""
         has_worked = self._window_has_worked or any(map(_used_window, self.workers))
         if worker.association.window > 1 and not has_worked and not is_our_doing(error):
             self._window = 1
 
-    def learn_from(self, worker: Worker, error: AsyncStoreError) -> None:
-        """An association was not established, or was lost: what does that say of the destination?"""
-        now = time.monotonic()
-        associations_open = self._report.associations_open
-        if is_our_doing(error):
-            return
-        if isinstance(error, NoAcceptedContext):
-            self._learn_refused(worker, error, now)
-        elif worker.association.established:
-            self.concurrency.lost(now)
-            was_idle = not worker.has_sent and now - worker.established_at > _IDLE_SECONDS
-            if not worker.answers and not was_idle:
-                self._destination.failed(now, error)
-        elif associations_open:  # the peer works, and wants no more associations than it has
-            self.concurrency.rejected(now, associations_open)
-        else:
-            self._destination.failed(now, error)
-
-    def _learn_refused(self, worker: Worker, error: NoAcceptedContext, now: float) -> None:
-        """An association was accepted without any context: what it proposed cannot be sent."""
-        others = [other.association.contexts for other in self.workers]
-        pairs = {pair for pair in worker.proposal.pairs if all(contexts.find(*pair) is None for contexts in others)}
-        if len(pairs) < len(worker.proposal.pairs):  # it did accept them elsewhere
-            self.concurrency.rejected(now, self._report.associations_open)
-        elif not self._destination.was_established and self._has_proposed_all(worker):
-            self._destination.stop(error, at_start=True)
-            return
-        self.nothing_accepted = error
-        self._owner.none_accepted(pairs)
+    def _how_it_ended(self, worker: Worker, error: AsyncStoreError, now: float) -> Ended:
+        accepted = [other.association.contexts for other in self.workers]
+        pairs = worker.proposal.pairs
+        refused = frozenset(pair for pair in pairs if all(contexts.find(*pair) is None for contexts in accepted))
+        return Ended(
+            error,
+            was_established=worker.association.established,
+            answers=worker.answers,
+            idle_seconds=0.0 if worker.has_sent else max(0.0, now - worker.established_at),
+            associations_open=self._report.associations_open,
+            refused=refused,
+            accepted_elsewhere=len(refused) < len(pairs),
+            has_proposed_all=self._has_proposed_all(worker),
+        )
 
     def _has_proposed_all(self, worker: Worker) -> bool:
         """Whether there is nothing else that the peer might accept."""
         if not self._options.only_needed_contexts:
             return True
         return self._work.feed_ended and worker.proposal.pairs.issuperset(self._work.pairs_waiting())
+
+    def _count_open(self) -> None:
+        self._report.associations_open = sum(worker.is_open for worker in self.workers)
+
+    def _number_open(self) -> None:
+        """The log names associations only while there are several."""
+        several = len(self.workers) > 1
+        for worker in self.workers:
+            worker.association.trace_number = worker.number if several else 0
 
 
 def _used_window(worker: Worker) -> bool:

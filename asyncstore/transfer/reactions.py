@@ -1,4 +1,4 @@
-"""What an answer leads to, as data: for the instance, for its association, and for the destination."""
+"""The meaning of each answer as data: for the instance, for its association, and for the destination."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ class Reaction:
     stops_after: int = 0
 
 
-class Named(enum.Enum):
+class Reactions(enum.Enum):
     """The reactions that a run can choose from by name (`--on-status A702=stop`)."""
 
     STORED = Reaction(State.STORED)
@@ -59,39 +59,41 @@ class StatusReaction:
 
     def __post_init__(self) -> None:
         if not isinstance(self.reaction, Reaction):
-            hint = ": its value is one" if isinstance(self.reaction, Named) else ""
-            raise TypeError(f"the reaction {str(self.reaction)!r:.80} is no Reaction{hint}")
+            hint = ": its value is one" if isinstance(self.reaction, Reactions) else ""
+            raise LocalProtocolError(f"the reaction {str(self.reaction)!r:.80} is not a Reaction{hint}")
         if not 0 <= self.first <= self.last <= 0xFFFF:
             raise LocalProtocolError(f"status codes {self.first:04X} to {self.last:04X}: they are 0000 to FFFF")
 
 
-def _rows(reaction: Named, *codes: int | tuple[int, int]) -> list[StatusReaction]:
+def _rows(reaction: Reactions, *codes: int | tuple[int, int]) -> list[StatusReaction]:
     spans = ((code, code) if isinstance(code, int) else code for code in codes)
     return [StatusReaction(first, last, reaction.value) for first, last in spans]
 
 
 _NO_ANSWERS: Final = (0xFE00, 0xFF00, 0xFF01)
-# The first row that holds a code wins. FE00, FF00 and FF01 have none: they are no answers to a C-STORE, and end the
+# The first row that holds a code wins. `Status.retryable` is true of the codes whose reaction has retries, and of no
+# other. FE00, FF00 and FF01 have none: they are no answers to a C-STORE, and end the
 # association as every violation of the protocol does.
 STATUS_REACTIONS: Final[tuple[StatusReaction, ...]] = (
-    *_rows(Named.STORED, 0x0000),
-    *_rows(Named.WARNING, 0x0001, 0x0107, 0x0116, (0xB000, 0xBFFF)),
-    *_rows(Named.LATER, (0xA700, 0xA7FF), 0x0213),
-    *_rows(Named.UNSUPPORTED, (0xA800, 0xA8FF), 0x0122, 0x0112),
-    *_rows(Named.FAILED, (0xA900, 0xA9FF), 0x0105, 0x0106, 0x0114, 0x0115, (0x0117, 0x0121)),
-    *_rows(Named.AGAIN_ELSEWHERE, (0xC000, 0xCFFF), 0x0210, 0x0212),
-    *_rows(Named.AGAIN_4_TIMES, 0x0110),  # of two first objects of a study, a peer may fail over one
-    *_rows(Named.DUPLICATE, 0x0111),
-    *_rows(Named.STOP_AFTER_3, 0x0124),
-    *_rows(Named.AGAIN_ELSEWHERE_THEN_STOP, 0x0211),
-    *_rows(Named.AGAIN, (0x0000, 0xFFFF)),
+    *_rows(Reactions.STORED, 0x0000),
+    *_rows(Reactions.WARNING, 0x0001, 0x0107, 0x0116, (0xB000, 0xBFFF)),
+    *_rows(Reactions.LATER, (0xA700, 0xA7FF), 0x0213),
+    *_rows(Reactions.UNSUPPORTED, (0xA800, 0xA8FF), 0x0122, 0x0112),
+    *_rows(Reactions.FAILED, (0xA900, 0xA9FF), 0x0105, 0x0106, 0x0113, 0x0114, 0x0115),
+    *_rows(Reactions.FAILED, 0x0117, 0x0118, 0x0119, 0x0120, 0x0121, 0x0123),  # 011A to 011F are anybody's
+    *_rows(Reactions.AGAIN_ELSEWHERE, (0xC000, 0xCFFF), 0x0210, 0x0212),
+    *_rows(Reactions.AGAIN_4_TIMES, 0x0110),  # of two first objects of a study, a peer may fail over one
+    *_rows(Reactions.DUPLICATE, 0x0111),
+    *_rows(Reactions.STOP_AFTER_3, 0x0124),
+    *_rows(Reactions.AGAIN_ELSEWHERE_THEN_STOP, 0x0211),
+    *_rows(Reactions.AGAIN, (0x0000, 0xFFFF)),
 )
 
 
 def parse_overrides(texts: Iterable[str]) -> tuple[StatusReaction, ...]:
     """Read `A702=stop`, `C000-C0FF=failed`: status codes in hexadecimal and the name of a reaction.
 
-    Raises ValueError, its text one line that says what is wrong.
+    Raises LocalProtocolError, its text one line that says what is wrong.
     """
     return tuple(_parse_override(text) for text in texts)
 
@@ -99,17 +101,17 @@ def parse_overrides(texts: Iterable[str]) -> tuple[StatusReaction, ...]:
 def _parse_override(text: str) -> StatusReaction:
     codes, _, name = text.partition("=")
     first, _, last = codes.partition("-")
-    names = {member.name.lower().replace("_", "-"): member for member in Named}
+    names = {member.name.lower().replace("_", "-"): member for member in Reactions}
     if name.lower() not in names:
-        raise ValueError(f"{text!r}: after = comes one of {', '.join(names)}")
+        raise LocalProtocolError(f"{text!r}: after = comes one of {', '.join(names)}")
     try:
         span = int(first, 16), int(last or first, 16)
     except ValueError:
-        raise ValueError(f"{text!r}: a status is four hexadecimal digits, as in A702=stop") from None
+        raise LocalProtocolError(f"{text!r}: a status is four hexadecimal digits, as in A702=stop") from None
     if not 0 <= span[0] <= span[1] <= 0xFFFF:
-        raise ValueError(f"{text!r}: a status is 0000 to FFFF")
+        raise LocalProtocolError(f"{text!r}: a status is 0000 to FFFF")
     if span[0] == span[1] and span[0] in _NO_ANSWERS:
-        raise ValueError(
+        raise LocalProtocolError(
             f"{text!r}: {first} is no answer to a C-STORE, and ends the association whatever comes after ="
         )
     return StatusReaction(*span, names[name.lower()].value)

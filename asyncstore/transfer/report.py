@@ -20,7 +20,8 @@ class Report:
     """What a transfer did so far: counts of instances by state, bytes, and reasons.
 
     `found` and `found_bytes` grow while the scan goes on; `scan_finished` says that they are final. Bytes are those of
-    data sets. `stopped_because` is what ended the run before its work was done.
+    data sets; `streamed_bytes` are those of `sent_bytes` that large instances were sent beyond their beginning.
+    `stopped_because` is what ended the run before its work was done.
     """
 
     found: int = 0
@@ -39,6 +40,7 @@ class Report:
     stopped_because: Exception | None = None
     started_at: float = field(default_factory=time.monotonic)
     finished_at: float | None = None
+    streamed_bytes: int = 0
 
     @property
     def stored(self) -> int:
@@ -85,6 +87,11 @@ class Report:
             self.stored_bytes += outcome.instance.data_set_length
         if outcome.reason and (outcome.reason in self.reasons or len(self.reasons) < _KEPT_REASONS):
             self.reasons[outcome.reason] += 1
+
+    def count_streamed(self, streamed_bytes: int) -> None:
+        """Count bytes of large instances that are sent and not answered yet."""
+        self.streamed_bytes += streamed_bytes
+        self.sent_bytes += streamed_bytes
 
     def to_dict(self) -> dict[str, Any]:
         """The same as plain data, for JSON."""

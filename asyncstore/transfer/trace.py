@@ -1,4 +1,4 @@
-"""What a transfer tells the log beside what its associations do."""
+"""The events that a transfer logs beside those of its associations."""
 
 from __future__ import annotations
 

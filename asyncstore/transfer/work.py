@@ -2,7 +2,8 @@
 
 Instances of one directory stay on one association while there is other work: some archives see a study as complete when
 an association ends, and two associations that both carry the first object of a study race in the peer's database. The
-same SOP Instance UID is never in flight twice: some peers lose data over it. No event loop is used here.
+same SOP Instance UID is never in flight twice: some peers lose data over it. No event loop is needed here; those who
+wait for a change wait for the signals of Work.
 """
 
 from __future__ import annotations
@@ -15,10 +16,11 @@ from collections import deque
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final
 
+from asyncstore.aio.signal import Signal
 from asyncstore.instances.head import SMALL_FILE_BYTES
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Collection, Iterator
+    from collections.abc import Collection, Container, Iterator
 
     from asyncstore.instances.instance import Instance
     from asyncstore.transfer.plan import Pair
@@ -26,9 +28,9 @@ if TYPE_CHECKING:
 # Read-ahead ends at either limit. Small files wait with their bytes, larger ones with their UIDs only.
 MAXIMUM_WAITING: Final = 1024
 MAXIMUM_WAITING_BYTES: Final = 8 << 20
-# Of so many studies it is remembered which association they stay on: more than are ever on their way at once.
+# For this many studies it is remembered which association they stay on: more than are ever on their way at once.
 _REMEMBERED_OWNERS: Final = 65536
-# While there is other work, so many instances are taken between two retries.
+# While there is other work, this many instances are taken between two retries.
 _TAKEN_PER_RETRY: Final = 16
 
 
@@ -37,10 +39,10 @@ class Pending:
     """An instance on its way, and what happened to it so far.
 
     `key` is what keeps instances together, `held_bytes` what the instance holds in memory while it waits,
-    `was_compared` says that it is no twin of a stored one. `attempts` counts requests, `retries` those that its own
-    failures cost, `losses` associations that ended while it was in flight, `refusals` answers that the peer is out
-    of resources while it took others. `answers_seen` and `refusals_seen` are what the peer had answered to all
-    instances by the latest of those, `answers_at_first_refusal` by the first (None: there was none).
+    `was_compared` says that it need not be compared with a stored file any more. `attempts` counts requests, `retries`
+    those that its own failures cost, `losses` associations that ended while it was in flight, `refusals` answers that
+    the peer is out of resources while it took others. `answers_seen` and `refusals_seen` are the destination's counts
+    at the latest of those, `answers_at_first_refusal` at the first (None: there was none).
     """
 
     instance: Instance
@@ -70,7 +72,11 @@ class _Group:
 
 
 class Work:
-    """What is to be sent: instances come in from the feed and from retries, and are taken by associations."""
+    """The instances that wait: they come in from the feed and from retries, and are taken by associations.
+
+    `available` is set when an association may find something to take, or that all is done; `due` when it has changed
+    what is next, or that all is done. `waiting` counts instances that are ready, `waiting_bytes` what they hold.
+    """
 
     def __init__(self, *, strict: bool = False) -> None:
         self._strict = strict
@@ -78,9 +84,9 @@ class Work:
         self._group_of: dict[object, _Group] = {}
         self._owners: dict[str, object] = {}
         self._in_flight: set[str] = set()  # SOP Instance UIDs
-        self._twins: dict[str, deque[Pending]] = {}  # SOP Instance UID -> others that have it too, to come in turn
-        self._twins_waiting = 0
-        self._twins_bytes = 0
+        self._same_uid: dict[str, deque[Pending]] = {}  # SOP Instance UID -> others that have it too, to come in turn
+        self._same_uid_waiting = 0
+        self._same_uid_bytes = 0
         self._retries: list[tuple[float, int, Pending]] = []
         self._order = itertools.count()
         self._again: deque[Pending] = deque()  # retries whose time has come
@@ -88,6 +94,8 @@ class Work:
         self.waiting = 0
         self.waiting_bytes = 0
         self.feed_ended = False
+        self.available = Signal()
+        self.due = Signal()
 
     @property
     def is_done(self) -> bool:
@@ -98,8 +106,8 @@ class Work:
     def has_room(self) -> bool:
         """Whether the feed may add another instance."""
         return (
-            self.waiting + self._twins_waiting < MAXIMUM_WAITING
-            and self.waiting_bytes + self._twins_bytes < MAXIMUM_WAITING_BYTES
+            self.waiting + self._same_uid_waiting < MAXIMUM_WAITING
+            and self.waiting_bytes + self._same_uid_bytes < MAXIMUM_WAITING_BYTES
         )
 
     @property
@@ -110,19 +118,22 @@ class Work:
                 yield from queue
         yield from self._again
         yield from (pending for _, _, pending in self._retries)
-        yield from itertools.chain.from_iterable(self._twins.values())
+        yield from itertools.chain.from_iterable(self._same_uid.values())
 
     def add(self, instance: Instance, key: str) -> None:
-        """Take in an instance; `key` is what keeps instances together: its directory, or its study."""
+        """Take in an instance; `key` is what keeps instances together: its directory, or its study.
+
+        Set `available` when all that has come was added.
+        """
         is_held = instance.path is None or instance.size_bytes <= SMALL_FILE_BYTES
         self._put(Pending(instance, key, instance.size_bytes if is_held else 0))
 
     def has_untried(self) -> bool:
-        """Whether something waits that is no retry."""
+        """Whether something waits that is not a retry."""
         return not self.feed_ended or bool(self._groups)
 
     def put_back(self, pending: Pending) -> None:
-        """Give back an instance that was taken and not sent."""
+        """Give back an instance that was taken and not sent; set `available` when all were given back."""
         self._leave_flight(pending)
         self._put(pending)
 
@@ -130,10 +141,22 @@ class Work:
         """Send an instance again, not before `due_at`."""
         self._leave_flight(pending)
         heapq.heappush(self._retries, (due_at, next(self._order), pending))
+        self.due.set()
 
     def finish(self, pending: Pending) -> None:
         """An instance has its final outcome."""
         self._leave_flight(pending)
+        if self.feed_ended and self.is_done:
+            self._tell_done()
+
+    def end_feed(self) -> None:
+        """Nothing more will come from the feed."""
+        self.feed_ended = True
+        self._tell_done()
+
+    def _tell_done(self) -> None:
+        self.available.set()
+        self.due.set()
 
     @property
     def next_retry_at(self) -> float:
@@ -151,7 +174,7 @@ class Work:
         return woken
 
     def take_all(self, pairs: Collection[Pair]) -> list[Pending]:
-        """Take out every instance of these pairs that waits, whoever it waits for; they do not count as in flight."""
+        """Take out every instance of these pairs that waits, for any association; they are not in flight then."""
         taken: list[Pending] = []
         for group in list(self._groups.values()):
             for pair in [pair for pair in group.waiting if pair in pairs]:
@@ -161,12 +184,12 @@ class Work:
         self._again = deque(pending for pending in self._again if pending.pair not in pairs)
         for pending in taken:
             self._count(pending, -1)
-        twins = [twin for twins in self._twins.values() for twin in twins if twin.pair in pairs]
-        for twin in twins:
-            self._drop_twin(twin)
+        others = [other for queue in self._same_uid.values() for other in queue if other.pair in pairs]
+        for other in others:
+            self._drop_same_uid(other)
         for pending in taken:  # one of these may have been the next with its UID
-            self._release_twin(pending.instance.sop_instance_uid)
-        return taken + twins
+            self._release_next(pending.instance.sop_instance_uid)
+        return taken + others
 
     def waits_for(self, taker: object) -> bool:
         """Whether something waits that this association could have, if it could carry it."""
@@ -181,8 +204,8 @@ class Work:
         pairs = (pair for group in groups for pair, queue in group.waiting.items() if queue)
         return list(dict.fromkeys((*pairs, *(pending.pair for pending in self._again))))
 
-    def take(self, taker: object, serves: Callable[[Pair], bool]) -> Pending | None:
-        """The next instance for an association: `serves(pair)` tells what it can carry.
+    def take(self, taker: object, served: Container[Pair]) -> Pending | None:
+        """The next instance for an association that can carry the pairs `served`.
 
         From the group that it has; else from one that nobody has; else, unless groups are strict, from the one of
         another association with the most waiting: that association is not kept from its own by it. Retries come when
@@ -190,30 +213,30 @@ class Work:
         """
         pending = None
         if self._taken_since_again >= _TAKEN_PER_RETRY:
-            pending = self._take_again(taker, serves)
+            pending = self._take_again(taker, served)
         if pending is None:
-            pending = self._take_new(taker, serves) or self._take_again(taker, serves)
+            pending = self._take_new(taker, served) or self._take_again(taker, served)
         return pending
 
-    def _take_new(self, taker: object, serves: Callable[[Pair], bool]) -> Pending | None:
+    def _take_new(self, taker: object, served: Container[Pair]) -> Pending | None:
         self._taken_since_again += 1
         group = self._group_of.get(taker)
         if group is not None:
-            pending = self._take_from(group, serves)
+            pending = self._take_from(group, served)
             if pending is not None:
                 return pending
         for group in self._others(taker):
-            pending = self._take_from(group, serves)
+            pending = self._take_from(group, served)
             if pending is not None:
                 self._own(group, taker)
                 return pending
         return None
 
-    def _take_again(self, taker: object, serves: Callable[[Pair], bool]) -> Pending | None:
+    def _take_again(self, taker: object, served: Container[Pair]) -> Pending | None:
         self._taken_since_again = 0
         for _ in range(len(self._again)):
             pending = self._again.popleft()
-            if not serves(pending.pair) or (self._strict and not self._is_open_to(pending.key, taker)):
+            if pending.pair not in served or (self._strict and not self._is_open_to(pending.key, taker)):
                 self._again.append(pending)
             elif self._begin_flight(pending):
                 if self._strict:
@@ -257,9 +280,9 @@ class Work:
             group.owner = taker
             self._group_of[taker] = group
 
-    def _take_from(self, group: _Group, serves: Callable[[Pair], bool]) -> Pending | None:
+    def _take_from(self, group: _Group, served: Container[Pair]) -> Pending | None:
         for pair, queue in group.waiting.items():
-            while queue and serves(pair):
+            while queue and pair in served:
                 pending = queue.popleft()
                 if not self._begin_flight(pending):
                     continue
@@ -269,13 +292,13 @@ class Work:
         return None
 
     def _begin_flight(self, pending: Pending) -> bool:
-        """An instance stops waiting; False when it is to wait for another with its UID instead of being sent."""
+        """An instance stops waiting; False when it must wait for another with its UID instead of being sent."""
         self._count(pending, -1)
         uid = pending.instance.sop_instance_uid
         if uid in self._in_flight:
-            self._twins.setdefault(uid, deque()).append(pending)
-            self._twins_waiting += 1
-            self._twins_bytes += pending.held_bytes
+            self._same_uid.setdefault(uid, deque()).append(pending)
+            self._same_uid_waiting += 1
+            self._same_uid_bytes += pending.held_bytes
             return False
         self._in_flight.add(uid)
         return True
@@ -306,23 +329,23 @@ class Work:
     def _leave_flight(self, pending: Pending) -> None:
         uid = pending.instance.sop_instance_uid
         self._in_flight.discard(uid)
-        if self._twins:
-            self._release_twin(uid)
+        if self._same_uid:
+            self._release_next(uid)
 
-    def _release_twin(self, uid: str) -> None:
+    def _release_next(self, uid: str) -> None:
         """The next instance with that UID, if there is one, waits for an association again: its turn has come."""
-        if uid in self._twins and uid not in self._in_flight:
-            twin = self._twins[uid][0]
-            self._drop_twin(twin)
-            self._put(twin)
+        if uid in self._same_uid and uid not in self._in_flight:
+            pending = self._same_uid[uid][0]
+            self._drop_same_uid(pending)
+            self._put(pending)
 
-    def _drop_twin(self, twin: Pending) -> None:
-        uid = twin.instance.sop_instance_uid
-        self._twins[uid].remove(twin)
-        if not self._twins[uid]:
-            del self._twins[uid]
-        self._twins_waiting -= 1
-        self._twins_bytes -= twin.held_bytes
+    def _drop_same_uid(self, pending: Pending) -> None:
+        uid = pending.instance.sop_instance_uid
+        self._same_uid[uid].remove(pending)
+        if not self._same_uid[uid]:
+            del self._same_uid[uid]
+        self._same_uid_waiting -= 1
+        self._same_uid_bytes -= pending.held_bytes
 
 
 def directory_of(path: str | None) -> str:

@@ -8,38 +8,33 @@ from typing import TYPE_CHECKING
 
 import anyio
 
-from asyncstore.aio.signal import Signal
-from asyncstore.errors import AssociationLost, AsyncStoreError, SourceError
+from asyncstore.aio.signal import Signal, wait_for_any
+from asyncstore.errors import SourceError
 from asyncstore.instances.outcome import Outcome, outcome_of, source_problem
-from asyncstore.preparation.prepare import conversion, prepare, prepare_now
+from asyncstore.preparation.prepare import conversion, prepare_now
 from asyncstore.services.storage import send
+from asyncstore.transfer.preparing import Bench
 
 if TYPE_CHECKING:
-    from typing import Protocol, TypeAlias
+    from typing import TypeAlias
 
     from asyncstore.dimse.message_types import Response
     from asyncstore.dimse.operations import Operation
+    from asyncstore.preparation.prepare import Prepared
     from asyncstore.services.scu import Association
+    from asyncstore.transfer.admission import Admission
+    from asyncstore.transfer.attempts import Attempts
     from asyncstore.transfer.options import TransferOptions
     from asyncstore.transfer.plan import Pair, Proposal
+    from asyncstore.transfer.preparing import Preparing
     from asyncstore.transfer.work import Pending
 
     # With the transfer syntax and the length of what was sent: what a conversion made is not kept for the answer.
     _Sent: TypeAlias = tuple[Pending, str, int]
 
-    class Employer(Protocol):
-        """What a worker needs of the transfer that it works for."""
-
-        def take(self, worker: Worker) -> Pending | None: ...
-        def has_more_for(self, worker: Worker) -> bool: ...
-        def answered(self, worker: Worker, pending: Pending, outcome: Outcome) -> None: ...
-        def not_sent(self, worker: Worker, pending: Pending, outcome: Outcome | None) -> None: ...
-        def lost(self, worker: Worker, pendings: list[Pending], error: AsyncStoreError) -> None: ...
-        def established(self, worker: Worker) -> None: ...
-
 
 class Worker:
-    """Runs one association from its request to its release.
+    """Sends instances over one association, which the pool opens and closes.
 
     `number` is what the log calls it. `retiring` asks it to end when what is in flight is answered. `answers` counts
     the answers that came, `has_sent` says that there is something to be answered. `established_at` is when there was an
@@ -47,67 +42,91 @@ class Worker:
     """
 
     def __init__(
-        self, employer: Employer, number: int, association: Association, proposal: Proposal, options: TransferOptions
+        self,
+        number: int,
+        association: Association,
+        proposal: Proposal,
+        options: TransferOptions,
+        *,
+        admission: Admission,
+        attempts: Attempts,
+        preparing: Preparing,
     ) -> None:
         self.number = number
         self.association = association
         self.proposal = proposal
+        self.scope = anyio.CancelScope()
         self.retiring = False
         self.answers = 0
         self.has_sent = False
         self.established_at = math.inf
         self._options = options
-        self._employer = employer
-        self._pairs = proposal.pairs
-        self._scope = anyio.CancelScope()
+        self._admission = admission
+        self._attempts = attempts
+        self._bench = Bench(preparing)
+        self._served: frozenset[Pair] = frozenset()
+        self._carried: frozenset[Pair] = frozenset()
         self._in_flight: dict[int, _Sent] = {}
-        self._changed = Signal()
         self._sending: _Sent | None = None
-        association.on_failure = self.wake
+        self._changed = Signal()  # an answer, the end of the association, or a wish of the pool's
+        association.on_failure = self._changed.set
 
-    def serves(self, pair: Pair) -> bool:
-        """Whether the association can carry this pair, or has at least proposed all that it needs."""
-        return pair in self._pairs or self.association.contexts.find(*pair) is not None
+    def __repr__(self) -> str:
+        if self.association.failure is not None:
+            state = "failed"
+        elif self.established_at == math.inf:
+            state = "being established"
+        else:
+            state = "retiring" if self.retiring else "established"
+        converted = f", {self._bench.held} being converted" if self._bench.held else ""
+        return f"<Worker {self.number}, {state}, {self.answers} answered, {len(self._in_flight)} in flight{converted}>"
+
+    # -- for the pool --------------------------------------------------------------------------------------------------
+
+    @property
+    def is_open(self) -> bool:
+        """Whether there is an association, and nothing has ended it."""
+        return self.association.established and self.association.failure is None
 
     def wake(self) -> None:
-        """Something changed: an answer, new work, or a wish of the transfer's."""
+        """Have the worker look whether there is something to do."""
         self._changed.set()
+
+    def retire(self) -> None:
+        """End when what is in flight is answered."""
+        self.retiring = True
+        self._changed.set()
+
+    def abort(self) -> None:
+        """End the association at once; what is in flight is lost."""
+        self.retiring = True
+        self.scope.cancel()
 
     def take_streamed_bytes(self) -> int:
         """How much of large instances that are not answered yet has been sent since this was last asked."""
         taken, self.association.streamed_bytes = self.association.streamed_bytes, 0
         return taken
 
-    def abort(self) -> None:
-        """End the association at once; what is in flight is lost."""
-        self.retiring = True
-        self._scope.cancel()
+    def take_lost(self) -> list[Pending]:
+        """The instances in flight when the association ended, once; what is converted is given back to the work."""
+        self._bench.close()
+        lost = [pending for pending, _, _ in self._in_flight.values()]
+        self._in_flight.clear()
+        return lost
 
-    async def run(self) -> AsyncStoreError | None:
-        """Work until there is nothing left to do here; gives back what ended the association, if it was not us."""
-        error: AsyncStoreError | None = None
-        try:
-            with self._scope:
-                try:
-                    async with self.association:
-                        self._pairs = self._pairs_served()
-                        self.established_at = time.monotonic()
-                        self._employer.established(self)
-                        await self._work()
-                except AsyncStoreError as failure:
-                    error = failure
-        finally:
-            if self._in_flight:
-                pendings = [pending for pending, _, _ in self._in_flight.values()]
-                self._in_flight.clear()
-                lost = error or self.association.failure or AssociationLost("the association was aborted")
-                self._employer.lost(self, pendings, lost)
-        return error
+    # -- the work itself -----------------------------------------------------------------------------------------------
 
-    def _pairs_served(self) -> frozenset[Pair]:
-        """The proposed pairs, without those that another association may yet carry.
+    def begin(self) -> None:
+        """The association is established."""
+        self._carried = frozenset(self.association.contexts.pairs)
+        self._served = self._carried | self._pairs_done_with()
+        self.established_at = time.monotonic()
 
-        A peer may accept only so many contexts at a time. What stood first and was not accepted never will be.
+    def _pairs_done_with(self) -> frozenset[Pair]:
+        """The proposed pairs that this association carries after a conversion, or that none will carry.
+
+        A peer may accept only so many contexts at a time: what it refused for that may go elsewhere. What stood first
+        and was not accepted never will be.
         """
         contexts = self.association.contexts
         first_sop_class_uid, _ = self.proposal.contexts[0]
@@ -116,52 +135,61 @@ class Worker:
             for pair in self.proposal.pairs
             if pair[0] == first_sop_class_uid
             or not contexts.may_be_accepted(pair[0])
-            or contexts.find(*pair) is not None
             or (self._options.convert and conversion(contexts, *pair) is not None)
         )
 
-    async def _work(self) -> None:
+    async def work(self) -> None:
+        """Work until there is nothing left to do here; raises what ended the association."""
+        association, admission, bench = self.association, self._admission, self._bench
         while True:
-            if self.association.failure is not None:
-                raise self.association.failure
-            pending = None if self.retiring else self._employer.take(self)
+            if association.failure is not None:
+                raise association.failure
+            served = self._served
+            if bench.held:
+                if self.retiring or admission.has_ended:
+                    bench.close()
+                elif bench.is_ready:
+                    await self._send(*bench.take())
+                    continue
+                elif bench.is_full:
+                    served = self._carried
+            pending = None if self.retiring else admission.take(self, served)
             if pending is not None:
                 await self._send(pending)
-            elif self._in_flight or (self._employer.has_more_for(self) and not self.retiring):
-                await self._changed.wait()
+            elif self._in_flight or bench.held or (not self.retiring and admission.has_more_for(self)):
+                await wait_for_any(self._changed, bench.changed, *admission.changed)
             else:
                 return
 
-    async def _send(self, pending: Pending) -> None:
-        """Send one instance; it is in flight when this returns, or has an outcome."""
-        instance = pending.instance
-        self._sending = (pending, instance.transfer_syntax_uid, instance.data_set_length)
+    async def _send(self, pending: Pending, prepared: Prepared | Outcome | None = None) -> None:
+        """Send one instance; when this returns it is in flight, is being converted, or has an outcome."""
+        instance, association = pending.instance, self.association
+        if prepared is None:
+            prepared = prepare_now(instance, association.contexts, convert=self._options.convert)
+        if prepared is None:
+            self._bench.lay(pending, association.contexts)
+            return
+        if isinstance(prepared, Outcome):
+            self._attempts.not_sent(pending, prepared)
+            return
         try:
-            prepared = prepare_now(instance, self.association.contexts, convert=self._options.convert)
-            if prepared is None:
-                prepared = await self.association.invoker.reader.in_thread(prepare, instance, self.association.contexts)
-            if isinstance(prepared, Outcome):
-                self._sending = None
-                self._employer.not_sent(self, pending, prepared)
-                return
-            if prepared.source is not instance.source:
-                self._sending = (pending, prepared.transfer_syntax_uid, prepared.data_set_length)
+            self._sending = (pending, prepared.transfer_syntax_uid, prepared.data_set_length)
             if pending.losses:  # it may be what the associations died of: let no other be lost with it
                 await self._wait_until_alone()
             await send(
-                self.association, prepared, self._on_response, on_begin=self._on_begin, priority=self._options.priority
+                association, prepared, self._on_response, on_begin=self._on_begin, priority=self._options.priority
             )
+            del prepared  # what a conversion made is not kept in memory for the answer
             if pending.losses:
                 await self._wait_until_alone()
         except SourceError as error:
             self._sending = None
             self._forget(pending)
-            problem = source_problem(error, instance.path, instance, attempts=pending.attempts)
-            self._employer.not_sent(self, pending, problem)
+            self._attempts.not_sent(pending, source_problem(error, instance.path, instance))
         except BaseException:
             if self._sending is not None:
                 self._sending = None
-                self._employer.not_sent(self, pending, None)
+                self._attempts.not_sent(pending, None)
             raise
 
     def _on_begin(self, operation: Operation) -> None:
@@ -177,7 +205,8 @@ class Worker:
         outcome = outcome_of(pending.instance, operation, response.status, transfer_syntax_uid, bytes_sent)
         outcome.attempts = pending.attempts
         outcome.association_number = self.number
-        self._employer.answered(self, pending, outcome)
+        if self._attempts.answered(pending, outcome):
+            self.retiring = True
         self._changed.set()
 
     def _forget(self, pending: Pending) -> None:

@@ -59,6 +59,11 @@ class AcceptedContexts:
         """The ID of the context for exactly this pair."""
         return self._ids.get((sop_class_uid, transfer_syntax_uid))
 
+    @property
+    def pairs(self) -> Collection[tuple[str, str]]:
+        """All pairs for which there is a context."""
+        return self._ids.keys()
+
     def may_be_accepted(self, abstract_syntax: str) -> bool:
         """Whether the peer refused a context for this abstract syntax without naming a syntax as the reason.
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import anyio
 import pytest
 
-from asyncstore.aio.signal import Signal, Turn
+from asyncstore.aio.signal import Signal, Turn, wait_for_any
 from tests.support.associations import LIMIT_SECONDS
 
 pytestmark = pytest.mark.every_loop
@@ -193,3 +193,40 @@ async def test_who_is_cancelled_just_when_the_turn_comes_passes_it_on() -> None:
             scope.cancel()
     assert took_it[-1] == "patient"
     assert not turn.is_taken
+
+
+async def test_a_task_that_waits_for_several_signals_is_woken_by_each_of_them() -> None:
+    signals = [Signal(), Signal(), Signal()]
+    times = 0
+
+    async def count() -> None:
+        nonlocal times
+        while True:
+            await wait_for_any(*signals)
+            times += 1
+
+    with anyio.fail_after(LIMIT_SECONDS):
+        async with anyio.create_task_group() as group:
+            group.start_soon(count)
+            for signal in (*signals, signals[0]):
+                await anyio.wait_all_tasks_blocked()
+                signal.set()
+                signal.set()
+            await anyio.wait_all_tasks_blocked()
+            group.cancel_scope.cancel()
+    assert times == 4
+
+
+async def test_signals_keep_nobody_who_was_woken_by_another_or_cancelled() -> None:
+    woken, quiet = Signal(), Signal()
+    with anyio.fail_after(LIMIT_SECONDS):
+        async with anyio.create_task_group() as group:
+            group.start_soon(wait_for_any, quiet, woken)
+            await anyio.wait_all_tasks_blocked()
+            woken.set()
+        with anyio.CancelScope() as scope:
+            scope.cancel()
+            await wait_for_any(quiet, woken)
+    for signal in (woken, quiet):
+        assert not signal._waiting
+        assert not signal._events

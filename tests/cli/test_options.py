@@ -15,7 +15,7 @@ import pytest
 from asyncstore.cli.app import COMMANDS, run_command_line
 from asyncstore.cli.output.documented_log import QUIET
 from asyncstore.cli.sending import Sending
-from asyncstore.transfer.reactions import Named
+from asyncstore.transfer.reactions import Reactions
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -177,8 +177,8 @@ def test_status_reactions_are_read_in_order(storescu: Callable[..., Asked]) -> N
     options = ("--on-status", "A702=stop", "--on-status", "C000-C0FF=failed")
     overrides = storescu(*options, "host", "104", "a.dcm").options.retry.overrides
     assert [(row.first, row.last, row.reaction) for row in overrides] == [
-        (0xA702, 0xA702, Named.STOP.value),
-        (0xC000, 0xC0FF, Named.FAILED.value),
+        (0xA702, 0xA702, Reactions.STOP.value),
+        (0xC000, 0xC0FF, Reactions.FAILED.value),
     ]
 
 
@@ -332,7 +332,7 @@ def test_the_help_names_defaults_and_reactions_and_has_no_panel_for_itself(
     assert "[default: auto]" in text
     assert "[default: 30]" in text
     assert "─ Options ─" not in text
-    assert all(member.name.lower().replace("_", "-") in text for member in Named)
+    assert all(member.name.lower().replace("_", "-") in text for member in Reactions)
 
 
 @pytest.mark.parametrize("command", sorted(COMMANDS))

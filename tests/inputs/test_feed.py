@@ -25,24 +25,23 @@ from tests.support import files
 from tests.support.transfers import instance, uid_of, write_files
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Iterator
+    from collections.abc import AsyncIterator, Iterator, Sequence
 
     from asyncstore.inputs.entry import Found
 
 
 class Reader:
-    """A feed, and everything that it delivered; there is room for `room` entries. It looked for `batches` of them."""
+    """A feed, and everything that it delivered; there is room for `room` entries."""
 
     def __init__(self, sources: Any, *, room: float = float("inf"), **options: Any) -> None:
         self.found: list[Found] = []
         self.room = room
-        self.batches = 0
         self.has_room = anyio.Event()
         options.setdefault("recursive", True)
-        self.feed = Feed(sources, deliver=self.found.extend, wait_for_room=self.wait_for_room, **options)
+        self.feed = Feed(sources, deliver=self.deliver, **options)
 
-    async def wait_for_room(self) -> None:
-        self.batches += 1
+    async def deliver(self, found: Sequence[Fed], *, are_settled: bool = False) -> None:
+        self.found.extend(found)
         if len(self.found) >= self.room:
             await self.has_room.wait()
 
@@ -73,10 +72,22 @@ async def test_a_directory_is_read_with_its_sub_directories_when_asked(tmp_path:
 async def test_the_end_is_known_with_the_last_of_a_few_files(
     count: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    slices = 0
+
+    def counted(look: Any) -> Any:
+        def looked(*arguments: Any) -> Any:
+            nonlocal slices
+            slices += 1
+            return look(*arguments)
+
+        return looked
+
     monkeypatch.setattr(feed_module, "_SLICE_SECONDS", 60)
+    monkeypatch.setattr(feed_module, "_next", counted(feed_module._next))
+    monkeypatch.setattr(Feed, "_read_warm", counted(Feed._read_warm))
     write_files(tmp_path, count)
     reader = await read(tmp_path)
-    assert (len(reader.found), reader.batches) == (count, 1)
+    assert (len(reader.found), slices) == (count, 1)
 
 
 @pytest.mark.parametrize("make", [str, os.fsencode, Path], ids=["str", "bytes", "Path"])
@@ -328,7 +339,7 @@ async def test_files_that_turn_cold_on_the_way_go_to_threads(tmp_path: Path, mon
     reader = Reader(paths)
     reader.feed.pace.is_cold = False
 
-    def deliver(found: list[Fed]) -> None:
+    async def deliver(found: Sequence[Fed], *, are_settled: bool = False) -> None:
         reader.found.extend(found)
         disk.is_cold = len(reader.found) > 100
 

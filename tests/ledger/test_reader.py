@@ -170,7 +170,7 @@ def write_again(path: Path, entries: list[Outcome]) -> None:
     """What a run asks of a ledger and writes into it."""
     with opened(path) as ledger:
         ledger.settled(offered(*(outcome.path for outcome in entries if outcome.path is not None)))
-        ledger.known_instances([outcome.instance for outcome in entries if outcome.instance is not None])
+        ledger.stored_elsewhere([outcome.instance for outcome in entries if outcome.instance is not None])
         for outcome in entries:
             ledger.record(outcome)
         anyio.run(ledger.flush)

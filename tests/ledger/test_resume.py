@@ -202,7 +202,7 @@ def test_an_instance_that_was_stored_from_elsewhere_is_known(tmp_path: Path) -> 
                 ledger.record(stored(1, "/a/1", size_bytes=77))
                 ledger.record(outcome_of(instance_of(2, "/a/2"), State.FAILED, Status(0xC000)))
             entries = [instance_of(1, "/a/1"), instance_of(1, "/b/1"), instance_of(2, "/b/2"), instance_of(3, "/b/3")]
-            itself, other, failed, unknown = ledger.known_instances(entries)
+            itself, other, failed, unknown = ledger.stored_elsewhere(entries)
             assert other == [("/a/1", 77, 10**18, State.STORED)]
             assert itself == failed == unknown == []
             assert ledger.known_instance(uid_of(1)) == other[0]
@@ -220,7 +220,7 @@ def test_what_was_recorded_is_known_from_then_on(tmp_path: Path, monkeypatch: py
         rng = random.Random(seed)
         while not done.is_set():
             numbers = [rng.randrange(recorded) for _ in range(10)] if recorded else []
-            known = ledger.known_instances([instance_of(number, "/elsewhere") for number in numbers])
+            known = ledger.stored_elsewhere([instance_of(number, "/elsewhere") for number in numbers])
             missed.extend(number for number, found in zip(numbers, known, strict=True) if not found)
 
     with opened(tmp_path / "run.db") as ledger:

@@ -39,7 +39,7 @@ def test_a_timeout_is_a_number_of_seconds(name: str) -> None:
         with pytest.raises(LocalProtocolError, match=f"{name} is .*: it is 0 or more"):
             Timeouts(**{name: seconds})
     for wrong in (None, "30"):
-        with pytest.raises(TypeError, match=f"{name} is {wrong!r}: it is a number of seconds"):
+        with pytest.raises(LocalProtocolError, match=f"{name} is {wrong!r}: it is a number of seconds"):
             Timeouts(**{name: wrong})  # type: ignore[arg-type]
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import heapq
 import random
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 import pytest
@@ -17,13 +17,13 @@ from hypothesis import strategies as st
 
 from asyncstore.transfer.concurrency import (
     CAP_SECONDS,
-    FAILURES_UNTIL_SINGLE,
     MANY_WAITING,
     MUCH_WAITING_BYTES,
     SMALL_BYTES,
     Concurrency,
     Progress,
 )
+from asyncstore.transfer.destination import FAILURES_UNTIL_SINGLE
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -403,17 +403,15 @@ def test_what_was_answered_under_pressure_is_no_evidence() -> None:
 
 
 @pytest.mark.parametrize("associations", [None, 4])
-def test_five_failures_in_a_row_leave_one_association_until_something_is_answered(associations: int | None) -> None:
+def test_a_doubtful_destination_gets_one_association_until_something_is_answered(associations: int | None) -> None:
     controller = Concurrency(4) if associations else climbed(4)
     answers = 100_000
     controller.update(10, quiet(answers, controller.target))
     for failure in range(FAILURES_UNTIL_SINGLE):
-        assert not controller.is_single
         controller.lost(10 + failure / 100)
-    assert controller.is_single
-    assert controller.target == controller.update(20, quiet(answers, 0)) == 1
+    doubtful = replace(quiet(answers, 0), is_doubtful=True)
+    assert controller.update(11, doubtful) == controller.target == controller.update(20, doubtful) == 1
     assert controller.update(20.1, quiet(answers + 1, 1)) == (associations or 2)
-    assert controller.failures_in_a_row == 0
 
 
 def test_answers_between_failures_keep_all_associations() -> None:

@@ -14,8 +14,8 @@ from asyncstore.inputs.opening import instance_from, instance_from_bytes
 from asyncstore.instances.outcome import FAILED_STATES, State
 from asyncstore.instances.source import FileSource
 from asyncstore.ledger.protocol import KnownInstance
-from asyncstore.transfer import duplicates as twins
-from asyncstore.transfer.duplicates import twin_outcome
+from asyncstore.transfer import duplicates
+from asyncstore.transfer.duplicates import compared_outcome
 from asyncstore.uids import EXPLICIT_VR_LITTLE_ENDIAN
 from tests.support import files
 from tests.support.ledgers import offered, opened, outcome_of, rows_of
@@ -43,7 +43,7 @@ def known_as(instance: Instance) -> KnownInstance:
 
 
 def state_of(instance: Instance, known: KnownInstance) -> State | None:
-    outcome = twin_outcome(instance, known)
+    outcome = compared_outcome(instance, known)
     return None if outcome is None else outcome.state
 
 
@@ -56,16 +56,16 @@ LENGTHS = [0, 100, 999, 1000, 3000, 3500, 200_000]
 def test_the_same_bytes_are_a_duplicate(
     tmp_path: Path, length: int, held: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(twins, "_PIECE_BYTES", 1000)
+    monkeypatch.setattr(duplicates, "_PIECE_BYTES", 1000)
     one = write(tmp_path / "one", os.urandom(length))
     (tmp_path / "two").write_bytes((tmp_path / "one").read_bytes())
     two = instance_from(tmp_path / "two")
     if not held:
         two.let_go()
-    outcome = twin_outcome(two, known_as(one))
+    outcome = compared_outcome(two, known_as(one))
     assert outcome is not None
     assert (outcome.state, outcome.attempts, outcome.retryable, outcome.bytes_sent) == (State.DUPLICATE, 0, False, 0)
-    assert outcome.twin_path == str(tmp_path / "one")
+    assert outcome.stored_path == str(tmp_path / "one")
     assert (outcome.path, outcome.instance) == (two.path, two)
 
 
@@ -88,14 +88,14 @@ def other_byte(at: int) -> Callable[[bytes], bytes]:
 def test_any_other_byte_is_a_conflict(
     tmp_path: Path, change: Callable[[bytes], bytes], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(twins, "_PIECE_BYTES", 1000)
+    monkeypatch.setattr(duplicates, "_PIECE_BYTES", 1000)
     pixels = os.urandom(3456)
     one, two = write(tmp_path / "one", pixels), write(tmp_path / "two", change(pixels))
-    outcome = twin_outcome(two, known_as(one))
+    outcome = compared_outcome(two, known_as(one))
     assert outcome is not None
     assert (outcome.state, outcome.attempts, outcome.retryable, outcome.bytes_sent) == (State.CONFLICT, 0, False, 0)
     assert outcome.reason == "another data set is stored under the same SOP Instance UID"
-    assert outcome.twin_path == str(tmp_path / "one")
+    assert outcome.stored_path == str(tmp_path / "one")
     assert outcome.state in FAILED_STATES
     assert not outcome.is_stored
     with pytest.raises(StoreFailed, match="another data set"):
@@ -145,7 +145,7 @@ def test_nothing_is_said_when_the_stored_file_is_not_what_it_was(
     known = known_as(one)
     assert state_of(two, known) is State.DUPLICATE
     change(tmp_path / "one")
-    assert twin_outcome(two, known) is None
+    assert compared_outcome(two, known) is None
 
 
 @pytest.mark.parametrize("change", [Path.unlink, cut, touch])
@@ -154,12 +154,12 @@ def test_nothing_is_said_when_the_file_itself_changed(tmp_path: Path, change: Ca
     two.let_go()
     assert isinstance(two.source, FileSource)
     change(tmp_path / "two")
-    assert twin_outcome(two, known_as(one)) is None
+    assert compared_outcome(two, known_as(one)) is None
 
 
 def test_nothing_is_said_of_one_that_was_stored_from_memory(tmp_path: Path) -> None:
     one = write(tmp_path / "one")
-    assert twin_outcome(one, known_as(one)._replace(path=None)) is None
+    assert compared_outcome(one, known_as(one)._replace(path=None)) is None
 
 
 def test_large_files_are_compared_in_little_memory_and_closed(tmp_path: Path) -> None:
@@ -187,8 +187,8 @@ def test_a_later_run_compares_conflicts_again_and_leaves_duplicates_alone(tmp_pa
         ledger.record(outcome_of(one))
         for twin in (same, other):
             assert ledger.may_know(twin.sop_instance_uid)
-            ((known,),) = ledger.known_instances([twin])
-            outcome = twin_outcome(twin, known)
+            ((known,),) = ledger.stored_elsewhere([twin])
+            outcome = compared_outcome(twin, known)
             assert outcome is not None
             ledger.record(outcome)
     for _ in range(2):
@@ -196,8 +196,8 @@ def test_a_later_run_compares_conflicts_again_and_leaves_duplicates_alone(tmp_pa
             settled = ledger.settled(offered(*paths))
             assert [found and found.state for found in settled] == [State.RESUMED, State.DUPLICATE, None]
             assert ledger.may_know(other.sop_instance_uid)
-            ((known,),) = ledger.known_instances([other])
-            again = twin_outcome(other, known)
+            ((known,),) = ledger.stored_elsewhere([other])
+            again = compared_outcome(other, known)
             assert again is not None
             ledger.record(again)
     rows = [(row.path, row.state, row.attempts, row.bytes_sent) for row in rows_of(tmp_path / "run.db")]

@@ -24,8 +24,11 @@ from asyncstore.net.invoker import STREAMED_AFTER_BYTES
 from asyncstore.net.peer import Peer
 from asyncstore.services.storage_scp import StorageSCP
 from asyncstore.status import SUCCESS, Status
-from asyncstore.transfer import engine, work
+from asyncstore.transfer import outcomes as outcomes_module
+from asyncstore.transfer import supervisor, work
 from asyncstore.transfer.engine import Transfer
+from asyncstore.transfer.pool import Pool
+from asyncstore.transfer.supervisor import Supervisor
 from asyncstore.transfer.trace import MoreMetaDiffer
 from asyncstore.transfer.work import Pending
 from asyncstore.uids import (
@@ -125,7 +128,7 @@ async def test_a_large_instance_shows_its_progress_and_is_counted_once(tmp_path:
 
         def on_store(_: Arrival) -> Status:
             nonlocal sent_before_the_answer
-            (worker,) = transfer._crew.workers
+            (worker,) = transfer._pool.workers
             sent_before_the_answer = transfer.report.sent_bytes + worker.association.streamed_bytes
             return SUCCESS
 
@@ -161,7 +164,7 @@ async def test_nothing_to_send_opens_no_association(tmp_path: Path) -> None:
 
 async def test_an_endless_source_is_read_no_further_ahead_than_it_may(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(work, "MAXIMUM_WAITING", 20)
-    monkeypatch.setattr(engine, "_MAXIMUM_UNREAD", 20)
+    monkeypatch.setattr(outcomes_module, "_MAXIMUM_UNREAD", 20)
     produced = received = most_ahead = 0
 
     async def sources() -> AsyncIterator[Instance]:
@@ -187,7 +190,7 @@ async def test_an_endless_source_is_read_no_further_ahead_than_it_may(monkeypatc
 
 async def test_a_caller_that_is_slow_slows_the_transfer_down(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(work, "MAXIMUM_WAITING", 20)
-    monkeypatch.setattr(engine, "_MAXIMUM_UNREAD", 20)
+    monkeypatch.setattr(outcomes_module, "_MAXIMUM_UNREAD", 20)
     paths = write_files(tmp_path, 300)
     (tmp_path / "between").mkdir()
     for number in range(100):
@@ -278,7 +281,7 @@ async def test_an_error_of_our_own_comes_out_without_the_groups_around_it(monkey
     def fails(*_: object) -> None:
         raise ZeroDivisionError
 
-    monkeypatch.setattr(Transfer, "established", fails)
+    monkeypatch.setattr(Pool, "_established", fails)
     async with KeepingSCP() as scp:
         with pytest.raises(ZeroDivisionError):
             await outcomes_of(transfer_to(scp, [instance(1)]))
@@ -530,21 +533,21 @@ async def test_the_same_uid_is_never_in_flight_twice() -> None:
 
 
 async def test_the_supervisor_looks_less_and_less_often_while_nothing_moves_and_in_time_for_what_is_due() -> None:
-    transfer = Transfer(Peer("127.0.0.1", 104), [])
+    watching = Transfer(Peer("127.0.0.1", 104), [])._supervisor
 
     def ticks(count: int, *, is_calm: bool = True) -> list[float]:
         found = []
         for _ in range(count):
-            transfer._tick_seconds = transfer._next_tick_seconds(100.0, is_calm=is_calm)
-            found.append(round(transfer._tick_seconds, 3))
+            watching._tick_seconds = watching._next_tick_seconds(100.0, is_calm=is_calm)
+            found.append(round(watching._tick_seconds, 3))
         return found
 
     assert ticks(5) == [0.05, 0.1, 0.2, 0.2, 0.2]
     assert ticks(2, is_calm=False) == [0.025, 0.025]
-    transfer._destination.hold_until = 100.07
+    watching._destination.hold_until = 100.07
     assert ticks(3) == [0.05, 0.07, 0.07]
-    transfer._destination.hold_until = 99.0
-    transfer._work.retry(Pending(instance(), ""), 100.001)
+    watching._destination.hold_until = 99.0
+    watching._work.retry(Pending(instance(), ""), 100.001)
     assert ticks(2) == [0.025, 0.025]
 
 
@@ -553,10 +556,10 @@ async def test_a_lone_outcome_is_handed_out_although_the_supervisor_sleeps(monke
         yield instance()
         await anyio.sleep_forever()
 
-    def sleeps(_: Transfer, now: float, *, is_calm: bool) -> float:
-        return 3600.0 if is_calm else engine._TICK_SECONDS
+    def sleeps(_: Supervisor, now: float, *, is_calm: bool) -> float:
+        return 3600.0 if is_calm else supervisor._TICK_SECONDS
 
-    monkeypatch.setattr(Transfer, "_next_tick_seconds", sleeps)
+    monkeypatch.setattr(Supervisor, "_next_tick_seconds", sleeps)
     async with KeepingSCP() as scp, transfer_to(scp, one_and_no_end()) as transfer:
         with anyio.fail_after(LIMIT_SECONDS):
             assert (await anext(transfer)).is_stored

@@ -13,8 +13,7 @@ from asyncstore.errors import LedgerError
 from asyncstore.instances.outcome import Outcome, State
 from asyncstore.ledger.sqlite.ledger import SqliteLedger
 from asyncstore.status import SUCCESS, Status
-from asyncstore.transfer import duplicates as twins
-from asyncstore.transfer import pool as crew
+from asyncstore.transfer import destination, duplicates
 from asyncstore.transfer.engine import Transfer
 from asyncstore.transfer.options import RetryPolicy, TransferOptions
 from tests.support.ledgers import rows_of
@@ -24,8 +23,6 @@ from tests.support.wire import ScriptedSCP, Wire, stores_everything
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
     from pathlib import Path
-
-    from anyio.abc import TaskGroup
 
     from asyncstore.instances.instance import Instance
     from asyncstore.ledger.protocol import KnownInstance
@@ -47,11 +44,11 @@ async def test_copies_with_the_same_bytes_are_duplicates_and_not_sent_again(tmp_
         assert set(scp.uids.values()) == {1}
     assert transfer.report.states == {State.STORED: 200, State.DUPLICATE: 200}
     check_account(transfer, outcomes)
-    duplicates = [outcome for outcome in outcomes if outcome.state is State.DUPLICATE]
+    copies = [outcome for outcome in outcomes if outcome.state is State.DUPLICATE]
     others = {str(tmp_path / "a"): str(tmp_path / "b"), str(tmp_path / "b"): str(tmp_path / "a")}
-    for outcome in duplicates:
+    for outcome in copies:
         directory, name = os.path.split(outcome.path or "")
-        assert outcome.twin_path == os.path.join(others[directory], name)
+        assert outcome.stored_path == os.path.join(others[directory], name)
     assert transfer.report.reasons.total() == 200
     assert len(transfer.report.reasons) == 1
     rows = await anyio.to_thread.run_sync(rows_of, tmp_path / "run.db")
@@ -67,7 +64,7 @@ async def test_another_instance_with_the_same_uid_is_a_conflict_that_is_not_sent
         assert scp.uids == {uid_of(1): 1, uid_of(2): 1}
     (conflict,) = [outcome for outcome in outcomes if not outcome.is_stored]
     assert conflict.state is State.CONFLICT
-    assert conflict.twin_path == str(tmp_path / "a" / "000001.dcm")
+    assert conflict.stored_path == str(tmp_path / "a" / "000001.dcm")
     assert transfer.report.failed == 1
 
 
@@ -96,7 +93,7 @@ async def test_a_duplicate_of_what_has_been_replaced_since_is_compared_again(tmp
         last = transfer_with(scp, tmp_path / "b", tmp_path / "run.db")
         (outcome,) = await outcomes_of(last)
         assert scp.uids == {uid_of(1): 2}
-    assert (outcome.state, outcome.twin_path) == (State.CONFLICT, str(tmp_path / "a" / copy))
+    assert (outcome.state, outcome.stored_path) == (State.CONFLICT, str(tmp_path / "a" / copy))
 
 
 async def test_a_file_that_cannot_be_compared_any_more_is_sent(tmp_path: Path) -> None:
@@ -125,7 +122,7 @@ async def test_a_run_that_ends_while_files_are_compared_leaves_them(
         may_go_on.wait(20)
         return None
 
-    monkeypatch.setattr(twins, "twin_outcome", compare)
+    monkeypatch.setattr(duplicates, "compared_outcome", compare)
     async with KeepingSCP() as scp:
         transfer = transfer_with(scp, [tmp_path / "a", tmp_path / "b"], tmp_path / "run.db")
 
@@ -155,7 +152,7 @@ async def test_a_ledger_that_cannot_be_asked_stops_the_run_before_a_twin_is_sent
     def cannot(self: SqliteLedger, instances: Sequence[Instance]) -> list[list[KnownInstance]]:
         raise LedgerError("disk I/O error")
 
-    monkeypatch.setattr(SqliteLedger, "known_instances", cannot)
+    monkeypatch.setattr(SqliteLedger, "stored_elsewhere", cannot)
     async with KeepingSCP() as scp:
         transfer = transfer_with(scp, [tmp_path / "a", tmp_path / "b"], tmp_path / "run.db")
         await outcomes_of(transfer)
@@ -195,26 +192,26 @@ async def test_no_more_than_a_few_are_held_back_at_once(tmp_path: Path, monkeypa
     write_files(tmp_path / "a", 300)
     write_files(tmp_path / "b", 300)
     most = 0
-    real = twins.Twins.hold
+    real = duplicates.Duplicates.hold
 
-    def hold(self: twins.Twins, pending: Pending, group: TaskGroup) -> None:
+    def hold(self: duplicates.Duplicates, pending: Pending) -> None:
         nonlocal most
-        real(self, pending, group)
+        real(self, pending)
         most = max(most, len(self.held))
 
-    monkeypatch.setattr(twins.Twins, "hold", hold)
+    monkeypatch.setattr(duplicates.Duplicates, "hold", hold)
     async with KeepingSCP() as scp:
         await outcomes_of(transfer_with(scp, tmp_path / "a", tmp_path / "run.db"))
         second = transfer_with(scp, tmp_path / "b", tmp_path / "run.db")
         await outcomes_of(second)
     assert second.report.states == {State.DUPLICATE: 300}
-    assert 2 <= most <= twins._MAXIMUM_HELD
+    assert 2 <= most <= duplicates._MAXIMUM_HELD
 
 
 async def test_a_peer_that_ends_an_association_while_nothing_is_sent_does_no_harm(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(crew, "_IDLE_SECONDS", 0)
+    monkeypatch.setattr(destination, "_IDLE_SECONDS", 0)
     write_files(tmp_path / "a", 1)
     paths = write_files(tmp_path / "b", 2)
     may_go_on = threading.Event()
@@ -229,9 +226,9 @@ async def test_a_peer_that_ends_an_association_while_nothing_is_sent_does_no_har
 
     with ScriptedSCP(stores_everything, ends_it) as scp:
         await outcomes_of(Transfer(peer_at(scp), tmp_path / "a", options=OPTIONS, ledger=tmp_path / "run.db"))
-        monkeypatch.setattr(twins, "twin_outcome", compare)
+        monkeypatch.setattr(duplicates, "compared_outcome", compare)
         second = Transfer(peer_at(scp), paths[:1], options=OPTIONS, ledger=tmp_path / "run.db")
-        monkeypatch.setattr(second, "ended", noting(second.ended, may_go_on))
+        monkeypatch.setattr(second._pool, "_ended", noting(second._pool._ended, may_go_on))
         await outcomes_of(second)
     assert second.report.states == {State.DUPLICATE: 1}
     assert second.report.stopped_because is None

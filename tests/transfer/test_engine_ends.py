@@ -16,6 +16,7 @@ from asyncstore.inputs import feed
 from asyncstore.instances.outcome import State
 from asyncstore.status import SUCCESS
 from asyncstore.transfer.engine import Transfer
+from asyncstore.transfer.supervisor import Supervisor
 from asyncstore.upper_layer.items import OperationsWindow
 from asyncstore.upper_layer.pdu import Abort, ReleaseRQ
 from tests.support.transfers import (
@@ -154,7 +155,7 @@ async def test_stopping_while_the_first_association_is_being_established_is_fine
     write_files(tmp_path, 10)
     with ScriptedSCP(lambda wire: wire.drain()) as scp, anyio.fail_after(LIMIT_SECONDS):
         async with transfer_to(scp, tmp_path) as transfer:
-            while not transfer._crew.workers:
+            while not transfer._pool.workers:
                 await anyio.lowlevel.checkpoint()
             getattr(transfer, stop)()
             assert [outcome async for outcome in transfer] == []
@@ -179,19 +180,18 @@ async def test_the_supervisor_rests_while_a_run_that_stops_waits_for_what_is_in_
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     rounds = 0
-    adjust = Transfer._adjust
+    adjust = Supervisor._adjust
 
     def counted(*arguments: Any) -> None:
         nonlocal rounds
         rounds += 1
         adjust(*arguments)
 
-    monkeypatch.setattr(Transfer, "_adjust", counted)
+    monkeypatch.setattr(Supervisor, "_adjust", counted)
     async with HoldingSCP() as scp, transfer_to(scp, endless(), associations=1, window=WINDOW) as transfer:
         with anyio.fail_after(LIMIT_SECONDS):
             await scp.is_full.wait()
             transfer._destination.stop(AssociationLost("that is enough"))
-            transfer._heed_stop()
             before = rounds
             for _ in range(500):
                 await anyio.lowlevel.checkpoint()
@@ -431,7 +431,7 @@ async def test_what_ends_in_flight_is_told_to_the_worker_as_our_doing() -> None:
         with anyio.fail_after(LIMIT_SECONDS):
             async with transfer_to(scp, endless(), associations=1, window=WINDOW) as transfer:
                 await scp.is_full.wait()
-                (worker,) = transfer._crew.workers
+                (worker,) = transfer._pool.workers
                 transfer.abort()
     assert type(worker.association.failure) is AssociationLost
     assert transfer.report.stopped_because is None

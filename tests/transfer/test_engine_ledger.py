@@ -21,7 +21,7 @@ from asyncstore.ledger.sqlite import writer as ledger_writer
 from asyncstore.ledger.sqlite.ledger import SqliteLedger
 from asyncstore.preparation import spool
 from asyncstore.status import SUCCESS, Status
-from asyncstore.transfer import engine
+from asyncstore.transfer import outcomes as outcomes_module
 from asyncstore.transfer.engine import Transfer
 from asyncstore.transfer.options import RetryPolicy, TransferOptions
 from asyncstore.uids import IMPLICIT_VR_LITTLE_ENDIAN
@@ -98,7 +98,7 @@ class ListLedger:
     def may_know(self, sop_instance_uid: str) -> bool:
         return False
 
-    def known_instances(self, instances: Sequence[Instance]) -> list[list[KnownInstance]]:
+    def stored_elsewhere(self, instances: Sequence[Instance]) -> list[list[KnownInstance]]:
         return [[] for _ in instances]
 
 
@@ -184,7 +184,7 @@ async def test_files_that_are_no_dicom_files_are_passed_over_without_opening_the
 async def test_more_settled_files_than_may_wait_to_be_read_come_one_after_another(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(engine, "_MAXIMUM_UNREAD", 64)
+    monkeypatch.setattr(outcomes_module, "_MAXIMUM_UNREAD", 64)
     monkeypatch.setattr(feed, "_ASKED_AT_ONCE", 16)
     paths = write_files(tmp_path / "in", 300)
     async with KeepingSCP() as scp:
@@ -196,7 +196,7 @@ async def test_more_settled_files_than_may_wait_to_be_read_come_one_after_anothe
         async with transfer:
             async for outcome in transfer:
                 outcomes.append(outcome)
-                most = max(most, len(transfer._unread))
+                most = max(most, len(transfer._outcomes.unread))
                 await anyio.lowlevel.checkpoint()
     assert most <= 64 + 16
     assert sorted(str(outcome.path) for outcome in outcomes) == paths
@@ -341,7 +341,7 @@ async def test_no_more_is_sent_once_the_ledger_has_failed(tmp_path: Path) -> Non
     async def answer() -> Status:
         if len(scp.arrivals) >= 10:
             ledger.failure = LedgerError("the disk is full")
-        while ledger.failure is not None and not transfer._draining:
+        while ledger.failure is not None and not transfer._destination.is_stopped:
             await anyio.lowlevel.checkpoint()
         return SUCCESS
 
@@ -390,7 +390,7 @@ async def test_nothing_is_sent_while_the_ledger_has_no_room(tmp_path: Path) -> N
         transfer = transfer_with(scp, tmp_path, ledger, associations=1)
         with anyio.fail_after(20):
             async with transfer:
-                while not transfer._was_held:
+                while not transfer._supervisor._admission._was_closed:
                     await anyio.lowlevel.checkpoint()
                 assert scp.arrivals == []
                 ledger.has_room = True

@@ -29,6 +29,7 @@ from asyncstore.instances.outcome import State
 from asyncstore.net.peer import Peer, Timeouts
 from asyncstore.status import SUCCESS, Status
 from asyncstore.transfer import work
+from asyncstore.transfer.admission import Admission
 from asyncstore.transfer.engine import Transfer
 from asyncstore.transfer.options import RetryPolicy, TransferOptions
 from asyncstore.uids import CT_IMAGE_STORAGE, EXPLICIT_VR_LITTLE_ENDIAN, IMPLICIT_VR_LITTLE_ENDIAN
@@ -117,14 +118,14 @@ async def test_a_kind_that_nobody_takes_is_refused_to_its_end_also_when_more_wai
     monkeypatch.setattr(work, "MAXIMUM_WAITING", 20)
     write_files(tmp_path, 200)
     is_full = threading.Event()
-    wait_for_room = Transfer._wait_for_room
+    take_in = Admission._take_in
 
-    async def waiting(self: Transfer) -> None:
+    def noting(self: Admission, found: Instance) -> None:
+        take_in(self, found)
         if not self._work.has_room:
             is_full.set()
-        await wait_for_room(self)
 
-    monkeypatch.setattr(Transfer, "_wait_for_room", waiting)
+    monkeypatch.setattr(Admission, "_take_in", noting)
 
     def accepts_nothing(wire: Wire) -> None:
         request = wire.expect(AssociateRQ)
@@ -192,7 +193,7 @@ async def test_a_peer_with_a_limit_of_associations_gets_everything_over_as_many(
     paths = write_files(tmp_path, 300)
 
     async def answers_when_the_limit_was_met(arrival: Arrival) -> Status:
-        while scp.associations < 2 or transfer._crew.concurrency.target > 2:
+        while scp.associations < 2 or transfer._destination.concurrency.target > 2:
             await anyio.lowlevel.checkpoint()
         return SUCCESS
 
@@ -202,7 +203,7 @@ async def test_a_peer_with_a_limit_of_associations_gets_everything_over_as_many(
         assert 2 <= scp.associations <= 4
     check_account(transfer, outcomes, paths)
     assert transfer.report.stored == transfer.report.attempts == 300
-    assert transfer._crew.concurrency.target <= 2
+    assert transfer._destination.concurrency.target <= 2
 
 
 def serves_when(event: threading.Event) -> Script:

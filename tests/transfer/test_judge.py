@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
@@ -21,11 +21,12 @@ from asyncstore.errors import (
 )
 from asyncstore.instances.outcome import Outcome, State
 from asyncstore.status import Status
-from asyncstore.transfer.destination import Destination, is_our_doing
+from asyncstore.transfer.concurrency import Concurrency
+from asyncstore.transfer.destination import FAILURES_UNTIL_SINGLE, Destination, Ended, is_our_doing
 from asyncstore.transfer.judge import Again, Judge
-from asyncstore.transfer.options import DESTINATION_FAILURES_UNTIL_SINGLE, RetryPolicy
+from asyncstore.transfer.options import RetryPolicy
 from asyncstore.transfer.reactions import parse_overrides
-from asyncstore.transfer.work import Pending
+from asyncstore.transfer.work import Pending, Work
 from tests.support.transfers import LOSSLESS_JPEG, instance
 
 if TYPE_CHECKING:
@@ -33,6 +34,10 @@ if TYPE_CHECKING:
 
 PATIENT = RetryPolicy(outage_seconds=1e9)
 NOW = 1000.0
+
+
+def destination_with(retry: RetryPolicy) -> Destination:
+    return Destination(retry, Concurrency(None))
 
 
 @dataclass
@@ -43,16 +48,18 @@ class Scene:
     now: float = NOW
 
     def __post_init__(self) -> None:
-        self.destination = Destination(self.retry)
+        self.destination = destination_with(self.retry)
         self.destination.was_established = True
-        self.judge = Judge(self.retry, self.destination)
+        self.work = Work()
+        self.judge = Judge(self.retry, self.destination, self.work)
 
     def answer(self, pending: Pending, value: int, *, others_wait: bool = True) -> Outcome | Again:
         """The peer answers a request for the instance."""
         pending.attempts += 1
         by_itself = State.FAILED if value else State.STORED
         answered = Outcome(by_itself, None, pending.instance, Status(value), reason=f"{value:04X}")
-        return self.judge.answered(pending, answered, self.now, others_wait=lambda: others_wait)
+        self.work.feed_ended = not others_wait
+        return self.judge.answered(pending, answered, self.now)
 
     def answer_until_final(self, value: int) -> tuple[Outcome, int, list[Again]]:
         """The same answer each time: the final outcome, the number of requests, and what was said before."""
@@ -88,11 +95,19 @@ ROWS = [
     (codes((0xC000, 0xCFFF)), State.FAILED, 2, True, False, False, False),
     (codes(0x0110), State.FAILED, 5, False, False, False, False),
     (codes(0x0111), State.DUPLICATE, 1, False, False, False, False),
-    (codes(0x0105, 0x0106, 0x0114, 0x0115, (0x0117, 0x0121)), State.FAILED, 1, False, False, False, False),
+    (
+        codes(0x0105, 0x0106, (0x0113, 0x0115), (0x0117, 0x0119), 0x0120, 0x0121, 0x0123),
+        State.FAILED,
+        1,
+        False,
+        False,
+        False,
+        False,
+    ),
     (codes(0x0124), State.LEFT, 3, False, False, False, True),
     (codes(0x0210, 0x0212), State.FAILED, 2, True, False, False, False),
     (codes(0x0211), State.LEFT, 2, True, False, False, True),
-    (codes(0x1234, 0x0123, 0x0113, 0xA000, 0xD000, 0xFFFF), State.FAILED, 2, False, False, False, False),
+    (codes(0x1234, (0x011A, 0x011F), 0xA000, 0xD000, 0xFFFF), State.FAILED, 2, False, False, False, False),
 ]
 ALL = [(value, *rest) for values, *rest in ROWS for value in values]
 
@@ -248,7 +263,7 @@ def test_not_authorised_stops_only_when_it_comes_three_times_in_a_row() -> None:
 
 
 def test_the_first_reason_to_stop_is_the_one_that_is_kept() -> None:
-    destination = Destination(PATIENT)
+    destination = destination_with(PATIENT)
     first = ConnectionLost("first")
     destination.stop(first)
     destination.stop(ConnectionLost("second"), at_start=True)
@@ -353,7 +368,7 @@ def unresolved(message: str) -> ConnectFailed:
 
 @pytest.mark.parametrize("error", [*PERMANENT, *UNREACHABLE], ids=name_of)
 def test_at_the_start_what_keeps_an_association_away_ends_the_run(error: Exception) -> None:
-    destination = Destination(PATIENT)
+    destination = destination_with(PATIENT)
     destination.failed(NOW, error)
     assert destination.stopped_because is error
     assert destination.start_failure is error
@@ -361,7 +376,7 @@ def test_at_the_start_what_keeps_an_association_away_ends_the_run(error: Excepti
 
 @pytest.mark.parametrize("error", UNREACHABLE[:-1], ids=name_of)
 def test_at_the_start_a_peer_that_cannot_be_reached_is_tried_again_as_often_as_is_wished(error: Exception) -> None:
-    destination = Destination(RetryPolicy(retries_at_start=4))
+    destination = destination_with(RetryPolicy(retries_at_start=4))
     for _ in range(4):
         destination.failed(NOW, error)
         assert destination.stopped_because is None
@@ -371,14 +386,14 @@ def test_at_the_start_a_peer_that_cannot_be_reached_is_tried_again_as_often_as_i
 
 @pytest.mark.parametrize("error", [*PERMANENT, UNREACHABLE[-1], unresolved("no such host")], ids=name_of)
 def test_at_the_start_what_will_not_change_is_not_tried_again(error: Exception) -> None:
-    destination = Destination(RetryPolicy(retries_at_start=4))
+    destination = destination_with(RetryPolicy(retries_at_start=4))
     destination.failed(NOW, error)
     assert destination.start_failure is error
 
 
 @pytest.mark.parametrize("error", TRANSIENT, ids=name_of)
 def test_at_the_start_a_rejection_for_now_is_tried_again_until_the_outage_is_too_long(error: AssociateError) -> None:
-    destination = Destination(RetryPolicy(outage_seconds=60))
+    destination = destination_with(RetryPolicy(outage_seconds=60))
     now = NOW
     while destination.stopped_because is None:
         destination.failed(now, error)
@@ -390,7 +405,7 @@ def test_at_the_start_a_rejection_for_now_is_tried_again_until_the_outage_is_too
 
 @pytest.mark.parametrize("error", [*PERMANENT, *TRANSIENT, *UNREACHABLE], ids=name_of)
 def test_after_an_association_an_outage_is_ridden_out_for_so_long_and_no_longer(error: Exception) -> None:
-    destination = Destination(RetryPolicy(outage_seconds=60))
+    destination = destination_with(RetryPolicy(outage_seconds=60))
     destination.was_established = True
     tries, now = 0, NOW
     while destination.stopped_because is None:
@@ -404,14 +419,14 @@ def test_after_an_association_an_outage_is_ridden_out_for_so_long_and_no_longer(
 
 
 def test_after_an_association_a_permanent_rejection_is_tried_again_each_minute() -> None:
-    destination = Destination(RetryPolicy(outage_seconds=3600))
+    destination = destination_with(RetryPolicy(outage_seconds=3600))
     destination.was_established = True
     destination.failed(NOW, AssociationRejected(1, 1, 7))
     assert destination.hold_until == NOW + 60
 
 
 def test_an_outage_begins_with_the_first_failure_however_long_nothing_was_sent_before() -> None:
-    destination = Destination(RetryPolicy(outage_seconds=60))
+    destination = destination_with(RetryPolicy(outage_seconds=60))
     destination.was_established = True
     destination.took_one()
     destination.failed(NOW + 1e6, ConnectFailed("refused"))
@@ -419,7 +434,7 @@ def test_an_outage_begins_with_the_first_failure_however_long_nothing_was_sent_b
 
 
 def test_an_answer_ends_an_outage() -> None:
-    destination = Destination(RetryPolicy(outage_seconds=60))
+    destination = destination_with(RetryPolicy(outage_seconds=60))
     destination.was_established = True
     destination.failed(NOW, ConnectFailed("refused"))
     destination.took_one()
@@ -429,11 +444,45 @@ def test_an_answer_ends_an_outage() -> None:
 
 
 def test_after_five_failures_in_a_row_one_association_at_a_time_is_tried_until_one_succeeds() -> None:
-    destination = Destination(PATIENT)
+    destination = destination_with(PATIENT)
     destination.was_established = True
-    for _ in range(DESTINATION_FAILURES_UNTIL_SINGLE):
+    for _ in range(FAILURES_UNTIL_SINGLE):
         assert not destination.is_doubtful
         destination.failed(NOW, ConnectionLost("reset"))
     assert destination.is_doubtful
     destination.took_one()
     assert not destination.is_doubtful
+
+
+def ended(answers: int = 0, **facts: Any) -> Ended:
+    """An association that was established and then reset by the peer."""
+    return Ended(ConnectionLost("reset"), True, answers, 0.0, facts.pop("associations_open", 0), **facts)
+
+
+def test_many_associations_that_end_at_once_leave_one_to_be_tried_but_no_time_to_wait() -> None:
+    destination = destination_with(PATIENT)
+    destination.was_established = True
+    for _ in range(FAILURES_UNTIL_SINGLE):
+        assert not destination.is_doubtful
+        destination.learn_from(ended(answers=100), NOW)
+    assert destination.is_doubtful
+    assert destination.closed_until(NOW) <= NOW
+    destination.took_one()
+    assert not destination.is_doubtful
+
+
+def test_answers_between_losses_keep_all_associations() -> None:
+    destination = destination_with(PATIENT)
+    destination.was_established = True
+    for _ in range(20):
+        destination.learn_from(ended(answers=1), NOW)
+        destination.took_one()
+        assert not destination.is_doubtful
+
+
+def test_what_a_caller_wishes_stops_the_destination_without_an_error() -> None:
+    destination = destination_with(PATIENT)
+    destination.stop()
+    assert (destination.is_stopped, destination.stopped_because) == (True, None)
+    destination.stop(error := ConnectionLost("later"))
+    assert destination.stopped_because is error

@@ -3,14 +3,20 @@
 from __future__ import annotations
 
 import math
+from typing import TYPE_CHECKING
 
 import pytest
 
 from asyncstore.errors import LocalProtocolError
 from asyncstore.instances.outcome import State
+from asyncstore.net.peer import Peer
 from asyncstore.status import Status
+from asyncstore.transfer.engine import Transfer
 from asyncstore.transfer.options import RetryPolicy, TransferOptions
-from asyncstore.transfer.reactions import Named, Reaction, StatusReaction, parse_overrides
+from asyncstore.transfer.reactions import Reaction, Reactions, StatusReaction, parse_overrides
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 
 def test_every_status_code_has_a_reaction_and_only_stored_ones_are_stored() -> None:
@@ -35,16 +41,16 @@ def test_discarded_elements_are_a_failure_where_warnings_are_strict(strict: bool
 
 def test_overrides_come_before_the_table() -> None:
     policy = RetryPolicy(overrides=parse_overrides(["A702=stop", "C000-C0FF=failed"]))
-    assert policy.reaction_to(0xA702) == Named.STOP.value
-    assert policy.reaction_to(0xA701) == Named.LATER.value
-    assert policy.reaction_to(0xC0FF) == Named.FAILED.value
-    assert policy.reaction_to(0xC100) == Named.AGAIN_ELSEWHERE.value
+    assert policy.reaction_to(0xA702) == Reactions.STOP.value
+    assert policy.reaction_to(0xA701) == Reactions.LATER.value
+    assert policy.reaction_to(0xC0FF) == Reactions.FAILED.value
+    assert policy.reaction_to(0xC100) == Reactions.AGAIN_ELSEWHERE.value
 
 
-@pytest.mark.parametrize("name", [member.name.lower().replace("_", "-") for member in Named])
+@pytest.mark.parametrize("name", [member.name.lower().replace("_", "-") for member in Reactions])
 def test_every_reaction_can_be_chosen_by_name(name: str) -> None:
     (row,) = parse_overrides([f"a7ff={name.upper()}"])
-    assert row == StatusReaction(0xA7FF, 0xA7FF, Named[name.upper().replace("-", "_")].value)
+    assert row == StatusReaction(0xA7FF, 0xA7FF, Reactions[name.upper().replace("-", "_")].value)
 
 
 @pytest.mark.parametrize(
@@ -60,7 +66,7 @@ def test_every_reaction_can_be_chosen_by_name(name: str) -> None:
     ],
 )
 def test_an_override_that_makes_no_sense_says_why(text: str, complaint: str) -> None:
-    with pytest.raises(ValueError, match=complaint):
+    with pytest.raises(LocalProtocolError, match=complaint):
         parse_overrides([text])
 
 
@@ -91,6 +97,13 @@ def test_waits_double_up_to_the_cap_with_full_jitter(failures: int, longest: flo
         {"only_transfer_syntax": ""},
         {"keep_together": "studies"},
         {"drain_seconds": -1},
+        {"associations": "auto"},
+        {"window": None},
+        {"calling_ae_title": None},
+        {"maximum_length": "16k"},
+        {"drain_seconds": "long"},
+        {"timeouts": 30.0},
+        {"retry": 4},
     ],
 )
 def test_options_that_cannot_be_are_refused(wrong: dict[str, object]) -> None:
@@ -127,20 +140,47 @@ def test_a_policy_that_cannot_be_is_refused(wrong: dict[str, object]) -> None:
         {"retries": None},
         {"outage_seconds": None},
         {"overrides": (("A702", "stop"),)},
-        {"overrides": StatusReaction(0xA702, 0xA702, Named.STOP.value)},
+        {"overrides": StatusReaction(0xA702, 0xA702, Reactions.STOP.value)},
     ],
 )
 def test_a_policy_of_the_wrong_types_is_refused(wrong: dict[str, object]) -> None:
     (name,) = wrong
-    with pytest.raises(TypeError, match=name):
+    with pytest.raises(LocalProtocolError, match=name):
         RetryPolicy(**wrong)  # type: ignore[arg-type]
 
 
 def test_a_row_has_a_reaction_and_status_codes() -> None:
-    with pytest.raises(TypeError, match=r"'Named\.STOP' is no Reaction: its value is one"):
-        StatusReaction(0xA702, 0xA702, Named.STOP)  # type: ignore[arg-type]
-    with pytest.raises(TypeError, match="'stop' is no Reaction"):
+    with pytest.raises(LocalProtocolError, match=r"'Reactions\.STOP' is not a Reaction: its value is one"):
+        StatusReaction(0xA702, 0xA702, Reactions.STOP)  # type: ignore[arg-type]
+    with pytest.raises(LocalProtocolError, match="'stop' is not a Reaction"):
         StatusReaction(0xA702, 0xA702, "stop")  # type: ignore[arg-type]
     for first, last in ((-1, 0), (0xA702, 0xA701), (0, 0x10000)):
         with pytest.raises(LocalProtocolError, match="0000 to FFFF"):
-            StatusReaction(first, last, Named.STOP.value)
+            StatusReaction(first, last, Reactions.STOP.value)
+
+
+@pytest.mark.parametrize(
+    ("given", "seconds"),
+    [({}, 3600), ({"outage_seconds": 5.0}, 5), ({"outage_seconds": 0.0}, 0)],
+)
+def test_with_a_ledger_an_outage_may_last_longer(given: dict[str, float], seconds: float) -> None:
+    assert RetryPolicy(**given).outage_seconds == given.get("outage_seconds", 60)  # type: ignore[arg-type]
+    assert RetryPolicy.for_ledger(**given).outage_seconds == seconds
+
+
+@pytest.mark.parametrize(
+    ("given", "at_start"), [({}, 4), ({"retries": 2}, 2), ({"retries": 2, "retries_at_start": 0}, 0)]
+)
+def test_with_a_ledger_the_first_association_is_asked_for_as_often_as_an_instance(
+    given: dict[str, int], at_start: int
+) -> None:
+    assert RetryPolicy.for_ledger(**given).retries_at_start == at_start
+
+
+def test_a_transfer_with_a_ledger_has_its_policy_unless_another_was_given(tmp_path: Path) -> None:
+    peer, ledger = Peer("pacs.example", 104), tmp_path / "run.db"
+    assert Transfer(peer, [], ledger=ledger).options.retry == RetryPolicy.for_ledger()
+    assert Transfer(peer, [], ledger=ledger, window=1).options.retry == RetryPolicy.for_ledger()
+    assert Transfer(peer, []).options.retry == RetryPolicy()
+    given = RetryPolicy()
+    assert Transfer(peer, [], options=TransferOptions(retry=given), ledger=ledger).options.retry is given

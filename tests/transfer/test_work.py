@@ -16,6 +16,8 @@ from asyncstore.transfer.work import MAXIMUM_WAITING, MAXIMUM_WAITING_BYTES, Pen
 from asyncstore.uids import CT_IMAGE_STORAGE, EXPLICIT_VR_LITTLE_ENDIAN, IMPLICIT_VR_LITTLE_ENDIAN
 
 if TYPE_CHECKING:
+    from collections.abc import Container
+
     from asyncstore.transfer.plan import Pair
 
 CT = (CT_IMAGE_STORAGE, EXPLICIT_VR_LITTLE_ENDIAN)
@@ -26,12 +28,16 @@ def make(uid: str, pair: Pair = CT, size_bytes: int = 1000, path: str | None = "
     return Instance(path, pair[0], uid, pair[1], 0, size_bytes, BytesSource(b""), size_bytes, 0)
 
 
-def anything(pair: Pair) -> bool:
-    return True
+class _Anything:
+    def __contains__(self, pair: object) -> bool:
+        return True
 
 
-def only(*served: Pair) -> object:
-    return served.__contains__
+anything = _Anything()
+
+
+def only(*served: Pair) -> frozenset[Pair]:
+    return frozenset(served)
 
 
 def work_of(*entries: tuple[str, str] | tuple[str, str, Pair], strict: bool = False) -> Work:
@@ -42,8 +48,8 @@ def work_of(*entries: tuple[str, str] | tuple[str, str, Pair], strict: bool = Fa
     return work
 
 
-def take(work: Work, taker: object, serves: object = anything) -> str | None:
-    pending = work.take(taker, serves)  # type: ignore[arg-type]
+def take(work: Work, taker: object, served: Container[Pair] = anything) -> str | None:
+    pending = work.take(taker, served)
     return None if pending is None else pending.instance.sop_instance_uid
 
 
@@ -272,7 +278,7 @@ class WorkMachine(RuleBasedStateMachine):
 
     @rule(taker=st.sampled_from("xyz"), served=st.sets(st.sampled_from([CT, CT_IMPLICIT]), min_size=1))
     def take(self, taker: str, served: set[Pair]) -> None:
-        pending = self.work.take(taker, served.__contains__)
+        pending = self.work.take(taker, served)
         if pending is not None:
             assert pending.pair in served
             self.in_flight.append((taker, pending))

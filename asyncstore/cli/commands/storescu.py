@@ -11,7 +11,7 @@ import itertools
 import os
 import sys
 from collections.abc import Iterable, Iterator
-from typing import Annotated, BinaryIO, Literal, cast
+from typing import Annotated, Any, BinaryIO, Literal, cast
 
 import typer
 
@@ -19,9 +19,10 @@ from asyncstore.cli import options, running
 from asyncstore.cli.output.plain_text import path_text
 from asyncstore.cli.sending import Sending
 from asyncstore.dimse.messages import HIGH, LOW, MEDIUM
+from asyncstore.errors import LocalProtocolError
 from asyncstore.net.peer import Peer
 from asyncstore.transfer.options import RetryPolicy, TransferOptions
-from asyncstore.transfer.reactions import Named, StatusReaction, parse_overrides
+from asyncstore.transfer.reactions import Reactions, StatusReaction, parse_overrides
 
 DETAILS = """PATH is a DICOM file or a directory. Only files directly in a directory are sent; -r includes \
 subdirectories.
@@ -29,11 +30,9 @@ subdirectories.
 Exit codes: 0 everything stored, 1 no association, 2 usage, 3 some instances failed, 4 stopped early with work left, \
 5 nothing to send, 6 ledger or report cannot be written, 130 or 143 interrupted."""
 
-_REACTIONS = [member.name.lower().replace("_", "-") for member in Named]
+_REACTIONS = [member.name.lower().replace("_", "-") for member in Reactions]
 _PRIORITIES = {"low": LOW, "medium": MEDIUM, "high": HIGH}
 _PIECE_BYTES = 65536
-# A user who keeps a ledger may leave the run overnight: an archive that restarts meanwhile should not end it.
-_OUTAGE_SECONDS_WITH_LEDGER = 3600.0
 
 
 def association_count(text: object) -> int | None:
@@ -52,18 +51,11 @@ def report_name(text: object) -> str:
     return str(text)
 
 
-def outage_seconds(given: float | None, *, has_ledger: bool) -> float:
-    """How long to keep trying while the peer accepts nothing: `--outage-wait`, or a default that a ledger raises."""
-    if given is not None:
-        return given
-    return _OUTAGE_SECONDS_WITH_LEDGER if has_ledger else RetryPolicy().outage_seconds
-
-
 def status_reactions(texts: list[str] | None) -> tuple[StatusReaction, ...]:
     """The reactions that `--on-status` gives."""
     try:
         return parse_overrides(texts or ())
-    except ValueError as error:
+    except LocalProtocolError as error:
         raise typer.BadParameter(str(error), param_hint="--on-status") from None
 
 
@@ -306,6 +298,8 @@ def storescu(
     sources: Iterable[str] = paths or []
     if files_from is not None:
         sources = itertools.chain(sources, listed_paths(files_from, ends_in_nul=null))
+    retry_policy = RetryPolicy if ledger is None else RetryPolicy.for_ledger
+    outage: dict[str, Any] = {} if outage_wait is None else {"outage_seconds": outage_wait}
     transfer_options = TransferOptions(
         calling_ae_title=calling_aet,
         associations=associations,
@@ -318,14 +312,13 @@ def storescu(
         only_needed_contexts=single_context,
         keep_together=cast("Literal['directory', 'study']", keep_together),
         recursive=recursive,
-        retry=RetryPolicy(
+        retry=retry_policy(
             retries=retries,
-            retries_at_start=retries if ledger is not None else 0,
             first_wait_seconds=retry_wait,
-            outage_seconds=outage_seconds(outage_wait, has_ledger=ledger is not None),
             overrides=status_reactions(on_status),
             on_duplicate=cast("Literal['duplicate', 'stored', 'failed']", on_duplicate),
             strict_warnings=strict_warnings,
+            **outage,
         ),
         fail_fast=fail_fast,
     )

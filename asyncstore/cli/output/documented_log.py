@@ -200,10 +200,10 @@ def _(event: NotStored) -> Iterator[Line]:
     if outcome.state is State.NO_CONTEXT:
         return _error(reason, f"Store failed: {path}")
     if outcome.state is State.DUPLICATE:
-        twin = f", stored from {path_text(outcome.twin_path)}" if outcome.twin_path else ""
-        return _at(logging.WARNING, f"Already there: {path}{twin}")
-    if outcome.state is State.CONFLICT and outcome.twin_path:
-        return _error(f"Store failed: {path}", f"Reason: {reason}, from {path_text(outcome.twin_path)}")
+        where = f", stored from {path_text(outcome.stored_path)}" if outcome.stored_path else ""
+        return _at(logging.WARNING, f"Already there: {path}{where}")
+    if outcome.state is State.CONFLICT and outcome.stored_path:
+        return _error(f"Store failed: {path}", f"Reason: {reason}, from {path_text(outcome.stored_path)}")
     comment = peer_text(outcome.status.comment) if outcome.status else ""
     return _error(f"Store failed: {path}", f"Reason: {reason}" + (f', the peer says "{comment}"' if comment else ""))
 

@@ -77,7 +77,7 @@ def record_of(outcome: Outcome) -> dict[str, Any]:
         "sent_transfer_syntax_uid": outcome.transfer_syntax_uid or None,
         "status": f"{status.value:04X}" if status else None,
         "reason": outcome.reason,
-        "twin_path": outcome.twin_path,
+        "twin_path": outcome.stored_path,
         "comment": status.comment if status else "",
         "offending_elements": [f"{tag:08X}" for tag in status.offending_elements] if status else [],
         "retryable": outcome.retryable,

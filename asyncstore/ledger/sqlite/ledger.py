@@ -122,7 +122,7 @@ class SqliteLedger:
             self._wake.set()
 
     def may_know(self, sop_instance_uid: str) -> bool:
-        """Whether `known_instances` may find this UID. False is certain: nothing with this UID is stored.
+        """Whether `stored_elsewhere` may find this UID. False is certain: nothing with this UID is stored.
 
         Never blocks. Includes outcomes that are recorded but not written yet, and those of earlier runs.
         """
@@ -193,13 +193,13 @@ class SqliteLedger:
             return [None] * len(offered)
         return self._lookup.settled(offered)
 
-    def known_instances(self, instances: Sequence[Instance]) -> list[list[KnownInstance]]:
+    def stored_elsewhere(self, instances: Sequence[Instance]) -> list[list[KnownInstance]]:
         """For each instance, the stored ones with its SOP Instance UID that came from another path.
 
         Blocks. Includes outcomes that are recorded but not written yet. Raises LedgerError.
         """
         assert self._lookup is not None, "the ledger is not open"
-        return self._lookup.known_instances(instances)
+        return self._lookup.stored_elsewhere(instances)
 
     def known_instance(self, sop_instance_uid: str) -> KnownInstance | None:
         """The stored instance with a SOP Instance UID, from any path; None if there is none. Raises LedgerError."""

@@ -69,8 +69,8 @@ class LedgerLookup:
                 outcomes += self._settled_of(offered[at : at + _AT_ONCE])
         return outcomes
 
-    def known_instances(self, instances: Sequence[Instance]) -> list[list[KnownInstance]]:
-        """See Ledger.known_instances."""
+    def stored_elsewhere(self, instances: Sequence[Instance]) -> list[list[KnownInstance]]:
+        """See Ledger.stored_elsewhere."""
         known: list[list[KnownInstance]] = []
         for at in range(0, len(instances), _AT_ONCE):
             part = instances[at : at + _AT_ONCE]

@@ -15,7 +15,6 @@ import anyio.to_thread
 import pytest
 
 from asyncstore.cli.app import run_command_line
-from asyncstore.cli.commands.storescu import outage_seconds
 from asyncstore.inputs.opening import instance_from
 from asyncstore.instances.outcome import State
 from asyncstore.ledger.sqlite import lock
@@ -213,11 +212,3 @@ def test_a_ledger_that_cannot_be_written_any_more_is_one_line_and_code_6(
         code = run_command_line(["storescu", LOOPBACK, str(scp.port), *paths, "-j", "1", "--ledger", ledger])
     assert code == 6
     assert capsys.readouterr().err == f"E: the ledger {ledger!r} cannot be written: database or disk is full\n"
-
-
-@pytest.mark.parametrize(
-    ("given", "has_ledger", "seconds"),
-    [(None, False, 60), (None, True, 3600), (5.0, False, 5), (5.0, True, 5), (0.0, True, 0)],
-)
-def test_with_a_ledger_an_outage_may_last_longer(given: float | None, has_ledger: bool, seconds: float) -> None:
-    assert outage_seconds(given, has_ledger=has_ledger) == seconds

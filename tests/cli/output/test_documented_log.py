@@ -122,9 +122,9 @@ def test_file_meta_that_differs_is_a_warning_and_the_others_are_counted() -> Non
 
 
 def test_what_is_stored_from_another_file_names_that_file() -> None:
-    conflict = not_stored(State.CONFLICT, reason="another one is stored", twin_path="/a/\x1b1.dcm")
+    conflict = not_stored(State.CONFLICT, reason="another one is stored", stored_path="/a/\x1b1.dcm")
     assert conflict == "E: Store failed: a.dcm\nE: Reason: another one is stored, from /a/\\x1b1.dcm\n"
-    duplicate = NotStored(outcome=Outcome(State.DUPLICATE, "a.dcm", twin_path="/a/1.dcm"))
+    duplicate = NotStored(outcome=Outcome(State.DUPLICATE, "a.dcm", stored_path="/a/1.dcm"))
     assert printed(duplicate, level=logging.WARNING) == "W: Already there: a.dcm, stored from /a/1.dcm\n"
 
 

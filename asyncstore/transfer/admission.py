@@ -1,0 +1,202 @@
+"""Decides what may be taken now: the feed delivers instances here, and associations take them.
+
+Gates keep everything back for a while: the destination wants to be left alone, the ledger cannot write as fast as
+outcomes come, too many instances are being compared, or the caller has too many outcomes to read. Single instances are
+kept back too: those of a kind that the peer has refused, and those that may be stored already from another file.
+"""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING, Final
+
+from asyncstore.aio.signal import Signal, wait_for_any
+from asyncstore.instances.instance import Instance
+from asyncstore.instances.outcome import State
+from asyncstore.transfer.work import directory_of
+
+if TYPE_CHECKING:
+    from collections.abc import Container, Sequence
+    from typing import Protocol
+
+    from asyncstore.inputs.feed import Fed
+    from asyncstore.ledger.protocol import Recorder
+    from asyncstore.transfer.attempts import Attempts
+    from asyncstore.transfer.destination import Destination
+    from asyncstore.transfer.duplicates import Duplicates
+    from asyncstore.transfer.outcomes import Outcomes
+    from asyncstore.transfer.plan import Pair, Plan
+    from asyncstore.transfer.report import Report
+    from asyncstore.transfer.work import Pending, Work
+
+    class Gate(Protocol):
+        """Something that may keep every instance back.
+
+        `closed_until` gives the time until when: one that has come while the gate is open, math.inf until something
+        changes. The station that closes it sets a signal when it opens; a time alone needs none.
+        """
+
+        def closed_until(self, now: float) -> float: ...
+
+
+# What an earlier run found and had stored, or found to be stored, is found by this one too.
+_FOUND_BEFORE: Final = frozenset((State.RESUMED, State.DUPLICATE))
+# Nothing tells that a ledger has room again.
+_RECORDER_SECONDS: Final = 0.025
+
+
+class RecorderGate:
+    """Closed while a ledger does not write outcomes as fast as they come."""
+
+    def __init__(self, recorder: Recorder) -> None:
+        self._recorder = recorder
+
+    def closed_until(self, now: float) -> float:
+        return 0.0 if self._recorder.has_room else now + _RECORDER_SECONDS
+
+
+class Admission:
+    """Takes in what was read, and gives the next instance to an association that asks.
+
+    An association that got nothing waits for `changed`: the signals that say that asking again makes sense.
+    """
+
+    def __init__(
+        self,
+        attempts: Attempts,
+        *,
+        outcomes: Outcomes,
+        duplicates: Duplicates | None,
+        work: Work,
+        destination: Destination,
+        plan: Plan,
+        report: Report,
+        recorder: Recorder | None,
+        by_study: bool,
+    ) -> None:
+        self._attempts = attempts
+        self._outcomes = outcomes
+        self._duplicates = duplicates
+        self._work = work
+        self._destination = destination
+        self._plan = plan
+        self._report = report
+        self._by_study = by_study
+        self._gates: list[Gate] = [destination, outcomes]
+        if duplicates is not None:
+            self._gates.append(duplicates)
+        if recorder is not None:
+            self._gates.append(RecorderGate(recorder))
+        self._was_closed = False
+        self._feed_waits = False
+        self._room = Signal()
+        self.changed = (work.available, outcomes.room)
+
+    # -- from the feed -------------------------------------------------------------------------------------------------
+
+    async def deliver(self, found: Sequence[Fed], *, are_settled: bool = False) -> None:
+        """The feed has read some files; returns when it may read more.
+
+        `are_settled` says that these are outcomes that the ledger has from an earlier run.
+        """
+        for entry in found:
+            if isinstance(entry, Instance):
+                self._take_in(entry)
+            else:
+                if are_settled and entry.state in _FOUND_BEFORE:
+                    self._report.found += 1
+                self._outcomes.add(entry, is_settled=are_settled)
+        self._work.available.set()
+        while not self._work.has_room or self._outcomes.closed_until(0.0):
+            self._feed_waits = True
+            await wait_for_any(self._room, self._outcomes.room)
+
+    def _take_in(self, instance: Instance) -> None:
+        self._plan.see((instance.sop_class_uid, instance.transfer_syntax_uid))
+        self._report.found += 1
+        self._report.found_bytes += instance.data_set_length
+        if instance.meta_difference is not None:
+            self._outcomes.tell_difference(instance.path, instance.meta_difference)
+        if self._destination.refused and self._attempts.refuse_before(instance):
+            return
+        study = instance.study_instance_uid if self._by_study else None
+        self._work.add(instance, study or directory_of(instance.path))
+
+    # -- for the associations ------------------------------------------------------------------------------------------
+
+    @property
+    def has_ended(self) -> bool:
+        """Whether nothing is given out any more."""
+        return self._destination.is_stopped
+
+    def closed_until(self, now: float) -> float:
+        """Until when nothing may be taken: the time of the gate that opens last."""
+        return max(gate.closed_until(now) for gate in self._gates)
+
+    def take(self, taker: object, served: Container[Pair]) -> Pending | None:
+        """The next instance for an association that can carry the pairs `served`; None when there is none now."""
+        destination, work = self._destination, self._work
+        while not destination.is_stopped:
+            now = time.monotonic()
+            for gate in self._gates:
+                if gate.closed_until(now) > now:
+                    self._was_closed = True
+                    return None
+            pending = work.take(taker, served)
+            if self._feed_waits and work.has_room:
+                self._let_feed_read()
+            if pending is None or not (destination.refused or self._duplicates) or not self._keep_back(pending):
+                return pending
+        return None
+
+    def _keep_back(self, pending: Pending) -> bool:
+        """Give an instance that is not to be sent its outcome, or have it compared first; False when it may be sent."""
+        if self._destination.refused and self._attempts.finish_refused(pending):
+            return True
+        if self._duplicates is not None and self._duplicates.is_suspect(pending):
+            self._duplicates.hold(pending)
+            return True
+        return False
+
+    def has_more_for(self, taker: object) -> bool:
+        """Whether an association without work should stay: something may come that it can carry."""
+        if self._destination.is_stopped or self._work.is_done:
+            return False
+        now = time.monotonic()
+        if self.closed_until(now) > now:
+            return True
+        return not self._work.waits_for(taker)  # else it could have been taken: another association is needed for it
+
+    # -- from above, now and then --------------------------------------------------------------------------------------
+
+    def look(self, now: float) -> None:
+        """Let wait for an association again what may be sent by now, and tell those who wait."""
+        has_more = self._work.wake_retries(now)
+        if self._duplicates is not None:
+            has_more |= self._end_comparisons(self._duplicates)
+        if self._was_closed and self.closed_until(now) <= now:
+            self._was_closed = False
+            has_more = True
+        if has_more:
+            self._work.available.set()
+        if self._work.has_room:  # no association may be left to tell the feed
+            self._let_feed_read()
+
+    def _end_comparisons(self, duplicates: Duplicates) -> bool:
+        """Finish what was found to be stored already, and let the rest be sent; True when there was something."""
+        if duplicates.failure is not None:  # what may be stored already must not be sent
+            self._destination.stop(duplicates.failure)
+        decided = duplicates.take_decided()
+        for pending, outcome in decided:
+            self._attempts.not_sent(pending, outcome)
+        return bool(decided)
+
+    def conclude(self) -> None:
+        """The run has ended: what was held back is left for another."""
+        for pending in tuple(self._duplicates.held) if self._duplicates is not None else ():
+            self._work.put_back(pending)
+        self._outcomes.conclude(self._work.left)
+
+    def _let_feed_read(self) -> None:
+        self._feed_waits = False
+        self._room.set()

@@ -1,0 +1,140 @@
+"""The final outcome of each instance: written down, counted, told, and handed out in the order in which they came."""
+
+from __future__ import annotations
+
+import logging
+import math
+import time
+from collections import Counter, deque
+from typing import TYPE_CHECKING, Final
+
+from asyncstore.aio.signal import Signal
+from asyncstore.errors import AsyncStoreError
+from asyncstore.instances.outcome import Outcome, State
+from asyncstore.net import trace
+from asyncstore.trace import emit
+from asyncstore.transfer.trace import KindRefused, MoreMetaDiffer, NotStored
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from asyncstore.ledger.protocol import Recorder
+    from asyncstore.transfer.destination import Destination
+    from asyncstore.transfer.plan import Pair
+    from asyncstore.transfer.report import Report
+    from asyncstore.transfer.work import Pending
+
+logger = logging.getLogger("asyncstore.transfer")
+
+# Waking the caller costs as much as decoding an answer: it is done for this many outcomes at once, or at the next tick.
+_UNREAD_BATCH: Final = 64
+# Outcomes that the caller has not taken yet; one that is slower than the peer slows the transfer down.
+_MAXIMUM_UNREAD: Final = 4096
+
+_NO_FAILURE: Final = frozenset((State.SKIPPED, State.DUPLICATE))
+_LEFT: Final = State.LEFT  # looking a member up costs 0.1 us each time
+
+
+class Outcomes:
+    """Takes final outcomes, and keeps those that the caller has not read yet.
+
+    `readable` is set when the caller should look: for a batch of outcomes, or for each one after `wake_for_each`.
+    `room` is set when the caller has read enough for more to come. `are_complete` says that no more will come.
+    """
+
+    def __init__(self, report: Report, destination: Destination, recorder: Recorder | None, *, fail_fast: bool) -> None:
+        self.unread: deque[Outcome] = deque()
+        self.readable = Signal()
+        self.room = Signal()
+        self.are_complete = False
+        self._report = report
+        self._destination = destination
+        self._recorder = recorder
+        self._fail_fast = fail_fast
+        self._batch = _UNREAD_BATCH
+        self._refused: Counter[Pair] = Counter()
+        self._differing = 0  # instances whose File Meta Information names another than the data set
+
+    def closed_until(self, now: float) -> float:
+        """Until when no more should be sent: the caller has to read first."""
+        return math.inf if len(self.unread) >= _MAXIMUM_UNREAD else 0.0
+
+    # -- from the stations above ---------------------------------------------------------------------------------------
+
+    def add(self, outcome: Outcome, *, is_settled: bool = False) -> None:
+        """Write a final outcome down, count it, and hand it out.
+
+        Where it `is_settled`, the ledger has it from an earlier run. One that leaves the instance to another run is
+        not handed out.
+        """
+        if self._recorder is not None and not is_settled:
+            self._recorder.record(outcome)
+        self._report.add(outcome)
+        if outcome.state is _LEFT:
+            return
+        if not outcome.is_stored:
+            self._tell(outcome)
+            if self._fail_fast and outcome.state not in _NO_FAILURE:
+                self._destination.stop(_failure_of(outcome))
+        self.unread.append(outcome)
+        if len(self.unread) >= self._batch:
+            self.readable.set()
+
+    def tell_difference(self, path: str | None, difference: str) -> None:
+        """Log how a File Meta Information differs from its data set; of many, the first one and then their count."""
+        self._differing += 1
+        if self._differing == 1:
+            emit(logger, trace.MetaDiffers(path=path, difference=difference))
+
+    def _tell(self, outcome: Outcome) -> None:
+        """Log why an instance was not stored; of a kind that the peer refused, the first one and then their count."""
+        instance = outcome.instance
+        if outcome.state is State.FAILED and instance is not None:
+            kind = (instance.sop_class_uid, instance.transfer_syntax_uid)
+            refused = self._destination.refused.get(kind)
+            if refused is not None and outcome.status is not None and outcome.status.value == refused.value:
+                self._refused[kind] += 1
+                if self._refused[kind] > 1:
+                    return
+        number = outcome.association_number if self._report.associations_open > 1 else 0
+        emit(logger, NotStored(outcome=outcome, association_number=number))
+
+    # -- to the caller -------------------------------------------------------------------------------------------------
+
+    def wake_for_each(self, for_each: bool) -> None:
+        """Choose between setting `readable` for each outcome and setting it for a batch of them."""
+        self._batch = 1 if for_each else _UNREAD_BATCH
+
+    def take(self) -> Outcome:
+        """The next unread outcome."""
+        outcome = self.unread.popleft()
+        if len(self.unread) == _MAXIMUM_UNREAD // 2:
+            self.room.set()
+        return outcome
+
+    # -- when the run has ended ----------------------------------------------------------------------------------------
+
+    def conclude(self, left: Iterable[Pending]) -> None:
+        """Nothing more comes: count what is left for another run, and tell of how many more was not told."""
+        for (sop_class_uid, transfer_syntax_uid), count in self._refused.items():
+            if count > 1:
+                kind = {"sop_class_uid": sop_class_uid, "transfer_syntax_uid": transfer_syntax_uid}
+                status = self._destination.refused[sop_class_uid, transfer_syntax_uid]
+                emit(logger, KindRefused(**kind, status=status, count=count - 1))
+        if self._differing > 1:
+            emit(logger, MoreMetaDiffer(count=self._differing - 1))
+        for pending in left:
+            self.add(Outcome(_LEFT, pending.instance.path, pending.instance, attempts=pending.attempts))
+        self._destination.conclude()
+        self._report.stopped_because = self._destination.stopped_because
+        self._report.finished_at = time.monotonic()
+        self.are_complete = True
+        self.readable.set()
+
+
+def _failure_of(outcome: Outcome) -> Exception:
+    try:
+        outcome.raise_for_failure()
+    except AsyncStoreError as error:
+        return error
+    raise AssertionError("a failed outcome raises")

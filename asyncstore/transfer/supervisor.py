@@ -1,0 +1,196 @@
+"""A transfer from its beginning to its end: the feed runs, associations come and go, and all ends in order.
+
+How tasks wake each other: the station that changes sets a signal of its own and does not know who waits for it. A
+worker waits for its answers, for work, for conversions, and for room among the unread outcomes; the feed for room to
+read; the caller for outcomes; the supervisor for all that may change what it does next. A signal does not say what
+has changed: the task that wakes looks again. An answer wakes its own worker only.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from typing import TYPE_CHECKING, Final
+
+import anyio
+
+from asyncstore.aio.signal import wait_for_any
+from asyncstore.errors import cause_of
+
+if TYPE_CHECKING:
+    from asyncstore.aio.signal import Signal
+    from asyncstore.inputs.feed import Feed
+    from asyncstore.ledger.protocol import History, Recorder
+    from asyncstore.transfer.admission import Admission
+    from asyncstore.transfer.destination import Destination
+    from asyncstore.transfer.duplicates import Duplicates
+    from asyncstore.transfer.outcomes import Outcomes
+    from asyncstore.transfer.pool import Pool
+    from asyncstore.transfer.preparing import Preparing
+    from asyncstore.transfer.report import Report
+    from asyncstore.transfer.work import Work
+
+_TICK_SECONDS: Final = 0.025
+# While nothing moves, ticks become as rare as this: 40 a second took 3 % of a processor for hours that a peer hangs.
+_CALM_TICK_SECONDS: Final = 0.2
+
+
+class Supervisor:
+    """Feeds and supervises until everything has its outcome, or until the run must stop.
+
+    `sources_error` is what an iterable of the caller's raised.
+    """
+
+    def __init__(
+        self,
+        feed: Feed,
+        pool: Pool,
+        *,
+        admission: Admission,
+        outcomes: Outcomes,
+        duplicates: Duplicates | None,
+        preparing: Preparing,
+        work: Work,
+        destination: Destination,
+        report: Report,
+        recorder: Recorder | None,
+        history: History | None,
+        drain_seconds: float,
+    ) -> None:
+        self.sources_error: Exception | None = None
+        self._feed = feed
+        self._pool = pool
+        self._admission = admission
+        self._outcomes = outcomes
+        self._duplicates = duplicates
+        self._preparing = preparing
+        self._work = work
+        self._destination = destination
+        self._report = report
+        self._recorder = recorder
+        self._history = history
+        self._drain_seconds = drain_seconds
+        self._tick_seconds = _TICK_SECONDS
+        self._moved = 0
+        self._is_draining = False
+        self._feed_scope: anyio.CancelScope | None = None
+        self._abort_at = math.inf
+
+    async def run(self) -> None:
+        """Feed and supervise until everything has its outcome."""
+        try:
+            async with anyio.create_task_group() as group:
+                self._pool.start(group)
+                self._preparing.start(group)
+                if self._duplicates is not None:
+                    self._duplicates.start(group)
+                group.start_soon(self._run_feed)
+                await self._supervise()
+                if self._feed_scope is not None:
+                    self._feed_scope.cancel()
+                self._preparing.cancel()
+                if self._duplicates is not None:
+                    self._duplicates.cancel()
+        finally:
+            self._admission.conclude()
+
+    async def _run_feed(self) -> None:
+        try:
+            with anyio.CancelScope() as self._feed_scope:
+                if not self._destination.is_stopped:
+                    history = self._history
+                    await self._feed.run(history.settled if history is not None and history.has_earlier else None)
+                    self._report.scan_finished = True
+        except Exception as error:
+            self.sources_error = cause_of(error)
+            self._destination.stop(self.sources_error)
+        self._work.end_feed()
+
+    # -- the end of a run, before its work is done ---------------------------------------------------------------------
+
+    def drain(self) -> None:
+        """Take no new work and finish what is in flight, which is aborted when that takes too long."""
+        if not self._outcomes.are_complete:
+            self._abort_at = min(self._abort_at, time.monotonic() + self._drain_seconds)
+            self._destination.stop()
+            self._begin_draining()
+
+    def abort(self) -> None:
+        """Abort every association at once."""
+        self._destination.stop()
+        self._begin_draining()
+        self._pool.abort()
+
+    def _begin_draining(self) -> None:
+        """Whatever the reason: nothing new is read or opened. Nothing is taken since the destination was stopped."""
+        if self._is_draining:
+            return
+        self._is_draining = True
+        if self._feed_scope is not None:
+            self._feed_scope.cancel()
+        self._pool.end_unestablished()
+        self._pool.wake()
+
+    # -- looking and resting -------------------------------------------------------------------------------------------
+
+    async def _supervise(self) -> None:
+        while True:
+            now = time.monotonic()
+            self._look(now)
+            if self._is_over():
+                return
+            moved_before, self._moved = self._moved, self._count_moved()
+            self._tick_seconds = self._next_tick_seconds(now, is_calm=self._moved == moved_before)
+            await self._rest()
+
+    def _look(self, now: float) -> None:
+        """Do all that it is time for."""
+        if self._recorder is not None and self._recorder.failure is not None:
+            self._destination.stop(self._recorder.failure)
+        self._admission.look(now)
+        if self._destination.is_stopped:
+            self._begin_draining()
+            self._pool.wake()
+        if now >= self._abort_at:
+            self._abort_at = math.inf
+            self.abort()
+        self._adjust(now)
+        self._outcomes.readable.set()
+
+    def _adjust(self, now: float) -> None:
+        """Have as many associations as pay: open one, or have one end."""
+        target = self._pool.update_target(now)
+        if self._destination.closed_until(now) > now:
+            return
+        self._pool.retire_beyond(target)
+        if self._work.waiting and not self._destination.is_stopped:
+            self._pool.open_up_to(target)
+
+    def _is_over(self) -> bool:
+        return not self._pool.workers and (self._destination.is_stopped or self._work.is_done)
+
+    def _count_moved(self) -> int:
+        report = self._report
+        return report.answers + report.streamed_bytes + report.associations_established
+
+    def _next_tick_seconds(self, now: float, *, is_calm: bool) -> float:
+        """How long to let things be: longer and longer while nothing moves, but not beyond the next thing to do."""
+        if not is_calm:
+            return _TICK_SECONDS
+        due_at = (self._admission.closed_until(now), self._work.next_retry_at, self._abort_at)
+        most = min([_CALM_TICK_SECONDS, *(at - now for at in due_at if at > now)])
+        return max(_TICK_SECONDS, min(2 * self._tick_seconds, most))
+
+    async def _rest(self) -> None:
+        """Until the next tick, or until something changes that should not wait for it."""
+        signals: list[Signal] = [self._work.due, self._destination.stopped, self._pool.changed]
+        if self._duplicates is not None:
+            signals.append(self._duplicates.decided)
+        if not self._pool.workers:  # else they take what comes
+            signals.append(self._work.available)
+        is_calm = self._tick_seconds > _TICK_SECONDS
+        self._outcomes.wake_for_each(is_calm)
+        if is_calm:
+            signals.append(self._outcomes.readable)
+        with anyio.move_on_after(self._tick_seconds):
+            await wait_for_any(*signals)
