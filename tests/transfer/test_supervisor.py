@@ -22,6 +22,8 @@ if TYPE_CHECKING:
     from asyncstore.services.storage_scp import Arrival
     from asyncstore.status import Status
 
+pytestmark = pytest.mark.every_loop
+
 
 async def some_and_no_end(count: int) -> AsyncIterator[Instance]:
     for number in range(1, count + 1):
