@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import anyio
+import pytest
 
 from asyncstore.net.peer import Peer
 from asyncstore.status import SUCCESS
@@ -15,8 +16,6 @@ from tests.support.transfers import LIMIT_SECONDS, KeepingSCP, instance, outcome
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
-
-    import pytest
 
     from asyncstore.instances.instance import Instance
     from asyncstore.services.storage_scp import Arrival
