@@ -151,9 +151,11 @@ def entries_of(
         if isinstance(source, str | bytes | os.PathLike):
             name = os.fsdecode(source)
             found = walk(name, recursive=recursive, walked=walked)
-            for first in found:  # the walk of a file, or of a path that cannot be walked, yields just that
-                yield _walked(first, is_named=_path_of(first) == name)
-                yield from map(_walked, found)
+            for first in found:  # a root that is a file, or cannot be walked, is all that its walk gives
+                path = first.path if isinstance(first, ScanProblem) else first
+                yield _entry(first, is_named=path == name)
+                for each in found:
+                    yield FileEntry(each) if type(each) is str else _entry(each)
         elif isinstance(source, Instance | ScanProblem | Outcome):
             yield ReadyEntry(source)
         else:
@@ -181,11 +183,7 @@ def is_data_set(source: Any) -> bool:
     return pydicom is not None and isinstance(source, pydicom.Dataset)
 
 
-def _walked(found: str | ScanProblem, *, is_named: bool = False) -> Entry:
+def _entry(found: str | ScanProblem, *, is_named: bool = False) -> Entry:
     if isinstance(found, str):
         return FileEntry(found, is_named=is_named)
     return ReadyEntry(found, is_named=is_named)
-
-
-def _path_of(found: str | ScanProblem) -> str:
-    return found.path if isinstance(found, ScanProblem) else found

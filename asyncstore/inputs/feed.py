@@ -195,7 +195,7 @@ class Feed:
             if head is None:
                 missed.append(entry)
             else:
-                found.append(_fed(head, entry))
+                found.append(head if type(head) is Instance else _fed(head, entry))
             if ended_at - started_at > _SLICE_SECONDS or len(missed) == BATCH_FILES:
                 break
         else:
@@ -264,7 +264,7 @@ def _read_batch(batch: list[Entry], find_studies: bool) -> tuple[list[Fed], floa
             if find_studies and isinstance(head, Instance) and head.study_instance_uid is None:
                 head.study_instance_uid = study_of(head)
             fastest = min(fastest, time.perf_counter() - began_at)
-            found.append(_fed(head, entry))
+            found.append(head if type(head) is Instance else _fed(head, entry))
     finally:
         for entry in batch[len(found) :]:
             entry.close()

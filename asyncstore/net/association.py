@@ -11,15 +11,15 @@ from asyncstore.dimse.reassembly import Incoming
 from asyncstore.net.invoker import Invoker
 from asyncstore.net.link import Link
 from asyncstore.upper_layer.contexts import AcceptedContexts
+from asyncstore.upper_layer.machine import DataReceived, UpperLayerEvent
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Iterator
+    from collections.abc import Awaitable
 
     from asyncstore.dimse.message_types import Response
     from asyncstore.net.peer import Timeouts
     from asyncstore.net.performer import Performer
     from asyncstore.net.provider import Providers
-    from asyncstore.upper_layer.pdu import Fragment
 
 
 class Association(Link):
@@ -87,19 +87,21 @@ class Association(Link):
         if self.performer is not None:
             await self.performer.discard()
 
-    def _on_fragments(self, fragments: Iterator[Fragment]) -> Awaitable[object] | None:
-        for fragment in fragments:
+    def _on_event(self, event: UpperLayerEvent) -> None:
+        if not isinstance(event, DataReceived):
+            super()._on_event(event)
+            return
+        for number, fragment in enumerate(event.fragments, 1):
             received = self._incoming.receive(fragment)
             if received is None:
                 self.transport.acknowledge()  # the rest of the message may wait for that
-            elif received.message.responded_to is None:
-                pause = (self.performer or self._begin_performing()).receive(received)
-                if pause is not None:
-                    return pause
-            else:
+            elif received.message.responded_to is not None:
                 operation = self.operations.match(received)
                 self.invoker.take(operation, cast("Response", received.message), received.data_set)
-        return None
+            elif (pause := (self.performer or self._begin_performing()).receive(received)) is not None:
+                self._backlog.appendleft(DataReceived(event.fragments[number:]))
+                self._begin_pause(pause)
+                return
 
     def _resume(self) -> Awaitable[object] | None:
         return None if self.performer is None else self.performer.resume()

@@ -72,13 +72,11 @@ class Invoker:
         written the association goes on, after that it is aborted (`failure` says which). Raises what ended the
         association otherwise; then `on_response` is not called any more.
         """
-        link = self._link
-        turn = link.writer.turn
+        turn = self._link.writer.turn
         if turn.is_taken:
             await turn.wait()
         with turn:
-            if link.failure is not None:
-                link.check_not_failed()
+            self._link.check_not_failed()
             return await self._write(payload, make_request, arguments, on_response, on_begin)
 
     async def _write(

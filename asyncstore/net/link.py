@@ -32,7 +32,6 @@ from asyncstore.net.transport import ABORT_SECONDS
 from asyncstore.net.writer import Writer
 from asyncstore.upper_layer.machine import (
     AbortReceived,
-    DataReceived,
     ReleaseConfirmed,
     ReleaseRequested,
     TransportClosed,
@@ -40,7 +39,7 @@ from asyncstore.upper_layer.machine import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Iterator, Mapping
+    from collections.abc import Awaitable, Callable, Mapping
 
     from anyio.abc import TaskGroup
 
@@ -49,7 +48,6 @@ if TYPE_CHECKING:
     from asyncstore.net.transport import Transport
     from asyncstore.trace import TraceEvent
     from asyncstore.upper_layer.machine import UpperLayerEvent
-    from asyncstore.upper_layer.pdu import Fragment
 
 logger = logging.getLogger("asyncstore.net")
 
@@ -99,10 +97,6 @@ class Link:
 
     def _negotiate(self, event: UpperLayerEvent) -> Awaitable[object] | None:
         """Handle what comes before the association is established; what is given must be awaited."""
-        raise NotImplementedError
-
-    def _on_fragments(self, fragments: Iterator[Fragment]) -> Awaitable[object] | None:
-        """Handle fragments up to one that something has to be awaited for; `_resume` goes on after that."""
         raise NotImplementedError
 
     async def _discard(self) -> None:
@@ -274,13 +268,9 @@ class Link:
             self._upper_layer.receive_data(b"", now)
 
     def _on_event(self, event: UpperLayerEvent) -> None:
+        """Handle what is no data; that is for the Association."""
         pause: Awaitable[object] | None = None
-        if isinstance(event, DataReceived):
-            fragments = iter(event.fragments)
-            pause = self._on_fragments(fragments)
-            if pause is not None:
-                self._backlog.appendleft(DataReceived(tuple(fragments)))
-        elif isinstance(event, ReleaseConfirmed):
+        if isinstance(event, ReleaseConfirmed):
             self._released = True
             self.changed.set()
         elif isinstance(event, ReleaseRequested):
@@ -292,9 +282,13 @@ class Link:
         else:
             pause = self._negotiate(event)
         if pause is not None:
-            self._pause = pause
-            self._is_paused = True
-            self._watching.cancel()
+            self._begin_pause(pause)
+
+    def _begin_pause(self, pause: Awaitable[object]) -> None:
+        """Read nothing, and handle nothing more, until this has been awaited; `_resume` goes on then."""
+        self._pause = pause
+        self._is_paused = True
+        self._watching.cancel()
 
     def _on_release_requested(self) -> Awaitable[object] | None:
         """The peer wants the release: it gets its answer, and what is outstanding is unknown."""
