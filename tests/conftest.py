@@ -1,7 +1,11 @@
-"""What every test may use: three event loops, a watch for blocking calls, and real peers.
+"""Shared by all tests: event loops, markers, hypothesis profiles, a watch for blocking calls, and real peers.
 
-Async tests need no mark: each runs under asyncio, asyncio with uvloop, and trio. A test that is about one loop only
-says so with `@pytest.mark.parametrize("anyio_backend", ["asyncio"])`.
+An async test needs no mark and runs under asyncio. Marked `every_loop`, it runs under asyncio, asyncio with uvloop, and
+trio; `--every-loop` runs all async tests so. A test for one loop only overrides both with
+`@pytest.mark.parametrize("anyio_backend", ["asyncio"])`.
+
+The tests run in one process per CPU, four at most. `-n 0` runs them in a single process, which `-s` and coverage need;
+`--pdb` implies it. Without pytest-xdist, clear the options of pyproject.toml: `-o addopts= -p no:xdist`.
 """
 
 from __future__ import annotations
@@ -12,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 from blockbuster import blockbuster_ctx
+from hypothesis import HealthCheck, settings
 
 import asyncstore
 from tests.support import peers
@@ -25,18 +30,45 @@ if TYPE_CHECKING:
 # Reading warm local files in the loop is by design: handing each to a thread costs more than the read itself.
 _ALLOWED_IN_THE_LOOP = ("os.stat", "os.scandir", "os.read")
 
-_BACKENDS = [
-    pytest.param(("asyncio", {"use_uvloop": False}), id="asyncio"),
-    pytest.param(("trio", {}), id="trio"),
-]
+_LOOPS: dict[str, tuple[str, dict[str, Any]]] = {"asyncio": ("asyncio", {"use_uvloop": False})}
 if sys.platform != "win32":
-    _BACKENDS.insert(1, pytest.param(("asyncio", {"use_uvloop": True}), id="asyncio+uvloop"))
+    _LOOPS["asyncio+uvloop"] = ("asyncio", {"use_uvloop": True})
+_LOOPS["trio"] = ("trio", {})
+
+# An ordinary run tries the same few examples each time; `--hypothesis-profile=ci` looks for new ones. Neither fails a
+# test because the machine is slow.
+_SLOW_IS_FINE: dict[str, Any] = {"deadline": None, "suppress_health_check": [HealthCheck.too_slow]}
+settings.register_profile("dev", max_examples=40, derandomize=True, **_SLOW_IS_FINE)
+settings.register_profile("ci", max_examples=300, derandomize=False, print_blob=True, **_SLOW_IS_FINE)
+settings.load_profile("dev")
 
 
-@pytest.fixture(params=_BACKENDS)
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """Adds `--every-loop`."""
+    parser.addoption("--every-loop", action="store_true", help="run every async test on every event loop")
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """Gives each async test its event loops, unless it names them itself."""
+    if "anyio_backend" not in metafunc.fixturenames:
+        return
+    if any("anyio_backend" in marker.args[:1] for marker in metafunc.definition.iter_markers("parametrize")):
+        return
+    is_for_all = metafunc.config.getoption("--every-loop") or metafunc.definition.get_closest_marker("every_loop")
+    names = list(_LOOPS) if is_for_all else ["asyncio"]
+    metafunc.parametrize("anyio_backend", [_LOOPS[name] for name in names], ids=names, indirect=True)
+
+
+@pytest.fixture
 def anyio_backend(request: pytest.FixtureRequest) -> Any:
-    """The event loop of an async test, as anyio's pytest plugin wants it."""
+    """The event loop of an async test, as anyio's pytest plugin expects it."""
     return request.param
+
+
+def pytest_itemcollected(item: pytest.Item) -> None:
+    """Keeps the tests marked `timed` on one worker, so that no two of them run at the same time."""
+    if item.get_closest_marker("timed") and item.config.pluginmanager.hasplugin("xdist"):
+        item.add_marker(pytest.mark.xdist_group("timed"))
 
 
 @pytest.hookimpl(tryfirst=True)
@@ -65,18 +97,17 @@ def no_blocking_calls(request: pytest.FixtureRequest) -> Iterator[None]:
         yield
 
 
-@pytest.fixture
-def storescp(tmp_path: Path) -> Iterator[RunningPeer]:
-    """DCMTK's storescp: forks, takes every transfer syntax, keeps the files bit by bit."""
-    with peers.dcmtk_storescp(tmp_path / "storescp") as peer:
+@pytest.fixture(scope="session")
+def _session_storescp(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningPeer]:
+    with peers.dcmtk_storescp(tmp_path_factory.mktemp("storescp")) as peer:
         yield peer
 
 
 @pytest.fixture
-def discarding_storescp(tmp_path: Path) -> Iterator[RunningPeer]:
-    """DCMTK's storescp, which discards what it receives."""
-    with peers.dcmtk_storescp(tmp_path / "storescp", ignore=True) as peer:
-        yield peer
+def storescp(_session_storescp: RunningPeer) -> RunningPeer:
+    """DCMTK's storescp: forks, takes every transfer syntax, keeps files bit by bit; one process serves all tests."""
+    _session_storescp.clear()
+    return _session_storescp
 
 
 @pytest.fixture(scope="session")
@@ -92,11 +123,17 @@ def orthanc(_session_orthanc: RunningOrthanc) -> RunningOrthanc:
     return _session_orthanc
 
 
-@pytest.fixture
-def pynetdicom_storescp(tmp_path: Path) -> Iterator[RunningPeer]:
-    """pynetdicom's storescp application, which keeps what it receives."""
-    with peers.pynetdicom_storescp(tmp_path / "pynetdicom") as peer:
+@pytest.fixture(scope="session")
+def _session_pynetdicom_storescp(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningPeer]:
+    with peers.pynetdicom_storescp(tmp_path_factory.mktemp("pynetdicom")) as peer:
         yield peer
+
+
+@pytest.fixture
+def pynetdicom_storescp(_session_pynetdicom_storescp: RunningPeer) -> RunningPeer:
+    """pynetdicom's storescp application, which keeps what it receives; one process serves all tests."""
+    _session_pynetdicom_storescp.clear()
+    return _session_pynetdicom_storescp
 
 
 @pytest.fixture

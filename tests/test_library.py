@@ -15,6 +15,8 @@ from asyncstore.uids import CT_IMAGE_STORAGE, EXPLICIT_VR_LITTLE_ENDIAN, IMPLICI
 from tests.support import files
 from tests.support.transfers import write_files
 
+pytestmark = pytest.mark.every_loop
+
 CONTEXTS = [(CT_IMAGE_STORAGE, [EXPLICIT_VR_LITTLE_ENDIAN, IMPLICIT_VR_LITTLE_ENDIAN])]
 
 

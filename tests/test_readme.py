@@ -127,7 +127,7 @@ def test_the_fixture_works(study: Path) -> None:
     done = subprocess.run(
         [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "test_fixture.py"],
         cwd=study,
-        env=environment(),
+        env={**environment(), "PYTEST_ADDOPTS": ""},
         capture_output=True,
         text=True,
     )

@@ -15,6 +15,8 @@ from tests.support.transfers import LIMIT_SECONDS
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+pytestmark = pytest.mark.every_loop
+
 PROGRAM = """
 import queue, sys, anyio, asyncstore
 

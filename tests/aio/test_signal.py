@@ -8,6 +8,8 @@ import pytest
 from asyncstore.aio.signal import Signal, Turn, wait_for_any
 from tests.support.associations import LIMIT_SECONDS
 
+pytestmark = pytest.mark.every_loop
+
 
 async def test_a_signal_wakes_everybody_who_waits() -> None:
     signal = Signal()

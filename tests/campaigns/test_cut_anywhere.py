@@ -23,6 +23,7 @@ _EVERY_BYTES = 401
 _EACH = {("rst", False): 1, ("rst", True): 3, ("fin", False): 2, ("fin", True): 5}
 
 
+@pytest.mark.campaign
 @on_one_loop
 @pytest.mark.parametrize("retries", [False, True], ids=["and run again", "retried by the run itself"])
 @pytest.mark.parametrize("how", ["rst", "fin"])
@@ -42,6 +43,7 @@ async def test_a_cut_anywhere_leaves_true_records_and_the_rest_is_finished(
         assert {0, INSTANCES} <= figures.stored_before_the_cut.keys()
 
 
+@pytest.mark.every_loop
 async def test_a_cut_in_a_data_set_is_survived_on_every_event_loop(tmp_path: Path) -> None:
     scene = Scene(tmp_path)
     await scene.prepare()

@@ -34,6 +34,8 @@ if TYPE_CHECKING:
 
     from tests.campaigns.kill_audit import Evidence, Finding
 
+pytestmark = pytest.mark.campaign
+
 SECONDS = 90  # a machine with other things to do; it takes 10
 
 

@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 
     from tests.campaigns.peer_scenarios import Scenario
 
+pytestmark = [pytest.mark.campaign, pytest.mark.timed]
+
 _SCALE: Final = 1 / 25
 _ABORT_SECONDS: Final = 0.3
 _ALL: Final = peer_scenarios.scenarios(_SCALE, _ABORT_SECONDS)

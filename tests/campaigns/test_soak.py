@@ -33,6 +33,7 @@ def problems_of(*samples: Sample) -> list[str]:
     return compared.problems
 
 
+@pytest.mark.campaign
 def test_3000_instances_through_30_faults_are_all_stored_and_nothing_is_kept(tmp_path: Path) -> None:
     done = soak.run(Soak(3000, 100, tmp_path / "soak.ledger", first_sample=500, sample_every=500))
     assert done.problems == []

@@ -592,4 +592,4 @@ class ExchangeMachine(RuleBasedStateMachine):
 
 
 TestAnyCourseOfEvents = ExchangeMachine.TestCase
-TestAnyCourseOfEvents.settings = settings(max_examples=60, stateful_step_count=30, deadline=None)
+TestAnyCourseOfEvents.settings = settings(stateful_step_count=30)

@@ -122,6 +122,7 @@ async def test_a_directory_that_an_iterator_names_again_is_read_again(tmp_path: 
     assert (await read(give([tmp_path, tmp_path]))).uids == [uid_of(number) for number in (1, 1, 2, 2)]
 
 
+@pytest.mark.every_loop
 async def test_an_asynchronous_generator_is_a_source(tmp_path: Path) -> None:
     paths = write_files(tmp_path, 5)
 
@@ -210,6 +211,7 @@ async def test_what_was_named_is_told_from_what_was_found(tmp_path: Path) -> Non
     assert outcomes[str(fifo)].reason.startswith(ProblemKind.NOT_A_FILE.value)
 
 
+@pytest.mark.every_loop
 async def test_reading_waits_for_room(tmp_path: Path) -> None:
     write_files(tmp_path, 1000)
     reader = Reader(tmp_path, room=200)
@@ -224,6 +226,7 @@ async def test_reading_waits_for_room(tmp_path: Path) -> None:
     assert len(reader.found) == 1000
 
 
+@pytest.mark.every_loop
 async def test_a_blocking_generator_does_not_stall_the_event_loop_and_each_source_comes_when_it_is_there(
     tmp_path: Path,
 ) -> None:
@@ -245,6 +248,7 @@ async def test_a_blocking_generator_does_not_stall_the_event_loop_and_each_sourc
                 event.set()
 
 
+@pytest.mark.every_loop
 async def test_an_error_of_the_callers_iterator_ends_the_feed() -> None:
     def sources() -> Iterator[Instance]:
         yield instance(1)
@@ -293,6 +297,7 @@ class SlowDisk:
         return self._read_head(path, regular=regular, fd=fd)
 
 
+@pytest.mark.every_loop
 async def test_cold_files_are_read_by_several_threads_and_never_in_the_event_loop(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -304,6 +309,8 @@ async def test_cold_files_are_read_by_several_threads_and_never_in_the_event_loo
     assert disk.most_at_once >= 4
 
 
+@pytest.mark.every_loop
+@pytest.mark.timed
 async def test_where_the_system_cannot_tell_what_is_in_memory_time_tells(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -314,6 +321,7 @@ async def test_where_the_system_cannot_tell_what_is_in_memory_time_tells(
     assert disk.in_the_loop <= 4  # a few are tried now and then
 
 
+@pytest.mark.every_loop
 async def test_warm_files_are_read_without_threads(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     paths = write_files(tmp_path, 600)
     disk = SlowDisk(monkeypatch, is_cold=False)
@@ -324,6 +332,7 @@ async def test_warm_files_are_read_without_threads(tmp_path: Path, monkeypatch: 
     assert disk.in_the_loop > 500  # on a busy machine a slice may look slow
 
 
+@pytest.mark.every_loop
 async def test_files_that_turn_cold_on_the_way_go_to_threads(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     paths = write_files(tmp_path, 400)
     disk = SlowDisk(monkeypatch, is_cold=False)

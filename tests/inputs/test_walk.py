@@ -19,6 +19,7 @@ from asyncstore.inputs.walk import walk
 from asyncstore.instances.instance import Instance
 from asyncstore.instances.problem import ProblemKind, ScanProblem
 from tests.support.files import INSTANCE_UID, dicom_file
+from tests.support.process import counts_descriptors, descriptors
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -265,7 +266,6 @@ def test_a_directory_that_fails_half_way_keeps_what_it_gave(tree: Path, monkeypa
     assert names(walk([tree], recursive=True), tree) == [".: UNREADABLE", "1", "2"]
 
 
-@pytest.mark.skipif(not os.path.isdir("/proc/self/fd"), reason="counts descriptors in /proc")
 def test_an_entry_that_cannot_be_looked_at_hides_no_other(tree: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Where a file system gives no types with the names, each has to be asked for, and that may fail."""
     real = os.scandir
@@ -294,6 +294,7 @@ def test_an_entry_that_cannot_be_looked_at_hides_no_other(tree: Path, monkeypatc
     assert names(walk([tree], recursive=True), tree) == ["1: UNREADABLE", "2", "a: UNREADABLE"]
 
 
+@counts_descriptors
 def test_a_large_directory_is_given_as_it_is_listed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for number in range(10_000):
         os.close(os.open(tmp_path / f"{number:05}", os.O_CREAT | os.O_WRONLY))
@@ -317,13 +318,13 @@ def test_a_large_directory_is_given_as_it_is_listed(tmp_path: Path, monkeypatch:
                 yield entry
 
     monkeypatch.setattr(os, "scandir", Counting)
-    before = len(os.listdir("/proc/self/fd"))
+    before = descriptors()
     found = walk([tmp_path], recursive=True)
     assert len(list(islice(found, 10))) == 10
     assert listed == 10
     # Stopping early leaves nothing open.
     found.close()
-    assert len(os.listdir("/proc/self/fd")) == before
+    assert descriptors() == before
     assert len(set(walk([tmp_path], recursive=True))) == 10_000
 
 

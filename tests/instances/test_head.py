@@ -552,7 +552,7 @@ def test_a_file_that_ends_within_an_element_is_no_instance_as_far_as_its_uids_go
             assert found.reason is ProblemKind.DAMAGED
 
 
-@settings(deadline=None, max_examples=300, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     data=st.data(),
     base=st.sampled_from([data for data, _, _ in WHOLE.values()] + [bundled("nested_priv_SQ.dcm").read_bytes()]),
@@ -606,15 +606,6 @@ def test_a_deflate_bomb_is_inflated_only_a_little(path: Path) -> None:
 
 
 # What the system may answer
-
-
-@pytest.fixture(params=["everything", "no RWF_NOWAIT", "nothing"])
-def system(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
-    if request.param != "everything":
-        monkeypatch.setattr(source, "rwf_nowait", 0)
-    if request.param == "nothing":
-        monkeypatch.setattr(source, "preadv", None)
-    return str(request.param)
 
 
 @pytest.mark.parametrize("wait", [True, False])

@@ -15,6 +15,7 @@ from asyncstore.errors import SourceChanged
 from asyncstore.instances import source
 from asyncstore.instances.source import BytesSource, DataSource, FileSource, HeldSource
 from tests.support.files import read_all
+from tests.support.process import counts_descriptors, descriptors
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -23,17 +24,6 @@ if TYPE_CHECKING:
 CONTENT = bytes(range(256)) * 40
 OFFSET = 300
 LIMIT_SECONDS = 10.0
-
-
-@pytest.fixture(params=["everything", "no RWF_NOWAIT", "nothing"])
-def system(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
-    """Systems that have all the calls, some, and none of them."""
-    if request.param != "everything":
-        monkeypatch.setattr(source, "rwf_nowait", 0)
-    if request.param == "nothing":
-        monkeypatch.setattr(source, "preadv", None)
-        monkeypatch.setattr(source, "posix_fadvise", None)
-    return str(request.param)
 
 
 def file_source(path: Path, offset: int = OFFSET, length: int | None = None, *, padding_bytes: int = 0) -> FileSource:
@@ -57,11 +47,7 @@ def path(tmp_path: Path) -> Path:
     return path
 
 
-def open_descriptors() -> int:
-    return len(os.listdir("/proc/self/fd"))
-
-
-@settings(deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(sizes=st.lists(st.integers(0, 700), max_size=12), offset=st.integers(0, 1000), wait=st.booleans())
 @example(sizes=[], offset=0, wait=True)
 @example(sizes=[1] * 2500, offset=1, wait=True)
@@ -115,19 +101,19 @@ def test_every_source_can_be_read_again_after_closing(path: Path, system: str) -
             each.close()
 
 
-@pytest.mark.skipif(not os.path.isdir("/proc/self/fd"), reason="counts descriptors in /proc")
+@counts_descriptors
 def test_a_file_is_open_only_between_reading_and_closing(path: Path) -> None:
-    before = open_descriptors()
+    before = descriptors()
     each = file_source(path)
-    assert open_descriptors() == before
+    assert descriptors() == before
     read_all(each)
     read_all(each)
-    assert open_descriptors() == before + 1
+    assert descriptors() == before + 1
     each.close()
-    assert open_descriptors() == before
+    assert descriptors() == before
     read_all(each)
     del each
-    assert open_descriptors() == before
+    assert descriptors() == before
 
 
 def test_a_data_set_in_memory_is_one_view_and_no_copy() -> None:
@@ -411,14 +397,14 @@ class Held:
         return thread, room
 
 
-@pytest.mark.skipif(not os.path.isdir("/proc/self/fd"), reason="counts descriptors in /proc")
+@counts_descriptors
 @pytest.mark.parametrize("where", ["open_for_reading", "preadv"])
 def test_a_source_that_is_closed_while_a_thread_reads_from_it_gives_the_right_bytes_and_leaves_nothing_open(
     where: str, path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     held = Held(getattr(source, where))
     monkeypatch.setattr(source, where, held)
-    before = open_descriptors()
+    before = descriptors()
     each = file_source(path)
     thread, room = held.reader_of(each)
     each.close()
@@ -428,20 +414,20 @@ def test_a_source_that_is_closed_while_a_thread_reads_from_it_gives_the_right_by
     for other in others:
         os.close(other)
     assert bytes(room) == CONTENT[OFFSET:]
-    assert open_descriptors() == before
+    assert descriptors() == before
 
 
-@pytest.mark.skipif(not os.path.isdir("/proc/self/fd"), reason="counts descriptors in /proc")
+@counts_descriptors
 def test_a_source_that_two_read_at_once_serves_both(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     held = Held(source.preadv)  # type: ignore[arg-type]
     monkeypatch.setattr(source, "preadv", held)
-    before = open_descriptors()
+    before = descriptors()
     each = file_source(path)
     thread, room = held.reader_of(each)
     assert read_all(each) == CONTENT[OFFSET:]
     each.close()
-    assert open_descriptors() == before + 1
+    assert descriptors() == before + 1
     held.may_go.set()
     thread.join(LIMIT_SECONDS)
     assert bytes(room) == CONTENT[OFFSET:]
-    assert open_descriptors() == before
+    assert descriptors() == before

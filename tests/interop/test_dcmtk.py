@@ -124,6 +124,7 @@ class Recorded(socket.socket):
         return received
 
 
+@pytest.mark.every_loop
 @pytest.mark.skipif(not hasattr(socket, "TCP_QUICKACK"), reason="only Linux delays and can be told not to")
 async def test_answers_in_two_pieces_are_never_waited_for_with_a_delayed_acknowledgement(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from asyncstore import Outcome
+    from tests.support.peers import RunningPeer
 
 SOP_CLASSES: Final = 130
 INSTANCES: Final = 70_000
@@ -67,15 +68,14 @@ def test_more_sop_classes_than_an_association_has_contexts_all_arrive(
     assert assert_all_arrived(sent, kept_by(peer)) == (0 if "-xi" in options else SOP_CLASSES)
 
 
-def test_classes_that_a_peer_does_not_know_fail_alone(of_every_class: Path, tmp_path: Path) -> None:
-    with peers.dcmtk_storescp(tmp_path) as peer:
-        run = storescu(peer, of_every_class)
+def test_classes_that_a_peer_does_not_know_fail_alone(of_every_class: Path, storescp: RunningPeer) -> None:
+    run = storescu(storescp, of_every_class)
     assert run.code == 3
     assert len(run.records) == SOP_CLASSES
     assert run.names("stored", "no-context") == {path.name for path in of_every_class.iterdir()}
     assert {f"{number}.dcm" for number in range(10)} <= run.names("no-context")
     assert len(run.paths("stored")) > 100
-    assert assert_all_arrived(run.stored, kept_by(peer)) == len(run.stored)
+    assert assert_all_arrived(run.stored, kept_by(storescp)) == len(run.stored)
 
 
 # -- Message IDs -------------------------------------------------------------------------------------------------------
@@ -89,6 +89,7 @@ def _tiny_instances() -> Iterator[Instance]:
         yield instance_from_bytes(template.replace(b".1000000", b".%d" % (1_000_000 + number)))
 
 
+@pytest.mark.campaign
 def test_message_ids_begin_anew_on_a_long_association(tmp_path: Path) -> None:
     outcomes: list[Outcome] = []
 
@@ -112,6 +113,7 @@ def test_message_ids_begin_anew_on_a_long_association(tmp_path: Path) -> None:
 # -- size --------------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.campaign
 def test_a_file_of_1_gib_is_sent_in_little_memory(tmp_path: Path) -> None:
     pixels = element(0x7FE00010, b"OB", b"")[:-4] + struct.pack("<I", LARGE_BYTES)
     path = tmp_path / "large.dcm"

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import anyio
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from asyncstore.instances.outcome import Outcome, State
@@ -47,7 +47,6 @@ def test_neighbours_are_neighbours_in_the_index_too() -> None:
 # -- the filter --------------------------------------------------------------------------------------------------------
 
 
-@settings(max_examples=50, deadline=None)
 @given(uids=st.lists(UIDS, max_size=60), earlier=st.integers(0, 60), room=st.integers(1, 70))
 def test_a_filter_never_denies_what_was_added(uids: list[str], earlier: int, room: int) -> None:
     with pytest.MonkeyPatch.context() as patch:

@@ -56,6 +56,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
+pytestmark = pytest.mark.every_loop
+
 CT_SMALL = files.bundled("CT_small.dcm")
 CT_SMALL_UID = "1.3.6.1.4.1.5962.1.1.1.1.1.20040119072730.12322"
 EXPLICIT_CONTEXT = PresentationContext(1, CT_IMAGE_STORAGE, (EXPLICIT_VR_LITTLE_ENDIAN,))
@@ -757,6 +759,7 @@ async def test_what_was_right_before_the_wrong_bytes_is_answered(tmp_path: Path)
     assert [path.name for path in tmp_path.iterdir()] == ["1.2.3.4.dcm"]
 
 
+@pytest.mark.timed
 @pytest.mark.parametrize("begin", [b"", b"\x01\0\0"], ids=["nothing", "a part of a request"])
 async def test_who_connects_and_asks_for_nothing_is_closed_in_time(begin: bytes) -> None:
     def asks_for_nothing(wire: Wire) -> float:

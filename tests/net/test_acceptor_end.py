@@ -12,6 +12,7 @@ import anyio.to_thread
 import pytest
 
 from asyncstore.dimse.messages import CEchoRQ, CEchoRSP, CStoreRQ
+from asyncstore.net.acceptor import AcceptedAssociation
 from asyncstore.services.storage_scp import StorageSCP
 from asyncstore.status import SUCCESS
 from asyncstore.uids import CT_IMAGE_STORAGE, IMPLICIT_VR_LITTLE_ENDIAN, VERIFICATION
@@ -26,6 +27,8 @@ if TYPE_CHECKING:
 
     from asyncstore.services.storage_scp import Arrival
     from asyncstore.status import Status
+
+pytestmark = pytest.mark.every_loop
 
 VERIFICATION_CONTEXT = PresentationContext(3, VERIFICATION, (IMPLICIT_VR_LITTLE_ENDIAN,))
 ECHO = DataTF((Fragment(3, True, True, CEchoRQ(1).encode()),)).encode()
@@ -217,6 +220,15 @@ async def test_an_association_that_waits_for_a_hook_is_not_idle() -> None:
     assert scp.stored == 1
 
 
-async def test_an_association_may_be_idle_without_limit() -> None:
-    async with StorageSCP(idle_seconds=0) as scp:
-        (await play(associates, scp)).close()
+async def test_an_association_may_be_idle_without_limit(monkeypatch: pytest.MonkeyPatch) -> None:
+    looks: list[AcceptedAssociation] = []
+    monkeypatch.setattr(AcceptedAssociation, "look", looks.append)
+    with anyio.fail_after(LIMIT_SECONDS):
+        async with StorageSCP(idle_seconds=0) as scp:
+            sock = await play(associates, scp)
+            await scp._watch()  # returns at once: nothing looks for idle associations
+            for _ in range(100):
+                await anyio.lowlevel.checkpoint()
+            assert len(scp._open) == 1
+    sock.close()
+    assert looks == []

@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 
     from asyncstore.services.storage_scp import Arrival
 
+pytestmark = [pytest.mark.every_loop, pytest.mark.timed]
+
 COUNT = 2000
 HOOK_SECONDS = 0.002
 

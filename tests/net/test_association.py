@@ -66,6 +66,8 @@ if TYPE_CHECKING:
     from asyncstore.services.scu import Association
     from tests.support.peers import InProcessSCP, RunningOrthanc, RunningPeer
 
+pytestmark = pytest.mark.every_loop
+
 CT_SMALL = files.bundled("CT_small.dcm")
 CT_SMALL_UID = "1.3.6.1.4.1.5962.1.1.1.1.1.20040119072730.12322"
 

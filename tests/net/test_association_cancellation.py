@@ -57,6 +57,8 @@ if TYPE_CHECKING:
     from asyncstore.instances.instance import Instance
     from asyncstore.services.scu import Association
 
+pytestmark = pytest.mark.every_loop
+
 SMALL_MAXIMUM = 206
 # A command set of 102 bytes, and 450 in fragments of 200, 200 and 50: 4 PDUs.
 MESSAGE_BYTES = 12 + 102 + 3 * 12 + 450

@@ -44,6 +44,8 @@ if TYPE_CHECKING:
 
     from asyncstore.services.scu import Association
 
+pytestmark = pytest.mark.every_loop
+
 INFORMATION = UserInformation(maximum_length=16384, implementation_class_uid="1.2.3")
 
 
@@ -174,6 +176,7 @@ async def test_an_end_instead_of_an_answer(end: Callable[[Wire], None], caplog: 
     assert logged(caplog) == [trace.ConnectionBroken]
 
 
+@pytest.mark.timed
 @pytest.mark.parametrize("begins", [True, False], ids=["a part of an answer", "nothing"])
 async def test_a_peer_that_never_answers_is_given_up_and_aborted(
     begins: bool, caplog: pytest.LogCaptureFixture

@@ -48,6 +48,8 @@ if TYPE_CHECKING:
 
     from asyncstore.services.scu import Association
 
+pytestmark = pytest.mark.every_loop
+
 Answer = Any  # a function of a Wire and an IncomingStore
 
 LARGE = 8 << 20
@@ -492,6 +494,7 @@ async def test_an_answer_that_waits_to_be_read_is_in_time_though_the_program_sto
             assert association.failure is None
 
 
+@pytest.mark.timed
 async def test_the_deadline_is_one_for_the_whole_answer_however_it_comes() -> None:
     def dribbles(wire: Wire) -> None:
         store = wire.read_store()
@@ -536,6 +539,7 @@ async def test_the_time_that_the_sending_takes_does_not_count_for_the_answer() -
             assert (await association.store(instance(LARGE))).is_stored
 
 
+@pytest.mark.timed
 async def test_a_peer_that_stops_reading_is_given_up_and_the_abort_is_bounded(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
@@ -549,6 +553,7 @@ async def test_a_peer_that_stops_reading_is_given_up_and_the_abort_is_bounded(
     assert [record.msg.which for record in caplog.records if isinstance(record.msg, trace.TimedOut)] == ["network"]
 
 
+@pytest.mark.timed
 async def test_leaving_while_the_peer_does_not_read_takes_no_longer_than_the_bound(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:

@@ -37,6 +37,8 @@ if TYPE_CHECKING:
 
     from asyncstore.services.scu import Association
 
+pytestmark = pytest.mark.every_loop
+
 
 class Mistake(Exception):
     """Of whoever uses the association."""

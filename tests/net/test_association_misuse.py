@@ -20,6 +20,8 @@ from tests.support.wire import ScriptedSCP, Wire
 if TYPE_CHECKING:
     from asyncstore.services.scu import Association
 
+pytestmark = pytest.mark.every_loop
+
 CT = CT_IMAGE_STORAGE
 
 

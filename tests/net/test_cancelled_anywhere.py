@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import anyio
 import anyio.lowlevel
+import pytest
 
 from asyncstore.net.transport import ABORT_SECONDS
 from asyncstore.uids import CT_IMAGE_STORAGE, EXPLICIT_VR_LITTLE_ENDIAN, IMPLICIT_VR_LITTLE_ENDIAN, VERIFICATION
@@ -18,6 +19,8 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from asyncstore.instances.instance import Instance
+
+pytestmark = [pytest.mark.every_loop, pytest.mark.timed]
 
 # An instance of MR is converted in a thread: that class is accepted in Implicit VR only.
 _CONTEXTS = (
@@ -65,8 +68,10 @@ async def test_cancelled_at_any_turn_it_ends_in_time_and_leaves_nothing_open(tmp
                     if len(stored) < 3 or scp._open:
                         scope.cancel()
             with anyio.fail_after(ABORT_SECONDS):
-                while scp._open or tasks() > tasks_before or descriptors() > descriptors_before:
-                    gc.collect()
+                while scp._open or tasks() > tasks_before:
+                    await anyio.lowlevel.checkpoint()
+                while descriptors() > descriptors_before:
+                    gc.collect()  # slow after many other tests
                     await anyio.lowlevel.checkpoint()
             assert stored <= scp.uids.keys()
             if not scope.cancel_called:

@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 
     from tests.support.wire import Wire
 
+pytestmark = pytest.mark.every_loop
+
 _NOTICED_SECONDS: Final = 120
 
 

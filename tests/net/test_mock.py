@@ -10,6 +10,8 @@ from asyncstore.net.mock import MockTransport
 from asyncstore.net.peer import Peer
 from tests.support.associations import LIMIT_SECONDS
 
+pytestmark = pytest.mark.every_loop
+
 PEER = Peer("nowhere.invalid", 104)
 
 

@@ -23,6 +23,8 @@ from tests.support.peers import free_port
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
+pytestmark = pytest.mark.every_loop
+
 MUCH = bytes(1 << 24)
 
 
@@ -250,13 +252,17 @@ async def test_watching_a_transport_that_is_closed_ends(
 ) -> None:
     if not has_add_reader:
         take_add_reader_away(monkeypatch)
-    wrapped, _ = pair
+    wrapped, theirs = pair
+    calls: list[bool] = []
     with anyio.fail_after(LIMIT_SECONDS):
         async with anyio.create_task_group() as group:
-            group.start_soon(wrapped.watch, lambda: None)
+            group.start_soon(wrapped.watch, lambda: calls.append(wrapped.is_closed))
             await anyio.wait_all_tasks_blocked()
             wrapped.close()
+            assert theirs.recv(1) == b""
+            await anyio.wait_all_tasks_blocked()
             group.cancel_scope.cancel()
+    assert calls == []
 
 
 async def test_a_socket_without_the_options_of_linux_works(

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Final
 
 import pydicom
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from asyncstore.errors import SourceChanged, SourceError
@@ -48,6 +48,7 @@ from tests.support.files import (
     read_all,
 )
 from tests.support.files import file_meta as meta_of
+from tests.support.process import counts_descriptors, descriptors
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -384,7 +385,6 @@ def test_compressed_pixels_in_an_implicit_data_set_are_refused() -> None:
         convert(instance_of(body, IMPLICIT_VR_LITTLE_ENDIAN), EXPLICIT_VR_LITTLE_ENDIAN)
 
 
-@settings(deadline=None, max_examples=150, suppress_health_check=[HealthCheck.too_slow])
 @given(
     data=st.data(),
     name=st.sampled_from(["rtplan.dcm", "test-SR.dcm", "reportsi.dcm", "UN_sequence.dcm", "nested_priv_SQ.dcm"]),
@@ -462,15 +462,11 @@ def small_spool(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
     return tmp_path
 
 
-def open_descriptors() -> int:
-    return len(os.listdir("/proc/self/fd"))
-
-
-@pytest.mark.skipif(not os.path.isdir("/proc/self/fd"), reason="counts descriptors in /proc")
+@counts_descriptors
 @pytest.mark.parametrize("given_uid", UNCOMPRESSED_TRANSFER_SYNTAXES, ids=SHORT.get)
 @pytest.mark.parametrize("wanted", UNCOMPRESSED_TRANSFER_SYNTAXES, ids=SHORT.get)
 def test_a_large_data_set_goes_through_a_temporary_file(small_spool: Path, given_uid: str, wanted: str) -> None:
-    before = open_descriptors()
+    before = descriptors()
     original = instance_from(bundled("CT_small.dcm"))
     converted = convert(convert(original, given_uid), wanted)
     assert_same(original, converted)
@@ -483,18 +479,18 @@ def test_a_large_data_set_goes_through_a_temporary_file(small_spool: Path, given
         converted.source.close()
     del converted
     gc.collect()
-    assert open_descriptors() == before
+    assert descriptors() == before
     assert not list(small_spool.iterdir())
 
 
-@pytest.mark.skipif(not os.path.isdir("/proc/self/fd"), reason="counts descriptors in /proc")
+@counts_descriptors
 def test_nothing_is_left_of_a_conversion_that_failed(small_spool: Path) -> None:
-    before = open_descriptors()
+    before = descriptors()
     body = data_set(more=element(0x7FE00010, b"OW", bytes(5000)) + element(0x7FE10010, b"LO", b"abcd")[:-1])
     with pytest.raises(CannotConvert):
         convert(instance_of(body), EXPLICIT_VR_BIG_ENDIAN)
     gc.collect()
-    assert open_descriptors() == before
+    assert descriptors() == before
     assert not list(small_spool.iterdir())
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import types
 from typing import TYPE_CHECKING, Final, Protocol
 
@@ -27,6 +26,7 @@ from asyncstore.uids import (
 from asyncstore.upper_layer import pdu
 from asyncstore.upper_layer.items import OperationsWindow
 from tests.support import files
+from tests.support.process import descriptors as descriptors
 
 if TYPE_CHECKING:
     import socket
@@ -78,10 +78,12 @@ def tiny(**seconds: float) -> Timeouts:
     return Timeouts(**({"acse_seconds": 10.0, "dimse_seconds": 10.0, "network_seconds": 10.0} | seconds))
 
 
+_PATTERN: Final = bytes((index * 7 + index // 251) & 0xFF for index in range(1 << 16))
+
+
 def pattern(length: int) -> bytes:
     """Bytes that are no data set; no stretch of 250 bytes comes twice within 64 KiB."""
-    block = bytes((index * 7 + index // 251) & 0xFF for index in range(1 << 16))
-    return (block * (length // len(block) + 1))[:length]
+    return (_PATTERN * (length // len(_PATTERN) + 1))[:length]
 
 
 class ReadPiecewise(BytesSource):
@@ -220,11 +222,6 @@ def take_add_reader_away(monkeypatch: pytest.MonkeyPatch) -> None:
         add_writer = add_reader
 
     monkeypatch.setattr(transport, "asyncio", types.SimpleNamespace(get_running_loop=Loop))
-
-
-def descriptors() -> int:
-    """How many file descriptors this process has open."""
-    return len(os.listdir("/proc/self/fd"))
 
 
 def tasks() -> int:

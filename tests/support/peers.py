@@ -110,6 +110,11 @@ class RunningPeer:
         """Every file that it has stored, by name; a file that is still being written may be among them."""
         return sorted(path for path in self.received.rglob("*") if path.is_file())
 
+    def clear(self) -> None:
+        """Delete the files that it has stored, so that one process can serve many tests."""
+        for path in self.received_files():
+            path.unlink()
+
     def stop(self) -> None:
         """End the program and what it forked: by each signal in turn, STOP_SECONDS apart. Stopping twice is fine."""
         for number in self.stop_signals:
@@ -321,10 +326,12 @@ def orthanc(directory: Path, **settings: Any) -> Iterator[RunningOrthanc]:
     Its start takes about a second: share one among the tests of a module, and `clear()` it between them.
     """
     program = require("Orthanc", "orthanc")
-    http_port = free_port()
     configuration = directory / "orthanc.json"
+    http_port = 0
 
     def command(port: int) -> list[str]:
+        nonlocal http_port
+        http_port = free_port()
         configuration.write_text(json.dumps(_orthanc_settings(directory, port, http_port, settings)))
         return [program, str(configuration)]
 

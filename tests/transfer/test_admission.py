@@ -25,6 +25,8 @@ if TYPE_CHECKING:
     from asyncstore.aio.signal import Signal
     from asyncstore.transfer.work import Pending
 
+pytestmark = pytest.mark.every_loop
+
 PAIRS = {(CT_IMAGE_STORAGE, EXPLICIT_VR_LITTLE_ENDIAN)}
 RETRY = RetryPolicy(first_wait_seconds=100.0, outage_seconds=1000.0)
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 import anyio
 import anyio.lowlevel
+import pytest
 
 from asyncstore.instances.outcome import State
 from asyncstore.net.transport import ABORT_SECONDS
@@ -22,6 +23,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from asyncstore.instances.outcome import Outcome
+
+pytestmark = pytest.mark.every_loop
 
 _FILES = 12
 # A loop that never rests keeps threads from the interpreter, for 5 ms each time that one of them asks for it.

@@ -25,6 +25,8 @@ if TYPE_CHECKING:
     from asyncstore.instances.instance import Instance
     from tests.support.wire import Wire
 
+pytestmark = pytest.mark.every_loop
+
 WINDOW = 4
 
 

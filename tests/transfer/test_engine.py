@@ -62,6 +62,8 @@ if TYPE_CHECKING:
     from asyncstore.services.storage_scp import Arrival
     from asyncstore.trace import TraceEvent
 
+pytestmark = pytest.mark.every_loop
+
 CLASSES = list(STORAGE_SOP_CLASSES)
 
 

@@ -108,6 +108,7 @@ async def test_a_file_that_cannot_be_compared_any_more_is_sent(tmp_path: Path) -
     assert second.report.states == {State.STORED: 1}
 
 
+@pytest.mark.every_loop
 @pytest.mark.parametrize("ends_by", ["drain", "abort", "cancellation"])
 async def test_a_run_that_ends_while_files_are_compared_leaves_them(
     ends_by: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

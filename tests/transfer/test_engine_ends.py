@@ -40,6 +40,8 @@ if TYPE_CHECKING:
     from asyncstore.services.storage_scp import Arrival
     from asyncstore.status import Status
 
+pytestmark = pytest.mark.every_loop
+
 WINDOW = 4
 
 

@@ -245,6 +245,7 @@ async def test_every_outcome_has_its_row(tmp_path: Path) -> None:
     assert await states_in(tmp_path / "run.db") == expected
 
 
+@pytest.mark.every_loop
 async def test_what_a_run_leaves_is_written_down_and_finished_by_the_next(tmp_path: Path) -> None:
     paths = write_files(tmp_path / "in", 60)
 
@@ -423,6 +424,7 @@ async def test_one_ledger_is_not_for_two_runs_at_once(tmp_path: Path) -> None:
     assert again.report.states == {State.RESUMED: 3}
 
 
+@pytest.mark.every_loop
 async def test_a_transfer_that_is_cancelled_lets_its_ledger_go_and_has_written_what_was_stored(tmp_path: Path) -> None:
     write_files(tmp_path / "in", 200)
     async with KeepingSCP() as scp:

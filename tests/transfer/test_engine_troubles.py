@@ -60,6 +60,8 @@ if TYPE_CHECKING:
     from tests.support.fault_plan import Fault
     from tests.support.wire import Script
 
+pytestmark = pytest.mark.every_loop
+
 
 def uids_of(outcomes: list[Outcome]) -> list[str]:
     return [outcome.instance.sop_instance_uid for outcome in outcomes if outcome.instance is not None]

@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 
     from asyncstore.aio.signal import Signal
 
+pytestmark = pytest.mark.every_loop
+
 
 class Recorded:
     """A ledger, so far as outcomes write into it."""

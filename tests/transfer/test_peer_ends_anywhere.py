@@ -33,6 +33,8 @@ if TYPE_CHECKING:
     from asyncstore.instances.outcome import Outcome
     from tests.support.wire import PDU
 
+pytestmark = pytest.mark.every_loop
+
 ENDS: Final[dict[str, PDU]] = {"A-RELEASE-RQ": ReleaseRQ(), "A-ABORT": Abort(0, 0), "A-P-ABORT": Abort(2, 6)}
 # More than the buffers between the two take, of which that of the peer is small.
 LARGE_BYTES: Final = 12_000_000

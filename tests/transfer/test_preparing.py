@@ -37,6 +37,8 @@ if TYPE_CHECKING:
     from asyncstore.services.storage_scp import Arrival
     from asyncstore.status import Status
 
+pytestmark = pytest.mark.every_loop
+
 REAL_CONVERT = convert_module.convert
 ONLY_IMPLICIT = [IMPLICIT_VR_LITTLE_ENDIAN]
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import anyio
+import pytest
 
 from asyncstore.errors import Timeout
 from asyncstore.instances.outcome import State
@@ -17,6 +18,8 @@ from tests.support.wire import ScriptedSCP, Wire, stays_silent
 
 if TYPE_CHECKING:
     from pathlib import Path
+
+pytestmark = [pytest.mark.every_loop, pytest.mark.timed]
 
 _ACSE_SECONDS = 0.1
 _OUTAGE_SECONDS = 0.8

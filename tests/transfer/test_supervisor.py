@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import anyio
+import pytest
 
 from asyncstore.net.peer import Peer
 from asyncstore.status import SUCCESS
@@ -16,11 +17,11 @@ from tests.support.transfers import LIMIT_SECONDS, KeepingSCP, instance, outcome
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
-    import pytest
-
     from asyncstore.instances.instance import Instance
     from asyncstore.services.storage_scp import Arrival
     from asyncstore.status import Status
+
+pytestmark = pytest.mark.every_loop
 
 
 async def some_and_no_end(count: int) -> AsyncIterator[Instance]:

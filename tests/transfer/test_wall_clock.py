@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 
     from asyncstore.services.storage_scp import Arrival
 
+pytestmark = [pytest.mark.every_loop, pytest.mark.timed]
+
 _YEAR_SECONDS = 365 * 86400.0
 
 

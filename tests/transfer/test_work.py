@@ -349,4 +349,4 @@ class WorkMachine(RuleBasedStateMachine):
 
 
 TestWork = WorkMachine.TestCase
-TestWork.settings = settings(max_examples=60, stateful_step_count=60, deadline=None)
+TestWork.settings = settings(stateful_step_count=60)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from functools import cache
 from typing import TYPE_CHECKING, NamedTuple
 
 import pytest
@@ -39,6 +40,7 @@ class Layout(NamedTuple):
         return b"".join(self.wires)
 
 
+@cache
 def data_of(length: int) -> bytes:
     """Bytes of which no two places look alike."""
     return bytes((index * 7 + index // 251) & 0xFF for index in range(length))

@@ -9,16 +9,15 @@ import pytest
 from asyncstore.dimse.messages import CEchoRQ, CEchoRSP
 from asyncstore.status import Status
 from tests.support import command
-from tests.support.peers import LOOPBACK, dcmtk_storescp, free_port
+from tests.support.peers import LOOPBACK, free_port
 from tests.support.wire import ScriptedSCP, Wire
 
 if TYPE_CHECKING:
-    from pathlib import Path
+    from tests.support.peers import RunningPeer
 
 
-def test_an_answer_is_code_0_and_the_steps_are_logged(tmp_path: Path) -> None:
-    with dcmtk_storescp(tmp_path, ignore=True) as peer:
-        done = command.run("echoscu", peer.host, peer.port, "-v", "--repeat", "2")
+def test_an_answer_is_code_0_and_the_steps_are_logged(storescp: RunningPeer) -> None:
+    done = command.run("echoscu", storescp.host, storescp.port, "-v", "--repeat", "2")
     assert (done.returncode, done.stdout) == (0, "")
     assert done.stderr == (
         "I: Requesting Association\n"
@@ -54,8 +53,7 @@ def test_another_answer_than_success_is_code_3_and_told() -> None:
 @pytest.mark.parametrize(
     ("option", "syntax"), [("-xe", "Explicit VR Little Endian"), ("-xb", "Explicit VR Big Endian")]
 )
-def test_one_transfer_syntax_can_be_requested_alone(tmp_path: Path, option: str, syntax: str) -> None:
-    with dcmtk_storescp(tmp_path, ignore=True) as peer:
-        done = command.run("echoscu", peer.host, peer.port, "-d", option)
+def test_one_transfer_syntax_can_be_requested_alone(storescp: RunningPeer, option: str, syntax: str) -> None:
+    done = command.run("echoscu", storescp.host, storescp.port, "-d", option)
     assert f"D:     Proposed Transfer Syntax:\nD:       ={syntax}\nD: Requested Extended" in done.stderr
     assert done.returncode == 0
