@@ -322,7 +322,7 @@ def storescu(
         ),
         fail_fast=fail_fast,
     )
-    sending = StorescuRun(
+    run = StorescuRun(
         Peer(addr, port, called_aet),
         sources,
         transfer_options,
@@ -332,4 +332,4 @@ def storescu(
         json=json,
         progress=progress,
     )
-    raise typer.Exit(running.run(level, sending.plan if dry_run else sending.run))
+    raise typer.Exit(running.run(level, run.plan if dry_run else run.run))

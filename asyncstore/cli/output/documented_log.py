@@ -1,7 +1,7 @@
 """The log of the command line: trace events as the documented lines, each `L: text`, on stderr.
 
 An event may have several lines of different levels: the event itself at its own level, its PDU or message at debug
-level. While several associations are open, each line of one carries its number: `I: [2] StorescuRun file: ...`.
+level. While several associations are open, each line of one carries its number: `I: [2] Sending file: ...`.
 """
 
 from __future__ import annotations
@@ -122,15 +122,15 @@ def _(event: trace.NothingAccepted) -> Iterator[Line]:
 def _(event: trace.StoreSent) -> Iterator[Line]:
     request = event.request
     if event.path is not None:
-        yield from _info(f"StorescuRun file: {path_text(event.path)}")
+        yield from _info(f"Sending file: {path_text(event.path)}")
     modality = _MODALITIES.get(request.affected_sop_class_uid, "")
-    yield from _info(f"StorescuRun Store Request: MsgID {request.message_id}{modality}")
+    yield from _info(f"Sending Store Request: MsgID {request.message_id}{modality}")
     yield from _debug(pdu_text.store_request_lines(request))
 
 
 @lines_of.register
 def _(event: trace.EchoSent) -> Iterator[Line]:
-    return _info(f"StorescuRun Echo Request: MsgID {event.request.message_id}")
+    return _info(f"Sending Echo Request: MsgID {event.request.message_id}")
 
 
 @lines_of.register

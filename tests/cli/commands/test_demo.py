@@ -8,7 +8,7 @@ from tests.support import command
 def test_the_demonstration_sends_real_files_and_explains_the_rest() -> None:
     done = command.run("demo")
     assert done.returncode == 0, done.stderr
-    assert "I: Requesting Association\nI: Association Accepted\nI: StorescuRun file: " in done.stderr
+    assert "I: Requesting Association\nI: Association Accepted\nI: Sending file: " in done.stderr
     *_, last, differing = done.stderr.splitlines()
     assert last == "I: Releasing Association"
     assert differing.endswith("more instances whose File Meta Information differs from the data set, which is used")

@@ -22,9 +22,9 @@ def test_an_answer_is_code_0_and_the_steps_are_logged(storescp: RunningPeer) -> 
     assert done.stderr == (
         "I: Requesting Association\n"
         "I: Association Accepted\n"
-        "I: StorescuRun Echo Request: MsgID 1\n"
+        "I: Sending Echo Request: MsgID 1\n"
         "I: Received Echo Response (Status: 0x0000 - Success)\n"
-        "I: StorescuRun Echo Request: MsgID 2\n"
+        "I: Sending Echo Request: MsgID 2\n"
         "I: Received Echo Response (Status: 0x0000 - Success)\n"
         "I: Releasing Association\n"
     )

@@ -130,8 +130,8 @@ def test_the_debug_log_is_the_documented_one(peer: RunningPeer) -> None:
         "D: User Identity Negotiation Response: None\n"
         "D: ========================== END A-ASSOCIATE-AC PDU ==========================\n"
         "I: Association Accepted\n"
-        f"I: StorescuRun file: {CT}\n"
-        "I: StorescuRun Store Request: MsgID 1, (CT)\n"
+        f"I: Sending file: {CT}\n"
+        "I: Sending Store Request: MsgID 1, (CT)\n"
         "D: ========================== OUTGOING DIMSE MESSAGE ==========================\n"
         "D: Message Type                  : C-STORE RQ\n"
         "D: Message ID                    : 1\n"
@@ -158,8 +158,8 @@ def test_the_verbose_log_of_one_instance_has_no_line_more_than_documented(peer: 
     assert send(peer, CT, "-v").stderr == (
         "I: Requesting Association\n"
         "I: Association Accepted\n"
-        f"I: StorescuRun file: {CT}\n"
-        "I: StorescuRun Store Request: MsgID 1, (CT)\n"
+        f"I: Sending file: {CT}\n"
+        "I: Sending Store Request: MsgID 1, (CT)\n"
         "I: Received Store Response (Status: 0x0000 - Success)\n"
         "I: Releasing Association\n"
     )
@@ -240,14 +240,14 @@ def tree(tmp_path: Path) -> Path:
 
 def test_a_directory_means_its_direct_files(peer: RunningPeer, tree: Path) -> None:
     done = send(peer, "-v", tree)
-    assert re.findall("I: StorescuRun file: (.*)", done.stderr) == [str(tree / "ct.dcm")]
+    assert re.findall("I: Sending file: (.*)", done.stderr) == [str(tree / "ct.dcm")]
     assert f"E: Bad DICOM file: {tree / 'notes.txt'}\n" in done.stderr
     assert done.returncode == 0
 
 
 def test_recursive_means_everything_below(peer: RunningPeer, tree: Path) -> None:
     done = send(peer, "-r", "-v", tree)
-    sent = re.findall("I: (?:\\[[0-9]+\\] )?StorescuRun file: (.*)", done.stderr)
+    sent = re.findall("I: (?:\\[[0-9]+\\] )?Sending file: (.*)", done.stderr)
     assert sorted(sent) == [str(tree / "below" / "mr.dcm"), str(tree / "ct.dcm")]
     assert re.search(r"\nI: 2 instances stored \([0-9.]+ kB in ", done.stderr)
 
@@ -258,7 +258,7 @@ def test_names_that_are_no_text_are_sent_and_escaped(peer: RunningPeer, tmp_path
         file.write(CT.read_bytes())
     done = send(peer, "-v", "--files-from", "-", "-0", stdin=name + b"\0")
     assert done.returncode == 0
-    assert f"I: StorescuRun file: {tmp_path}/[red]a\\nb\\xff.dcm\n" in done.stderr
+    assert f"I: Sending file: {tmp_path}/[red]a\\nb\\xff.dcm\n" in done.stderr
 
 
 def test_dry_run_opens_no_association(tree: Path) -> None:
@@ -500,7 +500,7 @@ def test_a_terminal_shows_progress_and_keeps_log_lines_whole(peer: RunningPeer, 
     done = on_terminal("storescu", peer.host, peer.port, "-v", copies(tmp_path, 30))
     assert done.returncode == 0
     assert "\x1b[?25l" in done.stderr
-    sent = re.findall(r"I: (?:\[[0-9]+\] )?StorescuRun file: (\S+\.dcm)\r\n", done.stderr)
+    sent = re.findall(r"I: (?:\[[0-9]+\] )?Sending file: (\S+\.dcm)\r\n", done.stderr)
     assert len(sent) == 30
     assert re.search(r"I: 30 instances stored \(", done.stderr)
 

@@ -216,8 +216,8 @@ def test_a_user_identity_never_shows_a_secret(kind: int) -> None:
 def test_one_instance_is_logged_as_documented() -> None:
     sent = trace.StoreSent(path="CTImageStorage.dcm", context_id=73, transfer_syntax_uid=EXPLICIT, request=STORE)
     assert printed(sent, answered(), trace.Releasing()) == (
-        "I: StorescuRun file: CTImageStorage.dcm\n"
-        "I: StorescuRun Store Request: MsgID 1, (CT)\n"
+        "I: Sending file: CTImageStorage.dcm\n"
+        "I: Sending Store Request: MsgID 1, (CT)\n"
         "D: ========================== OUTGOING DIMSE MESSAGE ==========================\n"
         "D: Message Type                  : C-STORE RQ\n"
         "D: Message ID                    : 1\n"
@@ -246,8 +246,8 @@ def test_info_level_prints_the_steps_without_the_dumps() -> None:
     assert printed(*events, level=logging.INFO) == (
         "I: Requesting Association\n"
         "I: Association Accepted\n"
-        "I: StorescuRun file: a.dcm\n"
-        "I: StorescuRun Store Request: MsgID 1, (CT)\n"
+        "I: Sending file: a.dcm\n"
+        "I: Sending Store Request: MsgID 1, (CT)\n"
         "I: Received Store Response (Status: 0x0000 - Success)\n"
     )
 
@@ -257,7 +257,7 @@ def test_only_ct_and_mr_are_named_beside_the_message_id(sop_class: str, modality
     sent = trace.StoreSent(
         path="a.dcm", context_id=1, transfer_syntax_uid=EXPLICIT, request=CStoreRQ(7, sop_class, INSTANCE)
     )
-    assert f"I: StorescuRun Store Request: MsgID 7{modality}\n" in printed(sent)
+    assert f"I: Sending Store Request: MsgID 7{modality}\n" in printed(sent)
 
 
 @pytest.mark.parametrize(
@@ -278,7 +278,7 @@ def test_a_status_is_its_code_and_category(status: int, words: str) -> None:
 def test_an_echo_is_logged_without_a_message_dump() -> None:
     request = CEchoRQ(1)
     assert printed(trace.EchoSent(context_id=1, request=request), answered(request)) == (
-        "I: StorescuRun Echo Request: MsgID 1\n"
+        "I: Sending Echo Request: MsgID 1\n"
         'D: pydicom.read_dataset() TransferSyntax="Little Endian Implicit"\n'
         "I: Received Echo Response (Status: 0x0000 - Success)\n"
     )
@@ -294,8 +294,8 @@ def test_with_several_associations_every_line_carries_its_number() -> None:
     )
     response = answered(CStoreRQ(7, CT, INSTANCE), number=2)
     assert printed(sent, response, level=logging.INFO) == (
-        "I: [2] StorescuRun file: a.dcm\n"
-        "I: [2] StorescuRun Store Request: MsgID 7, (CT)\n"
+        "I: [2] Sending file: a.dcm\n"
+        "I: [2] Sending Store Request: MsgID 7, (CT)\n"
         "I: [2] Received Store Response (MsgID 7, Status: 0x0000 - Success)\n"
     )
     assert all(line.startswith(("I: [2] ", "D: [2] ")) for line in printed(sent, response).splitlines())
