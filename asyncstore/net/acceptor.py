@@ -254,7 +254,7 @@ class AcceptedAssociation(Association):
 
     def close(self) -> None:
         """Close the connection now; an open association is aborted if the peer takes the A-ABORT at once."""
-        with contextlib.suppress(AsyncStoreError):  # nothing to abort
+        with contextlib.suppress(AsyncStoreError):  # the peer has left, or never requested one
             self._upper_layer.abort(time.monotonic(), source=self._abort_source())
             if not self.writer.turn.is_taken:  # else the A-ABORT would be in the middle of a response
                 self.transport.send_some((self._upper_layer.data_to_send(),))

@@ -36,11 +36,14 @@ class Peer:
 
 @dataclass(frozen=True, slots=True)
 class Timeouts:
-    """How long to wait for the peer, in seconds; each is one deadline for the whole wait, not one per read.
+    """How long to wait for the peer, in seconds; each limits the whole wait, not each read.
 
-    `connect_seconds` covers name resolution and TCP, `acse_seconds` the answer to an association or release request,
-    `dimse_seconds` a response, `network_seconds` the time in which the peer takes no byte of what is being sent.
-    math.inf waits for ever.
+    connect_seconds  host name look-up and TCP connection
+    acse_seconds     the answer to an association or release request
+    dimse_seconds    a DIMSE response
+    network_seconds  the longest time without the peer accepting data
+
+    math.inf waits for ever. Raises LocalProtocolError for a value that is not 0 or more.
     """
 
     connect_seconds: float = 10.0

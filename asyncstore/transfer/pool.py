@@ -166,7 +166,7 @@ class Pool:
         self.changed.set()
 
     def _ended(self, worker: Worker, error: AsyncStoreError | None) -> None:
-        """Handle the end of a worker's association; `error` is None if its work was done."""
+        """Handle the end of a worker's association; `error` is None if its work was done or the pool aborted it."""
         lost = worker.take_lost()
         if lost:
             because = error or worker.association.failure or AssociationLost("the association was aborted")
