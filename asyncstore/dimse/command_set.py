@@ -2,7 +2,7 @@
 
 A tag is an int, group << 16 | element; in group 0000 that is the element number. The VR of an element decides what its
 value is in Python: US and UL an int, UI, AE and LO a str without padding, AT a tuple of tags. Elements that are not in
-the table (retired ones, say) keep their bytes.
+the table, such as retired ones, keep their bytes.
 """
 
 from __future__ import annotations
@@ -71,7 +71,7 @@ _PADDING: Final = b"\0 "
 
 
 def name_of(tag: int) -> str:
-    """The standard's name of an element of group 0000, or its tag where it has none here: "(0000,4321)"."""
+    """The standard's name of an element of group 0000, or its tag if it is not in the table: "(0000,4321)"."""
     element = _ELEMENTS.get(tag)
     return element[1] if element else f"({tag >> 16:04X},{tag & 0xFFFF:04X})"
 
@@ -127,10 +127,10 @@ def pad_uid(uid: bytes) -> bytes:
 def decode(data: bytes) -> dict[int, Value]:
     """Read a command set: tag -> value, (0000,0000) included where it was sent.
 
-    What cannot be mistaken is accepted although the standard forbids it: elements in another order, odd lengths, a
-    missing or too small group length, UIDs of more than 64 characters (a peer repeats those of the request). An empty
-    number counts as absent. Raises RemoteProtocolError for anything else: over 64 KiB, elements cut short, outside of
-    group 0000, twice there, of a wrong length, or with text that is not ASCII. PS3.7 6.3.1.
+    Accepts some violations of the standard that are not ambiguous: elements in another order, odd lengths, a missing
+    or too small group length, UIDs of more than 64 characters (a peer repeats those of the request). An empty number
+    counts as absent. Raises RemoteProtocolError for all others: more than 64 KiB, or an element that is cut short,
+    outside of group 0000, sent twice, of a wrong length, or with text that is not ASCII. PS3.7 6.3.1.
     """
     end = len(data)
     if end > MAXIMUM_BYTES:
@@ -186,7 +186,7 @@ def _decode_value(tag: int, vr: str | None, encoded: bytes) -> Value:
 
 
 def _decode_text(encoded: bytes) -> str:
-    """Text for people to read: command sets cannot name a character set, yet peers send comments in their own."""
+    """Text for people: a command set cannot name a character set, but peers send comments in their own."""
     try:
         return str(encoded, "utf-8")
     except UnicodeDecodeError:
@@ -196,7 +196,7 @@ def _decode_text(encoded: bytes) -> str:
 def _check_group_length(elements: dict[int, Value], length: int) -> None:
     """A group length beyond the end means that elements are missing; a smaller one does no harm."""
     announced = elements.get(GROUP_LENGTH)
-    # The value counts what follows its own 12 bytes.
+    # The value counts the bytes after its own 12.
     if isinstance(announced, int) and announced > length - 12:
         raise _refused(GROUP_LENGTH, f"{announced} bytes were announced, {length - 12} came")
 

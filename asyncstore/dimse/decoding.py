@@ -48,8 +48,8 @@ if TYPE_CHECKING:
     from asyncstore.dimse.query_messages import CCancelRQ, CFindRQ, CFindRSP
 
 
-# A C-STORE-RSP with success as nearly every peer writes it: what stands before and between its SOP class, Message ID
-# and SOP instance.
+# A C-STORE-RSP with success as nearly every peer writes it: the bytes before and between its SOP class, Message ID and
+# SOP instance.
 _USUAL_START: Final = struct.pack("<II", 0, 4)
 _USUAL_COMMAND: Final = struct.pack("<IIHII", COMMAND_FIELD << 16, 2, C_STORE_RSP, RESPONDED_TO << 16, 2)
 _USUAL_SUCCESS: Final = struct.pack(
@@ -63,7 +63,7 @@ def decode(data: bytes) -> Message:
     """Read the message of a whole command set.
 
     Raises RemoteProtocolError, with the name of the message as `pdu` and of the element as `field`, when the bytes are
-    no command set or when an element is missing that the message cannot do without.
+    not a command set, or when an element is missing that the message needs.
     """
     return _read_usual_success(data) or _read_any(data)
 
@@ -97,9 +97,9 @@ def _read_usual_success(data: bytes) -> CStoreRSP | None:
 
 @lru_cache(maxsize=256)
 def _usual_success(class_bytes: int) -> tuple[struct.Struct, tuple[bytes, ...]]:
-    """How such a response lies in memory before its SOP Instance UID, and what stands between the values in it.
+    """The layout of such a response before its SOP Instance UID, and the bytes between its values.
 
-    The SOP Class UID has so many bytes.
+    `class_bytes` is the length of its SOP Class UID.
     """
     class_header = struct.pack("<II", AFFECTED_SOP_CLASS_UID << 16, class_bytes)
     usual = (_USUAL_START, class_header, _USUAL_COMMAND, _USUAL_SUCCESS)

@@ -1,4 +1,4 @@
-"""Every DIMSE message of this stack, as types: what we ask of a peer, what it answers, what it may ask of us."""
+"""Types of all DIMSE messages of this stack: our requests, the peer's responses, and its requests."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from asyncstore.status import Status
 
 Request: TypeAlias = "CStoreRQ | CFindRQ | CEchoRQ"
-"""What we ask of a peer, and what it must answer."""
+"""The requests that we send, each of which the peer must answer."""
 
 Response: TypeAlias = "CStoreRSP | CFindRSP | CEchoRSP"
 
@@ -19,7 +19,7 @@ Message: TypeAlias = "Request | Response | CCancelRQ | UnknownMessage"
 
 
 def response_to(request: Request | UnknownMessage, status: Status) -> Response | UnknownMessage:
-    """The final response to a request of the peer, without a data set. `request` has a Message ID."""
+    """The final response to a request of the peer, without a data set; `request` must have a Message ID."""
     match request:
         case CStoreRQ():
             uids = (request.affected_sop_class_uid, request.affected_sop_instance_uid)

@@ -1,8 +1,8 @@
-"""The DIMSE messages as dataclasses that nobody changes (PS3.7 9.3): C-STORE and C-ECHO; C-FIND is in query_messages.
+"""The DIMSE messages as dataclasses, not to be changed (PS3.7 9.3): C-STORE and C-ECHO; C-FIND is in query_messages.
 
 `message.encode()` gives the whole command set; `decoding.decode` reads one that the peer sent. Any other command
 becomes an `UnknownMessage`. Every message has `name` ("C-STORE-RQ"), `has_data_set`, and `responded_to`, which is None
-for a request. A response has `status`; `may_be_pending` and `may_have_data_set` say what the standard lets it have.
+for a request. A response has `status`; `may_be_pending` and `may_have_data_set` say what the standard allows.
 `command_field` is the standard's number of the command.
 """
 
@@ -34,7 +34,7 @@ from asyncstore.uids import VERIFICATION
 if TYPE_CHECKING:
     from asyncstore.status import Status
 
-# PS3.7 E.1-1, Priority: how urgent a request is to the peer; few peers look at it.
+# PS3.7 E.1-1, Priority: how urgent a request is; few peers use it.
 MEDIUM: Final = 0x0000
 HIGH: Final = 0x0001
 LOW: Final = 0x0002
@@ -73,7 +73,7 @@ _LENGTH: Final = struct.Struct("<I")
 _UNSIGNED_SHORT: Final = struct.Struct("<H")
 
 
-# Not frozen, although nothing should change one: building a frozen one costs three times as much, and every instance
+# Not frozen, although nothing should change one: a frozen one takes three times as long to build, and every instance
 # needs two.
 @dataclass(slots=True, unsafe_hash=True)
 class CStoreRQ:
@@ -113,7 +113,7 @@ class CStoreRQ:
         return _GROUP_LENGTH.pack(0, 4, len(body)) + body
 
     def _encode_move_originator(self) -> bytes:
-        """The elements that tell of the C-MOVE that a C-STORE belongs to; most belong to none."""
+        """The elements that name the C-MOVE that a C-STORE belongs to; most belong to none."""
         elements: list[tuple[int, command_set.Value]] = []
         if self.move_originator_ae_title:
             elements.append((MOVE_ORIGINATOR_AE_TITLE, self.move_originator_ae_title))
@@ -124,7 +124,7 @@ class CStoreRQ:
 
 @lru_cache(maxsize=512)
 def _usual_elements(sop_class_uid: str, priority: int) -> tuple[bytes, bytes]:
-    """What stands before the Message ID of a C-STORE-RQ, and between it and the length of the SOP Instance UID."""
+    """The bytes before the Message ID of a C-STORE-RQ, and those from there to the length of the SOP Instance UID."""
     if not sop_class_uid:
         raise LocalProtocolError("a C-STORE-RQ needs an Affected SOP Class UID")
     sop_class = command_set.encode([(AFFECTED_SOP_CLASS_UID, sop_class_uid)])[12:]
@@ -139,7 +139,7 @@ def _usual_elements(sop_class_uid: str, priority: int) -> tuple[bytes, bytes]:
 class CStoreRSP:
     """Answers a C-STORE-RQ (PS3.7 9.3.1.2).
 
-    `has_data_set` is what the peer said; the standard has no data set here.
+    `has_data_set`: whether the peer announced a data set, which the standard forbids here.
     """
 
     name: ClassVar[str] = "C-STORE-RSP"
@@ -219,7 +219,7 @@ class CEchoRSP:
 
 @dataclass(frozen=True, slots=True)
 class UnknownMessage:
-    """A command that this stack does not speak: what is needed to name it, to skip its data set, and to refuse it."""
+    """A command that this stack does not speak: enough of it to name it, skip its data set, and refuse it."""
 
     command_field: int
     message_id: int | None
@@ -251,13 +251,13 @@ class UnknownMessage:
 
 
 def uid_elements(class_uid: str, instance_uid: str = "") -> list[tuple[int, command_set.Value]]:
-    """UIDs that may be left out of a response, and then are empty."""
+    """The elements of UIDs that a response may leave out; an empty one is left out."""
     pairs = ((AFFECTED_SOP_CLASS_UID, class_uid), (AFFECTED_SOP_INSTANCE_UID, instance_uid))
     return [(tag, uid) for tag, uid in pairs if uid]
 
 
 def status_elements(status: Status) -> list[tuple[int, command_set.Value]]:
-    """Status and what comes with it (PS3.7 C)."""
+    """The elements of a status and its details (PS3.7 C)."""
     elements: list[tuple[int, command_set.Value]] = [(STATUS, status.value)]
     if status.offending_elements:
         elements.append((OFFENDING_ELEMENT, status.offending_elements))

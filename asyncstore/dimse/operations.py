@@ -9,8 +9,8 @@ An operation from begin to end:
 
 `match` accepts one thing: a response to a request that was wholly sent, in its presentation context and of its type,
 with a status and a data set that the type may have. Everything else is a RemoteProtocolError, after which the
-association must be aborted; `outstanding` then lists what is unknown. Message IDs wrap at 65535, and none is taken
-while it is in flight (PS3.7 E.1; PS3.7 D.3.3.3 for the window).
+association must be aborted; `outstanding` then has the operations without an answer. Message IDs wrap at 65535, and
+none is reused while it is in flight (PS3.7 E.1; PS3.7 D.3.3.3 for the window).
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ OnResponse: TypeAlias = "Callable[[Operation, Response, bytes | None], object]"
 LAST_MESSAGE_ID: Final = 0xFFFF
 
 
-# PS3.4 B.2.3, PS3.7 9.1.5: neither C-STORE nor C-ECHO can be pending or cancelled.
+# PS3.4 B.2.3, PS3.7 9.1.5: neither a C-STORE nor a C-ECHO can be pending or cancelled.
 _OF_MANY_RESPONSES: Final = (Category.PENDING, Category.CANCEL)
 
 
@@ -43,8 +43,8 @@ _OF_MANY_RESPONSES: Final = (Category.PENDING, Category.CANCEL)
 class Operation:
     """A request that has its Message ID; `is_sent` once all of it is written, `is_final` once its last response came.
 
-    `on_response(operation, response, data_set)` is its owner's, to be called for each of 1 to n responses; `data_set`
-    is None where a response has none.
+    Its owner sets `on_response(operation, response, data_set)`, which is called for each response; `data_set` is None
+    if the response has none.
     """
 
     message_id: int
@@ -62,8 +62,8 @@ class Operation:
 class Operations:
     """The requests that one association has in flight, and the messages that come back.
 
-    `window` is how many operations may be outstanding, 1 to 65535, and may be changed at any time. An unlimited window
-    (a negotiated 0) needs a limit of the caller's own. `outstanding` is a live view, Message ID -> operation, in the
+    `window` is how many operations may be outstanding, 1 to 65535, and may be changed at any time. If 0 (unlimited) was
+    negotiated, the caller chooses a limit. `outstanding` is a live view, Message ID -> operation, in the
     order in which they began.
     """
 
@@ -106,16 +106,16 @@ class Operations:
         return operation
 
     def sent(self, message_id: int) -> None:
-        """Tell that the request and all of its data set are written; an answer before that is the peer's error.
+        """Take note that the request and its data set are wholly written; an answer before that is the peer's error.
 
         Call it before anything that lets a response be read. Raises LocalProtocolError when it is not outstanding.
         """
         self._get(message_id).is_sent = True
 
     def withdraw(self, message_id: int) -> Operation:
-        """Take back an operation of which no byte has left: its source could not be read, say.
+        """Take back an operation of which no byte was sent, for example because its source could not be read.
 
-        Raises LocalProtocolError when it is not outstanding, or was sent and so is the peer's to answer.
+        Raises LocalProtocolError when it is not outstanding, or was sent: then the peer must answer it.
         """
         if self._get(message_id).is_sent:
             raise LocalProtocolError(f"the request with Message ID {message_id} was sent")

@@ -1,10 +1,10 @@
 """The requests of the peer that are being performed on one association (PS3.7 9.1, 10.1).
 
     request = performing.begin(received)     # the command set has come
-    ...                                      # the pieces of its data set, and what it asks for
+    ...                                      # take its data set, and perform it
     performing.end(request)                  # before its response is written
 
-A peer may ask on an association of either role. `outstanding` has what is not answered yet, by Message ID.
+A peer may send requests on an association of either role. `outstanding` has those without an answer, by Message ID.
 """
 
 from __future__ import annotations
@@ -35,9 +35,9 @@ UNRECOGNISED_OPERATION: Final = Status(0x0211)
 class PeerRequest:
     """A request of the peer, from its command set to its response.
 
-    `calling_ae_title` is the peer's where it asked for the association. `data_set_bytes` counts what has come of its
-    data set. `refused_with` is the status of its response where that is decided before its data set is whole.
-    `is_cancelled` says that the peer asked to end it (C-CANCEL).
+    `calling_ae_title` is that of the peer if it requested the association. `data_set_bytes` is how much of its data set
+    has come. `refused_with` is the status of its response if it is refused before its data set is whole.
+    `is_cancelled`: the peer asked to end it (C-CANCEL).
     """
 
     context: AcceptedContext
@@ -55,7 +55,7 @@ class PeerRequest:
 
 
 class Performing:
-    """What one peer asks for; `contexts` are the accepted presentation contexts, by their IDs."""
+    """The requests of one peer; `contexts` are the accepted presentation contexts, by ID."""
 
     def __init__(self, contexts: Mapping[int, AcceptedContext], calling_ae_title: str = "") -> None:
         self._contexts = contexts
@@ -64,7 +64,7 @@ class Performing:
         self.outstanding: Mapping[int, PeerRequest] = MappingProxyType(self._requests)
 
     def begin(self, received: Received) -> PeerRequest | None:
-        """Take a request whose command set has come; None where nothing is to be answered (C-CANCEL).
+        """Take a request whose command set has come; None if it must not be answered (C-CANCEL).
 
         One whose Message ID is still outstanding is refused (`refused_with`). Raises RemoteProtocolError when it came
         in a presentation context that was not accepted, or has no Message ID.
@@ -90,6 +90,6 @@ class Performing:
         return request
 
     def end(self, request: PeerRequest) -> None:
-        """A request gets its response now, or none ever."""
+        """Forget a request: its response is written next, or it gets none."""
         if self._requests.get(request.message_id) is request:
             del self._requests[request.message_id]

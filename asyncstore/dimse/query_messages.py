@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class CFindRQ:
-    """Asks the peer for what matches the identifier that follows (PS3.7 9.3.2.1)."""
+    """Asks the peer for the matches of the identifier that follows (PS3.7 9.3.2.1)."""
 
     name: ClassVar[str] = "C-FIND-RQ"
     command_field: ClassVar[int] = C_FIND_RQ
@@ -56,7 +56,7 @@ class CFindRQ:
 
 @dataclass(frozen=True, slots=True)
 class CFindRSP:
-    """Answers a C-FIND-RQ (PS3.7 9.3.2.2): pending with one match in its data set, or the last one without."""
+    """Answers a C-FIND-RQ (PS3.7 9.3.2.2): pending with one match in its data set, or final without one."""
 
     name: ClassVar[str] = "C-FIND-RSP"
     command_field: ClassVar[int] = C_FIND_RSP

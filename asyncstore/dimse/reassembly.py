@@ -13,15 +13,15 @@ if TYPE_CHECKING:
     from asyncstore.upper_layer.pdu import Fragment
 
 
-# As much of a data set is taken into memory: a response's, or a request's that its provider wants whole.
+# The longest data set that is kept in memory: of a response, or of a request whose provider wants it whole.
 MAXIMUM_DATA_SET_BYTES: Final = 16 * 1024 * 1024
 
 
 class Received(NamedTuple):
     """A message of the peer in its presentation context: a whole one, or a part of one with a data set.
 
-    A response comes once, with its whole data set. A request comes at once, without (`is_last` False when a data set
-    follows), and then again with each piece of its data set, which may be of any size.
+    A response comes once, with its whole data set. A request comes first without its data set (`is_last` is False if
+    one follows), and then again with each piece of it, which may be of any size.
     """
 
     context_id: int
@@ -34,7 +34,7 @@ class Reassembler:
     """Puts messages together from the fragments of one association, and leaves the data sets to the caller.
 
     All fragments of a message are of one presentation context, those of the command set first, and the last of each
-    kind is marked (PS3.8 Annex E). `message` is the one whose data set is coming, None at any other time.
+    kind is marked (PS3.8 Annex E). `message` is the message whose data set is arriving, else None.
     """
 
     __slots__ = ("_command", "_context_id", "message")
@@ -80,7 +80,7 @@ class Reassembler:
         return message
 
     def _collect_command(self, fragment: Fragment) -> bytes:
-        """Add one of several fragments of a command set; all of them together after the last, else nothing."""
+        """Add one of several fragments of a command set; returns all bytes after the last one, else b""."""
         if self.message is not None:
             raise RemoteProtocolError(
                 "a command set where its data set must be", pdu=self.message.name, field="message control header"
@@ -120,7 +120,7 @@ class Incoming:
     def receive(self, fragment: Fragment) -> Received | None:
         """Take one fragment; None while a message is not complete.
 
-        A response that must have no data set is given at once when it announces one, for its operation to refuse.
+        A response that announces a data set but must not have one is returned at once: its operation refuses it.
         Raises RemoteProtocolError for fragments that make no message (see Reassembler), and for a response whose data
         set has more than 16 MiB.
         """

@@ -1,7 +1,7 @@
-"""Associations over sockets: the transport, the requestor, the acceptor, and what became of one instance."""
+"""Associations over sockets: the transport, the requestor and the acceptor."""
 
 import logging
 
-# Python prints warnings to stderr where nobody has set up logging; a library never prints. All that logs in the library
-# is in here, or imports this.
+# Without a handler Python prints warnings to stderr, but a library must not print. Every module that logs is in this
+# package or imports it.
 logging.getLogger("asyncstore").addHandler(logging.NullHandler())

@@ -1,4 +1,4 @@
-"""Associations as their acceptor: a TCP port on which peers ask for them, and what is answered (PS3.8 7.1)."""
+"""Accepts associations: listens on a TCP port, and answers the peers that request one (PS3.8 7.1)."""
 
 from __future__ import annotations
 
@@ -37,11 +37,11 @@ if TYPE_CHECKING:
 logger = logging.getLogger("asyncstore.net.acceptor")
 
 _UNLIMITED_WINDOW: Final = 64
-# How often an association is looked at until it counts as idle. What is counted is looks, and no time: nobody was idle
-# while the whole program stood still.
+# An association is idle after this many looks without a byte. Looks are counted, not time: a peer is not idle because
+# the whole program stood still.
 _LOOKS: Final = 10
 
-# The AE title of an acceptor that may be called by any.
+# The AE title of an acceptor that takes calls to any AE title.
 ANY_SCP: Final = "ANY-SCP"
 # PS3.8 Table 9-21: permanent, by the service user, called AE title not recognised; transient, local limit exceeded.
 _WRONG_CALLED_AE_TITLE: Final = AssociateRJ(1, 1, 7)
@@ -52,18 +52,25 @@ _ACCEPTED, _ABSTRACT_SYNTAX_UNKNOWN, _TRANSFER_SYNTAXES_UNKNOWN = 0, 3, 4
 
 
 class Acceptor:
-    """Listens on a TCP port, and accepts associations for what `providers` perform: `async with Acceptor(...)`.
+    """Listens on a TCP port and accepts associations (PS3.8 7.1), until the block is left.
 
-    `providers` are by abstract syntax; another one is refused. `port` 0 takes a free one, which `port` then tells. A
-    peer that calls another AE title than `ae_title` is rejected, unless that is ANY-SCP; `called_ae_titles` are those
-    to accept in its place, and `calling_ae_titles` the callers that are accepted (None: any). `transfer_syntaxes`
-    likewise (None: every one of the standard), in order of preference. `maximum_length` is in bytes (0: unlimited),
-    `window` is how many operations a peer may have outstanding. `maximum_associations` more are rejected as "local
-    limit exceeded".
+        async with Acceptor({"1.2.840.10008.1.1": VerificationProvider()}, port=11112) as acceptor: ...
 
-    An association is aborted when its peer neither sends nor takes a byte for `idle_seconds` (0: without limit) and no
-    provider owes it an answer; leaving the block aborts all that are open. Entering it raises OSError when the port
-    cannot be had. A value that makes no sense raises LocalProtocolError.
+    providers             a ServiceProvider for each abstract syntax; others are refused
+    host, port            address to listen on; port 0 takes a free one, and `acceptor.port` is its number
+    ae_title              our AE title: calls to any other are rejected; ANY-SCP accepts all
+    called_ae_titles      AE titles to accept instead of `ae_title`
+    calling_ae_titles     callers to accept; None: all
+    transfer_syntaxes     transfer syntaxes to accept, in order of preference; None: all of the standard
+    maximum_length        longest PDU to receive, in bytes; 0: no limit
+    window                how many operations a peer may have outstanding (PS3.7 D.3.3.3)
+    maximum_associations  further ones are rejected as "local limit exceeded"; 0: no limit
+    acse_seconds          how long to wait for the request, and for the peer to close at the end (ARTIM, PS3.8 9.1.5)
+    idle_seconds          abort an association if its peer neither sends nor takes a byte for this long and no provider
+                          owes it an answer; 0: never
+
+    `associations` counts the associations that were accepted. Raises LocalProtocolError for a value that makes no
+    sense. Entering the block raises OSError if it cannot listen on the port; leaving it aborts what is open.
     """
 
     def __init__(
@@ -140,7 +147,7 @@ class Acceptor:
                 self._group.start_soon(self._serve, sock)
 
     async def _serve(self, sock: socket.socket) -> None:
-        """One association from its first byte to its last; nothing that a peer does ends another's."""
+        """Serve one association from its first byte to its last; no peer can end the association of another."""
         over_limit = 0 < self.maximum_associations <= len(self._open)
         association = AcceptedAssociation(self, over_limit=over_limit)
         self._open.add(association)
@@ -151,7 +158,7 @@ class Acceptor:
             await association.finish()
 
     async def _watch(self) -> None:
-        """Look for associations that are idle."""
+        """Abort associations that are idle."""
         while self.idle_seconds:
             await anyio.sleep(self.idle_seconds / _LOOKS)
             for association in tuple(self._open):
@@ -160,7 +167,7 @@ class Acceptor:
     # -- negotiation ---------------------------------------------------------------------------------------------------
 
     def rejection_of(self, request: AssociateRQ) -> AssociateRJ | None:
-        """Why a request is rejected, if it is."""
+        """The rejection of a request; None if it is accepted."""
         if self.called_ae_titles is not None and request.called_ae_title not in self.called_ae_titles:
             return _WRONG_CALLED_AE_TITLE
         if self.calling_ae_titles is not None and request.calling_ae_title not in self.calling_ae_titles:
@@ -195,7 +202,7 @@ class Acceptor:
         return PresentationContextResult(context_id, _ACCEPTED, syntax)
 
     def _choose(self, proposed: Collection[str]) -> str | None:
-        """The transfer syntax to accept: our first that is proposed, or, without a wish of ours, the peer's first."""
+        """The transfer syntax to accept: our first one that is proposed, or the peer's first if we prefer none."""
         wanted = self.transfer_syntaxes
         if wanted is None:
             return next((uid for uid in proposed if uid in TRANSFER_SYNTAXES), None)
@@ -233,11 +240,11 @@ class AcceptedAssociation(Association):
                 await self._has_ended.wait()
 
     async def finish(self) -> None:
-        """Return when what was being performed at the end has finished, though its peer has gone."""
+        """Return when the providers have finished what they were performing, although the peer has left."""
         await self._close()
 
     def look(self) -> None:
-        """Abort when nothing has come from the peer, and nothing is owed to it, for some looks."""
+        """Abort when, for some looks in a row, nothing has come from the peer and nothing is owed to it."""
         is_busy = (self.performer is not None and self.performer.at_work) or self.writer.waits != self._waits
         self._waits = self.writer.waits
         self._quiet_looks = 0 if is_busy else self._quiet_looks + 1
@@ -246,10 +253,10 @@ class AcceptedAssociation(Association):
             self.close()
 
     def close(self) -> None:
-        """Close the connection, now; what is still open is aborted, if the peer takes that at once."""
-        with contextlib.suppress(AsyncStoreError):  # there is nobody to tell
+        """Close the connection now; an open association is aborted if the peer takes the A-ABORT at once."""
+        with contextlib.suppress(AsyncStoreError):  # the peer has left, or never requested one
             self._upper_layer.abort(time.monotonic(), source=self._abort_source())
-            if not self.writer.turn.is_taken:  # else it would come in the middle of a response
+            if not self.writer.turn.is_taken:  # else the A-ABORT would be in the middle of a response
                 self.transport.send_some((self._upper_layer.data_to_send(),))
         self.transport.close()
         self.changed.set()
@@ -285,7 +292,7 @@ class AcceptedAssociation(Association):
         return self.writer.write(self._upper_layer.data_to_send())
 
     def _closed_by_peer(self) -> None:
-        """No failure: a peer may leave as it likes."""
+        """Do nothing: a peer may leave at any time."""
 
     def _aborted_by_peer(self, event: AbortReceived) -> None:
         self.changed.set()
@@ -294,11 +301,11 @@ class AcceptedAssociation(Association):
         return 2 if isinstance(self.failure, RemoteProtocolError) else 0
 
     def _trace(self, kind: type[TraceEvent], **fields: object) -> None:
-        """Nothing: the log is the requestor's."""
+        """Do nothing: only requestors log events."""
 
 
 def several(words: Collection[str]) -> tuple[str, ...]:
-    """The words; a single one may stand for itself."""
+    """The words as a tuple; a single one may be given as a plain string."""
     return (words,) if isinstance(words, str) else tuple(words)
 
 

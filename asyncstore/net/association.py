@@ -1,6 +1,6 @@
-"""One association, of either role: a link, the operations that we invoke on it, and those that we perform.
+"""An association of either role: a link, the operations that we invoke, and those that we perform.
 
-`requestor.py` makes one by asking for it, `acceptor.py` by answering a peer that asks; from then on both are the same.
+`requestor.py` requests one, `acceptor.py` accepts the request of a peer; after that both roles are the same.
 """
 
 from __future__ import annotations
@@ -25,10 +25,10 @@ if TYPE_CHECKING:
 
 
 class Association(Link):
-    """An association with its accepted presentation contexts (`contexts`); see Link for what else it has.
+    """An association with its accepted presentation contexts (`contexts`); see Link for the other attributes.
 
-    `invoker` writes our requests, from the moment on when it is established; `performer` has the peer's requests
-    performed, from the first one on. `calling_ae_title` is the requestor's.
+    `invoker` writes our requests; it exists once the association is established. `performer` has the peer's requests
+    performed; it exists after the first one. `calling_ae_title` is that of the requestor.
     """
 
     invoker: Invoker
@@ -70,7 +70,7 @@ class Association(Link):
         return self.operations.window
 
     def _begin_data(self, contexts: AcceptedContexts, capacity: int, *, window: int) -> None:
-        """It is accepted: `capacity` bytes fit into a fragment, `window` requests of the peer may be at work."""
+        """Begin to exchange data: fragments hold `capacity` bytes, and `window` requests of the peer may be at work."""
         self.contexts = contexts
         self.invoker = Invoker(self, capacity)
         self._performed_window = window
@@ -83,7 +83,7 @@ class Association(Link):
             await super()._close()
         finally:
             if self.established:
-                self.invoker.framer.let_go()  # else its buffer stays until the collector finds the cycles of all this
+                self.invoker.framer.let_go()  # else its buffer stays until the collector finds the reference cycles
 
     async def _discard(self) -> None:
         if self.performer is not None:
@@ -109,7 +109,7 @@ class Association(Link):
         return None if self.performer is None else self.performer.resume()
 
     def _begin_performing(self) -> Performer:
-        """The peer asks for something; most never do."""
+        """Make the performer, on the first request of the peer; most peers never send one."""
         from asyncstore.net.performer import Performer
 
         self.performer = Performer(
@@ -132,7 +132,7 @@ class Association(Link):
             self._trace(trace.ConnectionBroken, detail=str(error))
 
     def _asked_for(self) -> str:
-        """What the peer was to answer: "C-STORE", say."""
+        """The request that the peer must answer, such as "C-STORE"."""
         if not self.established:
             return "A-ASSOCIATE"
         names = {operation.request.name for operation in self.outstanding.values()}

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from asyncstore.net.link import Link
 
     class Payload(Protocol):
-        """A data set that goes out with a request: in which context, from which bytes, and whose it is."""
+        """A data set to send with a request: its presentation context, its bytes, and its instance."""
 
         instance: Instance
         context_id: int
@@ -37,17 +37,17 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger("asyncstore.net")
 
-# A message longer than this shows its progress before its answer: so much is sure to have left the buffers between here
-# and the peer.
+# A message longer than this shows progress before its answer: the buffers between here and the peer hold less than this
+# many bytes.
 STREAMED_AFTER_BYTES: Final = 8 << 20
 
 _CANCELLED: Final = "cancelled in the middle of a message"
 
 
 class Invoker:
-    """Writes requests in fragments of `capacity` bytes, one at a time, and takes the responses as they come.
+    """Writes requests one at a time, in fragments of `capacity` bytes, and takes the responses as they come.
 
-    `reader` has the threads that read.
+    `reader` reads the data sets, in the event loop or in threads.
     """
 
     def __init__(self, link: Link, capacity: int) -> None:
@@ -66,11 +66,11 @@ class Invoker:
         """Write the request `make_request(message_id, *arguments)` with its data set.
 
         `on_response(operation, response, data_set)` is called for each of its responses. `on_begin(operation)` is
-        called before its first byte is written: from then on the peer may have it.
+        called before its first byte is written: after that the peer may have it.
 
-        Waits for room in the window. Raises SourceError when the data set cannot be read: before the first byte was
-        written the association goes on, after that it is aborted (`failure` says which). Raises what ended the
-        association otherwise; then `on_response` is not called any more.
+        Waits for room in the window. Raises SourceError when the data set cannot be read: the association goes on if no
+        byte was written, else it is aborted (`failure` says which). If the association ends for another reason, raises
+        that error; `on_response` is not called any more.
         """
         turn = self._link.writer.turn
         if turn.is_taken:
@@ -123,11 +123,11 @@ class Invoker:
         except AsyncStoreError as error:
             failure = link.ended_by(error)
             raise failure.with_traceback(None) from failure.__cause__
-        except BaseException as error:  # cancelled, or an exception of `on_begin` or of a logging handler
+        except BaseException as error:  # cancelled, or an exception from `on_begin` or a logging handler
             if link.outstanding and (operation is not None or isinstance(error, Exception)):
                 why = f"aborted because of an exception: {error!r}" if isinstance(error, Exception) else _CANCELLED
                 link.fail(AssociationLost(why))
-            else:  # a thread may go on to fill the holes of this wire buffer: nobody else may use it
+            else:  # a thread may still fill the holes of this wire buffer: it must not be used again
                 framer.let_go()
             raise
         finally:
@@ -136,7 +136,7 @@ class Invoker:
     async def send_command(
         self, context_id: int, make_request: Callable[..., Request], on_response: OnResponse
     ) -> Operation:
-        """Write the request `make_request(message_id)`, which no data set follows; see `send`."""
+        """Write the request `make_request(message_id)`, which has no data set; see `send`."""
         link = self._link
         await link.writer.turn.wait()
         with link.writer.turn:
@@ -160,7 +160,7 @@ class Invoker:
     def _encode(self, operation: Operation, payload: Payload) -> bytes:
         try:
             command_set = operation.request.encode()
-        except LocalProtocolError as error:  # a UID that cannot be sent: the others can
+        except LocalProtocolError as error:  # a UID that cannot be sent; other instances can
             self._link.operations.withdraw(operation.message_id)
             raise SourceError(str(error)) from error
         if logger.isEnabledFor(logging.INFO):
@@ -205,7 +205,7 @@ class Invoker:
             raise unreadable(payload.instance, error) from error
 
     def _sent(self, operation: Operation) -> None:
-        """The request is wholly written: from now on it can be answered, and the clock runs."""
+        """Take note that the request is wholly written: now the peer can answer it, and the timeout runs."""
         self._link.operations.sent(operation.message_id)
         if len(self._link.outstanding) == 1:
             self._link.waiting_since = time.monotonic()
@@ -236,11 +236,11 @@ class Invoker:
         )
 
     async def wait_for(self, response: FinalResponse) -> Response:
-        """The final response of an operation; raises what ended the association before it came."""
+        """Wait for the final response of an operation; raises the error that ended the association before it."""
         link = self._link
         link.awaited.add(response.changed)
         try:
-            while response.message is None:  # what the peer answered before the end counts
+            while response.message is None:  # a response that came before the end counts
                 link.check_not_failed()
                 await response.changed.wait()
         finally:
@@ -249,14 +249,14 @@ class Invoker:
 
 
 class FinalResponse:
-    """Takes the responses of one operation, for the task that waits for the last: it alone is woken when that came."""
+    """Takes the responses of one operation; the last one wakes only the task that waits for it."""
 
     def __init__(self) -> None:
         self.message: Response | None = None
         self.changed = Signal()
 
     def on_response(self, operation: Operation, response: Response, data_set: bytes | None) -> None:
-        """A response has come."""
+        """Keep the response if it is the final one."""
         if operation.is_final:
             self.message = response
             self.changed.set()

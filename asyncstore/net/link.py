@@ -1,8 +1,8 @@
 """An upper layer on a transport: PDUs in and out, from the first byte of an association to its last.
 
-What the peer sends is taken in as it comes, also while a message is being written, so that an abort or an early
+Bytes of the peer are taken in as they come, also while a message is being written, so that an abort or an early
 response can interrupt a blocked send. A link that failed stays failed: every wait on it ends with the same exception.
-What the PDUs carry is for `Association`, which is a Link.
+`Association`, which is a Link, handles the contents of the PDUs.
 """
 
 from __future__ import annotations
@@ -55,11 +55,11 @@ logger = logging.getLogger("asyncstore.net")
 class Link:
     """The part of an Association that knows PS3.8 and the connection.
 
-    `established` says that the association came to be, `is_open` that it has neither failed nor been released since.
-    `failure` says why it ended before its work did (None while all is well); `on_failure` is called then. `operations`
-    are those that we invoked; `outstanding` has those that the peer has not answered, by Message ID. `streamed_bytes`
-    counts data set bytes that were sent beyond the first STREAMED_AFTER_BYTES of each. `transport` and `writer` exist
-    once it is opened.
+    `established`: the association was established. `is_open`: since then it has neither failed nor been released.
+    `failure` is the reason why it ended too early, None while all is well; `on_failure` is called when it is set.
+    `operations` has the operations that we invoked, `outstanding` those of them that the peer has not answered, by
+    Message ID. `streamed_bytes` counts data set bytes sent beyond the first STREAMED_AFTER_BYTES of each instance.
+    `transport` and `writer` exist once it is opened.
     """
 
     transport: Transport
@@ -75,14 +75,14 @@ class Link:
         self.failure: AsyncStoreError | None = None
         self.operations = Operations()
         self.outstanding: Mapping[int, Operation] = self.operations.outstanding
-        self.waiting_since = 0.0  # the latest response, or the sending of the operation that waits alone
-        self.changed = Signal()  # for who waits for room, or for the release; each response has its own
+        self.waiting_since = 0.0  # time of the latest response, or when the only operation was sent
+        self.changed = Signal()  # for tasks that wait for room or the release; each response has its own
         self.awaited: set[Signal] = set()  # set when it fails
         self._upper_layer = UpperLayer(
             acceptor=acceptor, maximum_length=maximum_length, artim_seconds=timeouts.acse_seconds
         )
-        self._receive = self._on_readable  # what is called when something can be read
-        self._pause: Any = None  # what the peer's requests wait for; nothing is read meanwhile
+        self._receive = self._on_readable  # called when something can be read
+        self._pause: Any = None  # an awaitable that the peer's requests wait for; nothing is read meanwhile
         self._is_paused = False
         self._backlog: deque[UpperLayerEvent] = deque()
         self._mistake: Exception | None = None
@@ -93,22 +93,22 @@ class Link:
         self._has_ended: anyio.Event
         self._watching: anyio.CancelScope
 
-    # -- for whoever is above ------------------------------------------------------------------------------------------
+    # -- for subclasses ------------------------------------------------------------------------------------------------
 
     def _negotiate(self, event: UpperLayerEvent) -> Awaitable[object] | None:
-        """Handle what comes before the association is established; what is given must be awaited."""
+        """Handle an event of negotiation; an awaitable that is returned must be awaited."""
         raise NotImplementedError
 
     async def _discard(self) -> None:
-        """Forget what had come only in part when the association ended."""
+        """Forget a message that had come only in part when the association ended."""
         raise NotImplementedError
 
     def _trace_failure(self, error: AsyncStoreError) -> None:
-        """Log why the association ended, where nothing else has told it."""
+        """Log why the association ended, unless that was logged already."""
         raise NotImplementedError
 
     def _resume(self) -> Awaitable[object] | None:
-        """Go on after a pause; what is given must be awaited in turn."""
+        """Go on after a pause; an awaitable that is returned must be awaited in turn."""
         raise NotImplementedError
 
     # -- its beginning and its end -------------------------------------------------------------------------------------
@@ -124,13 +124,13 @@ class Link:
         self._background.start_soon(self._attend)
 
     async def _close(self) -> None:
-        """Close the connection; returns when nothing is at work for the association any more."""
+        """Close the connection; returns when no task works for the association any more."""
         self.transport.close()
         self._attention.cancel()
         await self._background.__aexit__(None, None, None)
 
     async def release(self) -> None:
-        """Release the association (PS3.8 7.2) and close the connection; does nothing when that was done.
+        """Release the association (PS3.8 7.2) and close the connection; does nothing if that was done before.
 
         It is not an error if the peer closes the connection, answers nonsense or does not answer: what it acknowledged
         before still counts. Raises LocalProtocolError while operations are outstanding.
@@ -161,7 +161,7 @@ class Link:
     async def abort(self) -> None:
         """Abort the association (PS3.8 7.3) and close the connection, within 5 seconds, even when cancelled.
 
-        A request that is partly written ends in the abort, never in its last fragment.
+        A request that is partly written is cut off: its last fragment is never sent.
         """
         self._check_established()
         await self._abort()
@@ -171,7 +171,7 @@ class Link:
             return
         self.fail(AssociationLost("the association was aborted"))
         try:
-            # Before it came to be, whoever rejected, aborted or left has heard enough.
+            # A peer that rejected, aborted or left before the association was established needs no A-ABORT.
             if self.established or not isinstance(self.failure, AssociationRejected | Aborted | ConnectionLost):
                 await self._send_abort()
         finally:
@@ -182,7 +182,7 @@ class Link:
         """Send an A-ABORT where the protocol allows one, within a bounded time."""
         writer = self.writer
         with anyio.move_on_after(ABORT_SECONDS, shield=True), contextlib.suppress(AsyncStoreError):
-            await writer.turn.wait()  # another task may be in the middle of a PDU, and is on its way out
+            await writer.turn.wait()  # another task may be in the middle of a PDU, and ends soon
             with writer.turn:
                 if not await writer.finish_pdu():
                     self.transport.close(reset=True)
@@ -193,7 +193,7 @@ class Link:
                 await self._flush()
 
     def _abort_source(self) -> int:
-        """Who aborts, of PS3.8 Table 9-26: 0 the service user."""
+        """The source of an A-ABORT of ours (PS3.8 Table 9-26): 0 is the service user."""
         return 0
 
     async def _flush(self) -> None:
@@ -205,7 +205,7 @@ class Link:
     # -- reading -------------------------------------------------------------------------------------------------------
 
     async def _read(self) -> None:
-        """Take in what the peer sends; nothing more of it while its requests have to wait for something."""
+        """Take in what the peer sends, but nothing while its requests must wait for something."""
         try:
             while not self.transport.is_closed:
                 with anyio.CancelScope() as self._watching:
@@ -215,11 +215,11 @@ class Link:
                         self.fail(error)
                 await self._catch_up()
         finally:
-            if hasattr(self._pause, "close"):  # a coroutine, say, that is not awaited any more
+            if hasattr(self._pause, "close"):  # a coroutine, for example, that is not awaited any more
                 self._pause.close()
 
     async def _catch_up(self) -> None:
-        """Wait for what the peer's requests wait for, and handle what came behind them."""
+        """Await what the peer's requests wait for, and handle the events behind them."""
         if not self._is_paused:
             return
         try:
@@ -247,14 +247,14 @@ class Link:
             if data is not None:
                 self._take_in(data)
                 if self._upper_layer.is_amid_pdu:
-                    self.transport.acknowledge()  # the rest may wait for that
+                    self.transport.acknowledge()  # the peer may wait for that before it sends the rest
         except AsyncStoreError as error:
             self.fail(error)
-        except Exception as mistake:  # of a callback, or of a logging handler: the event loop would keep it to itself
+        except Exception as mistake:  # of a callback or logging handler: the event loop would only log it
             self.fail(self._lost_by(mistake))
 
     def _take_in(self, data: bytes) -> None:
-        """Handle the events that these bytes complete; then raise what the peer did wrong after them."""
+        """Handle the events that these bytes complete; then raise the peer's error behind them, if any."""
         now = time.monotonic()
         for event in self._upper_layer.receive_data(data, now) if data else self._upper_layer.receive_eof(now):
             if self._is_paused:
@@ -267,12 +267,12 @@ class Link:
             self._raise_error(now)
 
     def _raise_error(self, now: float) -> None:
-        """Raise what the peer did wrong, once."""
+        """Raise the peer's violation of the protocol, if any, once."""
         if self._upper_layer.error is not None:
             self._upper_layer.receive_data(b"", now)
 
     def _on_event(self, event: UpperLayerEvent) -> None:
-        """Handle what is no data; that is for the Association."""
+        """Handle an event other than data, which Association handles."""
         pause: Awaitable[object] | None = None
         if isinstance(event, ReleaseConfirmed):
             self._released = True
@@ -295,13 +295,13 @@ class Link:
         self._watching.cancel()
 
     def _on_release_requested(self) -> Awaitable[object] | None:
-        """The peer wants the release: it gets its answer, and what is outstanding is unknown."""
+        """Answer the peer's release request; the fate of outstanding operations is unknown."""
         self._trace(trace.ReleasedByPeer)
-        if all(operation.is_sent for operation in self.outstanding.values()):  # else it would come amidst a message
+        if all(operation.is_sent for operation in self.outstanding.values()):  # else it would be amid a message
             with contextlib.suppress(AsyncStoreError):
                 self._upper_layer.answer_release(time.monotonic())
                 self.transport.send_some((self._upper_layer.data_to_send(),))
-        if self._releasing:  # both asked at once (PS3.8 9.2.2.6): our own request is still to be answered
+        if self._releasing:  # both asked at once (PS3.8 9.2.2.6): the peer must still answer ours
             return None
         raise ConnectionLost("the peer released the association", tuple(self.outstanding))
 
@@ -317,7 +317,7 @@ class Link:
     async def _attend(self) -> None:
         """Take in what the peer sends and watch the deadlines, until the association ends; abort it when it failed.
 
-        A peer that is in the middle of a message need not wait until the block is left.
+        So the peer hears of a failure at once, not only when the block is left.
         """
         try:
             with self._attention:
@@ -338,7 +338,7 @@ class Link:
         """Fail the association when an answer is overdue; close it when the ARTIM timer runs out (PS3.8 9.1.5).
 
         A peer with a window works on one operation after another: the deadline runs from the last complete answer, or
-        from the sending when nothing was outstanding. A program that stood still for longer finds the answer waiting.
+        from the sending when nothing was outstanding. An answer that came while the program stood still counts.
         """
         limit = self.timeouts.dimse_seconds
         longest = min(limit, self.timeouts.acse_seconds)
@@ -382,14 +382,14 @@ class Link:
             self._mistake = self._mistake or mistake
 
     def _lost_by(self, mistake: Exception) -> AssociationLost:
-        """The error for every waiting task after an exception that is not ours, which itself leaves the block."""
+        """The error for waiting tasks after an exception that is not ours; that one is raised out of the block."""
         self._mistake = mistake
         lost = AssociationLost(f"aborted because of an exception: {mistake!r}")
         lost.__cause__ = mistake
         return lost
 
     def _raise_mistake(self) -> None:
-        """Raise what a callback or a logging handler raised, if one did."""
+        """Raise the exception of a callback or a logging handler, if there was one."""
         if self._mistake is not None:
             raise self._mistake
 
@@ -408,7 +408,7 @@ class Link:
         return self.failure
 
     def check_open(self) -> None:
-        """Raise what ended the association, if something did, or that it never began."""
+        """Raise the error that ended the association, or LocalProtocolError if it is not established."""
         self._check_established()
         self.check_not_failed()
         if self._releasing:
@@ -421,8 +421,8 @@ class Link:
     def check_not_failed(self) -> None:
         """Raise why the association failed, if it did.
 
-        Every caller gets the same exception. It forgets where it was raised before, or the frames of every try, and
-        what they hold, would stay with it.
+        Every caller gets the same exception, without its earlier traceback: otherwise it would keep the frames of every
+        attempt alive.
         """
         if self.failure is not None:
             raise self.failure.with_traceback(None)

@@ -1,4 +1,4 @@
-"""A peer in memory: a Transport that plays a script, for tests of whatever uses an association.
+"""A peer in memory: a Transport that plays a script, for tests of code that uses an association.
 
 connect = MockTransport.opened_by([accept, answer_everything, b""])
 async with associate(peer, contexts=contexts, connect=connect) as association: ...
@@ -27,10 +27,17 @@ a function that is given everything sent since the last step, until it gives the
 
 
 class MockTransport:
-    """Plays a peer: each Step of `script` in turn, the next one when the one before has been received.
+    """A Transport without a network: plays the peer's part of a connection from a script.
 
-    `sent` has every byte that was sent. `room` is how many more bytes are taken at once; at 0 sending blocks, and
-    `has_stalled` is set, until `make_room` is called. `was_reset` says that it was closed by a reset.
+        connect = asyncstore.MockTransport.opened_by([accept, answer_everything, b""])
+        async with asyncstore.associate(peer, contexts=contexts, connect=connect) as association: ...
+
+    Each step of `script` is played when the one before has been received. A step is bytes that arrive, b"" when the
+    peer closes its side, an exception that receiving raises, or a function. The function is called with all bytes sent
+    since the last step, again and again, until it returns the bytes that arrive then and not None.
+
+    `sent` has all bytes that were sent. `room` is how many more bytes are taken; at 0 sending blocks and `has_stalled`
+    is set, until `make_room` is called. `was_reset`: it was closed by a reset.
     """
 
     def __init__(self, script: Iterable[Step] = (), *, room: float = math.inf) -> None:
@@ -40,13 +47,13 @@ class MockTransport:
         self.was_reset = False
         self.has_stalled = anyio.Event()
         self._script = deque(script)
-        self._seen = 0  # how much of `sent` the steps before have seen
+        self._seen = 0  # the length of `sent` that earlier steps have seen
         self._arrived: bytes | Exception | None = None
         self._changed = anyio.Event()
 
     @classmethod
     def opened_by(cls, script: Iterable[Step] = (), *, room: float = math.inf) -> Connect:
-        """What opens this kind of connection, to be given as `connect`; its steps are played once."""
+        """Make a function to pass as `connect`, which opens this kind of connection; the steps are played once."""
         transport = cls(script, room=room)
 
         async def connect(peer: Peer, seconds: float) -> MockTransport:
@@ -55,7 +62,7 @@ class MockTransport:
         return connect
 
     def make_room(self, room: float = math.inf) -> None:
-        """Take so many more bytes."""
+        """Take `room` more bytes."""
         self.room = room
         self._wake()
 
@@ -80,7 +87,7 @@ class MockTransport:
         arrived = self._arrived
         if isinstance(arrived, Exception):
             raise arrived
-        if arrived != b"":  # the end stays
+        if arrived != b"":  # the end can be read again
             self._arrived = None
         return arrived
 
@@ -99,13 +106,13 @@ class MockTransport:
                 continue
             has_ended = self._arrived == b"" or isinstance(self._arrived, Exception)
             on_readable()
-            if has_ended:  # what can be read then stays the same
+            if has_ended:  # the end can be read again and again
                 await changed.wait()
             else:
                 await anyio.lowlevel.checkpoint()
 
     def acknowledge(self) -> None:
-        """Nothing to do: nothing waits for an acknowledgement in memory."""
+        """Do nothing: nothing waits for an acknowledgement in memory."""
 
     def close(self, *, reset: bool = False) -> None:
         self.is_closed = True
@@ -113,7 +120,7 @@ class MockTransport:
         self._wake()
 
     def _advance(self) -> None:
-        """Play the next step, if it is its turn and it has something to give."""
+        """Play the next step, if it is its turn and bytes arrive."""
         if self._arrived is not None or not self._script:
             return
         step = self._script[0]

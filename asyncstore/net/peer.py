@@ -1,4 +1,4 @@
-"""Whom to call, and how long to wait for it."""
+"""The peer to call, and how long to wait for it."""
 
 from __future__ import annotations
 
@@ -13,7 +13,9 @@ _LARGEST_WINDOW = 0xFFFF  # 16 bits (PS3.7 D.3.3.3), as a Message ID has
 
 @dataclass(frozen=True, slots=True)
 class Peer:
-    """The application entity at the other end: host name or address, TCP port, and its AE title.
+    """A peer: its host name or address, its TCP port, and its AE title.
+
+        asyncstore.Peer("pacs.example", 11112, ae_title="ARCHIVE")
 
     `ae_title` is sent as the Called AE title (PS3.8 9.3.2).
     """
@@ -34,11 +36,14 @@ class Peer:
 
 @dataclass(frozen=True, slots=True)
 class Timeouts:
-    """How long to wait for the peer, in seconds; each is one deadline for the whole wait, not one per read.
+    """How long to wait for the peer, in seconds; each limits the whole wait, not each read.
 
-    `connect_seconds` covers name resolution and TCP, `acse_seconds` the answer to an association or release request,
-    `dimse_seconds` a response, `network_seconds` the time in which the peer takes no byte of what is being sent.
-    math.inf waits for ever.
+    connect_seconds  host name look-up and TCP connection
+    acse_seconds     the answer to an association or release request
+    dimse_seconds    a DIMSE response
+    network_seconds  the longest time without the peer accepting data
+
+    math.inf waits for ever. Raises LocalProtocolError for a value that is not 0 or more.
     """
 
     connect_seconds: float = 10.0
@@ -67,7 +72,7 @@ def check_ae_title(title: str) -> str:
 
 
 def check_seconds(name: str, seconds: object) -> None:
-    """Refuse what is not a length of time: it is a number of seconds, 0 or more."""
+    """Refuse a value that is not a number of seconds, 0 or more."""
     if not isinstance(seconds, int | float):
         raise LocalProtocolError(f"{name} is {seconds!r}: it is a number of seconds, math.inf for no limit")
     if not seconds >= 0:  # a NaN is not 0 or more either
@@ -75,7 +80,7 @@ def check_seconds(name: str, seconds: object) -> None:
 
 
 def check_length(name: str, length: int) -> None:
-    """Refuse a maximum PDU length that has no room for data, or that no PDU can have; 0 is no limit."""
+    """Refuse a maximum PDU length that leaves no room for data, or that no PDU can have; 0: no limit."""
     if not isinstance(length, int) or (length != 0 and not MINIMUM_LENGTH <= length <= 0xFFFFFFFF):
         raise LocalProtocolError(f"{name} is {length!r}: it is 0 for no limit, or {MINIMUM_LENGTH} or more in 32 bits")
 

@@ -1,8 +1,8 @@
-"""Has the peer's requests performed: from their fragments, by the providers, to the responses.
+"""Performs the peer's requests: takes their fragments, calls the providers, and writes the responses.
 
-What comes is handled in the call that read it, as long as nothing has to wait. Where something must (a slow sink, a
-full window, a response that the peer does not take, or the other tasks of the program), the fragments behind it wait in
-order, and nothing more is read meanwhile.
+A fragment is handled in the call that read it, unless it must wait: for a slow sink, a full window, a response that the
+peer does not take, or the other tasks of the program. Then the fragments behind it wait in order, and nothing more is
+read meanwhile.
 """
 
 from __future__ import annotations
@@ -46,8 +46,8 @@ _FAILED: Final = Status(0x0110, "the receiver failed to handle the request")
 class Performer:
     """Performs the requests of one peer; awaitable answers run in tasks of `group`.
 
-    `window` is how many may be at work at once. `at_work` counts the answers that providers still owe. Responses go out
-    in fragments of `capacity` bytes.
+    `window` is how many may be performed at once. `at_work` counts the answers that providers still owe. Responses are
+    sent in fragments of `capacity` bytes.
     """
 
     def __init__(
@@ -68,20 +68,20 @@ class Performer:
         self._performing = Performing(contexts.by_id, calling_ae_title)
         self._providers = providers
         self._group = group
-        self._request: PeerRequest | None = None  # whose data set is coming
+        self._request: PeerRequest | None = None  # the one whose data set is arriving
         self._sink: Sink | None = None
         self._data_set: bytearray | None = None
-        self._unanswered = 0  # those at work, and those whose response is being written
+        self._unanswered = 0  # requests at work, and those whose response is being written
         self._answered = Signal()
         self._next: Callable[[], Awaitable[object] | None] | None = None
         self._turn_ends_at = time.monotonic() + _TURN_SECONDS
 
     def begin_turn(self) -> None:
-        """The event loop has come round: what arrives now is handled at once again."""
+        """Begin a new turn in the event loop: fragments are handled at once again."""
         self._turn_ends_at = time.monotonic() + _TURN_SECONDS
 
     def receive(self, received: Received) -> Awaitable[object] | None:
-        """Take a request or a piece of its data set. What is given must be awaited, and then `resume` called."""
+        """Take a request or a piece of its data set. If this returns an awaitable, await it, then call `resume`."""
         request = self._request
         if request is None:
             request = self._performing.begin(received)
@@ -92,7 +92,7 @@ class Performer:
                 self._request = request
                 return self._pause_if_due(None)
             return self._pause_if_due(self._end(request))
-        # Any number of pieces without a byte may come.
+        # Any number of empty pieces may come.
         pause = self._take(request, received.data_set) if received.data_set else None
         if not received.is_last:
             return self._pause_if_due(pause)
@@ -102,7 +102,7 @@ class Performer:
         return pause
 
     def resume(self) -> Awaitable[object] | None:
-        """Go on after a pause; what is given must be awaited in turn."""
+        """Go on after a pause; an awaitable that is returned must be awaited in turn."""
         step, self._next = self._next, None
         pause = None if step is None else step()
         if pause is None:
@@ -116,7 +116,7 @@ class Performer:
             await sink.discard()
 
     def _begin(self, request: PeerRequest) -> None:
-        """Find out who performs it, and where its data set goes."""
+        """Find the provider that performs it, and where its data set goes."""
         provider = self._provider_of(request)
         if request.refused_with is None:
             if provider is None:
@@ -148,11 +148,11 @@ class Performer:
         return None
 
     def _end(self, request: PeerRequest) -> Awaitable[object] | None:
-        """The request is whole: have it performed, and answer."""
+        """Have a whole request performed, and answer it."""
         self._request = None
         data_set = None if self._data_set is None else bytes(self._data_set)
         self._data_set = None
-        sink = self._sink  # kept until it has finished: it is to be discarded should the association end meanwhile
+        sink = self._sink  # kept until it has finished: it must be discarded if the association ends meanwhile
         finishing = None if sink is None else sink.finish()
         if finishing is None:
             return self._perform(request, sink or data_set)
@@ -163,7 +163,7 @@ class Performer:
         self._sink = None
         if request.refused_with is not None:
             return self._respond(request, response_to(request.message, request.refused_with))
-        if self._unanswered >= self._window:  # the peer does not keep to it
+        if self._unanswered >= self._window:  # the peer exceeds the window
             self._next = partial(self._perform, request, data_set)
             return self._wait_for_room()
         return self._perform_now(request, data_set)
@@ -194,7 +194,7 @@ class Performer:
         finally:
             self.at_work -= 1
         try:
-            with contextlib.suppress(AsyncStoreError):  # the peer has gone before its answer
+            with contextlib.suppress(AsyncStoreError):  # the peer has left before its answer
                 if (pause := self._respond(request, answer)) is not None:
                     await pause
         finally:
@@ -213,7 +213,7 @@ class Performer:
         return self._link.writer.write(frame_command(request.context.context_id, answer.encode(), self._capacity))
 
     def _pause_if_due(self, pause: Awaitable[object] | None) -> Awaitable[object] | None:
-        """The same pause, or one for the other tasks of the program when this peer has had its turn."""
+        """The same pause, or one for the other tasks of the program if this peer has had its turn."""
         if pause is None and time.monotonic() >= self._turn_ends_at:
             return anyio.lowlevel.checkpoint()
         return pause

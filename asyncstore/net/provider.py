@@ -1,4 +1,4 @@
-"""What performs a peer's requests: providers, registered by abstract syntax on an association of either role."""
+"""Providers perform a peer's requests; an association of either role has one for each abstract syntax."""
 
 from __future__ import annotations
 
@@ -12,37 +12,53 @@ if TYPE_CHECKING:
     from asyncstore.dimse.performing import PeerRequest
 
 Answer: TypeAlias = "Response | UnknownMessage | None"
-"""The response to a peer's request; None for none at all."""
+"""The response to a peer's request; None to send no response."""
 
 
 class Sink(Protocol):
     """Takes the data set of one request, piece by piece."""
 
     def write(self, data: bytes) -> Awaitable[None] | None:
-        """Take a piece. Where an awaitable is given, nothing more is read from the peer until it is done."""
+        """Take a piece. If this returns an awaitable, nothing more is read from the peer until it is done."""
 
     def finish(self) -> Awaitable[None] | None:
-        """The data set is whole; awaited as in `write`, before the request is performed."""
+        """End: the data set is whole. An awaitable is awaited before the request is performed."""
 
     async def discard(self) -> None:
-        """The association ended before the data set was whole."""
+        """Give up: the association ended before the data set was whole."""
 
 
 class ServiceProvider(Protocol):
-    """Performs what a peer asks for, on each association that it is registered with."""
+    """Performs the requests of a peer, for one abstract syntax or several (PS3.7 7.5).
+
+    This one answers every request with success:
+
+        from asyncstore.dimse.message_types import response_to
+        from asyncstore.status import SUCCESS
+
+        class Agreeable:
+            def begin(self, request):
+                return None
+
+            def perform(self, request, data_set):
+                return response_to(request.message, SUCCESS)
+
+    `asyncstore.associate(..., providers={abstract_syntax: Agreeable()})` registers it. One provider may serve several
+    associations at once. If `begin` or `perform` raises, that is logged and the answer is 0110.
+    """
 
     def begin(self, request: PeerRequest) -> Sink | None:
-        """A request has come, its data set not yet: where that is to go, or None to have it in memory (16 MiB at most).
+        """Take a request; return a Sink for its data set, which comes next, or None to get it in memory (up to 16 MiB).
 
-        Set `request.refused_with` to refuse it; its data set is passed over then. UNRECOGNISED_OPERATION is the status
-        for a message that the provider does not perform.
+        Set `request.refused_with` to a Status to refuse the request; its data set is skipped then. For a message that
+        the provider does not perform, that is UNRECOGNISED_OPERATION.
         """
 
     def perform(self, request: PeerRequest, data_set: Sink | bytes | None) -> Answer | Awaitable[Answer]:
-        """Do what was asked for, and give the response; `data_set` is None where the request has none.
+        """Perform the request and return the response; `data_set` is None if the request has none.
 
-        An awaitable is awaited beside the others, as many as the operations window has room for; so responses may be
-        late and come in any order. It goes on when its peer has gone.
+        Awaitables run side by side, as many as the operations window allows, so responses may be late and come in any
+        order. One goes on when its peer has left.
         """
 
 

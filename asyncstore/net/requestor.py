@@ -1,4 +1,4 @@
-"""An association as its requestor: asked for, established, and released or aborted at the end (PS3.8 7.1 to 7.3)."""
+"""Requests an association, and releases or aborts it at the end (PS3.8 7.1 to 7.3)."""
 
 from __future__ import annotations
 
@@ -40,9 +40,9 @@ if TYPE_CHECKING:
 
 
 class Requestor(Association):
-    """An association with a peer, established by `async with` and released at the end of the block.
+    """An association that we request: `async with` establishes it, and the end of the block releases it.
 
-    See `asyncstore.Association`, which says what the arguments mean and what is raised.
+    See `asyncstore.Association` for the arguments and for what is raised.
     """
 
     def __init__(
@@ -130,7 +130,7 @@ class Requestor(Association):
             else:
                 await self.abort()
         finally:
-            self._background.cancel_scope.cancel()  # whatever is performed: nobody hears of it
+            self._background.cancel_scope.cancel()  # what is still performed: its response cannot be sent
             await self._close()
         if error is None or isinstance(error, Exception):  # a cancellation stays one
             self._raise_mistake()
@@ -150,7 +150,7 @@ class Requestor(Association):
             raise Timeout("acse", self.timeouts.acse_seconds)
 
     async def _give_up(self, error: BaseException) -> None:
-        """End an association that did not come to be; the caller raises `error`."""
+        """End an association that was not established; the caller raises `error`."""
         try:
             if isinstance(error, AsyncStoreError):
                 self.fail(error)
@@ -159,7 +159,7 @@ class Requestor(Association):
             await self._close()
 
     def _on_first_readable(self) -> None:
-        """Take in the answer. An association that ends in what comes together with its acceptance never was."""
+        """Take in the answer. An association that ends together with its acceptance was never established."""
         self._on_readable()
         if not self.established:
             return

@@ -1,4 +1,4 @@
-"""How an association reads what it sends: in the event loop while that is quick, in threads of its own otherwise."""
+"""Reads the data sets of an association: in the event loop while that is quick, otherwise in threads."""
 
 from __future__ import annotations
 
@@ -16,21 +16,21 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-# How many threads one association may have, those included that nobody waits for any more.
+# How many threads one association may have, including abandoned ones.
 _THREADS: Final = 40
 
-# Opening a file and reading a run of it from memory takes 0.1 ms; a machine that is busy otherwise makes it a few.
+# Opening a file and reading a run of it from memory takes 0.1 ms; on a busy machine, a few.
 _SLOW_READ_SECONDS: Final = 0.005
 _FIRST_SLOW_SECONDS: Final = 1.0
 _LAST_SLOW_SECONDS: Final = 64.0
 
 
 class SourceReader:
-    """Reads in the event loop what is in memory, as long as that is quick.
+    """Reads in the event loop, as long as that is quick.
 
-    Bytes that are not in memory are left to a thread by every source that can tell. But opening a file on a share takes
-    milliseconds all the same, in which no association moves: after that, threads do all of it for a while. The threads
-    are counted here, not among those of the program: files on a share that hangs may keep them all.
+    A source that knows that its bytes are not in memory leaves them to a thread. But opening a file on a share takes
+    milliseconds all the same, in which no association moves: after such a read, threads read everything for a while.
+    These threads do not count as the program's: files on a share that hangs may block them all.
     """
 
     def __init__(self) -> None:
@@ -39,7 +39,7 @@ class SourceReader:
         self._threads = anyio.CapacityLimiter(_THREADS)
 
     def read_now(self, source: DataSource, run: Run) -> bool:
-        """Fill the run's holes; False when a thread is to do that."""
+        """Fill the run's holes; False when a thread must do that."""
         began_at = time.monotonic()
         if began_at < self._next_at:
             return False
@@ -53,7 +53,7 @@ class SourceReader:
         return is_read
 
     async def read_in_thread(self, source: DataSource, run: Run) -> None:
-        """Fill the run's holes in a thread; one that nobody waits for any more closes what it opens."""
+        """Fill the run's holes in a thread; an abandoned thread closes the source."""
         is_abandoned = False
 
         def read() -> None:
@@ -70,5 +70,5 @@ class SourceReader:
             raise
 
     async def in_thread(self, call: Callable[..., T], *arguments: object) -> T:
-        """Call it in a thread, which is left to itself when nobody waits for it any more."""
+        """Call it in a thread, which is abandoned when the wait for it is cancelled."""
         return await anyio.to_thread.run_sync(call, *arguments, abandon_on_cancel=True, limiter=self._threads)

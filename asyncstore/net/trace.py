@@ -1,4 +1,4 @@
-"""What an association does, as events for the log.
+"""Events that an association logs.
 
 `association_number` is 0 unless several associations are open at once.
 """
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 
 class Requesting(TraceEvent):
-    """An association is about to be requested; the connection is not open yet."""
+    """An association will be requested; the connection is not open yet."""
 
     peer: Peer
 
@@ -99,7 +99,7 @@ class EchoSent(TraceEvent):
 
 
 class Answered(TraceEvent):
-    """The response to `request` came; UIDs are the request's where the response has none."""
+    """The response to `request` came; the UIDs are those of the request if the response has none."""
 
     context_id: int
     request: CStoreRQ | CEchoRQ
@@ -167,7 +167,7 @@ class TimedOut(TraceEvent):
 
 
 class InvalidAnswer(TraceEvent):
-    """The peer sent what the standard forbids; `to_request` is "A-ASSOCIATE", "C-STORE" or "C-ECHO"."""
+    """The peer violated the standard; `to_request` is "A-ASSOCIATE", "C-STORE" or "C-ECHO"."""
 
     level: ClassVar[int] = logging.ERROR
     to_request: str

@@ -1,6 +1,6 @@
 """The transport connection: a non-blocking socket of our own, and the one place where its errors are mapped.
 
-The socket is not wrapped in a stream of the event loop: such a stream copies what one send did not take, and hides the
+The socket is not wrapped in a stream of the event loop: a stream copies what one send did not take, and hides the
 socket options that decide how fast a small message is answered. Sending and receiving are tried first, and the event
 loop is asked only when the socket would block.
 """
@@ -25,10 +25,10 @@ if TYPE_CHECKING:
 
     from asyncstore.net.peer import Peer
 
-# How long the last words may take when an association is aborted: the peer may have stopped reading.
+# How long sending an A-ABORT may take: the peer may have stopped reading.
 ABORT_SECONDS: Final = 5.0
 RECEIVE_BYTES: Final = 1 << 16
-# uvloop calls a reader once, and never again, when bytes and a reset come together: what was not read then is found so.
+# If bytes and a reset come together, uvloop calls a reader only once: looking again this often finds the rest.
 _LOOK_SECONDS: Final = 1.0
 _BROKEN_SECONDS: Final = 0.01
 _QUICKACK: Final[int | None] = getattr(socket, "TCP_QUICKACK", None)
@@ -36,20 +36,22 @@ _CLOSED: Final = "the connection was closed"
 _HAS_SENDMSG: Final = hasattr(socket.socket, "sendmsg")
 
 _TCP_OPTIONS: Final = (
-    # A peer whose machine vanished is noticed within about two minutes also while nothing is being sent.
+    # A peer whose machine vanished is noticed within about two minutes, even while nothing is being sent.
     ("TCP_KEEPIDLE", 60),
     ("TCP_KEEPINTVL", 10),
     ("TCP_KEEPCNT", 6),
-    # What the network does not take yet waits here, not in a buffer of the system's that grows to megabytes: there it
-    # would leave the processor's cache, a tenth of the time of a large instance. 10 Gbit/s need 0.2 ms for so much.
+    # Bytes that the network does not take yet wait here, not in a system buffer that grows to megabytes: there they
+    # would leave the processor's cache, which cost a tenth of the time of a large instance. 10 Gbit/s send this many
+    # bytes in 0.2 ms.
     ("TCP_NOTSENT_LOWAT", 1 << 18),
 )
 
 
 class Transport(Protocol):
-    """A connection to a peer, as an association uses it; nothing above knows which kind it is.
+    """A connection to a peer, of any kind: TCP, MockTransport, or one of your own.
 
-    Every operation raises ConnectionLost when the connection broke. One task sends at a time, and one receives.
+    The `connect` argument of `asyncstore.associate` opens it. Every operation raises ConnectionLost when the connection
+    broke. At most one task sends and one receives at a time.
     """
 
     @property
@@ -57,31 +59,30 @@ class Transport(Protocol):
         """Whether we have closed it."""
 
     def send_some(self, parts: Sequence[memoryview | bytes]) -> int:
-        """Send what the connection takes at once of `parts`, in order; how many bytes that was, 0 when none."""
+        """Send as much of `parts`, in order, as the connection takes at once; returns how many bytes that was."""
 
     def receive_some(self) -> bytes | None:
-        """What has arrived; None when nothing has, b"" when the peer has closed its side."""
+        """Return bytes that have arrived; None if there are none, b"" when the peer has closed its side."""
 
     async def wait_writable(self) -> None:
         """Return when `send_some` may take bytes again."""
 
     async def watch(self, on_readable: Callable[[], None]) -> None:
-        """Call `on_readable` for as long as there is something to receive, and whenever something comes; until
-        cancelled.
+        """Call `on_readable` whenever something can be received, until cancelled.
 
-        One call may leave something unread. A transport that holds bytes itself, which its socket no longer shows,
-        calls again for those.
+        One call may leave bytes unread: call again while there are any, also if the transport holds them itself and its
+        socket does not show them.
         """
 
     def acknowledge(self) -> None:
-        """Have the system acknowledge at once what has come, where that can be asked for."""
+        """Make the system acknowledge received bytes at once, if it can."""
 
     def close(self, *, reset: bool = False) -> None:
-        """Close the connection, now. With `reset` what is still unsent is thrown away and the peer sees a reset."""
+        """Close the connection now. With `reset`, discard unsent bytes: the peer sees a reset."""
 
 
 Connect: TypeAlias = "Callable[[Peer, float], Awaitable[Transport]]"
-"""Opens a connection to a peer within so many seconds; raises ConnectFailed, or Timeout("connect")."""
+"""Opens a connection to a peer within this many seconds; raises ConnectFailed, or Timeout("connect")."""
 
 
 class SocketTransport:
@@ -99,7 +100,7 @@ class SocketTransport:
                 sock.setsockopt(level, option, value)
 
     def send_some(self, parts: Sequence[memoryview | bytes]) -> int:
-        """Send what the socket takes at once of `parts`, in order; give back how many bytes that was, 0 when none."""
+        """Send as much of `parts`, in order, as the socket takes at once; returns how many bytes that was."""
         try:
             if len(parts) == 1 or not _HAS_SENDMSG:
                 return self._socket.send(parts[0])
@@ -110,7 +111,7 @@ class SocketTransport:
             _lost(error)
 
     def receive_some(self) -> bytes | None:
-        """What has arrived; None when nothing has, b"" when the peer has closed its side."""
+        """Return bytes that have arrived; None if there are none, b"" when the peer has closed its side."""
         try:
             return self._socket.recv(RECEIVE_BYTES)
         except (BlockingIOError, InterruptedError):
@@ -138,9 +139,9 @@ class SocketTransport:
         """See Transport.
 
         On asyncio the callback stays registered: registering anew for every wait costs two system calls and a future
-        for each response. Elsewhere a wait is taken each time.
+        for each response. Other event loops wait anew each time.
         """
-        if self.is_closed:  # before this task had its first turn
+        if self.is_closed:  # before this task ran for the first time
             return
         try:
             loop = asyncio.get_running_loop()
@@ -152,7 +153,7 @@ class SocketTransport:
                     await self._wait(ready)
                     on_readable()
             except ConnectionLost:
-                if not self.is_closed:  # else by us, meanwhile
+                if not self.is_closed:  # else we closed it meanwhile
                     raise
             return
         self._unwatch = lambda: loop.remove_reader(self._socket)
@@ -164,7 +165,7 @@ class SocketTransport:
             self._stop_watching()
 
     def acknowledge(self) -> None:
-        """Have the system acknowledge at once what has come.
+        """Make the system acknowledge received bytes at once.
 
         A receiver that writes its response in two pieces with Nagle's algorithm on waits for the acknowledgement of the
         first before it sends the second, and Linux would delay that by 40 ms. The option does not stick: set it after
@@ -176,7 +177,7 @@ class SocketTransport:
                 self._socket.setsockopt(socket.IPPROTO_TCP, _QUICKACK, 1)
 
     def close(self, *, reset: bool = False) -> None:
-        """Close the socket, now. With `reset` what is still unsent is thrown away and the peer sees a reset."""
+        """Close the socket now. With `reset`, discard unsent bytes: the peer sees a reset."""
         if self.is_closed:
             return
         self._stop_watching()
@@ -234,13 +235,13 @@ async def _connect(peer: Peer) -> SocketTransport:
         addresses = await anyio.getaddrinfo(peer.host, peer.port, type=socket.SOCK_STREAM)
     except (OSError, UnicodeError) as error:
         failed = ConnectFailed(f"cannot resolve {peer.host!r}: {_text(error)}")
-        failed.retryable = getattr(error, "errno", None) == socket.EAI_AGAIN  # else it is the name that is wrong
+        failed.retryable = getattr(error, "errno", None) == socket.EAI_AGAIN  # else the name is wrong
         raise failed from error
     failure: OSError = OSError("the name has no address")
     for number, (family, kind, protocol, _, address) in enumerate(addresses):
         try:
             sock = socket.socket(family, kind, protocol)
-        except OSError as error:  # no IPv6 here, say, or no descriptor left
+        except OSError as error:  # for example no IPv6 here, or no descriptor left
             failure = error
             continue
         try:
@@ -258,7 +259,7 @@ async def _connect(peer: Peer) -> SocketTransport:
 
 
 def _share_seconds(addresses: int) -> float:
-    """How long the next of so many addresses may take to answer; the last one ends with the time for all of them."""
+    """How long the next of this many addresses may take to answer; the last one has all the time that is left."""
     if addresses == 1:
         return math.inf
     return (anyio.current_effective_deadline() - anyio.current_time()) / addresses
@@ -276,9 +277,9 @@ async def _connect_socket(sock: socket.socket, address: object) -> None:
 
 
 def _is_of_broken(error: Exception) -> bool:
-    """Whether uvloop refuses to wait for a socket: it told of a connection that broke once, and never does again.
+    """Whether uvloop refuses to wait for a socket: it reports a broken connection only once.
 
-    Sending or receiving says what became of it.
+    Sending or receiving then raises the actual error.
     """
     return isinstance(error, RuntimeError) and "handler is closed" in str(error)
 
@@ -288,7 +289,7 @@ async def _pause(_: socket.socket) -> None:
 
 
 def _text(error: Exception) -> str:
-    """`[Errno 111] Connection refused`, or what else the error says."""
+    """The text of an error, such as `[Errno 111] Connection refused`, or else its class."""
     return str(error) or type(error).__name__
 
 

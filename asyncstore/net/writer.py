@@ -1,4 +1,4 @@
-"""Writes to a transport connection, and knows in the middle of which PDU the writing stopped."""
+"""Writes to a transport connection, and remembers a PDU that was written only in part."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ if TYPE_CHECKING:
 class Writer:
     """Sends runs and bytes; every wait for the peer ends after `network_seconds` without a byte taken.
 
-    One task at a time, in its `turn`. `waits` counts the waits for the peer that ended well. Raises ConnectionLost,
-    Timeout("network"), or what `interrupt` was given.
+    One task writes at a time, in its `turn`. `waits` counts the waits for the peer. Raises ConnectionLost,
+    Timeout("network"), or the error that `interrupt` was given.
     """
 
     def __init__(self, transport: Transport, network_seconds: float) -> None:
@@ -49,7 +49,7 @@ class Writer:
             raise
 
     def write(self, pdus: bytes) -> Awaitable[object] | None:
-        """Write whole PDUs behind what is being written; what is given must be awaited for the rest of them."""
+        """Write whole PDUs, after any that are being written; await the result, if any, to write the rest."""
         if not pdus:
             return None
         run = Run([pdus], (), 0, False, len(pdus), 1, len(pdus))
@@ -64,7 +64,7 @@ class Writer:
             await self.send_rest(run, 0)
 
     async def send_bytes(self, data: bytes | memoryview) -> None:
-        """Send what an interruption must not keep back: the last words of an association."""
+        """Send bytes in spite of an interruption: the last PDU of an association."""
         left = memoryview(data)
         while left:
             taken = self._transport.send_some((left,))
@@ -73,7 +73,7 @@ class Writer:
             left = left[taken:]
 
     async def finish_pdu(self) -> bool:
-        """Send the rest of a PDU that is partly on the wire; False, and nothing, if a message would end with it."""
+        """Send the rest of a PDU that is partly sent; does nothing and returns False if it would end a message."""
         if self._unfinished is None:
             return True
         run, sent_bytes = self._unfinished
@@ -85,7 +85,7 @@ class Writer:
         return True
 
     def interrupt(self, error: AsyncStoreError) -> None:
-        """Have a send that waits for the peer, or will, end with this error."""
+        """End a send that waits for the peer, now or later, with this error."""
         self._interruption = error
         if self._blocked is not None:
             self._blocked.cancel()
@@ -103,7 +103,7 @@ class Writer:
 
 
 class Unwritten:
-    """The rest of a run that the peer did not take at once: await it, or close it. The turn is its own from now on."""
+    """The rest of a run that the peer did not take at once: await it, or close it. It has the turn until then."""
 
     def __init__(self, writer: Writer, run: Run, sent_bytes: int) -> None:
         writer.turn.take()

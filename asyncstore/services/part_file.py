@@ -1,4 +1,4 @@
-"""A file that an instance is received into; until it is whole it is no DICOM file for anybody."""
+"""Receives an instance into a file, which becomes a DICOM file only when it is whole."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
     from asyncstore.dimse.messages import CStoreRQ
 
-# What a file begins with when it is whole, preamble and prefix (PS3.10 7.1), and what stands there until it is.
+# The start of a whole file, preamble and prefix (PS3.10 7.1), and the text in its place until the file is whole.
 _WHOLE: Final = bytes(128) + b"DICM"
 _UNFINISHED: Final = b"Not a DICOM file: the instance was not received whole.\n".ljust(len(_WHOLE))
 _WRITE_BYTES: Final = 1 << 20
@@ -28,10 +28,10 @@ _WRITE_BYTES: Final = 1 << 20
 class PartFile:
     """A file that is being received; it becomes a DICOM file, and then gets its name, when it is whole.
 
-    What is left of one when the process dies is no DICOM file for anybody who finds it. The bytes are collected, and
-    written by a worker thread about 1 MiB at a time: a slow disk must not stall the other associations.
+    If the process dies, no reader takes the remains for a DICOM file. A worker thread writes the collected bytes about
+    1 MiB at a time: a slow disk must not stall the other associations.
 
-    `path` is the whole file's; `error` is what kept it from being written.
+    `path` is set when the file is whole; `error` says why it could not be written.
     """
 
     directory: Path
@@ -45,8 +45,8 @@ class PartFile:
     error: OSError | None = None
 
     def write(self, data: bytes) -> Awaitable[None] | None:
-        """Take a piece; what is given, now and then, must be awaited before the next one."""
-        if data and self.error is None:  # a peer may send any number of fragments without
+        """Take a piece. If this returns an awaitable, await it before the next piece."""
+        if data and self.error is None:  # a peer may send any number of empty fragments
             self._pending.append(data)
             self._pending_bytes += len(data)
             if self._pending_bytes >= _WRITE_BYTES:
@@ -54,7 +54,7 @@ class PartFile:
         return None
 
     def finish(self) -> Awaitable[None]:
-        """Write what is left and give the file its name: then `path` has it, or `error` says why it cannot be kept."""
+        """Write the rest and give the file its name: then `path` is set, or `error` says why it cannot be kept."""
         return self._in_thread(self._keep)
 
     async def _in_thread(self, action: Callable[[], object]) -> None:
@@ -68,7 +68,7 @@ class PartFile:
             await self.discard()
 
     async def discard(self) -> None:
-        """Remove the file; does nothing when there is none yet, or when it has its name."""
+        """Remove the file; does nothing if it does not exist yet or has its name."""
         if self._part_path is not None:
             await anyio.to_thread.run_sync(self._discard, self._part_path)
 

@@ -1,4 +1,4 @@
-"""The public association: what a program asks of a peer, a method a service."""
+"""The public association, with one method for each service that a program can ask of a peer."""
 
 from __future__ import annotations
 
@@ -18,43 +18,54 @@ if TYPE_CHECKING:
 
 
 class Association(Requestor):
-    """An association with a peer: `async with associate(peer, contexts=...) as association`.
+    """An association that we request from a peer (PS3.8 7.1 to 7.3), for one block.
 
-    `contexts` are pairs of an abstract syntax and the transfer syntaxes to propose for it, at most 128. `window` is the
-    asynchronous operations window to propose, 1 for none. `maximum_length` is what we announce to receive,
-    `maximum_send_length` a cap of our own below what the peer announces, both in bytes (0: none). `providers` perform
-    what the peer asks of us, by abstract syntax. `connect` opens the connection, by TCP unless told otherwise. What
-    cannot be proposed raises LocalProtocolError here, before there is a connection.
+        ct = ("1.2.840.10008.5.1.4.1.1.2", ["1.2.840.10008.1.2.1"])
+        async with asyncstore.associate(peer, contexts=[ct]) as association:
+            outcome = await association.store("ct.dcm")
 
-    The block is entered once. Entering it raises ConnectFailed, Timeout, AssociationRejected, Aborted, ConnectionLost,
-    RemoteProtocolError or NoAcceptedContext. Leaving it releases the association; leaving it by an exception or by
-    cancellation aborts it. An exception that a callback or a logging handler raises aborts it too, and leaves the
-    block as itself. PS3.8 7.1 to 7.3.
+    contexts             presentation contexts to propose, at most 128: pairs of an abstract syntax and the transfer
+                         syntaxes for it
+    calling_ae_title     our AE title
+    timeouts             how long to wait for the peer
+    window               asynchronous operations window to propose (PS3.7 D.3.3.3); 1: none
+    maximum_length       longest PDU to receive, in bytes; 0: no limit
+    maximum_send_length  longest PDU to send, in bytes, if the peer accepts longer ones; 0: only the peer's limit
+    user_identity        user identity to propose (PS3.7 D.3.3.7)
+    providers            a ServiceProvider for each abstract syntax that the peer may ask of us
+    connect              opens the connection; by default TCP
 
-    Several tasks may call `store` at once: as many requests are outstanding as the peer agreed to (`window`), the
-    others wait for room. `outstanding` has the operations that were begun and not answered, by Message ID. `failure` is
-    why the association ended before its work did, None while all is well.
+    Raises LocalProtocolError for a value that cannot be proposed, before it connects. Entering the block raises
+    ConnectFailed, Timeout, AssociationRejected, Aborted, ConnectionLost, RemoteProtocolError or NoAcceptedContext.
+    Leaving the block releases the association, or aborts it after an exception or cancellation, or with operations
+    outstanding. An exception of a callback or a logging handler aborts it too, and is raised out of the block. The
+    block can be entered once.
+
+    Several tasks may call `store` at once: the negotiated `window` limits how many requests are outstanding, and the
+    others wait. `contexts` has the accepted presentation contexts. `outstanding` has the operations without a final
+    response, by Message ID. `failure` is the reason why the association ended too early, None while all is well.
     """
 
     async def store(self, source: Instance | Dataset | AnyPath, *, priority: int = LOW) -> Outcome:
         """Store one instance: a file by its path, a scanned Instance, or a pydicom Dataset.
 
-        Gives the outcome, also when the peer refuses the instance, when no accepted presentation context fits (the data
-        set is converted among the uncompressed transfer syntaxes where that helps), or when the file cannot be read or
-        the Dataset cannot be encoded. `outcome.instance` is the Instance that was handed in. Raises AssociationLost or
-        RemoteProtocolError when the association ends before the answer: what became of the instance at the peer is
-        unknown then. PS3.4 Annex B, PS3.7 9.1.1.
+        Returns an Outcome also when the instance fails: the peer refuses it, no accepted presentation context fits, the
+        file cannot be read, or the Dataset cannot be encoded. The data set is converted to another uncompressed
+        transfer syntax if that helps. `outcome.instance` is the Instance that was passed in.
 
-        Cancelling it in the middle of its message, by a timeout say, ends the association for every task: half a
-        message cannot be taken back. Cancelled before or after that, it leaves the others alone.
+        Raises AssociationLost or RemoteProtocolError when the association ends before the answer: then it is not known
+        whether the peer has the instance. PS3.4 Annex B, PS3.7 9.1.1.
+
+        Cancelling a call in the middle of its message, for example by a timeout, ends the association for every task:
+        half a message cannot be taken back. Cancelling it before or after that does not affect the others.
         """
         return await storage.store(self, source, priority=priority)
 
     async def echo(self) -> Status:
-        """Verify that the peer answers (C-ECHO, PS3.7 9.1.5): its status.
+        """Verify that the peer answers (C-ECHO, PS3.7 9.1.5), and return its status.
 
-        Raises LocalProtocolError when no context for Verification was accepted, and what ended the association when it
-        ended before the answer.
+        Needs a context for Verification, 1.2.840.10008.1.1: raises LocalProtocolError if the peer accepted none. Raises
+        AssociationLost or RemoteProtocolError when the association ends before the answer.
         """
         from asyncstore.services import verification
 
@@ -62,4 +73,4 @@ class Association(Requestor):
 
 
 associate = Association
-"""Establish an association: the verb for `async with`."""
+"""Establish an association; Association under a name that reads well after `async with`."""

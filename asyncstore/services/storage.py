@@ -49,12 +49,12 @@ async def store(association: Association, source: Instance | Dataset | AnyPath, 
         transfer_syntax_uid, bytes_sent = prepared.transfer_syntax_uid, prepared.data_set_length
         response = FinalResponse()
         operation = await send(association, prepared, response.on_response, priority=priority)
-        del prepared  # what a conversion made is not kept in memory for the answer
+        del prepared  # converted bytes need not stay in memory until the answer
         status = (await association.invoker.wait_for(response)).status
     except SourceError as problem:
         return source_problem(problem, instance.path, instance)
     finally:
-        if instance is not source:  # the outcome may be kept, with the instance, and need not keep the file's bytes
+        if instance is not source:  # the caller may keep the outcome, which must not keep the file's bytes
             instance.let_go()
     return outcome_of(instance, operation, status, transfer_syntax_uid, bytes_sent)
 
@@ -67,7 +67,7 @@ def send(
     on_begin: Callable[[Operation], object] | None = None,
     priority: int = LOW,
 ) -> Coroutine[Any, Any, Operation]:
-    """Write one C-STORE request, to be awaited; `on_response` is called when it is answered. See Invoker.send.
+    """Write one C-STORE request; await it. `on_response` is called with the answer. See Invoker.send.
 
     `prepared` must have been prepared for the contexts of this association.
     """

@@ -1,7 +1,7 @@
 """Storage Service Class as its provider (PS3.4 Annex B): a small SCP that keeps or discards what it receives.
 
-It is for `asyncstore storescp`, the demonstration, tests and benchmarks. What it keeps are PS3.10 files named by SOP
-Instance UID; a file has its final name only when the instance is whole. `on_store` decides what is answered, and when.
+It is for `asyncstore storescp`, the demonstration, tests and benchmarks. It keeps PS3.10 files, named by SOP Instance
+UID; a file gets its final name only when the instance is whole. `on_store` decides what to answer, and when.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger("asyncstore.net.acceptor")
 
-# PS3.5 9.1; what does not look like a UID never becomes part of a file name.
+# PS3.5 9.1; a value that does not look like a UID never becomes part of a file name.
 _UID = re.compile(r"(?=.{1,64}\Z)[0-9]+(\.[0-9]+)*\Z")
 _INVALID_SOP_INSTANCE: Final = Status(0x0117, "the SOP Instance UID is not a UID")
 _OUT_OF_RESOURCES: Final = Status(0xA700, "cannot write the file")
@@ -40,9 +40,13 @@ _HOOK_FAILED: Final = Status(0x0110, "the receiver failed to handle the instance
 
 @dataclass(frozen=True, slots=True)
 class Arrival:
-    """An instance that was wholly received: who sent it as what, how long its data set is, and where it was kept.
+    """An instance that a StorageSCP has received whole; `on_store` gets it.
 
-    `path` is None when it was discarded.
+    calling_ae_title     the peer's AE title
+    request              the C-STORE request, with `affected_sop_class_uid` and `affected_sop_instance_uid`
+    transfer_syntax_uid  transfer syntax of the data set as received
+    data_set_bytes       length of the data set
+    path                 the file; None if the instance was discarded
     """
 
     calling_ae_title: str
@@ -54,21 +58,29 @@ class Arrival:
 
 Answer: TypeAlias = Status | int | None
 OnStore: TypeAlias = Callable[[Arrival], Answer | Awaitable[Answer]]
-"""Decides the answer to an instance: a Status or its value, or None for no answer at all. An awaitable one is awaited
-beside the others, so that answers can be late and come in any order; it goes on when its peer has gone, and is
-cancelled when the StorageSCP ends. When it raises, or gives anything else, that is logged, and the answer is 0110."""
+"""Decides the answer to an instance: a Status or its value, None for no answer at all, or an awaitable of these.
+
+    on_store=lambda arrival: 0xA700 if arrival.data_set_bytes > 1_000_000 else 0
+
+Awaitables run side by side, so answers may be late and come in any order. One goes on when its peer has left, and is
+cancelled when the StorageSCP ends. If it raises or returns anything else, this is logged and the answer is 0110."""
 
 
 class StorageSCP(Acceptor):
-    """Receives instances on a TCP port: `async with StorageSCP(port=0) as scp` listens until the block is left.
+    """Receives instances on a TCP port (PS3.4 Annex B), until the block is left.
 
-    `output_directory` is where instances are kept; None discards them. `on_store` decides what is answered, None
-    answers success. `sop_classes` are those that are accepted (None: every Storage SOP Class of the standard);
-    Verification is accepted besides. `stored` and `failed` count the answers by what they said, `associations` those
-    that were accepted. The other arguments are those of Acceptor.
+        async with asyncstore.StorageSCP(ae_title="ARCHIVE", output_directory="in") as scp:
+            peer = asyncstore.Peer("127.0.0.1", scp.port, ae_title="ARCHIVE")
 
-    Entering raises OSError when it cannot listen on the port, or when there is no such directory. A value that makes no
-    sense raises LocalProtocolError.
+    output_directory  directory for the files, named by SOP Instance UID; None: discard the instances
+    on_store          called for each instance, decides the answer (see OnStore); None: success
+    sop_classes       SOP classes to accept, besides Verification; None: every Storage SOP Class of the standard
+
+    The other arguments are those of Acceptor. `stored` counts the answers with success or a warning, `failed` all other
+    answers, `associations` the associations that were accepted.
+
+    Raises LocalProtocolError for a value that makes no sense. Entering the block raises OSError if it cannot listen on
+    the port or the directory does not exist.
     """
 
     def __init__(
@@ -119,7 +131,7 @@ class StorageSCP(Acceptor):
 
 @dataclass(frozen=True, slots=True)
 class _Discarded:
-    """Where a data set goes that nobody keeps; `status` is the answer where the instance is refused."""
+    """Takes a data set that is not kept; `status` is the answer if the instance is refused."""
 
     status: Status | None = None
 
@@ -143,7 +155,7 @@ class StorageProvider:
         self._scp = scp
 
     def begin(self, request: PeerRequest) -> Sink | None:
-        """Where the data set goes: into a file, or nowhere."""
+        """Choose where the data set goes: into a file, or nowhere."""
         message = request.message
         directory = self._scp.output_directory
         if not isinstance(message, CStoreRQ):
@@ -160,7 +172,7 @@ class StorageProvider:
     def perform(
         self, request: PeerRequest, data_set: Sink | bytes | None
     ) -> CStoreRSP | Awaitable[CStoreRSP | None] | None:
-        """Answer an instance that is whole, as on_store decides."""
+        """Answer a whole instance, as on_store decides."""
         message = request.message
         assert isinstance(message, CStoreRQ)
         path: Path | None = None
@@ -205,7 +217,7 @@ class StorageProvider:
 
 
 def _checked(answer: Answer) -> Status | None:
-    """What on_store gave, as a Status that can be sent; raises TypeError or LocalProtocolError when it is none."""
+    """The answer of on_store as a Status; raises TypeError or LocalProtocolError if it cannot be sent."""
     if answer is None or answer is SUCCESS:
         return answer
     if isinstance(answer, int) and not isinstance(answer, bool):

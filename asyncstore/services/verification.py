@@ -19,11 +19,7 @@ if TYPE_CHECKING:
 
 
 async def echo(association: Association) -> Status:
-    """Verify that the peer answers (C-ECHO, PS3.7 9.1.5): its status.
-
-    Raises LocalProtocolError when no context for Verification was accepted, and what ended the association when it
-    ended before the answer.
-    """
+    """Verify that the peer answers, and return its status; see asyncstore.Association.echo."""
     association.check_open()
     context_id = association.contexts.any_of(VERIFICATION)
     if context_id is None:

@@ -1,1 +1,1 @@
-"""Many instances over many associations: what is sent next, what each answer means, and the record of it all."""
+"""Sends many instances over many associations: chooses the next one, judges each answer, and keeps the account."""

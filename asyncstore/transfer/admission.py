@@ -1,7 +1,7 @@
 """Decides what may be taken now: the feed delivers instances here, and associations take them.
 
-Gates keep everything back for a while: the destination wants to be left alone, the ledger cannot write as fast as
-outcomes come, too many instances are being compared, or the caller has too many outcomes to read. Single instances are
+Gates keep everything back for a while: the destination needs a pause, the ledger cannot write as fast as outcomes
+come, too many instances are being compared, or the caller has too many outcomes to read. Single instances are
 kept back too: those of a kind that the peer has refused, and those that may be stored already from another file.
 """
 
@@ -32,16 +32,16 @@ if TYPE_CHECKING:
     class Gate(Protocol):
         """Something that may keep every instance back.
 
-        `closed_until` gives the time until when: one that has come while the gate is open, math.inf until something
-        changes. The station that closes it sets a signal when it opens; a time alone needs none.
+        `closed_until(now)` is the time at which the gate opens: not after `now` if it is open, math.inf if that time is
+        not known. Then the station that closed the gate sets a signal when it opens it.
         """
 
         def closed_until(self, now: float) -> float: ...
 
 
-# What an earlier run found and had stored, or found to be stored, is found by this one too.
+# The report counts these as found, although an earlier run stored them or found them to be stored.
 _FOUND_BEFORE: Final = frozenset((State.RESUMED, State.DUPLICATE))
-# Nothing tells that a ledger has room again.
+# A ledger does not signal that it has room again: look after this time.
 _RECORDER_SECONDS: Final = 0.025
 
 
@@ -56,9 +56,9 @@ class RecorderGate:
 
 
 class Admission:
-    """Takes in what was read, and gives the next instance to an association that asks.
+    """Takes in what the feed has read, and gives the next instance to an association that asks.
 
-    An association that got nothing waits for `changed`: the signals that say that asking again makes sense.
+    An association that got none waits for one of the signals in `changed`, and then asks again.
     """
 
     def __init__(
@@ -95,9 +95,9 @@ class Admission:
     # -- from the feed -------------------------------------------------------------------------------------------------
 
     async def deliver(self, found: Sequence[Fed], *, are_settled: bool = False) -> None:
-        """The feed has read some files; returns when it may read more.
+        """Take in what the feed has read; returns when it may read more.
 
-        `are_settled` says that these are outcomes that the ledger has from an earlier run.
+        `are_settled`: these are outcomes that the ledger has from an earlier run.
         """
         for entry in found:
             if isinstance(entry, Instance):
@@ -126,11 +126,11 @@ class Admission:
 
     @property
     def has_ended(self) -> bool:
-        """Whether nothing is given out any more."""
+        """Whether no more instances are given out."""
         return self._destination.is_stopped
 
     def closed_until(self, now: float) -> float:
-        """Until when nothing may be taken: the time of the gate that opens last."""
+        """The time until which nothing may be taken: that of the gate that opens last."""
         return max(gate.closed_until(now) for gate in self._gates)
 
     def take(self, taker: object, served: Container[Pair]) -> Pending | None:
@@ -150,7 +150,7 @@ class Admission:
         return None
 
     def _keep_back(self, pending: Pending) -> bool:
-        """Give an instance that is not to be sent its outcome, or have it compared first; False when it may be sent."""
+        """Finish an instance that must not be sent, or have it compared first; False when it may be sent."""
         if self._destination.refused and self._attempts.finish_refused(pending):
             return True
         if self._duplicates is not None and self._duplicates.is_suspect(pending):
@@ -165,12 +165,12 @@ class Admission:
         now = time.monotonic()
         if self.closed_until(now) > now:
             return True
-        return not self._work.waits_for(taker)  # else it could have been taken: another association is needed for it
+        return not self._work.waits_for(taker)  # what waits needs another association: this one was given nothing
 
     # -- from above, now and then --------------------------------------------------------------------------------------
 
     def look(self, now: float) -> None:
-        """Let wait for an association again what may be sent by now, and tell those who wait."""
+        """Release the instances that may be sent by now, and wake the associations and the feed."""
         has_more = self._work.wake_retries(now)
         if self._duplicates is not None:
             has_more |= self._end_comparisons(self._duplicates)
@@ -179,12 +179,12 @@ class Admission:
             has_more = True
         if has_more:
             self._work.available.set()
-        if self._work.has_room:  # no association may be left to tell the feed
+        if self._work.has_room:  # perhaps no association is left that would wake the feed
             self._let_feed_read()
 
     def _end_comparisons(self, duplicates: Duplicates) -> bool:
-        """Finish what was found to be stored already, and let the rest be sent; True when there was something."""
-        if duplicates.failure is not None:  # what may be stored already must not be sent
+        """Finish the instances that are stored already, and let the others be sent; True when there were any."""
+        if duplicates.failure is not None:  # an instance that may be stored already must not be sent
             self._destination.stop(duplicates.failure)
         decided = duplicates.take_decided()
         for pending, outcome in decided:
@@ -192,7 +192,7 @@ class Admission:
         return bool(decided)
 
     def conclude(self) -> None:
-        """The run has ended: what was held back is left for another."""
+        """Leave the instances that were held back for another run: this one has ended."""
         for pending in tuple(self._duplicates.held) if self._duplicates is not None else ():
             self._work.put_back(pending)
         self._outcomes.conclude(self._work.left)

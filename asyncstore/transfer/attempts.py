@@ -43,7 +43,7 @@ class Attempts:
         self._recorder = recorder
 
     def answered(self, pending: Pending, outcome: Outcome) -> bool:
-        """The peer answered; True when the association that carried the instance should end."""
+        """Handle an answer; True when the association that carried the instance should end."""
         report = self._report
         report.answers += 1
         report.sent_bytes += min(outcome.bytes_sent, STREAMED_AFTER_BYTES)
@@ -58,7 +58,7 @@ class Attempts:
         return verdict.on_new_association
 
     def not_sent(self, pending: Pending, outcome: Outcome | None) -> None:
-        """An instance was not sent: `outcome` says why, None that another association may have it."""
+        """Handle an instance that was not sent: `outcome` says why; None lets another association have it."""
         if outcome is None:
             self._work.put_back(pending)
         else:
@@ -66,25 +66,25 @@ class Attempts:
             self.finish(pending, outcome)
 
     def lost(self, pendings: Iterable[Pending], error: AsyncStoreError) -> None:
-        """An association ended with these in flight."""
+        """Handle the end of an association that had these instances in flight."""
         now = time.monotonic()
         for pending in pendings:
             verdict = Again(now) if self._destination.is_stopped else self._judge.lost(pending, error, now)
             if isinstance(verdict, Outcome):
                 self.finish(pending, verdict)
                 continue
-            if self._recorder is not None:  # whatever comes next: this may be at the peer
+            if self._recorder is not None:  # before the next attempt: the peer may have this instance
                 self._recorder.record(unknown_outcome(pending, error))
             self._again(pending, verdict.due_at)
 
     def finish(self, pending: Pending, outcome: Outcome) -> None:
-        """An instance that was taken has its final outcome."""
+        """Hand on the final outcome of an instance that was taken."""
         self._work.finish(pending)
         pending.instance.let_go()
         self._outcomes.add(outcome)
 
     def finish_refused(self, pending: Pending) -> bool:
-        """Give an instance that was taken its outcome when the peer has refused its kind; False when it has not."""
+        """Finish an instance that was taken if the peer has refused its kind; False if it has not."""
         refused = self._judge.refused_before(pending.instance, pending.attempts)
         if refused is not None:
             self.finish(pending, refused)
@@ -99,7 +99,7 @@ class Attempts:
         return refused is not None
 
     def refuse(self, pairs: Collection[Pair]) -> None:
-        """The peer takes none of these pairs: all that waits of them has its outcome."""
+        """Finish every waiting instance of these pairs: the peer takes none of them."""
         for pending in self._work.take_all(pairs):
             refused = self._judge.refused_before(pending.instance, pending.attempts)
             assert refused is not None

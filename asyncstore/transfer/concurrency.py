@@ -2,13 +2,13 @@
 
 A climb begins with one association. When it is accepted, others are opened at once: four where many small instances
 wait, since such an instance takes the peer less time than it takes to hear of its answer; two where a few large ones
-do. Where many larger ones wait, the first answers show for how many associations the sender has time, up to four. Where
-they do not pay, a probe finds out. Each further step is a trial: of two numbers the larger is kept only if its
-throughput pays, for every association costs the peer a process. No trial upwards is made by a sender that has no time
-left itself: it is the bottleneck, not the peer. After the climb a trial is made now and then, up and down by turns, at
-growing distances. Throughput is a weight per second: data set bytes, and what an instance costs whatever its size. A
-period of measuring ends by evidence (time, answers, weight), so that a fast peer is judged within a twentieth of a
-second, and by whole answers one that takes two seconds for each.
+do. Where many larger ones wait, the first answers show for how many associations the sender has time, up to four. A
+later probe finds out if these do not pay. Each further step is a trial: of two numbers the larger is kept only if its
+throughput pays, for every association costs the peer a process. A sender that has no time left makes no trial upwards:
+it is the bottleneck, not the peer. After the climb a trial is made now and then, up and down by turns, at growing
+distances. Throughput is weight per second: data set bytes, plus a fixed cost for each instance. A period of measuring
+ends when there is enough evidence (time, answers, weight): a fast peer is judged within 50 ms, and one that takes two
+seconds for an answer by whole answers.
 """
 
 from __future__ import annotations
@@ -48,12 +48,12 @@ LONGEST_CAP_SECONDS: Final = 1800.0  # two rejections an hour disturb no peer
 
 @dataclass(frozen=True, slots=True)
 class Progress:
-    """What a transfer has done since it began, and how it stands now.
+    """The work that a transfer has done since it began, and its present state.
 
     `data_set_bytes` are those of the answered requests. `waiting` counts instances that are ready and that no
     association has taken: without any the source is the bottleneck. `unsent_bytes` are those of the data sets that were
-    found and not sent yet. `busy_seconds` is what the sending itself has taken of one processor's time. `is_doubtful`
-    says that the destination failed so often in a row that one association at a time is tried until it answers.
+    found and not sent yet. `busy_seconds` is the processor time that the sending itself took. `is_doubtful`: the
+    destination failed several times in a row, and one association at a time is tried until it answers.
     """
 
     answers: int
@@ -73,8 +73,8 @@ class _Trial(NamedTuple):
 
 class _Measured(NamedTuple):
     rate: float  # weight a second
-    periods: float  # how many times over it is a period's evidence
-    busy_share: float  # of the time that the sender was at work itself
+    periods: float  # how many periods' worth of evidence it is
+    busy_share: float  # the share of the time in which the sender itself was at work
 
 
 class _Meter:
@@ -122,7 +122,7 @@ class _LearnedCap:
         self._raise_by = 1
 
     def update(self, now: float, progress: Progress) -> None:
-        """Believe what is open, and try one more after a long while, then two more, then four."""
+        """Take the number that is open as the cap; after a long while allow one more, then two more, then four."""
         self.value = min(max(self.value, progress.associations_open), self._maximum)
         if now >= self._retry_at and progress.waiting:
             self.value = min(self.value + self._raise_by, self._maximum)
@@ -155,7 +155,7 @@ class Concurrency:
         self._usual_rate: float | None = None
 
     def update(self, now: float, progress: Progress) -> int:
-        """Take in how the transfer stands, every 20 to 50 ms, and return how many associations should be open."""
+        """Take in the state of the transfer, at each tick, and return how many associations should be open."""
         self._now = now = max(now, self._now)
         self._is_single = progress.is_doubtful
         self._cap.update(now, progress)
@@ -199,13 +199,13 @@ class Concurrency:
         self.target = min(self.target, self._wanted())
 
     def _forget(self, probe_at: float) -> None:
-        """The measurements are no longer true."""
+        """Drop the measurements: they are no longer true."""
         self._trial = self._rate = self._usual_rate = None
         self._meter.restart()
         self._probe_at = probe_at
 
     def _begin_with(self, number: int) -> None:
-        """Have this many at once, before anything is judged; of a peer that was pressed already, one."""
+        """Open this many at once, before any measurement; only one if the peer was out of resources before."""
         self._has_begun = True
         if number > 1 and self._pressed_at == -math.inf:
             self._level = min(number, self.maximum, self._cap.value)
@@ -277,7 +277,7 @@ class Concurrency:
             self._rest(now, trial.began_at)
 
     def _rest(self, now: float, began_at: float) -> None:
-        """A probe that began then is over: the next one goes the other way, after a while."""
+        """End a probe that began at that time: the next one goes the other way, after a while."""
         self._upwards = not self._upwards
         self._probed_at = now
         self._probe_at = now + max(self._probe_seconds, PROBE_COST * (now - began_at))

@@ -1,4 +1,4 @@
-"""Learns from answers and ends of associations how the peer is: until when to hold, and whether to stop."""
+"""Learns the health of the peer from answers and ends of associations: how long to pause, and whether to stop."""
 
 from __future__ import annotations
 
@@ -13,18 +13,19 @@ if TYPE_CHECKING:
     from asyncstore.transfer.options import RetryPolicy
     from asyncstore.transfer.plan import Pair
 
-FAILURES_UNTIL_SINGLE: Final = 5  # more knocks at once do not wake a destination that is down
+FAILURES_UNTIL_SINGLE: Final = 5  # more attempts at once do not wake a destination that is down
 _REJECTED_AGAIN_SECONDS: Final = 60.0
-# A peer that ends an association on which nothing was sent for this long has a timeout for that, and is well.
+# A peer that ends an association on which nothing was sent for this long is well: it has an idle timeout.
 _IDLE_SECONDS: Final = 5.0
 
 
 class Ended(NamedTuple):
-    """How an association ended that the run did not end itself.
+    """The end of an association that the run did not end itself.
 
-    `answers` came on it, and `idle_seconds` it was open without having sent anything. `associations_open` are those
-    that the peer keeps. Of the pairs that it proposed, `refused` were accepted nowhere and `accepted_elsewhere` says
-    that others were; `has_proposed_all` says that there is nothing else that the peer might accept.
+    `answers` counts the answers on it; `idle_seconds` is how long it was open without sending anything.
+    `associations_open` counts those that the peer keeps. `refused` are the proposed pairs that no association carries;
+    `accepted_elsewhere`: another association carries some of the pairs; `has_proposed_all`: the peer was offered all
+    that it might accept.
     """
 
     error: AsyncStoreError
@@ -38,13 +39,13 @@ class Ended(NamedTuple):
 
 
 class Destination:
-    """The health of the peer: until when to hold, whether to be careful, whether to stop.
+    """The health of the peer: how long to pause, whether to be careful, whether to stop.
 
-    `is_stopped` says that no more work is taken; the signal `stopped` is set when that begins. `stopped_because` is
-    why (None: the caller wished it), `start_failure` the same where no association ever came to be. `refused` has the
-    pairs that the peer does not take, and the status that said so (None: no accepted context). `answers` and `refusals`
-    count answers: those that say that the peer works, and those for want of resources; `pressures` counts the waits in
-    a row for want of resources. `concurrency` says how many associations it should have.
+    `is_stopped`: no more work is taken; the signal `stopped` is set when that begins. `stopped_because` is the reason
+    (None: the caller asked for it), `start_failure` the same if no association was ever established. `refused` maps the
+    pairs that the peer does not take to its status (None: no accepted context). `answers` counts answers that show that
+    the peer works, `refusals` those that it is out of resources, and `pressures` the pauses in a row for such refusals.
+    `concurrency` says how many associations to keep open.
     """
 
     def __init__(self, retry: RetryPolicy, concurrency: Concurrency) -> None:
@@ -60,7 +61,7 @@ class Destination:
         self.answers = 0
         self.refusals = 0
         self.pressures = 0
-        self._is_well = True  # nothing below differs from what it is here
+        self._is_well = True  # whether the fields below have these values
         self._failures = 0
         self._losses = 0
         self._trouble_since: float | None = None
@@ -69,17 +70,17 @@ class Destination:
 
     @property
     def is_doubtful(self) -> bool:
-        """After many failures in a row, one association at a time is tried."""
+        """Whether to try one association at a time, after many failures in a row."""
         return max(self._failures, self._losses) >= FAILURES_UNTIL_SINGLE
 
     def closed_until(self, now: float) -> float:
-        """Until when nothing may be sent; a time in the past while the peer may have more."""
+        """The time until which nothing may be sent; it is past when the peer may have more."""
         return self.hold_until
 
     # -- what its answers say ------------------------------------------------------------------------------------------
 
     def took_one(self) -> None:
-        """An instance was answered, and not for want of resources: the peer works."""
+        """Count an answer other than "out of resources": the peer works."""
         self.answers += 1
         if not self._is_well:
             self._is_well = True
@@ -87,14 +88,14 @@ class Destination:
             self._trouble_since = None
 
     def pressed(self, now: float, error: Exception) -> None:
-        """The peer is out of resources: all associations wait, longer each time."""
+        """Count an answer that the peer is out of resources: all associations wait, longer each time."""
         self.refusals += 1
-        if now >= self.hold_until:  # else it is an answer to what was in flight when the waiting began
+        if now >= self.hold_until:  # else the request was in flight when the wait began
             self.pressures += 1
             self._ride_out(now, self._retry.wait_seconds(self.pressures), error)
 
     def count_stop(self, limit: int, error: Exception) -> None:
-        """An answer that stops the destination when it comes `limit` times in a row."""
+        """Count an answer that stops the run when it comes `limit` times in a row."""
         self._is_well = False
         self._stops_in_a_row += 1
         if self._stops_in_a_row >= limit:
@@ -103,7 +104,7 @@ class Destination:
     # -- what the end of an association says ---------------------------------------------------------------------------
 
     def learn_from(self, ended: Ended, now: float) -> frozenset[Pair]:
-        """An association was not established, or was lost; gives the pairs that are found to be refused by that."""
+        """Learn from an association that failed or was lost; returns the pairs that the peer is found to refuse."""
         if is_our_doing(ended.error):
             return frozenset()
         if isinstance(ended.error, NoAcceptedContext):
@@ -114,14 +115,14 @@ class Destination:
             self.concurrency.lost(now)
             if not ended.answers and ended.idle_seconds <= _IDLE_SECONDS:
                 self.failed(now, ended.error)
-        elif ended.associations_open:  # the peer works, and wants no more associations than it has
+        elif ended.associations_open:  # the peer works, but wants no further association
             self.concurrency.rejected(now, ended.associations_open)
         else:
             self.failed(now, ended.error)
         return frozenset()
 
     def _learn_refused(self, ended: Ended, error: NoAcceptedContext, now: float) -> frozenset[Pair]:
-        """An association was accepted without any context: what it proposed cannot be sent."""
+        """Learn from an association that was accepted without any context: its pairs cannot be sent."""
         if ended.accepted_elsewhere:
             self.concurrency.rejected(now, ended.associations_open)
         elif not self.was_established and ended.has_proposed_all:
@@ -133,7 +134,7 @@ class Destination:
         return ended.refused
 
     def failed(self, now: float, error: Exception) -> None:
-        """No association came to be, or one was lost; stops the run when trying again makes no sense."""
+        """Count an association that failed or was lost; stops the run if trying again makes no sense."""
         self._is_well = False
         self._failures += 1
         rejection = error if isinstance(error, AssociationRejected) else None
@@ -150,7 +151,7 @@ class Destination:
         return is_retryable and self._failures <= self._retry.retries_at_start
 
     def _ride_out(self, now: float, wait_seconds: float, error: Exception) -> None:
-        """Wait, or stop when the peer has taken nothing for as long as an outage may last."""
+        """Wait, or stop if the peer has taken nothing for as long as an outage may last."""
         self._is_well = False
         if self._trouble_since is None:
             self._trouble_since = now
@@ -162,7 +163,7 @@ class Destination:
     # -- the end of the run --------------------------------------------------------------------------------------------
 
     def stop(self, error: Exception | None = None, *, at_start: bool = False) -> None:
-        """Take no more work: what is left is for another run. Without an error it is the caller's wish."""
+        """Take no more work and leave the rest for another run. Without an error the caller asked for it."""
         if error is not None and self.stopped_because is None:
             self.stopped_because = error
             self.start_failure = error if at_start else None
@@ -170,11 +171,11 @@ class Destination:
         self.stopped.set()
 
     def conclude(self) -> None:
-        """The run has ended: where no association ever had a context, that is why."""
+        """Take note of the end of the run: if no association ever had a context, that is why it stopped."""
         if self._nothing_accepted is not None and not self.was_established:
             self.stop(self._nothing_accepted, at_start=True)
 
 
 def is_our_doing(error: Exception) -> bool:
-    """Whether we ended the association ourselves, because of a file or of the caller: that says nothing of the peer."""
+    """Whether we ended the association ourselves, for a file or the caller: that says nothing about the peer."""
     return type(error) is AssociationLost

@@ -26,19 +26,19 @@ if TYPE_CHECKING:
     from asyncstore.transfer.work import Pending
 
 _PIECE_BYTES: Final = 1 << 20
-# Without the name of the file, so that they can be counted.
+# A reason does not name the file, so that equal ones can be counted.
 _SAME: Final = "the same instance is stored from another file"
 _OTHER: Final = "another data set is stored under the same SOP Instance UID"
-# Each reads two files at once; a source that is two copies of an archive should not wait for one after another.
+# Each comparison reads two files. More than one at a time helps if the source is two copies of an archive.
 _COMPARED_AT_ONCE: Final = 2
 _MAXIMUM_HELD: Final = 64
 
 
 class Duplicates:
-    """Holds back what may be stored already from another file, until a thread has compared the two.
+    """Holds back instances that may be stored already from another file, until a thread has compared the two.
 
-    `decided` is set when there is something for `take_decided`, or when the ledger cannot be asked any more: `failure`
-    says why, and what was to be compared stays held then.
+    `decided` is set when `take_decided` has something to give, and when the ledger cannot be asked any more. Then
+    `failure` says why, and instances that were not compared stay held.
     """
 
     def __init__(self, history: History) -> None:
@@ -52,11 +52,11 @@ class Duplicates:
 
     @property
     def held(self) -> Collection[Pending]:
-        """All that was held back and not taken with its decision yet."""
+        """The instances that are held back and whose decision was not taken yet."""
         return self._held.keys()
 
     def closed_until(self, now: float) -> float:
-        """Until when no other instance may be taken: while too many are held, some must be decided about first."""
+        """The time until which no other instance may be taken: while too many are held, some must be decided first."""
         return math.inf if len(self._held) >= _MAXIMUM_HELD else 0.0
 
     def is_suspect(self, pending: Pending) -> bool:
@@ -73,14 +73,14 @@ class Duplicates:
         self._group.start_soon(self._compare, pending)
 
     def take_decided(self) -> list[tuple[Pending, Outcome | None]]:
-        """What was decided since this was last asked: the instances with their outcomes, None for one to be sent."""
+        """The decisions since the last call: each instance with its outcome, or None if it must be sent."""
         taken, self._decisions = self._decisions, []
         for pending, _ in taken:
             del self._held[pending]
         return taken
 
     def cancel(self) -> None:
-        """Compare no more."""
+        """Stop comparing."""
         for scope in self._held.values():
             scope.cancel()
 
@@ -108,11 +108,11 @@ class Duplicates:
 
 
 def compared_outcome(instance: Instance, known: KnownInstance) -> Outcome | None:
-    """What becomes of an instance whose SOP Instance UID is stored already, from the file of `known`; not sent for it.
+    """Compare an instance with the file of `known`, which is stored under the same SOP Instance UID.
 
-    DUPLICATE when both have the same data set, byte for byte in the same transfer syntax, and CONFLICT when not. None
-    when that cannot be told, because a file is no longer what it was, cannot be read, or there is none: then the peer
-    has to decide. Blocks, for as long as reading both takes; no other thread may read `instance` meanwhile.
+    Returns DUPLICATE when both have the same data set, byte for byte in the same transfer syntax, and CONFLICT when
+    not. Returns None when a file has changed, is missing or cannot be read: then the peer must decide. Blocks while it
+    reads both; no other thread may read `instance` meanwhile.
     """
     if known.path is None:
         return None

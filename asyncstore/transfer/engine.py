@@ -1,12 +1,12 @@
-"""A transfer: many instances over as many associations as pay, each with exactly one outcome.
+"""A transfer: sends many instances over as many associations as pay, and gives each exactly one outcome.
 
     engine > supervisor > pool > worker > admission > attempts > judge, outcomes, duplicates, preparing
            > work, destination > plan > options
 
-Each station hands on to those behind it, gets an answer back, and does not know those before it. The feed reads ahead
+Each station calls those behind it, gets an answer back, and does not know those before it. The feed reads ahead
 within bounds; workers take instances as their windows have room; each answer and each loss goes to the judge, which
 says final or again; final outcomes are counted and handed out in the order in which they became final. A ledger is
-asked before a file is opened and, of a SOP Instance UID that it may know, before an instance is sent.
+asked before a file is opened and, if it may know the SOP Instance UID, before an instance is sent.
 """
 
 from __future__ import annotations
@@ -47,28 +47,34 @@ if TYPE_CHECKING:
 
 
 class Transfer:
-    """Sends instances to a peer: `async with Transfer(peer, sources) as transfer: async for outcome in transfer`.
+    """Sends many instances to a peer and yields one Outcome for each.
 
-    `sources` is a path (of a file or a directory), an Instance, a pydicom Dataset, what `scan` yields, or an iterable
-    or asynchronous iterable of those; endless ones too. A generator may yield the same Dataset repeatedly, modified in
-    between: each is encoded before the next is requested. Do not modify a Dataset in a list until its outcome has
+        async with asyncstore.Transfer(peer, ["study/"], ledger="run.db") as transfer:
+            async for outcome in transfer:
+                print(outcome.path, outcome.state, outcome.reason)
+        print(transfer.report.stored, "stored")
+
+    `sources` is a path (of a file or a directory), an Instance, a pydicom Dataset, a result of `scan`, or an iterable
+    or asynchronous iterable of these, even an endless one. A generator may yield the same Dataset repeatedly, modified
+    in between: each is encoded before the next is requested. Do not modify a Dataset in a list until its outcome has
     arrived.
 
-    Every instance gets exactly one final Outcome; files that hold none get one too. `report` counts them as they come.
-    What a run that stops early leaves for another is counted only (`State.LEFT`). `associations` and `window` override
-    those of `options`.
+    Every instance gets exactly one final Outcome, and so does every file that holds none. `report` counts them as they
+    come. Instances that a run leaves when it stops early are only counted (`State.LEFT`). `associations` and `window`
+    override those of `options`.
 
-    `ledger` is the file of a durable record (or a Ledger): what an earlier run of it stored is not opened again, its
-    outcome is `State.RESUMED`. Unless `options` were made with another policy, a run with a ledger has
-    `RetryPolicy.for_ledger()`. Entering raises LedgerError when the ledger cannot be had. One that cannot be written
-    any more stops the run; look at `report.stopped_because` after the block, since leaving it commits the last
-    outcomes.
+    `ledger` is a Ledger, or the path of the file in which to keep one. Files that an earlier run with it stored are not
+    opened again: their outcome is `State.RESUMED`. The retry policy is then `RetryPolicy.for_ledger()`, unless
+    `options` has one of its own. Entering raises LedgerError if the ledger cannot be opened. The run stops if the
+    ledger cannot be written any more; check `report.stopped_because` after the block, since leaving the block commits
+    the last outcomes.
 
-    Iterating raises what kept it when no association could be established at all: AssociateError, or AssociationLost,
-    which a Timeout of the connection or of the association request is too. It raises what an iterable of the caller's
-    raised; a run that worked and then had to stop ends the iteration, and `report.stopped_because` says why. Leaving
-    the block early stops the transfer after what is in flight, and closes the asynchronous generator that `sources` may
-    be. One Transfer is entered once.
+    Iterating raises AssociateError or AssociationLost (which includes Timeout) if no association could be established
+    at all, and any exception that the caller's iterable raised. If a run that worked must stop later, the iteration
+    just ends, and `report.stopped_because` says why.
+
+    Leaving the block early finishes what is in flight and stops. It also closes `sources` if that is an asynchronous
+    generator. A Transfer can be entered once.
     """
 
     def __init__(
@@ -91,7 +97,7 @@ class Transfer:
         self._build(sources)
 
     def _build(self, sources: Source | Iterable[Source] | AsyncIterable[Source]) -> None:
-        """Make the stations, from the last to the first."""
+        """Make the stations, from the last one to the first."""
         options, report, ledger = self.options, self.report, self._ledger
         by_study = options.keep_together == "study"
         work, plan = Work(strict=by_study), Plan(options)
@@ -202,19 +208,19 @@ class Transfer:
         return outcomes.take()
 
     def drain(self) -> None:
-        """Take no new work, finish what is in flight, release; the iteration ends after the last outcome.
+        """Take no new work, finish what is in flight, and release; the iteration ends after the last outcome.
 
-        What is still in flight after `options.drain_seconds` is aborted.
+        Associations that still have instances in flight after `options.drain_seconds` are aborted.
         """
         self._supervisor.drain()
 
     def abort(self) -> None:
-        """Abort every association at once; what is in flight has no known outcome and is left for another run."""
+        """Abort every association at once; instances in flight have no known outcome and are left for another run."""
         self._supervisor.abort()
 
 
 def _ledger_of(ledger: Ledger | str | os.PathLike[str] | None, peer: Peer, options: TransferOptions) -> Ledger | None:
-    """The ledger in a file, or the one that was given."""
+    """Open the ledger in a file, or return the one that was given."""
     if not isinstance(ledger, str | os.PathLike):
         return ledger
     from asyncstore.ledger.opening import open_ledger
@@ -235,9 +241,11 @@ async def store(
     window: int | None = None,
     ledger: Ledger | str | os.PathLike[str] | None = None,
 ) -> Report:
-    """Send instances to a peer and give back the account of it; see Transfer, which hands out each outcome as well.
+    """Send instances to a peer, and return the Report when all is done.
 
-    Raises what entering and iterating over a Transfer raise.
+        report = await asyncstore.store(["study/"], to=peer, ledger="run.db")
+
+    See Transfer for the arguments and for what is raised. Use a Transfer itself to get each outcome as it comes.
     """
     async with Transfer(
         to, sources, options=options, associations=associations, window=window, ledger=ledger

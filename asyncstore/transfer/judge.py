@@ -1,7 +1,7 @@
 """Judges each answer and each loss: applies the table of reactions, with time as an argument.
 
-`Destination` holds what the answers so far say of the peer as a whole; `Judge` decides over one instance at a time: a
-final outcome, or another attempt and when.
+`Destination` knows what the answers so far say about the peer as a whole. `Judge` decides about one instance at a time:
+a final outcome, or another attempt and when.
 """
 
 from __future__ import annotations
@@ -20,8 +20,8 @@ if TYPE_CHECKING:
     from asyncstore.transfer.options import RetryPolicy
     from asyncstore.transfer.work import Pending, Work
 
-# A peer that takes others' instances and keeps refusing this one for want of resources means this one. It does take
-# them when it refuses fewer than one in this many.
+# "Out of resources" is about the instance if the peer refuses it this many times, and takes others meanwhile: ten for
+# each one that it refuses.
 _REFUSALS_OF_ONE = 5
 _TAKEN_PER_REFUSAL = 10
 
@@ -29,7 +29,7 @@ _TAKEN_PER_REFUSAL = 10
 class Again(NamedTuple):
     """Send the instance again, not before `due_at`.
 
-    `on_new_association` says that the one which carried it must end, `is_pressed` that the peer is out of resources.
+    `on_new_association`: the association that carried it must end. `is_pressed`: the peer is out of resources.
     """
 
     due_at: float
@@ -38,7 +38,7 @@ class Again(NamedTuple):
 
 
 class Judge:
-    """Decides over instances: an Outcome that is final, or Again."""
+    """Decides about instances: a final Outcome, or Again."""
 
     def __init__(self, retry: RetryPolicy, destination: Destination, work: Work) -> None:
         self._retry = retry
@@ -48,7 +48,7 @@ class Judge:
         self._success_is_stored = retry.reaction_to(SUCCESS.value) == Reactions.STORED.value
 
     def answered(self, pending: Pending, outcome: Outcome, now: float) -> Outcome | Again:
-        """The peer answered; `outcome` is what the answer means by itself."""
+        """Judge an answer; `outcome` has its meaning without retries or overrides."""
         status = outcome.status
         assert status is not None
         destination = self._destination
@@ -74,9 +74,10 @@ class Judge:
         return outcome
 
     def _refused_for_now(self, pending: Pending, outcome: Outcome, now: float) -> Outcome | Again:
-        """Out of resources: not the instance's fault, unless the peer takes others meanwhile.
+        """Judge "out of resources": not the instance's fault, unless the peer takes others meanwhile.
 
-        When only such are left, the peer cannot show that any more: then it counts that it took others since.
+        When only refused instances are left, the peer can take no others. Then it is enough that it took some since the
+        first refusal.
         """
         destination = self._destination
         others_refused = destination.refusals - pending.refusals_seen
@@ -92,7 +93,7 @@ class Judge:
         return Again(max(destination.hold_until, now), is_pressed=True)
 
     def lost(self, pending: Pending, error: Exception, now: float) -> Outcome | Again:
-        """The association ended while the instance was in flight: what became of it is not known."""
+        """Judge an instance that was in flight when its association ended: the peer may have it, or not."""
         if is_our_doing(error):
             return Again(now)
         pending.losses += 1
@@ -101,7 +102,7 @@ class Judge:
         return unknown_outcome(pending, error)
 
     def refused_before(self, instance: Instance, attempts: int = 0) -> Outcome | None:
-        """The outcome of an instance whose kind the peer refused before; not a byte of it is sent."""
+        """The outcome of an instance whose kind the peer refused before, which is not sent; None for another."""
         pair = (instance.sop_class_uid, instance.transfer_syntax_uid)
         if pair not in self._destination.refused:
             return None

@@ -21,9 +21,9 @@ from asyncstore.uids import can_be_sent
 if TYPE_CHECKING:
     from asyncstore.upper_layer.items import UserIdentity
 
-MAXIMUM_ASSOCIATIONS: Final = 8  # where `auto` ends; more made every receiver that was measured slower
-ABORTS_UNTIL_POISON: Final = 3  # an instance on which this many associations died is set aside
-# Who keeps a ledger is away for the night: an archive that is restarted meanwhile should not end the run.
+MAXIMUM_ASSOCIATIONS: Final = 8  # the most that `auto` opens; more made every receiver that was measured slower
+ABORTS_UNTIL_POISON: Final = 3  # an instance is set aside after this many associations ended on it
+# A run with a ledger often works unattended, overnight: a restart of the archive must not end it.
 _OUTAGE_SECONDS_WITH_LEDGER: Final = 3600.0
 
 OnDuplicate: TypeAlias = Literal["duplicate", "stored", "failed"]
@@ -51,11 +51,18 @@ def _check_choice(name: str, chosen: object, choices: tuple[str, ...]) -> None:
 class RetryPolicy:
     """How often and when an instance is sent again.
 
-    `retries` is the most requests after the first. Waits are full jitter: uniform between 0 and
-    min(`cap_seconds`, `first_wait_seconds` x 2^n). `outage_seconds` is for how long, from the first sign of trouble
-    on, the peer may take nothing before the run gives up and leaves the rest to another. `retries_at_start` is how
-    often an association is asked for again when there has not been one yet: by default a wrong address is told at once.
-    `overrides` are rows that come before STATUS_REACTIONS.
+        RetryPolicy(retries=2, overrides=(StatusReaction(0xA702, 0xA702, Reactions.STOP.value),))
+
+    retries             most requests for an instance after the first one
+    retries_at_start    how often to retry the first association; 0 reports a wrong address at once
+    first_wait_seconds  upper limit of the first wait, which is random; it doubles with each failure in a row
+    cap_seconds         upper limit of every wait
+    outage_seconds      how long to keep trying while the peer accepts nothing; then the run stops and leaves the rest
+    overrides           reactions to status codes, looked up before the usual ones
+    on_duplicate        count an instance that the peer already has (0111) as "duplicate", "stored" or "failed"
+    strict_warnings     treat "Elements discarded" (B006) as a failure
+
+    Raises LocalProtocolError for a value that makes no sense.
     """
 
     retries: int = 4
@@ -81,10 +88,10 @@ class RetryPolicy:
 
     @classmethod
     def for_ledger(cls, **overrides: Any) -> Self:
-        """The policy of a run with a ledger: it waits an hour for a peer that is away, also for the first association.
+        """The policy of a run with a ledger: it tries for an hour while the peer is away, also at the start.
 
-        `overrides` are arguments of RetryPolicy, and come first. A Transfer with a ledger has this policy unless its
-        options were made with another.
+        `overrides` are arguments of RetryPolicy that replace these values. A Transfer with a ledger has this policy
+        unless its options were made with another.
         """
         policy = cls(**{"outage_seconds": _OUTAGE_SECONDS_WITH_LEDGER, **overrides})
         if "retries_at_start" in overrides:
@@ -102,26 +109,38 @@ class RetryPolicy:
         return reaction
 
     def wait_seconds(self, failures: int, random_fraction: float | None = None) -> float:
-        """How long to wait after that many failures in a row (full jitter, so that senders do not come back as one)."""
+        """How long to wait after that many failures in a row: random, so that several senders do not return as one."""
         longest = min(self.cap_seconds, self.first_wait_seconds * 2.0 ** min(max(failures - 1, 0), 62))
         return longest * (random.random() if random_fraction is None else random_fraction)
 
 
-# TransferOptions that were made without a policy have this very one.
+# The policy of TransferOptions that were made without one; recognised by its identity.
 _USUAL_RETRY: Final = RetryPolicy()
 
 
 @dataclass(frozen=True, slots=True)
 class TransferOptions:
-    """How a transfer is run; the defaults are those of the command line.
+    """The options of a transfer; the defaults are those of `asyncstore storescu`.
 
-    `associations` is how many are open at once, None for as many as pay (up to 8). `window` is the asynchronous
-    operations window to propose, 1 for none. `maximum_length` is what we announce to receive, `maximum_send_length` a
-    cap of our own below the peer's (0: none), both in bytes. `only_transfer_syntax` proposes that syntax alone and
-    converts to it; `only_needed_contexts` proposes nothing beyond what the input needs; without `convert` an instance
-    is sent in its own transfer syntax or not at all. `keep_together` "directory" keeps a directory on one association
-    while there is other work, "study" never lets a study be on two. `drain_seconds` is how long `Transfer.drain` waits
-    for what is in flight. Without `retry` it is RetryPolicy(), and with a ledger RetryPolicy.for_ledger().
+    calling_ae_title      our AE title
+    associations          how many to keep open; None: as many as pay, up to 8
+    window                asynchronous operations window to propose (PS3.7 D.3.3.3); 1: none
+    maximum_length        longest PDU to receive, in bytes; 0: no limit
+    maximum_send_length   longest PDU to send, in bytes, if the peer accepts longer ones; 0: only the peer's limit
+    timeouts              how long to wait for the peer
+    priority              LOW, MEDIUM or HIGH, in each C-STORE request
+    only_transfer_syntax  propose this transfer syntax alone, and convert to it
+    only_needed_contexts  propose only the presentation contexts that the input needs
+    keep_together         "directory": files of one directory share an association where possible; "study": a study is
+                          never split over two
+    recursive             include subdirectories
+    convert               False: send an instance in its own transfer syntax or not at all
+    retry                 by default RetryPolicy(), or RetryPolicy.for_ledger() with a ledger
+    fail_fast             stop at the first instance that fails
+    drain_seconds         how long `Transfer.drain` waits for instances in flight
+    user_identity         user identity to propose (PS3.7 D.3.3.7)
+
+    Raises LocalProtocolError for a value that makes no sense.
     """
 
     calling_ae_title: str = "STORESCU"
@@ -158,12 +177,12 @@ class TransferOptions:
         check_seconds("drain_seconds", self.drain_seconds)
 
     def for_ledger(self) -> TransferOptions:
-        """The same for a run with a ledger."""
+        """These options, with RetryPolicy.for_ledger() if they were made without a policy."""
         return dataclasses.replace(self, retry=RetryPolicy.for_ledger()) if self.retry is _USUAL_RETRY else self
 
 
 def options_as_data(options: TransferOptions) -> dict[str, Any]:
-    """The options of a run as a ledger keeps them: plain data, and nothing of the user identity but its kind."""
+    """The options of a run as a ledger keeps them: plain data; of the user identity only its kind."""
     identity = options.user_identity
     data = dataclasses.asdict(dataclasses.replace(options, user_identity=None))
     return data | {"user_identity": None if identity is None else {"kind": identity.kind}}

@@ -26,9 +26,9 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger("asyncstore.transfer")
 
-# Waking the caller costs as much as decoding an answer: it is done for this many outcomes at once, or at the next tick.
+# Waking the caller costs as much as decoding an answer: do it once for this many outcomes, or at the next tick.
 _UNREAD_BATCH: Final = 64
-# Outcomes that the caller has not taken yet; one that is slower than the peer slows the transfer down.
+# Most outcomes that the caller has not taken yet; a caller that is slower than the peer slows the transfer down.
 _MAXIMUM_UNREAD: Final = 4096
 
 _NO_FAILURE: Final = frozenset((State.SKIPPED, State.DUPLICATE))
@@ -53,19 +53,19 @@ class Outcomes:
         self._fail_fast = fail_fast
         self._batch = _UNREAD_BATCH
         self._refused: Counter[Pair] = Counter()
-        self._differing = 0  # instances whose File Meta Information names another than the data set
+        self._differing = 0  # instances whose File Meta Information contradicts the data set
 
     def closed_until(self, now: float) -> float:
-        """Until when no more should be sent: the caller has to read first."""
+        """The time until which no more should be sent: math.inf while the caller must read first."""
         return math.inf if len(self.unread) >= _MAXIMUM_UNREAD else 0.0
 
     # -- from the stations above ---------------------------------------------------------------------------------------
 
     def add(self, outcome: Outcome, *, is_settled: bool = False) -> None:
-        """Write a final outcome down, count it, and hand it out.
+        """Record a final outcome, count it, and hand it out.
 
-        Where it `is_settled`, the ledger has it from an earlier run. One that leaves the instance to another run is
-        not handed out.
+        `is_settled`: the ledger has it from an earlier run. An outcome that leaves the instance to another run is not
+        handed out.
         """
         if self._recorder is not None and not is_settled:
             self._recorder.record(outcome)
@@ -81,13 +81,13 @@ class Outcomes:
             self.readable.set()
 
     def tell_difference(self, path: str | None, difference: str) -> None:
-        """Log how a File Meta Information differs from its data set; of many, the first one and then their count."""
+        """Log how a File Meta Information differs from its data set: the first one, and a count of the others later."""
         self._differing += 1
         if self._differing == 1:
             emit(logger, trace.MetaDiffers(path=path, difference=difference))
 
     def _tell(self, outcome: Outcome) -> None:
-        """Log why an instance was not stored; of a kind that the peer refused, the first one and then their count."""
+        """Log why an instance was not stored; of a kind that the peer refused, the first one and later a count."""
         instance = outcome.instance
         if outcome.state is State.FAILED and instance is not None:
             kind = (instance.sop_class_uid, instance.transfer_syntax_uid)
@@ -102,7 +102,7 @@ class Outcomes:
     # -- to the caller -------------------------------------------------------------------------------------------------
 
     def wake_for_each(self, for_each: bool) -> None:
-        """Choose between setting `readable` for each outcome and setting it for a batch of them."""
+        """Set `readable` for each outcome from now on, or only for a batch of them."""
         self._batch = 1 if for_each else _UNREAD_BATCH
 
     def take(self) -> Outcome:
@@ -115,7 +115,7 @@ class Outcomes:
     # -- when the run has ended ----------------------------------------------------------------------------------------
 
     def conclude(self, left: Iterable[Pending]) -> None:
-        """Nothing more comes: count what is left for another run, and tell of how many more was not told."""
+        """End: count what is left for another run, and log the counts of what was not logged one by one."""
         for (sop_class_uid, transfer_syntax_uid), count in self._refused.items():
             if count > 1:
                 kind = {"sop_class_uid": sop_class_uid, "transfer_syntax_uid": transfer_syntax_uid}

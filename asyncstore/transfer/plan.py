@@ -1,4 +1,4 @@
-"""Which presentation contexts an association proposes: what the work at hand needs first, then what may come."""
+"""Chooses the presentation contexts that an association proposes: first those that waiting work needs."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ if TYPE_CHECKING:
     from asyncstore.transfer.options import TransferOptions
 
 Pair: TypeAlias = tuple[str, str]
-"""SOP Class UID and Transfer Syntax UID: what decides over the presentation context of an instance."""
+"""SOP Class UID and Transfer Syntax UID of an instance: they decide which presentation context it needs."""
 
 _Context: TypeAlias = tuple[str, tuple[str, ...]]
 
 
 class Proposal(NamedTuple):
-    """Presentation contexts to propose on one association, and the pairs that it does all it can for."""
+    """Presentation contexts to propose on one association, and the pairs for which it has every useful context."""
 
     contexts: tuple[_Context, ...]
     pairs: frozenset[Pair]
@@ -28,7 +28,7 @@ class Proposal(NamedTuple):
 class Plan:
     """Remembers which pairs the input has shown so far, and turns them into proposals of at most 128 contexts.
 
-    A pair is one context with exactly the file's own transfer syntax. By default a second one with the four
+    Each pair takes one context with exactly the file's own transfer syntax. By default a second one with the four
     uncompressed syntaxes makes conversion possible, and the remaining room is filled with the Storage SOP Classes of
     the standard, so that an instance of a class not seen yet need not wait for another association.
     """
@@ -44,10 +44,10 @@ class Plan:
         self._seen.setdefault(pair)
 
     def propose(self, needed: Iterable[Pair], *, filled: bool = True) -> Proposal:
-        """What to propose for work of the pairs `needed`, the most urgent first; pairs seen earlier come after them.
+        """The proposal for work of the pairs `needed`, the most urgent first; pairs seen earlier follow.
 
-        Only a `filled` one has anything else: where an association is open that has it all, a second one need not cost
-        the peer the same again (128 contexts took it 15 ms).
+        Only a `filled` proposal has further contexts. Once an open association has them, another one need not propose
+        them again: 128 contexts took a peer 15 ms.
         """
         contexts: dict[_Context, None] = {}
         pairs = set()
@@ -64,7 +64,7 @@ class Plan:
         return Proposal(tuple(contexts), frozenset(pairs))
 
     def proposals_for(self, needed: Iterable[Pair]) -> Iterator[Proposal]:
-        """The proposals, one after the other, that carry work of all these pairs."""
+        """The proposals that together carry work of all these pairs, one after the other."""
         left = list(dict.fromkeys(needed))
         while left:
             proposal = self.propose(left)

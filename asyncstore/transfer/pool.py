@@ -1,6 +1,6 @@
-"""The associations that a transfer has open: opened as the waiting work needs them, ended when they do not pay.
+"""The open associations of a transfer: opened when waiting work needs them, ended when they do not pay.
 
-`Concurrency` says how many there should be, `Plan` what each proposes, and `Destination` learns how each ended.
+`Concurrency` says how many to keep, `Plan` what each proposes, and `Destination` learns how each ended.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
 
 class Pool:
-    """The workers of a transfer, an association each; `changed` is set when one was established or has ended."""
+    """The workers of a transfer, one for each association; `changed` is set when one is established or ends."""
 
     def __init__(
         self,
@@ -63,7 +63,7 @@ class Pool:
         self._group: TaskGroup
 
     def start(self, group: TaskGroup) -> None:
-        """Have the associations in tasks of this group."""
+        """Run the associations in tasks of this group."""
         self._group = group
 
     # -- for all of them -----------------------------------------------------------------------------------------------
@@ -79,7 +79,7 @@ class Pool:
             worker.abort()
 
     def end_unestablished(self) -> None:
-        """Give up the associations that are not there yet: there is nothing to finish on them."""
+        """Give up the associations that are not established yet: they have nothing to finish."""
         for worker in tuple(self.workers):
             if not worker.association.established:
                 worker.abort()
@@ -87,12 +87,12 @@ class Pool:
     # -- how many ------------------------------------------------------------------------------------------------------
 
     def update_target(self, now: float) -> int:
-        """Take in how the transfer goes, and give how many associations there should be."""
+        """Take in the state of the transfer, and return how many associations there should be."""
         report = self._report
         for worker in self.workers:
             report.count_streamed(worker.take_streamed_bytes())
         progress = Progress(
-            # A part of a large instance says of the peer's speed what a whole small one does.
+            # A part of a large instance shows the peer's speed as well as a whole small one.
             answers=report.answers + report.streamed_bytes // STREAMED_AFTER_BYTES,
             data_set_bytes=report.sent_bytes,
             associations_open=report.associations_open,
@@ -105,17 +105,17 @@ class Pool:
         return target if report.associations_open else 1
 
     def retire_beyond(self, target: int) -> None:
-        """Have those end that are too many, as soon as what they have in flight is answered."""
+        """Retire workers until `target` are left; each ends when what it has in flight is answered."""
         for worker in [worker for worker in self.workers if not worker.retiring][target:]:
             worker.retire()
 
     def open_up_to(self, target: int) -> None:
-        """Open associations until there are this many; one that is ending still counts at the peer."""
+        """Open associations until there are this many; one that is ending still counts, as the peer still has it."""
         for _ in range(target - len(self.workers)):
             self._open()
 
     def _open(self) -> None:
-        """Have one more association, proposing what the waiting work needs."""
+        """Open one more association, proposing what the waiting work needs."""
         self._last_number += 1
         options = self._options
         proposal = self._plan.propose(self._work.pairs_waiting(), filled=not self.workers)
@@ -145,7 +145,7 @@ class Pool:
     # -- one of them ---------------------------------------------------------------------------------------------------
 
     async def _employ(self, worker: Worker) -> None:
-        """One worker and its association, from beginning to end."""
+        """Run one worker and its association from beginning to end."""
         error: AsyncStoreError | None = None
         try:
             with worker.scope:
@@ -166,7 +166,7 @@ class Pool:
         self.changed.set()
 
     def _ended(self, worker: Worker, error: AsyncStoreError | None) -> None:
-        """A worker's association ended, by itself or as `error` says."""
+        """Handle the end of a worker's association; `error` is None if its work was done or the pool aborted it."""
         lost = worker.take_lost()
         if lost:
             because = error or worker.association.failure or AssociationLost("the association was aborted")
@@ -186,7 +186,7 @@ class Pool:
         self.wake()
 
     def _learn_window(self, worker: Worker, error: AsyncStoreError) -> None:
-        """Operations were outstanding at the end: was it the window? Some peers accept one and cannot take it."""
+        """Stop proposing a window if it may have ended the association: some peers accept one but cannot handle it."""
         has_worked = self._window_has_worked or any(map(_used_window, self.workers))
         if worker.association.window > 1 and not has_worked and not is_our_doing(error):
             self._window = 1
@@ -207,7 +207,7 @@ class Pool:
         )
 
     def _has_proposed_all(self, worker: Worker) -> bool:
-        """Whether there is nothing else that the peer might accept."""
+        """Whether this worker proposed all that the peer might accept."""
         if not self._options.only_needed_contexts:
             return True
         return self._work.feed_ended and worker.proposal.pairs.issuperset(self._work.pairs_waiting())
@@ -216,7 +216,7 @@ class Pool:
         self._report.associations_open = sum(worker.is_open for worker in self.workers)
 
     def _number_open(self) -> None:
-        """The log names associations only while there are several."""
+        """Number the associations in the log, but only while there are several."""
         several = len(self.workers) > 1
         for worker in self.workers:
             worker.association.trace_number = worker.number if several else 0

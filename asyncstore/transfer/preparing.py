@@ -1,8 +1,8 @@
 """Converts instances ahead of the associations that send them, so that a conversion does not hold up other instances.
 
-A worker lays an instance on its bench that its association can carry only after a conversion, and goes on with others.
-Once the instance is converted, the worker takes it from there and sends it. A converted data set may take 64 MiB of
-memory, so benches have room for a few only.
+If an association can carry an instance only after a conversion, its worker lays the instance on its bench and goes on
+with others. Once the instance is converted, the worker takes it from there and sends it. A converted data set may take
+64 MiB of memory, so benches have room for a few only.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 Result: TypeAlias = Prepared | Outcome
 """An instance as it can be sent, or why it cannot be."""
 
-# Conversions share one interpreter: more threads help only where files are waited for.
+# Conversions share one interpreter: more threads help only while they wait for files.
 _CONVERTED_AT_ONCE: Final = 4
 # All benches together have room for this many, and each for one at least.
 _PLACES: Final = 8
@@ -48,12 +48,12 @@ class Preparing:
         self._group = group
 
     def cancel(self) -> None:
-        """Convert no more. Threads that are at it are left to themselves, and the run must not read their files."""
+        """Stop converting. A running thread is left to itself, and the run must not read its file."""
         for scope in self._scopes:
             scope.cancel()
 
     def begin(self, bench: Bench, pending: Pending, contexts: AcceptedContexts) -> None:
-        """Have an instance converted for a bench."""
+        """Begin to convert an instance for a bench."""
         self._group.start_soon(self._convert, bench, pending, contexts)
 
     def give_back(self, pending: Pending) -> None:
@@ -83,7 +83,7 @@ class Preparing:
 
 
 class Bench:
-    """The conversions of one worker: `held` counts what it has laid here and not taken yet.
+    """The conversions of one worker; `held` counts the instances that it laid here and has not taken back.
 
     `changed` is set when something is ready.
     """
@@ -107,12 +107,12 @@ class Bench:
         return bool(self._ready)
 
     def lay(self, pending: Pending, contexts: AcceptedContexts) -> None:
-        """Have an instance converted to what these contexts can carry."""
+        """Begin to convert an instance to a transfer syntax that these contexts can carry."""
         self.held += 1
         self._preparing.begin(self, pending, contexts)
 
     def put(self, pending: Pending, result: Result) -> bool:
-        """An instance is ready; False when the bench was closed."""
+        """Take a converted instance from its thread; False when the bench was closed."""
         if self._is_open:
             self._ready.append((pending, result))
             self.changed.set()
@@ -124,7 +124,7 @@ class Bench:
         return self._ready.popleft()
 
     def close(self) -> None:
-        """Give everything back to the work; what is being converted follows when that has ended."""
+        """Give everything back to the work; an instance in a thread follows when its conversion has ended."""
         if self._is_open:
             self._is_open = False
             self._preparing.benches -= 1

@@ -15,13 +15,14 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Reaction:
-    """What one kind of answer leads to.
+    """How a transfer reacts to one kind of answer: for the instance, its association and the destination.
 
-    `final` is the state of the instance when it is not tried again; `retries` how many more requests the answer is
-    worth, behind what waits of the same directory or study; `on_new_association` that the present association ends
-    first; `presses` that the whole destination backs off and the instance is not charged while it does; `refuses_class`
-    that no more of that (SOP class, transfer syntax) is sent; `stops_after` how many such answers in a row stop the
-    destination (0: never).
+    final               state of the instance if it is not tried again
+    retries             most further requests for the instance; RetryPolicy.retries may allow fewer
+    on_new_association  end the present association before the next request
+    presses             the whole destination waits, and the wait does not count as one of the instance's retries
+    refuses_class       send no more instances of that SOP class and transfer syntax
+    stops_after         stop the run after this many such answers in a row; 0: never
     """
 
     final: State
@@ -33,7 +34,22 @@ class Reaction:
 
 
 class Reactions(enum.Enum):
-    """The reactions that a run can choose from by name (`--on-status A702=stop`)."""
+    """The reactions that can be chosen for a status: `--on-status A702=stop` is `Reactions.STOP`.
+
+    STORED, WARNING, DUPLICATE, FAILED
+                               count the instance as this, and do not try again
+    AGAIN                      once more, then failed
+    AGAIN_ELSEWHERE            once more on a new association, then failed
+    AGAIN_4_TIMES              up to 4 more attempts, then failed
+    LATER                      the whole destination waits and has fewer associations; the instance fails after 5 such
+                               answers if the peer takes others meanwhile
+    UNSUPPORTED                failed; send no more of that SOP class and transfer syntax
+    STOP                       stop the run, and leave this instance and the rest for another
+    STOP_AFTER_3               stop the run after 3 such answers in a row; until then try the instance up to twice more
+    AGAIN_ELSEWHERE_THEN_STOP  once more on a new association, then stop the run
+
+    `Reactions.STOP.value` is the Reaction, which a StatusReaction takes.
+    """
 
     STORED = Reaction(State.STORED)
     WARNING = Reaction(State.WARNING)
@@ -51,7 +67,12 @@ class Reactions(enum.Enum):
 
 @dataclass(frozen=True, slots=True)
 class StatusReaction:
-    """A row: status codes `first` to `last`, both included, and the reaction to them."""
+    """The reaction to the status codes `first` to `last`, both included.
+
+        StatusReaction(0xA702, 0xA702, Reactions.STOP.value)
+
+    Raises LocalProtocolError when a code is not 0000 to FFFF, or when `reaction` is not a Reaction.
+    """
 
     first: int
     last: int
@@ -71,18 +92,18 @@ def _rows(reaction: Reactions, *codes: int | tuple[int, int]) -> list[StatusReac
 
 
 _NO_ANSWERS: Final = (0xFE00, 0xFF00, 0xFF01)
-# The first row that holds a code wins. `Status.retryable` is true of the codes whose reaction has retries, and of no
-# other. FE00, FF00 and FF01 have none: they are no answers to a C-STORE, and end the
-# association as every violation of the protocol does.
+# The first row that holds a code wins. `Status.retryable` is true for exactly the codes whose reaction has retries.
+# FE00, FF00 and FF01 have no reaction: they are not legal answers to a C-STORE, and end the association like every
+# violation of the protocol.
 STATUS_REACTIONS: Final[tuple[StatusReaction, ...]] = (
     *_rows(Reactions.STORED, 0x0000),
     *_rows(Reactions.WARNING, 0x0001, 0x0107, 0x0116, (0xB000, 0xBFFF)),
     *_rows(Reactions.LATER, (0xA700, 0xA7FF), 0x0213),
     *_rows(Reactions.UNSUPPORTED, (0xA800, 0xA8FF), 0x0122, 0x0112),
     *_rows(Reactions.FAILED, (0xA900, 0xA9FF), 0x0105, 0x0106, 0x0113, 0x0114, 0x0115),
-    *_rows(Reactions.FAILED, 0x0117, 0x0118, 0x0119, 0x0120, 0x0121, 0x0123),  # 011A to 011F are anybody's
+    *_rows(Reactions.FAILED, 0x0117, 0x0118, 0x0119, 0x0120, 0x0121, 0x0123),  # 011A to 011F are not defined
     *_rows(Reactions.AGAIN_ELSEWHERE, (0xC000, 0xCFFF), 0x0210, 0x0212),
-    *_rows(Reactions.AGAIN_4_TIMES, 0x0110),  # of two first objects of a study, a peer may fail over one
+    *_rows(Reactions.AGAIN_4_TIMES, 0x0110),  # a peer may fail one of two first objects of a study
     *_rows(Reactions.DUPLICATE, 0x0111),
     *_rows(Reactions.STOP_AFTER_3, 0x0124),
     *_rows(Reactions.AGAIN_ELSEWHERE_THEN_STOP, 0x0211),
@@ -91,9 +112,9 @@ STATUS_REACTIONS: Final[tuple[StatusReaction, ...]] = (
 
 
 def parse_overrides(texts: Iterable[str]) -> tuple[StatusReaction, ...]:
-    """Read `A702=stop`, `C000-C0FF=failed`: status codes in hexadecimal and the name of a reaction.
+    """Read texts such as `A702=stop` and `C000-C0FF=failed`: status codes in hexadecimal and the name of a reaction.
 
-    Raises LocalProtocolError, its text one line that says what is wrong.
+    Raises LocalProtocolError with one line that says what is wrong.
     """
     return tuple(_parse_override(text) for text in texts)
 

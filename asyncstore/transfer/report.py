@@ -12,16 +12,17 @@ from asyncstore.instances.outcome import FAILED_STATES, STORED_STATES, State
 if TYPE_CHECKING:
     from asyncstore.instances.outcome import Outcome
 
-_KEPT_REASONS = 1000  # a peer that words each failure anew must not fill the memory
+_KEPT_REASONS = 1000  # a peer that words each failure differently must not fill the memory
 
 
 @dataclass(slots=True)
 class Report:
-    """What a transfer did so far: counts of instances by state, bytes, and reasons.
+    """The account of a transfer so far: instances by state, status and reason, and bytes of data sets.
 
-    `found` and `found_bytes` grow while the scan goes on; `scan_finished` says that they are final. Bytes are those of
-    data sets; `streamed_bytes` are those of `sent_bytes` that large instances were sent beyond their beginning.
-    `stopped_because` is what ended the run before its work was done.
+    `stored`, `failed`, `left` and `states` count outcomes. `found` and `found_bytes` grow while the input is scanned,
+    and are final once `scan_finished` is true. `streamed_bytes` is the part of `sent_bytes` that large instances sent
+    beyond their first 8 MiB. `stopped_because` is the exception that stopped the run before its work was done, None
+    otherwise. `started_at` and `finished_at` are times of time.monotonic(). `to_dict()` is for JSON.
     """
 
     found: int = 0
@@ -49,7 +50,7 @@ class Report:
 
     @property
     def failed(self) -> int:
-        """Instances that ended without being stored, for whatever reason; those left for another run do not count."""
+        """Instances that could not be stored or have no known outcome; those left for another run do not count."""
         return sum(self.states[state] for state in FAILED_STATES)
 
     @property
@@ -58,12 +59,12 @@ class Report:
 
     @property
     def left(self) -> int:
-        """Instances that were found and that nothing was decided about before the run stopped."""
+        """Instances that were found and had no final outcome when the run stopped."""
         return self.states[State.LEFT]
 
     @property
     def finished(self) -> int:
-        """Outcomes so far, of whatever state."""
+        """Outcomes so far, of every state."""
         return self.states.total()
 
     @property
@@ -72,7 +73,7 @@ class Report:
 
     @property
     def finished_instances(self) -> int:
-        """Outcomes so far of what `found` counts: without files that hold no instance, or cannot be read."""
+        """Outcomes so far of instances that `found` counts: without files that hold none or cannot be read."""
         return self.finished - self.problems
 
     def add(self, outcome: Outcome) -> None:

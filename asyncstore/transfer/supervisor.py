@@ -1,8 +1,8 @@
-"""A transfer from its beginning to its end: the feed runs, associations come and go, and all ends in order.
+"""Runs a transfer from beginning to end: starts the feed, opens and ends associations, and ends all in order.
 
-How tasks wake each other: the station that changes sets a signal of its own and does not know who waits for it. A
+How tasks wake each other: the station that changes sets its own signal and does not know which tasks wait for it. A
 worker waits for its answers, for work, for conversions, and for room among the unread outcomes; the feed for room to
-read; the caller for outcomes; the supervisor for all that may change what it does next. A signal does not say what
+read; the caller for outcomes; the supervisor for everything that may change its next step. A signal does not say what
 has changed: the task that wakes looks again. An answer wakes its own worker only.
 """
 
@@ -31,14 +31,14 @@ if TYPE_CHECKING:
     from asyncstore.transfer.work import Work
 
 _TICK_SECONDS: Final = 0.025
-# While nothing moves, ticks become as rare as this: 40 a second took 3 % of a processor for hours that a peer hangs.
+# The longest tick while nothing moves: 40 ticks a second took 3 % of a processor for as long as a peer hung.
 _CALM_TICK_SECONDS: Final = 0.2
 
 
 class Supervisor:
     """Feeds and supervises until everything has its outcome, or until the run must stop.
 
-    `sources_error` is what an iterable of the caller's raised.
+    `sources_error` is the exception that the caller's iterable raised.
     """
 
     def __init__(
@@ -109,7 +109,7 @@ class Supervisor:
     # -- the end of a run, before its work is done ---------------------------------------------------------------------
 
     def drain(self) -> None:
-        """Take no new work and finish what is in flight, which is aborted when that takes too long."""
+        """Take no new work and finish what is in flight; abort it after `drain_seconds`."""
         if not self._outcomes.are_complete:
             self._abort_at = min(self._abort_at, time.monotonic() + self._drain_seconds)
             self._destination.stop()
@@ -122,7 +122,7 @@ class Supervisor:
         self._pool.abort()
 
     def _begin_draining(self) -> None:
-        """Whatever the reason: nothing new is read or opened. Nothing is taken since the destination was stopped."""
+        """Stop reading and opening, whatever the reason; the stopped destination already keeps work back."""
         if self._is_draining:
             return
         self._is_draining = True
@@ -144,7 +144,7 @@ class Supervisor:
             await self._rest()
 
     def _look(self, now: float) -> None:
-        """Do all that it is time for."""
+        """Do everything that is due."""
         if self._recorder is not None and self._recorder.failure is not None:
             self._destination.stop(self._recorder.failure)
         self._admission.look(now)
@@ -158,7 +158,7 @@ class Supervisor:
         self._outcomes.readable.set()
 
     def _adjust(self, now: float) -> None:
-        """Have as many associations as pay: open one, or have one end."""
+        """Keep as many associations open as pay: open some, or retire some."""
         target = self._pool.update_target(now)
         if self._destination.closed_until(now) > now:
             return
@@ -174,7 +174,7 @@ class Supervisor:
         return report.answers + report.streamed_bytes + report.associations_established
 
     def _next_tick_seconds(self, now: float, *, is_calm: bool) -> float:
-        """How long to let things be: longer and longer while nothing moves, but not beyond the next thing to do."""
+        """How long to rest: longer each time while nothing moves, but not past the next thing that is due."""
         if not is_calm:
             return _TICK_SECONDS
         due_at = (self._admission.closed_until(now), self._work.next_retry_at, self._abort_at)
@@ -182,11 +182,11 @@ class Supervisor:
         return max(_TICK_SECONDS, min(2 * self._tick_seconds, most))
 
     async def _rest(self) -> None:
-        """Until the next tick, or until something changes that should not wait for it."""
+        """Wait until the next tick, or until something changes that should not wait for it."""
         signals: list[Signal] = [self._work.due, self._destination.stopped, self._pool.changed]
         if self._duplicates is not None:
             signals.append(self._duplicates.decided)
-        if not self._pool.workers:  # else they take what comes
+        if not self._pool.workers:  # else a worker takes it
             signals.append(self._work.available)
         is_calm = self._tick_seconds > _TICK_SECONDS
         self._outcomes.wake_for_each(is_calm)

@@ -1,4 +1,4 @@
-"""The events that a transfer logs beside those of its associations."""
+"""Events that a transfer logs besides those of its associations."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class NotStored(TraceEvent):
 
 
 class KindRefused(TraceEvent):
-    """The run is over; the peer refuses a kind of instance by `status`, and `count` more than the first were of it."""
+    """At the end of a run: `count` more instances of a kind that the peer refuses, after the first one."""
 
     level: ClassVar[int] = logging.ERROR
     sop_class_uid: str
@@ -38,7 +38,7 @@ class KindRefused(TraceEvent):
 
 
 class MoreMetaDiffer(TraceEvent):
-    """The run is over, and so it was with `count` instances more than the first."""
+    """At the end of a run: `count` more instances with such a difference, after the first one."""
 
     level: ClassVar[int] = logging.WARNING
     count: int

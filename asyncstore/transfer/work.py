@@ -2,8 +2,8 @@
 
 Instances of one directory stay on one association while there is other work: some archives see a study as complete when
 an association ends, and two associations that both carry the first object of a study race in the peer's database. The
-same SOP Instance UID is never in flight twice: some peers lose data over it. No event loop is needed here; those who
-wait for a change wait for the signals of Work.
+same SOP Instance UID is never in flight twice: some peers lose data over it. Nothing here waits or needs an event loop;
+a task that waits for a change waits for a signal of Work.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 # Read-ahead ends at either limit. Small files wait with their bytes, larger ones with their UIDs only.
 MAXIMUM_WAITING: Final = 1024
 MAXIMUM_WAITING_BYTES: Final = 8 << 20
-# For this many studies it is remembered which association they stay on: more than are ever on their way at once.
+# Remember the association of this many studies: more than are ever on their way at once.
 _REMEMBERED_OWNERS: Final = 65536
 # While there is other work, this many instances are taken between two retries.
 _TAKEN_PER_RETRY: Final = 16
@@ -36,13 +36,18 @@ _TAKEN_PER_RETRY: Final = 16
 
 @dataclass(slots=True, eq=False)
 class Pending:
-    """An instance on its way, and what happened to it so far.
+    """An instance on its way, and its history so far.
 
-    `key` is what keeps instances together, `held_bytes` what the instance holds in memory while it waits,
-    `was_compared` says that it need not be compared with a stored file any more. `attempts` counts requests, `retries`
-    those that its own failures cost, `losses` associations that ended while it was in flight, `refusals` answers that
-    the peer is out of resources while it took others. `answers_seen` and `refusals_seen` are the destination's counts
-    at the latest of those, `answers_at_first_refusal` at the first (None: there was none).
+    key                       its directory or study: instances with the same key stay together
+    held_bytes                memory that it holds while it waits
+    was_compared              it need not be compared with a stored file again
+    attempts                  requests so far
+    retries                   those of them that its own failures cost
+    losses                    associations that ended while it was in flight
+    refusals                  answers "out of resources" while the peer took others
+    answers_seen, refusals_seen
+                              the destination's counts at the latest answer "out of resources"
+    answers_at_first_refusal  the destination's count of answers at the first one; None before it
     """
 
     instance: Instance
@@ -74,8 +79,8 @@ class _Group:
 class Work:
     """The instances that wait: they come in from the feed and from retries, and are taken by associations.
 
-    `available` is set when an association may find something to take, or that all is done; `due` when it has changed
-    what is next, or that all is done. `waiting` counts instances that are ready, `waiting_bytes` what they hold.
+    `available` is set when an association may find something to take, `due` when a retry was added; both when all is
+    done. `waiting` counts the instances that are ready, `waiting_bytes` the memory that they hold.
     """
 
     def __init__(self, *, strict: bool = False) -> None:
@@ -84,7 +89,7 @@ class Work:
         self._group_of: dict[object, _Group] = {}
         self._owners: dict[str, object] = {}
         self._in_flight: set[str] = set()  # SOP Instance UIDs
-        self._same_uid: dict[str, deque[Pending]] = {}  # SOP Instance UID -> others that have it too, to come in turn
+        self._same_uid: dict[str, deque[Pending]] = {}  # SOP Instance UID -> others with it, which wait their turn
         self._same_uid_waiting = 0
         self._same_uid_bytes = 0
         self._retries: list[tuple[float, int, Pending]] = []
@@ -99,7 +104,7 @@ class Work:
 
     @property
     def is_done(self) -> bool:
-        """Nothing waits, nothing is in flight, and nothing more will come."""
+        """Whether nothing waits, nothing is in flight, and nothing more will come."""
         return self.feed_ended and not self.waiting and not self._in_flight and not self._retries
 
     @property
@@ -112,7 +117,7 @@ class Work:
 
     @property
     def left(self) -> Iterator[Pending]:
-        """Everything that has no final outcome, when nothing is in flight any more; used when the run stops early."""
+        """Every instance without a final outcome, for a run that stops early; ask when nothing is in flight."""
         for group in self._groups.values():
             for queue in group.waiting.values():
                 yield from queue
@@ -121,9 +126,9 @@ class Work:
         yield from itertools.chain.from_iterable(self._same_uid.values())
 
     def add(self, instance: Instance, key: str) -> None:
-        """Take in an instance; `key` is what keeps instances together: its directory, or its study.
+        """Take in an instance; `key` is its directory or study: instances with the same key stay together.
 
-        Set `available` when all that has come was added.
+        The caller sets `available` when it has added all that came.
         """
         is_held = instance.path is None or instance.size_bytes <= SMALL_FILE_BYTES
         self._put(Pending(instance, key, instance.size_bytes if is_held else 0))
@@ -133,7 +138,7 @@ class Work:
         return not self.feed_ended or bool(self._groups)
 
     def put_back(self, pending: Pending) -> None:
-        """Give back an instance that was taken and not sent; set `available` when all were given back."""
+        """Take back an instance that was not sent; the caller sets `available` when it has given back all."""
         self._leave_flight(pending)
         self._put(pending)
 
@@ -144,13 +149,13 @@ class Work:
         self.due.set()
 
     def finish(self, pending: Pending) -> None:
-        """An instance has its final outcome."""
+        """Take note that an instance has its final outcome."""
         self._leave_flight(pending)
         if self.feed_ended and self.is_done:
             self._tell_done()
 
     def end_feed(self) -> None:
-        """Nothing more will come from the feed."""
+        """Take note that nothing more will come from the feed."""
         self.feed_ended = True
         self._tell_done()
 
@@ -160,7 +165,7 @@ class Work:
 
     @property
     def next_retry_at(self) -> float:
-        """When the time of the next retry comes; infinite when there is none."""
+        """The time of the next retry; math.inf if there is none."""
         return self._retries[0][0] if self._retries else math.inf
 
     def wake_retries(self, now: float) -> bool:
@@ -174,7 +179,7 @@ class Work:
         return woken
 
     def take_all(self, pairs: Collection[Pair]) -> list[Pending]:
-        """Take out every instance of these pairs that waits, for any association; they are not in flight then."""
+        """Take out every waiting instance of these pairs, whatever its directory; they are not in flight then."""
         taken: list[Pending] = []
         for group in list(self._groups.values()):
             for pair in [pair for pair in group.waiting if pair in pairs]:
@@ -192,7 +197,7 @@ class Work:
         return taken + others
 
     def waits_for(self, taker: object) -> bool:
-        """Whether something waits that this association could have, if it could carry it."""
+        """Whether something waits that this association might take if it could carry it."""
         if not self._strict:
             return self.waiting > 0
         keys = itertools.chain(self._groups, (pending.key for pending in self._again))
@@ -207,9 +212,9 @@ class Work:
     def take(self, taker: object, served: Container[Pair]) -> Pending | None:
         """The next instance for an association that can carry the pairs `served`.
 
-        From the group that it has; else from one that nobody has; else, unless groups are strict, from the one of
-        another association with the most waiting: that association is not kept from its own by it. Retries come when
-        nothing else does, and otherwise every now and then: those that a peer never takes must not keep the others.
+        It takes from its own group first, then from one that no association owns, and then, unless groups are strict,
+        from the fullest one of another association, which keeps it. Retries come when nothing else waits, and now and
+        then before that: instances that a peer never takes must not hold up the others.
         """
         pending = None
         if self._taken_since_again >= _TAKEN_PER_RETRY:
@@ -245,7 +250,7 @@ class Work:
         return None
 
     def leave(self, taker: object) -> None:
-        """An association ended: what it owned is free."""
+        """Free what an association owned: it has ended."""
         group = self._group_of.pop(taker, None)
         if group is not None:
             group.owner = None
@@ -253,7 +258,7 @@ class Work:
             self._owners = {key: owner for key, owner in self._owners.items() if owner is not taker}
 
     def _others(self, taker: object) -> Iterator[_Group]:
-        """The groups that an association may take from beside its own, best first."""
+        """The groups that an association may take from besides its own, best first."""
         if self._strict:
             yield from (group for group in self._groups.values() if self._is_open_to(group.key, taker))
             return
@@ -333,7 +338,7 @@ class Work:
             self._release_next(uid)
 
     def _release_next(self, uid: str) -> None:
-        """The next instance with that UID, if there is one, waits for an association again: its turn has come."""
+        """Let the next instance with that UID, if there is one, wait for an association: its turn has come."""
         if uid in self._same_uid and uid not in self._in_flight:
             pending = self._same_uid[uid][0]
             self._drop_same_uid(pending)
@@ -349,7 +354,7 @@ class Work:
 
 
 def directory_of(path: str | None) -> str:
-    """What keeps the instances of one directory together."""
+    """The key that the instances of one directory share."""
     return path.rpartition(os.sep)[0] if path else ""
 
 

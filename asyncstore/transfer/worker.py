@@ -29,16 +29,16 @@ if TYPE_CHECKING:
     from asyncstore.transfer.preparing import Preparing
     from asyncstore.transfer.work import Pending
 
-    # With the transfer syntax and the length of what was sent: what a conversion made is not kept for the answer.
+    # An instance, and the transfer syntax and length in which it was sent: converted bytes are not kept for the answer.
     _Sent: TypeAlias = tuple[Pending, str, int]
 
 
 class Worker:
     """Sends instances over one association, which the pool opens and closes.
 
-    `number` is what the log calls it. `retiring` asks it to end when what is in flight is answered. `answers` counts
-    the answers that came, `has_sent` says that there is something to be answered. `established_at` is when there was an
-    association to work with: one that ends in the moment of its acceptance never was.
+    `number` is its number in the log. `retiring`: it ends when what is in flight is answered. `answers` counts the
+    answers that came; `has_sent`: a request was begun. `established_at` is the time from which the association could be
+    used, math.inf before: an association that ends together with its acceptance was never established.
     """
 
     def __init__(
@@ -68,7 +68,7 @@ class Worker:
         self._carried: frozenset[Pair] = frozenset()
         self._in_flight: dict[int, _Sent] = {}
         self._sending: _Sent | None = None
-        self._changed = Signal()  # an answer, the end of the association, or a wish of the pool's
+        self._changed = Signal()  # an answer, the end of the association, or a request of the pool
         association.on_failure = self._changed.set
 
     def __repr__(self) -> str:
@@ -85,11 +85,11 @@ class Worker:
 
     @property
     def is_open(self) -> bool:
-        """Whether there is an association, and nothing has ended it."""
+        """Whether the association is established and has not failed."""
         return self.association.established and self.association.failure is None
 
     def wake(self) -> None:
-        """Have the worker look whether there is something to do."""
+        """Make the worker look for something to do."""
         self._changed.set()
 
     def retire(self) -> None:
@@ -103,12 +103,12 @@ class Worker:
         self.scope.cancel()
 
     def take_streamed_bytes(self) -> int:
-        """How much of large instances that are not answered yet has been sent since this was last asked."""
+        """Bytes of large, unanswered instances that were sent since the last call."""
         taken, self.association.streamed_bytes = self.association.streamed_bytes, 0
         return taken
 
     def take_lost(self) -> list[Pending]:
-        """The instances in flight when the association ended, once; what is converted is given back to the work."""
+        """The instances in flight when the association ended, once; those being converted go back to the work."""
         self._bench.close()
         lost = [pending for pending, _, _ in self._in_flight.values()]
         self._in_flight.clear()
@@ -117,7 +117,7 @@ class Worker:
     # -- the work itself -----------------------------------------------------------------------------------------------
 
     def begin(self) -> None:
-        """The association is established."""
+        """Take note that the association is established, and of the pairs that it carries."""
         self._carried = frozenset(self.association.contexts.pairs)
         self._served = self._carried | self._pairs_done_with()
         self.established_at = time.monotonic()
@@ -125,8 +125,8 @@ class Worker:
     def _pairs_done_with(self) -> frozenset[Pair]:
         """The proposed pairs that this association carries after a conversion, or that none will carry.
 
-        A peer may accept only so many contexts at a time: what it refused for that may go elsewhere. What stood first
-        and was not accepted never will be.
+        A peer may limit the contexts of one association: what it refused for that reason may go elsewhere. A SOP class
+        that was proposed first and not accepted never will be.
         """
         contexts = self.association.contexts
         first_sop_class_uid, _ = self.proposal.contexts[0]
@@ -139,7 +139,7 @@ class Worker:
         )
 
     async def work(self) -> None:
-        """Work until there is nothing left to do here; raises what ended the association."""
+        """Work until nothing is left to do here; raises the exception that ended the association."""
         association, admission, bench = self.association, self._admission, self._bench
         while True:
             if association.failure is not None:
@@ -174,12 +174,12 @@ class Worker:
             return
         try:
             self._sending = (pending, prepared.transfer_syntax_uid, prepared.data_set_length)
-            if pending.losses:  # it may be what the associations died of: let no other be lost with it
+            if pending.losses:  # it may have ended associations: send it alone
                 await self._wait_until_alone()
             await send(
                 association, prepared, self._on_response, on_begin=self._on_begin, priority=self._options.priority
             )
-            del prepared  # what a conversion made is not kept in memory for the answer
+            del prepared  # converted bytes need not stay in memory until the answer
             if pending.losses:
                 await self._wait_until_alone()
         except SourceError as error:
