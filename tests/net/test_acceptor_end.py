@@ -12,6 +12,7 @@ import anyio.to_thread
 import pytest
 
 from asyncstore.dimse.messages import CEchoRQ, CEchoRSP, CStoreRQ
+from asyncstore.net import transport
 from asyncstore.services.storage_scp import StorageSCP
 from asyncstore.status import SUCCESS
 from asyncstore.uids import CT_IMAGE_STORAGE, IMPLICIT_VR_LITTLE_ENDIAN, VERIFICATION
@@ -188,6 +189,13 @@ async def test_an_idle_association_is_aborted_and_makes_room(script: Callable[[W
             await play(script, scp)
             while scp._open:
                 await anyio.lowlevel.checkpoint()
+
+
+async def test_a_look_that_finds_nothing_is_no_sign_of_life(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(transport, "_LOOK_SECONDS", TINY_SECONDS / 20)
+    with anyio.fail_after(LIMIT_SECONDS):
+        async with StorageSCP(idle_seconds=TINY_SECONDS) as scp:
+            await play(associates_and_waits, scp)
 
 
 async def test_an_association_whose_peer_reads_no_answer_is_idle() -> None:
