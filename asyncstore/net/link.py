@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import anyio
 
+from asyncstore.aio.cancellation import is_cancelled
 from asyncstore.aio.signal import Signal
 from asyncstore.dimse.operations import Operations
 from asyncstore.errors import (
@@ -237,6 +238,10 @@ class Link:
             self.fail(error)
         except Exception as mistake:
             self.fail(self._lost_by(mistake))
+        except anyio.get_cancelled_exc_class() as error:
+            if is_cancelled():
+                raise
+            self.fail(AssociationLost(f"aborted because of an exception: {error!r}"))
 
     def _on_readable(self) -> None:
         """Take in what has arrived; called by the event loop."""
@@ -252,6 +257,9 @@ class Link:
             self.fail(error)
         except Exception as mistake:  # of a callback, or of a logging handler: the event loop would keep it to itself
             self.fail(self._lost_by(mistake))
+        except BaseException as error:  # what came with it is lost
+            self.fail(AssociationLost(f"aborted because of an exception: {error!r}"))
+            raise
 
     def _take_in(self, data: bytes) -> None:
         """Handle the events that these bytes complete; then raise what the peer did wrong after them."""
@@ -330,9 +338,11 @@ class Link:
                 except Exception as mistake:  # of a logging handler
                     self._mistake = self._mistake or mistake
         finally:
-            with anyio.CancelScope(shield=True):
-                await self._discard()
-            self._has_ended.set()
+            try:
+                with anyio.CancelScope(shield=True):
+                    await self._discard()
+            finally:
+                self._has_ended.set()
 
     async def _watch_deadlines(self) -> None:
         """Fail the association when an answer is overdue; close it when the ARTIM timer runs out (PS3.8 9.1.5).

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Final
 
 import anyio.lowlevel
 
+from asyncstore.aio.cancellation import is_cancelled
 from asyncstore.aio.signal import Signal
 from asyncstore.dimse.message_types import response_to
 from asyncstore.dimse.performing import SOP_CLASS_NOT_SUPPORTED, Performing
@@ -113,7 +114,10 @@ class Performer:
         """Forget a request whose data set was not whole when the association ended."""
         sink, self._sink = self._sink, None
         if sink is not None:
-            await sink.discard()
+            try:
+                await sink.discard()
+            except Exception as error:
+                logger.error("a data set cannot be discarded", exc_info=error)
 
     def _begin(self, request: PeerRequest) -> None:
         """Find out who performs it, and where its data set goes."""
@@ -191,6 +195,10 @@ class Performer:
             answer = await awaitable
         except Exception as error:
             answer = self._failed(request, error)
+        except anyio.get_cancelled_exc_class() as error:
+            if is_cancelled():
+                raise
+            answer = self._failed(request, error)
         finally:
             self.at_work -= 1
         try:
@@ -201,7 +209,7 @@ class Performer:
             self._unanswered -= 1
             self._answered.set()
 
-    def _failed(self, request: PeerRequest, error: Exception) -> Answer:
+    def _failed(self, request: PeerRequest, error: BaseException) -> Answer:
         logger.error("performing a %s failed", request.message.name, exc_info=error)
         return response_to(request.message, _FAILED)
 

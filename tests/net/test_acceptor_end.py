@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import socket
 from typing import TYPE_CHECKING, Any
@@ -150,6 +151,43 @@ async def test_a_hook_at_work_is_cancelled_when_the_acceptor_is_stopped() -> Non
             await patient.began.wait()
     assert patient.ended.is_set()
     assert (patient.is_whole, scp.stored) == (False, 0)
+
+
+async def test_a_hook_that_awaits_what_was_cancelled_ends_nothing_else() -> None:
+    if anyio.get_cancelled_exc_class() is not asyncio.CancelledError:
+        pytest.skip("nobody but a scope cancels anything there")
+
+    async def awaits(_: Arrival) -> Status:
+        future = asyncio.get_running_loop().create_future()
+        future.cancel()
+        await future
+        return SUCCESS
+
+    def is_answered(wire: Wire) -> None:
+        wire.associate()
+        assert wire.store(bytes(10)).value == 0x0110
+        wire.release()
+
+    async with StorageSCP(on_store=awaits) as scp:
+        for _ in range(2):
+            await play(is_answered, scp)
+
+
+async def test_a_hook_that_raises_what_is_no_exception_ends_its_association() -> None:
+    if anyio.get_cancelled_exc_class() is not asyncio.CancelledError:
+        pytest.skip("it leaves the acceptor there")
+
+    def exits(_: Arrival) -> Status:
+        raise asyncio.CancelledError
+
+    def script(wire: Wire) -> None:
+        wire.associate()
+        wire.send_message(1, CStoreRQ(1, CT_IMAGE_STORAGE, "1.2.3.4"), bytes(10))
+        is_aborted(wire)
+
+    asyncio.get_running_loop().set_exception_handler(lambda loop, context: None)
+    async with StorageSCP(on_store=exits) as scp:
+        await play(script, scp)
 
 
 # The peer is idle
