@@ -7,7 +7,6 @@ order, and nothing more is read meanwhile.
 
 from __future__ import annotations
 
-import contextlib
 import logging
 import time
 from collections.abc import Awaitable
@@ -21,7 +20,7 @@ from asyncstore.aio.signal import Signal
 from asyncstore.dimse.message_types import response_to
 from asyncstore.dimse.performing import SOP_CLASS_NOT_SUPPORTED, Performing
 from asyncstore.dimse.reassembly import MAXIMUM_DATA_SET_BYTES
-from asyncstore.errors import AsyncStoreError, RemoteProtocolError
+from asyncstore.errors import AsyncStoreError, RemoteProtocolError, Timeout
 from asyncstore.status import Status
 from asyncstore.uids import name_of
 from asyncstore.upper_layer.framing import frame_command
@@ -202,9 +201,12 @@ class Performer:
         finally:
             self.at_work -= 1
         try:
-            with contextlib.suppress(AsyncStoreError):  # the peer has gone before its answer
-                if (pause := self._respond(request, answer)) is not None:
-                    await pause
+            if (pause := self._respond(request, answer)) is not None:
+                await pause
+        except Timeout as error:  # part of the response may be on the wire
+            self._link.fail(error)
+        except AsyncStoreError:
+            pass  # the peer has gone before its answer
         finally:
             self._unanswered -= 1
             self._answered.set()

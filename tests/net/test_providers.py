@@ -15,11 +15,11 @@ from asyncstore.dimse.message_types import response_to
 from asyncstore.dimse.messages import CEchoRQ, CEchoRSP, CStoreRQ, CStoreRSP, UnknownMessage
 from asyncstore.dimse.performing import UNRECOGNISED_OPERATION
 from asyncstore.dimse.query_messages import CCancelRQ, CFindRQ, CFindRSP
-from asyncstore.errors import Aborted, AssociationLost, ConnectionLost, RemoteProtocolError
+from asyncstore.errors import Aborted, AssociationLost, ConnectionLost, RemoteProtocolError, Timeout
 from asyncstore.instances.source import BytesSource
 from asyncstore.net.acceptor import Acceptor
 from asyncstore.net.mock import MockTransport
-from asyncstore.net.peer import Peer
+from asyncstore.net.peer import Peer, Timeouts
 from asyncstore.preparation.prepare import Prepared
 from asyncstore.services.scu import associate
 from asyncstore.services.storage_scp import StorageSCP
@@ -29,7 +29,7 @@ from asyncstore.uids import CT_IMAGE_STORAGE, EXPLICIT_VR_LITTLE_ENDIAN, IMPLICI
 from asyncstore.upper_layer import pdu
 from asyncstore.upper_layer.items import PresentationContextResult, UserInformation
 from asyncstore.upper_layer.pdu import AssociateAC, AssociateRQ, DataTF, Fragment, ReleaseRP
-from tests.support.associations import LIMIT_SECONDS, accepting, instance, to, units_of
+from tests.support.associations import LIMIT_SECONDS, TINY_SECONDS, accepting, instance, to, units_of
 from tests.support.wire import ScriptedSCP, Wire, play_scu
 
 if TYPE_CHECKING:
@@ -247,6 +247,28 @@ async def test_a_cancel_is_told_to_the_request_that_it_means_and_gets_no_answer(
     )
     assert [facts(answer) for answer in given] == [(0x8020, 5, 0xFE00)]
     assert cancelled == [True]
+
+
+async def test_an_answer_that_the_peer_does_not_take_in_time_ends_the_association() -> None:
+    async def late(request: PeerRequest) -> Any:
+        return response_to(request.message, SUCCESS)
+
+    transport = MockTransport([accept])
+    with anyio.fail_after(LIMIT_SECONDS):
+        async with associate(
+            PEER,
+            CONTEXTS,
+            providers={CT_IMAGE_STORAGE: Recorder(late)},
+            timeouts=Timeouts(network_seconds=TINY_SECONDS),
+            connect=opened(transport),
+        ) as association:
+            transport.room = 10
+            transport.play(says(1, CEchoRQ(3)))
+            await transport.has_stalled.wait()
+            await anyio.sleep(2 * TINY_SECONDS)
+            assert isinstance(association.failure, Timeout)
+            transport.make_room()
+    units_of(bytes(transport.sent))  # nothing went out in the middle of it
 
 
 async def test_no_answer_at_all_is_an_answer_too() -> None:
