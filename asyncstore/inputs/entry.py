@@ -10,7 +10,6 @@ import sys
 from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
 
 from asyncstore.errors import SourceError
-from asyncstore.inputs.opening import AnyPath, instance_from
 from asyncstore.inputs.walk import walk
 from asyncstore.instances import head
 from asyncstore.instances.instance import Instance
@@ -22,6 +21,7 @@ if TYPE_CHECKING:
 
     from pydicom.dataset import Dataset
 
+    from asyncstore.inputs.opening import AnyPath
     from asyncstore.inputs.walk import Walked
 
 Source: TypeAlias = "AnyPath | Instance | ScanProblem | Dataset"
@@ -164,6 +164,8 @@ def entries_of(
 
 def encoded(data_set: Dataset) -> Instance | Outcome:
     """A Dataset encoded as it is now, or an outcome that says what is wrong with it. Blocks."""
+    from asyncstore.inputs.opening import instance_from
+
     try:
         return instance_from(data_set)
     except (SourceError, OSError) as error:

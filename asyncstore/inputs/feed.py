@@ -19,14 +19,12 @@ import anyio
 import anyio.lowlevel
 import anyio.to_thread
 
-from asyncstore.aio.pump import Pump
 from asyncstore.aio.signal import Signal
 from asyncstore.inputs.entry import encoded, entries_of, is_data_set, is_one
 from asyncstore.inputs.pace import BATCH_FILES, MANY_READERS, PROBE_FILES, Pace, waits_so_far
 from asyncstore.instances.instance import Instance
 from asyncstore.instances.outcome import Outcome, problem_outcome
 from asyncstore.instances.problem import ScanProblem
-from asyncstore.instances.study import study_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -134,6 +132,8 @@ class Feed:
 
     async def _read_iterator(self, sources: Iterator[Source]) -> None:
         """Read a caller's iterator: in a thread, since it may block."""
+        from asyncstore.aio.pump import Pump
+
         pump = Pump(map(_encoded, sources))
         pump.start()
         try:
@@ -249,6 +249,8 @@ def _ask(entries: Iterator[Entry], settled: Settled) -> tuple[bool, list[Outcome
 
 def _read_batch(batch: list[Entry], find_studies: bool) -> tuple[list[Fed], float, bool]:
     """The contents of a batch of files, the seconds that the fastest took, and whether all were in memory."""
+    if find_studies:
+        from asyncstore.instances.study import study_of
     found: list[Fed] = []
     missed: list[str] = []
     fastest = math.inf

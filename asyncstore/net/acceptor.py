@@ -261,8 +261,11 @@ class AcceptedAssociation(Association):
         self.transport.close()
         self.changed.set()
 
-    def _on_readable(self) -> None:
+    def _take_in(self, data: bytes) -> None:
         self._quiet_looks = 0
+        super()._take_in(data)
+
+    def _on_readable(self) -> None:
         if self.performer is not None:
             self.performer.begin_turn()
         super()._on_readable()

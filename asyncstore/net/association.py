@@ -5,7 +5,10 @@
 
 from __future__ import annotations
 
+import time
 from typing import TYPE_CHECKING, cast
+
+import anyio
 
 from asyncstore.dimse.reassembly import Incoming
 from asyncstore.errors import AsyncStoreError, ConnectionLost, RemoteProtocolError, Timeout
@@ -122,6 +125,32 @@ class Association(Link):
             group=self._background,
         )
         return self.performer
+
+    async def _watch_deadlines(self) -> None:
+        """See Link.
+
+        A peer with a window works on one operation after another: the deadline runs from the last complete answer, or
+        from the sending when nothing was outstanding. An answer that came while the program stood still counts.
+        """
+        limit = self.timeouts.dimse_seconds
+        longest = min(limit, self.timeouts.acse_seconds)
+        while self.failure is None:
+            now = time.monotonic()
+            waits = any(operation.is_sent for operation in self.outstanding.values())
+            left = self.waiting_since + limit - now if waits else limit
+            if left <= 0:
+                answered_at = self.waiting_since
+                self._on_readable()
+                if self.waiting_since == answered_at:
+                    self.fail(Timeout("dimse", limit, tuple(self.outstanding)))
+                continue
+            if (artim_at := self._upper_layer.artim_deadline_at) is not None:
+                left = min(left, artim_at - now)
+                if artim_at <= now:
+                    self._upper_layer.check_deadline(now)
+                    self.changed.set()
+                    continue
+            await anyio.sleep(min(left, longest))
 
     def _trace_failure(self, error: AsyncStoreError) -> None:
         if isinstance(error, Timeout):

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import anyio
 
+from asyncstore.aio.cancellation import is_cancelled
 from asyncstore.aio.signal import Signal
 from asyncstore.dimse.operations import Operations
 from asyncstore.errors import (
@@ -25,7 +26,6 @@ from asyncstore.errors import (
     ConnectionLost,
     LocalProtocolError,
     RemoteProtocolError,
-    Timeout,
 )
 from asyncstore.net import trace
 from asyncstore.net.transport import ABORT_SECONDS
@@ -101,6 +101,10 @@ class Link:
 
     async def _discard(self) -> None:
         """Forget a message that had come only in part when the association ended."""
+        raise NotImplementedError
+
+    async def _watch_deadlines(self) -> None:
+        """Fail the association when an answer is overdue; close it when the ARTIM timer runs out (PS3.8 9.1.5)."""
         raise NotImplementedError
 
     def _trace_failure(self, error: AsyncStoreError) -> None:
@@ -237,6 +241,10 @@ class Link:
             self.fail(error)
         except Exception as mistake:
             self.fail(self._lost_by(mistake))
+        except anyio.get_cancelled_exc_class() as error:
+            if is_cancelled():
+                raise
+            self.fail(AssociationLost(f"aborted because of an exception: {error!r}"))
 
     def _on_readable(self) -> None:
         """Take in what has arrived; called by the event loop."""
@@ -252,6 +260,9 @@ class Link:
             self.fail(error)
         except Exception as mistake:  # of a callback or logging handler: the event loop would only log it
             self.fail(self._lost_by(mistake))
+        except BaseException as error:  # what came with it is lost
+            self.fail(AssociationLost(f"aborted because of an exception: {error!r}"))
+            raise
 
     def _take_in(self, data: bytes) -> None:
         """Handle the events that these bytes complete; then raise the peer's error behind them, if any."""
@@ -330,35 +341,11 @@ class Link:
                 except Exception as mistake:  # of a logging handler
                     self._mistake = self._mistake or mistake
         finally:
-            with anyio.CancelScope(shield=True):
-                await self._discard()
-            self._has_ended.set()
-
-    async def _watch_deadlines(self) -> None:
-        """Fail the association when an answer is overdue; close it when the ARTIM timer runs out (PS3.8 9.1.5).
-
-        A peer with a window works on one operation after another: the deadline runs from the last complete answer, or
-        from the sending when nothing was outstanding. An answer that came while the program stood still counts.
-        """
-        limit = self.timeouts.dimse_seconds
-        longest = min(limit, self.timeouts.acse_seconds)
-        while self.failure is None:
-            now = time.monotonic()
-            waits = any(operation.is_sent for operation in self.outstanding.values())
-            left = self.waiting_since + limit - now if waits else limit
-            if left <= 0:
-                answered_at = self.waiting_since
-                self._on_readable()
-                if self.waiting_since == answered_at:
-                    self.fail(Timeout("dimse", limit, tuple(self.outstanding)))
-                continue
-            if (artim_at := self._upper_layer.artim_deadline_at) is not None:
-                left = min(left, artim_at - now)
-                if artim_at <= now:
-                    self._upper_layer.check_deadline(now)
-                    self.changed.set()
-                    continue
-            await anyio.sleep(min(left, longest))
+            try:
+                with anyio.CancelScope(shield=True):
+                    await self._discard()
+            finally:
+                self._has_ended.set()
 
     def fail(self, error: AsyncStoreError) -> None:
         """Record why the association ended, and wake every task that waits for it."""

@@ -7,7 +7,6 @@ read meanwhile.
 
 from __future__ import annotations
 
-import contextlib
 import logging
 import time
 from collections.abc import Awaitable
@@ -16,11 +15,12 @@ from typing import TYPE_CHECKING, Final
 
 import anyio.lowlevel
 
+from asyncstore.aio.cancellation import is_cancelled
 from asyncstore.aio.signal import Signal
 from asyncstore.dimse.message_types import response_to
 from asyncstore.dimse.performing import SOP_CLASS_NOT_SUPPORTED, Performing
 from asyncstore.dimse.reassembly import MAXIMUM_DATA_SET_BYTES
-from asyncstore.errors import AsyncStoreError, RemoteProtocolError
+from asyncstore.errors import AsyncStoreError, RemoteProtocolError, Timeout
 from asyncstore.status import Status
 from asyncstore.uids import name_of
 from asyncstore.upper_layer.framing import frame_command
@@ -113,7 +113,10 @@ class Performer:
         """Forget a request whose data set was not whole when the association ended."""
         sink, self._sink = self._sink, None
         if sink is not None:
-            await sink.discard()
+            try:
+                await sink.discard()
+            except Exception as error:
+                logger.error("a data set cannot be discarded", exc_info=error)
 
     def _begin(self, request: PeerRequest) -> None:
         """Find the provider that performs it, and where its data set goes."""
@@ -191,17 +194,24 @@ class Performer:
             answer = await awaitable
         except Exception as error:
             answer = self._failed(request, error)
+        except anyio.get_cancelled_exc_class() as error:
+            if is_cancelled():
+                raise
+            answer = self._failed(request, error)
         finally:
             self.at_work -= 1
         try:
-            with contextlib.suppress(AsyncStoreError):  # the peer has left before its answer
-                if (pause := self._respond(request, answer)) is not None:
-                    await pause
+            if (pause := self._respond(request, answer)) is not None:
+                await pause
+        except Timeout as error:  # part of the response may be on the wire
+            self._link.fail(error)
+        except AsyncStoreError:
+            pass  # the peer has left before its answer
         finally:
             self._unanswered -= 1
             self._answered.set()
 
-    def _failed(self, request: PeerRequest, error: Exception) -> Answer:
+    def _failed(self, request: PeerRequest, error: BaseException) -> Answer:
         logger.error("performing a %s failed", request.message.name, exc_info=error)
         return response_to(request.message, _FAILED)
 

@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING
 
 from asyncstore.dimse.messages import LOW, CStoreRQ
 from asyncstore.errors import SourceError
-from asyncstore.inputs.opening import instance_from
 from asyncstore.instances.instance import Instance
 from asyncstore.instances.outcome import Outcome, outcome_of, source_problem
 from asyncstore.net import trace
@@ -29,6 +28,8 @@ if TYPE_CHECKING:
 
 async def store(association: Association, source: Instance | Dataset | AnyPath, *, priority: int = LOW) -> Outcome:
     """Store one instance and wait for the answer; see asyncstore.Association.store."""
+    from asyncstore.inputs.opening import instance_from
+
     association.check_open()
     reader = association.invoker.reader
     try:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import socket
 from typing import TYPE_CHECKING, Any
@@ -12,6 +13,7 @@ import anyio.to_thread
 import pytest
 
 from asyncstore.dimse.messages import CEchoRQ, CEchoRSP, CStoreRQ
+from asyncstore.net import transport
 from asyncstore.net.acceptor import AcceptedAssociation
 from asyncstore.services.storage_scp import StorageSCP
 from asyncstore.status import SUCCESS
@@ -154,6 +156,43 @@ async def test_a_hook_at_work_is_cancelled_when_the_acceptor_is_stopped() -> Non
     assert (patient.is_whole, scp.stored) == (False, 0)
 
 
+async def test_a_hook_that_awaits_what_was_cancelled_ends_nothing_else() -> None:
+    if anyio.get_cancelled_exc_class() is not asyncio.CancelledError:
+        pytest.skip("nobody but a scope cancels anything there")
+
+    async def awaits(_: Arrival) -> Status:
+        future = asyncio.get_running_loop().create_future()
+        future.cancel()
+        await future
+        return SUCCESS
+
+    def is_answered(wire: Wire) -> None:
+        wire.associate()
+        assert wire.store(bytes(10)).value == 0x0110
+        wire.release()
+
+    async with StorageSCP(on_store=awaits) as scp:
+        for _ in range(2):
+            await play(is_answered, scp)
+
+
+async def test_a_hook_that_raises_what_is_no_exception_ends_its_association() -> None:
+    if anyio.get_cancelled_exc_class() is not asyncio.CancelledError:
+        pytest.skip("it leaves the acceptor there")
+
+    def exits(_: Arrival) -> Status:
+        raise asyncio.CancelledError
+
+    def script(wire: Wire) -> None:
+        wire.associate()
+        wire.send_message(1, CStoreRQ(1, CT_IMAGE_STORAGE, "1.2.3.4"), bytes(10))
+        is_aborted(wire)
+
+    asyncio.get_running_loop().set_exception_handler(lambda loop, context: None)
+    async with StorageSCP(on_store=exits) as scp:
+        await play(script, scp)
+
+
 # The peer is idle
 
 
@@ -191,6 +230,13 @@ async def test_an_idle_association_is_aborted_and_makes_room(script: Callable[[W
             await play(script, scp)
             while scp._open:
                 await anyio.lowlevel.checkpoint()
+
+
+async def test_a_look_that_finds_nothing_is_no_sign_of_life(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(transport, "_LOOK_SECONDS", TINY_SECONDS / 20)
+    with anyio.fail_after(LIMIT_SECONDS):
+        async with StorageSCP(idle_seconds=TINY_SECONDS) as scp:
+            await play(associates_and_waits, scp)
 
 
 async def test_an_association_whose_peer_reads_no_answer_is_idle() -> None:

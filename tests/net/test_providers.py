@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import TYPE_CHECKING, Any
 
 import anyio
+import anyio.lowlevel
+import anyio.to_thread
 import pytest
 
 from asyncstore.dimse import command_set
@@ -12,11 +15,11 @@ from asyncstore.dimse.message_types import response_to
 from asyncstore.dimse.messages import CEchoRQ, CEchoRSP, CStoreRQ, CStoreRSP, UnknownMessage
 from asyncstore.dimse.performing import UNRECOGNISED_OPERATION
 from asyncstore.dimse.query_messages import CCancelRQ, CFindRQ, CFindRSP
-from asyncstore.errors import Aborted, ConnectionLost, RemoteProtocolError
+from asyncstore.errors import Aborted, AssociationLost, ConnectionLost, RemoteProtocolError, Timeout
 from asyncstore.instances.source import BytesSource
 from asyncstore.net.acceptor import Acceptor
 from asyncstore.net.mock import MockTransport
-from asyncstore.net.peer import Peer
+from asyncstore.net.peer import Peer, Timeouts
 from asyncstore.preparation.prepare import Prepared
 from asyncstore.services.scu import associate
 from asyncstore.services.storage_scp import StorageSCP
@@ -26,7 +29,7 @@ from asyncstore.uids import CT_IMAGE_STORAGE, EXPLICIT_VR_LITTLE_ENDIAN, IMPLICI
 from asyncstore.upper_layer import pdu
 from asyncstore.upper_layer.items import PresentationContextResult, UserInformation
 from asyncstore.upper_layer.pdu import AssociateAC, AssociateRQ, DataTF, Fragment, ReleaseRP
-from tests.support.associations import LIMIT_SECONDS, accepting, instance, to, units_of
+from tests.support.associations import LIMIT_SECONDS, TINY_SECONDS, accepting, instance, to, units_of
 from tests.support.wire import ScriptedSCP, Wire, play_scu
 
 if TYPE_CHECKING:
@@ -181,7 +184,7 @@ def fails(_: object) -> Any:
     raise ZeroDivisionError
 
 
-async def fails_later(_: object) -> Any:
+async def fails_later(*_: object) -> Any:
     await anyio.lowlevel.checkpoint()
     raise ZeroDivisionError
 
@@ -244,6 +247,28 @@ async def test_a_cancel_is_told_to_the_request_that_it_means_and_gets_no_answer(
     )
     assert [facts(answer) for answer in given] == [(0x8020, 5, 0xFE00)]
     assert cancelled == [True]
+
+
+async def test_an_answer_that_the_peer_does_not_take_in_time_ends_the_association() -> None:
+    async def late(request: PeerRequest) -> Any:
+        return response_to(request.message, SUCCESS)
+
+    transport = MockTransport([accept])
+    with anyio.fail_after(LIMIT_SECONDS):
+        async with associate(
+            PEER,
+            CONTEXTS,
+            providers={CT_IMAGE_STORAGE: Recorder(late)},
+            timeouts=Timeouts(network_seconds=TINY_SECONDS),
+            connect=opened(transport),
+        ) as association:
+            transport.room = 10
+            transport.play(says(1, CEchoRQ(3)))
+            await transport.has_stalled.wait()
+            await anyio.sleep(2 * TINY_SECONDS)
+            assert isinstance(association.failure, Timeout)
+            transport.make_room()
+    units_of(bytes(transport.sent))  # nothing went out in the middle of it
 
 
 async def test_no_answer_at_all_is_an_answer_too() -> None:
@@ -390,6 +415,63 @@ async def test_a_sink_is_told_when_its_data_set_does_not_come_whole(end: Any) ->
             assert isinstance(association.failure, ConnectionLost | Aborted)
     assert sink.is_discarded
     assert not sink.is_finished
+
+
+async def ends_cancelled(*_: object) -> Any:
+    """What awaiting a future gives that somebody has cancelled."""
+    await anyio.lowlevel.checkpoint()
+    raise asyncio.CancelledError
+
+
+def _skip_on_trio() -> None:
+    if anyio.get_cancelled_exc_class() is not asyncio.CancelledError:
+        pytest.skip("nobody but a scope cancels anything there")
+
+
+async def test_a_provider_that_awaits_what_was_cancelled_has_failed() -> None:
+    _skip_on_trio()
+    given = await asked(
+        says(1, EVENT_REPORT, b"abc"),
+        says(3, CFindRQ(8, FIND), b"q"),
+        providers={CT_IMAGE_STORAGE: Recorder(ends_cancelled)},
+    )
+    assert sorted(facts(answer) for answer in given) == [(0x8020, 8, 0x0122), (0x8100, 7, 0x0110)]
+
+
+async def test_a_sink_that_awaits_what_was_cancelled_ends_the_association() -> None:
+    _skip_on_trio()
+    sink = SlowSink()
+    sink._wait = ends_cancelled  # type: ignore[method-assign]
+    transport = MockTransport([accept, says(1, EVENT_REPORT, bytes(40))])
+    with anyio.fail_after(LIMIT_SECONDS):
+        async with associate(
+            PEER, CONTEXTS, providers={CT_IMAGE_STORAGE: Recorder(sink=sink)}, connect=opened(transport)
+        ) as association:
+            with pytest.raises(AssociationLost, match="CancelledError"):
+                await association.store(instance())
+    assert sink.is_discarded
+
+
+async def test_a_sink_that_cannot_be_discarded_keeps_no_acceptor_from_its_end(caplog: pytest.LogCaptureFixture) -> None:
+    sink = SlowSink()
+    sink.discard = fails_later  # type: ignore[method-assign]
+
+    def begins(wire: Wire) -> None:
+        wire.associate()
+        wire.send(says(1, EVENT_REPORT, bytes(40))[:-22])
+
+    def tells(data: bytes) -> None:
+        is_there.set()
+
+    is_there = anyio.Event()
+    sink.write = tells  # type: ignore[method-assign]
+    with anyio.fail_after(LIMIT_SECONDS):
+        async with Acceptor({CT_IMAGE_STORAGE: Recorder(sink=sink)}) as acceptor:
+            await anyio.to_thread.run_sync(play_scu, begins, acceptor.port)
+            await is_there.wait()
+            while acceptor._open:
+                await anyio.lowlevel.checkpoint()
+    assert "a data set cannot be discarded" in caplog.text
 
 
 async def test_an_association_that_ends_while_a_sink_waits_leaves_nothing() -> None:
