@@ -15,8 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import anyio
 
-from asyncstore.aio.cancellation import is_cancelled
-from asyncstore.aio.signal import Signal
+from asyncstore.aio.signal import Signal, is_cancelled
 from asyncstore.dimse.operations import Operations
 from asyncstore.errors import (
     Aborted,
@@ -236,12 +235,10 @@ class Link:
             self._raise_error(time.monotonic())
         except AsyncStoreError as error:
             self.fail(error)
-        except Exception as mistake:
-            self.fail(self._lost_by(mistake))
-        except anyio.get_cancelled_exc_class() as error:
-            if is_cancelled():
+        except (Exception, anyio.get_cancelled_exc_class()) as mistake:
+            if not isinstance(mistake, Exception) and is_cancelled():
                 raise
-            self.fail(AssociationLost(f"aborted because of an exception: {error!r}"))
+            self.fail(self._lost_by(mistake))
 
     def _on_readable(self) -> None:
         """Take in what has arrived; called by the event loop."""
@@ -255,11 +252,10 @@ class Link:
                     self.transport.acknowledge()  # the rest may wait for that
         except AsyncStoreError as error:
             self.fail(error)
-        except Exception as mistake:  # of a callback, or of a logging handler: the event loop would keep it to itself
+        except BaseException as mistake:  # of a callback, or of a logging handler: the event loop would keep it
             self.fail(self._lost_by(mistake))
-        except BaseException as error:  # what came with it is lost
-            self.fail(AssociationLost(f"aborted because of an exception: {error!r}"))
-            raise
+            if not isinstance(mistake, Exception):
+                raise
 
     def _take_in(self, data: bytes) -> None:
         """Handle the events that these bytes complete; then raise what the peer did wrong after them."""
@@ -338,11 +334,9 @@ class Link:
                 except Exception as mistake:  # of a logging handler
                     self._mistake = self._mistake or mistake
         finally:
-            try:
-                with anyio.CancelScope(shield=True):
-                    await self._discard()
-            finally:
-                self._has_ended.set()
+            with anyio.CancelScope(shield=True):
+                await self._discard()
+            self._has_ended.set()
 
     async def _watch_deadlines(self) -> None:
         """Fail the association when an answer is overdue; close it when the ARTIM timer runs out (PS3.8 9.1.5).
@@ -391,9 +385,9 @@ class Link:
         except Exception as mistake:
             self._mistake = self._mistake or mistake
 
-    def _lost_by(self, mistake: Exception) -> AssociationLost:
+    def _lost_by(self, mistake: BaseException) -> AssociationLost:
         """The error for every waiting task after an exception that is not ours, which itself leaves the block."""
-        self._mistake = mistake
+        self._mistake = mistake if isinstance(mistake, Exception) else self._mistake
         lost = AssociationLost(f"aborted because of an exception: {mistake!r}")
         lost.__cause__ = mistake
         return lost
