@@ -7,6 +7,7 @@ of the time of a small instance.
 from __future__ import annotations
 
 import asyncio
+import math
 from collections import deque
 
 import anyio
@@ -133,3 +134,8 @@ class Turn:
             self._pass_on()
         else:
             self.is_taken = False
+
+
+def is_cancelled() -> bool:
+    """Whether the current task is being cancelled: else a cancelled exception is what a cancelled future gave it."""
+    return anyio.current_effective_deadline() == -math.inf

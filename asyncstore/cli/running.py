@@ -32,7 +32,16 @@ def run(level: int, command: Callable[[DocumentedLog], int]) -> int:
         except KeyboardInterrupt:
             return ExitCode.INTERRUPTED
         except Exception as error:
+            if _is_interrupted(error):
+                return ExitCode.INTERRUPTED
             return _ended_by(cause_of(error), log)
+
+
+def _is_interrupted(error: BaseException | None) -> bool:
+    """Whether it was a Ctrl-C that led to the error: the closing of an event loop may fail after one."""
+    while error is not None and not isinstance(error, KeyboardInterrupt):
+        error = error.__context__
+    return error is not None
 
 
 def _ended_by(error: Exception, log: DocumentedLog) -> int:

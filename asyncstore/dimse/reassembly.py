@@ -108,13 +108,13 @@ class Reassembler:
             )
 
 
-class Incoming:
+class Incoming(Reassembler):
     """Takes the fragments of one association and gives the messages of the peer; see Received."""
 
-    __slots__ = ("_data_set", "_reassembler")
+    __slots__ = ("_data_set",)
 
     def __init__(self) -> None:
-        self._reassembler = Reassembler()
+        super().__init__()
         self._data_set = bytearray()
 
     def receive(self, fragment: Fragment) -> Received | None:
@@ -125,7 +125,7 @@ class Incoming:
         set has more than 16 MiB.
         """
         if fragment.is_command:
-            message = self._reassembler.receive_command(fragment)
+            message = self.receive_command(fragment)
             if message is None:
                 return None
             if not message.has_data_set:
@@ -133,7 +133,7 @@ class Incoming:
             if message.responded_to is None:
                 return Received(fragment.context_id, message, None, False)
             return None if getattr(message, "may_have_data_set", True) else Received(fragment.context_id, message)
-        message = self._reassembler.receive_data_set(fragment)
+        message = self.receive_data_set(fragment)
         if message.responded_to is None:
             return Received(fragment.context_id, message, fragment.data, fragment.is_last)
         return self._collect(fragment, message)

@@ -76,7 +76,8 @@ class Invoker:
         if turn.is_taken:
             await turn.wait()
         with turn:
-            self._link.check_not_failed()
+            if self._link.failure is not None:
+                self._link.check_not_failed()
             return await self._write(payload, make_request, arguments, on_response, on_begin)
 
     async def _write(

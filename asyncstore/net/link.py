@@ -15,8 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import anyio
 
-from asyncstore.aio.cancellation import is_cancelled
-from asyncstore.aio.signal import Signal
+from asyncstore.aio.signal import Signal, is_cancelled
 from asyncstore.dimse.operations import Operations
 from asyncstore.errors import (
     Aborted,
@@ -239,12 +238,10 @@ class Link:
             self._raise_error(time.monotonic())
         except AsyncStoreError as error:
             self.fail(error)
-        except Exception as mistake:
-            self.fail(self._lost_by(mistake))
-        except anyio.get_cancelled_exc_class() as error:
-            if is_cancelled():
+        except (Exception, anyio.get_cancelled_exc_class()) as mistake:
+            if not isinstance(mistake, Exception) and is_cancelled():
                 raise
-            self.fail(AssociationLost(f"aborted because of an exception: {error!r}"))
+            self.fail(self._lost_by(mistake))
 
     def _on_readable(self) -> None:
         """Take in what has arrived; called by the event loop."""
@@ -258,11 +255,10 @@ class Link:
                     self.transport.acknowledge()  # the peer may wait for that before it sends the rest
         except AsyncStoreError as error:
             self.fail(error)
-        except Exception as mistake:  # of a callback or logging handler: the event loop would only log it
+        except BaseException as mistake:  # of a callback or logging handler: the event loop would only log it
             self.fail(self._lost_by(mistake))
-        except BaseException as error:  # what came with it is lost
-            self.fail(AssociationLost(f"aborted because of an exception: {error!r}"))
-            raise
+            if not isinstance(mistake, Exception):
+                raise
 
     def _take_in(self, data: bytes) -> None:
         """Handle the events that these bytes complete; then raise the peer's error behind them, if any."""
@@ -341,11 +337,9 @@ class Link:
                 except Exception as mistake:  # of a logging handler
                     self._mistake = self._mistake or mistake
         finally:
-            try:
-                with anyio.CancelScope(shield=True):
-                    await self._discard()
-            finally:
-                self._has_ended.set()
+            with anyio.CancelScope(shield=True):
+                await self._discard()
+            self._has_ended.set()
 
     def fail(self, error: AsyncStoreError) -> None:
         """Record why the association ended, and wake every task that waits for it."""
@@ -368,9 +362,9 @@ class Link:
         except Exception as mistake:
             self._mistake = self._mistake or mistake
 
-    def _lost_by(self, mistake: Exception) -> AssociationLost:
+    def _lost_by(self, mistake: BaseException) -> AssociationLost:
         """The error for waiting tasks after an exception that is not ours; that one is raised out of the block."""
-        self._mistake = mistake
+        self._mistake = mistake if isinstance(mistake, Exception) else self._mistake
         lost = AssociationLost(f"aborted because of an exception: {mistake!r}")
         lost.__cause__ = mistake
         return lost

@@ -15,8 +15,7 @@ from typing import TYPE_CHECKING, Final
 
 import anyio.lowlevel
 
-from asyncstore.aio.cancellation import is_cancelled
-from asyncstore.aio.signal import Signal
+from asyncstore.aio.signal import Signal, is_cancelled
 from asyncstore.dimse.message_types import response_to
 from asyncstore.dimse.performing import SOP_CLASS_NOT_SUPPORTED, Performing
 from asyncstore.dimse.reassembly import MAXIMUM_DATA_SET_BYTES

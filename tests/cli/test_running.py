@@ -20,6 +20,14 @@ if TYPE_CHECKING:
     from asyncstore.cli.output.documented_log import DocumentedLog
 
 
+def interrupted_while_the_loop_runs() -> RuntimeError:
+    """What closing an event loop raises when a Ctrl-C came while it did not have its signal handlers."""
+    error = RuntimeError("Cannot close a running event loop")
+    error.__context__ = RuntimeError("this event loop is already running.")
+    error.__context__.__context__ = KeyboardInterrupt()
+    return error
+
+
 def raising(error: BaseException) -> int:
     def command(log: DocumentedLog) -> int:
         raise error
@@ -34,6 +42,7 @@ def raising(error: BaseException) -> int:
         (LedgerError("run.db is locked by process 7"), 6, "E: run.db is locked by process 7\n"),
         (SourceError("cannot read it"), 3, "E: cannot read it\n"),
         (KeyboardInterrupt(), 130, ""),
+        (interrupted_while_the_loop_runs(), 130, ""),
         (
             *(ZeroDivisionError("division by zero"), 70),
             "F: internal error: ZeroDivisionError: division by zero\nF: run with -d for details\n",
