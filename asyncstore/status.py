@@ -8,7 +8,7 @@ from __future__ import annotations
 import enum
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Final
+from typing import Final, NamedTuple
 
 
 class Category(enum.Enum):
@@ -22,8 +22,7 @@ class Category(enum.Enum):
     UNKNOWN = "Unknown"
 
 
-@dataclass(frozen=True, slots=True)
-class StatusRange:
+class StatusRange(NamedTuple):
     """A row of the table: codes `first` to `last`, both included, and what they mean.
 
     `retryable` agrees with what a transfer does by default (transfer/reactions.py): it sends the instance again after

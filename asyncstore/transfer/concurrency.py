@@ -14,7 +14,6 @@ seconds for an answer by whole answers.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
 from typing import Final, NamedTuple
 
 ANSWER_WEIGHT_BYTES: Final = 16384  # an empty instance takes fast receivers about as long as this many bytes more
@@ -46,8 +45,7 @@ CAP_SECONDS: Final = 120.0  # limits of peers are configured, congestion passes 
 LONGEST_CAP_SECONDS: Final = 1800.0  # two rejections an hour disturb no peer
 
 
-@dataclass(frozen=True, slots=True)
-class Progress:
+class Progress(NamedTuple):
     """The work that a transfer has done since it began, and its present state.
 
     `data_set_bytes` are those of the answered requests. `waiting` counts instances that are ready and that no

@@ -31,6 +31,7 @@ from asyncstore.upper_layer.pdu import (
     AssociateRJ,
     AssociateRQ,
     DataTF,
+    Fieldless,
     Fragment,
     ReleaseRP,
     ReleaseRQ,
@@ -71,16 +72,14 @@ class DataReceived:
     fragments: tuple[Fragment, ...]
 
 
-@dataclass(frozen=True, slots=True)
-class ReleaseRequested:
+class ReleaseRequested(Fieldless):
     """The peer asks for release: call `answer_release` when nothing is left to send.
 
     After a release collision an acceptor must wait for `ReleaseConfirmed` first: see `allows(Event.RELEASE_ANSWER)`.
     """
 
 
-@dataclass(frozen=True, slots=True)
-class ReleaseConfirmed:
+class ReleaseConfirmed(Fieldless):
     """The peer answered our release request."""
 
 
@@ -92,8 +91,7 @@ class AbortReceived:
     reason: int
 
 
-@dataclass(frozen=True, slots=True)
-class TransportClosed:
+class TransportClosed(Fieldless):
     """The transport connection ended in the middle of the association."""
 
 
