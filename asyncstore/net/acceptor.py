@@ -232,7 +232,9 @@ class AcceptedAssociation(Association):
             while not self._upper_layer.closing and not self.transport.is_closed:
                 await self.changed.wait()
         finally:
-            if self.failure is not None:
+            if self._mistake is not None:  # of a sink, say: nobody else hears of it
+                logger.error("association aborted because of an exception", exc_info=self._mistake)
+            elif self.failure is not None:
                 logger.info("association ended: %s", self.failure)
             self.close()
             self._attention.cancel()

@@ -122,9 +122,8 @@ class Performer:
         provider = self._provider_of(request)
         if request.refused_with is None:
             if provider is None:
-                logger.info(
-                    "nobody performs a %s for %s here", request.message.name, name_of(request.context.abstract_syntax)
-                )
+                kind = (request.message.name, name_of(request.context.abstract_syntax))
+                logger.info("refusing a %s for %s: no provider is registered for it", *kind)
                 request.refused_with = SOP_CLASS_NOT_SUPPORTED
             else:
                 try:
@@ -157,7 +156,7 @@ class Performer:
         sink = self._sink  # kept until it has finished: it must be discarded if the association ends meanwhile
         finishing = None if sink is None else sink.finish()
         if finishing is None:
-            return self._perform(request, sink or data_set)
+            return self._perform(request, data_set if sink is None else sink)
         self._next = partial(self._perform, request, sink)
         return finishing
 

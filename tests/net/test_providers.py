@@ -556,3 +556,23 @@ async def test_a_storage_scp_refuses_another_operation_and_goes_on() -> None:
     assert (found.responded_to, found.status.value) == (3, 0x0211)
     assert (stored.responded_to, stored.status) == (4, SUCCESS)
     assert (scp.stored, scp.failed) == (1, 0)
+
+
+async def test_a_sink_that_fails_ends_its_association_and_is_logged(caplog: pytest.LogCaptureFixture) -> None:
+    sink = SlowSink()
+    sink.write = fails  # type: ignore[method-assign, assignment]
+
+    def is_aborted(wire: Wire) -> None:
+        wire.associate()
+        wire.send_message(1, EVENT_REPORT, b"abc")
+        wire.expect(pdu.Abort)
+        wire.expect_closed()
+
+    with anyio.fail_after(LIMIT_SECONDS):
+        async with Acceptor({CT_IMAGE_STORAGE: Recorder(sink=sink)}) as acceptor:
+            await anyio.to_thread.run_sync(play_scu, is_aborted, acceptor.port)
+            script = _exchange([(1, CEchoRQ(8), None)])
+            assert await anyio.to_thread.run_sync(play_scu, script, acceptor.port) == [CEchoRSP(8, SUCCESS)]
+    assert "association aborted because of an exception" in caplog.text
+    assert "ZeroDivisionError" in caplog.text
+    assert sink.is_discarded
