@@ -89,14 +89,19 @@ class Invoker:
         on_begin: Callable[[Operation], object] | None,
     ) -> Operation:
         """Write a request, run by run; the first is read while there is no room for the operation yet."""
-        link, framer = self._link, self.framer
+        link, framer, reader, source = self._link, self.framer, self.reader, payload.source
         operation: Operation | None = None
         try:
             for run in self._runs(payload):
                 if run.holes:
-                    framer.makes_long_runs = not self._read_now(payload, run)
-                    if framer.makes_long_runs:
-                        await self._read_in_thread(payload, run)
+                    try:
+                        framer.makes_long_runs = not reader.read_now(source, run)
+                        if framer.makes_long_runs:
+                            await reader.read_in_thread(source, run)
+                    except SourceError:
+                        raise
+                    except Exception as error:
+                        raise unreadable(payload.instance, error) from error
                 if operation is None:
                     if not (link.is_open and link.operations.has_room):
                         await link.wait_room()
@@ -132,7 +137,7 @@ class Invoker:
                 framer.let_go()
             raise
         finally:
-            payload.source.close()
+            source.close()
 
     async def send_command(
         self, context_id: int, make_request: Callable[..., Request], on_response: OnResponse
@@ -187,23 +192,6 @@ class Invoker:
         if data_set is not None:
             return self.framer.runs_from_memory(payload.context_id, data_set)
         return self.framer.runs_with_holes(payload.context_id, payload.data_set_length)
-
-    def _read_now(self, payload: Payload, run: Run) -> bool:
-        """Fill the run's holes, if that is quick; False when a thread must."""
-        try:
-            return self.reader.read_now(payload.source, run)
-        except SourceError:
-            raise
-        except Exception as error:
-            raise unreadable(payload.instance, error) from error
-
-    async def _read_in_thread(self, payload: Payload, run: Run) -> None:
-        try:
-            await self.reader.read_in_thread(payload.source, run)
-        except SourceError:
-            raise
-        except Exception as error:
-            raise unreadable(payload.instance, error) from error
 
     def _sent(self, operation: Operation) -> None:
         """Take note that the request is wholly written: now the peer can answer it, and the timeout runs."""
