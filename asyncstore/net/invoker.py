@@ -13,7 +13,7 @@ from asyncstore.instances.problem import unreadable
 from asyncstore.net import trace
 from asyncstore.net.source_reader import SourceReader
 from asyncstore.trace import emit
-from asyncstore.upper_layer.framing import Framer, Run, frame_command
+from asyncstore.upper_layer.framing import Framer, Run, frame_command, run_of_pdus
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -150,8 +150,7 @@ class Invoker:
             operation = link.operations.begin(context_id, make_request)
             self._trace_sent(operation, None)
             operation.on_response = on_response
-            run = Run([], (), 0, False, 0, self.framer.frame_bytes)
-            run.put_command(frame_command(context_id, operation.request.encode(), self.framer.capacity))
+            run = run_of_pdus(frame_command(context_id, operation.request.encode(), self.framer.capacity))
             try:
                 await link.writer.send_rest(run, 0)
             except AsyncStoreError as error:

@@ -8,7 +8,7 @@ import anyio
 
 from asyncstore.aio.signal import Turn
 from asyncstore.errors import Timeout
-from asyncstore.upper_layer.framing import Run
+from asyncstore.upper_layer.framing import Run, run_of_pdus
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Generator, Sequence
@@ -52,7 +52,7 @@ class Writer:
         """Write whole PDUs, after any that are being written; await the result, if any, to write the rest."""
         if not pdus:
             return None
-        run = Run([pdus], (), 0, False, len(pdus), 1, len(pdus))
+        run = run_of_pdus(pdus)
         if self.turn.is_taken:
             return self._write_in_turn(run)
         sent_bytes = self._transport.send_some(run.parts)

@@ -38,9 +38,8 @@ async def store(association: Association, source: Instance | Dataset | AnyPath, 
         path = os.fsdecode(source) if isinstance(source, str | bytes | os.PathLike) else None
         return source_problem(error, path)
     if instance.meta_difference is not None:
-        differs = trace.MetaDiffers(path=instance.path, difference=instance.meta_difference)
-        differs.association_number = association.trace_number
-        emit(logger, differs)
+        number, difference = association.trace_number, instance.meta_difference
+        emit(logger, trace.MetaDiffers(association_number=number, path=instance.path, difference=difference))
     try:
         prepared = prepare_now(instance, association.contexts)
         if prepared is None:

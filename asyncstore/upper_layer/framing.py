@@ -97,6 +97,11 @@ def fragment_capacity(maximum_length: int, own_limit: int = 0) -> int:
     return min([*limits, _MAXIMUM_FRAGMENT_BYTES + 6]) - 6 & ~1
 
 
+def run_of_pdus(pdus: bytes) -> Run:
+    """The run of whole PDUs without data of a data set: a command set alone, say, which ends no data set."""
+    return Run([pdus], (), 0, False, len(pdus), 1, len(pdus))
+
+
 def frame_command(context_id: int, command_set: bytes, capacity: int) -> bytes:
     """The P-DATA-TF PDUs of a whole command set."""
     if len(command_set) <= capacity:
