@@ -5,21 +5,26 @@
 
 from __future__ import annotations
 
+import logging
 import time
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from asyncstore.aio.signal import Signal
 from asyncstore.errors import AssociationLost, AsyncStoreError
+from asyncstore.net import trace
 from asyncstore.net.invoker import STREAMED_AFTER_BYTES
 from asyncstore.services.scu import Association
+from asyncstore.trace import emit
 from asyncstore.transfer.concurrency import Progress
 from asyncstore.transfer.destination import Ended, is_our_doing
+from asyncstore.transfer.trace import Passing
 from asyncstore.transfer.worker import Worker
 
 if TYPE_CHECKING:
     from anyio.abc import TaskGroup
 
     from asyncstore.net.peer import Peer
+    from asyncstore.trace import TraceEvent
     from asyncstore.transfer.admission import Admission
     from asyncstore.transfer.attempts import Attempts
     from asyncstore.transfer.destination import Destination
@@ -28,6 +33,13 @@ if TYPE_CHECKING:
     from asyncstore.transfer.preparing import Preparing
     from asyncstore.transfer.report import Report
     from asyncstore.transfer.work import Work
+
+
+logger = logging.getLogger("asyncstore.transfer")
+
+IDLE_SECONDS: Final = 1.5  # an archive that sends in bursts keeps its associations between them
+# Errors of an association that the run gets over as long as the peer comes back.
+_RIDDEN_OUT: Final = (trace.ConnectionBroken, trace.ConnectionFailed, trace.Rejected)
 
 
 class Pool:
@@ -99,10 +111,18 @@ class Pool:
             waiting=self._work.waiting,
             unsent_bytes=report.found_bytes - report.sent_bytes,
             busy_seconds=time.thread_time(),
+            suspected=self._work.suspected_waiting,
             is_doubtful=self._destination.is_doubtful,
         )
         target = self._destination.concurrency.update(now, progress)
         return target if report.associations_open else 1
+
+    def retire_idle(self, now: float) -> None:
+        """Retire the workers that have had nothing to do for a while, but for one: each costs the peer a process."""
+        idle = [worker for worker in self.workers if worker.is_open and not worker.retiring]
+        for worker in idle[1:]:
+            if now - worker.idle_since >= IDLE_SECONDS:
+                worker.retire()
 
     def retire_beyond(self, target: int) -> None:
         """Retire workers until `target` are left; each ends when what it has in flight is answered."""
@@ -110,8 +130,12 @@ class Pool:
             worker.retire()
 
     def open_up_to(self, target: int) -> None:
-        """Open associations until there are this many; one that is ending still counts, as the peer still has it."""
-        for _ in range(target - len(self.workers)):
+        """Open associations until there are this many, and no more than are needed for what waits.
+
+        One that is ending still counts, as the peer still has it.
+        """
+        free = sum(worker.is_free for worker in self.workers)
+        for _ in range(min(target - len(self.workers), self._work.waiting - free)):
             self._open()
 
     def _open(self) -> None:
@@ -129,6 +153,7 @@ class Pool:
             maximum_send_length=options.maximum_send_length,
             user_identity=options.user_identity,
         )
+        association.on_trouble = self._tell_trouble
         worker = Worker(
             self._last_number,
             association,
@@ -168,6 +193,7 @@ class Pool:
     def _ended(self, worker: Worker, error: AsyncStoreError | None) -> None:
         """Handle the end of a worker's association; `error` is None if its work was done or the pool aborted it."""
         lost = worker.take_lost()
+        suspected = sum(pending.is_suspected for pending in lost)
         if lost:
             because = error or worker.association.failure or AssociationLost("the association was aborted")
             self._learn_window(worker, because)
@@ -180,7 +206,8 @@ class Pool:
         self._number_open()
         if error is not None and not self._destination.is_stopped:
             now = time.monotonic()
-            refused = self._destination.learn_from(self._how_it_ended(worker, error, now), now)
+            ended = self._how_it_ended(worker, error, now, in_flight=len(lost), suspected=suspected)
+            refused = self._destination.learn_from(ended, now)
             self._attempts.refuse(refused)
         self.changed.set()
         self.wake()
@@ -191,7 +218,19 @@ class Pool:
         if worker.association.window > 1 and not has_worked and not is_our_doing(error):
             self._window = 1
 
-    def _how_it_ended(self, worker: Worker, error: AsyncStoreError, now: float) -> Ended:
+    def _tell_trouble(self, event: TraceEvent) -> None:
+        """Log an error of one association: as such only where it may be what ends the run.
+
+        While the peer is away, associations fail one after another; the destination tells of that as one thing.
+        """
+        destination = self._destination
+        is_known = not destination.is_well or self._report.associations_open > 0
+        is_passing = destination.was_established and isinstance(event, _RIDDEN_OUT)
+        emit(logger, Passing(event=event) if is_known or is_passing else event)
+
+    def _how_it_ended(
+        self, worker: Worker, error: AsyncStoreError, now: float, *, in_flight: int, suspected: int
+    ) -> Ended:
         accepted = [other.association.contexts for other in self.workers]
         pairs = worker.proposal.pairs
         refused = frozenset(pair for pair in pairs if all(contexts.find(*pair) is None for contexts in accepted))
@@ -201,6 +240,8 @@ class Pool:
             answers=worker.answers,
             idle_seconds=0.0 if worker.has_sent else max(0.0, now - worker.established_at),
             associations_open=self._report.associations_open,
+            in_flight=in_flight,
+            suspected=suspected,
             refused=refused,
             accepted_elsewhere=len(refused) < len(pairs),
             has_proposed_all=self._has_proposed_all(worker),
