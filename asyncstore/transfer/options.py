@@ -56,7 +56,7 @@ class RetryPolicy:
     retries             most requests for an instance after the first one
     retries_at_start    how often to retry the first association; 0 reports a wrong address at once
     first_wait_seconds  upper limit of the first wait, which is random; it doubles with each failure in a row
-    cap_seconds         upper limit of every wait
+    cap_seconds         upper limit of every wait; while the peer takes nothing, waits are at most 15 s
     outage_seconds      how long to keep trying while the peer accepts nothing; then the run stops and leaves the rest
     overrides           reactions to status codes, looked up before the usual ones
     on_duplicate        count an instance that the peer already has (0111) as "duplicate", "stored" or "failed"

@@ -233,6 +233,14 @@ def storescu(
             panel=options.RETRY,
         ),
     ] = None,
+    retry_set_aside: Annotated[
+        bool,
+        options.option(
+            "--retry-set-aside",
+            help="Send again what an earlier run with the same ledger has set aside.",
+            panel=options.RETRY,
+        ),
+    ] = False,
     fail_fast: Annotated[
         bool,
         options.option("--fail-fast", help="Stop at the first instance that fails.", panel=options.RETRY),
@@ -320,6 +328,7 @@ def storescu(
             strict_warnings=strict_warnings,
             **outage,
         ),
+        retry_set_aside=retry_set_aside,
         fail_fast=fail_fast,
     )
     run = StorescuRun(

@@ -82,6 +82,7 @@ def record_of(outcome: Outcome) -> dict[str, Any]:
         "offending_elements": [f"{tag:08X}" for tag in status.offending_elements] if status else [],
         "retryable": outcome.retryable,
         "attempts": outcome.attempts,
+        "set_aside": outcome.is_set_aside,
         "bytes_sent": outcome.bytes_sent,
     }
 
