@@ -89,6 +89,20 @@ class Outcome:
     stored_path: str | None = None
 
     @property
+    def note(self) -> str:
+        """One plain line about how the instance was sent if that is not as its file says, else empty.
+
+        It was sent under a UID or transfer syntax of which the file holds another one too, or with a padding byte.
+        """
+        instance = self.instance
+        if instance is None:
+            return ""
+        notes = [f"{instance.meta_difference}, which is used"] if instance.meta_difference else []
+        if instance.data_set_length & 1 and self.bytes_sent and not self.bytes_sent & 1:
+            notes.append("the data set has an odd length, and was sent with a padding byte")
+        return "; ".join(notes)
+
+    @property
     def is_stored(self) -> bool:
         """Whether the peer has the instance, since this run or an earlier one."""
         return self.state in STORED_STATES

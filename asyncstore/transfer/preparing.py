@@ -1,8 +1,8 @@
 """Converts instances ahead of the associations that send them, so that a conversion does not hold up other instances.
 
-If an association can carry an instance only after a conversion, its worker lays the instance on its bench and goes on
-with others. Once the instance is converted, the worker takes it from there and sends it. A converted data set may take
-64 MiB of memory, so benches have room for a few only.
+If an association can carry an instance only after a conversion, or padded to an even length, its worker lays the
+instance on its bench and goes on with others. Once the instance is converted, the worker takes it from there and sends
+it. A converted data set may take 64 MiB of memory, so benches have room for a few only.
 """
 
 from __future__ import annotations
@@ -19,6 +19,8 @@ from asyncstore.instances.outcome import Outcome, source_problem
 from asyncstore.preparation.prepare import Prepared, prepare
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from anyio.abc import TaskGroup
 
     from asyncstore.transfer.work import Pending, Work
@@ -36,9 +38,10 @@ _PLACES: Final = 8
 class Preparing:
     """Converts in threads, a few at once; each worker has a Bench here."""
 
-    def __init__(self, work: Work) -> None:
+    def __init__(self, work: Work, tell_padded: Callable[[str | None], object]) -> None:
         self.benches = 0
         self._work = work
+        self._tell_padded = tell_padded
         self._limiter = anyio.CapacityLimiter(_CONVERTED_AT_ONCE)
         self._scopes: set[anyio.CancelScope] = set()
         self._group: TaskGroup
@@ -80,6 +83,8 @@ class Preparing:
             self._scopes.discard(scope)
             if result is None or not bench.put(pending, result):
                 self.give_back(pending)
+            elif not pending.attempts and isinstance(result, Prepared) and result.is_padded:
+                self._tell_padded(pending.instance.path)
 
 
 class Bench:
@@ -100,6 +105,11 @@ class Bench:
     def is_full(self) -> bool:
         """Whether nothing may be laid here now."""
         return self.held >= max(1, _PLACES // self._preparing.benches)
+
+    @property
+    def is_crowded(self) -> bool:
+        """Whether nothing may be taken that might be laid here: one of odd length is, whatever its transfer syntax."""
+        return self.held >= 2 * max(1, _PLACES // self._preparing.benches)
 
     @property
     def is_ready(self) -> bool:

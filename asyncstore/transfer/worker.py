@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 import anyio
 
@@ -31,6 +31,8 @@ if TYPE_CHECKING:
 
     # An instance, and the transfer syntax and length in which it was sent: converted bytes are not kept for the answer.
     _Sent: TypeAlias = tuple[Pending, str, int]
+
+_NOTHING: Final[frozenset[Pair]] = frozenset()
 
 
 class Worker:
@@ -152,7 +154,7 @@ class Worker:
                     await self._send(*bench.take())
                     continue
                 elif bench.is_full:
-                    served = self._carried
+                    served = _NOTHING if bench.is_crowded else self._carried
             pending = None if self.retiring else admission.take(self, served)
             if pending is not None:
                 await self._send(pending)

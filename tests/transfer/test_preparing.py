@@ -180,17 +180,21 @@ async def test_a_mistake_in_a_conversion_comes_out_as_itself(monkeypatch: pytest
 @pytest.mark.parametrize("benches", [1, 2, 3, preparing._PLACES, 50])
 def test_benches_share_the_places_and_each_has_one(benches: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Preparing, "begin", lambda *_: None)
-    station = Preparing(Work())
+    station = Preparing(Work(), print)
     several = [Bench(station) for _ in range(benches)]
     for bench in several:
         while not bench.is_full:
             bench.lay(Pending(instance(), ""), AcceptedContexts(()))
     held = {bench.held for bench in several}
     assert held == {max(1, preparing._PLACES // benches)}
+    # What need only be padded is laid there too, but not without end.
+    while not several[-1].is_crowded:
+        several[-1].lay(Pending(instance(), ""), AcceptedContexts(()))
+    assert several[-1].held == 2 * max(1, preparing._PLACES // benches)
     for bench in several[1:]:
         bench.close()
         bench.close()
-    assert several[0].is_full is (benches == 1)
+    assert (several[0].is_full, several[0].is_crowded) == (benches == 1, benches == 1)
 
 
 async def test_a_bench_that_is_closed_gives_back_what_is_ready_and_later_what_was_not(
@@ -201,7 +205,7 @@ async def test_a_bench_that_is_closed_gives_back_what_is_ready_and_later_what_wa
     work.add(instance(2), "")
     contexts = AcceptedContexts([AcceptedContext(1, CT_IMAGE_STORAGE, IMPLICIT_VR_LITTLE_ENDIAN)])
     pairs = {(CT_IMAGE_STORAGE, EXPLICIT_VR_LITTLE_ENDIAN)}
-    station = Preparing(work)
+    station = Preparing(work, print)
     bench = Bench(station)
     with anyio.fail_after(LIMIT_SECONDS):
         async with anyio.create_task_group() as group:

@@ -40,6 +40,7 @@ COLUMNS: Final = (
     "retryable",
     "attempts",
     "bytes_sent",
+    "note",
 )
 # Every report begins with one of these, in all versions.
 _CSV_START: Final = b"time,state,"
@@ -83,6 +84,7 @@ def record_of(outcome: Outcome) -> dict[str, Any]:
         "retryable": outcome.retryable,
         "attempts": outcome.attempts,
         "bytes_sent": outcome.bytes_sent,
+        "note": outcome.note,
     }
 
 
