@@ -97,7 +97,7 @@ class Outcome:
         instance = self.instance
         if instance is None:
             return ""
-        notes = [f"{instance.meta_difference}, which is used"] if instance.meta_difference else []
+        notes = [instance.meta_difference] if instance.meta_difference else []
         if instance.data_set_length & 1 and self.bytes_sent and not self.bytes_sent & 1:
             notes.append("the data set has an odd length, and was sent with a padding byte")
         return "; ".join(notes)

@@ -12,6 +12,7 @@ from asyncstore.uids import (
     EXPLICIT_VR_BIG_ENDIAN,
     EXPLICIT_VR_LITTLE_ENDIAN,
     IMPLICIT_VR_LITTLE_ENDIAN,
+    LONGEST_UID_CHARACTERS,
     UNCOMPRESSED_TRANSFER_SYNTAXES,
 )
 
@@ -71,7 +72,7 @@ def prepare_now(instance: Instance, contexts: AcceptedContexts, *, convert: bool
         instance,
         context_id,
         sop_class_uid,
-        instance.sop_instance_uid,
+        instance.sop_instance_uid[:LONGEST_UID_CHARACTERS],
         transfer_syntax_uid,
         instance.data_set_length,
         instance.source,
@@ -110,5 +111,5 @@ def prepare(instance: Instance, contexts: AcceptedContexts) -> Prepared | Outcom
         raise unreadable(instance, error) from error
     finally:
         instance.source.close()
-    uids = (sop_class_uid, instance.sop_instance_uid, target)
+    uids = (sop_class_uid, instance.sop_instance_uid[:LONGEST_UID_CHARACTERS], target)
     return Prepared(instance, context_id, *uids, source.length_bytes, source)

@@ -82,9 +82,11 @@ EVENTS = [
         "0xA801 - Failure",
     ),
     (
-        trace.MetaDiffers(path="a.dcm", difference="the File Meta Information has 1.2, the data set has 1.3"),
+        trace.MetaDiffers(
+            path="a.dcm", difference="the File Meta Information has 1.2, the data set 1.3, which is used"
+        ),
         logging.WARNING,
-        "'a.dcm': the File Meta Information has 1.2, the data set has 1.3, which is used",
+        "'a.dcm': the File Meta Information has 1.2, the data set 1.3, which is used",
     ),
     (
         MoreMetaDiffer(count=1200),
