@@ -114,6 +114,8 @@ def _leads_on(data: Buffer, header: Header, encoding: Encoding) -> bool:
     group, element = (_BIG_TAG if encoding.big_endian else _LITTLE_TAG)(data, behind)
     if group == 0xFFFE:
         return element in (0xE00D, 0xE0DD) or (element == 0xE000 and header.length > 0)
+    if group == header.tag >> 16 and group << 16 | element > header.tag:
+        return True
     vr = bytes(data[behind + 4 : behind + 6])
     return vr in VRS or (vr == header.vr and group << 16 | element > header.tag)
 

@@ -116,8 +116,7 @@ def identify(data: Buffer, end: int, *, complete: bool) -> Identity:
     identity = identify_data_set(data, at, end, meta, syntax, complete)
     difference = identity.meta_difference or _repetition(meta, later)
     if named not in (None, syntax):
-        what = f"the File Meta Information has the Transfer Syntax UID {named}"
-        difference = f"{what}, the data set is in {syntax}, which is used"
+        difference = f"the File Meta Information has the Transfer Syntax UID {named}, the data set is in {syntax}"
     return identity._replace(meta_difference=difference)
 
 
@@ -166,8 +165,7 @@ def _read_meta(data: Buffer, at: int, end: int) -> tuple[dict[int, str], dict[in
 def _repetition(meta: dict[int, str], later: dict[int, str]) -> str | None:
     """A sentence if the File Meta Information has an element twice, with two values."""
     for tag, uid in later.items():
-        what = f"the File Meta Information has a second {_NAMES[tag]}, {uid[:_SHOWN_UID_CHARACTERS]}"
-        return f"{what}, after {meta[tag]}, which is used"
+        return f"the File Meta Information has a second {_NAMES[tag]}, {uid[:_SHOWN_UID_CHARACTERS]}, after {meta[tag]}"
     return None
 
 
@@ -323,16 +321,15 @@ def _checked(uid: str | None, name: str, longest: int, can_be_sent: Callable[[st
 def difference_of(in_meta: tuple[str | None, ...], in_data_set: tuple[str | None, ...]) -> str | None:
     """A sentence if the File Meta Information names another class or instance than the data set, or a UID is doubtful.
 
-    Both hold a SOP Class UID and a SOP Instance UID.
+    Both hold a SOP Class UID and a SOP Instance UID. The sentence ends with the UID that is used.
     """
     for name, meta, data_set in zip(("SOP Class UID", "SOP Instance UID"), in_meta, in_data_set, strict=True):
         if meta and data_set and meta != data_set:
-            return f"the File Meta Information has the {name} {meta}, the data set has {data_set}, which is used"
+            return f"the File Meta Information has the {name} {meta}, the data set has {data_set}"
         if meta and not data_set:
-            return f"the data set has no {name}, the File Meta Information has {meta}, which is used"
+            return f"the data set has no {name}, the File Meta Information has {meta}"
         if data_set and len(data_set) > LONGEST_UID_CHARACTERS:
-            first = f"the first {LONGEST_UID_CHARACTERS} in the C-STORE request"
-            return f"the {name} has {len(data_set)} characters, {first}: {data_set}"
+            return f"the {name} has {len(data_set)} characters, more than {LONGEST_UID_CHARACTERS}: {data_set}"
         if data_set and not is_well_formed(data_set):
-            return f"the {name} is not well-formed, and sent as it is: {data_set}"
+            return f"the {name} is not well-formed: {data_set}"
     return None

@@ -22,7 +22,7 @@ class Instance:
 
     `meta_difference` is a sentence for the user if the File Meta Information contradicts the data set or itself, or if
     the data set lacks a UID or has one that is not well-formed, else None. The UIDs here are those of the data set if
-    it has any, since a peer compares them with the data set (PS3.4 B.2.3).
+    it has any, since a peer compares them with the data set (PS3.4 B.2.3). The sentence ends with the one that is used.
     """
 
     path: str | None

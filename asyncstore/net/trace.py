@@ -185,7 +185,7 @@ class MetaDiffers(TraceEvent):
     difference: str
 
     def __str__(self) -> str:
-        return f"{self.path!r}: {self.difference}"
+        return f"{self.path!r}: {self.difference}, which is used"
 
 
 class Padded(TraceEvent):

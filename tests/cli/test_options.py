@@ -128,6 +128,7 @@ def test_the_defaults_are_the_documented_ones(storescu: Callable[..., Asked]) ->
         (("--fail-fast",), (), lambda asked: asked.options.fail_fast, True),
         (("--on-duplicate",), ("stored",), lambda asked: asked.options.retry.on_duplicate, "stored"),
         (("--strict-warnings",), (), lambda asked: asked.options.retry.strict_warnings, True),
+        (("--strict-source",), (), lambda asked: asked.options.strict_source, True),
     ],
 )
 @pytest.mark.parametrize("place", ["first", "middle", "last"])

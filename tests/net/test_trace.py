@@ -82,11 +82,9 @@ EVENTS = [
         "0xA801 - Failure",
     ),
     (
-        trace.MetaDiffers(
-            path="a.dcm", difference="the File Meta Information has 1.2, the data set 1.3, which is used"
-        ),
+        trace.MetaDiffers(path="a.dcm", difference="the File Meta Information has 1.2, the data set has 1.3"),
         logging.WARNING,
-        "'a.dcm': the File Meta Information has 1.2, the data set 1.3, which is used",
+        "'a.dcm': the File Meta Information has 1.2, the data set has 1.3, which is used",
     ),
     (
         MoreMetaDiffer(count=1200),

@@ -219,7 +219,7 @@ def _(event: KindRefused) -> Iterator[Line]:
 @lines_of.register
 def _(event: trace.MetaDiffers) -> Iterator[Line]:
     path = path_text(event.path or "(in memory)")
-    return _at(logging.WARNING, f"{path}: {path_text(event.difference)}")
+    return _at(logging.WARNING, f"{path}: {path_text(event.difference)}, which is used")
 
 
 @lines_of.register

@@ -110,12 +110,12 @@ def test_a_kind_that_the_peer_refuses_is_told_with_a_count() -> None:
 
 
 def test_file_meta_that_differs_is_a_warning_and_the_others_are_counted() -> None:
-    differs = trace.MetaDiffers(path="/a/\x1b1.dcm", difference="the meta has 1.2, the data set 1.3, which is used")
-    in_memory = trace.MetaDiffers(path=None, difference="the meta has 1.2, the data set 1.3, which is used")
+    differs = trace.MetaDiffers(path="/a/\x1b1.dcm", difference="the meta has 1.2, the data set has 1.3")
+    in_memory = trace.MetaDiffers(path=None, difference="the meta has 1.2, the data set has 1.3")
     more = MoreMetaDiffer(count=1)
     assert printed(differs, in_memory, more, level=logging.WARNING) == (
-        "W: /a/\\x1b1.dcm: the meta has 1.2, the data set 1.3, which is used\n"
-        "W: (in memory): the meta has 1.2, the data set 1.3, which is used\n"
+        "W: /a/\\x1b1.dcm: the meta has 1.2, the data set has 1.3, which is used\n"
+        "W: (in memory): the meta has 1.2, the data set has 1.3, which is used\n"
         "W: 1 more instance whose UIDs or File Meta Information are doubtful\n"
     )
     assert not printed(differs, more, level=logging.ERROR)
