@@ -109,7 +109,7 @@ class Transfer:
             from asyncstore.transfer.duplicates import Duplicates
 
             duplicates = Duplicates(ledger)
-        preparing = Preparing(work, outcomes.tell_padded)
+        preparing = Preparing(work)
         judge = Judge(options.retry, destination, work)
         attempts = Attempts(judge, outcomes, work, destination, report, ledger)
         admission = Admission(

@@ -19,8 +19,6 @@ from asyncstore.instances.outcome import Outcome, source_problem
 from asyncstore.preparation.prepare import Prepared, prepare
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     from anyio.abc import TaskGroup
 
     from asyncstore.transfer.work import Pending, Work
@@ -38,10 +36,9 @@ _PLACES: Final = 8
 class Preparing:
     """Converts in threads, a few at once; each worker has a Bench here."""
 
-    def __init__(self, work: Work, tell_padded: Callable[[str | None], object]) -> None:
+    def __init__(self, work: Work) -> None:
         self.benches = 0
         self._work = work
-        self._tell_padded = tell_padded
         self._limiter = anyio.CapacityLimiter(_CONVERTED_AT_ONCE)
         self._scopes: set[anyio.CancelScope] = set()
         self._group: TaskGroup
@@ -83,8 +80,6 @@ class Preparing:
             self._scopes.discard(scope)
             if result is None or not bench.put(pending, result):
                 self.give_back(pending)
-            elif not pending.attempts and isinstance(result, Prepared) and result.is_padded:
-                self._tell_padded(pending.instance.path)
 
 
 class Bench:

@@ -11,7 +11,7 @@ import anyio
 from asyncstore.aio.signal import Signal, wait_for_any
 from asyncstore.errors import SourceError
 from asyncstore.instances.outcome import Outcome, outcome_of, source_problem
-from asyncstore.preparation.prepare import conversion, prepare_now
+from asyncstore.preparation.prepare import Prepared, conversion, prepare_now
 from asyncstore.services.storage import send
 from asyncstore.transfer.preparing import Bench
 
@@ -20,7 +20,6 @@ if TYPE_CHECKING:
 
     from asyncstore.dimse.message_types import Response
     from asyncstore.dimse.operations import Operation
-    from asyncstore.preparation.prepare import Prepared
     from asyncstore.services.scu import Association
     from asyncstore.transfer.admission import Admission
     from asyncstore.transfer.attempts import Attempts
@@ -168,6 +167,8 @@ class Worker:
         instance, association = pending.instance, self.association
         if prepared is None:
             prepared = prepare_now(instance, association.contexts, convert=self._options.convert)
+        elif isinstance(prepared, Prepared) and prepared.is_padded:
+            self._attempts.tell_padded(pending)
         if prepared is None:
             self._bench.lay(pending, association.contexts)
             return
