@@ -129,6 +129,7 @@ def test_the_defaults_are_the_documented_ones(storescu: Callable[..., Asked]) ->
         (("--retry-set-aside",), (), lambda asked: asked.options.retry_set_aside, True),
         (("--on-duplicate",), ("stored",), lambda asked: asked.options.retry.on_duplicate, "stored"),
         (("--strict-warnings",), (), lambda asked: asked.options.retry.strict_warnings, True),
+        (("--strict-source",), (), lambda asked: asked.options.strict_source, True),
     ],
 )
 @pytest.mark.parametrize("place", ["first", "middle", "last"])

@@ -272,6 +272,14 @@ def storescu(
             panel=options.RETRY,
         ),
     ] = False,
+    strict_source: Annotated[
+        bool,
+        options.option(
+            "--strict-source",
+            help="Treat a file whose UIDs contradict each other, are missing or not well-formed as a failure.",
+            panel=options.RETRY,
+        ),
+    ] = False,
     report: Annotated[
         str | None,
         options.option(
@@ -329,6 +337,7 @@ def storescu(
             **outage,
         ),
         retry_set_aside=retry_set_aside,
+        strict_source=strict_source,
         fail_fast=fail_fast,
     )
     run = StorescuRun(

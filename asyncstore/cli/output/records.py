@@ -40,6 +40,7 @@ COLUMNS: Final = (
     "retryable",
     "attempts",
     "bytes_sent",
+    "note",
 )
 # Every report begins with one of these, in all versions.
 _CSV_START: Final = b"time,state,"
@@ -84,6 +85,7 @@ def record_of(outcome: Outcome) -> dict[str, Any]:
         "attempts": outcome.attempts,
         "set_aside": outcome.is_set_aside,
         "bytes_sent": outcome.bytes_sent,
+        "note": outcome.note,
     }
 
 
