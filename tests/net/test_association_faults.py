@@ -577,3 +577,32 @@ async def test_what_the_library_logs_at_a_broken_connection_is_an_event(caplog: 
             with pytest.raises(ConnectionLost):
                 await association.store(instance())
     assert [type(record.msg) for record in caplog.records][-1] is trace.ConnectionBroken
+
+
+# -- how long a peer may take ------------------------------------------------------------------------------------------
+
+
+@pytest.mark.timed
+async def test_a_peer_has_longer_for_the_answer_to_a_large_data_set() -> None:
+    is_late = threading.Event()
+
+    def answers_late(wire: Wire) -> None:
+        store = wire.read_store()
+        wire.wait(is_late)
+        wire.answer(store)
+        wire.serve_stores()
+
+    with ScriptedSCP(accepting(answers_late)) as scp, anyio.fail_after(LIMIT_SECONDS):
+        async with to(scp, timeouts=tiny(dimse_seconds=TINY_SECONDS)) as association:
+            answers: list[Any] = []
+            operation = await send(association, instance(3 * LARGE), lambda *answer: answers.append(answer))
+            assert operation.allowance_seconds == 3 * LARGE / 10_000_000
+            await anyio.sleep(2 * TINY_SECONDS)
+            is_late.set()
+            while not answers:
+                assert association.failure is None
+                await anyio.lowlevel.checkpoint()
+            small = await send(association, instance(1000), lambda *answer: answers.append(answer))
+            assert small.allowance_seconds == 0
+            while len(answers) < 2:
+                await anyio.lowlevel.checkpoint()

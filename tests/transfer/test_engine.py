@@ -612,3 +612,25 @@ async def test_a_file_meta_that_differs_from_its_data_set_is_told_once_and_the_o
         assert "1.2.3.9" in told[0].difference
         assert os.path.dirname(told[0].path) == str(tmp_path)
     assert sum(getattr(event, "count", 1) for event in told) == differing
+
+
+async def test_associations_that_have_nothing_to_send_retire_but_for_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("asyncstore.transfer.pool.IDLE_SECONDS", 0.05)
+    more = anyio.Event()
+
+    async def bursts() -> AsyncIterator[Instance]:
+        for number in range(1, 301):
+            yield instance(number)
+        await more.wait()
+        yield instance(301)
+
+    async with KeepingSCP() as scp:
+        transfer = transfer_to(scp, bursts(), associations=4)
+        with anyio.fail_after(LIMIT_SECONDS):
+            async with transfer:
+                while transfer.report.stored < 300 or transfer.report.associations_open != 1:
+                    await anyio.lowlevel.checkpoint()
+                more.set()
+                while transfer.report.stored < 301:
+                    await anyio.lowlevel.checkpoint()
+        assert transfer.report.associations_established <= 4

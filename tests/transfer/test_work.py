@@ -12,6 +12,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 
 from asyncstore.instances.instance import Instance
 from asyncstore.instances.source import BytesSource
+from asyncstore.ledger.protocol import Suspicion
 from asyncstore.transfer.work import MAXIMUM_WAITING, MAXIMUM_WAITING_BYTES, Work, directory_of
 from asyncstore.uids import CT_IMAGE_STORAGE, EXPLICIT_VR_LITTLE_ENDIAN, IMPLICIT_VR_LITTLE_ENDIAN
 
@@ -351,3 +352,104 @@ class WorkMachine(RuleBasedStateMachine):
 
 TestWork = WorkMachine.TestCase
 TestWork.settings = settings(stateful_step_count=60)
+
+
+# -- suspected instances -----------------------------------------------------------------------------------------------
+
+
+def suspect(work: Work, taker: object = "first") -> Pending:
+    """The next instance, back again as suspected."""
+    pending = work.take(taker, anything)
+    assert pending is not None
+    pending.is_suspected = True
+    work.retry(pending, due_at=0.0)
+    return pending
+
+
+def test_suspected_instances_come_after_all_others_also_after_other_retries() -> None:
+    work = work_of(*((str(number), "a") for number in range(40)))
+    suspect(work)
+    again = work.take("first", anything)
+    assert again is not None
+    work.retry(again, due_at=0.0)
+    assert not work.only_suspected_left
+    work.wake_retries(0.0)
+    order = [take(work, "first") for _ in range(41)]
+    assert order[-2:] == ["0", None]
+    assert "1" in order
+
+
+def test_what_a_run_of_weeks_suspects_need_not_wait_for_its_end() -> None:
+    work = work_of(*((str(number), "a") for number in range(40)))
+    suspect(work)
+    work.wake_retries(0.0)
+    work.wake_retries(299.0)
+    assert [take(work, "first") for _ in range(17)] == [str(number) for number in range(1, 18)]
+    work.wake_retries(300.0)
+    assert "0" in {take(work, "first") for _ in range(17)}
+
+
+def test_work_tells_when_only_suspected_instances_are_left() -> None:
+    work = work_of(("1", "a"), ("2", "a"))
+    suspect(work)
+    work.wake_retries(0.0)
+    assert (work.suspected_waiting, work.only_suspected_left) == (0, False)
+    last = suspect(work)
+    assert not work.only_suspected_left
+    work.end_feed()
+    assert work.only_suspected_left
+    assert work.suspected_waiting == 1
+    work.wake_retries(0.0)
+    assert work.suspected_waiting == 2
+    assert list(work.left)[-1] is last
+
+
+def test_what_an_earlier_run_suspected_comes_last_with_what_is_known_of_it() -> None:
+    work = work_of(("1", "a"))
+    work.add_suspected(make("lost"), "a", Suspicion(2), 0.0)
+    work.add_suspected(make("refused"), "a", Suspicion(0), 0.0)
+    assert take(work, "first") == "1"
+    lost, refused = work.take("first", anything), work.take("first", anything)
+    assert lost is not None
+    assert refused is not None
+    assert (lost.losses, lost.was_lost_earlier, lost.was_refused_earlier) == (2, True, False)
+    assert (refused.losses, refused.was_lost_earlier, refused.was_refused_earlier) == (0, False, True)
+    assert lost.is_suspected
+    assert refused.is_suspected
+
+
+def test_suspected_instances_of_a_refused_kind_are_taken_out_with_it() -> None:
+    work = work_of(("1", "a"), ("2", "a", CT_IMPLICIT))
+    suspect(work)
+    suspect(work)
+    work.wake_retries(0.0)
+    assert work.pairs_waiting() == [CT, CT_IMPLICIT]
+    assert [pending.instance.sop_instance_uid for pending in work.take_all(only(CT))] == ["1"]
+    assert take(work, "first") == "2"
+    assert work.waiting == 0
+
+
+def test_a_probe_comes_from_any_place_and_is_small() -> None:
+    work = Work()
+    for number in range(100):
+        work.add(make(str(number), size_bytes=1000 if number % 2 else 10**9), "a")
+    taken = [work.take_probe("first", anything) for _ in range(20)]
+    uids = [int(pending.instance.sop_instance_uid) for pending in taken if pending is not None]
+    assert len(set(uids)) == 20
+    assert uids != list(range(20))
+    assert sum(number % 2 for number in uids) >= 18  # one of eight choices was small nearly always
+    rest = [take(work, "first") for _ in range(81)]
+    assert rest[-1] is None
+    assert len({*uids, *map(int, filter(None, rest))}) == 100
+
+
+def test_a_probe_keeps_to_the_contexts_and_the_study_of_the_association() -> None:
+    work = work_of(("1", "a"), ("2", "b"), ("3", "b", CT_IMPLICIT), ("4", "b"), strict=True)
+    assert take(work, "first") == "1"
+    assert take(work, "second") == "2"
+    probe = work.take_probe("second", only(CT))
+    assert probe is not None
+    assert probe.instance.sop_instance_uid == "4"
+    assert work.take_probe("first", anything) is None
+    assert work.take_probe("second", only(CT_IMPLICIT)) is not None
+    assert work.waiting == 0
