@@ -98,7 +98,8 @@ class Admission:
         self._report = report
         self._by_study = by_study
         self._strict_source = strict_source
-        self._gates: list[Gate] = [destination, ProbeGate(destination, work), outcomes]
+        self._probe = ProbeGate(destination, work)  # asked only of a peer in trouble
+        self._gates: list[Gate] = [destination, outcomes]
         if duplicates is not None:
             self._gates.append(duplicates)
         if recorder is not None:
@@ -162,7 +163,7 @@ class Admission:
 
     def closed_until(self, now: float) -> float:
         """The time until which nothing may be taken: that of the gate that opens last."""
-        return max(gate.closed_until(now) for gate in self._gates)
+        return max(gate.closed_until(now) for gate in (*self._gates, self._probe))
 
     def take(self, taker: object, served: Container[Pair]) -> Pending | None:
         """The next instance for an association that can carry the pairs `served`; None when there is none now."""
@@ -173,8 +174,13 @@ class Admission:
                 if gate.closed_until(now) > now:
                     self._was_closed = True
                     return None
-            take = work.take if destination.is_well else work.take_probe
-            pending = take(taker, served)
+            if destination.is_well:
+                pending = work.take(taker, served)
+            elif self._probe.closed_until(now) > now:
+                self._was_closed = True
+                return None
+            else:
+                pending = work.take_probe(taker, served)
             if self._feed_waits and work.has_room:
                 self._let_feed_read()
             if pending is None or not (destination.refused or self._duplicates) or not self._keep_back(pending):
