@@ -46,7 +46,7 @@ def of_report(report: Report, *, signal_number: int | None = None, cannot_record
         return interrupted_by(signal_number)
     if isinstance(report.stopped_because, AssociateError) and not report.associations_established:
         return ExitCode.NO_ASSOCIATION
-    if report.left or (report.stopped_because is not None and not report.scan_finished):
+    if report.stopped_early:
         return ExitCode.STOPPED_EARLY
     if report.failed:
         return ExitCode.SOME_FAILED

@@ -51,7 +51,7 @@ def storescu(monkeypatch: pytest.MonkeyPatch) -> Callable[..., Asked]:
     asked: list[Asked] = []
 
     def remember(self: StorescuRun, log: DocumentedLog) -> int:
-        asked.append(Asked(self, log.threshold, list(self.sources)))
+        asked.append(Asked(self, log.threshold, list(self.paths.sources())))
         return 0
 
     monkeypatch.setattr(StorescuRun, "run", remember)

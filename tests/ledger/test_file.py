@@ -18,6 +18,7 @@ import anyio
 import pytest
 
 from asyncstore.errors import LedgerError
+from asyncstore.ledger.rows import RunState
 from asyncstore.ledger.sqlite import ledger as sqlite_ledger
 from asyncstore.ledger.sqlite import lock as ledger_lock
 from asyncstore.ledger.sqlite.lock import LedgerLock, check_place, file_system_of
@@ -172,17 +173,49 @@ def test_a_ledger_of_another_destination_is_refused(tmp_path: Path) -> None:
     )
 
 
-@pytest.mark.parametrize(("version", "age"), [(1, "an older"), (3, "a newer")])
+@pytest.mark.parametrize(("version", "age"), [(1, "an older"), (4, "a newer")])
 def test_a_ledger_of_another_version_is_refused(tmp_path: Path, version: int, age: str) -> None:
     with opened(tmp_path / "run.db"):
         pass
     connection = sqlite3.connect(tmp_path / "run.db")
     connection.execute(f"PRAGMA user_version = {version}")
     connection.close()
-    expected = f"written by {age} version of asyncstore: it has schema {version}, this one knows 2"
+    expected = f"written by {age} version of asyncstore: it has schema {version}, this one knows 3"
     assert expected in refusal(tmp_path / "run.db")
     with pytest.raises(LedgerError, match=expected):
         LedgerReader(tmp_path / "run.db")
+
+
+def as_version_2(path: Path) -> None:
+    """Make a ledger what the version before wrote: it knew less about a run."""
+    connection = sqlite3.connect(path)
+    for column in ("scan_finished", "stopped", "refused_at"):
+        connection.execute(f"ALTER TABLE run DROP COLUMN {column}")
+    connection.execute("PRAGMA user_version = 2")
+    connection.close()
+
+
+def test_a_ledger_of_version_2_is_read_as_it_is_and_loses_nothing_when_it_is_written(tmp_path: Path) -> None:
+    path = tmp_path / "run.db"
+    with opened(path) as ledger:
+        ledger.record(stored(1))
+        ledger.note_end(scan_finished=True, stopped="")
+    rows = rows_of(path)
+    as_version_2(path)
+    with LedgerReader(path) as reader:
+        assert reader.schema_version == 2
+        (run,) = reader.runs()
+        assert (run.state, run.scan_finished, run.stopped, run.refused_at) == (RunState.ENDED, None, None, None)
+        assert reader.count_doubtful() == 0
+    assert rows_of(path) == rows
+    with opened(path) as ledger:
+        ledger.record(stored(2))
+        ledger.note_end(scan_finished=True, stopped="")
+    with LedgerReader(path) as reader:
+        assert reader.schema_version == 3
+        assert [run.state for run in reader.runs()] == [RunState.ENDED, RunState.FINISHED]
+    assert rows_of(path)[:1] == rows
+    assert len(rows_of(path)) == 2
 
 
 @pytest.mark.parametrize("content", ["text", "database"])

@@ -15,8 +15,9 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 
 from asyncstore.cli.output import pdu_text
 from asyncstore.cli.output.plain_text import count_text, path_text, peer_text
-from asyncstore.errors import AssociationRejected, MissingUID, NotDicom
+from asyncstore.errors import AssociationRejected, MissingUID, NotDicom, Timeout
 from asyncstore.instances.outcome import State, reason_of
+from asyncstore.instances.problem import ProblemKind
 from asyncstore.net import trace
 from asyncstore.trace import TraceEvent
 from asyncstore.transfer.trace import KindRefused, MoreMetaDiffer, NotStored
@@ -39,7 +40,10 @@ _LETTERS: Final = (
     (logging.INFO, "I"),
     (logging.DEBUG, "D"),
 )
+_TIMEOUT_OPTIONS: Final = {"connect": "--connect-timeout", "acse": "-ta", "dimse": "-td", "network": "-tn"}
 _MODALITIES: Final = {CT_IMAGE_STORAGE: ", (CT)", MR_IMAGE_STORAGE: ", (MR)"}
+_DICOMDIR_ADVICE: Final = "Send the directory that it is in, with -r: that includes all files that it lists"
+_NOT_ESTABLISHED: Final = (trace.Rejected, trace.ConnectionFailed)
 # The command set of a response is always read in this transfer syntax (PS3.7 6.3.1).
 _COMMAND_SET_READ: Final = 'pydicom.read_dataset() TransferSyntax="Little Endian Implicit"'
 
@@ -65,6 +69,12 @@ def _error(*texts: str) -> Iterator[Line]:
 
 def _info(*texts: str) -> Iterator[Line]:
     return _at(logging.INFO, *texts)
+
+
+def with_option(text: str, error: Exception | None) -> str:
+    """A text about an error, with the option that sets the time that was exceeded, if it was one."""
+    option = _TIMEOUT_OPTIONS.get(error.which) if isinstance(error, Timeout) else None
+    return f"{text} ({option})" if option else text
 
 
 @singledispatch
@@ -196,7 +206,7 @@ def _(event: NotStored) -> Iterator[Line]:
     path = path_text(outcome.path or "(in memory)")
     if outcome.state in (State.SOURCE_PROBLEM, State.SKIPPED):
         return _source_problem(outcome, path)
-    reason = peer_text(outcome.reason, DETAIL_CHARACTERS)
+    reason = with_option(peer_text(outcome.reason, DETAIL_CHARACTERS), outcome.error)
     if outcome.state is State.NO_CONTEXT:
         return _error(reason, f"Store failed: {path}")
     if outcome.state is State.DUPLICATE:
@@ -229,12 +239,16 @@ def _(event: MoreMetaDiffer) -> Iterator[Line]:
 
 
 def _source_problem(outcome: Outcome, path: str) -> Iterator[Line]:
-    """A file that cannot be sent, in the documented words for its kind."""
+    """A file that cannot be sent, in the documented words for its kind; one that is passed over is not an error."""
+    if outcome.state is State.SKIPPED:
+        return _info(f"Skipped: {path}: {path_text(outcome.reason)}")
+    if outcome.reason.startswith(ProblemKind.DICOMDIR.value):
+        return _error(f"Bad DICOM file: {path}", f"Reason: {path_text(outcome.reason)}", _DICOMDIR_ADVICE)
     if isinstance(outcome.error, MissingUID):
         return _error(f"Unknown SOP Class or Transfer Syntax UID: {path}")
     if isinstance(outcome.error, OSError):
         return _error(f"Cannot access path: {path}")
-    if outcome.state is State.SKIPPED or isinstance(outcome.error, NotDicom):
+    if isinstance(outcome.error, NotDicom):
         return _error(f"Bad DICOM file: {path}")
     return _error(f"Store failed: {path}", f"Reason: {path_text(outcome.reason)}")
 
@@ -242,7 +256,8 @@ def _source_problem(outcome: Outcome, path: str) -> Iterator[Line]:
 class DocumentedLog(logging.Handler):
     """Prints log records of level `threshold` and above as documented lines, with one call of `write` per record.
 
-    `errors` counts the lines of level error and above, so a command knows whether a failure was explained.
+    `errors` counts the lines of level error and above, so a command knows whether a failure was explained. While
+    `others_work` is true, an association that cannot be established is not an error: the peer takes no more of them.
     """
 
     def __init__(self, threshold: int, write: Callable[[str], None] | None = None) -> None:
@@ -250,6 +265,7 @@ class DocumentedLog(logging.Handler):
         self.threshold = threshold
         self.write = write or write_to_stderr
         self.errors = 0
+        self.others_work: Callable[[], bool] = bool
 
     def emit(self, record: logging.LogRecord) -> None:
         """Print a record. If that fails, the run goes on."""
@@ -269,7 +285,10 @@ class DocumentedLog(logging.Handler):
         write_to_stderr(f"E: a line of the log could not be printed: {sys.exc_info()[1]!r}")
 
     def _lines(self, record: logging.LogRecord) -> Iterator[Line]:
-        if isinstance(record.msg, TraceEvent):
+        if isinstance(record.msg, _NOT_ESTABLISHED) and self.others_work():
+            yield from (Line(min(line.level, logging.INFO), line.text) for line in lines_of(record.msg))
+            yield Line(logging.INFO, "The peer takes no further association now: the others go on")
+        elif isinstance(record.msg, TraceEvent):
             yield from lines_of(record.msg)
         else:
             yield Line(record.levelno, path_text(record.getMessage()))

@@ -17,7 +17,11 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 APPLICATION_ID: Final = int.from_bytes(b"ASLG", "big")
-SCHEMA_VERSION: Final = 2
+SCHEMA_VERSION: Final = 3
+# Behind the name of a ledger: its own file, those of SQLite, and that of the lock.
+FILE_SUFFIXES: Final = ("", "-wal", "-shm", "-journal", "-lock")
+# The ledgers of these versions can be read; to be written, they get what is missing.
+_READ_VERSIONS: Final = (2, SCHEMA_VERSION)
 
 # SQLite checks the size of the WAL after each commit. 2000 pages are 8 MB; a larger WAL saves little writing.
 _CHECKPOINT_PAGES: Final = 2000
@@ -42,6 +46,8 @@ def _uid_text(column: str) -> str:
 # ledger.indexed_id are not in it yet. `account` has what many instances share of their outcome; equal rows may occur.
 # Paths are bytes, UIDs of an instance are packed (see pack_uid), times are milliseconds since 1970, UTC. Unknown values
 # are empty, or -1 for numbers, but never NULL: sqlite3 takes ten times as long to bind NULL as a number.
+# In `run`, `scan_finished` says whether the input was read to its end, `stopped` why the run stopped early ('': it did
+# not), `refused_at` when the peer first said that it is out of resources. NULL: not known, or not yet.
 # The view `instances` has everything in readable form.
 _SCHEMA: Final = f"""
 CREATE TABLE ledger (
@@ -56,7 +62,10 @@ CREATE TABLE run (
     finished_at INTEGER,
     pid INTEGER NOT NULL,
     host TEXT NOT NULL,
-    options TEXT NOT NULL
+    options TEXT NOT NULL,
+    scan_finished INTEGER,
+    stopped TEXT,
+    refused_at INTEGER
 );
 CREATE TABLE account (
     id INTEGER PRIMARY KEY,
@@ -118,6 +127,15 @@ PRAGMA user_version = {SCHEMA_VERSION};
 """
 
 
+# Version 3 has three columns more in `run`. Nothing else changes, and nothing is lost.
+_FROM_2_TO_3: Final = f"""
+ALTER TABLE run ADD COLUMN scan_finished INTEGER;
+ALTER TABLE run ADD COLUMN stopped TEXT;
+ALTER TABLE run ADD COLUMN refused_at INTEGER;
+PRAGMA user_version = {SCHEMA_VERSION};
+"""
+
+
 @contextlib.contextmanager
 def ledger_errors(path: str, what: str) -> Iterator[None]:
     """Turn errors of SQLite and of the system, and those from damaged bytes, into LedgerError of one line."""
@@ -148,8 +166,8 @@ def one_line(text: str) -> str:
 def open_to_write(path: str, destination: str, now_ms: int) -> sqlite3.Connection:
     """Open the ledger at `path` for writing, in the calling thread; creates it if there is none.
 
-    Only the owner can read a new file. Raises LedgerError if it is not a ledger, has another version or destination,
-    or cannot be written.
+    Only the owner can read a new file. A ledger of version 2 becomes one of version 3. Raises LedgerError if it is not
+    a ledger, has another version or destination, or cannot be written.
     """
     with ledger_errors(path, "opened"):
         _make_file(path)
@@ -238,6 +256,9 @@ def _prepare(connection: sqlite3.Connection, path: str, destination: str, now_ms
             raise LedgerError(
                 f"the ledger {path!r} belongs to {one_line(owner)}, not to {destination}: use another file"
             )
+        if version_of(connection) < SCHEMA_VERSION:
+            for statement in _FROM_2_TO_3.split(";\n"):
+                connection.execute(statement)
         connection.execute("COMMIT")
     except BaseException:
         if connection.in_transaction:
@@ -245,13 +266,19 @@ def _prepare(connection: sqlite3.Connection, path: str, destination: str, now_ms
         raise
 
 
+def version_of(connection: sqlite3.Connection) -> int:
+    """The version of a ledger's schema."""
+    version: int = connection.execute("PRAGMA user_version").fetchone()[0]
+    return version
+
+
 def _is_ledger(connection: sqlite3.Connection, path: str) -> bool:
     """Whether a database is a ledger; False if it is still empty."""
     application_id: int = connection.execute("PRAGMA application_id").fetchone()[0]
     if application_id != APPLICATION_ID:
         return False
-    version: int = connection.execute("PRAGMA user_version").fetchone()[0]
-    if version != SCHEMA_VERSION:
+    version = version_of(connection)
+    if version not in _READ_VERSIONS:
         age = "a newer" if version > SCHEMA_VERSION else "an older"
         raise LedgerError(
             f"the ledger {path!r} was written by {age} version of asyncstore: "

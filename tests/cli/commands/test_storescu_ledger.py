@@ -20,7 +20,7 @@ from asyncstore.instances.outcome import State
 from asyncstore.ledger.sqlite import lock
 from asyncstore.ledger.sqlite import writer as ledger_writer
 from asyncstore.ledger.sqlite.ledger import SqliteLedger
-from asyncstore.status import SUCCESS
+from asyncstore.status import SUCCESS, Status
 from tests.support import command
 from tests.support.ledgers import rows_of
 from tests.support.peers import LOOPBACK, free_port
@@ -33,7 +33,6 @@ if TYPE_CHECKING:
 
     from asyncstore.ledger.sqlite.writer import LedgerWriter
     from asyncstore.services.storage_scp import Arrival
-    from asyncstore.status import Status
 
 
 async def send(scp: KeepingSCP, *arguments: str | Path) -> subprocess.CompletedProcess[str]:
@@ -137,6 +136,45 @@ async def test_a_run_that_is_interrupted_leaves_what_the_next_one_sends(tmp_path
         again = await send(scp, *arguments)
         assert (again.returncode, again.stderr) == (0, "")
         assert scp.uids == dict.fromkeys(map(uid_of, range(1, 201)), 1)
+
+
+@on_one_loop
+async def test_a_run_that_was_cut_short_is_told_as_such_and_not_as_all_there_is(tmp_path: Path) -> None:
+    write_files(tmp_path / "in", 3000)
+    ledger = tmp_path / "run.db"
+
+    def answer(_: Arrival) -> Status:
+        if len(scp.arrivals) == 20:
+            process.send_signal(signal.SIGINT)
+        return SUCCESS
+
+    async with KeepingSCP(answer) as scp:
+        process = command.start(
+            "storescu", LOOPBACK, scp.port, tmp_path / "in", "--ledger", ledger, "-j", "1", "-w", "1"
+        )
+        with process:
+            _, stderr = await anyio.to_thread.run_sync(process.communicate)
+    assert process.returncode == 130
+    told = re.search(rb"E: Stopped early; the input was not read to its end, at least ([0-9,]+) instances left", stderr)
+    assert told is not None
+    assert int(told[1].replace(b",", b"")) < 3000 - scp.stored
+    report = await anyio.to_thread.run_sync(lambda: command.run("report", ledger).stdout)
+    assert re.search("1 run, the last one stopped early .*: interrupted; the input was not read to its end\n", report)
+
+
+@on_one_loop
+async def test_a_run_in_which_the_peer_is_short_of_resources_notes_when(tmp_path: Path) -> None:
+    write_files(tmp_path / "in", 5)
+    ledger = tmp_path / "run.db"
+
+    def answer(_: Arrival) -> Status:
+        return Status(0xA700) if len(scp.arrivals) == 3 else SUCCESS
+
+    async with KeepingSCP(answer) as scp:
+        arguments = (tmp_path / "in", "--ledger", ledger, "-j", "1", "-w", "1", "--retry-wait", "0.5")
+        assert (await send(scp, *arguments)).returncode == 0
+    done = await anyio.to_thread.run_sync(lambda: command.run("report", "--failed-files", "--doubtful", ledger))
+    assert len(done.stdout.splitlines()) >= 2  # all five are stored; those before the refusal may be lost
 
 
 # -- a ledger that cannot be had ---------------------------------------------------------------------------------------
