@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import os
 import sys
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
     from asyncstore.cli.output.records import JsonLines, RecordWriter
     from asyncstore.instances.outcome import Outcome
     from asyncstore.ledger.protocol import Ledger
+    from asyncstore.ledger.sqlite.history import LedgerHistory
     from asyncstore.net.peer import Peer
     from asyncstore.transfer.engine import Transfer
     from asyncstore.transfer.options import TransferOptions
@@ -81,7 +83,7 @@ class StorescuRun:
             self.paths.sources(),
             options=self.options,
             ledger=self._open_ledger(),
-            own_files=() if self.records_path is None else (self.records_path,),
+            own_files=self._own_files,
         )
         log.others_work = lambda: transfer.report.associations_open > 0
         failure: AsyncStoreError | None = None
@@ -213,19 +215,47 @@ class StorescuRun:
     # -- without sending -----------------------------------------------------------------------------------------------
 
     def plan(self, log: DocumentedLog) -> int:
-        """Scan the sources and print what would be sent, and how. Opens no association."""
+        """Scan the sources and print what would be sent, and how. Opens no association, and writes no ledger."""
         from asyncstore.cli.output import inventory_text
         from asyncstore.inputs.inventory import Inventory
+        from asyncstore.inputs.own_files import OwnFiles
 
         _say_hello()
         inventory = Inventory()
-        inventory.scan(self.paths.sources(), recursive=self.options.recursive)
+        with contextlib.ExitStack() as stack:
+            history, ledger_files = self._open_history(stack)
+            inventory.scan(
+                self.paths.sources(),
+                recursive=self.options.recursive,
+                settled=None if history is None else history.settled,
+                own_files=OwnFiles([*ledger_files, *self._own_files]),
+            )
+        results = running.Results()
         if self.json:
-            running.Results().print(inventory_text.json_line(inventory))
+            results.print(inventory_text.json_line(inventory))
         else:
-            plan_lines = inventory_text.plan_lines(inventory, self.options)
-            running.Results().print(*inventory_text.lines(inventory), *plan_lines)
-        return inventory_text.exit_code(inventory)
+            if self.ledger is not None:
+                results.print(*inventory_text.ledger_lines(inventory, exists=history is not None))
+            results.print(*inventory_text.lines(inventory), *inventory_text.plan_lines(inventory, self.options))
+        code = inventory_text.exit_code(inventory)
+        if code == ExitCode.NOTHING_TO_SEND:
+            logger.error("Nothing to send: %s", self._why_nothing(inventory.problems.total()))
+        return code
+
+    def _open_history(self, stack: contextlib.ExitStack) -> tuple[LedgerHistory | None, tuple[str, ...]]:
+        """What the ledger knows, None if there is none yet; and its files."""
+        ledger = self._open_ledger()
+        if ledger is None or self.ledger is None:
+            return None, ()
+        if not os.path.exists(self.ledger) or not os.path.getsize(self.ledger):
+            return None, ledger.files
+        from asyncstore.ledger.sqlite.history import LedgerHistory
+
+        return stack.enter_context(LedgerHistory(self.ledger, destination=str(self.peer))), ledger.files
+
+    @property
+    def _own_files(self) -> tuple[str, ...]:
+        return () if self.records_path is None else (self.records_path,)
 
 
 def summary_text(report: Report) -> str:

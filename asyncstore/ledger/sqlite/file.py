@@ -251,11 +251,7 @@ def _prepare(connection: sqlite3.Connection, path: str, destination: str, now_ms
             for statement in _SCHEMA.split(";\n"):
                 connection.execute(statement)
             connection.execute("INSERT INTO ledger VALUES (1, ?, ?, 0)", (destination, now_ms))
-        owner = connection.execute("SELECT destination FROM ledger").fetchone()[0]
-        if owner != destination:
-            raise LedgerError(
-                f"the ledger {path!r} belongs to {one_line(owner)}, not to {destination}: use another file"
-            )
+        check_destination(connection, path, destination)
         if version_of(connection) < SCHEMA_VERSION:
             for statement in _FROM_2_TO_3.split(";\n"):
                 connection.execute(statement)
@@ -264,6 +260,13 @@ def _prepare(connection: sqlite3.Connection, path: str, destination: str, now_ms
         if connection.in_transaction:
             connection.execute("ROLLBACK")
         raise
+
+
+def check_destination(connection: sqlite3.Connection, path: str, destination: str) -> None:
+    """Raise LedgerError if the ledger is for another destination."""
+    owner = connection.execute("SELECT destination FROM ledger").fetchone()[0]
+    if owner != destination:
+        raise LedgerError(f"the ledger {path!r} belongs to {one_line(owner)}, not to {destination}: use another file")
 
 
 def version_of(connection: sqlite3.Connection) -> int:
