@@ -28,7 +28,7 @@ DETAILS = """PATH is a DICOM file or a directory. Only files directly in a direc
 subdirectories.
 
 Exit codes: 0 everything stored, 1 no association, 2 usage, 3 some instances failed, 4 stopped early with work left, \
-5 nothing to send, 6 ledger or report cannot be written, 130 or 143 interrupted."""
+5 nothing to send, 6 ledger or report cannot be written, 129, 130 or 143 interrupted."""
 
 _REACTIONS = [member.name.lower().replace("_", "-") for member in Reactions]
 _PRIORITIES = {"low": LOW, "medium": MEDIUM, "high": HIGH}
