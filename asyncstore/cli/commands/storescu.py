@@ -123,7 +123,7 @@ def storescu(
     dimse_timeout: options.DimseTimeout = 30,
     network_timeout: options.NetworkTimeout = 30,
     connect_timeout: options.ConnectTimeout = 10,
-    max_pdu: options.MaxPDU = 16382,
+    max_pdu: options.SendersMaxPDU = 16382,
     max_send_pdu: Annotated[
         int,
         options.option(

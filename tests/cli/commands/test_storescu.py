@@ -371,6 +371,22 @@ def test_a_time_that_was_exceeded_at_the_start_names_its_option() -> None:
     )
 
 
+def test_an_answer_that_is_late_names_its_option() -> None:
+    slow = Slow()
+    code, _, stderr = beside(StorageSCP(on_store=slow), "-td", "0.2", "--retries", "0", CT)
+    assert code == 3
+    assert "the message was not answered within 0.2 s (-td)\n" in stderr
+
+
+def test_the_limit_of_the_peer_on_associations_is_no_error_in_a_run_that_works(tmp_path: Path) -> None:
+    limited = StorageSCP(maximum_associations=1)
+    code, _, stderr = beside(limited, "-j", "4", "-w", "1", "-v", copies(tmp_path, 60))
+    assert code == 0
+    assert "E: " not in stderr
+    assert re.search(r"I: (\[[0-9]+\] )?Reason: Local limit exceeded\n", stderr)
+    assert "The peer takes no further association now: the others go on\n" in stderr
+
+
 def test_fail_fast_leaves_the_rest_and_does_not_ask_for_the_same_failure_again(tmp_path: Path) -> None:
     scp = StorageSCP(on_store=lambda _: Status(0xA900))
     code, _, stderr = beside(scp, "--fail-fast", "-w", "1", "-j", "1", copies(tmp_path, 20))
