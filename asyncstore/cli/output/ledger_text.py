@@ -157,7 +157,7 @@ def _latest_text(runs: list[RunRecord]) -> str:
     if run.state is RunState.RUNNING:
         return f", the last one running since {begun} {process}"
     if run.state is RunState.KILLED:
-        return f", the last one begun {begun}, and killed or unable to write its end {process}"
+        return f", the last one begun {begun} and killed, or unable to write its end {process}"
     if run.state is not RunState.STOPPED_EARLY:
         return f", the last one {run.state.value} {ended}"
     unread = "" if run.scan_finished else "; the input was not read to its end"
