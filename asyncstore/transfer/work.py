@@ -243,7 +243,7 @@ class Work:
             for group in self._groups.values()
             if not self._strict or self._is_open_to(group.key, taker)
             for pair, queue in group.waiting.items()
-            if pair in served
+            if queue and pair in served
         ]
         if not places:
             return self.take(taker, served)

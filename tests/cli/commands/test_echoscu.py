@@ -8,6 +8,7 @@ import pytest
 
 from asyncstore.dimse.messages import CEchoRQ, CEchoRSP
 from asyncstore.status import Status
+from asyncstore.upper_layer.pdu import AssociateRJ, AssociateRQ
 from tests.support import command
 from tests.support.peers import LOOPBACK, free_port
 from tests.support.wire import ScriptedSCP, Wire
@@ -57,3 +58,14 @@ def test_one_transfer_syntax_can_be_requested_alone(storescp: RunningPeer, optio
     done = command.run("echoscu", storescp.host, storescp.port, "-d", option)
     assert f"D:     Proposed Transfer Syntax:\nD:       ={syntax}\nD: Requested Extended" in done.stderr
     assert done.returncode == 0
+
+
+def test_a_rejected_ae_title_is_explained() -> None:
+    def rejects(wire: Wire) -> None:
+        wire.expect(AssociateRQ)
+        wire.send(AssociateRJ(1, 1, 3))
+
+    with ScriptedSCP(rejects) as scp:
+        done = command.run("echoscu", scp.host, scp.port, "-aet", "ME", "-aec", "PACS")
+    assert done.returncode == 1
+    assert done.stderr.endswith("\nE: We are ME and called PACS: -aet and -aec set other AE titles\n")
