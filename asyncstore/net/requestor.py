@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from typing import TYPE_CHECKING, Self
 
@@ -20,12 +21,11 @@ from asyncstore.net import trace
 from asyncstore.net.association import Association
 from asyncstore.net.peer import Timeouts, check_ae_title, check_length, check_window
 from asyncstore.net.transport import connect as connect_by_tcp
-from asyncstore.uids import IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION_NAME
 from asyncstore.upper_layer.contexts import AcceptedContexts, propose
 from asyncstore.upper_layer.framing import fragment_capacity
-from asyncstore.upper_layer.items import OperationsWindow, RoleSelection, UserInformation
 from asyncstore.upper_layer.machine import AssociationAccepted, AssociationRefused
 from asyncstore.upper_layer.pdu import AssociateRQ
+from asyncstore.upper_layer.request import information_of_requestor
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from asyncstore.net.peer import Peer
     from asyncstore.net.provider import Providers
     from asyncstore.net.transport import Connect
+    from asyncstore.trace import TraceEvent
     from asyncstore.upper_layer.items import UserIdentity
     from asyncstore.upper_layer.machine import UpperLayerEvent
     from asyncstore.upper_layer.pdu import AssociateAC
@@ -42,7 +43,8 @@ if TYPE_CHECKING:
 class Requestor(Association):
     """An association that we request: `async with` establishes it, and the end of the block releases it.
 
-    See `asyncstore.Association` for the arguments and for what is raised.
+    See `asyncstore.Association` for the arguments and for what is raised. If `withheld` is a list, the errors of a
+    request that fails are not logged until `tell_withheld`: its owner may have another request to try.
     """
 
     def __init__(
@@ -77,22 +79,18 @@ class Requestor(Association):
                 called_ae_title=peer.ae_title,
                 calling_ae_title=calling_ae_title,
                 presentation_contexts=proposed,
-                user_information=UserInformation(
+                user_information=information_of_requestor(
                     maximum_length=maximum_length,
-                    implementation_class_uid=IMPLEMENTATION_CLASS_UID,
-                    implementation_version_name=IMPLEMENTATION_VERSION_NAME,
-                    operations_window=OperationsWindow(window, 1) if window > 1 else None,
-                    # Without it the peer may only perform what we ask for (PS3.7 D.3.3.4).
-                    role_selections=tuple(
-                        RoleSelection(uid, True, True) for uid in providers or () if uid in abstract_syntaxes
-                    ),
+                    window=window,
                     user_identity=user_identity,
+                    both_roles=(uid for uid in providers or () if uid in abstract_syntaxes),
                 ),
             )
             self._request.encode()
         except ValueError as error:
             raise LocalProtocolError(f"the association cannot be asked for: {error}") from error
         self.peer = peer
+        self.withheld: list[tuple[type[TraceEvent], dict[str, object]]] | None = None
         self._maximum_send_length = maximum_send_length
         self._connect = connect
         self._was_entered = False
@@ -168,6 +166,18 @@ class Requestor(Association):
         else:
             self._receive = self._on_readable
             self._watching.cancel()
+
+    def _trace(self, kind: type[TraceEvent], **fields: object) -> None:
+        if self.withheld is not None and not self.established and kind.level >= logging.ERROR:
+            self.withheld.append((kind, fields))
+        else:
+            super()._trace(kind, **fields)
+
+    def tell_withheld(self) -> None:
+        """Log the errors that were withheld."""
+        withheld, self.withheld = self.withheld or (), None
+        for kind, fields in withheld:
+            self._trace(kind, **fields)
 
     def _negotiate(self, event: UpperLayerEvent) -> None:
         if isinstance(event, AssociationAccepted):

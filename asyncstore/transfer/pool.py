@@ -1,6 +1,6 @@
 """The open associations of a transfer: opened when waiting work needs them, ended when they do not pay.
 
-`Concurrency` says how many to keep, `Plan` what each proposes, and `Destination` learns how each ended.
+`Concurrency` says how many to keep, `Plan` and `Offers` what each proposes, and `Destination` learns how each ended.
 """
 
 from __future__ import annotations
@@ -13,7 +13,8 @@ from asyncstore.errors import AssociationLost, AsyncStoreError
 from asyncstore.net.invoker import STREAMED_AFTER_BYTES
 from asyncstore.services.scu import Association
 from asyncstore.transfer.concurrency import Progress
-from asyncstore.transfer.destination import Ended, is_our_doing
+from asyncstore.transfer.destination import Ended
+from asyncstore.transfer.offer import Offer, Offers
 from asyncstore.transfer.worker import Worker
 
 if TYPE_CHECKING:
@@ -58,8 +59,8 @@ class Pool:
         self._plan = plan
         self._report = report
         self._last_number = 0
-        self._window = options.window
-        self._window_has_worked = False
+        self._offers = Offers(window=options.window, is_filled=not options.only_needed_contexts)
+        self._made: dict[Worker, Offer] = {}
         self._group: TaskGroup
 
     def start(self, group: TaskGroup) -> None:
@@ -117,18 +118,20 @@ class Pool:
     def _open(self) -> None:
         """Open one more association, proposing what the waiting work needs."""
         self._last_number += 1
-        options = self._options
-        proposal = self._plan.propose(self._work.pairs_waiting(), filled=not self.workers)
+        options, offer = self._options, self._offers.current
+        proposal = self._plan.propose(self._work.pairs_waiting(), filled=offer.is_filled and not self.workers)
         association = Association(
             self._peer,
             proposal.contexts,
             calling_ae_title=options.calling_ae_title,
             timeouts=options.timeouts,
-            window=self._window,
+            window=offer.window,
             maximum_length=options.maximum_length,
             maximum_send_length=options.maximum_send_length,
             user_identity=options.user_identity,
         )
+        if not self._report.associations_established:
+            association.withheld = []
         worker = Worker(
             self._last_number,
             association,
@@ -139,6 +142,7 @@ class Pool:
             preparing=self._preparing,
         )
         self.workers.append(worker)
+        self._made[worker] = offer
         self._number_open()
         self._group.start_soon(self._employ, worker)
 
@@ -170,28 +174,32 @@ class Pool:
         lost = worker.take_lost()
         if lost:
             because = error or worker.association.failure or AssociationLost("the association was aborted")
-            self._learn_window(worker, because)
             self._attempts.lost(lost, because)
         self.workers.remove(worker)
         self._report.count_streamed(worker.take_streamed_bytes())
-        self._window_has_worked = self._window_has_worked or _used_window(worker)
         self._work.leave(worker)
         self._count_open()
         self._number_open()
+        offer = self._made.pop(worker)
         if error is not None and not self._destination.is_stopped:
-            now = time.monotonic()
-            refused = self._destination.learn_from(self._how_it_ended(worker, error, now), now)
-            self._attempts.refuse(refused)
+            self._learn(worker, offer, error)
+        worker.association.tell_withheld()
         self.changed.set()
         self.wake()
 
-    def _learn_window(self, worker: Worker, error: AsyncStoreError) -> None:
-        """Stop proposing a window if it may have ended the association: some peers accept one but cannot handle it."""
-        has_worked = self._window_has_worked or any(map(_used_window, self.workers))
-        if worker.association.window > 1 and not has_worked and not is_our_doing(error):
-            self._window = 1
+    def _learn(self, worker: Worker, offer: Offer, error: AsyncStoreError) -> None:
+        """Offer less if the offer may have ended the association; otherwise the destination has failed."""
+        was_established = worker.association.established
+        is_proven = bool(self._report.answers if was_established else self._report.associations_established)
+        if self._offers.learn(offer, error, was_established=was_established, is_proven=is_proven):
+            worker.association.withheld = None
+            return
+        worker.association.tell_withheld()
+        now = time.monotonic()
+        refused = self._destination.learn_from(self._how_it_ended(worker, offer, error, now), now)
+        self._attempts.refuse(refused)
 
-    def _how_it_ended(self, worker: Worker, error: AsyncStoreError, now: float) -> Ended:
+    def _how_it_ended(self, worker: Worker, offer: Offer, error: AsyncStoreError, now: float) -> Ended:
         accepted = [other.association.contexts for other in self.workers]
         pairs = worker.proposal.pairs
         refused = frozenset(pair for pair in pairs if all(contexts.find(*pair) is None for contexts in accepted))
@@ -203,12 +211,12 @@ class Pool:
             associations_open=self._report.associations_open,
             refused=refused,
             accepted_elsewhere=len(refused) < len(pairs),
-            has_proposed_all=self._has_proposed_all(worker),
+            has_proposed_all=self._has_proposed_all(worker, offer),
         )
 
-    def _has_proposed_all(self, worker: Worker) -> bool:
+    def _has_proposed_all(self, worker: Worker, offer: Offer) -> bool:
         """Whether this worker proposed all that the peer might accept."""
-        if not self._options.only_needed_contexts:
+        if offer.is_filled:
             return True
         return self._work.feed_ended and worker.proposal.pairs.issuperset(self._work.pairs_waiting())
 
@@ -220,7 +228,3 @@ class Pool:
         several = len(self.workers) > 1
         for worker in self.workers:
             worker.association.trace_number = worker.number if several else 0
-
-
-def _used_window(worker: Worker) -> bool:
-    return worker.answers > 0 and worker.association.window > 1

@@ -45,3 +45,14 @@ class MoreMetaDiffer(TraceEvent):
 
     def __str__(self) -> str:
         return f"{self.count:,} more whose File Meta Information differs from the data set, which is used"
+
+
+class OffersLess(TraceEvent):
+    """The associations of this run offer less from now on: the peer may not bear `without`."""
+
+    level: ClassVar[int] = logging.WARNING
+    because: str
+    without: str
+
+    def __str__(self) -> str:
+        return f"{self.because}; trying without {self.without}"

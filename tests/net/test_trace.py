@@ -13,7 +13,7 @@ from asyncstore.net import trace
 from asyncstore.net.peer import Peer
 from asyncstore.status import Status
 from asyncstore.trace import TraceEvent, emit
-from asyncstore.transfer.trace import KindRefused, MoreMetaDiffer, NotStored
+from asyncstore.transfer.trace import KindRefused, MoreMetaDiffer, NotStored, OffersLess
 from asyncstore.uids import CT_IMAGE_STORAGE, IMPLICIT_VR_LITTLE_ENDIAN
 from asyncstore.upper_layer.items import PresentationContextResult, UserInformation
 from asyncstore.upper_layer.pdu import AssociateAC, AssociateRJ, AssociateRQ
@@ -85,6 +85,11 @@ EVENTS = [
         trace.MetaDiffers(path="a.dcm", difference="the File Meta Information has 1.2, the data set has 1.3"),
         logging.WARNING,
         "'a.dcm': the File Meta Information has 1.2, the data set has 1.3, which is used",
+    ),
+    (
+        OffersLess(because="the peer closed the connection", without="the default presentation contexts"),
+        logging.WARNING,
+        "the peer closed the connection; trying without the default presentation contexts",
     ),
     (
         MoreMetaDiffer(count=1200),
