@@ -66,6 +66,16 @@ EVENTS = [
         "invalid answer to C-STORE: no Status",
     ),
     (
+        trace.Tolerated(detail="A-RELEASE-RP, PDU length: 10 bytes"),
+        logging.DEBUG,
+        "not as the standard says, but no harm: A-RELEASE-RP, PDU length: 10 bytes",
+    ),
+    (
+        trace.AnsweredInOtherContext(detail="5, but the request went out in 3"),
+        logging.WARNING,
+        "the peer answers in another presentation context of the same SOP class: 5, but the request went out in 3",
+    ),
+    (
         NotStored(outcome=Outcome(State.FAILED, "a.dcm", reason="no")),
         logging.ERROR,
         "not stored: 'a.dcm': 'no'",
