@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 from asyncstore.cli.exit_codes import ExitCode, interrupted_by
 from asyncstore.cli.output import documented_log
 from asyncstore.cli.output.documented_log import DocumentedLog, logger
-from asyncstore.errors import AssociateError, AsyncStoreError, LedgerError, cause_of
+from asyncstore.errors import AssociateError, AsyncStoreError, ConnectionLost, LedgerError, cause_of
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Iterator
@@ -55,6 +55,12 @@ def _ended_by(error: Exception, log: DocumentedLog) -> int:
     if isinstance(error, LedgerError):
         return ExitCode.CANNOT_RECORD
     return ExitCode.NO_ASSOCIATION if isinstance(error, AssociateError) else ExitCode.SOME_FAILED
+
+
+def explain_no_association(error: AsyncStoreError) -> None:
+    """Log why a peer may end the connection instead of answering the first association request, if it did."""
+    if isinstance(error, ConnectionLost):
+        logger.error("Possible reasons: the port expects TLS, or the peer does not allow our host or the AE titles")
 
 
 def internal_error(error: Exception) -> int:

@@ -172,6 +172,7 @@ class StorescuRun:
             return
         if not log.errors:
             logger.error("%s", failure)
+        running.explain_no_association(failure)
         if isinstance(failure, AssociationRejected) and (failure.source, failure.reason) in _AE_TITLE_REJECTIONS:
             ours, theirs = self.options.calling_ae_title, self.peer.ae_title
             logger.warning("We are %s and called %s: -aet and -aec set other AE titles", ours, theirs)

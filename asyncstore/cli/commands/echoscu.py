@@ -87,4 +87,6 @@ async def _verify(peer: Peer, proposal: dict[str, Any], repeat: int, log: Docume
         except AsyncStoreError as error:
             if not log.errors:
                 logger.error("%s", error)
+            if code == ExitCode.NO_ASSOCIATION:
+                running.explain_no_association(error)
     return code if received.signal_number is None else interrupted_by(received.signal_number)
