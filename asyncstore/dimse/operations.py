@@ -46,7 +46,7 @@ class Operation:
     """A request that has its Message ID; `is_sent` once all of it is written, `is_final` once its last response came.
 
     Its owner sets `on_response(operation, response, data_set)`, which is called for each response; `data_set` is None
-    if the response has none.
+    if the response has none. `allowance_seconds` is added to the time that the peer has for its answer.
     """
 
     message_id: int
@@ -55,6 +55,7 @@ class Operation:
     is_sent: bool = False
     is_final: bool = False
     on_response: OnResponse | None = None
+    allowance_seconds: float = 0.0
 
     def __repr__(self) -> str:
         state = "answered" if self.is_final else "sent" if self.is_sent else "begun"

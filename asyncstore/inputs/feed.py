@@ -32,11 +32,12 @@ if TYPE_CHECKING:
 
     from asyncstore.inputs.entry import Entry, Found, Source
     from asyncstore.inputs.walk import Walked
+    from asyncstore.ledger.protocol import Suspicion
 
 Fed: TypeAlias = Instance | Outcome
 """An item that the feed delivers: an instance to send, or the outcome of a file without one."""
 
-Settled: TypeAlias = "Callable[[Sequence[Entry]], list[Outcome | None]]"
+Settled: TypeAlias = "Callable[[Sequence[Entry]], list[Outcome | Suspicion | None]]"
 
 # A slice in the event loop: long enough for its overhead not to matter, short enough for an association that waits for
 # its next instance not to notice.
@@ -45,10 +46,12 @@ if TYPE_CHECKING:
     class Deliver(Protocol):
         """Takes what the feed has found, and returns when there is room for more.
 
-        `are_settled` says that all of it are outcomes that were known before.
+        `are_settled` says that all of it are outcomes that were known before, `suspicion` what was known of instances.
         """
 
-        async def __call__(self, found: Sequence[Fed], *, are_settled: bool = False) -> object: ...
+        async def __call__(
+            self, found: Sequence[Fed], *, are_settled: bool = False, suspicion: Suspicion | None = None
+        ) -> object: ...
 
 
 # A slice in the event loop: long enough that its overhead does not count, short enough that an association that waits
@@ -91,7 +94,7 @@ class Feed:
         """Read everything; returns when the sources have ended.
 
         `settled` is called in a thread, since it blocks. For each entry of a list it returns the outcome that the entry
-        has already, which goes to `pass_over`, or None if the entry must be read.
+        has already, or a suspicion or None if the entry must be read.
         """
         self._settled = settled
         sources = self._sources
@@ -154,10 +157,15 @@ class Feed:
             return
         has_more = True
         while has_more:
-            has_more, outcomes, unsettled = await anyio.to_thread.run_sync(
+            has_more, outcomes, unsettled, suspected = await anyio.to_thread.run_sync(
                 _ask, entries, self._settled, abandon_on_cancel=True
             )
             await self._deliver(outcomes, are_settled=True)
+            for entry, suspicion in suspected:
+                found, _, _ = await anyio.to_thread.run_sync(
+                    _read_batch, [entry], self._find_studies, abandon_on_cancel=True, limiter=self._limiter
+                )
+                await self._deliver(found, suspicion=suspicion)
             if unsettled:
                 await self._read_entries(iter(unsettled))
 
@@ -234,8 +242,10 @@ def _next(entries: Iterator[Entry], most: int) -> tuple[bool, list[Entry]]:
     return len(batch) == most, batch
 
 
-def _ask(entries: Iterator[Entry], settled: Settled) -> tuple[bool, list[Outcome], list[Entry]]:
-    """Whether there may be more entries; the outcomes of the settled ones among the next, and the other entries."""
+def _ask(
+    entries: Iterator[Entry], settled: Settled
+) -> tuple[bool, list[Outcome], list[Entry], list[tuple[Entry, Suspicion]]]:
+    """Whether there may be more entries; the outcomes of the settled ones among the next, the others, the suspected."""
     ends_at = time.perf_counter() + _ASKED_SECONDS
     asked: list[Entry] = []
     for entry in entries:
@@ -243,8 +253,13 @@ def _ask(entries: Iterator[Entry], settled: Settled) -> tuple[bool, list[Outcome
         if len(asked) == _ASKED_AT_ONCE or time.perf_counter() > ends_at:
             break
     answers = settled(asked)
-    unsettled = [entry for entry, outcome in zip(asked, answers, strict=True) if outcome is None]
-    return bool(asked), [outcome for outcome in answers if outcome is not None], unsettled
+    unsettled, suspected = [], []
+    for entry, answer in zip(asked, answers, strict=True):
+        if answer is None:
+            unsettled.append(entry)
+        elif not isinstance(answer, Outcome):
+            suspected.append((entry, answer))
+    return bool(asked), [answer for answer in answers if isinstance(answer, Outcome)], unsettled, suspected
 
 
 def _read_batch(batch: list[Entry], find_studies: bool) -> tuple[list[Fed], float, bool]:

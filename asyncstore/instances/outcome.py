@@ -71,6 +71,10 @@ class Outcome:
     `message_id` are those of the last request, and `transfer_syntax_uid` is the one that it was sent in: not the file's
     own if the data set was converted. `bytes_sent` counts bytes of the data set. `stored_path` is the stored file
     with the same SOP Instance UID, if this one was not sent because of it.
+
+    `losses` counts the associations that ended while it was in flight, in earlier runs with the same ledger too.
+    `is_suspected`: the instance may be at fault itself, so that a later run sends it after all others. `is_set_aside`:
+    it is at fault, since the peer took others meanwhile; a later run sends it only if it is asked to.
     """
 
     state: State
@@ -87,6 +91,9 @@ class Outcome:
     transfer_syntax_uid: str = ""
     bytes_sent: int = 0
     stored_path: str | None = None
+    losses: int = 0
+    is_suspected: bool = False
+    is_set_aside: bool = False
 
     @property
     def is_stored(self) -> bool:

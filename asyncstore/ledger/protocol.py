@@ -9,12 +9,16 @@ A later run treats a file that the ledger knows (`Ledger.settled`) as follows:
     stored, warning            skipped, while its size and modification time are unchanged
     duplicate                  the same: the peer has it already, or it is stored from another file
     not DICOM, a UID missing   the same: the file is at fault; but a file that the user names is tried again
+    set aside                  the same: several associations ended over it, or the peer refused it as out of resources
+                               and took others; but it is tried again if it is named or if the user asks for it
+    suspected of the same      tried again, after all others
     anything else              tried again, with the usual retries: refused with any status, sent and never answered,
                                left, unreadable; a conflict is compared again
 """
 
 from __future__ import annotations
 
+import enum
 from typing import TYPE_CHECKING, Final, NamedTuple, Protocol
 
 from asyncstore.errors import MissingUID, NotDicom
@@ -45,6 +49,15 @@ class KnownInstance(NamedTuple):
     size_bytes: int
     mtime_ns: int
     state: State
+
+
+class Suspicion(NamedTuple):
+    """An earlier run suspected an instance: it must be sent again, after all others.
+
+    `losses` counts the associations that ended while it was in flight; 0: the peer refused it as out of resources.
+    """
+
+    losses: int
 
 
 class Offered(Protocol):
@@ -93,8 +106,11 @@ class History(Protocol):
     def has_earlier(self) -> bool:
         """Whether an earlier run has recorded anything; while not, `settled` need not be asked."""
 
-    def settled(self, offered: Sequence[Offered]) -> list[Outcome | None]:
-        """For each, the outcome that still holds, or None if it must be sent."""
+    def settled(self, offered: Sequence[Offered], *, retry_set_aside: bool = False) -> list[Outcome | Suspicion | None]:
+        """For each, the outcome that still holds; a Suspicion or None if it must be sent.
+
+        With `retry_set_aside` nothing stays set aside.
+        """
 
     def may_know(self, sop_instance_uid: str) -> bool:
         """Whether `stored_elsewhere` may find this UID. False is certain: nothing with this UID is stored.
@@ -119,9 +135,26 @@ class Ledger(Recorder, History, Protocol):
     ) -> None: ...
 
 
-def is_settled(outcome: Outcome) -> bool:
-    """Whether a later run need not try again while the file is unchanged."""
+class Standing(enum.IntEnum):
+    """What a later run does with an instance whose file is unchanged."""
+
+    OPEN = 0
+    """It is sent."""
+    SETTLED = 1
+    """It is not sent: the outcome still holds."""
+    SUSPECTED = 2
+    """It is sent after all others."""
+    SET_ASIDE = 3
+    """It is not sent, unless the user asks for it."""
+
+
+def standing_of(outcome: Outcome) -> Standing:
+    """What a later run does with an instance that has this outcome."""
     state = outcome.state
     if state is State.STORED or state is State.WARNING or state is State.DUPLICATE:
-        return True
-    return state in _OF_THE_FILE and isinstance(outcome.error, NotDicom | MissingUID)
+        return Standing.SETTLED
+    if state in _OF_THE_FILE and isinstance(outcome.error, NotDicom | MissingUID):
+        return Standing.SETTLED
+    if outcome.is_set_aside:
+        return Standing.SET_ASIDE
+    return Standing.SUSPECTED if outcome.is_suspected else Standing.OPEN

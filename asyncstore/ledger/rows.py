@@ -19,6 +19,8 @@ class LedgerRow:
     `mtime_ns` are the file's, None if unknown. `attempts` counts the C-STORE requests of all runs; `run` is the number
     of the last run that handled it. All other fields are about the last attempt: `status` is the peer's answer,
     `comment` its Error Comment as sent. `transfer_syntax_uid` is the file's; it was sent in `sent_transfer_syntax_uid`.
+    `losses` counts the associations that ended while it was in flight. One that is `set_aside` is not sent again unless
+    a run is asked to.
     """
 
     path: str | None
@@ -37,6 +39,8 @@ class LedgerRow:
     offending_elements: tuple[int, ...]
     retryable: bool
     attempts: int
+    losses: int
+    set_aside: bool
     association_number: int
     context_id: int
     bytes_sent: int

@@ -131,14 +131,15 @@ class Association(Link):
         """See Link.
 
         A peer with a window works on one operation after another: the deadline runs from the last complete answer, or
-        from the sending when nothing was outstanding. An answer that came while the program stood still counts.
+        from the sending when nothing was outstanding. Large data sets give the peer more time. An answer that came
+        while the program stood still counts.
         """
-        limit = self.timeouts.dimse_seconds
-        longest = min(limit, self.timeouts.acse_seconds)
+        longest = min(self.timeouts.dimse_seconds, self.timeouts.acse_seconds)
         while self.failure is None:
             now = time.monotonic()
-            waits = any(operation.is_sent for operation in self.outstanding.values())
-            left = self.waiting_since + limit - now if waits else limit
+            allowed = [operation.allowance_seconds for operation in self.outstanding.values() if operation.is_sent]
+            limit = self.timeouts.dimse_seconds + max(allowed, default=0.0)
+            left = self.waiting_since + limit - now if allowed else limit
             if left <= 0:
                 answered_at = self.waiting_since
                 self._on_readable()

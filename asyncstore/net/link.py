@@ -29,6 +29,7 @@ from asyncstore.errors import (
 from asyncstore.net import trace
 from asyncstore.net.transport import ABORT_SECONDS
 from asyncstore.net.writer import Writer
+from asyncstore.trace import emit
 from asyncstore.upper_layer.machine import (
     AbortReceived,
     ReleaseConfirmed,
@@ -56,6 +57,7 @@ class Link:
 
     `established`: the association was established. `is_open`: since then it has neither failed nor been released.
     `failure` is the reason why it ended too early, None while all is well; `on_failure` is called when it is set.
+    `on_trouble` is called with each event of level error, and by default logs it.
     `operations` has the operations that we invoked, `outstanding` those of them that the peer has not answered, by
     Message ID. `streamed_bytes` counts data set bytes sent beyond the first STREAMED_AFTER_BYTES of each instance.
     `transport` and `writer` exist once it is opened.
@@ -67,6 +69,7 @@ class Link:
     def __init__(self, *, acceptor: bool, maximum_length: int, timeouts: Timeouts) -> None:
         self.timeouts = timeouts
         self.on_failure: Callable[[], object] = _nothing
+        self.on_trouble: Callable[[TraceEvent], object] = _log
         self.trace_number = 0
         self.established = False
         self.is_open = False
@@ -433,8 +436,16 @@ class Link:
     def _trace(self, kind: type[TraceEvent], **fields: object) -> None:
         """Log what happened."""
         if logger.isEnabledFor(kind.level):
-            logger.log(kind.level, kind(association_number=self.trace_number, **fields))
+            event = kind(association_number=self.trace_number, **fields)
+            if kind.level >= logging.ERROR:
+                self.on_trouble(event)
+            else:
+                logger.log(kind.level, event)
 
 
 def _nothing() -> None:
     pass
+
+
+def _log(event: TraceEvent) -> None:
+    emit(logger, event)

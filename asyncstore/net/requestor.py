@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import time
 from typing import TYPE_CHECKING, Self
 
@@ -34,7 +33,6 @@ if TYPE_CHECKING:
     from asyncstore.net.peer import Peer
     from asyncstore.net.provider import Providers
     from asyncstore.net.transport import Connect
-    from asyncstore.trace import TraceEvent
     from asyncstore.upper_layer.items import UserIdentity
     from asyncstore.upper_layer.machine import UpperLayerEvent
     from asyncstore.upper_layer.pdu import AssociateAC
@@ -43,8 +41,7 @@ if TYPE_CHECKING:
 class Requestor(Association):
     """An association that we request: `async with` establishes it, and the end of the block releases it.
 
-    See `asyncstore.Association` for the arguments and for what is raised. If `withheld` is a list, the errors of a
-    request that fails are not logged until `tell_withheld`: its owner may have another request to try.
+    See `asyncstore.Association` for the arguments and for what is raised.
     """
 
     def __init__(
@@ -90,7 +87,6 @@ class Requestor(Association):
         except ValueError as error:
             raise LocalProtocolError(f"the association cannot be asked for: {error}") from error
         self.peer = peer
-        self.withheld: list[tuple[type[TraceEvent], dict[str, object]]] | None = None
         self._maximum_send_length = maximum_send_length
         self._connect = connect
         self._was_entered = False
@@ -166,18 +162,6 @@ class Requestor(Association):
         else:
             self._receive = self._on_readable
             self._watching.cancel()
-
-    def _trace(self, kind: type[TraceEvent], **fields: object) -> None:
-        if self.withheld is not None and not self.established and kind.level >= logging.ERROR:
-            self.withheld.append((kind, fields))
-        else:
-            super()._trace(kind, **fields)
-
-    def tell_withheld(self) -> None:
-        """Log the errors that were withheld."""
-        withheld, self.withheld = self.withheld or (), None
-        for kind, fields in withheld:
-            self._trace(kind, **fields)
 
     def _negotiate(self, event: UpperLayerEvent) -> None:
         if isinstance(event, AssociationAccepted):

@@ -7,6 +7,7 @@ kept back too: those of a kind that the peer has refused, and those that may be 
 
 from __future__ import annotations
 
+import math
 import time
 from typing import TYPE_CHECKING, Final
 
@@ -20,14 +21,15 @@ if TYPE_CHECKING:
     from typing import Protocol
 
     from asyncstore.inputs.feed import Fed
-    from asyncstore.ledger.protocol import Recorder
+    from asyncstore.ledger.protocol import Recorder, Suspicion
     from asyncstore.transfer.attempts import Attempts
     from asyncstore.transfer.destination import Destination
     from asyncstore.transfer.duplicates import Duplicates
     from asyncstore.transfer.outcomes import Outcomes
+    from asyncstore.transfer.pending import Pending
     from asyncstore.transfer.plan import Pair, Plan
     from asyncstore.transfer.report import Report
-    from asyncstore.transfer.work import Pending, Work
+    from asyncstore.transfer.work import Work
 
     class Gate(Protocol):
         """Something that may keep every instance back.
@@ -53,6 +55,17 @@ class RecorderGate:
 
     def closed_until(self, now: float) -> float:
         return 0.0 if self._recorder.has_room else now + _RECORDER_SECONDS
+
+
+class ProbeGate:
+    """Closed while an instance is on its way that shows whether a peer in trouble takes any."""
+
+    def __init__(self, destination: Destination, work: Work) -> None:
+        self._destination = destination
+        self._work = work
+
+    def closed_until(self, now: float) -> float:
+        return math.inf if self._destination.is_probed and self._work.in_flight else 0.0
 
 
 class Admission:
@@ -82,7 +95,7 @@ class Admission:
         self._plan = plan
         self._report = report
         self._by_study = by_study
-        self._gates: list[Gate] = [destination, outcomes]
+        self._gates: list[Gate] = [destination, ProbeGate(destination, work), outcomes]
         if duplicates is not None:
             self._gates.append(duplicates)
         if recorder is not None:
@@ -94,14 +107,16 @@ class Admission:
 
     # -- from the feed -------------------------------------------------------------------------------------------------
 
-    async def deliver(self, found: Sequence[Fed], *, are_settled: bool = False) -> None:
+    async def deliver(
+        self, found: Sequence[Fed], *, are_settled: bool = False, suspicion: Suspicion | None = None
+    ) -> None:
         """Take in what the feed has read; returns when it may read more.
 
-        `are_settled`: these are outcomes that the ledger has from an earlier run.
+        `are_settled`: these are outcomes that the ledger has from an earlier run. `suspicion`: that run suspected them.
         """
         for entry in found:
             if isinstance(entry, Instance):
-                self._take_in(entry)
+                self._take_in(entry, suspicion)
             else:
                 if are_settled and entry.state in _FOUND_BEFORE:
                     self._report.found += 1
@@ -111,7 +126,7 @@ class Admission:
             self._feed_waits = True
             await wait_for_any(self._room, self._outcomes.room)
 
-    def _take_in(self, instance: Instance) -> None:
+    def _take_in(self, instance: Instance, suspicion: Suspicion | None) -> None:
         self._plan.see((instance.sop_class_uid, instance.transfer_syntax_uid))
         self._report.found += 1
         self._report.found_bytes += instance.data_set_length
@@ -120,7 +135,11 @@ class Admission:
         if self._destination.refused and self._attempts.refuse_before(instance):
             return
         study = instance.study_instance_uid if self._by_study else None
-        self._work.add(instance, study or directory_of(instance.path))
+        key = study or directory_of(instance.path)
+        if suspicion is None:
+            self._work.add(instance, key)
+        else:
+            self._work.add_suspected(instance, key, suspicion, time.monotonic())
 
     # -- for the associations ------------------------------------------------------------------------------------------
 
@@ -142,7 +161,8 @@ class Admission:
                 if gate.closed_until(now) > now:
                     self._was_closed = True
                     return None
-            pending = work.take(taker, served)
+            take = work.take if destination.is_well else work.take_probe
+            pending = take(taker, served)
             if self._feed_waits and work.has_room:
                 self._let_feed_read()
             if pending is None or not (destination.refused or self._duplicates) or not self._keep_back(pending):
@@ -171,6 +191,7 @@ class Admission:
 
     def look(self, now: float) -> None:
         """Release the instances that may be sent by now, and wake the associations and the feed."""
+        self._destination.look(now)
         has_more = self._work.wake_retries(now)
         if self._duplicates is not None:
             has_more |= self._end_comparisons(self._duplicates)

@@ -18,9 +18,10 @@ if TYPE_CHECKING:
     from asyncstore.transfer.destination import Destination
     from asyncstore.transfer.judge import Judge
     from asyncstore.transfer.outcomes import Outcomes
+    from asyncstore.transfer.pending import Pending
     from asyncstore.transfer.plan import Pair
     from asyncstore.transfer.report import Report
-    from asyncstore.transfer.work import Pending, Work
+    from asyncstore.transfer.work import Work
 
 
 class Attempts:

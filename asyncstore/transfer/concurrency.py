@@ -49,7 +49,8 @@ class Progress(NamedTuple):
     """The work that a transfer has done since it began, and its present state.
 
     `data_set_bytes` are those of the answered requests. `waiting` counts instances that are ready and that no
-    association has taken: without any the source is the bottleneck. `unsent_bytes` are those of the data sets that were
+    association has taken: without any the source is the bottleneck. `suspected` counts those that are sent alone, where
+    only such wait. `unsent_bytes` are those of the data sets that were
     found and not sent yet. `busy_seconds` is the processor time that the sending itself took. `is_doubtful`: the
     destination failed several times in a row, and one association at a time is tried until it answers.
     """
@@ -60,6 +61,7 @@ class Progress(NamedTuple):
     waiting: int
     unsent_bytes: int = 0
     busy_seconds: float = 0.0
+    suspected: int = 0
     is_doubtful: bool = False
 
 
@@ -161,7 +163,10 @@ class Concurrency:
             if not self._has_begun and progress.associations_open and (number := _number_at_once(progress)):
                 self._begin_with(number)
             self._climb(now, progress)
-        self.target = self._wanted() if progress.waiting else min(self.target, self._wanted())
+        wanted = self._wanted()
+        if progress.suspected and not self._is_single:  # they wait for their timeouts, and cost the peer little
+            wanted = max(wanted, min(progress.suspected, self.maximum, self._cap.value))
+        self.target = wanted if progress.waiting else min(self.target, wanted)
         return self.target
 
     def pressed(self, now: float) -> None:

@@ -1,11 +1,26 @@
-"""Learns the health of the peer from answers and ends of associations: how long to pause, and whether to stop."""
+"""Learns the health of the peer from answers and ends of associations: how long to pause, and whether to stop.
+
+An association that was accepted and died over an instance says something about the instance first. It counts against
+the peer when too many die in a row, each over instances that were not suspected before, and no answer comes between.
+"""
 
 from __future__ import annotations
 
+import logging
+import random
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 from asyncstore.aio.signal import Signal
-from asyncstore.errors import AssociationLost, AssociationRejected, AsyncStoreError, NoAcceptedContext
+from asyncstore.errors import (
+    Aborted,
+    AssociationLost,
+    AssociationRejected,
+    AsyncStoreError,
+    NoAcceptedContext,
+    RemoteProtocolError,
+)
+from asyncstore.trace import emit
+from asyncstore.transfer.trace import PeerTakesAgain, PeerTakesNothing
 
 if TYPE_CHECKING:
     from asyncstore.status import Status
@@ -13,16 +28,36 @@ if TYPE_CHECKING:
     from asyncstore.transfer.options import RetryPolicy
     from asyncstore.transfer.plan import Pair
 
+logger = logging.getLogger("asyncstore.transfer")
+
 FAILURES_UNTIL_SINGLE: Final = 5  # more attempts at once do not wake a destination that is down
 _REJECTED_AGAIN_SECONDS: Final = 60.0
 # A peer that ends an association on which nothing was sent for this long is well: it has an idle timeout.
 _IDLE_SECONDS: Final = 5.0
+# Between two tries: at most this, and at most this part of the time for which the peer has taken nothing, so that its
+# return is noticed within a quarter of its absence.
+_LONGEST_PAUSE_SECONDS: Final = 15.0
+_PAUSE_SHARE: Final = 1 / 4
+# The pause before the first probe, as a share of the first wait.
+_FIRST_PAUSE_SHARE: Final = 0.1
+# So many associations in a row may die over instances: of a peer that has answered in this run, and of one that has
+# not. A stretch of bad instances is rarely longer, and a single good one among those that wait shows it.
+_DEATHS_IN_A_ROW: Final = 128
+_DEATHS_AT_FIRST: Final = 3
+_DEATHS_WITHOUT_PAUSE: Final = 5
+# A peer over whose silence each association dies is given up after this many times the time of an outage.
+_DYING_OUTAGES: Final = 20
+# What a peer answers against the protocol will not change; a peer that restarts may do it a few times.
+_SAME_VIOLATIONS: Final = 5
+# A trouble is told when it has lasted for this long.
+_TOLD_AFTER_SECONDS: Final = 2.0
 
 
 class Ended(NamedTuple):
     """The end of an association that the run did not end itself.
 
-    `answers` counts the answers on it; `idle_seconds` is how long it was open without sending anything.
+    `answers` counts the answers on it; `idle_seconds` is how long it was open without sending anything. `in_flight`
+    counts the instances that it died over, `suspected` those of them that were suspected before.
     `associations_open` counts those that the peer keeps. `refused` are the proposed pairs that no association carries;
     `accepted_elsewhere`: another association carries some of the pairs; `has_proposed_all`: the peer was offered all
     that it might accept.
@@ -33,6 +68,8 @@ class Ended(NamedTuple):
     answers: int
     idle_seconds: float
     associations_open: int
+    in_flight: int = 0
+    suspected: int = 0
     refused: frozenset[Pair] = frozenset()
     accepted_elsewhere: bool = False
     has_proposed_all: bool = False
@@ -44,7 +81,9 @@ class Destination:
     `is_stopped`: no more work is taken; the signal `stopped` is set when that begins. `stopped_because` is the reason
     (None: the caller asked for it), `start_failure` the same if no association was ever established. `refused` maps the
     pairs that the peer does not take to its status (None: no accepted context). `answers` counts answers that show that
-    the peer works, `refusals` those that it is out of resources, and `pressures` the pauses in a row for such refusals.
+    the peer works, `refusals` those that it is out of resources; `relieved` counts the instances that it took after
+    such an answer, `refuses_with` has the status codes that it answers to single instances while it takes others.
+    `is_well`: nothing is wrong since the latest answer.
     `concurrency` says how many associations to keep open.
     """
 
@@ -58,45 +97,69 @@ class Destination:
         self.stopped_because: Exception | None = None
         self.start_failure: Exception | None = None
         self.refused: dict[Pair, Status | None] = {}
+        self.refuses_with: set[int] = set()
         self.answers = 0
         self.refusals = 0
-        self.pressures = 0
-        self._is_well = True  # whether the fields below have these values
+        self.relieved = 0
+        self.is_well = True
+        self._nothing_accepted: NoAcceptedContext | None = None
+        self._forget_trouble()
+
+    def _forget_trouble(self) -> None:
+        self.is_well = True
         self._failures = 0
         self._losses = 0
+        self._deaths = 0
+        self._dying_since: float | None = None
         self._trouble_since: float | None = None
+        self._trouble: Exception | None = None
+        self._is_told = False
         self._stops_in_a_row = 0
-        self._nothing_accepted: NoAcceptedContext | None = None
+        self._violation = ""
+        self._same_violations = 0
 
     @property
     def is_doubtful(self) -> bool:
         """Whether to try one association at a time, after many failures in a row."""
         return max(self._failures, self._losses) >= FAILURES_UNTIL_SINGLE
 
+    @property
+    def is_probed(self) -> bool:
+        """Whether to send one instance at a time, until one is answered: the peer may still take nothing."""
+        return self._failures > 0
+
     def closed_until(self, now: float) -> float:
         """The time until which nothing may be sent; it is past when the peer may have more."""
         return self.hold_until
 
+    def look(self, now: float) -> None:
+        """Tell of a trouble that lasts, once."""
+        since = self._trouble_since
+        if since is None or self._is_told or self.is_stopped or now < since + _TOLD_AFTER_SECONDS:
+            return
+        self._is_told = True
+        left_seconds = max(0.0, since + self._retry.outage_seconds - now)
+        emit(logger, PeerTakesNothing(because=str(self._trouble), left_seconds=left_seconds))
+
     # -- what its answers say ------------------------------------------------------------------------------------------
 
-    def took_one(self) -> None:
+    def took_one(self, now: float) -> None:
         """Count an answer other than "out of resources": the peer works."""
         self.answers += 1
-        if not self._is_well:
-            self._is_well = True
-            self._failures = self._losses = self.pressures = self._stops_in_a_row = 0
-            self._trouble_since = None
+        if not self.is_well:
+            if self._is_told and self._trouble_since is not None:
+                emit(logger, PeerTakesAgain(seconds=now - self._trouble_since))
+            self._forget_trouble()
 
     def pressed(self, now: float, error: Exception) -> None:
-        """Count an answer that the peer is out of resources: all associations wait, longer each time."""
-        self.refusals += 1
+        """Take note of an answer that the peer is out of resources: all associations wait, longer each time."""
         if now >= self.hold_until:  # else the request was in flight when the wait began
-            self.pressures += 1
-            self._ride_out(now, self._retry.wait_seconds(self.pressures), error)
+            self._failures += 1
+            self._ride_out(now, error, is_first=self._failures == 1)
 
     def count_stop(self, limit: int, error: Exception) -> None:
         """Count an answer that stops the run when it comes `limit` times in a row."""
-        self._is_well = False
+        self.is_well = False
         self._stops_in_a_row += 1
         if self._stops_in_a_row >= limit:
             self.stop(error)
@@ -109,8 +172,10 @@ class Destination:
             return frozenset()
         if isinstance(ended.error, NoAcceptedContext):
             return self._learn_refused(ended, ended.error, now)
-        if ended.was_established:
-            self._is_well = False
+        if ended.in_flight:
+            self._died_over_instances(ended, now)
+        elif ended.was_established:
+            self.is_well = False
             self._losses += 1
             self.concurrency.lost(now)
             if not ended.answers and ended.idle_seconds <= _IDLE_SECONDS:
@@ -120,6 +185,26 @@ class Destination:
         else:
             self.failed(now, ended.error)
         return frozenset()
+
+    def _died_over_instances(self, ended: Ended, now: float) -> None:
+        """Count a death against the peer if it says more about the peer than about what was in flight."""
+        self.is_well = False
+        if self._dying_since is None:
+            self._dying_since = now
+        if not isinstance(
+            ended.error, Aborted
+        ):  # an abort is about the instance, silence may be a peer with much to do
+            self.concurrency.lost(now)
+        if now - self._dying_since >= _DYING_OUTAGES * self._retry.outage_seconds:
+            self.stop(ended.error)
+        elif ended.in_flight > ended.suspected:
+            self._deaths += 1
+            if self._deaths >= (_DEATHS_IN_A_ROW if self.answers else _DEATHS_AT_FIRST):
+                if self._trouble_since is None:
+                    self._trouble_since = self._dying_since
+                self.failed(now, ended.error)
+            elif self._deaths > _DEATHS_WITHOUT_PAUSE:
+                self.hold_until = max(self.hold_until, now + self._retry.wait_seconds(1) / 4)
 
     def _learn_refused(self, ended: Ended, error: NoAcceptedContext, now: float) -> frozenset[Pair]:
         """Learn from an association that was accepted without any context: its pairs cannot be sent."""
@@ -135,29 +220,49 @@ class Destination:
 
     def failed(self, now: float, error: Exception) -> None:
         """Count an association that failed or was lost; stops the run if trying again makes no sense."""
-        self._is_well = False
+        self.is_well = False
         self._failures += 1
         rejection = error if isinstance(error, AssociationRejected) else None
         if not self.was_established and not (rejection and rejection.retryable) and not self._may_begin_again(error):
             self.stop(error, at_start=True)
-        elif rejection and not rejection.retryable:
-            self._ride_out(now, min(_REJECTED_AGAIN_SECONDS, self._retry.outage_seconds / 4), error)
+        elif self._is_settled_violation(error):
+            self.stop(error)
         else:
-            self._ride_out(now, self._retry.wait_seconds(self._failures), error)
+            self._ride_out(now, error, is_refusing=rejection is not None and not rejection.retryable)
 
     def _may_begin_again(self, error: Exception) -> bool:
         """Whether a run that never had an association tries once more: the peer may be just about to come back."""
         is_retryable = isinstance(error, AsyncStoreError) and error.retryable
         return is_retryable and self._failures <= self._retry.retries_at_start
 
-    def _ride_out(self, now: float, wait_seconds: float, error: Exception) -> None:
-        """Wait, or stop if the peer has taken nothing for as long as an outage may last."""
-        self._is_well = False
+    def _is_settled_violation(self, error: Exception) -> bool:
+        """Whether the peer violates the protocol in the same way each time: waiting will not change that."""
+        if not isinstance(error, RemoteProtocolError):
+            return False
+        self._same_violations = self._same_violations + 1 if str(error) == self._violation else 1
+        self._violation = str(error)
+        return self._same_violations >= _SAME_VIOLATIONS
+
+    def _ride_out(self, now: float, error: Exception, *, is_refusing: bool = False, is_first: bool = False) -> None:
+        """Wait, or stop if the peer has taken nothing for as long as an outage may last.
+
+        The wait is random, so that several senders do not return as one. `is_refusing`: it rejects associations for
+        good, so that a person must mend it. `is_first`: the next instance shows whether it is about the peer at all.
+        """
+        self.is_well = False
+        self._trouble = error
         if self._trouble_since is None:
             self._trouble_since = now
         ends_at = self._trouble_since + self._retry.outage_seconds
         if now >= ends_at:
             self.stop(error, at_start=not self.was_established)
+        if is_refusing:
+            wait_seconds = min(_REJECTED_AGAIN_SECONDS, self._retry.outage_seconds / 4)
+        else:
+            longest = min(_LONGEST_PAUSE_SECONDS, (now - self._trouble_since) * _PAUSE_SHARE)
+            longest = max(longest, self._retry.wait_seconds(1, 1.0))
+            longest = min(longest, self._retry.wait_seconds(self._failures, 1.0))
+            wait_seconds = random.random() * longest * (_FIRST_PAUSE_SHARE if is_first else 1.0)
         self.hold_until = max(self.hold_until, min(now + wait_seconds, ends_at))
 
     # -- the end of the run --------------------------------------------------------------------------------------------

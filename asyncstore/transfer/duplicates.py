@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from asyncstore.instances.instance import Instance
     from asyncstore.instances.source import DataSource
     from asyncstore.ledger.protocol import History, KnownInstance
-    from asyncstore.transfer.work import Pending
+    from asyncstore.transfer.pending import Pending
 
 _PIECE_BYTES: Final = 1 << 20
 # A reason does not name the file, so that equal ones can be counted.

@@ -1,7 +1,7 @@
 """A transfer: sends many instances over as many associations as pay, and gives each exactly one outcome.
 
     engine > supervisor > pool > worker > admission > attempts > judge, outcomes, duplicates, preparing
-           > work, destination > plan > options
+           > work, destination > pending > plan > options
 
 Each station calls those behind it, gets an answer back, and does not know those before it. The feed reads ahead
 within bounds; workers take instances as their windows have room; each answer and each loss goes to the judge, which
@@ -146,6 +146,7 @@ class Transfer:
             report=report,
             recorder=ledger,
             history=ledger,
+            retry_set_aside=options.retry_set_aside,
             drain_seconds=options.drain_seconds,
         )
 

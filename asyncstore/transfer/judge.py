@@ -6,10 +6,11 @@ a final outcome, or another attempt and when.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Final, NamedTuple
 
 from asyncstore.errors import StoreFailed, Timeout
 from asyncstore.instances.outcome import Outcome, State, no_context, reason_of
+from asyncstore.net.invoker import STREAMED_AFTER_BYTES
 from asyncstore.status import SUCCESS
 from asyncstore.transfer.destination import Destination, is_our_doing
 from asyncstore.transfer.options import ABORTS_UNTIL_POISON
@@ -17,13 +18,15 @@ from asyncstore.transfer.reactions import Reactions
 
 if TYPE_CHECKING:
     from asyncstore.instances.instance import Instance
+    from asyncstore.status import Status
     from asyncstore.transfer.options import RetryPolicy
-    from asyncstore.transfer.work import Pending, Work
+    from asyncstore.transfer.pending import Pending
+    from asyncstore.transfer.work import Work
 
-# "Out of resources" is about the instance if the peer refuses it this many times, and takes others meanwhile: ten for
-# each one that it refuses.
-_REFUSALS_OF_ONE = 5
-_TAKEN_PER_REFUSAL = 10
+# "Out of resources" is about the instance if the peer takes others meanwhile: ten for each one that it refuses.
+_TAKEN_PER_REFUSAL: Final = 10
+# A larger one is sent only once more: each time costs the peer and the network as much as thousands of others.
+_SENT_TWICE_BYTES: Final = STREAMED_AFTER_BYTES
 
 
 class Again(NamedTuple):
@@ -53,19 +56,19 @@ class Judge:
         assert status is not None
         destination = self._destination
         if status.value == 0 and self._success_is_stored:
-            destination.took_one()
+            destination.took_one(now)
+            if pending.status is not None:
+                destination.relieved += 1
             return outcome
         reaction = self._retry.reaction_to(status.value)
         outcome.state = reaction.final
         outcome.reason = outcome.reason or reason_of(status)
         if reaction.presses:
-            if not min(reaction.retries, self._retry.retries):
-                return outcome
-            return self._refused_for_now(pending, outcome, now)
+            return self._refused_for_now(pending, outcome, min(reaction.retries, self._retry.retries), now)
         if reaction.stops_after:
             destination.count_stop(reaction.stops_after, StoreFailed(outcome.reason, status))
         else:
-            destination.took_one()
+            destination.took_one(now)
         if reaction.refuses_class:
             destination.refused[pending.pair] = status
         if destination.stopped_because is None and pending.retries < min(reaction.retries, self._retry.retries):
@@ -73,33 +76,75 @@ class Judge:
             return Again(now + self._retry.wait_seconds(pending.retries), reaction.on_new_association)
         return outcome
 
-    def _refused_for_now(self, pending: Pending, outcome: Outcome, now: float) -> Outcome | Again:
-        """Judge "out of resources": not the instance's fault, unless the peer takes others meanwhile.
-
-        When only refused instances are left, the peer can take no others. Then it is enough that it took some since the
-        first refusal.
-        """
-        destination = self._destination
-        others_refused = destination.refusals - pending.refusals_seen
-        if destination.answers - pending.answers_seen >= _TAKEN_PER_REFUSAL * others_refused:
-            pending.refusals += 1
-        destination.pressed(now, StoreFailed(outcome.reason, outcome.status, retryable=True))
-        pending.answers_seen, pending.refusals_seen = destination.answers, destination.refusals
-        if pending.answers_at_first_refusal is None:
-            pending.answers_at_first_refusal = destination.answers
-        is_remainder = not self._work.has_untried() and destination.answers > pending.answers_at_first_refusal
-        if pending.refusals >= _REFUSALS_OF_ONE or (is_remainder and destination.pressures >= _REFUSALS_OF_ONE):
+    def _refused_for_now(self, pending: Pending, outcome: Outcome, retries: int, now: float) -> Outcome | Again:
+        """Judge "out of resources": about the peer, unless the peer takes others and goes on refusing this one."""
+        destination, status = self._destination, outcome.status
+        assert status is not None
+        if not retries:
             return outcome
+        is_proven = self._is_about_instances(pending, status.value)
+        answers, refusals = destination.answers - pending.answers_seen, destination.refusals - pending.refusals_seen
+        counts = answers >= _TAKEN_PER_REFUSAL * refusals or (is_proven and self._work.only_suspected_left)
+        pending.refusals += counts
+        self._suspect(pending, status)
+        destination.refusals += 1
+        pending.answers_seen, pending.refusals_seen = destination.answers, destination.refusals
+        pending.relieved_seen = destination.relieved
+        if pending.instance.data_set_length > _SENT_TWICE_BYTES:
+            retries = 1
+        if pending.refusals > retries or (is_proven and pending.was_refused_earlier):
+            outcome.is_suspected, outcome.is_set_aside = True, is_proven
+            return outcome
+        if counts and is_proven:
+            destination.refuses_with.add(status.value)
+            return Again(now + self._retry.wait_seconds(1))
+        destination.pressed(now, StoreFailed(outcome.reason, status, retryable=True))
         return Again(max(destination.hold_until, now), is_pressed=True)
+
+    def _is_about_instances(self, pending: Pending, status_value: int) -> bool:
+        """Whether this answer of the peer is about the instance: it has taken others since it first gave it.
+
+        When it has just taken one that it had refused so, the answer is about the peer.
+
+        Where only suspected instances are left, it can take no others. Then it is enough that it has answered so to
+        another one while it took others, or that an earlier run got the same answer to all that are left.
+        """
+        destination, work = self._destination, self._work
+        if destination.relieved != pending.relieved_seen:
+            return False
+        if self._has_taken_since(pending):
+            return True
+        if not work.only_suspected_left:
+            return False
+        return status_value in destination.refuses_with or (
+            pending.was_refused_earlier and all(other.was_refused_earlier for other in work.left)
+        )
+
+    def _has_taken_since(self, pending: Pending) -> bool:
+        """Whether the peer has taken an instance that was sent after this one became suspected."""
+        suspected_at = pending.answers_when_suspected
+        return suspected_at is not None and self._destination.answers > suspected_at
+
+    def _suspect(self, pending: Pending, status: Status | None = None) -> None:
+        """Take note that an instance may be at fault itself: it comes last from now on."""
+        pending.is_suspected = True
+        pending.status = status
+        if pending.answers_when_suspected is None:
+            pending.answers_when_suspected = self._destination.answers + max(self._work.in_flight - 1, 0)
 
     def lost(self, pending: Pending, error: Exception, now: float) -> Outcome | Again:
         """Judge an instance that was in flight when its association ended: the peer may have it, or not."""
         if is_our_doing(error):
             return Again(now)
+        has_taken_since = self._has_taken_since(pending)
         pending.losses += 1
+        self._suspect(pending)
         if pending.losses < ABORTS_UNTIL_POISON and pending.losses <= self._retry.retries:
-            return Again(now + (self._retry.wait_seconds(pending.losses) if isinstance(error, Timeout) else 0.0))
-        return unknown_outcome(pending, error)
+            waits = isinstance(error, Timeout) or pending.losses > 1
+            return Again(now + (self._retry.wait_seconds(pending.losses) if waits else 0.0))
+        outcome = unknown_outcome(pending, error)
+        outcome.is_set_aside = has_taken_since or pending.was_lost_earlier
+        return outcome
 
     def refused_before(self, instance: Instance, attempts: int = 0) -> Outcome | None:
         """The outcome of an instance whose kind the peer refused before, which is not sent; None for another."""
@@ -127,4 +172,6 @@ def unknown_outcome(pending: Pending, error: Exception) -> Outcome:
         error=error,
         retryable=True,
         attempts=pending.attempts,
+        losses=pending.losses,
+        is_suspected=True,
     )

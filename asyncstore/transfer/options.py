@@ -136,6 +136,7 @@ class TransferOptions:
     recursive             include subdirectories
     convert               False: send an instance in its own transfer syntax or not at all
     retry                 by default RetryPolicy(), or RetryPolicy.for_ledger() with a ledger
+    retry_set_aside       send instances again that an earlier run with the same ledger has set aside
     fail_fast             stop at the first instance that fails
     drain_seconds         how long `Transfer.drain` waits for instances in flight
     user_identity         user identity to propose (PS3.7 D.3.3.7)
@@ -156,6 +157,7 @@ class TransferOptions:
     recursive: bool = True
     convert: bool = True
     retry: RetryPolicy = _USUAL_RETRY
+    retry_set_aside: bool = False
     fail_fast: bool = False
     drain_seconds: float = 30.0
     user_identity: UserIdentity | None = None

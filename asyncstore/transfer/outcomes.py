@@ -20,9 +20,9 @@ if TYPE_CHECKING:
 
     from asyncstore.ledger.protocol import Recorder
     from asyncstore.transfer.destination import Destination
+    from asyncstore.transfer.pending import Pending
     from asyncstore.transfer.plan import Pair
     from asyncstore.transfer.report import Report
-    from asyncstore.transfer.work import Pending
 
 logger = logging.getLogger("asyncstore.transfer")
 
@@ -124,12 +124,25 @@ class Outcomes:
         if self._differing > 1:
             emit(logger, MoreMetaDiffer(count=self._differing - 1))
         for pending in left:
-            self.add(Outcome(_LEFT, pending.instance.path, pending.instance, attempts=pending.attempts))
+            self.add(_left(pending))
         self._destination.conclude()
         self._report.stopped_because = self._destination.stopped_because
         self._report.finished_at = time.monotonic()
         self.are_complete = True
         self.readable.set()
+
+
+def _left(pending: Pending) -> Outcome:
+    """The outcome of an instance that is left for another run: with what that one should know."""
+    return Outcome(
+        _LEFT,
+        pending.instance.path,
+        pending.instance,
+        pending.status,
+        attempts=pending.attempts,
+        losses=pending.losses,
+        is_suspected=pending.is_suspected,
+    )
 
 
 def _failure_of(outcome: Outcome) -> Exception:

@@ -5,22 +5,27 @@
 
 from __future__ import annotations
 
+import logging
 import time
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from asyncstore.aio.signal import Signal
 from asyncstore.errors import AssociationLost, AsyncStoreError
+from asyncstore.net import trace
 from asyncstore.net.invoker import STREAMED_AFTER_BYTES
 from asyncstore.services.scu import Association
+from asyncstore.trace import emit
 from asyncstore.transfer.concurrency import Progress
 from asyncstore.transfer.destination import Ended
 from asyncstore.transfer.offer import Offer, Offers
+from asyncstore.transfer.trace import Passing
 from asyncstore.transfer.worker import Worker
 
 if TYPE_CHECKING:
     from anyio.abc import TaskGroup
 
     from asyncstore.net.peer import Peer
+    from asyncstore.trace import TraceEvent
     from asyncstore.transfer.admission import Admission
     from asyncstore.transfer.attempts import Attempts
     from asyncstore.transfer.destination import Destination
@@ -29,6 +34,13 @@ if TYPE_CHECKING:
     from asyncstore.transfer.preparing import Preparing
     from asyncstore.transfer.report import Report
     from asyncstore.transfer.work import Work
+
+
+logger = logging.getLogger("asyncstore.transfer")
+
+IDLE_SECONDS: Final = 1.5  # an archive that sends in bursts keeps its associations between them
+# Errors of an association that the run gets over as long as the peer comes back.
+_RIDDEN_OUT: Final = (trace.ConnectionBroken, trace.ConnectionFailed, trace.Rejected)
 
 
 class Pool:
@@ -61,6 +73,7 @@ class Pool:
         self._last_number = 0
         self._offers = Offers(window=options.window, is_filled=not options.only_needed_contexts)
         self._made: dict[Worker, Offer] = {}
+        self._withheld: list[TraceEvent] = []
         self._group: TaskGroup
 
     def start(self, group: TaskGroup) -> None:
@@ -100,10 +113,18 @@ class Pool:
             waiting=self._work.waiting,
             unsent_bytes=report.found_bytes - report.sent_bytes,
             busy_seconds=time.thread_time(),
+            suspected=self._work.suspected_waiting,
             is_doubtful=self._destination.is_doubtful,
         )
         target = self._destination.concurrency.update(now, progress)
         return target if report.associations_open else 1
+
+    def retire_idle(self, now: float) -> None:
+        """Retire the workers that have had nothing to do for a while, but for one: each costs the peer a process."""
+        idle = [worker for worker in self.workers if worker.is_open and not worker.retiring]
+        for worker in idle[1:]:
+            if now - worker.idle_since >= IDLE_SECONDS:
+                worker.retire()
 
     def retire_beyond(self, target: int) -> None:
         """Retire workers until `target` are left; each ends when what it has in flight is answered."""
@@ -111,8 +132,12 @@ class Pool:
             worker.retire()
 
     def open_up_to(self, target: int) -> None:
-        """Open associations until there are this many; one that is ending still counts, as the peer still has it."""
-        for _ in range(target - len(self.workers)):
+        """Open associations until there are this many, and no more than are needed for what waits.
+
+        One that is ending still counts, as the peer still has it.
+        """
+        free = sum(worker.is_free for worker in self.workers)
+        for _ in range(min(target - len(self.workers), self._work.waiting - free)):
             self._open()
 
     def _open(self) -> None:
@@ -130,8 +155,7 @@ class Pool:
             maximum_send_length=options.maximum_send_length,
             user_identity=options.user_identity,
         )
-        if not self._report.associations_established:
-            association.withheld = []
+        association.on_trouble = self._take_trouble
         worker = Worker(
             self._last_number,
             association,
@@ -172,6 +196,7 @@ class Pool:
     def _ended(self, worker: Worker, error: AsyncStoreError | None) -> None:
         """Handle the end of a worker's association; `error` is None if its work was done or the pool aborted it."""
         lost = worker.take_lost()
+        suspected = sum(pending.is_suspected for pending in lost)
         if lost:
             because = error or worker.association.failure or AssociationLost("the association was aborted")
             self._attempts.lost(lost, because)
@@ -182,24 +207,48 @@ class Pool:
         self._number_open()
         offer = self._made.pop(worker)
         if error is not None and not self._destination.is_stopped:
-            self._learn(worker, offer, error)
-        worker.association.tell_withheld()
+            self._learn(worker, offer, error, in_flight=len(lost), suspected=suspected)
+        self._tell_withheld()
         self.changed.set()
         self.wake()
 
-    def _learn(self, worker: Worker, offer: Offer, error: AsyncStoreError) -> None:
+    def _learn(self, worker: Worker, offer: Offer, error: AsyncStoreError, *, in_flight: int, suspected: int) -> None:
         """Offer less if the offer may have ended the association; otherwise the destination has failed."""
         was_established = worker.association.established
         is_proven = bool(self._report.answers if was_established else self._report.associations_established)
         if self._offers.learn(offer, error, was_established=was_established, is_proven=is_proven):
-            worker.association.withheld = None
+            self._tell_withheld(is_passing=True)
             return
-        worker.association.tell_withheld()
+        self._tell_withheld()
         now = time.monotonic()
-        refused = self._destination.learn_from(self._how_it_ended(worker, offer, error, now), now)
-        self._attempts.refuse(refused)
+        ended = self._how_it_ended(worker, offer, error, now, in_flight=in_flight, suspected=suspected)
+        self._attempts.refuse(self._destination.learn_from(ended, now))
 
-    def _how_it_ended(self, worker: Worker, offer: Offer, error: AsyncStoreError, now: float) -> Ended:
+    def _take_trouble(self, event: TraceEvent) -> None:
+        """Log an error of one association, but until one is established only when it has ended: see `_learn`."""
+        if self._report.associations_established:
+            self._tell_trouble(event)
+        else:
+            self._withheld.append(event)
+
+    def _tell_withheld(self, *, is_passing: bool = False) -> None:
+        withheld, self._withheld = self._withheld, []
+        for event in withheld:
+            self._tell_trouble(event, is_passing=is_passing)
+
+    def _tell_trouble(self, event: TraceEvent, *, is_passing: bool = False) -> None:
+        """Log an error of one association: as such only where it may be what ends the run.
+
+        While the peer is away, associations fail one after another; the destination tells of that as one thing.
+        """
+        destination = self._destination
+        is_known = not destination.is_well or self._report.associations_open > 0
+        is_passing = is_passing or (destination.was_established and isinstance(event, _RIDDEN_OUT))
+        emit(logger, Passing(event=event) if is_known or is_passing else event)
+
+    def _how_it_ended(
+        self, worker: Worker, offer: Offer, error: AsyncStoreError, now: float, *, in_flight: int, suspected: int
+    ) -> Ended:
         accepted = [other.association.contexts for other in self.workers]
         pairs = worker.proposal.pairs
         refused = frozenset(pair for pair in pairs if all(contexts.find(*pair) is None for contexts in accepted))
@@ -209,6 +258,8 @@ class Pool:
             answers=worker.answers,
             idle_seconds=0.0 if worker.has_sent else max(0.0, now - worker.established_at),
             associations_open=self._report.associations_open,
+            in_flight=in_flight,
+            suspected=suspected,
             refused=refused,
             accepted_elsewhere=len(refused) < len(pairs),
             has_proposed_all=self._has_proposed_all(worker, offer),

@@ -21,7 +21,8 @@ from asyncstore.preparation.prepare import Prepared, prepare
 if TYPE_CHECKING:
     from anyio.abc import TaskGroup
 
-    from asyncstore.transfer.work import Pending, Work
+    from asyncstore.transfer.pending import Pending
+    from asyncstore.transfer.work import Work
     from asyncstore.upper_layer.contexts import AcceptedContexts
 
 Result: TypeAlias = Prepared | Outcome

@@ -8,6 +8,7 @@ has changed: the task that wakes looks again. An answer wakes its own worker onl
 
 from __future__ import annotations
 
+import functools
 import math
 import time
 from typing import TYPE_CHECKING, Final
@@ -19,7 +20,7 @@ from asyncstore.errors import cause_of
 
 if TYPE_CHECKING:
     from asyncstore.aio.signal import Signal
-    from asyncstore.inputs.feed import Feed
+    from asyncstore.inputs.feed import Feed, Settled
     from asyncstore.ledger.protocol import History, Recorder
     from asyncstore.transfer.admission import Admission
     from asyncstore.transfer.destination import Destination
@@ -55,6 +56,7 @@ class Supervisor:
         report: Report,
         recorder: Recorder | None,
         history: History | None,
+        retry_set_aside: bool,
         drain_seconds: float,
     ) -> None:
         self.sources_error: Exception | None = None
@@ -69,6 +71,7 @@ class Supervisor:
         self._report = report
         self._recorder = recorder
         self._history = history
+        self._retry_set_aside = retry_set_aside
         self._drain_seconds = drain_seconds
         self._tick_seconds = _TICK_SECONDS
         self._moved = 0
@@ -98,13 +101,18 @@ class Supervisor:
         try:
             with anyio.CancelScope() as self._feed_scope:
                 if not self._destination.is_stopped:
-                    history = self._history
-                    await self._feed.run(history.settled if history is not None and history.has_earlier else None)
+                    await self._feed.run(self._settled())
                     self._report.scan_finished = True
         except Exception as error:
             self.sources_error = cause_of(error)
             self._destination.stop(self.sources_error)
         self._work.end_feed()
+
+    def _settled(self) -> Settled | None:
+        """What the feed asks before it opens a file; None where no earlier run has recorded anything."""
+        if self._history is None or not self._history.has_earlier:
+            return None
+        return functools.partial(self._history.settled, retry_set_aside=self._retry_set_aside)
 
     # -- the end of a run, before its work is done ---------------------------------------------------------------------
 
@@ -160,10 +168,11 @@ class Supervisor:
     def _adjust(self, now: float) -> None:
         """Keep as many associations open as pay: open some, or retire some."""
         target = self._pool.update_target(now)
+        self._pool.retire_idle(now)
         if self._destination.closed_until(now) > now:
             return
         self._pool.retire_beyond(target)
-        if self._work.waiting and not self._destination.is_stopped:
+        if not self._destination.is_stopped:
             self._pool.open_up_to(target)
 
     def _is_over(self) -> bool:

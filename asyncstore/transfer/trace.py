@@ -56,3 +56,33 @@ class OffersLess(TraceEvent):
 
     def __str__(self) -> str:
         return f"{self.because}; trying without {self.without}"
+
+
+class PeerTakesNothing(TraceEvent):
+    """The peer has taken nothing for a while, for the reason `because`; the run goes on for `left_seconds`."""
+
+    level: ClassVar[int] = logging.ERROR
+    because: str
+    left_seconds: float
+
+    def __str__(self) -> str:
+        return f"the peer takes nothing ({self.because}): trying again for {self.left_seconds:.0f} s"
+
+
+class PeerTakesAgain(TraceEvent):
+    """The peer takes instances again; it took none for `seconds`."""
+
+    level: ClassVar[int] = logging.ERROR  # whoever read of the beginning reads of the end
+    seconds: float
+
+    def __str__(self) -> str:
+        return f"the peer takes instances again, after {self.seconds:.0f} s"
+
+
+class Passing(TraceEvent):
+    """`event` is an error of one association, which the run gets over by itself."""
+
+    event: TraceEvent
+
+    def __str__(self) -> str:
+        return str(self.event)

@@ -12,17 +12,20 @@ import heapq
 import itertools
 import math
 import os
+import random
 from collections import deque
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final
 
 from asyncstore.aio.signal import Signal
 from asyncstore.instances.head import SMALL_FILE_BYTES
+from asyncstore.transfer.pending import Pending
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Container, Iterator
 
     from asyncstore.instances.instance import Instance
+    from asyncstore.ledger.protocol import Suspicion
     from asyncstore.transfer.plan import Pair
 
 # Read-ahead ends at either limit. Small files wait with their bytes, larger ones with their UIDs only.
@@ -32,39 +35,10 @@ MAXIMUM_WAITING_BYTES: Final = 8 << 20
 _REMEMBERED_OWNERS: Final = 65536
 # While there is other work, this many instances are taken between two retries.
 _TAKEN_PER_RETRY: Final = 16
-
-
-@dataclass(slots=True, eq=False)
-class Pending:
-    """An instance on its way, and its history so far.
-
-    key                       its directory or study: instances with the same key stay together
-    held_bytes                memory that it holds while it waits
-    was_compared              it need not be compared with a stored file again
-    attempts                  requests so far
-    retries                   those of them that its own failures cost
-    losses                    associations that ended while it was in flight
-    refusals                  answers "out of resources" while the peer took others
-    answers_seen, refusals_seen
-                              the destination's counts at the latest answer "out of resources"
-    answers_at_first_refusal  the destination's count of answers at the first one; None before it
-    """
-
-    instance: Instance
-    key: str
-    held_bytes: int = 0
-    was_compared: bool = False
-    attempts: int = 0
-    retries: int = 0
-    losses: int = 0
-    refusals: int = 0
-    answers_seen: int = 0
-    refusals_seen: int = 0
-    answers_at_first_refusal: int | None = None
-
-    @property
-    def pair(self) -> Pair:
-        return self.instance.sop_class_uid, self.instance.transfer_syntax_uid
+# A suspected instance comes after all others, or after this time: a run may last for weeks.
+_SUSPECTED_SECONDS: Final = 300.0
+# How many waiting instances are looked at for a small one, to try whether the peer takes any.
+_PROBE_CHOICES: Final = 8
 
 
 @dataclass(slots=True, eq=False)
@@ -95,6 +69,7 @@ class Work:
         self._retries: list[tuple[float, int, Pending]] = []
         self._order = itertools.count()
         self._again: deque[Pending] = deque()  # retries whose time has come
+        self._suspected: deque[tuple[float, Pending]] = deque()  # those of them that come last, and since when
         self._taken_since_again = 0
         self.waiting = 0
         self.waiting_bytes = 0
@@ -121,7 +96,7 @@ class Work:
         for group in self._groups.values():
             for queue in group.waiting.values():
                 yield from queue
-        yield from self._again
+        yield from self._ready_again()
         yield from (pending for _, _, pending in self._retries)
         yield from itertools.chain.from_iterable(self._same_uid.values())
 
@@ -130,12 +105,32 @@ class Work:
 
         The caller sets `available` when it has added all that came.
         """
-        is_held = instance.path is None or instance.size_bytes <= SMALL_FILE_BYTES
-        self._put(Pending(instance, key, instance.size_bytes if is_held else 0))
+        self._put(Pending(instance, key, _held_bytes(instance)))
 
-    def has_untried(self) -> bool:
-        """Whether something waits that is not a retry."""
-        return not self.feed_ended or bool(self._groups)
+    def add_suspected(self, instance: Instance, key: str, suspicion: Suspicion, now: float) -> None:
+        """Take in an instance that an earlier run suspected: it comes last; see `add`."""
+        pending = Pending(instance, key, _held_bytes(instance), losses=suspicion.losses, is_suspected=True)
+        pending.was_lost_earlier, pending.was_refused_earlier = suspicion.losses > 0, not suspicion.losses
+        self._suspected.append((now, pending))
+        self._count(pending, 1)
+
+    @property
+    def in_flight(self) -> int:
+        """How many instances associations have taken and not given back."""
+        return len(self._in_flight)
+
+    @property
+    def only_suspected_left(self) -> bool:
+        """Whether every instance that waits is suspected, and no others will come."""
+        if not self.feed_ended or self._groups or self._same_uid:
+            return False
+        again = itertools.chain(self._again, (pending for _, _, pending in self._retries))
+        return all(pending.is_suspected for pending in again)
+
+    @property
+    def suspected_waiting(self) -> int:
+        """How many suspected instances wait, if nothing else does; else 0."""
+        return len(self._suspected) if self.waiting == len(self._suspected) else 0
 
     def put_back(self, pending: Pending) -> None:
         """Take back an instance that was not sent; the caller sets `available` when it has given back all."""
@@ -173,9 +168,14 @@ class Work:
         woken = False
         while self._retries and self._retries[0][0] <= now:
             pending = heapq.heappop(self._retries)[2]
-            self._again.append(pending)
+            if pending.is_suspected:
+                self._suspected.append((now, pending))
+            else:
+                self._again.append(pending)
             self._count(pending, 1)
             woken = True
+        while self._suspected and self._suspected[0][0] + _SUSPECTED_SECONDS <= now:
+            self._again.append(self._suspected.popleft()[1])
         return woken
 
     def take_all(self, pairs: Collection[Pair]) -> list[Pending]:
@@ -186,7 +186,9 @@ class Work:
                 taken.extend(group.waiting[pair])
                 self._drop_queue(group, pair)
         taken.extend(pending for pending in self._again if pending.pair in pairs)
+        taken.extend(pending for _, pending in self._suspected if pending.pair in pairs)
         self._again = deque(pending for pending in self._again if pending.pair not in pairs)
+        self._suspected = deque(entry for entry in self._suspected if entry[1].pair not in pairs)
         for pending in taken:
             self._count(pending, -1)
         others = [other for queue in self._same_uid.values() for other in queue if other.pair in pairs]
@@ -200,28 +202,58 @@ class Work:
         """Whether something waits that this association might take if it could carry it."""
         if not self._strict:
             return self.waiting > 0
-        keys = itertools.chain(self._groups, (pending.key for pending in self._again))
+        keys = itertools.chain(self._groups, (pending.key for pending in self._ready_again()))
         return any(self._is_open_to(key, taker) for key in keys)
 
     def pairs_waiting(self) -> list[Pair]:
         """The pairs of all waiting instances, those of groups that no association owns first."""
         groups = sorted(self._groups.values(), key=lambda group: group.owner is not None)
         pairs = (pair for group in groups for pair, queue in group.waiting.items() if queue)
-        return list(dict.fromkeys((*pairs, *(pending.pair for pending in self._again))))
+        return list(dict.fromkeys((*pairs, *(pending.pair for pending in self._ready_again()))))
+
+    def _ready_again(self) -> Iterator[Pending]:
+        """The retries whose time has come, those that come last at the end."""
+        yield from self._again
+        yield from (pending for _, pending in self._suspected)
 
     def take(self, taker: object, served: Container[Pair]) -> Pending | None:
         """The next instance for an association that can carry the pairs `served`.
 
         It takes from its own group first, then from one that no association owns, and then, unless groups are strict,
         from the fullest one of another association, which keeps it. Retries come when nothing else waits, and now and
-        then before that: instances that a peer never takes must not hold up the others.
+        then before that: instances that a peer never takes must not hold up the others. Suspected ones come last.
         """
         pending = None
         if self._taken_since_again >= _TAKEN_PER_RETRY:
             pending = self._take_again(taker, served)
         if pending is None:
             pending = self._take_new(taker, served) or self._take_again(taker, served)
-        return pending
+        return pending or self._take_suspected(taker, served)
+
+    def take_probe(self, taker: object, served: Container[Pair]) -> Pending | None:
+        """The next instance while the peer may take nothing: from any place, and rather a small one.
+
+        What comes next in order is likely to be of one kind with what has just failed.
+        """
+        places = [
+            (queue, group)
+            for group in self._groups.values()
+            if not self._strict or self._is_open_to(group.key, taker)
+            for pair, queue in group.waiting.items()
+            if pair in served
+        ]
+        if not places:
+            return self.take(taker, served)
+        chosen = random.choices(places, k=_PROBE_CHOICES)
+        choices = [(queue[random.randrange(len(queue))], group) for queue, group in chosen]
+        pending, group = min(choices, key=lambda choice: choice[0].instance.data_set_length)
+        queue = group.waiting[pending.pair]
+        queue.remove(pending)
+        if not queue:
+            self._drop_queue(group, pending.pair)
+        if self._strict:
+            self._remember_owner(pending.key, taker)
+        return pending if self._begin_flight(pending) else self.take(taker, served)
 
     def _take_new(self, taker: object, served: Container[Pair]) -> Pending | None:
         self._taken_since_again += 1
@@ -241,13 +273,28 @@ class Work:
         self._taken_since_again = 0
         for _ in range(len(self._again)):
             pending = self._again.popleft()
-            if pending.pair not in served or (self._strict and not self._is_open_to(pending.key, taker)):
+            if not self._may_take(pending, taker, served):
                 self._again.append(pending)
             elif self._begin_flight(pending):
-                if self._strict:
-                    self._remember_owner(pending.key, taker)
                 return pending
         return None
+
+    def _take_suspected(self, taker: object, served: Container[Pair]) -> Pending | None:
+        for _ in range(len(self._suspected)):
+            since, pending = self._suspected.popleft()
+            if not self._may_take(pending, taker, served):
+                self._suspected.append((since, pending))
+            elif self._begin_flight(pending):
+                return pending
+        return None
+
+    def _may_take(self, pending: Pending, taker: object, served: Container[Pair]) -> bool:
+        """Whether this association can carry a retry; if so, it is the one for its key from now on."""
+        if pending.pair not in served or (self._strict and not self._is_open_to(pending.key, taker)):
+            return False
+        if self._strict:
+            self._remember_owner(pending.key, taker)
+        return True
 
     def leave(self, taker: object) -> None:
         """Free what an association owned: it has ended."""
@@ -356,6 +403,11 @@ class Work:
 def directory_of(path: str | None) -> str:
     """The key that the instances of one directory share."""
     return path.rpartition(os.sep)[0] if path else ""
+
+
+def _held_bytes(instance: Instance) -> int:
+    """The memory that an instance holds while it waits: small files wait with their bytes."""
+    return instance.size_bytes if instance.path is None or instance.size_bytes <= SMALL_FILE_BYTES else 0
 
 
 def _waiting_in(group: _Group) -> int:

@@ -25,9 +25,9 @@ if TYPE_CHECKING:
     from asyncstore.transfer.admission import Admission
     from asyncstore.transfer.attempts import Attempts
     from asyncstore.transfer.options import TransferOptions
+    from asyncstore.transfer.pending import Pending
     from asyncstore.transfer.plan import Pair, Proposal
     from asyncstore.transfer.preparing import Preparing
-    from asyncstore.transfer.work import Pending
 
     # An instance, and the transfer syntax and length in which it was sent: converted bytes are not kept for the answer.
     _Sent: TypeAlias = tuple[Pending, str, int]
@@ -37,8 +37,9 @@ class Worker:
     """Sends instances over one association, which the pool opens and closes.
 
     `number` is its number in the log. `retiring`: it ends when what is in flight is answered. `answers` counts the
-    answers that came; `has_sent`: a request was begun. `established_at` is the time from which the association could be
-    used, math.inf before: an association that ends together with its acceptance was never established.
+    answers that came; `has_sent`: a request was begun. `idle_since`: it has had nothing to do since then, math.inf
+    while it is at work. `established_at` is the time from which the association could be used, math.inf before: an
+    association that ends together with its acceptance was never established.
     """
 
     def __init__(
@@ -59,6 +60,7 @@ class Worker:
         self.retiring = False
         self.answers = 0
         self.has_sent = False
+        self.idle_since = math.inf
         self.established_at = math.inf
         self._options = options
         self._admission = admission
@@ -87,6 +89,11 @@ class Worker:
     def is_open(self) -> bool:
         """Whether the association is established and has not failed."""
         return self.association.established and self.association.failure is None
+
+    @property
+    def is_free(self) -> bool:
+        """Whether the worker has nothing to do, or has not begun yet: it takes the next instance."""
+        return self.idle_since < math.inf or self.established_at == math.inf
 
     def wake(self) -> None:
         """Make the worker look for something to do."""
@@ -157,6 +164,8 @@ class Worker:
             if pending is not None:
                 await self._send(pending)
             elif self._in_flight or bench.held or (not self.retiring and admission.has_more_for(self)):
+                if not self._in_flight and not bench.held and self.idle_since == math.inf:
+                    self.idle_since = time.monotonic()
                 await wait_for_any(self._changed, bench.changed, *admission.changed)
             else:
                 return
@@ -164,6 +173,7 @@ class Worker:
     async def _send(self, pending: Pending, prepared: Prepared | Outcome | None = None) -> None:
         """Send one instance; when this returns it is in flight, is being converted, or has an outcome."""
         instance, association = pending.instance, self.association
+        self.idle_since = math.inf
         if prepared is None:
             prepared = prepare_now(instance, association.contexts, convert=self._options.convert)
         if prepared is None:
@@ -174,7 +184,7 @@ class Worker:
             return
         try:
             self._sending = (pending, prepared.transfer_syntax_uid, prepared.data_set_length)
-            if pending.losses:  # it may have ended associations: send it alone
+            if pending.losses:  # it may have ended associations: it is sent alone
                 await self._wait_until_alone()
             await send(
                 association, prepared, self._on_response, on_begin=self._on_begin, priority=self._options.priority
@@ -195,7 +205,10 @@ class Worker:
     def _on_begin(self, operation: Operation) -> None:
         assert self._sending is not None
         self._in_flight[operation.message_id] = self._sending
-        self._sending[0].attempts += 1
+        pending = self._sending[0]
+        pending.attempts += 1
+        if pending.losses:  # the peer may have needed longer for it than it was given
+            operation.allowance_seconds *= 1 + pending.losses
         self.has_sent = True
         self._sending = None
 

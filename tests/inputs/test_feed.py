@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterator, Sequence
 
     from asyncstore.inputs.entry import Found
+    from asyncstore.ledger.protocol import Suspicion
 
 
 class Reader:
@@ -40,7 +41,9 @@ class Reader:
         options.setdefault("recursive", True)
         self.feed = Feed(sources, deliver=self.deliver, **options)
 
-    async def deliver(self, found: Sequence[Fed], *, are_settled: bool = False) -> None:
+    async def deliver(
+        self, found: Sequence[Fed], *, are_settled: bool = False, suspicion: Suspicion | None = None
+    ) -> None:
         self.found.extend(found)
         if len(self.found) >= self.room:
             await self.has_room.wait()
@@ -339,7 +342,7 @@ async def test_files_that_turn_cold_on_the_way_go_to_threads(tmp_path: Path, mon
     reader = Reader(paths)
     reader.feed.pace.is_cold = False
 
-    async def deliver(found: Sequence[Fed], *, are_settled: bool = False) -> None:
+    async def deliver(found: Sequence[Fed], *, are_settled: bool = False, suspicion: Suspicion | None = None) -> None:
         reader.found.extend(found)
         disk.is_cold = len(reader.found) > 100
 

@@ -74,6 +74,8 @@ async def test_an_outcome_comes_back_whole(tmp_path: Path) -> None:
         "offending_elements": ["(0010,0010)", "(FFFE,E00D)"],
         "retryable": False,
         "attempts": 2,
+        "losses": 0,
+        "set_aside": False,
         "association_number": 3,
         "context_id": 5,
         "bytes_sent": 525336,

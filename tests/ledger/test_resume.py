@@ -14,6 +14,7 @@ import pytest
 from asyncstore.errors import MissingUID, NotDicom, SourceChanged, SourceError
 from asyncstore.inputs.entry import FileEntry
 from asyncstore.instances.outcome import Outcome, State
+from asyncstore.ledger.protocol import Suspicion
 from asyncstore.ledger.sqlite import hashes as ledger_hashes
 from asyncstore.ledger.sqlite import ledger as sqlite_ledger
 from asyncstore.ledger.sqlite import writer as ledger_writer
@@ -35,13 +36,13 @@ def of_file(path: str, number: int, state: State, status: Status | None, **more:
     return outcome_of(instance, state, status, **more)
 
 
-def settle(ledger_file: Path, entries: list[Any]) -> list[State | None]:
+def settle(ledger_file: Path, entries: list[Any]) -> list[State | Suspicion | None]:
     with opened(ledger_file) as ledger:
         return states_of(ledger.settled(offered(*entries)))
 
 
-def states_of(outcomes: list[Outcome | None]) -> list[State | None]:
-    return [None if outcome is None else outcome.state for outcome in outcomes]
+def states_of(answers: list[Outcome | Suspicion | None]) -> list[State | Suspicion | None]:
+    return [answer.state if isinstance(answer, Outcome) else answer for answer in answers]
 
 
 RESUMED = [
@@ -103,10 +104,44 @@ def test_a_file_that_is_at_fault_is_not_opened_again(
     if not is_settled:
         assert outcomes[0] is None
         return
-    assert outcomes[0] is not None
+    assert isinstance(outcomes[0], Outcome)
     assert (outcomes[0].state, outcomes[0].reason, outcomes[0].attempts) == (state, "not a DICOM file: text", 0)
     with pytest.raises(SourceError, match="text"):
         outcomes[0].raise_for_failure()
+
+
+@pytest.mark.parametrize(
+    ("state", "status", "losses", "suspicion"),
+    [
+        (State.UNKNOWN, None, 3, Suspicion(3)),
+        (State.UNKNOWN, None, 1, Suspicion(1)),
+        (State.LEFT, None, 2, Suspicion(2)),
+        (State.LEFT, Status(0xA700), 0, Suspicion(0)),
+        (State.FAILED, Status(0xA700), 0, Suspicion(0)),
+    ],
+)
+def test_what_an_earlier_run_suspected_is_told_and_what_it_set_aside_is_not_sent(
+    tmp_path: Path, state: State, status: Status | None, losses: int, suspicion: Suspicion
+) -> None:
+    path = write(tmp_path / "a.dcm")
+    with opened(tmp_path / "run.db") as ledger:
+        outcome = of_file(path, 1, state, status, reason="a reason", losses=losses, is_suspected=True)
+        ledger.record(outcome)
+    named = FileEntry(path, is_named=True)
+    with opened(tmp_path / "run.db") as ledger:
+        assert ledger.settled([*offered(path), named]) == [suspicion, suspicion]
+        outcome.is_set_aside = True
+        ledger.record(outcome)
+    with opened(tmp_path / "run.db") as ledger:
+        answer, of_named = ledger.settled([*offered(path), named])
+        assert of_named == suspicion
+        assert isinstance(answer, Outcome)
+        assert (answer.state, answer.status, answer.attempts) == (state, status, 0)
+        assert answer.reason == "a reason; set aside by an earlier run"
+        assert answer.is_set_aside
+        assert ledger.settled(offered(path), retry_set_aside=True) == [suspicion]
+        write(Path(path), b"another")
+        assert ledger.settled(offered(path)) == [None]
 
 
 def test_a_file_that_was_only_just_written_is_looked_at_again(tmp_path: Path) -> None:

@@ -13,7 +13,15 @@ from asyncstore.net import trace
 from asyncstore.net.peer import Peer
 from asyncstore.status import Status
 from asyncstore.trace import TraceEvent, emit
-from asyncstore.transfer.trace import KindRefused, MoreMetaDiffer, NotStored, OffersLess
+from asyncstore.transfer.trace import (
+    KindRefused,
+    MoreMetaDiffer,
+    NotStored,
+    OffersLess,
+    Passing,
+    PeerTakesAgain,
+    PeerTakesNothing,
+)
 from asyncstore.uids import CT_IMAGE_STORAGE, IMPLICIT_VR_LITTLE_ENDIAN
 from asyncstore.upper_layer.items import PresentationContextResult, UserInformation
 from asyncstore.upper_layer.pdu import AssociateAC, AssociateRJ, AssociateRQ
@@ -100,6 +108,17 @@ EVENTS = [
         OffersLess(because="the peer closed the connection", without="the default presentation contexts"),
         logging.WARNING,
         "the peer closed the connection; trying without the default presentation contexts",
+    ),
+    (
+        PeerTakesNothing(because="[Errno 111] Connection refused", left_seconds=60.0),
+        logging.ERROR,
+        "the peer takes nothing ([Errno 111] Connection refused): trying again for 60 s",
+    ),
+    (PeerTakesAgain(seconds=12.4), logging.ERROR, "the peer takes instances again, after 12 s"),
+    (
+        Passing(event=trace.ConnectionBroken(detail="reset")),
+        logging.INFO,
+        "connection lost: reset",
     ),
     (
         MoreMetaDiffer(count=1200),

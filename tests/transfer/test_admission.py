@@ -23,7 +23,7 @@ from tests.support.transfers import LIMIT_SECONDS, instance
 
 if TYPE_CHECKING:
     from asyncstore.aio.signal import Signal
-    from asyncstore.transfer.work import Pending
+    from asyncstore.transfer.pending import Pending
 
 pytestmark = pytest.mark.every_loop
 

@@ -17,7 +17,7 @@ from tests.support.transfers import instance
 from tests.transfer.test_outcomes import Recorded
 
 if TYPE_CHECKING:
-    from asyncstore.transfer.work import Pending
+    from asyncstore.transfer.pending import Pending
 
 PAIR = (CT_IMAGE_STORAGE, EXPLICIT_VR_LITTLE_ENDIAN)
 RETRY = RetryPolicy(first_wait_seconds=0.0)

@@ -11,7 +11,7 @@ import pytest
 
 from asyncstore.errors import StoreFailed
 from asyncstore.inputs.opening import instance_from, instance_from_bytes
-from asyncstore.instances.outcome import FAILED_STATES, State
+from asyncstore.instances.outcome import FAILED_STATES, Outcome, State
 from asyncstore.instances.source import FileSource
 from asyncstore.ledger.protocol import KnownInstance
 from asyncstore.transfer import duplicates
@@ -194,7 +194,8 @@ def test_a_later_run_compares_conflicts_again_and_leaves_duplicates_alone(tmp_pa
     for _ in range(2):
         with opened(tmp_path / "run.db") as ledger:
             settled = ledger.settled(offered(*paths))
-            assert [found and found.state for found in settled] == [State.RESUMED, State.DUPLICATE, None]
+            states = [found.state if isinstance(found, Outcome) else found for found in settled]
+            assert states == [State.RESUMED, State.DUPLICATE, None]
             assert ledger.may_know(other.sop_instance_uid)
             ((known,),) = ledger.stored_elsewhere([other])
             again = compared_outcome(other, known)

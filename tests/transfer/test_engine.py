@@ -27,10 +27,10 @@ from asyncstore.status import SUCCESS, Status
 from asyncstore.transfer import outcomes as outcomes_module
 from asyncstore.transfer import supervisor, work
 from asyncstore.transfer.engine import Transfer
+from asyncstore.transfer.pending import Pending
 from asyncstore.transfer.pool import Pool
 from asyncstore.transfer.supervisor import Supervisor
 from asyncstore.transfer.trace import MoreMetaDiffer
-from asyncstore.transfer.work import Pending
 from asyncstore.uids import (
     CT_IMAGE_STORAGE,
     EXPLICIT_VR_LITTLE_ENDIAN,

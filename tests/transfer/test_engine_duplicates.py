@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
     from asyncstore.instances.instance import Instance
     from asyncstore.ledger.protocol import KnownInstance
-    from asyncstore.transfer.work import Pending
+    from asyncstore.transfer.pending import Pending
 
 OPTIONS = TransferOptions(retry=RetryPolicy(first_wait_seconds=0.0, outage_seconds=0.0))
 

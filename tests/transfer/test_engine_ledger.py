@@ -44,7 +44,7 @@ if TYPE_CHECKING:
     from typing import Self
 
     from asyncstore.instances.instance import Instance
-    from asyncstore.ledger.protocol import KnownInstance, Ledger
+    from asyncstore.ledger.protocol import KnownInstance, Ledger, Suspicion
     from asyncstore.ledger.sqlite.writer import LedgerWriter
     from asyncstore.services.storage_scp import Arrival
     from tests.support.transfers import Listening
@@ -92,7 +92,7 @@ class ListLedger:
 
     has_earlier = False
 
-    def settled(self, entries: Sequence[object]) -> list[Outcome | None]:
+    def settled(self, entries: Sequence[object], *, retry_set_aside: bool = False) -> list[Outcome | Suspicion | None]:
         return [None] * len(entries)
 
     def may_know(self, sop_instance_uid: str) -> bool:
@@ -372,7 +372,9 @@ async def test_a_ledger_that_cannot_be_read_any_more_ends_the_iteration_with_its
     class Unreadable(ListLedger):
         has_earlier = True
 
-        def settled(self, entries: Sequence[object]) -> list[Outcome | None]:
+        def settled(
+            self, entries: Sequence[object], *, retry_set_aside: bool = False
+        ) -> list[Outcome | Suspicion | None]:
             raise LedgerError("disk I/O error")
 
     write_files(tmp_path, 3)

@@ -56,6 +56,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from asyncstore.instances.outcome import Outcome
+    from asyncstore.ledger.protocol import Suspicion
     from asyncstore.services.storage_scp import Arrival
     from tests.support.fault_plan import Fault
     from tests.support.wire import Script
@@ -120,8 +121,8 @@ async def test_a_kind_that_nobody_takes_is_refused_to_its_end_also_when_more_wai
     is_full = threading.Event()
     take_in = Admission._take_in
 
-    def noting(self: Admission, found: Instance) -> None:
-        take_in(self, found)
+    def noting(self: Admission, found: Instance, suspicion: Suspicion | None) -> None:
+        take_in(self, found, suspicion)
         if not self._work.has_room:
             is_full.set()
 

@@ -14,8 +14,8 @@ from asyncstore.transfer.concurrency import Concurrency
 from asyncstore.transfer.destination import Destination
 from asyncstore.transfer.options import RetryPolicy
 from asyncstore.transfer.outcomes import Outcomes
+from asyncstore.transfer.pending import Pending
 from asyncstore.transfer.report import Report
-from asyncstore.transfer.work import Pending
 from tests.support.transfers import LIMIT_SECONDS, instance
 
 if TYPE_CHECKING:

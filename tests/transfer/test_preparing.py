@@ -13,8 +13,9 @@ from asyncstore.instances.outcome import State
 from asyncstore.preparation import convert as convert_module
 from asyncstore.status import SUCCESS
 from asyncstore.transfer import preparing
+from asyncstore.transfer.pending import Pending
 from asyncstore.transfer.preparing import Bench, Preparing
-from asyncstore.transfer.work import Pending, Work
+from asyncstore.transfer.work import Work
 from asyncstore.uids import CT_IMAGE_STORAGE, EXPLICIT_VR_LITTLE_ENDIAN, IMPLICIT_VR_LITTLE_ENDIAN
 from asyncstore.upper_layer.contexts import AcceptedContext, AcceptedContexts
 from tests.support.transfers import (

@@ -28,6 +28,7 @@ STATIONS: Final = (
     ("attempts",),
     ("judge", "outcomes", "duplicates", "preparing", "offer"),
     ("work", "destination"),
+    ("pending",),
     ("plan",),
     ("options",),
     ("reactions", "concurrency", "report", "trace"),

@@ -12,12 +12,13 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 
 from asyncstore.instances.instance import Instance
 from asyncstore.instances.source import BytesSource
-from asyncstore.transfer.work import MAXIMUM_WAITING, MAXIMUM_WAITING_BYTES, Pending, Work, directory_of
+from asyncstore.transfer.work import MAXIMUM_WAITING, MAXIMUM_WAITING_BYTES, Work, directory_of
 from asyncstore.uids import CT_IMAGE_STORAGE, EXPLICIT_VR_LITTLE_ENDIAN, IMPLICIT_VR_LITTLE_ENDIAN
 
 if TYPE_CHECKING:
     from collections.abc import Container
 
+    from asyncstore.transfer.pending import Pending
     from asyncstore.transfer.plan import Pair
 
 CT = (CT_IMAGE_STORAGE, EXPLICIT_VR_LITTLE_ENDIAN)
@@ -184,7 +185,7 @@ def test_retries_come_now_and_then_while_there_is_other_work() -> None:
         pending = work.take("first", anything)
         assert pending is not None
         work.retry(pending, due_at=0.0)
-    assert work.has_untried()
+    assert not work.only_suspected_left
     assert work.wake_retries(0.0)
     order = [uid for _ in range(43) if (uid := take(work, "first")) is not None]
     assert sorted(order) == sorted(["r0", "r1", "r2", *map(str, range(40))])
@@ -192,7 +193,7 @@ def test_retries_come_now_and_then_while_there_is_other_work() -> None:
     assert places[0] >= 10  # not before the others
     assert places[1] < 40  # and not only after them
     work.feed_ended = True
-    assert not work.has_untried()
+    assert work.only_suspected_left
 
 
 def test_retries_are_taken_out_with_their_kind_and_keep_to_their_study() -> None:

@@ -9,17 +9,18 @@ from __future__ import annotations
 import contextlib
 import logging
 import sys
+import time
 from collections.abc import Iterator
 from functools import singledispatch
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 from asyncstore.cli.output import pdu_text
-from asyncstore.cli.output.plain_text import count_text, path_text, peer_text
+from asyncstore.cli.output.plain_text import count_text, duration_text, path_text, peer_text
 from asyncstore.errors import AssociationRejected, MissingUID, NotDicom
 from asyncstore.instances.outcome import State, reason_of
 from asyncstore.net import trace
 from asyncstore.trace import TraceEvent
-from asyncstore.transfer.trace import KindRefused, MoreMetaDiffer, NotStored
+from asyncstore.transfer.trace import KindRefused, MoreMetaDiffer, NotStored, Passing, PeerTakesAgain, PeerTakesNothing
 from asyncstore.uids import CT_IMAGE_STORAGE, MR_IMAGE_STORAGE, name_of
 
 if TYPE_CHECKING:
@@ -45,10 +46,16 @@ _COMMAND_SET_READ: Final = 'pydicom.read_dataset() TransferSyntax="Little Endian
 
 
 class Line(NamedTuple):
-    """One line of the log, without its letter."""
+    """One line of the log, without its letter. `is_told`: it is printed at the default level, whatever its own."""
 
     level: int
     text: str
+    is_told: bool = False
+
+    @property
+    def printed_from(self) -> int:
+        """The highest threshold at which it is printed."""
+        return max(self.level, logging.ERROR) if self.is_told else self.level
 
 
 def _at(level: int, *texts: str) -> Iterator[Line]:
@@ -228,6 +235,24 @@ def _(event: MoreMetaDiffer) -> Iterator[Line]:
     return _at(logging.WARNING, f"{what} whose File Meta Information differs from the data set, which is used")
 
 
+@lines_of.register
+def _(event: PeerTakesNothing) -> Iterator[Line]:
+    because = peer_text(event.because, DETAIL_CHARACTERS)
+    until = time.strftime("%H:%M:%S", time.localtime(time.time() + event.left_seconds))
+    waits = duration_text(event.left_seconds)
+    yield Line(logging.WARNING, f"The peer takes nothing: {because}; trying again for {waits}, until {until}", True)
+
+
+@lines_of.register
+def _(event: PeerTakesAgain) -> Iterator[Line]:
+    yield Line(logging.WARNING, f"The peer takes instances again, after {duration_text(event.seconds)}", True)
+
+
+@lines_of.register
+def _(event: Passing) -> Iterator[Line]:
+    return (Line(min(line.level, logging.INFO), line.text) for line in lines_of(event.event))
+
+
 def _source_problem(outcome: Outcome, path: str) -> Iterator[Line]:
     """A file that cannot be sent, in the documented words for its kind."""
     if isinstance(outcome.error, MissingUID):
@@ -254,7 +279,9 @@ class DocumentedLog(logging.Handler):
     def emit(self, record: logging.LogRecord) -> None:
         """Print a record. If that fails, the run goes on."""
         try:
-            printed = [self._format(line, record) for line in self._lines(record) if line.level >= self.threshold]
+            printed = [
+                self._format(line, record) for line in self._lines(record) if line.printed_from >= self.threshold
+            ]
             if printed:
                 self.write("\n".join(printed))
         except Exception:

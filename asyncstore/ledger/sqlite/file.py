@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 APPLICATION_ID: Final = int.from_bytes(b"ASLG", "big")
-SCHEMA_VERSION: Final = 2
+SCHEMA_VERSION: Final = 3
 
 # SQLite checks the size of the WAL after each commit. 2000 pages are 8 MB; a larger WAL saves little writing.
 _CHECKPOINT_PAGES: Final = 2000
@@ -64,7 +64,8 @@ CREATE TABLE account (
     transfer_syntax TEXT NOT NULL,
     sent_transfer_syntax TEXT NOT NULL,
     state TEXT NOT NULL,
-    settled INTEGER NOT NULL,
+    standing INTEGER NOT NULL,
+    losses INTEGER NOT NULL,
     retryable INTEGER NOT NULL,
     attempts INTEGER NOT NULL,
     status INTEGER NOT NULL,
@@ -103,6 +104,8 @@ CREATE VIEW instances AS SELECT
     a.state AS state,
     a.retryable AS retryable,
     a.attempts + i.earlier_attempts AS attempts,
+    a.losses AS losses,
+    a.standing = 3 AS set_aside,
     nullif(a.status, -1) AS status,
     nullif(a.reason, '') AS reason,
     nullif(a.comment, '') AS comment,

@@ -22,7 +22,7 @@ import anyio.to_thread
 
 from asyncstore.errors import LedgerError
 from asyncstore.instances.outcome import State
-from asyncstore.ledger.protocol import STORED, KnownInstance
+from asyncstore.ledger.protocol import STORED, KnownInstance, Suspicion
 from asyncstore.ledger.sqlite.file import ledger_errors, one_line, open_to_write
 from asyncstore.ledger.sqlite.hashes import HashFilter, hash_of_uid
 from asyncstore.ledger.sqlite.lock import LedgerLock, check_place
@@ -183,7 +183,7 @@ class SqliteLedger:
         if self._lock is not None:
             self._lock.release()
 
-    def settled(self, offered: Sequence[Offered]) -> list[Outcome | None]:
+    def settled(self, offered: Sequence[Offered], *, retry_set_aside: bool = False) -> list[Outcome | Suspicion | None]:
         """For each, the outcome that still holds, or None if it must be sent. Blocks. Raises LedgerError.
 
         No file is opened; a file that the ledger knows costs one stat.
@@ -191,7 +191,7 @@ class SqliteLedger:
         assert self._lookup is not None, "the ledger is not open"
         if self._was_empty:
             return [None] * len(offered)
-        return self._lookup.settled(offered)
+        return self._lookup.settled(offered, retry_set_aside=retry_set_aside)
 
     def stored_elsewhere(self, instances: Sequence[Instance]) -> list[list[KnownInstance]]:
         """For each instance, the stored ones with its SOP Instance UID that came from another path.

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from asyncstore.errors import SourceError
 from asyncstore.instances.outcome import Outcome, State
-from asyncstore.ledger.protocol import STORED, KnownInstance
+from asyncstore.ledger.protocol import STORED, KnownInstance, Standing, Suspicion
 from asyncstore.ledger.sqlite.file import ledger_errors, open_to_read
 from asyncstore.ledger.sqlite.hashes import hash_of_path, hash_of_uid
 from asyncstore.ledger.sqlite.packing import checked, ledger_path, status_value, unpack_uid
@@ -27,8 +27,9 @@ _NOWHERE: Final = ""
 
 _INDEXED: Final = "SELECT id FROM hashed WHERE hash IN "
 _SETTLED: Final = """
-SELECT i.path, i.size_bytes, i.mtime_ns, a.state, a.status, a.reason, i.sop_instance_uid, i.recorded_at
-FROM instance i JOIN account a ON a.id = i.account WHERE a.settled AND i.id IN """
+SELECT i.path, i.size_bytes, i.mtime_ns, a.state, a.standing, a.losses, a.status, a.reason, i.sop_instance_uid,
+    i.recorded_at
+FROM instance i JOIN account a ON a.id = i.account WHERE a.standing AND i.id IN """
 _STATES: Final = ", ".join(f"'{state}'" for state in sorted(STORED))
 _KNOWN: Final = f"""
 SELECT i.sop_instance_uid, i.path, i.size_bytes, i.mtime_ns, a.state, i.recorded_at
@@ -61,12 +62,12 @@ class LedgerLookup:
         with self._turn:
             self._connection.close()
 
-    def settled(self, offered: Sequence[Offered]) -> list[Outcome | None]:
+    def settled(self, offered: Sequence[Offered], *, retry_set_aside: bool) -> list[Outcome | Suspicion | None]:
         """See Ledger.settled. Paths are compared by size and modification time, and not opened."""
-        outcomes: list[Outcome | None] = []
+        outcomes: list[Outcome | Suspicion | None] = []
         with ledger_errors(self._path, "read"):
             for at in range(0, len(offered), _AT_ONCE):
-                outcomes += self._settled_of(offered[at : at + _AT_ONCE])
+                outcomes += self._settled_of(offered[at : at + _AT_ONCE], retry_set_aside)
         return outcomes
 
     def stored_elsewhere(self, instances: Sequence[Instance]) -> list[list[KnownInstance]]:
@@ -82,7 +83,7 @@ class LedgerLookup:
         """The stored instance with a SOP Instance UID, from any path; None if there is none."""
         return next(iter(self._known_of([sop_instance_uid], [_NOWHERE])[0]), None)
 
-    def _settled_of(self, offered: Sequence[Offered]) -> list[Outcome | None]:
+    def _settled_of(self, offered: Sequence[Offered], retry_set_aside: bool) -> list[Outcome | Suspicion | None]:
         paths = [self._absolute(each.name) for each in offered]
         keys = [os.fsencode(path) for path in paths if path is not None]
         rows = {row[0]: row for row in self._select(_SETTLED, [hash_of_path(key) for key in keys])} if keys else {}
@@ -90,7 +91,7 @@ class LedgerLookup:
             del rows[key]
         remaining = iter(keys)
         return [
-            None if path is None else _outcome(each, rows.get(next(remaining)))
+            None if path is None else _outcome(each, rows.get(next(remaining)), retry_set_aside)
             for each, path in zip(offered, paths, strict=True)
         ]
 
@@ -98,7 +99,7 @@ class LedgerLookup:
         """The duplicates among these rows whose SOP Instance UID was stored again later, from any file."""
         duplicates = {
             key: (unpack_uid(uid), recorded_at)
-            for key, (*_, state, _, _, uid, recorded_at) in rows.items()
+            for key, (*_, state, _, _, _, _, uid, recorded_at) in rows.items()
             if state == State.DUPLICATE
         }
         uids = {uid for uid, _ in duplicates.values()}
@@ -141,11 +142,11 @@ class LedgerLookup:
         return None if path is None else ledger_path(path, self._working_directory)
 
 
-def _outcome(offered: Offered, row: Any) -> Outcome | None:
-    """The outcome in a row, if the file is unchanged since then; else None."""
+def _outcome(offered: Offered, row: Any, retry_set_aside: bool) -> Outcome | Suspicion | None:
+    """What a row says of a file that is unchanged since then: its outcome, or that it is suspected; else None."""
     if row is None:
         return None
-    _, size, mtime, state, status, reason, _, _ = row
+    _, size, mtime, state, standing, losses, status, reason, _, _ = row
     stamp = offered.stamp()
     if stamp is None or (stamp[0], storable(stamp[1])) != (size, mtime):
         return None
@@ -153,10 +154,19 @@ def _outcome(offered: Offered, row: Any) -> Outcome | None:
     name, instance = offered.name, offered.instance
     if state in STORED:
         return Outcome(State.RESUMED, name, instance, attempts=0)
+    value = status_value(status)
+    answer = None if value is None else Status(value)
     if state == State.DUPLICATE:
-        value = status_value(status)
-        answer = None if value is None else Status(value)
         return Outcome(State.DUPLICATE, name, instance, answer, reason=reason, attempts=0)
-    if offered.is_named:  # a user who names a file wants to hear about it
+    standing = Standing(standing)
+    is_wanted = retry_set_aside or offered.is_named  # a user who names a file wants to hear about it
+    if standing is Standing.SUSPECTED or (standing is Standing.SET_ASIDE and is_wanted):
+        return Suspicion(checked(losses, int))
+    if standing is Standing.SET_ASIDE:
+        reason = f"{reason}; set aside by an earlier run"
+        return Outcome(
+            State(state), name, instance, answer, reason=reason, attempts=0, losses=losses, is_set_aside=True
+        )
+    if offered.is_named:
         return None
     return Outcome(State(state), name, reason=reason, error=SourceError(reason), attempts=0)

@@ -161,6 +161,7 @@ def _numbered_row(number: int, *columns: Any) -> tuple[int, LedgerRow]:
     values["comment"] = values["comment"] or ""
     values["offending_elements"] = struct.unpack(f">{len(offending) // 4}I", offending)
     values["retryable"] = bool(values["retryable"])
+    values["set_aside"] = bool(values["set_aside"])
     values["recorded_at"] = _time(values["recorded_at"])
     values["status"] = status_value(values["status"])
     for name, kind in _CHECKED:

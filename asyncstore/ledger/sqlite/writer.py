@@ -16,7 +16,7 @@ import sys
 from typing import TYPE_CHECKING, Any, Final, NamedTuple, TypeAlias
 
 from asyncstore.instances.outcome import State
-from asyncstore.ledger.protocol import STORED, is_settled
+from asyncstore.ledger.protocol import STORED, standing_of
 from asyncstore.ledger.sqlite.hashes import FIRST_UID_HASH, HashFilter, hash_of_path, hash_of_uid, hashes_of_paths
 from asyncstore.ledger.sqlite.packing import ledger_path, pack_uid, unpack_uid
 
@@ -55,7 +55,7 @@ _INSERT: Final = "INSERT OR REPLACE INTO instance VALUES "
 _ROW_MARKS: Final = f"({', '.join('?' * 11)})"
 _INSERT_ROWS: Final = _INSERT + ", ".join([_ROW_MARKS] * _ROWS_OF_A_STATEMENT)
 _INSERT_ROW: Final = _INSERT + _ROW_MARKS
-_INSERT_ACCOUNT: Final = f"INSERT INTO account VALUES ({', '.join('?' * 15)})"
+_INSERT_ACCOUNT: Final = f"INSERT INTO account VALUES ({', '.join('?' * 16)})"
 _INDEX: Final = "INSERT OR IGNORE INTO hashed VALUES "
 _INDEX_HASHES: Final = _INDEX + ", ".join(["(?, ?)"] * _HASHES_OF_A_STATEMENT)
 _INDEX_HASH: Final = f"{_INDEX}(?, ?)"
@@ -326,7 +326,8 @@ class LedgerWriter:
             sent,
             # `state.value` takes as long as everything else here.
             "stored" if state is State.STORED else state.value,
-            is_settled(outcome),
+            standing_of(outcome),
+            outcome.losses,
             outcome.retryable,
             outcome.attempts,
             value,
@@ -362,7 +363,7 @@ class LedgerWriter:
 
 # Positions in a row of `instance`, and in an account.
 _UID, _SIZE, _MTIME, _EARLIER_ATTEMPTS = 2, 5, 6, 8
-_OFFENDING = 10
+_OFFENDING = 11
 
 
 def _storable_text(text: str) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import re
 
 import pytest
 
@@ -15,7 +16,14 @@ from asyncstore.net import trace
 from asyncstore.net.peer import Peer
 from asyncstore.status import Status
 from asyncstore.trace import TraceEvent, emit
-from asyncstore.transfer.trace import KindRefused, MoreMetaDiffer, NotStored
+from asyncstore.transfer.trace import (
+    KindRefused,
+    MoreMetaDiffer,
+    NotStored,
+    Passing,
+    PeerTakesAgain,
+    PeerTakesNothing,
+)
 from asyncstore.upper_layer.items import (
     OperationsWindow,
     PresentationContext,
@@ -107,6 +115,28 @@ def test_a_kind_that_the_peer_refuses_is_told_with_a_count() -> None:
         "E: Store failed: 1,200 more instances of 'CT Image Storage' with 'Implicit VR Little Endian' transfer syntax\n"
         f"E: Reason: {Status(0xA801).meaning} (0xA801)\n"
     )
+
+
+def test_a_peer_that_is_away_is_told_by_two_lines_at_the_default_level() -> None:
+    gone = PeerTakesNothing(because="\x1b[1m[Errno 111] Connection refused", left_seconds=58.0)
+    back = PeerTakesAgain(seconds=20.4)
+    first, second = printed(gone, back, level=logging.ERROR).splitlines()
+    start = "W: The peer takes nothing: [1m[Errno 111] Connection refused; trying again for 58 s, until "
+    assert re.fullmatch(re.escape(start) + r"\d\d:\d\d:\d\d", first)
+    assert second == "W: The peer takes instances again, after 20 s"
+    assert printed(gone, back, level=logging.CRITICAL) == ""
+
+
+def test_an_error_that_the_run_gets_over_is_told_with_v_only() -> None:
+    rejected = Passing(event=trace.Rejected(answer=AssociateRJ(2, 3, 1)))
+    assert printed(rejected, level=logging.ERROR) == ""
+    assert printed(rejected, level=logging.INFO) == (
+        "I: Association Rejected\n"
+        "I: Result: Rejected Transient, Source: Service Provider (Presentation)\n"
+        "I: Reason: Temporary congestion\n"
+    )
+    assert "A-ASSOCIATE-RJ" in printed(rejected, level=logging.DEBUG)
+    assert str(rejected) == str(rejected.event)
 
 
 def test_file_meta_that_differs_is_a_warning_and_the_others_are_counted() -> None:
