@@ -75,7 +75,7 @@ class Link:
         self.is_open = False
         self.streamed_bytes = 0
         self.failure: AsyncStoreError | None = None
-        self.operations = Operations(tolerate_context=self._tolerate_context)
+        self.operations = Operations(tolerate_context=lambda error: self._tolerate(error, trace.AnsweredInOtherContext))
         self.outstanding: Mapping[int, Operation] = self.operations.outstanding
         self.waiting_since = 0.0  # time of the latest response, or when the only operation was sent
         self.changed = Signal()  # for tasks that wait for room or the release; each response has its own
@@ -429,9 +429,6 @@ class Link:
         if (what := (kind, error.pdu, error.field)) not in self._tolerated:
             self._tolerated.add(what)
             self._trace(kind, detail=str(error))
-
-    def _tolerate_context(self, error: RemoteProtocolError) -> None:
-        self._tolerate(error, trace.AnsweredInOtherContext)
 
     def _trace(self, kind: type[TraceEvent], **fields: object) -> None:
         """Log what happened."""
