@@ -316,14 +316,30 @@ _NAMES: Final = {
 }
 
 
+LONGEST_UID_CHARACTERS: Final = 64
 # PS3.5 9.1 allows digits and dots. Archives contain UIDs with other visible characters. A peer may accept those, so we
 # send them.
 _matches_visible = re.compile(r"[!-\[\]-~]{1,64}").fullmatch
+_matches_instance = re.compile(r"[!-\[\]-~]{1,128}").fullmatch
+_matches_standard = re.compile(r"(?!.{65})(?:0|[1-9][0-9]*+)(?:\.(?:0|[1-9][0-9]*+))*+").fullmatch
 
 
 def can_be_sent(uid: str) -> bool:
     """Whether a UID has 1 to 64 visible ASCII characters without a backslash: a message has no room for others."""
     return _matches_visible(uid) is not None
+
+
+def can_be_sent_as_instance(uid: str) -> bool:
+    """The same of a SOP Instance UID, of which a data set may have up to 128 characters.
+
+    A C-STORE request carries the first 64 of them, as DCMTK's does: peers built on DCMTK abort over a longer one.
+    """
+    return _matches_instance(uid) is not None
+
+
+def is_well_formed(uid: str) -> bool:
+    """Whether a UID is as PS3.5 9.1 wants it: at most 64 digits and dots, and no component with a leading zero."""
+    return _matches_standard(uid) is not None
 
 
 def name_of(uid: str) -> str:

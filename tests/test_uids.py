@@ -9,7 +9,15 @@ from typing import Final
 import pytest
 
 from asyncstore import uids
-from asyncstore.uids import STORAGE_SOP_CLASSES, TRANSFER_SYNTAXES, UNCOMPRESSED_TRANSFER_SYNTAXES, name_of
+from asyncstore.uids import (
+    STORAGE_SOP_CLASSES,
+    TRANSFER_SYNTAXES,
+    UNCOMPRESSED_TRANSFER_SYNTAXES,
+    can_be_sent,
+    can_be_sent_as_instance,
+    is_well_formed,
+    name_of,
+)
 
 
 def read_dictionary() -> dict[str, tuple[str, str, str, str, str]]:
@@ -111,3 +119,31 @@ def test_we_name_ourselves_within_the_standards_limits() -> None:
     assert len(uids.IMPLEMENTATION_CLASS_UID) <= 64
     assert 1 <= len(uids.IMPLEMENTATION_VERSION_NAME) <= 16
     assert uids.IMPLEMENTATION_VERSION_NAME.isascii()
+
+
+@pytest.mark.parametrize("uid", ["1.2.840.10008.1.2", "0.0", "2.25.0", "1.10.100", "1." * 31 + "10"])
+def test_a_uid_of_the_standard_is_well_formed(uid: str) -> None:
+    assert is_well_formed(uid)
+
+
+@pytest.mark.parametrize(
+    "uid", ["", ".", "1.", ".1", "1..2", "01.2", "1.02", "1.00", "1.a", "1 2", "1.2\n", "1." * 32 + "1"]
+)
+def test_another_is_not(uid: str) -> None:
+    assert not is_well_formed(uid)
+
+
+@pytest.mark.parametrize(("characters", "is_sent"), [(0, False), (1, True), (64, True), (65, False)])
+def test_a_context_has_room_for_64_characters(characters: int, is_sent: bool) -> None:
+    assert can_be_sent("1" * characters) is is_sent
+
+
+@pytest.mark.parametrize(("characters", "is_sent"), [(0, False), (1, True), (65, True), (128, True), (129, False)])
+def test_an_instance_may_have_a_longer_uid(characters: int, is_sent: bool) -> None:
+    assert can_be_sent_as_instance("1" * characters) is is_sent
+
+
+@pytest.mark.parametrize("uid", ["1.2\\3", "1 2", "1\n2", "1.\u00e4", "1\0"])
+def test_no_message_has_room_for_control_characters_and_backslashes(uid: str) -> None:
+    assert not can_be_sent(uid)
+    assert not can_be_sent_as_instance(uid)

@@ -200,7 +200,12 @@ RequestLittle = Annotated[
 RequestBig = Annotated[bool, option("-xb", "--request-big", help="Request explicit VR big endian only.", panel=SYNTAX)]
 RequestImplicit = Annotated[
     bool,
-    option("-xi", "--request-implicit", help="Request implicit VR little endian only.", panel=SYNTAX),
+    option(
+        "-xi",
+        "--request-implicit",
+        help="Request implicit VR little endian only. Many peers then keep a private sequence as a value of bytes.",
+        panel=SYNTAX,
+    ),
 ]
 
 

@@ -10,7 +10,7 @@ from asyncstore.instances.head import error_of, read_head
 from asyncstore.instances.identity import Refused, identify, identify_data_set
 from asyncstore.instances.instance import Instance
 from asyncstore.instances.source import BytesSource
-from asyncstore.uids import DEFLATED_EXPLICIT_VR_LITTLE_ENDIAN, can_be_sent
+from asyncstore.uids import DEFLATED_EXPLICIT_VR_LITTLE_ENDIAN, can_be_sent, can_be_sent_as_instance
 
 if TYPE_CHECKING:
     from pydicom import Dataset
@@ -66,12 +66,13 @@ def instance_from_bytes(data: bytes | bytearray | memoryview, *, transfer_syntax
 
 def _checked(instance: Instance) -> Instance:
     """The instance, if its UIDs can be sent; those of a file always can."""
-    uids = {
-        "SOP Class": instance.sop_class_uid,
-        "SOP Instance": instance.sop_instance_uid,
-        "Transfer Syntax": instance.transfer_syntax_uid,
-    }
-    for name, uid in uids.items():
-        if not can_be_sent(uid):
-            raise MissingUID(f"the {name} UID {uid[:80]!r} is not 1 to 64 visible ASCII characters without a backslash")
+    uids = (
+        ("SOP Class", instance.sop_class_uid, 64, can_be_sent),
+        ("SOP Instance", instance.sop_instance_uid, 128, can_be_sent_as_instance),
+        ("Transfer Syntax", instance.transfer_syntax_uid, 64, can_be_sent),
+    )
+    for name, uid, longest, is_sendable in uids:
+        if not is_sendable(uid):
+            characters = f"1 to {longest} visible ASCII characters without a backslash"
+            raise MissingUID(f"the {name} UID {uid[:80]!r} is not {characters}")
     return instance

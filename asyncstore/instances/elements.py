@@ -16,6 +16,11 @@ SEQUENCE_DELIMITATION: Final = 0xFFFEE0DD
 
 # PS3.5 Table 7.1-1: these have two reserved bytes and a length of four bytes.
 LONG_VRS: Final = frozenset({b"OB", b"OD", b"OF", b"OL", b"OV", b"OW", b"SQ", b"SV", b"UC", b"UN", b"UR", b"UT", b"UV"})
+# PS3.5 6.2: values of these are padded with a space, all others with a zero byte.
+_TEXT_VRS: Final = frozenset(
+    (b"AE", b"AS", b"CS", b"DA", b"DS", b"DT", b"IS", b"LO", b"LT", b"PN", b"SH", b"ST", b"TM", b"UC", b"UR", b"UT")
+)
+VRS: Final = LONG_VRS | _TEXT_VRS | {b"AT", b"FD", b"FL", b"SL", b"SS", b"UI", b"UL", b"US"}
 
 _LITTLE_TAG = struct.Struct("<HH").unpack_from
 _BIG_TAG = struct.Struct(">HH").unpack_from
@@ -62,8 +67,9 @@ class Header(NamedTuple):
 def read_header(data: Buffer, at: int, encoding: Encoding) -> Header:
     """The header of the element or item at an offset; raises CutShort.
 
-    An element whose VR is not two capitals is read as one without a VR: some programs write implicit elements, or whole
-    implicit items, into explicit data sets (PS3.5 6.2.2 allows it below UN).
+    An element whose VR is none of the standard's is read as what leads to another element: one with a VR that nobody
+    knows ("--", "??", zeros), or one without a VR. Some programs write implicit elements, or whole implicit items, into
+    explicit data sets (PS3.5 6.2.2 allows it below UN).
     """
     try:
         if encoding.big_endian:
@@ -78,11 +84,40 @@ def read_header(data: Buffer, at: int, encoding: Encoding) -> Header:
         vr = bytes(data[at + 4 : at + 6])
         if vr in LONG_VRS:
             return Header(tag, vr, u32(data, at + 8)[0], at + 12)
-        if looks_like_vr(vr):
-            return Header(tag, vr, u16(data, at + 6)[0], at + 8)
-        return Header(tag, b"", u32(data, at + 4)[0], at + 8)
+        if vr not in VRS:
+            return _read_unknown_vr(data, at, Header(tag, vr, u16(data, at + 6)[0], at + 8), encoding)
+        return Header(tag, vr, u16(data, at + 6)[0], at + 8)
     except struct.error:
         raise CutShort(f"the header of an element is cut off at byte {at}") from None
+
+
+def _read_unknown_vr(data: Buffer, at: int, short: Header, encoding: Encoding) -> Header:
+    """The header of an element whose VR is none of the standard's; `short` is it with a length of two bytes."""
+    u32 = _BIG_U32 if encoding.big_endian else _LITTLE_U32
+    leads_on = _leads_on(data, short, encoding)
+    if looks_like_vr(short.vr):
+        # A VR that the standard gets one day has two reserved bytes and a length of four (PS3.5 7.1.2).
+        if short.length or leads_on:
+            return short
+        return Header(short.tag, short.vr, u32(data, at + 8)[0], at + 12)
+    bare = Header(short.tag, b"", u32(data, at + 4)[0], at + 8)
+    # Below 8192 bytes, the upper half of a length without a VR is zero, and the lower one is no text.
+    is_bare = bare.value_at + bare.length == len(data) or (not short.length and bare.length < 0x2000)
+    return bare if is_bare or not leads_on else short
+
+
+def _leads_on(data: Buffer, header: Header, encoding: Encoding) -> bool:
+    """Whether an element with a VR that nobody knows is followed by another element, or by the end of the data."""
+    behind = header.value_at + header.length
+    if len(data) - behind < 8:
+        return len(data) == behind
+    group, element = (_BIG_TAG if encoding.big_endian else _LITTLE_TAG)(data, behind)
+    if group == 0xFFFE:
+        return element in (0xE00D, 0xE0DD) or (element == 0xE000 and header.length > 0)
+    if group == header.tag >> 16 and group << 16 | element > header.tag:
+        return True
+    vr = bytes(data[behind + 4 : behind + 6])
+    return vr in VRS or (vr == header.vr and group << 16 | element > header.tag)
 
 
 def looks_like_vr(vr: bytes) -> bool:
@@ -123,3 +158,8 @@ def _skip_undefined(data: Buffer, outer: Header, encoding: Encoding, end: int) -
 def below(header: Header, encoding: Encoding) -> Encoding:
     """How the items of an element are encoded: those of a UN element are always implicit (PS3.5 6.2.2 Note 2)."""
     return IMPLICIT_LITTLE if header.vr == b"UN" else encoding
+
+
+def padding_of(vr: bytes) -> bytes:
+    """The byte that makes the length of a value even (PS3.5 6.2)."""
+    return b" " if vr in _TEXT_VRS else b"\0"

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import errno
 import os
-import re
 import stat
 import struct
 from typing import Final, Literal, NamedTuple, overload
@@ -32,6 +31,7 @@ from asyncstore.uids import (
     EXPLICIT_VR_BIG_ENDIAN,
     IMPLICIT_VR_LITTLE_ENDIAN,
     MEDIA_STORAGE_DIRECTORY,
+    is_well_formed,
 )
 
 # A file up to this size is read whole, so that it is opened only once.
@@ -56,9 +56,6 @@ _SLOW_SYNTAXES: Final = (EXPLICIT_VR_BIG_ENDIAN, DEFLATED_EXPLICIT_VR_LITTLE_END
 
 _CLASS_IN_DATA_SET: Final = b"\x08\x00\x16\x00"
 _INSTANCE_IN_DATA_SET: Final = b"\x08\x00\x18\x00"
-
-# PS3.5 9.1.
-_matches_uid = re.compile(r"[0-9.]{1,64}").fullmatch
 
 
 class _Layout(NamedTuple):
@@ -260,7 +257,7 @@ def _identify_fast(data: bytearray, end: int) -> Identity | None:
     if (_u16(data, meta_end)[0] | 2) == 2:
         return None
     sop_instance = field.rstrip(b"\0 ").decode("ascii", "replace")
-    return Identity(layout.sop_class, sop_instance, layout.syntax, meta_end) if _matches_uid(sop_instance) else None
+    return Identity(layout.sop_class, sop_instance, layout.syntax, meta_end) if is_well_formed(sop_instance) else None
 
 
 def _learn_layout(data: bytearray, end: int) -> _Layout | None:
@@ -276,7 +273,7 @@ def _learn_layout(data: bytearray, end: int) -> _Layout | None:
         found: dict[int, int] = {}
         while at < meta_end:
             tag, vr, length = _fast_header(data, at)
-            if tag & 0xFFFF != 2:  # the group length is too large
+            if tag & 0xFFFF != 2 or tag in found:  # the group length is too large, or an element is there twice
                 return None
             found[tag] = at
             at += 12 + _u32(data, at + 8)[0] if vr in elements.LONG_VRS else 8 + length
@@ -285,7 +282,7 @@ def _learn_layout(data: bytearray, end: int) -> _Layout | None:
         return None
     sop_class, _, syntax = (field[4:].rstrip(b"\0 ").decode("ascii", "replace") for field in fields)
     are_usual = all(field[:2] == b"UI" and not field[3] for field in fields)
-    if at != meta_end or not are_usual or not (_matches_uid(sop_class) and _matches_uid(syntax)):
+    if at != meta_end or not are_usual or not (is_well_formed(sop_class) and is_well_formed(syntax)):
         return None
     if sop_class == MEDIA_STORAGE_DIRECTORY or syntax in _SLOW_SYNTAXES:
         return None

@@ -11,7 +11,7 @@ from __future__ import annotations
 import contextlib
 import struct
 import zlib
-from typing import TYPE_CHECKING, Final, NamedTuple
+from typing import TYPE_CHECKING, Final, Literal, NamedTuple
 
 from asyncstore.instances import elements
 from asyncstore.instances.elements import CutShort, Encoding, encoding_of
@@ -21,11 +21,16 @@ from asyncstore.uids import (
     EXPLICIT_VR_BIG_ENDIAN,
     EXPLICIT_VR_LITTLE_ENDIAN,
     IMPLICIT_VR_LITTLE_ENDIAN,
+    LONGEST_UID_CHARACTERS,
     MEDIA_STORAGE_DIRECTORY,
     can_be_sent,
+    can_be_sent_as_instance,
+    is_well_formed,
 )
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from asyncstore.instances.elements import Buffer
 
 PREAMBLE_BYTES: Final = 128
@@ -46,9 +51,16 @@ _PIXEL_DATA: Final = 0x7FE00010
 # The first element of a data set shows which of these it is in, so a claim to be in one of them can be checked.
 _NATIVE_SYNTAXES: Final = (IMPLICIT_VR_LITTLE_ENDIAN, EXPLICIT_VR_LITTLE_ENDIAN, EXPLICIT_VR_BIG_ENDIAN)
 
-_ODD_UID_CHARACTERS: Final = 100  # the part of an invalid UID that an error shows
+# No UID that is sent is as long.
+_READ_UID_CHARACTERS: Final = 129
+_SHOWN_UID_CHARACTERS: Final = 100  # the part of an invalid UID that an error shows
 
-_u32 = struct.Struct("<I").unpack_from
+_NAMES: Final = {
+    _MEDIA_SOP_CLASS: "SOP Class UID",
+    _MEDIA_SOP_INSTANCE: "SOP Instance UID",
+    _TRANSFER_SYNTAX: "Transfer Syntax UID",
+}
+
 _u16 = struct.Struct("<H").unpack_from
 
 
@@ -86,7 +98,7 @@ def identify(data: Buffer, end: int, *, complete: bool) -> Identity:
     if not has_prefix and not _begins_like_dicom(data, at, end):
         raise Refused(ProblemKind.NOT_DICOM, "there is neither a DICM prefix nor what a data set begins with")
     try:
-        meta, at = _read_meta(data, at, end)
+        meta, later, at = _read_meta(data, at, end)
     except CutShort as cut:
         raise Refused(unreadable, f"the File Meta Information is damaged: {cut}", more=not complete) from None
     if meta.get(_MEDIA_SOP_CLASS) == MEDIA_STORAGE_DIRECTORY:
@@ -96,14 +108,16 @@ def identify(data: Buffer, end: int, *, complete: bool) -> Identity:
     if end - at < 8:  # whether of the File Meta Information or of the data set, no header is as short
         raise Refused(unreadable, "it ends within the header of an element", more=not complete)
     syntax = named = meta.get(_TRANSFER_SYNTAX)
+    second = later.get(_TRANSFER_SYNTAX)
+    if named and second and not _fits(data, at, end, named) and _fits(data, at, end, second):
+        syntax = second
     if syntax is None or (syntax in _NATIVE_SYNTAXES and _is_another(data, at, end, syntax)):
         syntax = _native_syntax(data, at, end, complete)
     identity = identify_data_set(data, at, end, meta, syntax, complete)
-    if named in (None, syntax):
-        return identity
-    return identity._replace(
-        meta_difference=f"the File Meta Information has the Transfer Syntax UID {named}, the data set is in {syntax}"
-    )
+    difference = identity.meta_difference or _repetition(meta, later)
+    if named not in (None, syntax):
+        difference = f"the File Meta Information has the Transfer Syntax UID {named}, the data set is in {syntax}"
+    return identity._replace(meta_difference=difference)
 
 
 def _begins_like_dicom(data: Buffer, at: int, end: int) -> bool:
@@ -116,9 +130,13 @@ def _begins_like_dicom(data: Buffer, at: int, end: int) -> bool:
     return bool(group == 0x0800)
 
 
-def _read_meta(data: Buffer, at: int, end: int) -> tuple[dict[int, str], int]:
-    """The UIDs of group 0002, and the offset of what follows groups 0002 and 0000 (which a data set may not hold)."""
+def _read_meta(data: Buffer, at: int, end: int) -> tuple[dict[int, str], dict[int, str], int]:
+    """The UIDs of group 0002, others under the same tags, and the offset of what follows groups 0002 and 0000.
+
+    The first of two counts. A data set may not hold these groups.
+    """
     meta: dict[int, str] = {}
+    later: dict[int, str] = {}
     meta_end = -1
     encoding = elements.EXPLICIT_LITTLE
     while at + 8 <= end:
@@ -128,17 +146,27 @@ def _read_meta(data: Buffer, at: int, end: int) -> tuple[dict[int, str], int]:
         group = _u16(data, at)[0]
         if group == 0:
             encoding = elements.IMPLICIT_LITTLE
+        elif group == 0x0200:  # some programs write it in the byte order of the data set
+            encoding = elements.EXPLICIT_BIG
         elif group != 2:
             break
         header = elements.read_header(data, at, encoding)
         at = elements.skip_value(data, header, encoding, end)
-        if header.tag in (_MEDIA_SOP_CLASS, _MEDIA_SOP_INSTANCE, _TRANSFER_SYNTAX):
+        if header.tag in _NAMES:
             uid = _uid_text(data, header.value_at, at)
-            if uid and (header.tag != _TRANSFER_SYNTAX or can_be_sent(uid)):
-                meta[header.tag] = uid
+            if uid and (header.tag != _TRANSFER_SYNTAX or can_be_sent(uid)) and meta.setdefault(header.tag, uid) != uid:
+                later.setdefault(header.tag, uid)
         elif header.tag == _META_LENGTH and header.length == 4:
-            meta_end = at + _u32(data, header.value_at)[0]
-    return meta, at
+            order: Literal["big", "little"] = "big" if encoding.big_endian else "little"
+            meta_end = at + int.from_bytes(data[header.value_at : at], order)
+    return meta, later, at
+
+
+def _repetition(meta: dict[int, str], later: dict[int, str]) -> str | None:
+    """A sentence if the File Meta Information has an element twice, with two values."""
+    for tag, uid in later.items():
+        return f"the File Meta Information has a second {_NAMES[tag]}, {uid[:_SHOWN_UID_CHARACTERS]}, after {meta[tag]}"
+    return None
 
 
 def identify_data_set(data: Buffer, at: int, end: int, meta: dict[int, str], syntax: str, complete: bool) -> Identity:
@@ -149,53 +177,64 @@ def identify_data_set(data: Buffer, at: int, end: int, meta: dict[int, str], syn
     except CutShort as error:
         are_all_read, cut = False, error
     in_meta = (meta.get(_MEDIA_SOP_CLASS), meta.get(_MEDIA_SOP_INSTANCE))
-    if not are_all_read and not complete and None in in_meta:
-        raise Refused(ProblemKind.MISSING_UID, "no SOP Instance UID near the beginning of the file", more=True)
     in_data_set = (uids.get(_SOP_CLASS_UID), uids.get(_SOP_INSTANCE_UID))
-    sop_class = _sendable(in_data_set[0] or in_meta[0], "SOP Class UID")
-    sop_instance = _sendable(in_data_set[1] or in_meta[1], "SOP Instance UID")
-    if cut is not None and (complete or end < HEAD_LIMIT_BYTES):
-        raise Refused(ProblemKind.DAMAGED, f"the data set is damaged: {cut}", more=not complete)
-    return Identity(sop_class, sop_instance, syntax, at, _difference(in_meta, in_data_set))
+    sop_class, sop_instance = (first or other for first, other in zip(in_data_set, in_meta, strict=True))
+    if not complete and end < HEAD_LIMIT_BYTES and not (are_all_read and sop_class and sop_instance):
+        raise Refused(ProblemKind.MISSING_UID, "no UIDs near the beginning of the file", more=True)
+    sop_class = _checked(sop_class, "SOP Class UID", LONGEST_UID_CHARACTERS, can_be_sent)
+    sop_instance = _checked(sop_instance, "SOP Instance UID", 128, can_be_sent_as_instance)
+    if cut is not None and complete:
+        raise Refused(ProblemKind.DAMAGED, f"the data set is damaged: {cut}")
+    difference = difference_of(in_meta, in_data_set if are_all_read or complete else (sop_class, sop_instance))
+    return Identity(sop_class, sop_instance, syntax, at, difference)
 
 
 def _collect_uids(uids: dict[int, str], data: Buffer, at: int, end: int, syntax: str) -> bool:
-    """Add the SOP Class and Instance UID of a data set to `uids`; whether the bytes reach beyond where they belong.
-
-    Raises CutShort when the bytes end before that, in the middle of an element.
-    """
+    """Add the SOP Class and Instance UID of a data set to `uids`; see _collect_from_elements."""
     encoding = encoding_of(syntax)
     if syntax != DEFLATED_EXPLICIT_VR_LITTLE_ENDIAN:
         return _collect_from_elements(uids, data, at, end, encoding)
     stream = bytes(data[at : min(end, at + HEAD_LIMIT_BYTES)])
     # Both limits bound the memory, however much the stream inflates to. The first is usually enough.
+    is_beyond = False
     for limit in (_INFLATED_HEAD_BYTES, HEAD_LIMIT_BYTES):
         inflater = zlib.decompressobj(-zlib.MAX_WBITS)
         try:
             inflated = inflater.decompress(stream, limit)
         except zlib.error as error:
             raise Refused(ProblemKind.DAMAGED, f"the data set is not a deflated stream: {error}") from None
+        if not inflated:
+            raise Refused(ProblemKind.DAMAGED, "the deflated data set is empty")
         try:
-            if _collect_from_elements(uids, inflated, 0, len(inflated), encoding):
+            is_beyond = _collect_from_elements(uids, inflated, 0, len(inflated), encoding)
+            if len(uids) == 2 or (is_beyond and len(inflated) < limit):
                 return True
-            if not inflater.eof:
+            if not is_beyond and not inflater.eof:
                 raise CutShort("the deflated stream is cut off")
         except CutShort:
             if len(inflated) < limit:
                 raise
-    return False
+    return is_beyond
 
 
 def _collect_from_elements(uids: dict[int, str], data: Buffer, at: int, end: int, encoding: Encoding) -> bool:
+    """Add the UIDs, also where they are out of order; whether the bytes reach beyond where they belong.
+
+    Raises CutShort when the bytes end before that, in the middle of an element.
+    """
+    is_beyond = False
     while len(uids) < 2:
         if at >= end:
-            return False
+            return is_beyond
         try:
             header = elements.read_header(data, at, encoding)
-            if header.tag > _SOP_INSTANCE_UID:
+            is_beyond |= header.tag > _SOP_INSTANCE_UID
+            if header.tag >= _PIXEL_DATA:
                 return True
             behind = elements.skip_value(data, header, encoding, end)
         except CutShort:
+            if is_beyond:
+                return True
             if not encoding.explicit and elements.looks_like_vr(bytes(data[at + 4 : at + 6])):
                 # Explicit, whatever its transfer syntax says: a VR was taken for a length.
                 return False
@@ -203,7 +242,7 @@ def _collect_from_elements(uids: dict[int, str], data: Buffer, at: int, end: int
         if header.tag in (_SOP_CLASS_UID, _SOP_INSTANCE_UID):
             uid = _uid_text(data, header.value_at, behind)
             if uid:
-                uids[header.tag] = uid
+                uids.setdefault(header.tag, uid)
         at = behind
     return True
 
@@ -226,22 +265,39 @@ def _is_another(data: Buffer, at: int, end: int, syntax: str) -> bool:
     return len(uids) == 2
 
 
+def _fits(data: Buffer, at: int, end: int, syntax: str) -> bool:
+    """Whether nothing that is at hand of a data set shows that it is in another transfer syntax than this."""
+    if syntax == DEFLATED_EXPLICIT_VR_LITTLE_ENDIAN:
+        with contextlib.suppress(zlib.error):
+            return bool(zlib.decompressobj(-zlib.MAX_WBITS).decompress(bytes(data[at:end]), _INFLATED_HEAD_BYTES))
+        return False
+    looks = _syntax_by_first_element(data, at)
+    if syntax in (IMPLICIT_VR_LITTLE_ENDIAN, EXPLICIT_VR_BIG_ENDIAN):
+        return looks == syntax
+    is_native = syntax == EXPLICIT_VR_LITTLE_ENDIAN
+    return looks == EXPLICIT_VR_LITTLE_ENDIAN and _has_fragments(data, at, end) is not is_native
+
+
+def _has_fragments(data: Buffer, at: int, end: int) -> bool | None:
+    """Whether the pixel data of an explicit data set is encapsulated; None if the bytes end before it."""
+    with contextlib.suppress(CutShort):
+        while at < end:
+            header = elements.read_header(data, at, elements.EXPLICIT_LITTLE)
+            if header.tag >= _PIXEL_DATA:
+                return header.tag == _PIXEL_DATA and header.length == elements.UNDEFINED_LENGTH
+            at = elements.skip_value(data, header, elements.EXPLICIT_LITTLE, end)
+    return None
+
+
 def _native_syntax(data: Buffer, at: int, end: int, complete: bool) -> str:
     """The transfer syntax of a data set, from its elements alone. Raises Refused unless it is uncompressed."""
     syntax = _syntax_by_first_element(data, at)
     if syntax != EXPLICIT_VR_LITTLE_ENDIAN:
         return syntax
-    with contextlib.suppress(CutShort):
-        while at < end:
-            header = elements.read_header(data, at, elements.EXPLICIT_LITTLE)
-            if header.tag == _PIXEL_DATA and header.length == elements.UNDEFINED_LENGTH:
-                raise Refused(
-                    ProblemKind.MISSING_UID, "the pixel data is compressed and no Transfer Syntax UID says how"
-                )
-            if header.tag >= _PIXEL_DATA:
-                return syntax
-            at = elements.skip_value(data, header, elements.EXPLICIT_LITTLE, end)
-    if not complete:
+    has_fragments = _has_fragments(data, at, end)
+    if has_fragments:
+        raise Refused(ProblemKind.MISSING_UID, "the pixel data is compressed and no Transfer Syntax UID says how")
+    if has_fragments is None and not complete:
         detail = "no Transfer Syntax UID, and the pixel data is too far on to see whether it is compressed"
         raise Refused(ProblemKind.MISSING_UID, detail, more=True)
     return syntax
@@ -249,21 +305,31 @@ def _native_syntax(data: Buffer, at: int, end: int, complete: bool) -> str:
 
 def _uid_text(data: Buffer, begin: int, end: int) -> str:
     """The value of a UID, whatever its characters; only the beginning if it is too long."""
-    return bytes(data[begin:end]).strip(b"\0 ")[:_ODD_UID_CHARACTERS].decode("ascii", "replace")
+    return bytes(data[begin:end]).strip(b"\0 ")[:_READ_UID_CHARACTERS].decode("ascii", "replace")
 
 
-def _sendable(uid: str | None, name: str) -> str:
+def _checked(uid: str | None, name: str, longest: int, can_be_sent: Callable[[str], bool]) -> str:
     if uid is None:
         raise Refused(ProblemKind.MISSING_UID, f"there is no {name}, in the File Meta Information or in the data set")
     if not can_be_sent(uid):
-        raise Refused(ProblemKind.MISSING_UID, f"its {name} cannot be sent: {uid!r} is not 1 to 64 visible characters")
+        shown = uid[:_SHOWN_UID_CHARACTERS]
+        detail = f"its {name} cannot be sent: {shown!r} is not 1 to {longest} visible characters"
+        raise Refused(ProblemKind.MISSING_UID, detail)
     return uid
 
 
-def _difference(in_meta: tuple[str | None, ...], in_data_set: tuple[str | None, ...]) -> str | None:
-    """A sentence if the File Meta Information names another class or instance than the data set, else None."""
-    names = ("SOP Class UID", "SOP Instance UID")
-    for name, meta, data_set in zip(names, in_meta, in_data_set, strict=True):
+def difference_of(in_meta: tuple[str | None, ...], in_data_set: tuple[str | None, ...]) -> str | None:
+    """A sentence if the File Meta Information names another class or instance than the data set, or a UID is doubtful.
+
+    Both hold a SOP Class UID and a SOP Instance UID. The sentence ends with the UID that is used.
+    """
+    for name, meta, data_set in zip(("SOP Class UID", "SOP Instance UID"), in_meta, in_data_set, strict=True):
         if meta and data_set and meta != data_set:
             return f"the File Meta Information has the {name} {meta}, the data set has {data_set}"
+        if meta and not data_set:
+            return f"the data set has no {name}, the File Meta Information has {meta}"
+        if data_set and len(data_set) > LONGEST_UID_CHARACTERS:
+            return f"the {name} has {len(data_set)} characters, more than {LONGEST_UID_CHARACTERS}: {data_set}"
+        if data_set and not is_well_formed(data_set):
+            return f"the {name} is not well-formed: {data_set}"
     return None

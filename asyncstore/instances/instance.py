@@ -20,8 +20,9 @@ class Instance:
     send; a deflated data set of odd length is sent with a padding byte that the file does not have (PS3.5 A.5).
     `size_bytes` and `mtime_ns` are the file's. `study_instance_uid` and `series_instance_uid` are None unless known.
 
-    `meta_difference` is a sentence for the user if the File Meta Information contradicts the data set, else None. The
-    UIDs here are then those of the data set, since a peer compares them with the data set (PS3.4 B.2.3).
+    `meta_difference` is a sentence for the user if the File Meta Information contradicts the data set or itself, or if
+    the data set lacks a UID or has one that is not well-formed, else None. The UIDs here are those of the data set if
+    it has any, since a peer compares them with the data set (PS3.4 B.2.3). The sentence ends with the one that is used.
     """
 
     path: str | None

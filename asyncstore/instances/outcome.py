@@ -96,6 +96,20 @@ class Outcome:
     is_set_aside: bool = False
 
     @property
+    def note(self) -> str:
+        """One plain line about an instance that was sent otherwise than its file says, else empty.
+
+        It was sent under a UID or transfer syntax of which the file holds another one too, or with a padding byte.
+        """
+        instance = self.instance
+        if instance is None:
+            return ""
+        notes = [f"{instance.meta_difference}, which is used"] if instance.meta_difference and self.attempts else []
+        if instance.data_set_length & 1 and self.bytes_sent and not self.bytes_sent & 1:
+            notes.append("the data set has an odd length, and was sent with a padding byte")
+        return "; ".join(notes)
+
+    @property
     def is_stored(self) -> bool:
         """Whether the peer has the instance, since this run or an earlier one."""
         return self.state in STORED_STATES

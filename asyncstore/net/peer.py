@@ -42,7 +42,7 @@ class Timeouts:
 
     connect_seconds  host name look-up and TCP connection
     acse_seconds     the answer to an association or release request
-    dimse_seconds    a DIMSE response
+    dimse_seconds    a DIMSE response; one to a large data set has a second more for each 10 MB
     network_seconds  the longest time without the peer accepting data
 
     math.inf waits for ever. Raises LocalProtocolError for a value that is not 0 or more.

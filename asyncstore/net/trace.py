@@ -198,7 +198,7 @@ class AnsweredInOtherContext(TraceEvent):
 
 
 class MetaDiffers(TraceEvent):
-    """The File Meta Information of an instance names another SOP class, instance or transfer syntax than it has."""
+    """An instance has a `meta_difference`: its File Meta Information contradicts its data set, or a UID is doubtful."""
 
     level: ClassVar[int] = logging.WARNING
     path: str | None
@@ -206,3 +206,19 @@ class MetaDiffers(TraceEvent):
 
     def __str__(self) -> str:
         return f"{self.path!r}: {self.difference}, which is used"
+
+
+class Padded(TraceEvent):
+    """The data set of an instance is of odd length, and is sent with a padding byte."""
+
+    level: ClassVar[int] = logging.WARNING
+    path: str | None
+
+    def __str__(self) -> str:
+        return f"{self.path!r}: the data set has an odd length, and is sent with a padding byte"
+
+
+class AlsoPadded(Padded):
+    """The same of an instance after the first one of a run."""
+
+    level: ClassVar[int] = logging.DEBUG

@@ -12,6 +12,7 @@ import zlib
 from typing import TYPE_CHECKING, Final
 
 from asyncstore.instances.elements import encoding_of
+from asyncstore.preparation.padding import padded
 from asyncstore.preparation.reencode import CannotConvert, Reencoder
 from asyncstore.preparation.spool import PIECE_BYTES, Spool
 from asyncstore.uids import (
@@ -79,7 +80,7 @@ def _write_explicit_little(instance: Instance, write: Callable[[Buffer], object]
     if instance.transfer_syntax_uid == DEFLATED_EXPLICIT_VR_LITTLE_ENDIAN:
         _inflate(instance.source, write)
     elif instance.transfer_syntax_uid == EXPLICIT_VR_LITTLE_ENDIAN:
-        for piece in _pieces(instance.source):
+        for piece in _pieces(padded(instance.source, EXPLICIT_VR_LITTLE_ENDIAN)):
             write(piece)
     else:
         _reencode(instance, EXPLICIT_VR_LITTLE_ENDIAN, write)

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Final
 
 from asyncstore.errors import MissingUID, SourceError
 from asyncstore.instances.elements import encoding_of
+from asyncstore.instances.identity import difference_of
 from asyncstore.instances.instance import Instance
 from asyncstore.instances.source import BytesSource
 from asyncstore.preparation.convert import convert
@@ -47,11 +48,14 @@ def instance_of_dataset(data_set: Dataset) -> Instance:
 
 
 def _encoded_instance(data_set: Dataset, meta: Dataset | dict[str, str], wanted: str) -> Instance:
-    sop_class = str(data_set.get("SOPClassUID") or meta.get("MediaStorageSOPClassUID") or "").strip("\0 ")
-    sop_instance = str(data_set.get("SOPInstanceUID") or meta.get("MediaStorageSOPInstanceUID") or "").strip("\0 ")
+    in_data_set = tuple(_uid(data_set, name) for name in ("SOPClassUID", "SOPInstanceUID"))
+    in_meta = tuple(_uid(meta, name) for name in ("MediaStorageSOPClassUID", "MediaStorageSOPInstanceUID"))
+    sop_class, sop_instance = (one or other for one, other in zip(in_data_set, in_meta, strict=True))
     if not sop_class or not sop_instance:
         raise MissingUID("the data set has no " + ("SOP Instance UID" if sop_class else "SOP Class UID"))
     encoded_as, data = _encode(data_set, wanted)
+    if not data:
+        raise SourceError("the data set is empty")
     source = BytesSource(data)
     return Instance(
         None,
@@ -65,7 +69,15 @@ def _encoded_instance(data_set: Dataset, meta: Dataset | dict[str, str], wanted:
         0,
         str(data_set.get("StudyInstanceUID") or "") or None,
         str(data_set.get("SeriesInstanceUID") or "") or None,
+        # A program that gives a Dataset another UID need not change its File Meta Information.
+        difference_of(
+            tuple(None if one else other for one, other in zip(in_data_set, in_meta, strict=True)), in_data_set
+        ),
     )
+
+
+def _uid(data_set: Dataset | dict[str, str], keyword: str) -> str:
+    return str(data_set.get(keyword) or "").strip("\0 ")
 
 
 def _encode(data_set: Dataset, wanted: str) -> tuple[str, bytes]:

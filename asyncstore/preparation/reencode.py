@@ -1,9 +1,9 @@
 """Encodes the elements of a data set with or without their VRs, or in the other byte order.
 
 Values are copied or byte-swapped as their VR requires, and never decoded, so no string, number or date can change,
-whatever its character set. Memory does not grow with the data set. Sequences and items are written with undefined
-length (PS3.5 7.5), since their old lengths are wrong now. Group Length elements are left out for the same reason, as
-PS3.5 7.2 advises.
+whatever its character set. A value of odd length is padded (PS3.5 6.2). Memory does not grow with the data set.
+Sequences and items are written with undefined length (PS3.5 7.5), since their old lengths are wrong now. Group Length
+elements are left out for the same reason, as PS3.5 7.2 advises.
 """
 
 from __future__ import annotations
@@ -100,7 +100,7 @@ class Reencoder:
         undefined = length == UNDEFINED_LENGTH
         if not undefined and behind > level.end:
             raise CutShort(f"the value of ({tag >> 16:04X},{tag & 0xFFFF:04X}) is cut off")
-        vr = encoded_vr or self._vr_of_implicit(header, level)
+        vr = encoded_vr if encoded_vr in elements.VRS else self._vr_of_implicit(header, level)
         if vr == b"UN" and not undefined and self._target.big_endian and not level.encoding.big_endian:
             # A UN value is little endian in every transfer syntax (PS3.5 6.2.2 Note 2). Some readers look up its VR and
             # then ignore that, so it is written with the VR of the dictionary.
@@ -121,13 +121,16 @@ class Reencoder:
             level.creators[tag] = (
                 bytes(self._data[value_at : value_at + min(length, 64)]).decode("latin-1").strip("\0 ")
             )
-        if self._target.explicit and length > 0xFFFF and vr not in elements.LONG_VRS:
+        padding = elements.padding_of(vr) if length & 1 else b""
+        if self._target.explicit and length + len(padding) > 0xFFFF and vr not in elements.LONG_VRS:
             # PS3.5 6.2.2: the value is too long for the two-byte length field of its VR.
             vr = b"UN"
-        self._write_header(tag, vr, length)
+        self._write_header(tag, vr, length + len(padding))
         unit = _UNITS.get(vr, 0) if level.encoding.big_endian != self._target.big_endian else 0
         for begin in range(value_at, value_at + length, _PIECE_BYTES):
-            piece = self._data[begin : min(begin + _PIECE_BYTES, value_at + length)]
+            piece: Buffer = self._data[begin : min(begin + _PIECE_BYTES, value_at + length)]
+            if len(piece) & 1:  # the last one
+                piece = bytes(piece) + padding
             self._write(_swapped(piece, unit) if unit else piece)
 
     def _write_sequence(self, header: Header, level: _Level, end: int, depth: int) -> int:
@@ -172,7 +175,7 @@ class Reencoder:
         tag, _, length, _ = header
         if length == UNDEFINED_LENGTH:
             return b"OW" if tag == 0x7FE00010 else b"SQ"
-        vr = _private_vr(tag, level) if tag >> 16 & 1 else _dictionary_vr(tag)
+        vr = _private_vr(tag, level) if tag >> 16 & 1 else dictionary_vr(tag)
         if " or " in vr:
             vr = self._unambiguous_vr(tag, vr, level)
         if vr == "SQ" and length and not self._has_items(header, level):
@@ -216,7 +219,7 @@ class Reencoder:
         return None
 
 
-def _swapped(piece: memoryview, unit: int) -> bytes:
+def _swapped(piece: Buffer, unit: int) -> bytes:
     whole = len(piece) - len(piece) % unit
     numbers = array(_ARRAY_TYPES[unit])
     numbers.frombytes(piece[:whole])
@@ -224,7 +227,8 @@ def _swapped(piece: memoryview, unit: int) -> bytes:
     return numbers.tobytes() + bytes(piece[whole:])
 
 
-def _dictionary_vr(tag: int) -> str:
+def dictionary_vr(tag: int) -> str:
+    """The VR of a standard element (PS3.6): "US", "US or SS", or "UN" for a tag that the standard does not have."""
     if not tag & 0xFFFF:
         return "UL"
     from pydicom.datadict import dictionary_VR

@@ -46,6 +46,8 @@ async def store(association: Association, source: Instance | Dataset | AnyPath, 
             prepared = await reader.in_thread(prepare, instance, association.contexts)
         if isinstance(prepared, Outcome):
             return prepared
+        if prepared.is_padded:
+            emit(logger, trace.Padded(association_number=association.trace_number, path=instance.path))
         transfer_syntax_uid, bytes_sent = prepared.transfer_syntax_uid, prepared.data_set_length
         response = FinalResponse()
         operation = await send(association, prepared, response.on_response, priority=priority)

@@ -12,8 +12,9 @@ import time
 from typing import TYPE_CHECKING, Final
 
 from asyncstore.aio.signal import Signal, wait_for_any
+from asyncstore.errors import SourceError
 from asyncstore.instances.instance import Instance
-from asyncstore.instances.outcome import State
+from asyncstore.instances.outcome import State, source_problem
 from asyncstore.transfer.work import directory_of
 
 if TYPE_CHECKING:
@@ -86,6 +87,7 @@ class Admission:
         report: Report,
         recorder: Recorder | None,
         by_study: bool,
+        strict_source: bool = False,
     ) -> None:
         self._attempts = attempts
         self._outcomes = outcomes
@@ -95,6 +97,7 @@ class Admission:
         self._plan = plan
         self._report = report
         self._by_study = by_study
+        self._strict_source = strict_source
         self._gates: list[Gate] = [destination, ProbeGate(destination, work), outcomes]
         if duplicates is not None:
             self._gates.append(duplicates)
@@ -130,8 +133,8 @@ class Admission:
         self._plan.see((instance.sop_class_uid, instance.transfer_syntax_uid))
         self._report.found += 1
         self._report.found_bytes += instance.data_set_length
-        if instance.meta_difference is not None:
-            self._outcomes.tell_difference(instance.path, instance.meta_difference)
+        if instance.meta_difference is not None and self._is_doubtful(instance, instance.meta_difference):
+            return
         if self._destination.refused and self._attempts.refuse_before(instance):
             return
         study = instance.study_instance_uid if self._by_study else None
@@ -140,6 +143,15 @@ class Admission:
             self._work.add(instance, key)
         else:
             self._work.add_suspected(instance, key, suspicion, time.monotonic())
+
+    def _is_doubtful(self, instance: Instance, difference: str) -> bool:
+        """Log how the File Meta Information of an instance differs; or finish it, if it must not be sent so."""
+        if not self._strict_source:
+            self._outcomes.tell_difference(instance.path, difference)
+            return False
+        instance.let_go()
+        self._outcomes.add(source_problem(SourceError(difference), instance.path, instance))
+        return True
 
     # -- for the associations ------------------------------------------------------------------------------------------
 

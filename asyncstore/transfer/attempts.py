@@ -58,6 +58,11 @@ class Attempts:
         self._again(pending, verdict.due_at)
         return verdict.on_new_association
 
+    def tell_padded(self, pending: Pending) -> None:
+        """Log, before the first attempt, that the data set of an instance is sent with a padding byte."""
+        if not pending.attempts:
+            self._outcomes.tell_padded(pending.instance.path)
+
     def not_sent(self, pending: Pending, outcome: Outcome | None) -> None:
         """Handle an instance that was not sent: `outcome` says why; None lets another association have it."""
         if outcome is None:

@@ -36,6 +36,7 @@ CHANGED: Final = 1.4  # throughput this many times higher or lower than usual is
 SMOOTHING: Final = 0.5  # of the newest period: two or three of them outweigh one odd one
 FIRST_PROBE_SECONDS: Final = 1.0  # a wrong end of the climb should not last; doubles with each probe that moved nothing
 LONGEST_PROBE_SECONDS: Final = 300.0  # a dozen an hour: the peer does not notice, an archive's night shift is found
+HURRY_SECONDS: Final = 60.0  # a peer whose speed goes up and down is not tried more often than a steady one
 PROBE_COST: Final = 8  # a probe of a slow peer lasts long: at most an eighth of the time is spent on them
 CHANGE_PROBE_SECONDS: Final = 5.0  # a mix of sizes may look like change after change
 HALVING_SECONDS: Final = 1.0  # answers to what was under way already are one and the same pressure
@@ -147,6 +148,7 @@ class Concurrency:
         self._has_begun = False
         self._cap = _LearnedCap(self.maximum)
         self._now = self._probe_at = self._probed_at = self._halved_at = self._pressed_at = -math.inf
+        self._hurried_at = -math.inf
         self._probe_seconds, self._quiet_seconds = FIRST_PROBE_SECONDS, QUIET_SECONDS
         self._meter = _Meter()
         self._upwards = True
@@ -232,8 +234,8 @@ class Concurrency:
         self._rate, self._usual_rate = rate, self._usual_rate or rate
         if not self._is_usual(rate):
             self._upwards = rate > self._usual_rate
-            self._probe_seconds = FIRST_PROBE_SECONDS
-            self._forget(min(self._probe_at, max(now, self._probed_at + CHANGE_PROBE_SECONDS)))
+            self._probe_sooner(now)
+            self._forget(self._probe_at)
         elif now >= self._probe_at:
             if self._next_level() == self._level:
                 self._upwards = not self._upwards
@@ -241,6 +243,13 @@ class Concurrency:
                 self._rest(now, began_at=now)
             else:
                 self._step(now, rate)
+
+    def _probe_sooner(self, now: float) -> None:
+        """Begin with short distances again, as the peer has changed; one that changes all the time is not followed."""
+        if now - self._hurried_at >= HURRY_SECONDS:
+            self._hurried_at = now
+            self._probe_seconds = FIRST_PROBE_SECONDS
+            self._probe_at = min(self._probe_at, max(now, self._probed_at + CHANGE_PROBE_SECONDS))
 
     def _is_usual(self, rate: float) -> bool:
         return 1 / CHANGED < rate / (self._usual_rate or rate) < CHANGED
@@ -275,7 +284,7 @@ class Concurrency:
         self._rate = rate
         if self._trial is None:
             if not self._is_usual(rate):
-                self._probe_seconds = FIRST_PROBE_SECONDS
+                self._probe_sooner(now)
             self._usual_rate = rate
             self._rest(now, trial.began_at)
 

@@ -122,6 +122,7 @@ class Transfer:
             report=report,
             recorder=ledger,
             by_study=by_study,
+            strict_source=options.strict_source,
         )
         self._pool = Pool(
             self.peer,

@@ -56,7 +56,7 @@ class RetryPolicy:
     retries             most requests for an instance after the first one
     retries_at_start    how often to retry the first association; 0 reports a wrong address at once
     first_wait_seconds  upper limit of the first wait, which is random; it doubles with each failure in a row
-    cap_seconds         upper limit of every wait
+    cap_seconds         upper limit of every wait; while the peer takes nothing, waits are at most 15 s
     outage_seconds      how long to keep trying while the peer accepts nothing; then the run stops and leaves the rest
     overrides           reactions to status codes, looked up before the usual ones
     on_duplicate        count an instance that the peer already has (0111) as "duplicate", "stored" or "failed"
@@ -137,6 +137,7 @@ class TransferOptions:
     convert               False: send an instance in its own transfer syntax or not at all
     retry                 by default RetryPolicy(), or RetryPolicy.for_ledger() with a ledger
     retry_set_aside       send instances again that an earlier run with the same ledger has set aside
+    strict_source         do not send an instance with a `meta_difference`: it fails
     fail_fast             stop at the first instance that fails
     drain_seconds         how long `Transfer.drain` waits for instances in flight
     user_identity         user identity to propose (PS3.7 D.3.3.7)
@@ -158,6 +159,7 @@ class TransferOptions:
     convert: bool = True
     retry: RetryPolicy = _USUAL_RETRY
     retry_set_aside: bool = False
+    strict_source: bool = False
     fail_fast: bool = False
     drain_seconds: float = 30.0
     user_identity: UserIdentity | None = None

@@ -13,7 +13,7 @@ from asyncstore.errors import AsyncStoreError
 from asyncstore.instances.outcome import Outcome, State
 from asyncstore.net import trace
 from asyncstore.trace import emit
-from asyncstore.transfer.trace import KindRefused, MoreMetaDiffer, NotStored
+from asyncstore.transfer.trace import KindRefused, MoreMetaDiffer, MorePadded, NotStored
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -53,7 +53,8 @@ class Outcomes:
         self._fail_fast = fail_fast
         self._batch = _UNREAD_BATCH
         self._refused: Counter[Pair] = Counter()
-        self._differing = 0  # instances whose File Meta Information contradicts the data set
+        self._differing = 0  # instances with a `meta_difference`
+        self._padded = 0
 
     def closed_until(self, now: float) -> float:
         """The time until which no more should be sent: math.inf while the caller must read first."""
@@ -81,10 +82,15 @@ class Outcomes:
             self.readable.set()
 
     def tell_difference(self, path: str | None, difference: str) -> None:
-        """Log how a File Meta Information differs from its data set: the first one, and a count of the others later."""
+        """Log the `meta_difference` of an instance: the first one, and a count of the others later."""
         self._differing += 1
         if self._differing == 1:
             emit(logger, trace.MetaDiffers(path=path, difference=difference))
+
+    def tell_padded(self, path: str | None) -> None:
+        """Log that a data set of odd length is padded: the first one as a warning, and a count of the others later."""
+        self._padded += 1
+        emit(logger, trace.Padded(path=path) if self._padded == 1 else trace.AlsoPadded(path=path))
 
     def _tell(self, outcome: Outcome) -> None:
         """Log why an instance was not stored; of a kind that the peer refused, the first one and later a count."""
@@ -123,6 +129,8 @@ class Outcomes:
                 emit(logger, KindRefused(**kind, status=status, count=count - 1))
         if self._differing > 1:
             emit(logger, MoreMetaDiffer(count=self._differing - 1))
+        if self._padded > 1:
+            emit(logger, MorePadded(count=self._padded - 1))
         for pending in left:
             self.add(_left(pending))
         self._destination.conclude()

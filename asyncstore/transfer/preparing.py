@@ -1,8 +1,8 @@
 """Converts instances ahead of the associations that send them, so that a conversion does not hold up other instances.
 
-If an association can carry an instance only after a conversion, its worker lays the instance on its bench and goes on
-with others. Once the instance is converted, the worker takes it from there and sends it. A converted data set may take
-64 MiB of memory, so benches have room for a few only.
+If an association can carry an instance only after a conversion, or padded to an even length, its worker lays the
+instance on its bench and goes on with others. Once the instance is converted, the worker takes it from there and sends
+it. A converted data set may take 64 MiB of memory, so benches have room for a few only.
 """
 
 from __future__ import annotations
@@ -101,6 +101,11 @@ class Bench:
     def is_full(self) -> bool:
         """Whether nothing may be laid here now."""
         return self.held >= max(1, _PLACES // self._preparing.benches)
+
+    @property
+    def is_crowded(self) -> bool:
+        """Whether nothing may be taken that might be laid here: one of odd length is, whatever its transfer syntax."""
+        return self.held >= 2 * max(1, _PLACES // self._preparing.benches)
 
     @property
     def is_ready(self) -> bool:

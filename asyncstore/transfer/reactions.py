@@ -42,7 +42,7 @@ class Reactions(enum.Enum):
     AGAIN_ELSEWHERE            once more on a new association, then failed
     AGAIN_4_TIMES              up to 4 more attempts, then failed
     LATER                      the whole destination waits and has fewer associations; the instance fails after 5 such
-                               answers if the peer takes others meanwhile
+                               answers (over 8 MiB: 2) if the peer takes others meanwhile
     UNSUPPORTED                failed; send no more of that SOP class and transfer syntax
     STOP                       stop the run, and leave this instance and the rest for another
     STOP_AFTER_3               stop the run after 3 such answers in a row; until then try the instance up to twice more

@@ -38,13 +38,13 @@ class KindRefused(TraceEvent):
 
 
 class MoreMetaDiffer(TraceEvent):
-    """At the end of a run: `count` more instances with such a difference, after the first one."""
+    """At the end of a run: `count` more instances with a `meta_difference`, after the first one."""
 
     level: ClassVar[int] = logging.WARNING
     count: int
 
     def __str__(self) -> str:
-        return f"{self.count:,} more whose File Meta Information differs from the data set, which is used"
+        return f"{self.count:,} more whose UIDs or File Meta Information are doubtful"
 
 
 class OffersLess(TraceEvent):
@@ -86,3 +86,13 @@ class Passing(TraceEvent):
 
     def __str__(self) -> str:
         return str(self.event)
+
+
+class MorePadded(TraceEvent):
+    """At the end of a run: `count` more instances were sent with a padding byte, after the first one."""
+
+    level: ClassVar[int] = logging.WARNING
+    count: int
+
+    def __str__(self) -> str:
+        return f"{self.count:,} more data sets of odd length were sent with a padding byte"

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import math
 import time
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 import anyio
 
 from asyncstore.aio.signal import Signal, wait_for_any
 from asyncstore.errors import SourceError
 from asyncstore.instances.outcome import Outcome, outcome_of, source_problem
-from asyncstore.preparation.prepare import conversion, prepare_now
+from asyncstore.preparation.prepare import Prepared, conversion, prepare_now
 from asyncstore.services.storage import send
 from asyncstore.transfer.preparing import Bench
 
@@ -20,7 +20,6 @@ if TYPE_CHECKING:
 
     from asyncstore.dimse.message_types import Response
     from asyncstore.dimse.operations import Operation
-    from asyncstore.preparation.prepare import Prepared
     from asyncstore.services.scu import Association
     from asyncstore.transfer.admission import Admission
     from asyncstore.transfer.attempts import Attempts
@@ -31,6 +30,8 @@ if TYPE_CHECKING:
 
     # An instance, and the transfer syntax and length in which it was sent: converted bytes are not kept for the answer.
     _Sent: TypeAlias = tuple[Pending, str, int]
+
+_NOTHING: Final[frozenset[Pair]] = frozenset()
 
 
 class Worker:
@@ -159,7 +160,7 @@ class Worker:
                     await self._send(*bench.take())
                     continue
                 elif bench.is_full:
-                    served = self._carried
+                    served = _NOTHING if bench.is_crowded else self._carried
             pending = None if self.retiring else admission.take(self, served)
             if pending is not None:
                 await self._send(pending)
@@ -176,6 +177,8 @@ class Worker:
         self.idle_since = math.inf
         if prepared is None:
             prepared = prepare_now(instance, association.contexts, convert=self._options.convert)
+        elif isinstance(prepared, Prepared) and prepared.is_padded:
+            self._attempts.tell_padded(pending)
         if prepared is None:
             self._bench.lay(pending, association.contexts)
             return

@@ -126,8 +126,10 @@ def test_the_defaults_are_the_documented_ones(storescu: Callable[..., Asked]) ->
         (("--retries",), ("0",), lambda asked: asked.options.retry.retries, 0),
         (("--retry-wait",), ("0.00",), lambda asked: asked.options.retry.first_wait_seconds, 0.0),
         (("--fail-fast",), (), lambda asked: asked.options.fail_fast, True),
+        (("--retry-set-aside",), (), lambda asked: asked.options.retry_set_aside, True),
         (("--on-duplicate",), ("stored",), lambda asked: asked.options.retry.on_duplicate, "stored"),
         (("--strict-warnings",), (), lambda asked: asked.options.retry.strict_warnings, True),
+        (("--strict-source",), (), lambda asked: asked.options.strict_source, True),
     ],
 )
 @pytest.mark.parametrize("place", ["first", "middle", "last"])

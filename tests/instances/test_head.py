@@ -160,6 +160,13 @@ def big_endian_data_set() -> bytes:
     )
 
 
+def big_endian_meta(transfer_syntax_uid: str = EXPLICIT_VR_BIG_ENDIAN) -> bytes:
+    """Group 0002 as the standard does not have it."""
+    uids = ((2, CT_IMAGE_STORAGE), (3, INSTANCE_UID), (0x10, transfer_syntax_uid))
+    group = b"".join(struct.pack(">HH2sH", 2, tag, b"UI", len(uid(text))) + uid(text) for tag, text in uids)
+    return struct.pack(">HH2sHI", 2, 0, b"UL", 4, len(group)) + group
+
+
 def deflated(data: bytes) -> bytes:
     stream = zlib.compressobj(wbits=-15)
     return stream.compress(data) + stream.flush()
@@ -246,6 +253,23 @@ WHOLE: dict[str, tuple[bytes, str, bytes]] = {
         element(0x00080000, b"UL", b"\x60\0\0\0") + data_set(),
     ),
     "compressed": (dicom_file(meta=meta_of(JPEG)), JPEG, data_set()),
+    "File Meta Information in the other byte order": (
+        dicom_file(meta=big_endian_meta(), body=big_endian_data_set()),
+        EXPLICIT_VR_BIG_ENDIAN,
+        big_endian_data_set(),
+    ),
+    "File Meta Information in another byte order than the data set": (
+        dicom_file(meta=big_endian_meta(EXPLICIT_VR_LITTLE_ENDIAN)),
+        EXPLICIT_VR_LITTLE_ENDIAN,
+        data_set(),
+    ),
+    "an element whose VR is none": (
+        dicom_file(
+            meta=meta_of(EXPLICIT_VR_LITTLE_ENDIAN, "", ""), body=element(0x00080001, b"??", b"TEXT") + data_set()
+        ),
+        EXPLICIT_VR_LITTLE_ENDIAN,
+        element(0x00080001, b"??", b"TEXT") + data_set(),
+    ),
 }
 
 
@@ -257,7 +281,7 @@ def test_what_other_software_would_read_is_an_instance(path: Path, name: str) ->
     assert found.transfer_syntax_uid == transfer_syntax_uid
     assert read_all(found.source) == body
     assert found.data_set_length == found.source.length_bytes == len(body)
-    assert found.meta_difference is None
+    assert (found.meta_difference is None) is (name != "UIDs only in the File Meta Information")
     # In memory it is the same.
     again = instance_from_bytes(data)
     assert (again.sop_class_uid, again.sop_instance_uid) == (CT_IMAGE_STORAGE, INSTANCE_UID)
@@ -432,15 +456,19 @@ def test_compressed_pixels_without_a_transfer_syntax_are_refused_wherever_they_a
 
 
 def test_a_uid_that_cannot_be_sent_is_told_apart_from_none(path: Path) -> None:
-    long = "1.2.840." + "1" * 60
+    long = "1.2.840." + "1" * 121
     found = problem_in(path, dicom_file(meta=meta_of(sop_instance_uid=long), body=data_set(sop_instance_uid=long)))
-    assert long in found.detail
+    assert long[:100] in found.detail
     # The data set's own counts, and nobody may make up another for it.
     found = problem_in(path, dicom_file(body=data_set(sop_instance_uid=long)))
+    assert long[:100] in found.detail
+    # A presentation context has no room for more.
+    long = "1.2.840." + "1" * 57
+    found = problem_in(path, dicom_file(meta=meta_of(sop_class_uid=long), body=data_set(long)))
     assert long in found.detail
 
 
-@pytest.mark.parametrize("text", ["", " ", "1.2\\1.3", "1.2 3", "1.2\n3", "1.2.\u00e4", "1" * 65])
+@pytest.mark.parametrize("text", ["", " ", "1.2\\1.3", "1.2 3", "1.2\n3", "1.2.\u00e4", "1" * 129])
 def test_what_no_message_can_carry_is_no_uid(path: Path, text: str) -> None:
     raw = text.encode("latin-1")
     raw += b" " * (len(raw) % 2)
@@ -451,13 +479,144 @@ def test_what_no_message_can_carry_is_no_uid(path: Path, text: str) -> None:
     assert isinstance(found.error, MissingUID)
 
 
-def test_an_odd_uid_that_a_peer_may_take_is_kept(path: Path) -> None:
-    odd_class = instance_in(path, dicom_file(meta=meta_of(sop_class_uid="1.2.B"), body=data_set("1.2.B")))
-    assert odd_class.sop_class_uid == "1.2.B"
-    body = data_set(sop_instance_uid="1.2.A-7")
-    assert (
-        instance_in(path, dicom_file(meta=meta_of(sop_instance_uid="1.2.A-7"), body=body)).sop_instance_uid == "1.2.A-7"
+@pytest.mark.parametrize("text", ["1.2.B", "1.02.3", "1..2", "1.2.", ".1.2", "00.1"])
+def test_an_ill_formed_uid_that_a_peer_may_take_is_kept_and_told(path: Path, text: str) -> None:
+    told = []
+    for sop_class, sop_instance in ((text, INSTANCE_UID), (CT_IMAGE_STORAGE, text)):
+        meta = meta_of(sop_class_uid=sop_class, sop_instance_uid=sop_instance)
+        found = instance_in(path, dicom_file(meta=meta, body=data_set(sop_class, sop_instance)))
+        assert (found.sop_class_uid, found.sop_instance_uid) == (sop_class, sop_instance)
+        told.append(found.meta_difference)
+    assert told == [f"the {name} is not well-formed: {text}" for name in ("SOP Class UID", "SOP Instance UID")]
+
+
+@pytest.mark.parametrize("text", ["1.2.3", "0.0", "1.0.10.100", "1." * 31 + "10"])
+def test_a_well_formed_uid_is_nothing_to_tell(path: Path, text: str) -> None:
+    found = instance_in(path, dicom_file(meta=meta_of(sop_instance_uid=text), body=data_set(sop_instance_uid=text)))
+    assert (found.sop_instance_uid, found.meta_difference) == (text, None)
+
+
+@pytest.mark.parametrize("length", [65, 68, 128])
+def test_a_uid_that_is_too_long_is_kept_and_told(path: Path, length: int) -> None:
+    text = "1.2." + "8" * (length - 4)
+    found = instance_in(path, dicom_file(meta=meta_of(sop_instance_uid=text), body=data_set(sop_instance_uid=text)))
+    assert found.sop_instance_uid == text
+    assert found.meta_difference == (f"the SOP Instance UID has {length} characters, more than 64: {text}")
+
+
+OUT_OF_ORDER = (
+    element(0x00080005, b"CS", b"ISO_IR 100")
+    + element(0x00080060, b"CS", b"CT")
+    + element(0x00080018, b"UI", uid(INSTANCE_UID))
+    + element(0x00100010, b"PN", b"Doe^Jane")
+    + element(0x00080016, b"UI", uid(CT_IMAGE_STORAGE))
+)
+
+
+@pytest.mark.parametrize("large", [False, True])
+@pytest.mark.parametrize("far", [0, HEAD_BYTES])
+@pytest.mark.parametrize("form", ["bare", "deflated"])
+def test_uids_that_are_out_of_order_are_found(path: Path, large: bool, far: int, form: str) -> None:
+    filler = element(0x00091001, b"OB", os.urandom(far)) if far else b""
+    body = filler + OUT_OF_ORDER + element(0x7FE00010, b"OB", bytes(2 * SMALL_FILE_BYTES if large else 16))
+    if filler:
+        body = element(0x00080005, b"CS", b"ISO_IR 100") + body
+    data = body
+    if form == "deflated":
+        data = dicom_file(meta=meta_of(DEFLATED_EXPLICIT_VR_LITTLE_ENDIAN, "", ""), body=deflated(body))
+    found = instance_in(path, data)
+    assert (found.sop_class_uid, found.sop_instance_uid) == (CT_IMAGE_STORAGE, INSTANCE_UID)
+    assert found.meta_difference is None
+    found.source.close()
+
+
+@pytest.mark.parametrize("large", [False, True])
+@pytest.mark.parametrize("value", [None, b"", b"\0\0", b"  "], ids=["no element", "an empty one", "zeros", "spaces"])
+def test_a_uid_that_only_the_file_meta_information_has_is_used_and_told(
+    path: Path, value: bytes | None, large: bool
+) -> None:
+    body = element(0x00080016, b"UI", uid(CT_IMAGE_STORAGE))
+    body += b"" if value is None else element(0x00080018, b"UI", value)
+    body += element(0x00100010, b"PN", b"Doe^Jane") + element(0x7FE00010, b"OB", bytes(SMALL_FILE_BYTES * large))
+    found = instance_in(path, dicom_file(body=body))
+    assert found.sop_instance_uid == INSTANCE_UID
+    assert found.meta_difference == (
+        f"the data set has no SOP Instance UID, the File Meta Information has {INSTANCE_UID}"
     )
+    found.source.close()
+
+
+def twice(first: str, second: str, *, is_behind: bool) -> bytes:
+    """File Meta Information with two Transfer Syntax UIDs, the second behind its end or before it."""
+    again = element(0x00020010, b"UI", uid(second))
+    return meta_of(first) + again if is_behind else meta_of(first, more=again)
+
+
+FRAGMENTS = element(0x7FE00010, b"OB", b"")[:-4] + b"\xff\xff\xff\xff" + b"\xfe\xff\0\xe0\0\0\0\0" * 2
+FRAGMENTS += b"\xfe\xff\xdd\xe0\0\0\0\0"
+NATIVE = element(0x7FE00010, b"OB", bytes(16))
+LOSSLESS = "1.2.840.10008.1.2.4.70"
+
+
+@pytest.mark.parametrize("is_behind", [True, False])
+@pytest.mark.parametrize(
+    ("first", "second", "pixels", "used"),
+    [
+        (JPEG, EXPLICIT_VR_LITTLE_ENDIAN, FRAGMENTS, JPEG),
+        (EXPLICIT_VR_LITTLE_ENDIAN, JPEG, NATIVE, EXPLICIT_VR_LITTLE_ENDIAN),
+        (JPEG, IMPLICIT_VR_LITTLE_ENDIAN, FRAGMENTS, JPEG),
+        (JPEG, LOSSLESS, FRAGMENTS, JPEG),
+        (LOSSLESS, JPEG, b"", LOSSLESS),
+        # What the data set is not in does not count, though it is the first.
+        (EXPLICIT_VR_LITTLE_ENDIAN, JPEG, FRAGMENTS, JPEG),
+        (JPEG, EXPLICIT_VR_LITTLE_ENDIAN, NATIVE, EXPLICIT_VR_LITTLE_ENDIAN),
+        (IMPLICIT_VR_LITTLE_ENDIAN, JPEG, FRAGMENTS, JPEG),
+        (EXPLICIT_VR_BIG_ENDIAN, JPEG, FRAGMENTS, JPEG),
+    ],
+)
+def test_the_first_of_two_transfer_syntaxes_counts_if_it_can_be(
+    path: Path, first: str, second: str, pixels: bytes, used: str, is_behind: bool
+) -> None:
+    body = data_set(more=pixels)
+    found = instance_in(path, dicom_file(meta=twice(first, second, is_behind=is_behind), body=body))
+    assert (found.sop_instance_uid, found.transfer_syntax_uid) == (INSTANCE_UID, used)
+    assert read_all(found.source) == body
+    if used == first:
+        told = f"the File Meta Information has a second Transfer Syntax UID, {second}, after {first}"
+    else:
+        told = f"the File Meta Information has the Transfer Syntax UID {first}, the data set is in {used}"
+    assert found.meta_difference == told
+
+
+def test_a_deflated_data_set_shows_which_of_two_transfer_syntaxes_it_is_in(path: Path) -> None:
+    deflated_uid = DEFLATED_EXPLICIT_VR_LITTLE_ENDIAN
+    meta = twice(EXPLICIT_VR_LITTLE_ENDIAN, deflated_uid, is_behind=False)
+    found = instance_in(path, dicom_file(meta=meta, body=deflated(data_set())))
+    assert (found.sop_instance_uid, found.transfer_syntax_uid) == (INSTANCE_UID, deflated_uid)
+    found = instance_in(path, dicom_file(meta=meta))
+    assert (found.sop_instance_uid, found.transfer_syntax_uid) == (INSTANCE_UID, EXPLICIT_VR_LITTLE_ENDIAN)
+
+
+@pytest.mark.parametrize("is_behind", [True, False])
+@pytest.mark.parametrize(
+    ("tag", "second", "name", "first"),
+    [
+        (0x00020002, MR_IMAGE_STORAGE, "SOP Class UID", CT_IMAGE_STORAGE),
+        (0x00020003, "1.2.3.9", "SOP Instance UID", INSTANCE_UID),
+    ],
+)
+def test_the_first_of_two_uids_counts(
+    path: Path, tag: int, second: str, name: str, first: str, is_behind: bool
+) -> None:
+    again = element(tag, b"UI", uid(second))
+    found = instance_in(path, dicom_file(meta=meta_of() + again if is_behind else meta_of(more=again)))
+    assert (found.sop_class_uid, found.sop_instance_uid) == (CT_IMAGE_STORAGE, INSTANCE_UID)
+    assert found.meta_difference == (f"the File Meta Information has a second {name}, {second}, after {first}")
+
+
+def test_the_same_element_twice_is_no_contradiction(path: Path) -> None:
+    again = element(0x00020010, b"UI", uid(EXPLICIT_VR_LITTLE_ENDIAN))
+    assert instance_in(path, dicom_file(meta=meta_of() + again)).meta_difference is None
 
 
 def test_many_layouts_by_turns_are_told_apart_and_few_are_remembered(path: Path) -> None:
@@ -502,6 +661,11 @@ def test_a_file_with_the_layout_of_another_is_still_held_against_its_data_set(pa
             dicom_file(meta=meta_of(DEFLATED_EXPLICIT_VR_LITTLE_ENDIAN), body=b"\xff" * 100),
             ProblemKind.DAMAGED,
             "not a deflated stream",
+        ),
+        (
+            dicom_file(meta=meta_of(DEFLATED_EXPLICIT_VR_LITTLE_ENDIAN), body=deflated(b"") + bytes(8)),
+            ProblemKind.DAMAGED,
+            "empty",
         ),
         (
             dicom_file(

@@ -72,7 +72,7 @@ CT_SMALL = files.bundled("CT_small.dcm")
 CT_SMALL_UID = "1.3.6.1.4.1.5962.1.1.1.1.1.20040119072730.12322"
 
 # A data set within one fragment, one of several fragments, and one of several runs.
-LENGTHS = (1000, 100_000, 3_000_001)
+LENGTHS = (1000, 100_000, 3_000_002)
 
 
 async def store_all(association: Association, instances: Sequence[Instance]) -> list[Outcome]:

@@ -16,6 +16,7 @@ from asyncstore.trace import TraceEvent, emit
 from asyncstore.transfer.trace import (
     KindRefused,
     MoreMetaDiffer,
+    MorePadded,
     NotStored,
     OffersLess,
     Passing,
@@ -123,7 +124,22 @@ EVENTS = [
     (
         MoreMetaDiffer(count=1200),
         logging.WARNING,
-        "1,200 more whose File Meta Information differs from the data set, which is used",
+        "1,200 more whose UIDs or File Meta Information are doubtful",
+    ),
+    (
+        trace.Padded(path="a.dcm"),
+        logging.WARNING,
+        "'a.dcm': the data set has an odd length, and is sent with a padding byte",
+    ),
+    (
+        trace.AlsoPadded(path="a.dcm"),
+        logging.DEBUG,
+        "'a.dcm': the data set has an odd length, and is sent with a padding byte",
+    ),
+    (
+        MorePadded(count=1200),
+        logging.WARNING,
+        "1,200 more data sets of odd length were sent with a padding byte",
     ),
 ]
 

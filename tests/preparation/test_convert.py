@@ -220,6 +220,76 @@ def test_an_element_without_a_vr_in_an_explicit_data_set_gets_one() -> None:
     )
 
 
+VRS_THAT_ARE_NONE: Final = [b"--", b"??", b"  ", b"\0\0", b"pn"]
+
+
+def short(tag: int, vr: bytes, value: bytes) -> bytes:
+    return struct.pack("<HH2sH", tag >> 16, tag & 0xFFFF, vr, len(value)) + value
+
+
+@pytest.mark.parametrize("vr", VRS_THAT_ARE_NONE)
+@pytest.mark.parametrize("value", [b"", b"TEXT", b"T" * 1000], ids=len)
+@pytest.mark.parametrize("behind", [b"", element(0x00291002, b"LO", b"MORE"), short(0x00291002, b"??", b"MORE")])
+def test_an_element_whose_vr_is_none_keeps_its_value(vr: bytes, value: bytes, behind: bytes) -> None:
+    creator = element(0x00290010, b"LO", b"NOBODY")
+    body = data_set(more=creator + short(0x00291001, vr, value) + behind)
+    implicit = read_all(convert(instance_of(body), IMPLICIT_VR_LITTLE_ENDIAN).source)
+    rest = bare(0x00291002, b"MORE") if behind else b""
+    assert implicit.endswith(bare(0x00290010, b"NOBODY") + bare(0x00291001, value) + rest)
+    big = convert(instance_of(body), EXPLICIT_VR_BIG_ENDIAN)
+    assert read_all(convert(big, IMPLICIT_VR_LITTLE_ENDIAN).source) == implicit
+    found = decode(big)[0x00291001]
+    assert (found.VR, found.value or b"") == ("UN", value)
+
+
+@pytest.mark.parametrize("vr", VRS_THAT_ARE_NONE)
+def test_an_element_whose_vr_is_none_gets_that_of_the_dictionary(vr: bytes) -> None:
+    body = data_set(more=short(0x00280010, vr, b"\1\2") + element(0x00280011, b"US", b"\3\4"))
+    assert decode(convert(instance_of(body), EXPLICIT_VR_BIG_ENDIAN)).Rows == 0x0201
+
+
+@pytest.mark.parametrize("vr", VRS_THAT_ARE_NONE)
+def test_an_item_may_end_with_an_element_whose_vr_is_none(vr: bytes) -> None:
+    inner = item(short(0x00291001, vr, b"TEXT"))
+    body = data_set(more=element(0x00089215, b"SQ", inner * 2) + element(0x00280010, b"US", b"\1\2"))
+    first, second = decode(convert(instance_of(body), EXPLICIT_VR_BIG_ENDIAN))[0x00089215].value
+    assert first[0x00291001].value == second[0x00291001].value == b"TEXT"
+
+
+@pytest.mark.parametrize("value", [b"", b"TEXT", b"T" * 70_000], ids=len)
+def test_a_vr_of_a_later_standard_has_a_long_header(value: bytes) -> None:
+    later = struct.pack("<HH2sHI", 0x0029, 0x1001, b"ZZ", 0, len(value)) + value
+    body = data_set(more=later + element(0x00291002, b"LO", b"MORE"))
+    implicit = read_all(convert(instance_of(body), IMPLICIT_VR_LITTLE_ENDIAN).source)
+    assert implicit.endswith(bare(0x00291001, value) + bare(0x00291002, b"MORE"))
+
+
+@pytest.mark.parametrize("length", [0x0004, 0x2D2C, 0x3F3E, 0x10000, 0x20004, 0x80000])
+def test_a_long_value_without_a_vr_is_not_taken_for_one_with_a_vr(length: int) -> None:
+    body = data_set(more=bare(0x7FE00010, bytes(length)))
+    implicit = read_all(convert(instance_of(body), IMPLICIT_VR_LITTLE_ENDIAN).source)
+    assert implicit.endswith(bare(0x7FE00010, bytes(length)))
+
+
+@pytest.mark.parametrize(
+    ("tag", "value", "kept"),
+    [
+        (0x00081030, b"ABC", b"ABC "),
+        (0x0020000D, b"1.2", b"1.2\0"),
+        (0x00091001, b"ABC", b"ABC\0"),
+        (0x7FE00010, b"ABC", b"ABC\0"),
+    ],
+)
+def test_an_odd_value_is_padded_wherever_it_stands(tag: int, value: bytes, kept: bytes) -> None:
+    last = bare(0x7FE10001, b"LAST")
+    for more in (b"", bare(0x7FE00020, b"x")):
+        body = bare(tag, value) + more + last
+        explicit = convert(instance_of(body, IMPLICIT_VR_LITTLE_ENDIAN), EXPLICIT_VR_LITTLE_ENDIAN)
+        assert read_all(convert(explicit, IMPLICIT_VR_LITTLE_ENDIAN).source) == (
+            bare(tag, kept) + (bare(0x7FE00020, b"x\0") if more else b"") + last
+        )
+
+
 SIGNED: Final = (0x00280103, b"\1\0")
 UNSIGNED: Final = (0x00280103, b"\0\0")
 
@@ -351,9 +421,9 @@ def test_a_value_larger_than_a_piece_is_swapped_whole() -> None:
     pixels = decode(big).PixelData
     assert pixels[0::2] == value[1::2]
     assert pixels[1::2] == value[0::2]
-    # Half a word at an end has no order.
-    assert read_all(big.source).endswith(b"bac")
-    assert read_all(convert(big, EXPLICIT_VR_LITTLE_ENDIAN).source) == body
+    # A value is padded before the byte order of its words changes.
+    assert read_all(big.source).endswith(b"ba\0c")
+    assert read_all(convert(big, EXPLICIT_VR_LITTLE_ENDIAN).source) == body[:-7] + b"\x04\0\0\0abc\0"
 
 
 # What cannot be converted
@@ -419,11 +489,12 @@ def deflated(data: bytes) -> bytes:
 
 @pytest.mark.parametrize("length", range(40, 56))
 def test_deflating_pads_to_an_even_length_and_inflating_gives_the_bytes_back(length: int) -> None:
-    body = data_set(more=element(0x00091010, b"UN", os.urandom(length)))
+    value = os.urandom(length)
+    body = data_set(more=element(0x00091010, b"UN", value))
     converted = convert(instance_of(body), DEFLATED_EXPLICIT_VR_LITTLE_ENDIAN)
     assert converted.data_set_length % 2 == 0
     back = convert(converted, EXPLICIT_VR_LITTLE_ENDIAN)
-    assert read_all(back.source) == body
+    assert read_all(back.source) == data_set(more=element(0x00091010, b"UN", value + bytes(length % 2)))
 
 
 # A data set in a stored block (RFC 1951 3.2.4), longer than what a scan looks at.

@@ -55,6 +55,30 @@ def test_another_is_converted_and_the_instance_stays_what_it_is(tmp_path: Path) 
     assert given.transfer_syntax_uid == EXPLICIT_VR_LITTLE_ENDIAN
 
 
+@pytest.mark.parametrize("transfer_syntax_uid", [EXPLICIT_VR_LITTLE_ENDIAN, IMPLICIT_VR_LITTLE_ENDIAN])
+def test_of_a_long_uid_the_request_carries_what_it_has_room_for(tmp_path: Path, transfer_syntax_uid: str) -> None:
+    long = "1.2." + "8" * 64
+    given = instance_from(image_file(tmp_path / "a.dcm", uid=long))
+    prepared = prepare(given, accepted(transfer_syntax_uid))
+    assert isinstance(prepared, Prepared)
+    assert (prepared.instance.sop_instance_uid, prepared.sop_instance_uid) == (long, long[:64])
+
+
+def test_a_data_set_of_odd_length_is_padded_where_that_may_block(tmp_path: Path) -> None:
+    path = image_file(tmp_path / "a.dcm", value_bytes=15)
+    given = instance_from(path)
+    before = path.read_bytes()
+    assert given.data_set_length % 2 == 1
+    for contexts in (accepted(EXPLICIT_VR_LITTLE_ENDIAN), accepted(IMPLICIT_VR_LITTLE_ENDIAN)):
+        assert prepare_now(given, contexts) is None
+        prepared = prepare(given, contexts)
+        assert isinstance(prepared, Prepared)
+        assert (prepared.is_padded, prepared.data_set_length % 2) == (True, 0)
+        assert prepared.source.length_bytes == prepared.data_set_length
+    assert prepare_now(given, accepted(EXPLICIT_VR_LITTLE_ENDIAN), convert=False) is None
+    assert path.read_bytes() == before
+
+
 def test_what_fits_no_context_or_must_not_be_converted_has_an_outcome_at_once() -> None:
     given = instance()
     for found in (

@@ -12,7 +12,7 @@ from asyncstore.instances.source import BytesSource, FileSource
 from asyncstore.net import transport
 from asyncstore.net.peer import Peer, Timeouts
 from asyncstore.net.transport import SocketTransport
-from asyncstore.preparation.prepare import Prepared, prepare_now
+from asyncstore.preparation.prepare import Prepared, prepare
 from asyncstore.services import storage
 from asyncstore.services.scu import Association, associate
 from asyncstore.uids import (
@@ -131,7 +131,7 @@ def image_file(path: Path, uid: str = "1.2.3.4", value_bytes: int = 1000) -> Pat
 
 async def send(association: Association, instance: Instance, on_response: OnResponse, **options: Any) -> Operation:
     """Write one C-STORE request, for which the peer accepted a context, and leave its answer to `on_response`."""
-    prepared = prepare_now(instance, association.contexts)
+    prepared = prepare(instance, association.contexts)
     assert isinstance(prepared, Prepared)
     return await storage.send(association, prepared, on_response, **options)
 

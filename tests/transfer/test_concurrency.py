@@ -516,3 +516,10 @@ def test_time_that_runs_backwards_is_no_time(back: int) -> None:
         latest = (tick - is_back) * 0.02
         assert straight.update(latest, progress) == shaken.update(latest - 0.02 * back * is_back, progress)
     assert straight.target > 1
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+def test_a_peer_whose_speed_goes_up_and_down_by_itself_is_not_tried_all_the_time(seed: int) -> None:
+    moods = random.Random(seed).choices((400.0, 700.0, 1000.0, 1600.0), k=100)
+    simulation = Simulation(Concurrency(None), lambda now, number: moods[int(now / 3) % 100], seed=seed, noise=0.4)
+    assert simulation.run(180).opened < 3 * 20  # a minute; 40 to 80 when each change was followed

@@ -30,7 +30,7 @@ from asyncstore.transfer.engine import Transfer
 from asyncstore.transfer.pending import Pending
 from asyncstore.transfer.pool import Pool
 from asyncstore.transfer.supervisor import Supervisor
-from asyncstore.transfer.trace import MoreMetaDiffer
+from asyncstore.transfer.trace import MoreMetaDiffer, NotStored
 from asyncstore.uids import (
     CT_IMAGE_STORAGE,
     EXPLICIT_VR_LITTLE_ENDIAN,
@@ -566,6 +566,32 @@ async def test_a_lone_outcome_is_handed_out_although_the_supervisor_sleeps(monke
 
 
 # -- what a user is told -----------------------------------------------------------------------------------------------
+
+
+async def test_strict_about_the_source_what_is_doubtful_fails_and_the_rest_is_sent(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    paths = write_files(tmp_path, 12)
+    Path(paths[0]).write_bytes(files.dicom_file(body=files.data_set(sop_instance_uid="1.2.3.9")))
+    Path(paths[1]).write_bytes(files.dicom_file(body=files.element(0x00100010, b"PN", b"Doe^Jane")))
+    meta = files.file_meta(sop_instance_uid="1.02.3")
+    Path(paths[2]).write_bytes(files.dicom_file(meta=meta, body=files.data_set(sop_instance_uid="1.02.3")))
+    with caplog.at_level(logging.WARNING, "asyncstore.transfer"):
+        async with KeepingSCP() as scp:
+            transfer = transfer_to(scp, tmp_path, strict_source=True)
+            outcomes = await outcomes_of(transfer)
+    failed = {outcome.path: outcome for outcome in outcomes if not outcome.is_stored}
+    assert failed.keys() == set(paths[:3])
+    assert {(outcome.state, outcome.attempts, outcome.note) for outcome in failed.values()} == {
+        (State.SOURCE_PROBLEM, 0, "")
+    }
+    assert [failed[path].reason.split(",")[0].split(":")[0] for path in paths[:3]] == [
+        f"the File Meta Information has the SOP Instance UID {files.INSTANCE_UID}",
+        "the data set has no SOP Class UID",
+        "the SOP Instance UID is not well-formed",
+    ]
+    assert (len(scp.arrivals), transfer.report.failed, transfer.report.found) == (9, 3, 12)
+    assert [type(record.msg) for record in caplog.records] == [NotStored] * 3
 
 
 @pytest.mark.parametrize(

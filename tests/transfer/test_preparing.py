@@ -188,10 +188,14 @@ def test_benches_share_the_places_and_each_has_one(benches: int, monkeypatch: py
             bench.lay(Pending(instance(), ""), AcceptedContexts(()))
     held = {bench.held for bench in several}
     assert held == {max(1, preparing._PLACES // benches)}
+    # What need only be padded is laid there too, but not without end.
+    while not several[-1].is_crowded:
+        several[-1].lay(Pending(instance(), ""), AcceptedContexts(()))
+    assert several[-1].held == 2 * max(1, preparing._PLACES // benches)
     for bench in several[1:]:
         bench.close()
         bench.close()
-    assert several[0].is_full is (benches == 1)
+    assert (several[0].is_full, several[0].is_crowded) == (benches == 1, benches == 1)
 
 
 async def test_a_bench_that_is_closed_gives_back_what_is_ready_and_later_what_was_not(

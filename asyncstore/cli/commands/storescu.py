@@ -233,6 +233,14 @@ def storescu(
             panel=options.RETRY,
         ),
     ] = None,
+    retry_set_aside: Annotated[
+        bool,
+        options.option(
+            "--retry-set-aside",
+            help="Send again what an earlier run with the same ledger has set aside.",
+            panel=options.RETRY,
+        ),
+    ] = False,
     fail_fast: Annotated[
         bool,
         options.option("--fail-fast", help="Stop at the first instance that fails.", panel=options.RETRY),
@@ -261,6 +269,14 @@ def storescu(
         options.option(
             "--strict-warnings",
             help="Treat 'Elements discarded' (B006) as a failure.",
+            panel=options.RETRY,
+        ),
+    ] = False,
+    strict_source: Annotated[
+        bool,
+        options.option(
+            "--strict-source",
+            help="Treat a file whose UIDs contradict each other, are missing or not well-formed as a failure.",
             panel=options.RETRY,
         ),
     ] = False,
@@ -320,6 +336,8 @@ def storescu(
             strict_warnings=strict_warnings,
             **outage,
         ),
+        retry_set_aside=retry_set_aside,
+        strict_source=strict_source,
         fail_fast=fail_fast,
     )
     run = StorescuRun(

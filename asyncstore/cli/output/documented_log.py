@@ -20,7 +20,15 @@ from asyncstore.errors import AssociationRejected, MissingUID, NotDicom
 from asyncstore.instances.outcome import State, reason_of
 from asyncstore.net import trace
 from asyncstore.trace import TraceEvent
-from asyncstore.transfer.trace import KindRefused, MoreMetaDiffer, NotStored, Passing, PeerTakesAgain, PeerTakesNothing
+from asyncstore.transfer.trace import (
+    KindRefused,
+    MoreMetaDiffer,
+    MorePadded,
+    NotStored,
+    Passing,
+    PeerTakesAgain,
+    PeerTakesNothing,
+)
 from asyncstore.uids import CT_IMAGE_STORAGE, MR_IMAGE_STORAGE, name_of
 
 if TYPE_CHECKING:
@@ -232,7 +240,19 @@ def _(event: trace.MetaDiffers) -> Iterator[Line]:
 @lines_of.register
 def _(event: MoreMetaDiffer) -> Iterator[Line]:
     what = count_text(event.count, "more instance")
-    return _at(logging.WARNING, f"{what} whose File Meta Information differs from the data set, which is used")
+    return _at(logging.WARNING, f"{what} whose UIDs or File Meta Information are doubtful")
+
+
+@lines_of.register
+def _(event: trace.Padded) -> Iterator[Line]:
+    path = path_text(event.path or "(in memory)")
+    return _at(event.level, f"{path}: the data set has an odd length, and is sent with a padding byte")
+
+
+@lines_of.register
+def _(event: MorePadded) -> Iterator[Line]:
+    what = count_text(event.count, "more data set")
+    return _at(logging.WARNING, f"{what} of odd length sent with a padding byte")
 
 
 @lines_of.register
@@ -255,13 +275,17 @@ def _(event: Passing) -> Iterator[Line]:
 
 def _source_problem(outcome: Outcome, path: str) -> Iterator[Line]:
     """A file that cannot be sent, in the documented words for its kind."""
+    reason = outcome.reason
     if isinstance(outcome.error, MissingUID):
-        return _error(f"Unknown SOP Class or Transfer Syntax UID: {path}")
-    if isinstance(outcome.error, OSError):
-        return _error(f"Cannot access path: {path}")
-    if outcome.state is State.SKIPPED or isinstance(outcome.error, NotDicom):
-        return _error(f"Bad DICOM file: {path}")
-    return _error(f"Store failed: {path}", f"Reason: {path_text(outcome.reason)}")
+        what = "Unknown SOP Class or Transfer Syntax UID"
+    elif isinstance(outcome.error, OSError):
+        what = "Cannot access path"
+        reason = outcome.error.strerror or reason
+    elif outcome.state is State.SKIPPED or isinstance(outcome.error, NotDicom):
+        what = "Bad DICOM file"
+    else:
+        what = "Store failed"
+    return _error(f"{what}: {path}", f"Reason: {path_text(reason)}")
 
 
 class DocumentedLog(logging.Handler):

@@ -25,7 +25,7 @@ def exit_code(inventory: Inventory) -> ExitCode:
 
 
 def lines(inventory: Inventory) -> Iterator[str]:
-    """A table of the instances; then examples of differing File Meta Information and of each kind of problem."""
+    """A table of the instances; then examples of doubtful File Meta Information and of each kind of problem."""
     total = count_text(inventory.instances.total(), "instance")
     yield f"{total}, {size_text(inventory.size_bytes.total())} of data sets"
     pairs = inventory.instances.most_common()
@@ -34,8 +34,7 @@ def lines(inventory: Inventory) -> Iterator[str]:
         sop_class, syntax = (peer_text(name_of(uid)) for uid in pair)
         yield f"  {count:>{width},}  {size_text(inventory.size_bytes[pair]):>10}  {sop_class}, {syntax}"
     if inventory.differing:
-        what = "the File Meta Information differs from the data set, which is used"
-        yield f"{count_text(inventory.differing, 'instance')}: {what}"
+        yield f"{count_text(inventory.differing, 'instance')}: doubtful UIDs or File Meta Information"
         yield from _example_lines(inventory.differences, inventory.differing)
     for kind, count in inventory.problems.most_common():
         yield f"{count_text(count, 'file')}: {kind.value}"

@@ -40,6 +40,7 @@ COLUMNS: Final = (
     "retryable",
     "attempts",
     "bytes_sent",
+    "note",
 )
 # Every report begins with one of these, in all versions.
 _CSV_START: Final = b"time,state,"
@@ -82,7 +83,9 @@ def record_of(outcome: Outcome) -> dict[str, Any]:
         "offending_elements": [f"{tag:08X}" for tag in status.offending_elements] if status else [],
         "retryable": outcome.retryable,
         "attempts": outcome.attempts,
+        "set_aside": outcome.is_set_aside,
         "bytes_sent": outcome.bytes_sent,
+        "note": outcome.note,
     }
 
 

@@ -11,7 +11,7 @@ def test_the_demonstration_sends_real_files_and_explains_the_rest() -> None:
     assert "I: Requesting Association\nI: Association Accepted\nI: Sending file: " in done.stderr
     *_, last, differing = done.stderr.splitlines()
     assert last == "I: Releasing Association"
-    assert differing.endswith("more instances whose File Meta Information differs from the data set, which is used")
+    assert differing.endswith("more instances whose UIDs or File Meta Information are doubtful")
     assert "What was sent" in done.stdout
     assert "CT Image Storage" in done.stdout
     assert "What was not sent, and why" in done.stdout

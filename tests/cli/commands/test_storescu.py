@@ -308,7 +308,10 @@ def test_some_failures_are_code_3_and_counted(peer: RunningPeer, tmp_path: Path)
 
 def test_a_missing_path_alone_is_a_failure(peer: RunningPeer, tmp_path: Path) -> None:
     done = send(peer, "-ll", "warning", tmp_path / "missing")
-    assert (done.returncode, done.stderr) == (3, f"E: Cannot access path: {tmp_path / 'missing'}\n")
+    assert (done.returncode, done.stderr) == (
+        3,
+        f"E: Cannot access path: {tmp_path / 'missing'}\nE: Reason: No such file or directory\n",
+    )
 
 
 def test_an_empty_directory_warns_as_documented(peer: RunningPeer, tmp_path: Path) -> None:

@@ -19,6 +19,7 @@ from asyncstore.trace import TraceEvent, emit
 from asyncstore.transfer.trace import (
     KindRefused,
     MoreMetaDiffer,
+    MorePadded,
     NotStored,
     Passing,
     PeerTakesAgain,
@@ -146,9 +147,18 @@ def test_file_meta_that_differs_is_a_warning_and_the_others_are_counted() -> Non
     assert printed(differs, in_memory, more, level=logging.WARNING) == (
         "W: /a/\\x1b1.dcm: the meta has 1.2, the data set has 1.3, which is used\n"
         "W: (in memory): the meta has 1.2, the data set has 1.3, which is used\n"
-        "W: 1 more instance whose File Meta Information differs from the data set, which is used\n"
+        "W: 1 more instance whose UIDs or File Meta Information are doubtful\n"
     )
     assert not printed(differs, more, level=logging.ERROR)
+
+
+def test_the_first_padded_data_set_is_a_warning_and_the_others_are_counted() -> None:
+    padded, also = trace.Padded(path="/a/\x1b1.dcm"), trace.AlsoPadded(path=None)
+    text = "the data set has an odd length, and is sent with a padding byte\n"
+    assert printed(padded, also, MorePadded(count=2), level=logging.WARNING) == (
+        f"W: /a/\\x1b1.dcm: {text}W: 2 more data sets of odd length sent with a padding byte\n"
+    )
+    assert printed(also) == f"D: (in memory): {text}"
 
 
 def test_what_is_stored_from_another_file_names_that_file() -> None:
@@ -436,17 +446,31 @@ def test_an_abort_is_dumped_as_documented() -> None:
 @pytest.mark.parametrize(
     ("state", "error", "line"),
     [
-        (State.SOURCE_PROBLEM, FileNotFoundError(2, "No such file"), "E: Cannot access path: a.dcm\n"),
-        (State.SOURCE_PROBLEM, PermissionError(13, "Permission denied"), "E: Cannot access path: a.dcm\n"),
-        (State.SOURCE_PROBLEM, NotDicom("no"), "E: Bad DICOM file: a.dcm\n"),
-        (State.SKIPPED, NotDicom("no"), "E: Bad DICOM file: a.dcm\n"),
-        (State.SOURCE_PROBLEM, MissingUID("no"), "E: Unknown SOP Class or Transfer Syntax UID: a.dcm\n"),
-        (State.SKIPPED, MissingUID("no"), "E: Unknown SOP Class or Transfer Syntax UID: a.dcm\n"),
-        (State.SOURCE_PROBLEM, SourceChanged("it shrank"), "E: Store failed: a.dcm\nE: Reason: it shrank\n"),
+        (
+            State.SOURCE_PROBLEM,
+            FileNotFoundError(2, "No such file"),
+            "E: Cannot access path: a.dcm\nE: Reason: No such file\n",
+        ),
+        (State.SOURCE_PROBLEM, OSError("no number"), "E: Cannot access path: a.dcm\nE: Reason: it \\x1bshrank\n"),
+        (State.SOURCE_PROBLEM, NotDicom("no"), "E: Bad DICOM file: a.dcm\nE: Reason: it \\x1bshrank\n"),
+        (State.SKIPPED, NotDicom("no"), "E: Bad DICOM file: a.dcm\nE: Reason: it \\x1bshrank\n"),
+        (
+            State.SOURCE_PROBLEM,
+            MissingUID("no"),
+            "E: Unknown SOP Class or Transfer Syntax UID: a.dcm\nE: Reason: it \\x1bshrank\n",
+        ),
+        (
+            State.SKIPPED,
+            MissingUID("no"),
+            "E: Unknown SOP Class or Transfer Syntax UID: a.dcm\nE: Reason: it \\x1bshrank\n",
+        ),
+        (State.SOURCE_PROBLEM, SourceChanged("no"), "E: Store failed: a.dcm\nE: Reason: it \\x1bshrank\n"),
     ],
 )
-def test_a_file_that_cannot_be_sent_has_its_documented_line(state: State, error: Exception, line: str) -> None:
-    assert not_stored(state, error=error, reason=str(error)) == line
+def test_a_file_that_cannot_be_sent_has_its_documented_line_and_the_reason(
+    state: State, error: Exception, line: str
+) -> None:
+    assert not_stored(state, error=error, reason="it \x1bshrank") == line
 
 
 def test_an_instance_without_a_context_has_the_documented_reason() -> None:
@@ -476,7 +500,7 @@ def test_a_failed_instance_tells_the_reason_and_the_peers_comment() -> None:
     ],
 )
 def test_a_file_name_stays_one_line_and_is_escaped(path: str, shown: str) -> None:
-    assert not_stored(State.SKIPPED, path) == f"E: Bad DICOM file: {shown}\n"
+    assert not_stored(State.SKIPPED, path, reason="no") == f"E: Bad DICOM file: {shown}\nE: Reason: no\n"
 
 
 def test_what_a_peer_wrote_loses_its_control_characters_and_is_capped() -> None:

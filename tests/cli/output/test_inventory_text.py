@@ -58,7 +58,7 @@ def test_instances_whose_file_meta_differs_have_a_few_examples_and_are_no_proble
     counted = inventory(instance(CT, EXPLICIT, 10), *differing)
     lines = list(inventory_text.lines(counted))
     assert lines[2:4] == [
-        "7 instances: the File Meta Information differs from the data set, which is used",
+        "7 instances: doubtful UIDs or File Meta Information",
         "  0\\n.dcm: the File Meta Information has 1.2.0",
     ]
     assert lines[-1] == "  and 2 more"
