@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Final
 
 from asyncstore.cli.output.documented_log import logger, with_option
-from asyncstore.errors import AssociationRejected, AsyncStoreError, ConnectFailed, Timeout
+from asyncstore.errors import AssociationRejected, AsyncStoreError, ConnectFailed, ConnectionLost, Timeout
 
 if TYPE_CHECKING:
     from asyncstore.cli.output.documented_log import DocumentedLog
@@ -36,6 +36,8 @@ def explain_failure(error: Exception, peer: Peer, calling_ae_title: str, log: Do
         logger.error("No connection to %s:%s", peer.host, peer.port)
     elif not log.errors:
         logger.error("%s", error)
+    if isinstance(error, ConnectionLost) and not error.outstanding:
+        logger.error("Possible reasons: the port expects TLS, or the peer does not allow our host or the AE titles")
 
 
 def _is_about_the_connection(error: Exception) -> bool:

@@ -20,8 +20,10 @@ import pytest
 
 from asyncstore.services.storage_scp import StorageSCP
 from asyncstore.status import SUCCESS, Status
+from asyncstore.upper_layer.pdu import AssociateRQ
 from tests.support import command
 from tests.support.peers import LOOPBACK, dcmtk_storescp, free_port
+from tests.support.wire import ScriptedSCP, Wire
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Iterator
@@ -192,6 +194,32 @@ def test_nobody_listening_prints_the_documented_lines_and_the_address() -> None:
         "E: TCP Initialisation Error: [Errno 111] Connection refused\n"
         f"E: No connection to {LOOPBACK}:{port}\n",
     )
+
+
+def test_a_peer_that_ends_every_connection_instead_of_answering_is_explained_once() -> None:
+    def ends(wire: Wire) -> None:
+        wire.expect(AssociateRQ)
+        wire.rst()
+
+    with ScriptedSCP(ends) as scp:
+        done = command.run("storescu", "-ll", "warn", scp.host, scp.port, CT)
+    reset = "[Errno 104] Connection reset by peer"
+    assert (done.returncode, done.stderr) == (
+        1,
+        f"W: {reset}; trying without an asynchronous operations window\n"
+        f"W: {reset}; trying without the default presentation contexts\n"
+        f"E: Connection lost: {reset}\n"
+        "E: Possible reasons: the port expects TLS, or the peer does not allow our host or the AE titles\n",
+    )
+
+
+def test_an_ipv6_address_may_be_in_brackets() -> None:
+    async def main() -> subprocess.CompletedProcess[str]:
+        async with StorageSCP(host="::1") as scp:
+            return await anyio.to_thread.run_sync(command.run, "storescu", "[::1]", scp.port, CT)
+
+    done = anyio.run(main)
+    assert (done.returncode, done.stderr) == (0, "")
 
 
 def test_an_unknown_host_is_one_clear_line() -> None:
