@@ -238,7 +238,7 @@ class Pool:
         While the peer is away, associations fail one after another; the destination tells of that as one thing.
         """
         destination = self._destination
-        is_known = not destination.is_well or self._report.associations_open > 0
+        is_known = not destination.is_well or any(worker.is_open for worker in self.workers)
         is_passing = is_passing or (destination.was_established and isinstance(event, _RIDDEN_OUT))
         emit(logger, Passing(event=event) if is_known or is_passing else event)
 

@@ -408,6 +408,7 @@ def test_an_answer_that_is_late_names_its_option() -> None:
     slow = Slow()
     code, _, stderr = beside(StorageSCP(on_store=slow), "-td", "0.2", "--retries", "0", CT)
     assert code == 3
+    assert "E: DIMSE timeout reached while waiting for message response\n" in stderr
     assert "the message was not answered within 0.2 s (-td)\n" in stderr
 
 
