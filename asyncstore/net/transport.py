@@ -51,7 +51,8 @@ class Transport(Protocol):
     """A connection to a peer, of any kind: TCP, MockTransport, or one of your own.
 
     The `connect` argument of `asyncstore.associate` opens it. Every operation raises ConnectionLost when the connection
-    broke. At most one task sends and one receives at a time.
+    broke; any other exception aborts the association and is raised out of its block. At most one task sends and one
+    receives at a time.
     """
 
     @property
@@ -82,7 +83,9 @@ class Transport(Protocol):
 
 
 Connect: TypeAlias = "Callable[[Peer, float], Awaitable[Transport]]"
-"""Opens a connection to a peer within this many seconds; raises ConnectFailed, or Timeout("connect")."""
+"""Opens a connection to a peer within this many seconds; raises ConnectFailed, or Timeout("connect").
+
+Any other exception is raised out of `async with` as it is; what is not a Transport raises LocalProtocolError there."""
 
 
 class SocketTransport:

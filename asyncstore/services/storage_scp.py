@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Final, Self, TypeAlias
 from asyncstore.dimse.messages import CStoreRQ, CStoreRSP
 from asyncstore.dimse.performing import UNRECOGNISED_OPERATION
 from asyncstore.net.acceptor import ANY_SCP, Acceptor, several
+from asyncstore.net.provider import NO_ANSWER, Silence
 from asyncstore.services.part_file import PartFile
 from asyncstore.services.verification import VerificationProvider
 from asyncstore.status import SUCCESS, Status
@@ -35,7 +36,10 @@ _UID = re.compile(r"(?=.{1,64}\Z)[0-9]+(\.[0-9]+)*\Z")
 _INVALID_SOP_INSTANCE: Final = Status(0x0117, "the SOP Instance UID is not a UID")
 _OUT_OF_RESOURCES: Final = Status(0xA700, "cannot write the file")
 _OTHER_SOP_CLASS: Final = Status(0x0122, "the presentation context is for another SOP class")
-_HOOK_FAILED: Final = Status(0x0110, "the receiver failed to handle the instance")
+# PS3.4 Table B.2-1: a failure that is none of the others. Senders wait and try again after "out of resources" or 0110;
+# a program that fails would do so each time.
+_CANNOT_UNDERSTAND: Final = 0xC000
+_COMMENT_CHARACTERS: Final = 64  # of an Error Comment (PS3.7 C.4.1)
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,14 +60,20 @@ class Arrival:
     path: Path | None
 
 
-Answer: TypeAlias = Status | int | None
+Answer: TypeAlias = Status | int | Silence | None
 OnStore: TypeAlias = Callable[[Arrival], Answer | Awaitable[Answer]]
-"""Decides the answer to an instance: a Status or its value, None for no answer at all, or an awaitable of these.
+"""Decides the answer to an instance. It returns one of these, or an awaitable of one:
 
-    on_store=lambda arrival: 0xA700 if arrival.data_set_bytes > 1_000_000 else 0
+    a Status or its value    that status
+    None                     success
+    NO_ANSWER                no answer at all: the sender waits until it gives up, 30 seconds by default
 
+    on_store=lambda arrival: 0xA700 if arrival.data_set_bytes > 1_000_000 else None
+    on_store=arrivals.append
+
+If it raises, or returns anything else, this is logged once and the answer is C000 with the reason as its comment.
 Awaitables run side by side, so answers may be late and come in any order. One goes on when its peer has left, and is
-cancelled when the StorageSCP ends. If it raises or returns anything else, this is logged and the answer is 0110."""
+cancelled when the StorageSCP ends."""
 
 
 class StorageSCP(Acceptor):
@@ -171,7 +181,7 @@ class StorageProvider:
 
     def perform(
         self, request: PeerRequest, data_set: Sink | bytes | None
-    ) -> CStoreRSP | Awaitable[CStoreRSP | None] | None:
+    ) -> CStoreRSP | Silence | Awaitable[CStoreRSP | Silence]:
         """Answer a whole instance, as on_store decides."""
         message = request.message
         assert isinstance(message, CStoreRQ)
@@ -190,25 +200,26 @@ class StorageProvider:
         arrival = Arrival(request.calling_ae_title, message, context.transfer_syntax_uid, request.data_set_bytes, path)
         try:
             answer = on_store(arrival)
-            if isinstance(answer, Awaitable):
+            if answer is not None and isinstance(answer, Awaitable):
                 return self._answer_later(message, answer)
             return self._response(message, _checked(answer))
         except Exception as error:
             return self._failed(message, error)
 
-    async def _answer_later(self, message: CStoreRQ, awaitable: Awaitable[Answer]) -> CStoreRSP | None:
+    async def _answer_later(self, message: CStoreRQ, awaitable: Awaitable[Answer]) -> CStoreRSP | Silence:
         try:
             return self._response(message, _checked(await awaitable))
         except Exception as error:
             return self._failed(message, error)
 
-    def _failed(self, message: CStoreRQ, error: Exception) -> CStoreRSP | None:
+    def _failed(self, message: CStoreRQ, error: Exception) -> CStoreRSP | Silence:
         logger.error("on_store failed for %r", message.affected_sop_instance_uid, exc_info=error)
-        return self._response(message, _HOOK_FAILED)
+        comment = f"on_store raised {type(error).__name__}"
+        return self._response(message, Status(_CANNOT_UNDERSTAND, comment[:_COMMENT_CHARACTERS]))
 
-    def _response(self, message: CStoreRQ, status: Status | None) -> CStoreRSP | None:
-        if status is None:
-            return None
+    def _response(self, message: CStoreRQ, status: Status | Silence) -> CStoreRSP | Silence:
+        if status is NO_ANSWER:
+            return NO_ANSWER
         if status.is_stored:
             self._scp.stored += 1
         else:
@@ -216,13 +227,15 @@ class StorageProvider:
         return CStoreRSP(message.message_id, status, message.affected_sop_class_uid, message.affected_sop_instance_uid)
 
 
-def _checked(answer: Answer) -> Status | None:
+def _checked(answer: Answer) -> Status | Silence:
     """The answer of on_store as a Status; raises TypeError or LocalProtocolError if it cannot be sent."""
-    if answer is None or answer is SUCCESS:
+    if answer is None:
+        return SUCCESS
+    if answer is SUCCESS or answer is NO_ANSWER:
         return answer
     if isinstance(answer, int) and not isinstance(answer, bool):
         answer = Status(answer)
     if not isinstance(answer, Status):
-        raise TypeError(f"on_store gave a {type(answer).__name__}, not a Status, the value of one, or None")
+        raise TypeError(f"on_store gave a {type(answer).__name__}, not a Status, the value of one, NO_ANSWER or None")
     CStoreRSP(1, answer).encode()
     return answer

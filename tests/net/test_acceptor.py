@@ -25,6 +25,7 @@ from asyncstore.instances.head import read_head
 from asyncstore.instances.outcome import State
 from asyncstore.instances.problem import ProblemKind, ScanProblem
 from asyncstore.net import acceptor
+from asyncstore.net.provider import NO_ANSWER
 from asyncstore.services import part_file
 from asyncstore.services.storage_scp import Arrival, StorageSCP
 from asyncstore.status import SUCCESS, Status
@@ -525,12 +526,20 @@ async def test_answers_can_be_late_and_come_in_any_order() -> None:
     assert order == ["1.2.1", "1.2.2", "1.2.0"]
 
 
-async def never(_: Arrival) -> None:
-    """A hook that is awaited and answers nothing."""
+@pytest.mark.parametrize("later", [False, True])
+async def test_a_hook_that_returns_nothing_answers_success(later: bool) -> None:
+    came: list[Arrival] = []
+
+    async def keep(arrival: Arrival) -> None:
+        came.append(arrival)
+
+    async with StorageSCP(on_store=keep if later else came.append) as scp:
+        assert await play(stores(image()), scp) == 0
+        assert (scp.stored, scp.failed, len(came)) == (1, 0, 1)
 
 
-@pytest.mark.parametrize("hook", [lambda _: None, never], ids=["at once", "awaited"])
-async def test_an_instance_can_be_left_without_an_answer(hook: Any) -> None:
+@pytest.mark.parametrize("later", [False, True])
+async def test_an_instance_can_be_left_without_an_answer(later: bool) -> None:
     def is_not_answered(wire: Wire) -> None:
         wire.associate([EXPLICIT_CONTEXT, VERIFICATION_CONTEXT])
         wire.send_message(1, CStoreRQ(1, CT_IMAGE_STORAGE, "1.2.3"), image())
@@ -538,7 +547,7 @@ async def test_an_instance_can_be_left_without_an_answer(hook: Any) -> None:
         assert isinstance(wire.read_message().message, CEchoRSP)
         wire.release()
 
-    async with StorageSCP(on_store=hook) as scp:
+    async with StorageSCP(on_store=gives(NO_ANSWER, later=later)) as scp:
         await play(is_not_answered, scp)
         assert (scp.stored, scp.failed) == (0, 0)
 
@@ -551,13 +560,18 @@ def fails_at_once(_: Arrival) -> Status:
     raise ZeroDivisionError
 
 
+def stores_and_is_told(wire: Wire) -> Status:
+    wire.associate([EXPLICIT_CONTEXT])
+    return wire.store(image())
+
+
 @pytest.mark.parametrize("hook", [fails_at_once, fails_later])
 async def test_a_hook_that_fails_is_answered_and_logged_and_ends_nothing(
     hook: Any, caplog: pytest.LogCaptureFixture
 ) -> None:
     async with StorageSCP(on_store=hook) as scp:
         for _ in range(2):
-            assert await play(stores(image()), scp) == 0x0110
+            assert await play(stores_and_is_told, scp) == Status(0xC000, "on_store raised ZeroDivisionError")
     assert [record.exc_info[0] for record in caplog.records if record.exc_info] == [ZeroDivisionError] * 2
 
 
@@ -598,7 +612,7 @@ async def test_what_is_no_answer_is_logged_and_the_instance_has_failed(
 ) -> None:
     async with StorageSCP(on_store=gives(answer, later=later)) as scp:
         for _ in range(2):
-            assert await play(stores(image()), scp) == 0x0110
+            assert await play(stores(image()), scp) == 0xC000
         assert (scp.stored, scp.failed) == (0, 2)
     assert caplog.text.count("on_store failed for") == 2
     assert named in caplog.text
@@ -606,7 +620,7 @@ async def test_what_is_no_answer_is_logged_and_the_instance_has_failed(
 
 async def test_a_uid_cannot_forge_a_line_of_the_log(caplog: pytest.LogCaptureFixture) -> None:
     async with StorageSCP(on_store=fails_at_once) as scp:
-        assert await play(stores(image(), uid="1.2\nE: forged"), scp) == 0x0110
+        assert await play(stores(image(), uid="1.2\nE: forged"), scp) == 0xC000
     (message,) = caplog.messages
     assert message == r"on_store failed for '1.2\nE: forged'"
 
