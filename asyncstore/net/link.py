@@ -98,6 +98,10 @@ class Link:
         """Handle an event of negotiation; an awaitable that is returned must be awaited."""
         raise NotImplementedError
 
+    def _is_amid_message(self) -> bool:
+        """Whether a part of a message has come, and its end has not."""
+        raise NotImplementedError
+
     async def _discard(self) -> None:
         """Forget a message that had come only in part when the association ended."""
         raise NotImplementedError
@@ -251,7 +255,7 @@ class Link:
             data = self.transport.receive_some()
             if data is not None:
                 self._take_in(data)
-                if self._upper_layer.is_amid_pdu:
+                if self._upper_layer.is_amid_pdu or self._is_amid_message():
                     self.transport.acknowledge()  # the peer may wait for that before it sends the rest
         except AsyncStoreError as error:
             self.fail(error)

@@ -560,6 +560,53 @@ async def test_an_association_that_ends_while_a_sink_waits_leaves_nothing() -> N
     assert sink.is_discarded
 
 
+class CountsAcknowledgements(MockTransport):
+    """Tells how many pieces were received when each acknowledgement was asked for."""
+
+    def __init__(self, script: Iterable[Any]) -> None:
+        super().__init__(script)
+        self.received = 0
+        self.acknowledged_after: list[int] = []
+
+    def receive_some(self) -> bytes | None:
+        arrived = super().receive_some()
+        self.received += arrived is not None
+        return arrived
+
+    def acknowledge(self) -> None:
+        self.acknowledged_after.append(self.received)
+
+
+async def test_every_piece_that_ends_amid_a_message_is_acknowledged_at_once_and_no_other() -> None:
+    """Otherwise a peer with Nagle's algorithm on would wait 40 ms with the next piece."""
+    command, *fragments = (
+        DataTF((Fragment(1, True, True, CStoreRQ(4, CT_IMAGE_STORAGE, "1.2.3").encode()),)).encode(),
+        DataTF((Fragment(1, False, False, bytes(40)),)).encode(),
+        DataTF((Fragment(1, False, True, bytes(40)),)).encode(),
+    )
+    half_command = CStoreRQ(5, CT_IMAGE_STORAGE, "1.2.3").encode()
+    command_in_two = [
+        DataTF((Fragment(1, True, is_last, part),)).encode()
+        for is_last, part in ((False, half_command[:20]), (True, half_command[20:]))
+    ]
+    pieces = [
+        *[command, fragments[0], fragments[1]],  # as peers send that write each PDU by itself
+        *[command + fragments[0], fragments[1][:7], fragments[1][7:]],
+        *[*command_in_two, fragments[1]],
+        command + fragments[0] + fragments[1],
+        says(1, CEchoRQ(9)),
+    ]
+    transport = CountsAcknowledgements([accept, *pieces, released])
+    with anyio.fail_after(LIMIT_SECONDS):
+        async with associate(
+            PEER, CONTEXTS, providers={CT_IMAGE_STORAGE: Recorder()}, connect=opened(transport)
+        ) as association:
+            while len(answers(bytes(transport.sent))) < 5:
+                await anyio.lowlevel.checkpoint()
+            assert association.failure is None
+    assert transport.acknowledged_after == [2, 3, 5, 6, 8, 9]  # the first piece is the acceptance
+
+
 # -- several responses -------------------------------------------------------------------------------------------------
 
 
