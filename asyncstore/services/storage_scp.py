@@ -13,11 +13,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, Self, TypeAlias
 
-from asyncstore.dimse.messages import CStoreRQ, CStoreRSP
+from asyncstore.dimse.messages import C_STORE_RQ, CStoreRQ, CStoreRSP
 from asyncstore.dimse.performing import UNRECOGNISED_OPERATION
 from asyncstore.net.acceptor import ANY_SCP, Acceptor, several
 from asyncstore.net.provider import NO_ANSWER, Silence
-from asyncstore.services.part_file import PartFile
+from asyncstore.services.part_file import EMPTY, NotOfTheRequest, PartFile
 from asyncstore.services.verification import VerificationProvider
 from asyncstore.status import SUCCESS, Status
 from asyncstore.uids import STORAGE_SOP_CLASSES, VERIFICATION
@@ -87,7 +87,12 @@ class StorageSCP(Acceptor):
     sop_classes       SOP classes to accept, besides Verification; None: every Storage SOP Class of the standard
 
     The other arguments are those of Acceptor. `stored` counts the answers with success or a warning, `failed` all other
-    answers, `associations` the associations that were accepted.
+    answers, `associations` the associations that were accepted. `replaced` counts kept instances that took the place of
+    a file with the same SOP Instance UID and other bytes; a warning is logged for each.
+
+    Refused, whatever `on_store` says: an empty data set (A900); and before it is kept, a data set whose SOP Instance
+    UID or SOP Class UID is missing or another than the request's (A900), or that cannot be read (C000). A data set that
+    is discarded is not looked at.
 
     Raises LocalProtocolError for a value that makes no sense. Entering the block raises OSError if it cannot listen on
     the port or the directory does not exist.
@@ -115,6 +120,7 @@ class StorageSCP(Acceptor):
         self.on_store = on_store
         self.stored = 0
         self.failed = 0
+        self.replaced = 0
         storage = StorageProvider(self)
         providers = dict.fromkeys(STORAGE_SOP_CLASSES if sop_classes is None else several(sop_classes), storage)
         super().__init__(
@@ -169,7 +175,9 @@ class StorageProvider:
         message = request.message
         directory = self._scp.output_directory
         if not isinstance(message, CStoreRQ):
-            request.refused_with = UNRECOGNISED_OPERATION
+            is_empty = message.command_field == C_STORE_RQ
+            self._scp.failed += is_empty
+            request.refused_with = EMPTY if is_empty else UNRECOGNISED_OPERATION
             return None
         if message.affected_sop_class_uid != request.context.abstract_syntax:
             return _Discarded(_OTHER_SOP_CLASS)
@@ -186,13 +194,14 @@ class StorageProvider:
         message = request.message
         assert isinstance(message, CStoreRQ)
         path: Path | None = None
-        if isinstance(data_set, _Discarded) and data_set.status is not None:
-            return self._response(message, data_set.status)
-        if isinstance(data_set, PartFile):
+        refusal = EMPTY if not request.data_set_bytes else None
+        if isinstance(data_set, _Discarded):
+            refusal = data_set.status or refusal
+        elif isinstance(data_set, PartFile):
             path = data_set.path
-            if data_set.error is not None:
-                logger.error("cannot keep an instance: %s", data_set.error)
-                return self._response(message, _OUT_OF_RESOURCES)
+            refusal = self._refusal_of(request, message, data_set)
+        if refusal is not None:
+            return self._response(message, refusal)
         on_store = self._scp.on_store
         if on_store is None:
             return self._response(message, SUCCESS)
@@ -205,6 +214,17 @@ class StorageProvider:
             return self._response(message, _checked(answer))
         except Exception as error:
             return self._failed(message, error)
+
+    def _refusal_of(self, request: PeerRequest, message: CStoreRQ, file: PartFile) -> Status | None:
+        """Log what there is to say about a file; returns the answer if it is not kept."""
+        if file.replaced is not None:
+            self._scp.replaced += 1
+            came = (request.data_set_bytes, request.calling_ae_title, file.replaced)
+            logger.warning("%r: another data set, of %d bytes from %r, replaces %s", str(file.path), *came)
+        if file.error is None:
+            return None
+        logger.error("cannot keep the instance %r: %s", message.affected_sop_instance_uid, file.error)
+        return file.error.status if isinstance(file.error, NotOfTheRequest) else _OUT_OF_RESOURCES
 
     async def _answer_later(self, message: CStoreRQ, awaitable: Awaitable[Answer]) -> CStoreRSP | Silence:
         try:

@@ -6,6 +6,7 @@ import contextlib
 import errno
 import math
 import os
+import re
 import shutil
 import socket
 import subprocess
@@ -45,6 +46,7 @@ from tests.support.associations import (
     MR_IMAGE_STORAGE,
     TINY_SECONDS,
     image,
+    image_in_memory,
     instance,
     pattern,
     tasks,
@@ -155,6 +157,93 @@ async def test_a_file_that_is_sent_again_takes_the_place_of_the_first(tmp_path: 
             assert await play(stores(image(value_bytes=value_bytes)), scp) == 0
     (path,) = tmp_path.iterdir()
     assert pydicom.dcmread(path).PixelData == pattern(20)
+
+
+async def test_an_instance_that_other_bytes_replace_is_told_and_counted_and_the_same_bytes_again_are_not(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with StorageSCP(output_directory=tmp_path) as scp:
+        for value_bytes, replaced in ((10, 0), (10, 0), (20, 1), (20, 1), (10, 2), (2_500_000, 3), (2_500_000, 3)):
+            assert await play(stores(image(value_bytes=value_bytes)), scp) == 0
+            assert (scp.replaced, len(caplog.messages)) == (replaced, replaced)
+        assert await play(stores(image(value_bytes=2_500_000)[:-1] + b"x"), scp) == 0
+        assert (scp.replaced, scp.stored) == (4, 8)
+    (path,) = tmp_path.iterdir()
+    assert re.fullmatch(
+        rf"'{path}': another data set, of {len(image(value_bytes=20))} bytes from 'SCRIPTED', replaces the file of "
+        rf"{len(bytes(132) + KEPT_META + image(value_bytes=10))} bytes that was written at [-0-9]{{10}} [:0-9]{{8}}",
+        caplog.messages[0],
+    )
+
+
+@pytest.mark.parametrize("is_kept", [True, False])
+@pytest.mark.parametrize("data_set", [b"", None], ids=["empty", "none"])
+async def test_an_empty_data_set_is_never_stored(data_set: bytes | None, is_kept: bool, tmp_path: Path) -> None:
+    def stores_nothing(wire: Wire) -> list[Status]:
+        wire.associate([EXPLICIT_CONTEXT])
+        statuses = []
+        for number in (1, 2):
+            request = CStoreRQ(number, CT_IMAGE_STORAGE, "1.2.3.4")
+            if data_set is None:
+                wire.send(DataTF((Fragment(1, True, True, without_data_set(request)),)))
+            else:
+                wire.send_message(1, request, data_set)
+            answer = wire.read_message().message
+            assert isinstance(answer, CStoreRSP)
+            assert answer.responded_to == number
+            statuses.append(answer.status)
+        wire.release()
+        return statuses
+
+    def fails(_: Arrival) -> None:
+        pytest.fail("it is no instance")
+
+    async with StorageSCP(output_directory=tmp_path if is_kept else None, on_store=fails) as scp:
+        assert await play(stores_nothing, scp) == [Status(0xA900, "the data set is empty")] * 2
+        assert (scp.stored, scp.failed) == (0, 2)
+    assert list(tmp_path.iterdir()) == []
+
+
+def without_data_set(request: CStoreRQ) -> bytes:
+    elements = command_set.decode(request.encode()) | {command_set.DATA_SET_TYPE: 0x0101}
+    return command_set.encode([(tag, value) for tag, value in elements.items() if tag != command_set.GROUP_LENGTH])
+
+
+_OTHER_CLASS = image().replace(b"1.1.2\0", b"1.1.4\0")
+
+
+@pytest.mark.parametrize(
+    ("data_set", "answer"),
+    [
+        (image("1.2.9"), Status(0xA900, "the data set has another SOP Instance UID")),
+        (image(""), Status(0xA900, "the data set has no SOP Instance UID")),
+        (files.element(0x00080005, b"CS", b"ISO_IR 100") + files.element(0x00100020, b"LO", b"id"), "no SOP Instance"),
+        (_OTHER_CLASS, Status(0xA900, "the data set has another SOP Class UID, or none")),
+        (image()[:60], Status(0xC000, "the data set is not in its transfer syntax")),
+        (bytes(10), Status(0xC000, "the data set is not in its transfer syntax")),
+        (image("1.2.9", 2_500_000), Status(0xA900, "the data set has another SOP Instance UID")),
+    ],
+    ids=["another", "empty", "absent", "another class", "cut", "zeros", "long"],
+)
+async def test_a_data_set_that_is_not_the_requests_is_not_kept(
+    data_set: bytes, answer: Status | str, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    def stores_both(wire: Wire) -> list[Status]:
+        wire.associate([EXPLICIT_CONTEXT])
+        return [wire.store(data_set, sop_instance_uid="1.2.3.4"), wire.store(image(), sop_instance_uid="1.2.3.4")]
+
+    async with StorageSCP(output_directory=tmp_path) as scp:
+        refused, kept = await play(stores_both, scp)
+        assert (scp.stored, scp.failed) == (1, 1)
+    assert answer == refused if isinstance(answer, Status) else answer in refused.comment
+    assert kept == SUCCESS
+    assert [path.name for path in tmp_path.iterdir()] == ["1.2.3.4.dcm"]
+    assert caplog.messages == [f"cannot keep the instance '1.2.3.4': {refused.comment}"]
+
+
+async def test_a_data_set_that_is_discarded_is_not_looked_at() -> None:
+    async with StorageSCP() as scp:
+        assert await play(stores(b"anything"), scp) == 0
 
 
 async def test_a_kept_file_can_be_read_by_whom_the_user_allows(tmp_path: Path) -> None:
@@ -281,9 +370,9 @@ async def test_a_full_disk_is_answered_and_leaves_nothing(
 
     def stores_two(wire: Wire) -> list[int]:
         wire.associate([EXPLICIT_CONTEXT])
-        statuses = [wire.store(image(value_bytes=2_500_000), sop_instance_uid="1.2.1").value]
+        statuses = [wire.store(image("1.2.1", 2_500_000), sop_instance_uid="1.2.1").value]
         full.writes = 1 << 30
-        statuses.append(wire.store(image(), sop_instance_uid="1.2.2").value)
+        statuses.append(wire.store(image("1.2.2"), sop_instance_uid="1.2.2").value)
         wire.release()
         return statuses
 
@@ -685,14 +774,14 @@ async def test_answers_keep_to_the_maximum_of_the_peer(maximum_length: int) -> N
 @pytest.mark.parametrize("maximum_length", [0, 4096, 1 << 20])
 async def test_what_the_acceptor_announces_is_what_it_takes(maximum_length: int, tmp_path: Path) -> None:
     async with StorageSCP(maximum_length=maximum_length, output_directory=tmp_path) as scp, to(scp) as association:
-        assert (await association.store(instance(3_000_001))).is_stored
-    assert (tmp_path / "1.2.3.4.dcm").read_bytes().endswith(pattern(3_000_001))
+        assert (await association.store(image_in_memory(3_000_001))).is_stored
+    assert (tmp_path / "1.2.3.4.dcm").read_bytes().endswith(image(value_bytes=3_000_001))
 
 
 async def test_a_command_set_in_several_fragments_is_one(tmp_path: Path) -> None:
     async with StorageSCP(maximum_length=16, output_directory=tmp_path) as scp, to(scp) as association:
-        assert (await association.store(instance(100))).is_stored
-    assert (tmp_path / "1.2.3.4.dcm").read_bytes().endswith(pattern(100))
+        assert (await association.store(image_in_memory(100))).is_stored
+    assert (tmp_path / "1.2.3.4.dcm").read_bytes().endswith(image(value_bytes=100))
 
 
 # What peers do wrong, and that it ends nobody else's association
@@ -898,7 +987,7 @@ async def test_several_associations_store_the_same_and_other_instances_at_once(t
                 group.start_soon(store, association, uid)
 
     async def store(association: Any, uid: str) -> None:
-        outcome = await association.store(instance(1_500_000, uid))
+        outcome = await association.store(image_in_memory(1_500_000, uid))
         assert outcome.state is State.STORED
 
     async with StorageSCP(output_directory=tmp_path) as scp:
@@ -906,7 +995,7 @@ async def test_several_associations_store_the_same_and_other_instances_at_once(t
             async with anyio.create_task_group() as group:
                 for number in range(4):
                     group.start_soon(send, number)
-        assert scp.stored == 8
+        assert (scp.stored, scp.replaced) == (8, 0)
     assert len(list(tmp_path.iterdir())) == 5
     for path in tmp_path.iterdir():
-        assert path.read_bytes().endswith(pattern(1_500_000))
+        assert path.read_bytes().endswith(image(path.stem, 1_500_000))
