@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 import re
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, Self, TypeAlias
@@ -27,12 +27,17 @@ if TYPE_CHECKING:
     from collections.abc import Collection
 
     from asyncstore.dimse.performing import PeerRequest
-    from asyncstore.net.provider import Sink
+    from asyncstore.net.provider import ServiceProvider, Sink
 
 logger = logging.getLogger("asyncstore.net.acceptor")
 
 # PS3.5 9.1; a value that does not look like a UID never becomes part of a file name.
 _UID = re.compile(r"(?=.{1,64}\Z)[0-9]+(\.[0-9]+)*\Z")
+# The SOP classes of every other service (PS3.6 Table A-1); new ones of the Storage Service are not among them.
+_OF_OTHER_SERVICES = re.compile(
+    r"1\.2\.840\.10008\.(?:[134]|10|5\.1\.1|5\.1\.4\.(?:1\.1\.200\.[4-6]|1\.1\.201\.[2-6]|1\.2|20|3[1237]"
+    r"|34\.[234689]|3[89]\.[234]|4[12]|4[345]\.[234]))(?:\.|\Z)"
+)
 _INVALID_SOP_INSTANCE: Final = Status(0x0117, "the SOP Instance UID is not a UID")
 _OUT_OF_RESOURCES: Final = Status(0xA700, "cannot write the file")
 _OTHER_SOP_CLASS: Final = Status(0x0122, "the presentation context is for another SOP class")
@@ -85,6 +90,7 @@ class StorageSCP(Acceptor):
     output_directory  directory for the files, named by SOP Instance UID; None: discard the instances
     on_store          called for each instance, decides the answer (see OnStore); None: success
     sop_classes       SOP classes to accept, besides Verification; None: every Storage SOP Class of the standard
+    any_class         accept private and unknown SOP classes too: all but those known to be of another service
 
     The other arguments are those of Acceptor. `stored` counts the answers with success or a warning, `failed` all other
     answers, `associations` the associations that were accepted. `replaced` counts kept instances that took the place of
@@ -108,6 +114,7 @@ class StorageSCP(Acceptor):
         called_ae_titles: Collection[str] | None = None,
         calling_ae_titles: Collection[str] | None = None,
         sop_classes: Collection[str] | None = None,
+        any_class: bool = False,
         transfer_syntaxes: Collection[str] | None = None,
         maximum_length: int = 131072,
         window: int = 16,
@@ -122,9 +129,12 @@ class StorageSCP(Acceptor):
         self.failed = 0
         self.replaced = 0
         storage = StorageProvider(self)
-        providers = dict.fromkeys(STORAGE_SOP_CLASSES if sop_classes is None else several(sop_classes), storage)
+        providers: dict[str, ServiceProvider] = dict.fromkeys(
+            STORAGE_SOP_CLASSES if sop_classes is None else several(sop_classes), storage
+        )
+        providers[VERIFICATION] = VerificationProvider()
         super().__init__(
-            {**providers, VERIFICATION: VerificationProvider()},
+            _OfAnyClass(providers, storage) if any_class else providers,
             host=host,
             port=port,
             ae_title=ae_title,
@@ -143,6 +153,28 @@ class StorageSCP(Acceptor):
         if directory is not None and not directory.is_dir():
             raise NotADirectoryError(f"output_directory {str(directory)!r} is not a directory: create it first")
         return await super().__aenter__()
+
+
+class _OfAnyClass(Mapping[str, "ServiceProvider"]):
+    """The providers that are given, and one for every SOP class that may be of the Storage Service."""
+
+    def __init__(self, providers: Mapping[str, ServiceProvider], storage: ServiceProvider) -> None:
+        self._providers = providers
+        self._storage = storage
+
+    def __getitem__(self, sop_class_uid: str) -> ServiceProvider:
+        provider = self._providers.get(sop_class_uid)
+        if provider is not None:
+            return provider
+        if _OF_OTHER_SERVICES.match(sop_class_uid):
+            raise KeyError(sop_class_uid)
+        return self._storage
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._providers)
+
+    def __len__(self) -> int:
+        return len(self._providers)
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,0 +1,66 @@
+"""Which SOP classes a StorageSCP accepts, when it accepts more than the standard's."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import anyio
+import pytest
+
+from asyncstore.instances.source import BytesSource
+from asyncstore.services.storage_scp import StorageSCP
+from asyncstore.uids import CT_IMAGE_STORAGE, EXPLICIT_VR_LITTLE_ENDIAN, STORAGE_SOP_CLASSES, VERIFICATION
+from tests.support.associations import LIMIT_SECONDS, instance_of, to
+from tests.support.files import data_set
+from tests.test_uids import DICTIONARY
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+PRIVATE = "1.3.12.2.1107.5.9.1"
+NOT_YET_IN_THE_STANDARD = "1.2.840.10008.5.1.4.1.1.999"
+STUDY_ROOT_FIND = "1.2.840.10008.5.1.4.1.2.2.1"
+
+# Every class, service and meta class that has a name and is none of the Storage Service.
+OF_OTHER_SERVICES = [
+    uid
+    for uid, (name, kind, *_) in DICTIONARY.items()
+    if "Class" in kind and name and uid not in STORAGE_SOP_CLASSES and uid != VERIFICATION
+]
+
+
+def test_any_class_is_any_but_those_of_other_services() -> None:
+    providers = StorageSCP(any_class=True).providers
+    storage = providers[CT_IMAGE_STORAGE]
+    accepted = [*STORAGE_SOP_CLASSES, PRIVATE, NOT_YET_IN_THE_STANDARD, "1.2.840.100080.1", "no UID"]
+    assert [uid for uid in accepted if providers.get(uid) is not storage] == []
+    assert len(OF_OTHER_SERVICES) > 100
+    assert [uid for uid in OF_OTHER_SERVICES if uid in providers] == []
+    assert providers[VERIFICATION] is not storage
+    assert set(providers) == {*STORAGE_SOP_CLASSES, VERIFICATION}
+    assert len(providers) == len(STORAGE_SOP_CLASSES) + 1
+
+
+@pytest.mark.every_loop
+@pytest.mark.parametrize(
+    ("settings", "accepted"),
+    [
+        ({}, {CT_IMAGE_STORAGE}),
+        ({"any_class": True}, {CT_IMAGE_STORAGE, PRIVATE, NOT_YET_IN_THE_STANDARD}),
+        ({"any_class": True, "sop_classes": [STUDY_ROOT_FIND]}, {CT_IMAGE_STORAGE, PRIVATE, NOT_YET_IN_THE_STANDARD}),
+        ({"sop_classes": PRIVATE}, {PRIVATE}),
+    ],
+)
+async def test_instances_of_accepted_classes_are_kept(
+    settings: dict[str, Any], accepted: set[str], tmp_path: Path
+) -> None:
+    proposed = [CT_IMAGE_STORAGE, PRIVATE, NOT_YET_IN_THE_STANDARD]
+    contexts = [(uid, EXPLICIT_VR_LITTLE_ENDIAN) for uid in [*proposed, "1.2.840.10008.5.1.4.31"]]
+    with anyio.fail_after(LIMIT_SECONDS):
+        async with StorageSCP(output_directory=tmp_path, **settings) as scp, to(scp, contexts=contexts) as association:
+            assert {context.abstract_syntax for context in association.contexts.by_id.values()} == accepted
+            for number, uid in enumerate(sorted(accepted)):
+                given = instance_of(BytesSource(data_set(uid, f"1.2.{number}")), f"1.2.{number}")
+                given.sop_class_uid = uid
+                assert (await association.store(given)).is_stored
+    assert len(list(tmp_path.iterdir())) == len(accepted)
