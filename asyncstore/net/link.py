@@ -241,7 +241,7 @@ class Link:
                     self._on_event(self._backlog.popleft())
             self._raise_error(time.monotonic())
         except AsyncStoreError as error:
-            self.fail(error)
+            self.ended_by(error)
         except (Exception, anyio.get_cancelled_exc_class()) as mistake:
             if not isinstance(mistake, Exception) and is_cancelled():
                 raise
@@ -384,6 +384,9 @@ class Link:
             try:
                 if data := self.transport.receive_some():
                     self._take_in(data)
+                for event in self._backlog:  # what else waits there is void
+                    if isinstance(event, AbortReceived):
+                        self._on_event(event)
             except AsyncStoreError as told:
                 error = told
             except Exception as mistake:

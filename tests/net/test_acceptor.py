@@ -887,6 +887,19 @@ async def test_who_does_not_close_after_the_release_is_closed_in_time() -> None:
         await play(does_not_close, scp)
 
 
+async def test_an_abort_of_the_peer_is_told(caplog: pytest.LogCaptureFixture) -> None:
+    def aborts(wire: Wire) -> None:
+        wire.associate([EXPLICIT_CONTEXT])
+        wire.send(Abort(0, 0))
+        wire.expect_closed()
+
+    caplog.set_level("INFO", "asyncstore.net.acceptor")
+    async with StorageSCP() as scp:
+        await play(aborts, scp)
+        await all_gone(scp)
+    assert caplog.messages == ["association ended: association aborted by the peer: DUL service-user: No reason given"]
+
+
 async def test_who_closes_or_aborts_is_forgotten() -> None:
     def aborts(wire: Wire) -> None:
         wire.associate()

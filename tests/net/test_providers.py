@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import io
+import threading
 from typing import TYPE_CHECKING, Any
 
 import anyio
@@ -30,7 +31,7 @@ from asyncstore.status import SUCCESS, Status
 from asyncstore.uids import CT_IMAGE_STORAGE, EXPLICIT_VR_LITTLE_ENDIAN, IMPLICIT_VR_LITTLE_ENDIAN, VERIFICATION
 from asyncstore.upper_layer import pdu
 from asyncstore.upper_layer.items import PresentationContextResult, UserInformation
-from asyncstore.upper_layer.pdu import AssociateAC, AssociateRQ, DataTF, Fragment, ReleaseRP
+from asyncstore.upper_layer.pdu import Abort, AssociateAC, AssociateRQ, DataTF, Fragment, ReleaseRP
 from tests.support.associations import LIMIT_SECONDS, TINY_SECONDS, accepting, instance, to, units_of
 from tests.support.wire import ScriptedSCP, Wire, play_scu
 
@@ -558,6 +559,37 @@ async def test_an_association_that_ends_while_a_sink_waits_leaves_nothing() -> N
             await sink.waits.wait()
             await association.abort()
     assert sink.is_discarded
+
+
+@pytest.mark.parametrize("is_read", [True, False], ids=["with the request", "alone"])
+async def test_an_abort_behind_a_slow_sink_is_told_as_one_although_the_answer_finds_the_connection_reset(
+    is_read: bool,
+) -> None:
+    has_left = threading.Event()
+
+    def aborts(wire: Wire) -> None:
+        wire.accept()
+        request = says(1, EVENT_REPORT, bytes(40))
+        if is_read:
+            wire.send(request + Abort(0, 0).encode())
+        else:
+            wire.send(request)
+            may_abort.wait(LIMIT_SECONDS)
+            wire.send(Abort(0, 0))
+        wire.rst()
+        has_left.set()
+
+    may_abort = threading.Event()
+    sink = SlowSink()
+    with ScriptedSCP(aborts) as scp, anyio.fail_after(LIMIT_SECONDS):
+        async with to(scp, contexts=CONTEXTS, providers={CT_IMAGE_STORAGE: Recorder(sink=sink)}) as association:
+            await sink.waits.wait()
+            may_abort.set()
+            await anyio.to_thread.run_sync(has_left.wait, LIMIT_SECONDS)
+            sink.goes_on.set()
+            while association.failure is None:
+                await anyio.lowlevel.checkpoint()
+            assert isinstance(association.failure, Aborted)
 
 
 class CountsAcknowledgements(MockTransport):
