@@ -16,6 +16,7 @@ import struct
 from typing import TYPE_CHECKING, Final, NoReturn, Protocol, TypeAlias
 
 import anyio
+import anyio.lowlevel
 
 from asyncstore.aio.signal import Signal
 from asyncstore.errors import ConnectFailed, ConnectionLost, Timeout
@@ -164,8 +165,17 @@ class SocketTransport:
             while True:
                 await anyio.sleep(_LOOK_SECONDS)
                 on_readable()
+                while self._holds_bytes():  # one call takes only some of them
+                    await anyio.lowlevel.checkpoint()
+                    on_readable()
         finally:
             self._stop_watching()
+
+    def _holds_bytes(self) -> bool:
+        try:
+            return bool(self._socket.recv(1, socket.MSG_PEEK))
+        except OSError:  # none; or closed, or broken: then the next look tells
+            return False
 
     def acknowledge(self) -> None:
         """Make the system acknowledge received bytes at once.

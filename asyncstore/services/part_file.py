@@ -28,6 +28,13 @@ if TYPE_CHECKING:
 _WHOLE: Final = bytes(128) + b"DICM"
 _UNFINISHED: Final = b"Not a DICOM file: the instance was not received whole.\n".ljust(len(_WHOLE))
 _WRITE_BYTES: Final = 1 << 20
+# A file up to this size is written in the event loop while that is quick: waiting for a thread costs more than the
+# writing, and nothing is read from the peer meanwhile. 2,000 files of 9 KB take a third of the system calls so, and
+# three quarters of the processor's time.
+_SMALL_BYTES: Final = 1 << 16
+_SLOW_SECONDS: Final = 0.005  # twenty times as long as it usually takes
+_FIRST_SLOW_SECONDS: Final = 1.0
+_LAST_SLOW_SECONDS: Final = 64.0
 _OPEN_FLAGS: Final = os.O_RDWR | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0)
 
 # PS3.4 Table B.2-1: A900 says that the data set does not match the SOP class, each of which demands both UIDs (PS3.3
@@ -50,12 +57,32 @@ class NotOfTheRequest(Exception):
         self.status = status
 
 
+class Pace:
+    """Decides where small files of a directory are written: in threads for a while after one that was slow."""
+
+    def __init__(self) -> None:
+        self._next_at = 0.0
+        self._wait_seconds = _FIRST_SLOW_SECONDS
+
+    def is_quick(self, now: float) -> bool:
+        """Whether the event loop may write the next one."""
+        return now >= self._next_at
+
+    def wrote(self, began_at: float, ended_at: float) -> None:
+        """Note how long one took in the event loop."""
+        if ended_at - began_at > _SLOW_SECONDS:
+            self._next_at = ended_at + self._wait_seconds
+            self._wait_seconds = min(2 * self._wait_seconds, _LAST_SLOW_SECONDS)
+        else:
+            self._wait_seconds = _FIRST_SLOW_SECONDS
+
+
 @dataclass(slots=True)
 class PartFile:
     """A file that is being received; it becomes a DICOM file, and then gets its name, when it is whole.
 
     If the process dies, no reader takes the remains for a DICOM file. A worker thread writes the collected bytes about
-    1 MiB at a time: a slow disk must not stall the other associations.
+    1 MiB at a time, since a slow disk must not stall the other associations; `pace` decides about small files.
 
     `path` is set when the file is whole; `error` says why it is not kept. `replaced` describes the file of this name
     that it took the place of, if that had other bytes.
@@ -64,6 +91,7 @@ class PartFile:
     directory: Path
     request: CStoreRQ
     transfer_syntax_uid: str
+    pace: Pace = field(default_factory=Pace)
     _pending: list[bytes] = field(default_factory=list)
     _pending_bytes: int = 0
     _fd: int = -1
@@ -81,16 +109,29 @@ class PartFile:
                 return self._in_thread(self._write_pending)
         return None
 
-    def finish(self) -> Awaitable[None]:
-        """Write the rest and give the file its name: then `path` is set, or `error` says why it cannot be kept."""
+    def finish(self) -> Awaitable[None] | None:
+        """Write the rest and give the file its name: then `path` is set, or `error` says why it cannot be kept.
+
+        If this returns an awaitable, await it first.
+        """
+        began_at = time.monotonic()
+        is_small = self._fd < 0 and self._pending_bytes <= _SMALL_BYTES
+        if self.error is None and is_small and self.pace.is_quick(began_at):
+            self._attempt(self._keep)
+            self.pace.wrote(began_at, time.monotonic())
+            if self.error is None:
+                return None
         return self._in_thread(self._keep)
+
+    def _attempt(self, action: Callable[[], object]) -> None:
+        try:
+            action()
+        except (OSError, NotOfTheRequest) as error:
+            self.error = error
 
     async def _in_thread(self, action: Callable[[], object]) -> None:
         if self.error is None:
-            try:
-                await anyio.to_thread.run_sync(action)
-            except (OSError, NotOfTheRequest) as error:
-                self.error = error
+            await anyio.to_thread.run_sync(self._attempt, action)
         if self.error is not None:
             self._pending.clear()
             await self.discard()

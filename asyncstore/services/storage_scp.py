@@ -17,7 +17,7 @@ from asyncstore.dimse.messages import C_STORE_RQ, CStoreRQ, CStoreRSP
 from asyncstore.dimse.performing import UNRECOGNISED_OPERATION
 from asyncstore.net.acceptor import ANY_SCP, Acceptor, several
 from asyncstore.net.provider import NO_ANSWER, Silence
-from asyncstore.services.part_file import EMPTY, NotOfTheRequest, PartFile
+from asyncstore.services.part_file import EMPTY, NotOfTheRequest, Pace, PartFile
 from asyncstore.services.verification import VerificationProvider
 from asyncstore.status import SUCCESS, Status
 from asyncstore.uids import STORAGE_SOP_CLASSES, VERIFICATION
@@ -201,6 +201,7 @@ class StorageProvider:
 
     def __init__(self, scp: StorageSCP) -> None:
         self._scp = scp
+        self._pace = Pace()
 
     def begin(self, request: PeerRequest) -> Sink | None:
         """Choose where the data set goes: into a file, or nowhere."""
@@ -217,7 +218,7 @@ class StorageProvider:
             return _DISCARDED
         if not _UID.match(message.affected_sop_instance_uid):
             return _Discarded(_INVALID_SOP_INSTANCE)
-        return PartFile(directory, message, request.context.transfer_syntax_uid)
+        return PartFile(directory, message, request.context.transfer_syntax_uid, self._pace)
 
     def perform(
         self, request: PeerRequest, data_set: Sink | bytes | None

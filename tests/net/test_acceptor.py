@@ -340,7 +340,7 @@ async def test_fragments_without_data_take_no_memory(tmp_path: Path) -> None:
         assert part.write(b"") is None
     assert not part._pending
     assert part.write(image()) is None
-    await part.finish()
+    assert part.finish() is None
     assert part.path is not None
     assert part.path.read_bytes() == bytes(128) + b"DICM" + KEPT_META + image()
 
@@ -361,16 +361,16 @@ class FullDisk:
         return getattr(os, name)
 
 
-@pytest.mark.parametrize("writes", [0, 1, 30])
+@pytest.mark.parametrize(("writes", "value_bytes"), [(0, 1000), (1, 1000), (0, 2_500_000), (30, 2_500_000)])
 async def test_a_full_disk_is_answered_and_leaves_nothing(
-    writes: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    writes: int, value_bytes: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     full = FullDisk(writes)
     monkeypatch.setattr(part_file, "os", full)
 
     def stores_two(wire: Wire) -> list[int]:
         wire.associate([EXPLICIT_CONTEXT])
-        statuses = [wire.store(image("1.2.1", 2_500_000), sop_instance_uid="1.2.1").value]
+        statuses = [wire.store(image("1.2.1", value_bytes), sop_instance_uid="1.2.1").value]
         full.writes = 1 << 30
         statuses.append(wire.store(image("1.2.2"), sop_instance_uid="1.2.2").value)
         wire.release()

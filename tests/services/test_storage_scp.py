@@ -1,16 +1,19 @@
-"""Which SOP classes a StorageSCP accepts, when it accepts more than the standard's."""
+"""Which SOP classes a StorageSCP accepts, when it accepts more than the standard's, and where it writes files."""
 
 from __future__ import annotations
 
+import time
 from typing import TYPE_CHECKING, Any
 
 import anyio
 import pytest
 
+from asyncstore.dimse.messages import CStoreRQ
 from asyncstore.instances.source import BytesSource
+from asyncstore.services import part_file
 from asyncstore.services.storage_scp import StorageSCP
 from asyncstore.uids import CT_IMAGE_STORAGE, EXPLICIT_VR_LITTLE_ENDIAN, STORAGE_SOP_CLASSES, VERIFICATION
-from tests.support.associations import LIMIT_SECONDS, instance_of, to
+from tests.support.associations import LIMIT_SECONDS, image, instance_of, to
 from tests.support.files import data_set
 from tests.test_uids import DICTIONARY
 
@@ -64,3 +67,54 @@ async def test_instances_of_accepted_classes_are_kept(
                 given.sop_class_uid = uid
                 assert (await association.store(given)).is_stored
     assert len(list(tmp_path.iterdir())) == len(accepted)
+
+
+class SlowWhen:
+    """The clock of a machine on which a file takes `seconds`."""
+
+    def __init__(self, seconds: float) -> None:
+        self.seconds = seconds
+        self.now = 100.0
+
+    def monotonic(self) -> float:
+        self.now += self.seconds
+        return self.now
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(time, name)
+
+
+@pytest.mark.anyio
+async def test_small_files_are_written_at_once_until_one_is_slow_and_again_after_a_while(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pace = part_file.Pace()
+    clock = SlowWhen(0.001)
+    monkeypatch.setattr(part_file, "time", clock)
+
+    async def is_written_at_once(value_bytes: int = 1000) -> bool:
+        part = part_file.PartFile(tmp_path, CStoreRQ(1, CT_IMAGE_STORAGE, "1.2.3.4"), EXPLICIT_VR_LITTLE_ENDIAN, pace)
+        part.write(image(value_bytes=value_bytes))
+        rest = part.finish()
+        assert (part.path is None) is (rest is not None)
+        if rest is not None:
+            await rest
+        assert part.path is not None
+        assert part.path.read_bytes().endswith(image(value_bytes=value_bytes))
+        return rest is None
+
+    assert [await is_written_at_once() for _ in range(3)] == [True] * 3
+    assert not await is_written_at_once(100_000)
+    assert await is_written_at_once()
+    clock.seconds = 0.1
+    assert await is_written_at_once()  # which was slow
+    clock.seconds = 0.001
+    assert not await is_written_at_once()
+    clock.now += 1
+    assert await is_written_at_once()
+    clock.seconds = 0.1
+    for wait_seconds in (1, 2, 4, 8, 16, 32, 64, 64):  # each is slow again
+        assert await is_written_at_once()
+        clock.now += wait_seconds - 0.5
+        assert not await is_written_at_once()
+        clock.now += 0.5
