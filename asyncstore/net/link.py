@@ -46,6 +46,7 @@ if TYPE_CHECKING:
     from asyncstore.dimse.operations import Operation
     from asyncstore.net.peer import Timeouts
     from asyncstore.net.transport import Transport
+    from asyncstore.net.writer import Pacer
     from asyncstore.trace import TraceEvent
     from asyncstore.upper_layer.machine import UpperLayerEvent
 
@@ -60,6 +61,7 @@ class Link:
     `on_trouble` is called with each event of level error, and by default logs it.
     `operations` has the operations that we invoked, `outstanding` those of them that the peer has not answered, by
     Message ID. `streamed_bytes` counts data set bytes sent beyond the first STREAMED_AFTER_BYTES of each instance.
+    `pacer` is what data sets keep pace with, None while there is no limit; it may change at any time.
     `transport` and `writer` exist once it is opened.
     """
 
@@ -74,6 +76,7 @@ class Link:
         self.established = False
         self.is_open = False
         self.streamed_bytes = 0
+        self.pacer: Pacer | None = None
         self.failure: AsyncStoreError | None = None
         self.operations = Operations()
         self.outstanding: Mapping[int, Operation] = self.operations.outstanding

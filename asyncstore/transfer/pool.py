@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from asyncstore.transfer.admission import Admission
     from asyncstore.transfer.attempts import Attempts
     from asyncstore.transfer.destination import Destination
+    from asyncstore.transfer.limiter import Limiter
     from asyncstore.transfer.options import TransferOptions
     from asyncstore.transfer.plan import Plan
     from asyncstore.transfer.preparing import Preparing
@@ -55,6 +56,7 @@ class Pool:
         preparing: Preparing,
         work: Work,
         destination: Destination,
+        limiter: Limiter,
         plan: Plan,
         report: Report,
     ) -> None:
@@ -67,6 +69,7 @@ class Pool:
         self._preparing = preparing
         self._work = work
         self._destination = destination
+        self._limiter = limiter
         self._plan = plan
         self._report = report
         self._last_number = 0
@@ -84,6 +87,11 @@ class Pool:
         """Have every worker look whether there is something to do."""
         for worker in self.workers:
             worker.wake()
+
+    def keep_pace(self) -> None:
+        """Have every association keep pace with what limits the run now."""
+        for worker in self.workers:
+            worker.association.pacer = self._limiter.pacer
 
     def abort(self) -> None:
         """Abort every association at once."""
@@ -154,6 +162,7 @@ class Pool:
             user_identity=options.user_identity,
         )
         association.on_trouble = self._tell_trouble
+        association.pacer = self._limiter.pacer
         worker = Worker(
             self._last_number,
             association,
