@@ -13,7 +13,15 @@ from asyncstore.net import trace
 from asyncstore.net.peer import Peer
 from asyncstore.status import Status
 from asyncstore.trace import TraceEvent, emit
-from asyncstore.transfer.trace import KindRefused, MoreMetaDiffer, MorePadded, NotStored
+from asyncstore.transfer.trace import (
+    KindRefused,
+    LimitChanged,
+    MoreMetaDiffer,
+    MorePadded,
+    NotStored,
+    SendingBegins,
+    SendingWaits,
+)
 from asyncstore.uids import CT_IMAGE_STORAGE, IMPLICIT_VR_LITTLE_ENDIAN
 from asyncstore.upper_layer.items import PresentationContextResult, UserInformation
 from asyncstore.upper_layer.pdu import AssociateAC, AssociateRJ, AssociateRQ
@@ -106,6 +114,9 @@ EVENTS = [
         logging.WARNING,
         "1,200 more data sets of odd length were sent with a padding byte",
     ),
+    (LimitChanged(name="Bandwidth", value="20 MiB/s"), logging.INFO, "Bandwidth: 20 MiB/s"),
+    (SendingWaits(waiting="paused"), logging.INFO, "Sending nothing now: paused"),
+    (SendingBegins(), logging.INFO, "Sending again"),
 ]
 
 

@@ -187,7 +187,8 @@ def _central_europe() -> Iterator[None]:
 
 
 def local(*moment: int) -> time.struct_time:
-    return time.localtime(time.mktime((*moment, *(0,) * (6 - len(moment)), 0, 0, -1)))
+    year, month, day, hour, minute, second = (*moment, 0, 0, 0)[:6]
+    return time.localtime(time.mktime((year, month, day, hour, minute, second, 0, 0, -1)))
 
 
 @pytest.mark.usefixtures("_central_europe")
