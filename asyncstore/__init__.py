@@ -10,9 +10,7 @@ Each name is loaded when it is first used, so importing the package is cheap.
 
 from __future__ import annotations
 
-import importlib
-from typing import TYPE_CHECKING, Any
-
+TYPE_CHECKING = False  # importing typing and importlib would take longer than everything else here
 if TYPE_CHECKING:
     from asyncstore.dimse.messages import HIGH, LOW, MEDIUM
     from asyncstore.errors import (
@@ -109,9 +107,11 @@ _MODULE_OF = {name: module for module, names in _MODULES.items() for name in nam
 
 if not TYPE_CHECKING:  # type checkers read the imports above; with __getattr__ they would accept any misspelt name
 
-    def __getattr__(name: str) -> Any:
+    def __getattr__(name: str) -> object:
         if name not in __all__:
             raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+        import importlib
+
         value = getattr(importlib.import_module(_MODULE_OF.get(name, "asyncstore.errors")), name)
         globals()[name] = value
         return value

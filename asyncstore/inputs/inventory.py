@@ -2,17 +2,25 @@
 
 from __future__ import annotations
 
+import itertools
 from collections import Counter
 from typing import TYPE_CHECKING, Any, Final
 
 from asyncstore.inputs.entry import entries_of
 from asyncstore.instances.instance import Instance
+from asyncstore.instances.outcome import Outcome, State
 from asyncstore.instances.problem import PASSED_OVER, ProblemKind, ScanProblem
 from asyncstore.uids import name_of
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Iterator
 
+    from asyncstore.inputs.entry import Entry
+    from asyncstore.inputs.feed import Settled
+    from asyncstore.inputs.own_files import OwnFiles
+
+_ASKED_AT_ONCE: Final = 1024
+_SETTLED: Final = frozenset((State.RESUMED, State.DUPLICATE))
 _EXAMPLES: Final = 5  # of each kind of problem or difference
 
 
@@ -21,7 +29,8 @@ class Inventory:
 
     `instances` and `size_bytes` are by (SOP class UID, transfer syntax UID). `problems` are by kind, with some
     `examples` of each as (path, detail). `differing` counts instances whose File Meta Information contradicts the data
-    set; `differences` has examples. `failed` counts paths that a transfer would count as a failure.
+    set; `differences` has examples. `failed` counts paths that a transfer would count as a failure, `settled` the
+    instances that a ledger has already, by their state, and `set_aside` those that an earlier run set aside.
     """
 
     def __init__(self) -> None:
@@ -32,13 +41,39 @@ class Inventory:
         self.differing = 0
         self.differences: list[tuple[str, str]] = []
         self.failed = 0
+        self.settled: Counter[State] = Counter()
+        self.set_aside = 0
 
-    def scan(self, sources: Iterable[str], *, recursive: bool) -> None:
-        """Count everything under the sources. Blocks."""
-        for entry in entries_of(sources, recursive=recursive, walked={}):
+    def scan(
+        self,
+        sources: Iterable[str],
+        *,
+        recursive: bool,
+        settled: Settled | None = None,
+        own_files: OwnFiles | None = None,
+    ) -> None:
+        """Count everything under the sources, except `own_files`. Blocks.
+
+        `settled` is that of a ledger, which then also says what an earlier run has stored.
+        """
+        entries = entries_of(sources, recursive=recursive, walked={})
+        for entry in entries if settled is None else self._unsettled(entries, settled):
             found = entry.read_head()
+            if isinstance(found, ScanProblem) and not entry.is_named and own_files and found.path in own_files:
+                continue
             if isinstance(found, Instance | ScanProblem):
                 self.add(found, is_named=entry.is_named)
+
+    def _unsettled(self, entries: Iterator[Entry], settled: Settled) -> Iterator[Entry]:
+        """Count the instances that a ledger has settled, and yield the other entries."""
+        while asked := list(itertools.islice(entries, _ASKED_AT_ONCE)):
+            for entry, outcome in zip(asked, settled(asked), strict=True):
+                if isinstance(outcome, Outcome) and outcome.is_set_aside:
+                    self.set_aside += 1
+                elif isinstance(outcome, Outcome) and outcome.state in _SETTLED:
+                    self.settled[outcome.state] += 1
+                else:
+                    yield entry
 
     def add(self, found: Instance | ScanProblem, *, is_named: bool = False) -> None:
         """Count one result of a scan; `is_named` says that its path was a source itself, not found in a directory."""
@@ -60,6 +95,9 @@ class Inventory:
         return {
             "instances": self.instances.total(),
             "bytes": self.size_bytes.total(),
+            "resumed": self.settled[State.RESUMED],
+            "duplicates": self.settled[State.DUPLICATE],
+            "set_aside": self.set_aside,
             "kinds": [
                 {
                     "sop_class_uid": pair[0],

@@ -58,11 +58,10 @@ class Link:
 
     `established`: the association was established. `is_open`: since then it has neither failed nor been released.
     `failure` is the reason why it ended too early, None while all is well; `on_failure` is called when it is set.
-    `on_trouble` is called with each event of level error, and by default logs it.
-    `operations` has the operations that we invoked, `outstanding` those of them that the peer has not answered, by
-    Message ID. `streamed_bytes` counts data set bytes sent beyond the first STREAMED_AFTER_BYTES of each instance.
-    `pacer` is what data sets keep pace with, None while there is no limit; it may change at any time.
-    `transport` and `writer` exist once it is opened.
+    `on_trouble` is called with each event of level error, and by default logs it. `pacer` is what data sets keep pace
+    with, None while there is no limit; it may change at any time. `operations` has the operations that we invoked,
+    `outstanding` those of them that the peer has not answered, by Message ID. `streamed_bytes` counts data set bytes
+    sent beyond the first STREAMED_AFTER_BYTES of each instance. `transport` and `writer` exist once it is opened.
     """
 
     transport: Transport
@@ -78,14 +77,18 @@ class Link:
         self.streamed_bytes = 0
         self.pacer: Pacer | None = None
         self.failure: AsyncStoreError | None = None
-        self.operations = Operations()
+        self.operations = Operations(tolerate_context=lambda error: self._tolerate(error, trace.AnsweredInOtherContext))
         self.outstanding: Mapping[int, Operation] = self.operations.outstanding
         self.waiting_since = 0.0  # time of the latest response, or when the only operation was sent
         self.changed = Signal()  # for tasks that wait for room or the release; each response has its own
         self.awaited: set[Signal] = set()  # set when it fails
         self._upper_layer = UpperLayer(
-            acceptor=acceptor, maximum_length=maximum_length, artim_seconds=timeouts.acse_seconds
+            acceptor=acceptor,
+            maximum_length=maximum_length,
+            artim_seconds=timeouts.acse_seconds,
+            tolerate=self._tolerate,
         )
+        self._tolerated: set[tuple[type[TraceEvent], str, str]] = set()
         self._receive = self._on_readable  # called when something can be read
         self._pause: Any = None  # an awaitable that the peer's requests wait for; nothing is read meanwhile
         self._is_paused = False
@@ -422,6 +425,12 @@ class Link:
             if self.operations.has_room:
                 return
             await self.changed.wait()
+
+    def _tolerate(self, error: RemoteProtocolError, kind: type[TraceEvent] = trace.Tolerated) -> None:
+        """Log a violation of the peer that does no harm, the first of each kind."""
+        if (what := (kind, error.pdu, error.field)) not in self._tolerated:
+            self._tolerated.add(what)
+            self._trace(kind, detail=str(error))
 
     def _trace(self, kind: type[TraceEvent], **fields: object) -> None:
         """Log what happened."""

@@ -177,6 +177,26 @@ class InvalidAnswer(TraceEvent):
         return f"invalid answer to {self.to_request}: {self.detail}"
 
 
+class Tolerated(TraceEvent):
+    """The peer violated the standard in a way that does no harm; logged once for each kind and association."""
+
+    level: ClassVar[int] = logging.DEBUG
+    detail: str
+
+    def __str__(self) -> str:
+        return f"not as the standard says, but no harm: {self.detail}"
+
+
+class AnsweredInOtherContext(TraceEvent):
+    """The peer answered in another presentation context than it was asked in; logged once for each association."""
+
+    level: ClassVar[int] = logging.WARNING
+    detail: str
+
+    def __str__(self) -> str:
+        return f"the peer answers in another presentation context of the same SOP class: {self.detail}"
+
+
 class MetaDiffers(TraceEvent):
     """An instance has a `meta_difference`: its File Meta Information contradicts its data set, or a UID is doubtful."""
 

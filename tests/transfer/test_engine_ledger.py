@@ -75,6 +75,8 @@ class ListLedger:
         self.failure: LedgerError | None = None
         self.has_room = True
         self.is_open = False
+        self.refusals_noted = 0
+        self.end: tuple[bool, str] | None = None
 
     async def __aenter__(self) -> Self:
         self.is_open = True
@@ -90,6 +92,13 @@ class ListLedger:
     async def flush(self) -> None:
         pass
 
+    def note_refusal(self) -> None:
+        self.refusals_noted += 1
+
+    def note_end(self, *, scan_finished: bool, stopped: str) -> None:
+        self.end = scan_finished, stopped
+
+    files = ()
     has_earlier = False
 
     def settled(self, entries: Sequence[object], *, retry_set_aside: bool = False) -> list[Outcome | Suspicion | None]:

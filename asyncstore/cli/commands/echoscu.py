@@ -8,6 +8,7 @@ import typer
 
 from asyncstore import __version__
 from asyncstore.cli import options, running
+from asyncstore.cli.advice import explain_failure
 from asyncstore.cli.exit_codes import ExitCode, interrupted_by
 from asyncstore.cli.output.documented_log import logger
 from asyncstore.errors import AsyncStoreError
@@ -85,6 +86,5 @@ async def _verify(peer: Peer, proposal: dict[str, Any], repeat: int, log: Docume
                 logger.error("The peer answered: %s", reason_of(status))
             code = ExitCode.SOME_FAILED if refused else ExitCode.STORED
         except AsyncStoreError as error:
-            if not log.errors:
-                logger.error("%s", error)
+            explain_failure(error, peer, proposal["calling_ae_title"], log)
     return code if received.signal_number is None else interrupted_by(received.signal_number)

@@ -8,12 +8,17 @@ import pytest
 
 from asyncstore.dimse.messages import CEchoRQ, CEchoRSP
 from asyncstore.status import Status
+from asyncstore.upper_layer.pdu import AssociateRJ, AssociateRQ
 from tests.support import command
 from tests.support.peers import LOOPBACK, free_port
 from tests.support.wire import ScriptedSCP, Wire
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from tests.support.peers import RunningPeer
+
+USUAL_REASONS = "E: Possible reasons: the port expects TLS, or the peer does not allow our host or the AE titles"
 
 
 def test_an_answer_is_code_0_and_the_steps_are_logged(storescp: RunningPeer) -> None:
@@ -34,6 +39,32 @@ def test_nobody_listening_is_code_1() -> None:
     done = command.run("echoscu", LOOPBACK, free_port())
     assert done.returncode == 1
     assert done.stderr.startswith("E: Association request failed: unable to connect to remote\n")
+
+
+@pytest.mark.parametrize("end", [Wire.fin, Wire.rst])
+def test_a_connection_that_ends_before_the_answer_is_code_1_with_the_usual_reasons(
+    end: Callable[[Wire], object],
+) -> None:
+    def ends(wire: Wire) -> None:
+        wire.expect(AssociateRQ)
+        end(wire)
+
+    with ScriptedSCP(ends) as scp:
+        done = command.run("echoscu", scp.host, scp.port)
+    assert done.returncode == 1
+    first, second = done.stderr.splitlines()
+    assert first.startswith("E: Connection lost: ")
+    assert second == USUAL_REASONS
+
+
+def test_a_connection_that_ends_later_has_other_reasons() -> None:
+    def ends(wire: Wire) -> None:
+        wire.accept()
+        wire.read_message()
+
+    with ScriptedSCP(ends) as scp:
+        done = command.run("echoscu", scp.host, scp.port)
+    assert (done.returncode, done.stderr) == (3, "E: Connection lost: the peer closed the connection\n")
 
 
 def test_another_answer_than_success_is_code_3_and_told() -> None:
@@ -57,3 +88,14 @@ def test_one_transfer_syntax_can_be_requested_alone(storescp: RunningPeer, optio
     done = command.run("echoscu", storescp.host, storescp.port, "-d", option)
     assert f"D:     Proposed Transfer Syntax:\nD:       ={syntax}\nD: Requested Extended" in done.stderr
     assert done.returncode == 0
+
+
+def test_a_rejected_ae_title_is_explained() -> None:
+    def rejects(wire: Wire) -> None:
+        wire.expect(AssociateRQ)
+        wire.send(AssociateRJ(1, 1, 3))
+
+    with ScriptedSCP(rejects) as scp:
+        done = command.run("echoscu", scp.host, scp.port, "-aet", "ME", "-aec", "PACS")
+    assert done.returncode == 1
+    assert done.stderr.endswith("\nE: We are ME and called PACS: -aet and -aec set other AE titles\n")
