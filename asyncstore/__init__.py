@@ -50,9 +50,11 @@ if TYPE_CHECKING:
     from asyncstore.services.storage_scp import Arrival, OnStore, StorageSCP
     from asyncstore.status import Status
     from asyncstore.transfer.engine import Transfer, store
+    from asyncstore.transfer.limits import Limits
     from asyncstore.transfer.options import RetryPolicy, TransferOptions
     from asyncstore.transfer.reactions import Reaction, Reactions, StatusReaction
     from asyncstore.transfer.report import Report
+    from asyncstore.transfer.schedule import Timetable
     from asyncstore.upper_layer.items import UserIdentity
 
 __version__ = "0.1.0"
@@ -61,8 +63,8 @@ __all__ = [
     # to whom, and one association
     "Peer", "Timeouts", "UserIdentity", "associate", "Association", "LOW", "MEDIUM", "HIGH",
     # many instances
-    "store", "Transfer", "TransferOptions", "RetryPolicy", "Report", "Ledger", "SqliteLedger", "LedgerReader",
-    "StatusReaction", "Reaction", "Reactions",
+    "store", "Transfer", "TransferOptions", "RetryPolicy", "Limits", "Timetable", "Report",
+    "Ledger", "SqliteLedger", "LedgerReader", "StatusReaction", "Reaction", "Reactions",
     # what is sent, and what became of it
     "scan", "ScanProblem", "ProblemKind", "Instance", "instance_from", "instance_from_bytes",
     "DataSource", "FileSource", "BytesSource", "Outcome", "State", "Status",
@@ -93,9 +95,11 @@ _MODULES = {
     "asyncstore.net.transport": ("Transport",),
     "asyncstore.status": ("Status",),
     "asyncstore.transfer.engine": ("Transfer", "store"),
+    "asyncstore.transfer.limits": ("Limits",),
     "asyncstore.transfer.options": ("RetryPolicy", "TransferOptions"),
     "asyncstore.transfer.reactions": ("Reaction", "Reactions", "StatusReaction"),
     "asyncstore.transfer.report": ("Report",),
+    "asyncstore.transfer.schedule": ("Timetable",),
     "asyncstore.upper_layer.items": ("UserIdentity",),
 }
 _MODULE_OF = {name: module for module, names in _MODULES.items() for name in names}

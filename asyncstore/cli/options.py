@@ -108,6 +108,18 @@ def ae_title(text: object) -> str:
         raise typer.BadParameter(str(error)) from None
 
 
+def read_by(read: Callable[[str], Any]) -> Callable[[object], Any]:
+    """A parser that reads a value by a function that raises LocalProtocolError."""
+
+    def parse(text: object) -> Any:
+        try:
+            return read(str(text))
+        except LocalProtocolError as error:
+            raise typer.BadParameter(str(error)) from None
+
+    return parse
+
+
 def choice(*names: str) -> Callable[[object], str]:
     """A parser that accepts one of the names, in upper or lower case."""
 

@@ -40,7 +40,8 @@ _NOTHING_TO_SEND = frozenset((State.RESUMED, State.DUPLICATE, State.SKIPPED, Sta
 class StorescuRun:
     """One run of storescu: paths, destination, options, and where its records go.
 
-    `progress` None shows a bar if stderr is a terminal. `records_path` and `ledger` are file names or None.
+    `progress` None shows a bar if stderr is a terminal. `records_path`, `ledger` and `control_path` are file names or
+    None.
     `force_ledger` allows a ledger on a network file system.
     """
 
@@ -52,6 +53,7 @@ class StorescuRun:
     records_path: str | None = None
     json: bool = False
     progress: bool | None = None
+    control_path: str | None = None
     _cannot_record: bool = field(default=False, init=False)
 
     def run(self, log: DocumentedLog) -> int:
@@ -98,13 +100,14 @@ class StorescuRun:
             transfer.abort()
 
         with running.interrupts(drain, abort) as received, self._progress(transfer.report, log):
-            try:
-                async with transfer:
-                    async for outcome in transfer:
-                        self._record(outcome, writers, transfer)
-                self._record(None, writers, transfer)
-            except AsyncStoreError as error:
-                failure = error
+            async with self._control(transfer):
+                try:
+                    async with transfer:
+                        async for outcome in transfer:
+                            self._record(outcome, writers, transfer)
+                    self._record(None, writers, transfer)
+                except AsyncStoreError as error:
+                    failure = error
         code = self._exit_code(transfer.report, failure, received.signal_number)
         self._explain(failure, transfer.report, log)
         if failure is None and code != ExitCode.NO_ASSOCIATION:
@@ -143,6 +146,13 @@ class StorescuRun:
         from asyncstore.cli.output import progress
 
         return progress.shown(report, log)
+
+    def _control(self, transfer: Transfer) -> contextlib.AbstractAsyncContextManager[None]:
+        if self.control_path is None:
+            return contextlib.nullcontext()
+        from asyncstore.cli import control
+
+        return control.controlled(transfer, self.control_path)
 
     def _record(self, outcome: Outcome | None, writers: list[RecordWriter], transfer: Transfer) -> None:
         """Write an outcome; None, at the end, makes the report exist even if it is empty.

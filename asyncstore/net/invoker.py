@@ -117,9 +117,9 @@ class Invoker:
                     if on_begin is not None:
                         on_begin(operation)
                     run.put_command(frame_command(payload.context_id, command_set, framer.capacity))
-                sent_bytes = link.transport.send_some(run.parts)
+                sent_bytes = link.transport.send_some(run.parts) if link.pacer is None else 0
                 if sent_bytes != run.total_bytes:
-                    await link.writer.send_rest(run, sent_bytes)
+                    await link.writer.send_rest(run, sent_bytes, link.pacer)
                 if payload.data_set_length > STREAMED_AFTER_BYTES:
                     end = run.offset + run.data_bytes
                     link.streamed_bytes += max(0, end - max(run.offset, STREAMED_AFTER_BYTES))

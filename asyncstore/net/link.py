@@ -46,6 +46,7 @@ if TYPE_CHECKING:
     from asyncstore.dimse.operations import Operation
     from asyncstore.net.peer import Timeouts
     from asyncstore.net.transport import Transport
+    from asyncstore.net.writer import Pacer
     from asyncstore.upper_layer.machine import UpperLayerEvent
 
 logger = logging.getLogger("asyncstore.net")
@@ -56,9 +57,10 @@ class Link(Tracing):
 
     `established`: the association was established. `is_open`: since then it has neither failed nor been released.
     `failure` is the reason why it ended too early, None while all is well; `on_failure` is called when it is set.
-    `operations` has the operations that we invoked, `outstanding` those of them that the peer has not answered, by
-    Message ID. `streamed_bytes` counts data set bytes sent beyond the first STREAMED_AFTER_BYTES of each instance.
-    `transport` and `writer` exist once it is opened.
+    `pacer` is what data sets keep pace with, None while there is no limit; it may change at any time. `operations` has
+    the operations that we invoked, `outstanding` those of them that the peer has not answered, by Message ID.
+    `streamed_bytes` counts data set bytes sent beyond the first STREAMED_AFTER_BYTES of each instance. `transport` and
+    `writer` exist once it is opened.
     """
 
     transport: Transport
@@ -71,6 +73,7 @@ class Link(Tracing):
         self.established = False
         self.is_open = False
         self.streamed_bytes = 0
+        self.pacer: Pacer | None = None
         self.failure: AsyncStoreError | None = None
         self.operations = Operations(tolerate_context=lambda error: self._tolerate(error, trace.AnsweredInOtherContext))
         self.outstanding: Mapping[int, Operation] = self.operations.outstanding

@@ -12,10 +12,16 @@ from asyncstore.upper_layer.framing import Run, run_of_pdus
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Generator, Sequence
-    from typing import Any
+    from typing import Any, Protocol
 
     from asyncstore.errors import AsyncStoreError
     from asyncstore.net.transport import Transport
+
+    class Pacer(Protocol):
+        """Lets data sets pass at a pace that several associations may share."""
+
+        async def grant(self, wanted_bytes: int) -> int:
+            """Wait until some of these bytes may be sent, and return how many: at least one."""
 
 
 class Writer:
@@ -34,16 +40,23 @@ class Writer:
         self._interruption: AsyncStoreError | None = None
         self._blocked: anyio.CancelScope | None = None
 
-    async def send_rest(self, run: Run, sent_bytes: int) -> None:
-        """Send a run from that byte on; an interruption may leave it, and its PDU, unfinished."""
+    async def send_rest(self, run: Run, sent_bytes: int, pacer: Pacer | None = None) -> None:
+        """Send a run from that byte on, in pieces that `pacer` lets pass.
+
+        An interruption may leave the run, and its PDU, unfinished.
+        """
+        granted_bytes = run.command_bytes if pacer is not None else run.total_bytes
         try:
             while sent_bytes < run.total_bytes:
-                taken = self._transport.send_some(_cut(run.parts, sent_bytes, run.total_bytes))
-                sent_bytes += taken
-                if not taken:
-                    await self._wait_writable()
-                    if self._interruption is not None:
-                        raise self._interruption
+                if pacer is not None:
+                    granted_bytes += await self._wait_for_grant(pacer, run.total_bytes - granted_bytes)
+                while sent_bytes < granted_bytes:
+                    taken = self._transport.send_some(_cut(run.parts, sent_bytes, granted_bytes))
+                    sent_bytes += taken
+                    if not taken:
+                        await self._wait_writable()
+                        if self._interruption is not None:
+                            raise self._interruption
         except BaseException:
             self._unfinished = (run, sent_bytes)
             raise
@@ -89,6 +102,19 @@ class Writer:
         self._interruption = error
         if self._blocked is not None:
             self._blocked.cancel()
+
+    async def _wait_for_grant(self, pacer: Pacer, wanted_bytes: int) -> int:
+        """How many more bytes may be sent, when some may."""
+        granted_bytes = 0
+        if self._interruption is None:
+            with anyio.CancelScope() as self._blocked:
+                try:
+                    granted_bytes = await pacer.grant(wanted_bytes)
+                finally:
+                    self._blocked = None
+        if self._interruption is not None:
+            raise self._interruption
+        return granted_bytes
 
     async def _wait_writable(self) -> None:
         with anyio.move_on_after(self._network_seconds) as scope:

@@ -112,7 +112,7 @@ class _LearnedCap:
     """How many associations the peer lets us have, learned from its rejections."""
 
     def __init__(self, maximum: int) -> None:
-        self.value = self._maximum = maximum
+        self.value = self.maximum = maximum
         self._wait_seconds = CAP_SECONDS
         self._retry_at = math.inf
         self._raise_by = 1
@@ -122,11 +122,16 @@ class _LearnedCap:
         self._retry_at = now + self._wait_seconds
         self._raise_by = 1
 
+    def change_maximum(self, maximum: int) -> None:
+        """Have another maximum; what was learned from rejections stays."""
+        self.value = maximum if self.value == self.maximum else min(self.value, maximum)
+        self.maximum = maximum
+
     def update(self, now: float, progress: Progress) -> None:
         """Take the number that is open as the cap; after a long while allow one more, then two more, then four."""
-        self.value = min(max(self.value, progress.associations_open), self._maximum)
+        self.value = min(max(self.value, progress.associations_open), self.maximum)
         if now >= self._retry_at and progress.waiting:
-            self.value = min(self.value + self._raise_by, self._maximum)
+            self.value = min(self.value + self._raise_by, self.maximum)
             self._raise_by *= 2
             self._wait_seconds = min(2 * self._wait_seconds, LONGEST_CAP_SECONDS)
             self._retry_at = now + self._wait_seconds
@@ -141,6 +146,7 @@ class Concurrency:
     """
 
     def __init__(self, associations: int | None, maximum: int = 8) -> None:
+        self._most_by_itself = maximum
         self.maximum = max(1, maximum if associations is None else associations)
         self.target = self._level = 1 if associations is None else self.maximum
         self._is_single = False
@@ -170,6 +176,17 @@ class Concurrency:
             wanted = max(wanted, min(progress.suspected, self.maximum, self._cap.value))
         self.target = wanted if progress.waiting else min(self.target, wanted)
         return self.target
+
+    def change(self, associations: int | None, now: float) -> None:
+        """Fix another number from now on; None lets it climb, from the number that there is."""
+        self._now = now = max(now, self._now)
+        self._has_begun = self._has_begun or self._is_fixed
+        self._is_fixed = associations is not None
+        self.maximum = max(1, self._most_by_itself if associations is None else associations)
+        self._cap.change_maximum(self.maximum)
+        self._level = self.maximum if self._is_fixed else min(self._level, self.maximum)
+        self._forget(now + self._probe_seconds)
+        self.target = min(self.target, self._wanted())
 
     def pressed(self, now: float) -> None:
         """The peer answered that it is out of resources (A7xx, 0213)."""

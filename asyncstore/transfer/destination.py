@@ -132,6 +132,13 @@ class Destination:
         """The time until which nothing may be sent; it is past when the peer may have more."""
         return self.hold_until
 
+    def excuse(self, seconds: float) -> None:
+        """Leave out this time, in which nothing was sent to the peer: no trouble lasted longer by it."""
+        if self._trouble_since is not None:
+            self._trouble_since += seconds
+        if self._dying_since is not None:
+            self._dying_since += seconds
+
     def look(self, now: float) -> None:
         """Tell of a trouble that lasts, once."""
         since = self._trouble_since

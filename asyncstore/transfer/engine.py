@@ -1,7 +1,7 @@
 """A transfer: sends many instances over as many associations as pay, and gives each exactly one outcome.
 
     engine > supervisor > pool > worker > admission > attempts > judge, outcomes, duplicates, preparing
-           > work, destination > pending > plan > options
+           > work, destination, limiter > pending > plan > options
 
 Each station calls those behind it, gets an answer back, and does not know those before it. The feed reads ahead
 within bounds; workers take instances as their windows have room; each answer and each loss goes to the judge, which
@@ -26,6 +26,7 @@ from asyncstore.transfer.attempts import Attempts
 from asyncstore.transfer.concurrency import Concurrency
 from asyncstore.transfer.destination import Destination
 from asyncstore.transfer.judge import Judge
+from asyncstore.transfer.limiter import Limiter
 from asyncstore.transfer.options import MAXIMUM_ASSOCIATIONS, TransferOptions, options_as_data
 from asyncstore.transfer.outcomes import Outcomes
 from asyncstore.transfer.plan import Plan
@@ -46,6 +47,7 @@ if TYPE_CHECKING:
     from asyncstore.instances.outcome import Outcome
     from asyncstore.ledger.protocol import Ledger
     from asyncstore.net.peer import Peer
+    from asyncstore.transfer.limits import Limits
 
 
 class Transfer:
@@ -111,6 +113,7 @@ class Transfer:
         work, plan = Work(strict=by_study), Plan(options)
         concurrency = Concurrency(options.associations, MAXIMUM_ASSOCIATIONS)
         self._destination = destination = Destination(options.retry, concurrency)
+        self._limiter = limiter = Limiter(options, concurrency, report)
         self._outcomes = outcomes = Outcomes(report, destination, ledger, fail_fast=options.fail_fast)
         duplicates = None
         if ledger is not None:
@@ -141,6 +144,7 @@ class Transfer:
             preparing=preparing,
             work=work,
             destination=destination,
+            limiter=limiter,
             plan=plan,
             report=report,
         )
@@ -153,6 +157,7 @@ class Transfer:
             preparing=preparing,
             work=work,
             destination=destination,
+            limiter=limiter,
             report=report,
             recorder=ledger,
             history=ledger,
@@ -224,12 +229,25 @@ class Transfer:
             await outcomes.readable.wait()
         return outcomes.take()
 
-    def drain(self) -> None:
+    @property
+    def limits(self) -> Limits:
+        """How much of the network and of the day the run may take now."""
+        return self._limiter.limits
+
+    def limit(self, limits: Limits) -> None:
+        """Have other limits from now on; no association is aborted for it.
+
+        transfer.limit(dataclasses.replace(transfer.limits, is_paused=True))
+        """
+        self._limiter.change(limits)
+
+    def drain(self, because: Exception | None = None) -> None:
         """Take no new work, finish what is in flight, and release; the iteration ends after the last outcome.
 
-        Associations that still have instances in flight after `options.drain_seconds` are aborted.
+        Associations that still have instances in flight after `options.drain_seconds` are aborted. `because` is what
+        `report.stopped_because` says then.
         """
-        self._supervisor.drain()
+        self._supervisor.drain(because)
 
     def abort(self) -> None:
         """Abort every association at once; instances in flight have no known outcome and are left for another run."""

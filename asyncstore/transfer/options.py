@@ -15,6 +15,7 @@ from asyncstore.dimse.messages import HIGH, LOW, MEDIUM
 from asyncstore.errors import LocalProtocolError
 from asyncstore.instances.outcome import State
 from asyncstore.net.peer import Timeouts, check_ae_title, check_length, check_seconds, check_window
+from asyncstore.transfer.limits import Limits
 from asyncstore.transfer.reactions import STATUS_REACTIONS, Reaction, Reactions, StatusReaction
 from asyncstore.uids import can_be_sent
 
@@ -114,6 +115,7 @@ class RetryPolicy:
         return longest * (random.random() if random_fraction is None else random_fraction)
 
 
+_NO_LIMITS: Final = Limits()
 # The policy of TransferOptions that were made without one; recognised by its identity.
 _USUAL_RETRY: Final = RetryPolicy()
 
@@ -124,6 +126,7 @@ class TransferOptions:
 
     calling_ae_title      our AE title
     associations          how many to keep open; None: as many as pay, up to 8
+    limits                how much of the network and of the day to take; `Transfer.limit` changes them
     window                asynchronous operations window to propose (PS3.7 D.3.3.3); 1: none
     maximum_length        longest PDU to receive, in bytes; 0: no limit
     maximum_send_length   longest PDU to send, in bytes, if the peer accepts longer ones; 0: only the peer's limit
@@ -163,6 +166,7 @@ class TransferOptions:
     fail_fast: bool = False
     drain_seconds: float = 30.0
     user_identity: UserIdentity | None = None
+    limits: Limits = _NO_LIMITS
 
     def __post_init__(self) -> None:
         check_ae_title(self.calling_ae_title)
@@ -170,6 +174,7 @@ class TransferOptions:
             _check_count("associations", self.associations, least=1)
         _check_type("timeouts", self.timeouts, Timeouts)
         _check_type("retry", self.retry, RetryPolicy)
+        _check_type("limits", self.limits, Limits)
         check_window(self.window)
         check_length("maximum_length", self.maximum_length)
         check_length("maximum_send_length", self.maximum_send_length)

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from asyncstore.transfer.admission import Admission
     from asyncstore.transfer.attempts import Attempts
     from asyncstore.transfer.destination import Destination
+    from asyncstore.transfer.limiter import Limiter
     from asyncstore.transfer.options import TransferOptions
     from asyncstore.transfer.plan import Plan
     from asyncstore.transfer.preparing import Preparing
@@ -56,6 +57,7 @@ class Pool:
         preparing: Preparing,
         work: Work,
         destination: Destination,
+        limiter: Limiter,
         plan: Plan,
         report: Report,
     ) -> None:
@@ -68,6 +70,7 @@ class Pool:
         self._preparing = preparing
         self._work = work
         self._destination = destination
+        self._limiter = limiter
         self._plan = plan
         self._report = report
         self._last_number = 0
@@ -86,6 +89,11 @@ class Pool:
         """Have every worker look whether there is something to do."""
         for worker in self.workers:
             worker.wake()
+
+    def keep_pace(self) -> None:
+        """Have every association keep pace with what limits the run now."""
+        for worker in self.workers:
+            worker.association.pacer = self._limiter.pacer
 
     def abort(self) -> None:
         """Abort every association at once."""
@@ -156,6 +164,7 @@ class Pool:
             user_identity=options.user_identity,
         )
         association.on_trouble = self._take_trouble
+        association.pacer = self._limiter.pacer
         worker = Worker(
             self._last_number,
             association,

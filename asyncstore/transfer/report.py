@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections import Counter
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from asyncstore.instances.outcome import FAILED_STATES, STORED_STATES, State
 
@@ -19,6 +19,20 @@ _FOUND_BEFORE = frozenset((State.RESUMED, State.DUPLICATE))
 _KEPT_REASONS = 1000  # a peer that words each failure differently must not fill the memory
 
 
+class Waiting(NamedTuple):
+    """Why a run sends nothing although it may have work.
+
+    `until` is the time at which it goes on by itself, in seconds since 1970; None: when the caller says.
+    """
+
+    until: float | None
+
+    def __str__(self) -> str:
+        return (
+            "paused" if self.until is None else f"waiting until {time.strftime('%a %H:%M', time.localtime(self.until))}"
+        )
+
+
 @dataclass(slots=True)
 class Report:
     """The account of a transfer so far: instances by state, status and reason, and bytes of data sets.
@@ -28,9 +42,9 @@ class Report:
     not an instance, `problems` counts paths that cannot be read and files that are damaged, and `skipped` the files in
     a directory that are not DICOM. `states` counts the outcomes of all three.
 
-    `streamed_bytes` is the part of `sent_bytes` that large instances sent beyond their first 8 MiB. `stopped_because`
-    is the exception that stopped the run before its work was done, None otherwise. `started_at` and `finished_at` are
-    times of time.monotonic(). `to_dict()` is for JSON.
+    `streamed_bytes` is the part of `sent_bytes` that large instances sent beyond their first 8 MiB. `waiting_for`
+    is None while the run may send. `stopped_because` is the exception that stopped the run before its work was done,
+    None otherwise. `started_at` and `finished_at` are times of time.monotonic(). `to_dict()` is for JSON.
     """
 
     found: int = 0
@@ -50,6 +64,7 @@ class Report:
     started_at: float = field(default_factory=time.monotonic)
     finished_at: float | None = None
     streamed_bytes: int = 0
+    waiting_for: Waiting | None = None
 
     @property
     def stored(self) -> int:

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from asyncstore.transfer.admission import Admission
     from asyncstore.transfer.destination import Destination
     from asyncstore.transfer.duplicates import Duplicates
+    from asyncstore.transfer.limiter import Limiter
     from asyncstore.transfer.outcomes import Outcomes
     from asyncstore.transfer.pool import Pool
     from asyncstore.transfer.preparing import Preparing
@@ -53,6 +54,7 @@ class Supervisor:
         preparing: Preparing,
         work: Work,
         destination: Destination,
+        limiter: Limiter,
         report: Report,
         recorder: Recorder | None,
         history: History | None,
@@ -68,6 +70,7 @@ class Supervisor:
         self._preparing = preparing
         self._work = work
         self._destination = destination
+        self._limiter = limiter
         self._report = report
         self._recorder = recorder
         self._history = history
@@ -78,6 +81,7 @@ class Supervisor:
         self._is_draining = False
         self._feed_scope: anyio.CancelScope | None = None
         self._abort_at = math.inf
+        self._looked_at = math.inf
 
     async def run(self) -> None:
         """Feed and supervise until everything has its outcome."""
@@ -95,6 +99,7 @@ class Supervisor:
                 if self._duplicates is not None:
                     self._duplicates.cancel()
         finally:
+            self._report.waiting_for = None
             self._admission.conclude()
 
     async def _run_feed(self) -> None:
@@ -116,11 +121,11 @@ class Supervisor:
 
     # -- the end of a run, before its work is done ---------------------------------------------------------------------
 
-    def drain(self) -> None:
+    def drain(self, because: Exception | None = None) -> None:
         """Take no new work and finish what is in flight; abort it after `drain_seconds`."""
         if not self._outcomes.are_complete:
             self._abort_at = min(self._abort_at, time.monotonic() + self._drain_seconds)
-            self._destination.stop()
+            self._destination.stop(because)
             self._begin_draining()
 
     def abort(self) -> None:
@@ -155,6 +160,7 @@ class Supervisor:
         """Do everything that is due."""
         if self._recorder is not None and self._recorder.failure is not None:
             self._destination.stop(self._recorder.failure)
+        self._apply_limits(now)
         self._admission.look(now)
         if self._destination.is_stopped:
             self._begin_draining()
@@ -165,10 +171,25 @@ class Supervisor:
         self._adjust(now)
         self._outcomes.readable.set()
 
+    def _apply_limits(self, now: float) -> None:
+        """Keep the pace, and end the run when its time is up. While nothing may be sent, the time does not count."""
+        limiter = self._limiter
+        if limiter.is_closed and not self._pool.workers:
+            self._destination.excuse(max(0.0, now - self._looked_at))
+        self._looked_at = now
+        limiter.look(now, time.localtime())
+        self._pool.keep_pace()
+        because = limiter.ended_because(now)
+        if because is not None and not self._destination.is_stopped:
+            self.drain(because)
+
     def _adjust(self, now: float) -> None:
-        """Keep as many associations open as pay: open some, or retire some."""
+        """Keep as many associations open as pay: open some, or retire some; none while nothing may be sent."""
         target = self._pool.update_target(now)
         self._pool.retire_idle(now)
+        if self._limiter.is_closed:
+            self._pool.retire_beyond(0)
+            return
         if self._destination.closed_until(now) > now:
             return
         self._pool.retire_beyond(target)
@@ -192,7 +213,7 @@ class Supervisor:
 
     async def _rest(self) -> None:
         """Wait until the next tick, or until something changes that should not wait for it."""
-        signals: list[Signal] = [self._work.due, self._destination.stopped, self._pool.changed]
+        signals: list[Signal] = [self._work.due, self._destination.stopped, self._pool.changed, self._limiter.changed]
         if self._duplicates is not None:
             signals.append(self._duplicates.decided)
         if not self._pool.workers:  # else a worker takes it

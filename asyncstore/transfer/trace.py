@@ -79,6 +79,32 @@ class PeerTakesAgain(TraceEvent):
         return f"the peer takes instances again, after {self.seconds:.0f} s"
 
 
+class LimitChanged(TraceEvent):
+    """A limit of the run is another one from now on: `name` says which, `value` what it is."""
+
+    name: str
+    value: str
+
+    def __str__(self) -> str:
+        return f"{self.name}: {self.value}"
+
+
+class SendingWaits(TraceEvent):
+    """The run finishes what is in flight, and then sends nothing for a while; `waiting` says until when."""
+
+    waiting: str
+
+    def __str__(self) -> str:
+        return f"Sending nothing now: {self.waiting}"
+
+
+class SendingBegins(TraceEvent):
+    """The run may send again."""
+
+    def __str__(self) -> str:
+        return "Sending again"
+
+
 class Passing(TraceEvent):
     """`event` is an error of one association, which the run gets over by itself."""
 

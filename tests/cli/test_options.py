@@ -16,7 +16,9 @@ import asyncstore
 from asyncstore.cli.app import COMMANDS, run_command_line
 from asyncstore.cli.output.documented_log import QUIET
 from asyncstore.cli.sending import StorescuRun
+from asyncstore.transfer.limits import Limits
 from asyncstore.transfer.reactions import Reactions
+from asyncstore.transfer.schedule import windows
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -78,6 +80,7 @@ def test_the_defaults_are_the_documented_ones(storescu: Callable[..., Asked]) ->
     assert (options.associations, options.window, options.keep_together) == (None, 16, "directory")
     assert (options.retry.retries, options.retry.first_wait_seconds, options.fail_fast) == (4, 1.0, False)
     assert (options.retry.outage_seconds, asked.sending.force_ledger) == (60.0, False)
+    assert (options.limits, asked.sending.control_path) == (Limits(), None)
     assert (asked.sending.ledger, asked.sending.records_path, asked.sending.json) == (None, None, False)
 
 
@@ -112,6 +115,19 @@ def test_the_defaults_are_the_documented_ones(storescu: Callable[..., Asked]) ->
         (("-ll", "--log-level"), ("debug",), lambda asked: asked.level, logging.DEBUG),
         (("-j", "--associations"), ("3",), lambda asked: asked.options.associations, 3),
         (("-j", "--associations"), ("auto",), lambda asked: asked.options.associations, None),
+        (("-j", "--associations"), ("08:00,2 18:00,auto",), lambda asked: asked.options.associations, None),
+        (
+            ("-j", "--associations"),
+            ("08:00,2 18:00,auto",),
+            lambda asked: asked.options.limits.associations.at(8 * 60),
+            2,
+        ),
+        (("--bwlimit",), ("20M",), lambda asked: asked.options.limits, Limits(20 * 1024**2)),
+        (("--bwlimit",), ("off",), lambda asked: asked.options.limits, Limits()),
+        (("--bwlimit",), ("08:00,1k 18:00,off",), lambda asked: asked.options.limits.bytes_per_second.at(0), None),
+        (("--between",), ("18:00-06:00",), lambda asked: asked.options.limits, Limits(between=windows("18:00-06:00"))),
+        (("--max-duration",), ("1h30m",), lambda asked: asked.options.limits, Limits(maximum_seconds=5400)),
+        (("--control",), ("run.ctl",), lambda asked: asked.sending.control_path, "run.ctl"),
         (("-w", "--window"), ("1",), lambda asked: asked.options.window, 1),
         (("--keep-together",), ("study",), lambda asked: asked.options.keep_together, "study"),
         (("--priority",), ("high",), lambda asked: asked.options.priority, 1),
@@ -190,6 +206,7 @@ def test_status_reactions_are_read_in_order(storescu: Callable[..., Asked]) -> N
     [
         ("ASYNCSTORE_CALLING_AET", "ME", lambda asked: asked.options.calling_ae_title, "ME"),
         ("ASYNCSTORE_ASSOCIATIONS", "2", lambda asked: asked.options.associations, 2),
+        ("ASYNCSTORE_BWLIMIT", "08:00,1k 18:00,2k", lambda asked: asked.options.limits.bytes_per_second.at(0), 2048),
         ("ASYNCSTORE_MAX_PDU", "4096", lambda asked: asked.options.maximum_length, 4096),
         ("ASYNCSTORE_RECURSIVE", "1", lambda asked: asked.options.recursive, True),
         ("ASYNCSTORE_LOG_LEVEL", "info", lambda asked: asked.level, logging.INFO),
@@ -276,6 +293,11 @@ def test_paths_come_from_stdin(storescu: Callable[..., Asked], monkeypatch: pyte
         (("storescu", "host", "104", "a", "-q", "-v"), "--quiet and --verbose contradict each other"),
         (("storescu", "host", "104", "a", "-xe", "-xi"), "--request-little and --request-implicit contradict"),
         (("storescu", "host", "104", "a", "-j", "0"), "'0' is not auto or a number of associations"),
+        (("storescu", "host", "104", "a", "-j", "08:00,x"), "'x' is not auto or a number of associations"),
+        (("storescu", "host", "104", "a", "--bwlimit", "20"), "'20' is not a rate with its unit, such as 512k, 20M"),
+        (("storescu", "host", "104", "a", "--bwlimit", "8,20M"), "'8,20M' is not a time and a value, as in 08:00,20M"),
+        (("storescu", "host", "104", "a", "--between", "18-6"), "'18-6' is not a window of time, as in 18:00-06:00"),
+        (("storescu", "host", "104", "a", "--max-duration", "long"), "'long' is not a duration above 0, such as 8h"),
         (("storescu", "host", "104", "a", "-w", "65536"), "is not a number of operations from 1 to 65535"),
         (("storescu", "host", "104", "a", "--priority", "urgent"), "'urgent' is not one of low, medium, high"),
         (("storescu", "host", "104", "a", "--retries", "-1"), "'-1' is not a number of attempts"),

@@ -15,6 +15,7 @@ from asyncstore.status import Status
 from asyncstore.trace import TraceEvent, emit
 from asyncstore.transfer.trace import (
     KindRefused,
+    LimitChanged,
     MoreMetaDiffer,
     MorePadded,
     NotStored,
@@ -22,6 +23,8 @@ from asyncstore.transfer.trace import (
     Passing,
     PeerTakesAgain,
     PeerTakesNothing,
+    SendingBegins,
+    SendingWaits,
 )
 from asyncstore.uids import CT_IMAGE_STORAGE, IMPLICIT_VR_LITTLE_ENDIAN
 from asyncstore.upper_layer.items import PresentationContextResult, UserInformation
@@ -141,6 +144,9 @@ EVENTS = [
         logging.WARNING,
         "1,200 more data sets of odd length were sent with a padding byte",
     ),
+    (LimitChanged(name="Bandwidth", value="20 MiB/s"), logging.INFO, "Bandwidth: 20 MiB/s"),
+    (SendingWaits(waiting="paused"), logging.INFO, "Sending nothing now: paused"),
+    (SendingBegins(), logging.INFO, "Sending again"),
 ]
 
 

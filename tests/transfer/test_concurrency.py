@@ -468,7 +468,47 @@ def test_a_rejection_that_overtook_the_acceptances_counts_what_is_open_in_the_en
     assert controller.update(0.02, quiet(1, 2)) == 2
 
 
+@pytest.mark.parametrize("associations", [None, 2, 12])
+def test_another_number_is_obeyed_from_the_next_update_on(associations: int | None) -> None:
+    controller = Concurrency(associations)
+    controller.update(1, quiet(1, controller.target))
+    for second, number in enumerate((4, 1, 16, 3), 2):
+        controller.change(number, second)
+        assert controller.target <= number
+        assert controller.update(second, quiet(second, controller.target)) == number
+        assert controller.maximum == number
+
+
+def test_from_a_fixed_number_it_climbs_on_or_gives_back_what_does_not_pay() -> None:
+    simulation = Simulation(Concurrency(6), flat(500, 1)).run(5)
+    simulation.controller.change(None, 5)
+    assert simulation.controller.update(5.1, quiet(simulation.answers, 6)) == 6
+    assert simulation.run(60).share_at(1, since=30) > 0.8
+    simulation = Simulation(Concurrency(16), flat(500, 8))
+    simulation.controller.change(None, 0)
+    assert set(simulation.run(20).targets()) <= set(range(1, 9))
+
+
+def test_a_cap_that_was_learned_outlasts_another_number() -> None:
+    controller = Concurrency(16)
+    controller.rejected(1, 3)
+    controller.change(8, 2)
+    assert controller.update(3, quiet(1, 3)) == 3
+
+
 # invariants
+
+
+@given(st.lists(st.tuples(st.none() | st.integers(1, 20), st.integers(0, 3), st.integers(0, 25)), max_size=40))
+def test_the_target_is_never_above_a_number_that_changes(changes: list[tuple[int | None, int, int]]) -> None:
+    controller = Concurrency(None)
+    for second, (number, updates, associations_open) in enumerate(changes):
+        controller.change(number, second)
+        for _ in range(updates):
+            controller.update(second, quiet(second, associations_open))
+        if associations_open % 5 == 0:
+            controller.rejected(second, associations_open)
+        assert 1 <= controller.target <= (8 if number is None else number)
 
 
 @st.composite

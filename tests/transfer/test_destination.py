@@ -156,6 +156,24 @@ def test_pauses_for_room_become_longer() -> None:
     assert 5 < max(pauses) <= 15
 
 
+def test_time_in_which_nothing_was_sent_makes_no_outage_longer() -> None:
+    destination = destination_of(outage_seconds=60)
+    destination.failed(NOW, ConnectFailed("refused"))
+    destination.excuse(3600.0)
+    destination.failed(NOW + 3600 + 59, ConnectFailed("refused"))
+    assert not destination.is_stopped
+    destination.failed(NOW + 3600 + 61, ConnectFailed("refused"))
+    assert destination.is_stopped
+
+
+def test_a_peer_that_is_well_needs_no_excuse() -> None:
+    destination = destination_of(outage_seconds=60)
+    destination.excuse(3600.0)
+    destination.failed(NOW, ConnectFailed("refused"))
+    destination.failed(NOW + 61, ConnectFailed("refused"))
+    assert destination.is_stopped
+
+
 # -- what is told ------------------------------------------------------------------------------------------------------
 
 

@@ -27,11 +27,12 @@ STATIONS: Final = (
     ("admission",),
     ("attempts",),
     ("judge", "outcomes", "duplicates", "preparing", "offer"),
-    ("work", "destination"),
+    ("work", "destination", "limiter"),
     ("pending",),
     ("plan",),
     ("options",),
-    ("reactions", "concurrency", "report", "trace"),
+    ("limits",),
+    ("reactions", "concurrency", "report", "trace", "throttle", "schedule"),
 )
 ROW_OF: Final = {name: row for row, names in enumerate(STATIONS) for name in names}
 # What may be called from below: by an association its worker, and by the feed the admission.

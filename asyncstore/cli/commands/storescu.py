@@ -21,8 +21,11 @@ from asyncstore.cli.sending import StorescuRun
 from asyncstore.dimse.messages import HIGH, LOW, MEDIUM
 from asyncstore.errors import LocalProtocolError
 from asyncstore.net.peer import Peer
+from asyncstore.transfer import limits
+from asyncstore.transfer.limits import Limits
 from asyncstore.transfer.options import RetryPolicy, TransferOptions
 from asyncstore.transfer.reactions import Reactions, StatusReaction, parse_overrides
+from asyncstore.transfer.schedule import windows
 
 DETAILS = """PATH is a DICOM file or a directory. Only files directly in a directory are sent; -r includes \
 subdirectories.
@@ -33,13 +36,6 @@ Exit codes: 0 everything stored, 1 no association, 2 usage, 3 some instances fai
 _REACTIONS = [member.name.lower().replace("_", "-") for member in Reactions]
 _PRIORITIES = {"low": LOW, "medium": MEDIUM, "high": HIGH}
 _PIECE_BYTES = 65536
-
-
-def association_count(text: object) -> int | None:
-    """A number of associations; None for auto."""
-    if str(text).lower() == "auto":
-        return None
-    return options.whole_number(1, 1024, "auto or a number of associations")(text)
 
 
 def record_name(text: object) -> str:
@@ -147,14 +143,54 @@ def storescu(
         ),
     ] = False,
     associations: Annotated[
-        int | None,
+        Any,
         options.option(
             "-j",
             "--associations",
-            parser=association_count,
+            parser=options.read_by(limits.association_counts),
             metavar="N|auto",
-            help="Parallel associations. auto adds some, up to 8, while throughput improves, and drops some when the "
-            "peer struggles." + options.default_text("auto"),
+            help="Parallel associations, or a timetable of them: '08:00,2 18:00,auto'. auto adds some, up to 8, while "
+            "throughput improves, and drops some when the peer struggles." + options.default_text("auto"),
+            panel=options.BULK,
+        ),
+    ] = None,
+    bwlimit: Annotated[
+        Any,
+        options.option(
+            parser=options.read_by(limits.rates),
+            metavar="RATE",
+            help="Most bytes of data sets per second, on all associations together: 512k, 20M, 1G (KiB, MiB, GiB), "
+            "100Mbit (12,500,000 bytes) or off. Or a timetable in local time: '08:00,20M 18:00,off', with days "
+            "'Mon-08:00,20M Fri-18:00,off'." + options.default_text("off"),
+            panel=options.BULK,
+        ),
+    ] = None,
+    between: Annotated[
+        Any,
+        options.option(
+            parser=options.read_by(windows),
+            metavar="TIMES",
+            help="Send in these windows of local time only: '18:00-06:00,Sat-00:00-Mon-06:00'. At other times no "
+            "association is open.",
+            panel=options.BULK,
+        ),
+    ] = None,
+    max_duration: Annotated[
+        float | None,
+        options.option(
+            parser=options.read_by(limits.duration),
+            metavar="TIME",
+            help="After this time (8h, 1h30m), finish what is in flight and stop.",
+            panel=options.BULK,
+        ),
+    ] = None,
+    control: Annotated[
+        str | None,
+        options.option(
+            parser=options.text,
+            metavar="FILE",
+            help="Carry out the lines of this file whenever it changes: bwlimit RATE, associations N, pause, resume, "
+            "stop.",
             panel=options.BULK,
         ),
     ] = None,
@@ -313,10 +349,12 @@ def storescu(
         raise typer.BadParameter("the report and the ledger cannot be one file", param_hint="--report")
     listed = None if files_from is None else listed_paths(files_from, ends_in_nul=null)
     retry_policy = RetryPolicy if ledger is None else RetryPolicy.for_ledger
+    # A number goes where numbers always went; only a timetable is a limit.
+    is_fixed = associations is not None and len(associations.entries) == 1
     outage: dict[str, Any] = {} if outage_wait is None else {"outage_seconds": outage_wait}
     transfer_options = TransferOptions(
         calling_ae_title=calling_aet,
-        associations=associations,
+        associations=associations.at(0) if is_fixed else None,
         window=window,
         maximum_length=max_pdu,
         maximum_send_length=max_send_pdu,
@@ -337,6 +375,12 @@ def storescu(
         retry_set_aside=retry_set_aside,
         strict_source=strict_source,
         fail_fast=fail_fast,
+        limits=Limits(
+            bytes_per_second=bwlimit,
+            associations=None if is_fixed else associations,
+            between=between,
+            maximum_seconds=max_duration,
+        ),
     )
     run = StorescuRun(
         Peer(addr, port, called_aet),
@@ -347,5 +391,6 @@ def storescu(
         records_path=report,
         json=json,
         progress=progress,
+        control_path=control,
     )
     raise typer.Exit(running.run(level, run.plan if dry_run else run.run))

@@ -92,7 +92,7 @@ class TransferDisplay:
         if report.scan_finished and rate.instances_per_second > 0:
             left = (report.found - report.finished_instances) / rate.instances_per_second
             parts.append(f"{duration_text(left) if left >= 60 else f'{max(left, 0.0):.0f} s'} left")
-        parts.append(count_text(report.associations_open, "association"))
+        parts.append(str(report.waiting_for or count_text(report.associations_open, "association")))
         while len(parts) > 1 and len("  ".join(parts)) > room:
             parts.pop()
         return "  ".join(parts)

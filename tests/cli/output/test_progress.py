@@ -14,7 +14,7 @@ from asyncstore.cli.output import progress
 from asyncstore.cli.output.documented_log import DocumentedLog
 from asyncstore.cli.output.progress import RateMeter, TransferDisplay
 from asyncstore.instances.outcome import State
-from asyncstore.transfer.report import Report
+from asyncstore.transfer.report import Report, Waiting
 
 
 def running_report(**known: object) -> Report:
@@ -32,6 +32,12 @@ def running_report(**known: object) -> Report:
 def test_the_line_says_how_far_the_transfer_is() -> None:
     text = TransferDisplay(running_report(scan_finished=True)).text()
     assert text == "1,203/5,000 instances, 3 not stored  9.60 MB of 40.0 MB  0 bytes/s  4 associations"
+
+
+def test_a_run_that_waits_says_for_what() -> None:
+    text = TransferDisplay(running_report(scan_finished=True, waiting_for=Waiting(None))).text()
+    assert text.endswith("  0 bytes/s  paused")
+    assert "  waiting until " in TransferDisplay(running_report(waiting_for=Waiting(1.0))).text()
 
 
 def test_totals_that_still_grow_are_marked() -> None:
