@@ -179,6 +179,8 @@ class StorescuRun:
     def _summarize(self, report: Report, log: DocumentedLog, *, nothing_to_send: bool) -> None:
         if nothing_to_send:
             _notice(log, logging.WARNING, "No suitable DICOM files found")
+        if report.left_out:
+            _notice(log, logging.INFO, f"{count_text(report.left_out, 'file')} left out by the selection")
         total = report.finished - report.states[State.SKIPPED]
         if total < 2:
             return
@@ -200,7 +202,7 @@ class StorescuRun:
 
         _say_hello()
         inventory = Inventory()
-        inventory.scan(self.sources, recursive=self.options.recursive)
+        inventory.scan(self.sources, recursive=self.options.recursive, selection=self.options.selection)
         if self.json:
             running.Results().print(inventory_text.json_line(inventory))
         else:

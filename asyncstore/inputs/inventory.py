@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections import Counter
 from typing import TYPE_CHECKING, Any, Final
 
+from asyncstore.inputs.contents import found_in
 from asyncstore.inputs.entry import entries_of
+from asyncstore.inputs.selection import Choice, Selection
 from asyncstore.instances.instance import Instance
 from asyncstore.instances.problem import PASSED_OVER, ProblemKind, ScanProblem
 from asyncstore.uids import name_of
@@ -21,7 +23,8 @@ class Inventory:
 
     `instances` and `size_bytes` are by (SOP class UID, transfer syntax UID). `problems` are by kind, with some
     `examples` of each as (path, detail). `differing` counts instances whose File Meta Information contradicts the data
-    set; `differences` has examples. `failed` counts paths that a transfer would count as a failure.
+    set; `differences` has examples. `failed` counts paths that a transfer would count as a failure, `left_out`
+    files and instances that the selection leaves out.
     """
 
     def __init__(self) -> None:
@@ -32,13 +35,17 @@ class Inventory:
         self.differing = 0
         self.differences: list[tuple[str, str]] = []
         self.failed = 0
+        self.left_out = 0
 
-    def scan(self, sources: Iterable[str], *, recursive: bool) -> None:
-        """Count everything under the sources. Blocks."""
-        for entry in entries_of(sources, recursive=recursive, walked={}):
-            found = entry.read_head()
+    def scan(self, sources: Iterable[str], *, recursive: bool, selection: Selection | None = None) -> None:
+        """Count everything under the sources, or what `selection` takes of it. Blocks."""
+        choice = None if selection is None else Choice.of(selection, self._leave_out)
+        for entry, found in found_in(entries_of(sources, recursive=recursive, walked={}, choice=choice), choice):
             if isinstance(found, Instance | ScanProblem):
                 self.add(found, is_named=entry.is_named)
+
+    def _leave_out(self) -> None:
+        self.left_out += 1
 
     def add(self, found: Instance | ScanProblem, *, is_named: bool = False) -> None:
         """Count one result of a scan; `is_named` says that its path was a source itself, not found in a directory."""
@@ -60,6 +67,7 @@ class Inventory:
         return {
             "instances": self.instances.total(),
             "bytes": self.size_bytes.total(),
+            "left_out": self.left_out,
             "kinds": [
                 {
                     "sop_class_uid": pair[0],

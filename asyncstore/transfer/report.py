@@ -21,8 +21,9 @@ class Report:
 
     `stored`, `failed`, `left` and `states` count outcomes. `found` and `found_bytes` grow while the input is scanned,
     and are final once `scan_finished` is true. `streamed_bytes` is the part of `sent_bytes` that large instances sent
-    beyond their first 8 MiB. `stopped_because` is the exception that stopped the run before its work was done, None
-    otherwise. `started_at` and `finished_at` are times of time.monotonic(). `to_dict()` is for JSON.
+    beyond their first 8 MiB. `left_out` counts files that the selection left out: they have no outcome.
+    `stopped_because` is the exception that stopped the run before its work was done, None otherwise. `started_at` and
+    `finished_at` are times of time.monotonic(). `to_dict()` is for JSON.
     """
 
     found: int = 0
@@ -42,6 +43,7 @@ class Report:
     started_at: float = field(default_factory=time.monotonic)
     finished_at: float | None = None
     streamed_bytes: int = 0
+    left_out: int = 0
 
     @property
     def stored(self) -> int:
@@ -76,6 +78,10 @@ class Report:
         """Outcomes so far of instances that `found` counts: without files that hold none or cannot be read."""
         return self.finished - self.problems
 
+    def leave_out(self) -> None:
+        """Count a file or instance that the selection leaves out: it has no outcome."""
+        self.left_out += 1
+
     def add(self, outcome: Outcome) -> None:
         """Count a final outcome."""
         self.states[outcome.state] += 1
@@ -99,6 +105,7 @@ class Report:
         return {
             "found": self.found,
             "found_bytes": self.found_bytes,
+            "left_out": self.left_out,
             "stored": self.stored,
             "failed": self.failed,
             "states": {state.value: count for state, count in sorted(self.states.items())},

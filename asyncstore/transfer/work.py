@@ -407,7 +407,9 @@ def directory_of(path: str | None) -> str:
 
 def _held_bytes(instance: Instance) -> int:
     """The memory that an instance holds while it waits: small files wait with their bytes."""
-    return instance.size_bytes if instance.path is None or instance.size_bytes <= SMALL_FILE_BYTES else 0
+    if instance.path is None or instance.size_bytes <= SMALL_FILE_BYTES:
+        return instance.size_bytes
+    return getattr(instance.source, "held_bytes", 0)  # a member of an archive, which is large itself
 
 
 def _waiting_in(group: _Group) -> int:

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 from asyncstore.cli.output import pdu_text
 from asyncstore.cli.output.plain_text import count_text, duration_text, path_text, peer_text
 from asyncstore.errors import AssociationRejected, MissingUID, NotDicom
+from asyncstore.inputs.trace import LeftOut
 from asyncstore.instances.outcome import State, reason_of
 from asyncstore.net import trace
 from asyncstore.trace import TraceEvent
@@ -253,6 +254,11 @@ def _(event: trace.Padded) -> Iterator[Line]:
 def _(event: MorePadded) -> Iterator[Line]:
     what = count_text(event.count, "more data set")
     return _at(logging.WARNING, f"{what} of odd length sent with a padding byte")
+
+
+@lines_of.register
+def _(event: LeftOut) -> Iterator[Line]:
+    return _debug([f"Left out: {path_text(event.path or '(in memory)')}: {path_text(event.why)}"])
 
 
 @lines_of.register
