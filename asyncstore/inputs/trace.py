@@ -16,4 +16,4 @@ class LeftOut(TraceEvent):
     why: str
 
     def __str__(self) -> str:
-        return f"left out: {self.path!r}: {self.why}"
+        return f"left out: {self.path!r}: {self.why!r}"

@@ -11,6 +11,7 @@ from asyncstore.cli.output import documented_log
 from asyncstore.cli.output.documented_log import QUIET, DocumentedLog
 from asyncstore.dimse.messages import CEchoRQ, CStoreRQ
 from asyncstore.errors import MissingUID, NotDicom, SourceChanged
+from asyncstore.inputs.trace import LeftOut
 from asyncstore.instances.outcome import Outcome, State
 from asyncstore.net import trace
 from asyncstore.net.peer import Peer
@@ -159,6 +160,13 @@ def test_the_first_padded_data_set_is_a_warning_and_the_others_are_counted() -> 
         f"W: /a/\\x1b1.dcm: {text}W: 2 more data sets of odd length sent with a padding byte\n"
     )
     assert printed(also) == f"D: (in memory): {text}"
+
+
+def test_what_is_left_out_is_told_at_level_debug() -> None:
+    event = LeftOut(path="/a/\x1b1.dcm", why="its modality is \x1bMR")
+    assert printed(event) == "D: Left out: /a/\\x1b1.dcm: its modality is \\x1bMR\n"
+    assert str(event) == r"left out: '/a/\x1b1.dcm': 'its modality is \x1bMR'"
+    assert not printed(event, level=logging.INFO)
 
 
 def test_what_is_stored_from_another_file_names_that_file() -> None:
