@@ -95,6 +95,11 @@ class Feed:
         self._opening = Turn()
         self._was_closed = Signal()
 
+    @property
+    def left_out(self) -> int:
+        """How many files and instances the choice has left out so far."""
+        return 0 if self._choice is None else self._choice.left_out
+
     async def run(self, settled: Settled | None = None) -> None:
         """Read everything; returns when the sources have ended.
 

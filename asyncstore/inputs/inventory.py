@@ -39,13 +39,11 @@ class Inventory:
 
     def scan(self, sources: Iterable[str], *, recursive: bool, selection: Selection | None = None) -> None:
         """Count everything under the sources, or what `selection` takes of it. Blocks."""
-        choice = None if selection is None else Choice.of(selection, self._leave_out)
+        choice = None if selection is None else Choice.of(selection)
         for entry, found in found_in(entries_of(sources, recursive=recursive, walked={}, choice=choice), choice):
             if isinstance(found, Instance | ScanProblem):
                 self.add(found, is_named=entry.is_named)
-
-    def _leave_out(self) -> None:
-        self.left_out += 1
+        self.left_out += choice.left_out if choice is not None else 0
 
     def add(self, found: Instance | ScanProblem, *, is_named: bool = False) -> None:
         """Count one result of a scan; `is_named` says that its path was a source itself, not found in a directory."""

@@ -73,12 +73,13 @@ class Selection:
 
 
 class Choice:
-    """Applies a selection to what a run finds, and tells `on_left_out` of each file that is left out.
+    """Applies a selection to what a run finds; `left_out` counts what it leaves out.
 
     Threads may ask at the same time.
     """
 
-    def __init__(self, selection: Selection, on_left_out: Callable[[], object] = lambda: None) -> None:
+    def __init__(self, selection: Selection) -> None:
+        self.left_out = 0
         self.archives = selection.archives
         self.order = selection.order
         self.sorts_all = selection.order in ("newest", "largest")
@@ -87,13 +88,12 @@ class Choice:
         self._exclude = _patterns("exclude", selection.exclude)
         self._modalities = frozenset(modality.strip().upper() for modality in selection.modalities)
         self._newer_than_ns = None if selection.newer_than is None else int(selection.newer_than * 1e9)
-        self._on_left_out = on_left_out
         self._turn = threading.Lock()
 
     @classmethod
-    def of(cls, selection: Selection, on_left_out: Callable[[], object] = lambda: None) -> Choice | None:
+    def of(cls, selection: Selection) -> Choice | None:
         """The choice of a selection; None if that takes everything as it comes."""
-        return None if selection == _EVERYTHING else cls(selection, on_left_out)
+        return None if selection == _EVERYTHING else cls(selection)
 
     def takes_name(self, path: str, relative: str) -> bool:
         """Whether a member is taken for its name; `relative` is its path in its source."""
@@ -139,7 +139,7 @@ class Choice:
         if logger.isEnabledFor(LeftOut.level):
             emit(logger, LeftOut(path=path, why=why))
         with self._turn:
-            self._on_left_out()
+            self.left_out += 1
         return False
 
 

@@ -142,7 +142,7 @@ class Transfer:
                 sources,
                 recursive=options.recursive,
                 find_studies=by_study,
-                choice=Choice.of(options.selection, report.leave_out),
+                choice=Choice.of(options.selection),
                 deliver=admission.deliver,
             ),
             self._pool,

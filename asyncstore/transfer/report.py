@@ -21,9 +21,9 @@ class Report:
 
     `stored`, `failed`, `left` and `states` count outcomes. `found` and `found_bytes` grow while the input is scanned,
     and are final once `scan_finished` is true. `streamed_bytes` is the part of `sent_bytes` that large instances sent
-    beyond their first 8 MiB. `left_out` counts files that the selection left out: they have no outcome.
-    `stopped_because` is the exception that stopped the run before its work was done, None otherwise. `started_at` and
-    `finished_at` are times of time.monotonic(). `to_dict()` is for JSON.
+    beyond their first 8 MiB. `left_out` counts what the selection left out, which has no outcome; it is known when the
+    input has been read. `stopped_because` is the exception that stopped the run before its work was done, None
+    otherwise. `started_at` and `finished_at` are times of time.monotonic(). `to_dict()` is for JSON.
     """
 
     found: int = 0
@@ -77,10 +77,6 @@ class Report:
     def finished_instances(self) -> int:
         """Outcomes so far of instances that `found` counts: without files that hold none or cannot be read."""
         return self.finished - self.problems
-
-    def leave_out(self) -> None:
-        """Count a file or instance that the selection leaves out: it has no outcome."""
-        self.left_out += 1
 
     def add(self, outcome: Outcome) -> None:
         """Count a final outcome."""

@@ -81,18 +81,12 @@ def test_a_member_is_chosen_by_its_name_in_the_archive_and_the_archive_is_not(na
 
 
 def test_what_is_left_out_is_counted_and_told(tree: Path, caplog: pytest.LogCaptureFixture) -> None:
-    left_out = 0
-
-    def count() -> None:
-        nonlocal left_out
-        left_out += 1
-
     selection = Selection(include=("*.dcm",), exclude=("backup/",), newer_than=1_000_004)
-    choice = Choice.of(selection, count)
+    choice = Choice(selection)
     with caplog.at_level(logging.DEBUG, logger="asyncstore.inputs"):
         entries = list(entries_of([str(tree)], recursive=True, choice=choice))
     assert [entry.name for entry in entries] == [str(tree / "MR" / "2.dcm")]
-    assert left_out == 5
+    assert choice.left_out == 5
     told = {str(record.msg.path): record.msg.why for record in caplog.records if isinstance(record.msg, LeftOut)}
     assert {path.removeprefix(f"{tree}/"): why for path, why in told.items()} == {
         "1.dcm": "not new enough",
