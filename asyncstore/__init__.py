@@ -10,9 +10,7 @@ Each name is loaded when it is first used, so importing the package is cheap.
 
 from __future__ import annotations
 
-import importlib
-from typing import TYPE_CHECKING, Any
-
+TYPE_CHECKING = False  # importing typing and importlib would take longer than everything else here
 if TYPE_CHECKING:
     from asyncstore.dimse.messages import HIGH, LOW, MEDIUM
     from asyncstore.errors import (
@@ -47,7 +45,7 @@ if TYPE_CHECKING:
     from asyncstore.ledger.sqlite.reader import LedgerReader
     from asyncstore.net.mock import MockTransport
     from asyncstore.net.peer import Peer, Timeouts
-    from asyncstore.net.provider import ServiceProvider
+    from asyncstore.net.provider import NO_ANSWER, ServiceProvider
     from asyncstore.net.transport import Transport
     from asyncstore.services.scu import Association, associate
     from asyncstore.services.storage_scp import Arrival, OnStore, StorageSCP
@@ -70,7 +68,7 @@ __all__ = [
     "scan", "Selection", "ScanProblem", "ProblemKind", "Instance", "instance_from", "instance_from_bytes",
     "DataSource", "FileSource", "BytesSource", "Outcome", "State", "Status",
     # the other end
-    "StorageSCP", "Arrival", "OnStore", "ServiceProvider", "Transport", "MockTransport",
+    "StorageSCP", "Arrival", "OnStore", "NO_ANSWER", "ServiceProvider", "Transport", "MockTransport",
     # errors
     "AsyncStoreError", "SourceError", "NotDicom", "MissingUID", "SourceChanged", "AssociateError", "ConnectFailed",
     "AssociationRejected", "NoAcceptedContext", "AssociationLost", "Aborted", "ConnectionLost", "Timeout",
@@ -93,7 +91,7 @@ _MODULES = {
     "asyncstore.services.scu": ("Association", "associate"),
     "asyncstore.net.mock": ("MockTransport",),
     "asyncstore.net.peer": ("Peer", "Timeouts"),
-    "asyncstore.net.provider": ("ServiceProvider",),
+    "asyncstore.net.provider": ("NO_ANSWER", "ServiceProvider"),
     "asyncstore.net.transport": ("Transport",),
     "asyncstore.status": ("Status",),
     "asyncstore.transfer.engine": ("Transfer", "store"),
@@ -107,9 +105,11 @@ _MODULE_OF = {name: module for module, names in _MODULES.items() for name in nam
 
 if not TYPE_CHECKING:  # type checkers read the imports above; with __getattr__ they would accept any misspelt name
 
-    def __getattr__(name: str) -> Any:
+    def __getattr__(name: str) -> object:
         if name not in __all__:
             raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+        import importlib
+
         value = getattr(importlib.import_module(_MODULE_OF.get(name, "asyncstore.errors")), name)
         globals()[name] = value
         return value

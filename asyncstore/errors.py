@@ -27,10 +27,10 @@ when no association was established yet (`which` is "connect" or "acse"), and th
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, ClassVar, TypeAlias
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     from asyncstore.status import Status
 
@@ -193,6 +193,18 @@ class RemoteProtocolError(ProtocolError):
         super().__init__(f"{pdu}, {field}: {message}")
         self.pdu = pdu
         self.field = field
+
+
+Tolerate: TypeAlias = "Callable[[RemoteProtocolError], object]"
+"""Is told of a violation that does no harm: the peer's bytes are used all the same, or the field is left out.
+
+What decides is read strictly: Message IDs, statuses, accepted presentation contexts, and the lengths that hold a stream
+together. What only informs is taken as far as it can be read.
+"""
+
+
+def say_nothing(error: RemoteProtocolError) -> None:
+    """Tolerate without telling anyone."""
 
 
 class LedgerError(AsyncStoreError):

@@ -7,7 +7,7 @@ import logging
 from typing import TYPE_CHECKING, Annotated, Any, Final
 
 import typer
-from typer.core import TyperCommand, TyperGroup
+from typer.core import TyperCommand, TyperGroup, TyperOption
 
 from asyncstore.cli import options, running
 from asyncstore.cli.exit_codes import ExitCode
@@ -26,6 +26,7 @@ COMMANDS: Final = {
 }
 
 
+VERSION_HELP: Final = "Print the version and exit."
 _COMPLETION: Final = ("install_completion", "show_completion")
 
 
@@ -69,7 +70,7 @@ class LazyGroup(TyperGroup):
 
 
 def load(name: str) -> Any:
-    """The command `name`: the function of that name, in the module of that name."""
+    """The command `name`: the function of that name, in the module of that name, and --version."""
     module = importlib.import_module(f"asyncstore.cli.commands.{name}")
     single = typer.Typer(add_completion=False, rich_markup_mode="rich")
     single.command(
@@ -80,7 +81,20 @@ def load(name: str) -> Any:
         context_settings=dict(options.CONTEXT_SETTINGS),
         no_args_is_help=name not in ("demo",),
     )(getattr(module, name))
-    return typer.main.get_command(single)
+    command = typer.main.get_command(single)
+    command.params.append(
+        TyperOption(
+            param_decls=["--version"],
+            is_flag=True,
+            is_eager=True,
+            expose_value=False,
+            allow_from_autoenv=False,  # scripts that install programs may have a variable of this name
+            callback=lambda context, param, wanted: print_version(wanted),
+            help=VERSION_HELP,
+            rich_help_panel=options.GENERAL,
+        )
+    )
+    return command
 
 
 def print_version(wanted: bool) -> None:
@@ -103,7 +117,7 @@ app = typer.Typer(
 @app.callback()
 def asyncstore(
     version: Annotated[
-        bool, typer.Option("--version", callback=print_version, is_eager=True, help="Print the version and exit.")
+        bool, typer.Option("--version", callback=print_version, is_eager=True, help=VERSION_HELP)
     ] = False,
 ) -> None:
     pass

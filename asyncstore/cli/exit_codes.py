@@ -26,12 +26,13 @@ class ExitCode(enum.IntEnum):
     NOTHING_TO_SEND = 5  # no instance was found, and nothing failed
     CANNOT_RECORD = 6  # the ledger, the report or stdout cannot be written
     INTERNAL_ERROR = 70
+    HUNG_UP = 129
     INTERRUPTED = 130
     TERMINATED = 143
 
 
 def interrupted_by(signal_number: int) -> int:
-    """The exit code of a run that a signal ended, as in a shell: 130 for SIGINT, 143 for SIGTERM."""
+    """The exit code of a run that a signal ended, as in a shell: 129 for SIGHUP, 130 for SIGINT, 143 for SIGTERM."""
     return 128 + signal_number
 
 
@@ -46,7 +47,7 @@ def of_report(report: Report, *, signal_number: int | None = None, cannot_record
         return interrupted_by(signal_number)
     if isinstance(report.stopped_because, AssociateError) and not report.associations_established:
         return ExitCode.NO_ASSOCIATION
-    if report.left or (report.stopped_because is not None and not report.scan_finished):
+    if report.stopped_early:
         return ExitCode.STOPPED_EARLY
     if report.failed:
         return ExitCode.SOME_FAILED

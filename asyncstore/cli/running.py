@@ -9,7 +9,7 @@ import logging
 import os
 import signal
 import sys
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, Any, Final, NoReturn
 
 from asyncstore.cli.exit_codes import ExitCode, interrupted_by
 from asyncstore.cli.output import documented_log
@@ -18,6 +18,10 @@ from asyncstore.errors import AssociateError, AsyncStoreError, LedgerError, caus
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Iterator
+
+
+_HANG_UP: Final = getattr(signal, "SIGHUP", None)  # not on Windows
+_ENDING: Final = tuple(filter(None, (signal.SIGINT, signal.SIGTERM, _HANG_UP)))
 
 
 class ResultsLost(Exception):
@@ -96,14 +100,19 @@ class Interrupts:
 
 @contextlib.contextmanager
 def interrupts(first: Callable[[], object], second: Callable[[], object]) -> Iterator[Interrupts]:
-    """Handle SIGINT and SIGTERM while the block runs. Needs a running event loop."""
+    """Handle SIGINT, SIGTERM and SIGHUP while the block runs. Needs a running event loop.
+
+    A hang-up that was ignored from the start (nohup) stays so.
+    """
     import asyncio
 
     loop = asyncio.get_running_loop()
     received = Interrupts(first, second)
-    numbers = (signal.SIGINT, signal.SIGTERM)
+    before = {number: signal.getsignal(number) for number in _ENDING}
+    if before.get(_HANG_UP) is signal.SIG_IGN:
+        del before[_HANG_UP]
     try:
-        for number in numbers:
+        for number in before:
             loop.add_signal_handler(number, received, number)
     except (NotImplementedError, RuntimeError):  # not possible on this system or in this thread: Ctrl-C cancels
         yield received
@@ -111,8 +120,9 @@ def interrupts(first: Callable[[], object], second: Callable[[], object]) -> Ite
     try:
         yield received
     finally:
-        for number in numbers:
+        for number, handler in before.items():
             loop.remove_signal_handler(number)
+            signal.signal(number, handler or signal.SIG_DFL)  # None: not set by Python
 
 
 class Results:
@@ -126,6 +136,13 @@ class Results:
     def is_terminal(self) -> bool:
         """Whether stdout is shown on a terminal, and not read by a program."""
         return sys.stdout.isatty()
+
+    @property
+    def encoding(self) -> str:
+        """The encoding of what the terminal can show: of a plain one only ASCII, whatever Python would write to it."""
+        locale = os.environ.get("LC_ALL") or os.environ.get("LANG")
+        is_plain = locale in ("C", "POSIX") or os.environ.get("TERM") == "dumb"
+        return "ascii" if is_plain else sys.stdout.encoding
 
     def write_bytes(self, data: bytes) -> None:
         """Write bytes that may not be valid text. Must not be mixed with `write`."""

@@ -3,26 +3,30 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import logging
+import os
 import sys
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from asyncstore import __version__
 from asyncstore.cli import exit_codes, running
+from asyncstore.cli.advice import explain_failure, may_pass, reason_text
 from asyncstore.cli.exit_codes import ExitCode
+from asyncstore.cli.named_paths import NamedPaths, why_nothing
 from asyncstore.cli.output.documented_log import QUIET, logger
 from asyncstore.cli.output.plain_text import count_text, duration_text, path_text, size_text
-from asyncstore.errors import AssociationRejected, AsyncStoreError, LedgerError
+from asyncstore.errors import AsyncStoreError, LedgerError
 from asyncstore.instances.outcome import State
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
-
     from asyncstore.cli.output.documented_log import DocumentedLog
     from asyncstore.cli.output.records import JsonLines, RecordWriter
+    from asyncstore.inputs.feed import Settled
     from asyncstore.instances.outcome import Outcome
     from asyncstore.ledger.protocol import Ledger
+    from asyncstore.ledger.sqlite.history import LedgerHistory
     from asyncstore.net.peer import Peer
     from asyncstore.transfer.engine import Transfer
     from asyncstore.transfer.options import TransferOptions
@@ -30,20 +34,18 @@ if TYPE_CHECKING:
 
 # After a run with only these states, and without a request, there was nothing to send.
 _NOTHING_TO_SEND = frozenset((State.RESUMED, State.DUPLICATE, State.SKIPPED, State.SOURCE_PROBLEM))
-# PS3.8 Table 9-21: the rejections that another AE title would have avoided.
-_AE_TITLE_REJECTIONS = ((1, 3), (1, 7))
 
 
 @dataclass(slots=True)
 class StorescuRun:
-    """One run of storescu: sources, destination, options, and where its records go.
+    """One run of storescu: paths, destination, options, and where its records go.
 
     `progress` None shows a bar if stderr is a terminal. `records_path` and `ledger` are file names or None.
     `force_ledger` allows a ledger on a network file system.
     """
 
     peer: Peer
-    sources: Iterable[str]
+    paths: NamedPaths
     options: TransferOptions
     ledger: str | None = None
     force_ledger: bool = False
@@ -78,7 +80,13 @@ class StorescuRun:
     async def _send(self, log: DocumentedLog, writers: list[RecordWriter], json_lines: JsonLines | None) -> int:
         from asyncstore.transfer.engine import Transfer
 
-        transfer = Transfer(self.peer, self.sources, options=self.options, ledger=self._open_ledger())
+        transfer = Transfer(
+            self.peer,
+            self.paths.sources(),
+            options=self.options,
+            ledger=self._open_ledger(),
+            own_files=self._own_files,
+        )
         failure: AsyncStoreError | None = None
 
         def drain() -> None:
@@ -99,7 +107,7 @@ class StorescuRun:
                 failure = error
         code = self._exit_code(transfer.report, failure, received.signal_number)
         self._explain(failure, transfer.report, log)
-        if code != ExitCode.NO_ASSOCIATION:
+        if failure is None and code != ExitCode.NO_ASSOCIATION:
             self._summarize(transfer.report, log, nothing_to_send=code == ExitCode.NOTHING_TO_SEND)
         if json_lines is not None and not self._cannot_record:
             json_lines.write_summary(transfer.report, code)
@@ -163,52 +171,98 @@ class StorescuRun:
     # -- when it has ended ---------------------------------------------------------------------------------------------
 
     def _explain(self, failure: AsyncStoreError | None, report: Report, log: DocumentedLog) -> None:
-        """Log the failure of the ledger, or why there was no association unless the log has said it already."""
+        """Log the failure of the ledger, or why there was no association."""
         ledger_failure = failure or report.stopped_because
         if isinstance(ledger_failure, LedgerError):
             logger.error("%s", ledger_failure)
-            return
-        if failure is None:
-            return
-        if not log.errors:
-            logger.error("%s", failure)
-        if isinstance(failure, AssociationRejected) and (failure.source, failure.reason) in _AE_TITLE_REJECTIONS:
-            ours, theirs = self.options.calling_ae_title, self.peer.ae_title
-            logger.warning("We are %s and called %s: -aet and -aec set other AE titles", ours, theirs)
+        elif failure is not None:
+            explain_failure(failure, self.peer, self.options.calling_ae_title, log)
 
     def _summarize(self, report: Report, log: DocumentedLog, *, nothing_to_send: bool) -> None:
         if nothing_to_send:
             _notice(log, logging.WARNING, "No suitable DICOM files found")
-        if report.left_out:
+            logger.error("Nothing to send: %s", self._why_nothing(report.skipped, report.left_out))
+        is_more_than_one = report.found + report.problems > 1
+        if report.failed_instances and is_more_than_one:
+            failed, found = f"{report.failed_instances:,}", count_text(report.found, "instance")
+            logger.error("%s of %s were not stored (see above)", failed, found)
+        if report.problems and is_more_than_one:
+            logger.error("%s could not be sent (see above)", count_text(report.problems, "path"))
+        if report.stopped_early:
+            logger.error("Stopped early%s", self._how_it_stopped(report))
+        if report.skipped and not nothing_to_send:
+            what = "that is not a DICOM instance was" if report.skipped == 1 else "that are not DICOM instances were"
+            _notice(log, logging.INFO, f"{count_text(report.skipped, 'file')} {what} skipped")
+        if report.left_out and not nothing_to_send:
             _notice(log, logging.INFO, f"{count_text(report.left_out, 'file')} left out by the selection")
-        total = report.finished - report.states[State.SKIPPED]
-        if total < 2:
-            return
-        if report.failed:
-            logger.error("%s of %s were not stored (see above)", f"{report.failed:,}", count_text(total, "instance"))
-        if report.left:
-            is_said = isinstance(report.stopped_because, LedgerError)
-            why = f": {report.stopped_because}" if report.stopped_because and not is_said else ""
-            again = "run the same command again to resume" if self.ledger else "run it again"
-            logger.error("Stopped early%s; %s left: %s", why, count_text(report.left, "instance"), again)
-        _notice(log, logging.INFO, summary_text(report))
+        if is_more_than_one:
+            _notice(log, logging.INFO, summary_text(report))
+
+    def _why_nothing(self, skipped: int, left_out: int) -> str:
+        return why_nothing(self.paths, skipped=skipped, left_out=left_out, recursive=self.options.recursive)
+
+    def _how_it_stopped(self, report: Report) -> str:
+        """Why a run stopped, what is left, and what to do: nothing, if trying again cannot help."""
+        because = report.stopped_because
+        is_said = because is None or isinstance(because, LedgerError)
+        text = "" if because is None or is_said else f": {reason_text(because, self.peer)}"
+        left = f"{count_text(report.left, 'instance')} left"
+        if report.scan_finished:
+            text += f"; {left}"
+        else:
+            text += "; the input was not read to its end" + (f", at least {left}" if report.left else "")
+        if may_pass(because) and not self._cannot_record:
+            text += ": run the same command again to resume" if self.ledger else ": run it again"
+        return text
 
     # -- without sending -----------------------------------------------------------------------------------------------
 
     def plan(self, log: DocumentedLog) -> int:
-        """Scan the sources and print what would be sent, and how. Opens no association."""
+        """Scan the sources and print what would be sent, and how. Opens no association, and writes no ledger."""
         from asyncstore.cli.output import inventory_text
         from asyncstore.inputs.inventory import Inventory
+        from asyncstore.inputs.own_files import OwnFiles
 
         _say_hello()
         inventory = Inventory()
-        inventory.scan(self.sources, recursive=self.options.recursive, selection=self.options.selection)
+        with contextlib.ExitStack() as stack:
+            history, ledger_files = self._open_history(stack)
+            inventory.scan(
+                self.paths.sources(),
+                recursive=self.options.recursive,
+                selection=self.options.selection,
+                settled=None if history is None else self._settled(history),
+                own_files=OwnFiles([*ledger_files, *self._own_files]),
+            )
+        results = running.Results()
         if self.json:
-            running.Results().print(inventory_text.json_line(inventory))
+            results.print(inventory_text.json_line(inventory))
         else:
-            plan_lines = inventory_text.plan_lines(inventory, self.options)
-            running.Results().print(*inventory_text.lines(inventory), *plan_lines)
-        return inventory_text.exit_code(inventory)
+            if self.ledger is not None:
+                results.print(*inventory_text.ledger_lines(inventory, exists=history is not None))
+            results.print(*inventory_text.lines(inventory), *inventory_text.plan_lines(inventory, self.options))
+        code = inventory_text.exit_code(inventory)
+        if code == ExitCode.NOTHING_TO_SEND:
+            logger.error("Nothing to send: %s", self._why_nothing(inventory.problems.total(), inventory.left_out))
+        return code
+
+    def _settled(self, history: LedgerHistory) -> Settled:
+        return functools.partial(history.settled, retry_set_aside=self.options.retry_set_aside)
+
+    def _open_history(self, stack: contextlib.ExitStack) -> tuple[LedgerHistory | None, tuple[str, ...]]:
+        """What the ledger knows, None if there is none yet; and its files."""
+        ledger = self._open_ledger()
+        if ledger is None or self.ledger is None:
+            return None, ()
+        if not os.path.exists(self.ledger) or not os.path.getsize(self.ledger):
+            return None, ledger.files
+        from asyncstore.ledger.sqlite.history import LedgerHistory
+
+        return stack.enter_context(LedgerHistory(self.ledger, destination=str(self.peer))), ledger.files
+
+    @property
+    def _own_files(self) -> tuple[str, ...]:
+        return () if self.records_path is None else (self.records_path,)
 
 
 def summary_text(report: Report) -> str:

@@ -10,10 +10,12 @@ from __future__ import annotations
 import struct
 from typing import TYPE_CHECKING, Final, TypeAlias
 
-from asyncstore.errors import LocalProtocolError, RemoteProtocolError
+from asyncstore.errors import LocalProtocolError, RemoteProtocolError, say_nothing
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
+
+    from asyncstore.errors import Tolerate
 
 Value: TypeAlias = int | str | tuple[int, ...] | bytes
 
@@ -61,6 +63,8 @@ _ELEMENTS: Final[dict[int, tuple[str, str]]] = {
     MOVE_ORIGINATOR_AE_TITLE: ("AE", "Move Originator Application Entity Title"),
     MOVE_ORIGINATOR_MESSAGE_ID: ("US", "Move Originator Message ID"),
 }
+# These decide what a message is and what it answers. All others inform, or the message that needs them says so.
+_DECIDING: Final = frozenset((COMMAND_FIELD, MESSAGE_ID, RESPONDED_TO, DATA_SET_TYPE, STATUS))
 _VRS: Final = {element: vr for element, (vr, _) in _ELEMENTS.items()}
 
 _HEADER: Final = struct.Struct("<HHI")
@@ -124,13 +128,18 @@ def pad_uid(uid: bytes) -> bytes:
     return uid + b"\0" if len(uid) & 1 else uid
 
 
-def decode(data: bytes) -> dict[int, Value]:
+def decode(data: bytes, tolerate: Tolerate = say_nothing) -> dict[int, Value]:
     """Read a command set: tag -> value, (0000,0000) included where it was sent.
 
-    Accepts some violations of the standard that are not ambiguous: elements in another order, odd lengths, a missing
-    or too small group length, UIDs of more than 64 characters (a peer repeats those of the request). An empty number
-    counts as absent. Raises RemoteProtocolError for all others: more than 64 KiB, or an element that is cut short,
-    outside of group 0000, sent twice, of a wrong length, or with text that is not ASCII. PS3.7 6.3.1.
+    Accepts what is not ambiguous, and tells `tolerate` of it: a wrong group length (the last fragment ends a command
+    set), zeros after the last element, numbers longer than 2 bytes whose other bytes are zeros, repeated elements, and
+    elements of other groups, which are skipped. Elements that cannot be read are left out unless they decide. Elements
+    in another order, odd lengths and UIDs of more than 64 characters (a peer repeats those of the request) are
+    accepted too; an empty number counts as absent.
+
+    Raises RemoteProtocolError for more than 64 KiB, and for an element that is cut short: the lengths hold a command
+    set together. Also for a Command Field, Message ID, Message ID Being Responded To, Command Data Set Type or Status
+    that cannot be read, or that occurs with two values. PS3.7 6.3.1.
     """
     end = len(data)
     if end > MAXIMUM_BYTES:
@@ -142,38 +151,47 @@ def decode(data: bytes) -> dict[int, Value]:
     offset = 0
     while offset < end:
         if end - offset < 8:
-            raise RemoteProtocolError("an element is cut short", pdu="command set", field="element header")
+            _check_padding(data, offset, tolerate)
+            break
         group, tag, length = unpack_header(data, offset)
         start = offset + 8
         offset = start + length
-        if group or offset > end or tag in elements:
-            raise _refused_element(group, tag, length, end - start)
+        if offset > end:
+            raise _refused(tag, f"{length} bytes long, but only {end - start} are left")
+        if group:
+            tolerate(RemoteProtocolError("not of group 0000", pdu="command set", field="element header"))
+            continue
         vr = vr_of(tag)
         if vr == "US" and length == 2:
             value = data[start] | data[start + 1] << 8
-        elif vr == "UI":
-            value = _decode_ascii(tag, data[start:offset])
         elif length or (vr != "US" and vr != "UL"):
-            value = _decode_value(tag, vr, data[start:offset])
+            try:
+                value = _decode_value(tag, vr, data[start:offset], tolerate)
+            except RemoteProtocolError as error:
+                if tag in _DECIDING:
+                    raise
+                tolerate(error)
+                continue
         else:
             continue
-        elements[tag] = value
-    _check_group_length(elements, end)
+        if tag in elements:
+            _check_repeated(tag, elements[tag] == value, tolerate)
+        else:
+            elements[tag] = value
+    _check_group_length(elements, end, tolerate)
     return elements
 
 
-def _decode_ascii(tag: int, encoded: bytes) -> str:
-    try:
-        return str(encoded.rstrip(_PADDING), "ascii")
-    except UnicodeDecodeError as error:
-        raise _refused(tag, "not ASCII") from error
-
-
-def _decode_value(tag: int, vr: str | None, encoded: bytes) -> Value:
-    """The value of an element that is neither UI nor a proper US."""
+def _decode_value(tag: int, vr: str | None, encoded: bytes, tolerate: Tolerate) -> Value:
+    """The value of an element that is not a proper US."""
     length = len(encoded)
+    if vr == "UI":
+        return _decode_ascii(tag, encoded)
     if vr == "UL" and length == 4:
         return int.from_bytes(encoded, "little")
+    if vr == "US" and length > 2 and not any(encoded[2:]):
+        tolerate(_refused(tag, f"{length} bytes are no value of VR US"))
+        return encoded[0] | encoded[1] << 8
     if vr == "AT" and length % 4 == 0:
         return tuple(group << 16 | element for group, element in _TAG.iter_unpack(encoded))
     if vr == "AE":
@@ -185,6 +203,13 @@ def _decode_value(tag: int, vr: str | None, encoded: bytes) -> Value:
     raise _refused(tag, f"{length} bytes are no value of VR {vr}")
 
 
+def _decode_ascii(tag: int, encoded: bytes) -> str:
+    try:
+        return str(encoded.rstrip(_PADDING), "ascii")
+    except UnicodeDecodeError as error:
+        raise _refused(tag, "not ASCII") from error
+
+
 def _decode_text(encoded: bytes) -> str:
     """Text for people: a command set cannot name a character set, but peers send comments in their own."""
     try:
@@ -193,22 +218,27 @@ def _decode_text(encoded: bytes) -> str:
         return str(encoded, "latin-1")
 
 
-def _check_group_length(elements: dict[int, Value], length: int) -> None:
-    """A group length beyond the end means that elements are missing; a smaller one does no harm."""
+def _check_padding(data: bytes, offset: int, tolerate: Tolerate) -> None:
+    """Fewer bytes than an element has are padding if they are zeros."""
+    cut_short = RemoteProtocolError("an element is cut short", pdu="command set", field="element header")
+    if any(data[offset:]):
+        raise cut_short
+    tolerate(cut_short)
+
+
+def _check_repeated(tag: int, is_same: bool, tolerate: Tolerate) -> None:
+    """Of an element that is sent again the first value counts, unless the two decide different things."""
+    if tag in _DECIDING and not is_same:
+        raise _refused(tag, "sent twice, with different values")
+    tolerate(_refused(tag, "sent twice"))
+
+
+def _check_group_length(elements: dict[int, Value], length: int, tolerate: Tolerate) -> None:
     announced = elements.get(GROUP_LENGTH)
     # The value counts the bytes after its own 12.
-    if isinstance(announced, int) and announced > length - 12:
-        raise _refused(GROUP_LENGTH, f"{announced} bytes were announced, {length - 12} came")
+    if announced is not None and announced != length - 12:
+        tolerate(_refused(GROUP_LENGTH, f"{announced!r} bytes were announced, {length - 12} came"))
 
 
 def _refused(tag: int, message: str) -> RemoteProtocolError:
     return RemoteProtocolError(message, pdu="command set", field=name_of(tag))
-
-
-def _refused_element(group: int, tag: int, length: int, available: int) -> RemoteProtocolError:
-    """Why the header of an element cannot be right."""
-    if group:
-        return _refused(group << 16 | tag, "not an element of group 0000")
-    if length > available:
-        return _refused(tag, f"{length} bytes long, but only {available} are left")
-    return _refused(tag, "sent twice")

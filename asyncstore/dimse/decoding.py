@@ -37,7 +37,7 @@ from asyncstore.dimse.messages import (
     CStoreRSP,
     UnknownMessage,
 )
-from asyncstore.errors import RemoteProtocolError
+from asyncstore.errors import RemoteProtocolError, say_nothing
 from asyncstore.status import SUCCESS, Status
 
 if TYPE_CHECKING:
@@ -46,6 +46,7 @@ if TYPE_CHECKING:
 
     from asyncstore.dimse.message_types import Message
     from asyncstore.dimse.query_messages import CCancelRQ, CFindRQ, CFindRSP
+    from asyncstore.errors import Tolerate
 
 
 # A C-STORE-RSP with success as nearly every peer writes it: the bytes before and between its SOP class, Message ID and
@@ -59,13 +60,14 @@ _USUAL_CLASS_LENGTH_AT: Final = 16
 _GROUP_LENGTH_BYTES: Final = 12
 
 
-def decode(data: bytes) -> Message:
+def decode(data: bytes, tolerate: Tolerate = say_nothing) -> Message:
     """Read the message of a whole command set.
 
     Raises RemoteProtocolError, with the name of the message as `pdu` and of the element as `field`, when the bytes are
-    not a command set, or when an element is missing that the message needs.
+    not a command set, or when an element is missing that the message needs. `tolerate` is told of violations that do no
+    harm, see `command_set.decode`.
     """
-    return _read_usual_success(data) or _read_any(data)
+    return _read_usual_success(data) or _read_any(data, tolerate)
 
 
 def _read_usual_success(data: bytes) -> CStoreRSP | None:
@@ -106,9 +108,9 @@ def _usual_success(class_bytes: int) -> tuple[struct.Struct, tuple[bytes, ...]]:
     return struct.Struct(f"<8sI8s{class_bytes}s{len(_USUAL_COMMAND)}sH{len(_USUAL_SUCCESS)}sI"), usual
 
 
-def _read_any(data: bytes) -> Message:
+def _read_any(data: bytes, tolerate: Tolerate) -> Message:
     # An element's VR decides its type, and command_set has checked it: the elements are Any from here on.
-    elements: dict[int, Any] = command_set.decode(data)
+    elements: dict[int, Any] = command_set.decode(data, tolerate)
     command_field = elements.get(COMMAND_FIELD)
     if command_field is None:
         raise _missing(COMMAND_FIELD, "command set")
@@ -132,12 +134,12 @@ def _read_c_store_rsp(elements: dict[int, Any], has_data_set: bool) -> CStoreRSP
     )
 
 
-def _read_c_store_rq(elements: dict[int, Any], has_data_set: bool) -> CStoreRQ:
+def _read_c_store_rq(elements: dict[int, Any], has_data_set: bool) -> CStoreRQ | UnknownMessage:
     for tag in (MESSAGE_ID, AFFECTED_SOP_CLASS_UID, AFFECTED_SOP_INSTANCE_UID):
         if elements.get(tag, "") == "":
             raise _missing(tag, CStoreRQ.name)
-    if not has_data_set:
-        raise RemoteProtocolError("there is no data set to store", pdu=CStoreRQ.name, field="Command Data Set Type")
+    if not has_data_set:  # not what the standard calls a C-STORE-RQ, but it can be answered
+        return UnknownMessage(C_STORE_RQ, elements[MESSAGE_ID], None, False)
     return CStoreRQ(
         message_id=elements[MESSAGE_ID],
         affected_sop_class_uid=elements[AFFECTED_SOP_CLASS_UID],

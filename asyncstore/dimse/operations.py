@@ -7,10 +7,10 @@ An operation from begin to end:
     operations.sent(operation.message_id)
     operation = operations.match(received)   # once for each response; operation.is_final after the last
 
-`match` accepts one thing: a response to a request that was wholly sent, in its presentation context and of its type,
-with a status and a data set that the type may have. Everything else is a RemoteProtocolError, after which the
-association must be aborted; `outstanding` then has the operations without an answer. Message IDs wrap at 65535, and
-none is reused while it is in flight (PS3.7 E.1; PS3.7 D.3.3.3 for the window).
+`match` accepts one thing: a response to a request that was wholly sent, of its type, with a status and a data set that
+the type may have, in its presentation context or another one that was accepted for the same SOP class. Everything else
+is a RemoteProtocolError, after which the association must be aborted; `outstanding` then has the operations without an
+answer. Message IDs wrap at 65535, and none is reused while it is in flight (PS3.7 E.1; PS3.7 D.3.3.3 for the window).
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, Final, TypeAlias
 
 from asyncstore.dimse.messages import RESPONSE_BIT, UnknownMessage
-from asyncstore.errors import LocalProtocolError, RemoteProtocolError
+from asyncstore.errors import LocalProtocolError, RemoteProtocolError, say_nothing
 from asyncstore.status import SUCCESS, Category
 
 if TYPE_CHECKING:
@@ -28,6 +28,8 @@ if TYPE_CHECKING:
 
     from asyncstore.dimse.message_types import Message, Request, Response
     from asyncstore.dimse.reassembly import Received
+    from asyncstore.errors import Tolerate
+    from asyncstore.upper_layer.contexts import AcceptedContext
 
 OnResponse: TypeAlias = "Callable[[Operation, Response, bytes | None], object]"
 """Takes each response to an operation, and the data set that came with it."""
@@ -65,11 +67,14 @@ class Operations:
 
     `window` is how many operations may be outstanding, 1 to 65535, and may be changed at any time. If 0 (unlimited) was
     negotiated, the caller chooses a limit. `outstanding` is a live view, Message ID -> operation, in the
-    order in which they began.
+    order in which they began. `contexts` are the accepted presentation contexts, by ID. `tolerate_context` is told of
+    responses in another context than the request.
     """
 
-    def __init__(self, *, window: int = 1) -> None:
+    def __init__(self, *, window: int = 1, tolerate_context: Tolerate = say_nothing) -> None:
         self.window = window
+        self.contexts: Mapping[int, AcceptedContext] = {}
+        self._tolerate_context = tolerate_context
         self._operations: dict[int, Operation] = {}
         self.outstanding: Mapping[int, Operation] = MappingProxyType(self._operations)
         self._next_message_id = 1
@@ -132,8 +137,9 @@ class Operations:
         """The operation that a response belongs to; it ends with its final response.
 
         Raises RemoteProtocolError, and ends nothing, unless the message is a response to an outstanding request: its
-        Message ID, its type, its presentation context, the request wholly sent, and no data set or pending status that
-        its type cannot have.
+        Message ID, its type, a presentation context of the same SOP class, the request wholly sent, and no data set or
+        pending status that its type cannot have. A data set that is announced is refused even for a success: whether
+        one follows decides where the next message begins.
         """
         message = received.message
         if message.responded_to is None or isinstance(message, UnknownMessage):
@@ -144,8 +150,7 @@ class Operations:
         if message.command_field != operation.request.command_field | RESPONSE_BIT:
             raise _refused(message, "Command Field", f"no answer to a {operation.request.name}")
         if received.context_id != operation.context_id:
-            came = f"{received.context_id}, but the request went out in {operation.context_id}"
-            raise _refused(message, "Presentation Context ID", came)
+            self._check_other_context(received, operation)
         if not operation.is_sent:
             early = f"{message.responded_to} is answered before all of the request was sent"
             raise _refused(message, "Message ID Being Responded To", early)
@@ -159,6 +164,15 @@ class Operations:
                 return operation
         operation.is_final = True
         return self._operations.pop(operation.message_id)
+
+    def _check_other_context(self, received: Received, operation: Operation) -> None:
+        """A response may come in another context of the same SOP class: the Message ID says what it answers."""
+        came = f"{received.context_id}, but the request went out in {operation.context_id}"
+        error = _refused(received.message, "Presentation Context ID", came)
+        asked_in, answered_in = (self.contexts.get(each) for each in (operation.context_id, received.context_id))
+        if asked_in is None or answered_in is None or asked_in.abstract_syntax != answered_in.abstract_syntax:
+            raise error
+        self._tolerate_context(error)
 
 
 def _refused(message: Message, field: str, reason: str) -> RemoteProtocolError:

@@ -6,10 +6,11 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 
 from asyncstore.dimse.command_set import MAXIMUM_BYTES
 from asyncstore.dimse.decoding import decode
-from asyncstore.errors import RemoteProtocolError
+from asyncstore.errors import RemoteProtocolError, say_nothing
 
 if TYPE_CHECKING:
     from asyncstore.dimse.message_types import Message
+    from asyncstore.errors import Tolerate
     from asyncstore.upper_layer.pdu import Fragment
 
 
@@ -34,15 +35,22 @@ class Reassembler:
     """Puts messages together from the fragments of one association, and leaves the data sets to the caller.
 
     All fragments of a message are of one presentation context, those of the command set first, and the last of each
-    kind is marked (PS3.8 Annex E). `message` is the message whose data set is arriving, else None.
+    kind is marked (PS3.8 Annex E). `message` is the message whose data set is arriving, else None. `tolerate` is
+    told of violations that do no harm.
     """
 
-    __slots__ = ("_command", "_context_id", "message")
+    __slots__ = ("_command", "_context_id", "_tolerate", "message")
 
-    def __init__(self) -> None:
+    def __init__(self, tolerate: Tolerate = say_nothing) -> None:
         self.message: Message | None = None
         self._context_id: int | None = None
         self._command = bytearray()
+        self._tolerate = tolerate
+
+    @property
+    def is_amid_message(self) -> bool:
+        """Whether a part of a message has come, and its end has not."""
+        return self._context_id is not None
 
     def receive_command(self, fragment: Fragment) -> Message | None:
         """Take a fragment of a command set, and return the message when it is the last one.
@@ -56,7 +64,7 @@ class Reassembler:
             data = self._collect_command(fragment)
             if not is_last:
                 return None
-        message = decode(data)
+        message = decode(data, self._tolerate)
         if message.has_data_set:
             self._context_id = context_id
             self.message = message
@@ -113,8 +121,8 @@ class Incoming(Reassembler):
 
     __slots__ = ("_data_set",)
 
-    def __init__(self) -> None:
-        super().__init__()
+    def __init__(self, tolerate: Tolerate = say_nothing) -> None:
+        super().__init__(tolerate)
         self._data_set = bytearray()
 
     def receive(self, fragment: Fragment) -> Received | None:

@@ -5,7 +5,7 @@ They are recognised by their bytes, once a file has turned out to hold no instan
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Final, NamedTuple
 
 from asyncstore.errors import SourceError
 from asyncstore.inputs.entry import ReadyEntry
@@ -13,12 +13,16 @@ from asyncstore.instances.instance import Instance
 from asyncstore.instances.problem import ProblemKind, ScanProblem
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Callable, Iterable, Iterator
 
     from asyncstore.inputs.archives.members import MemberEntry
     from asyncstore.inputs.archives.opening import MemberFinder
     from asyncstore.inputs.entry import Entry, Found
     from asyncstore.inputs.selection import Choice
+
+
+# How many entries a ledger is asked about at once.
+_ASKED_AT_ONCE: Final = 1024
 
 
 class Contents(NamedTuple):
@@ -89,13 +93,26 @@ class Opener:
         return None if self._finder is None else Contents(self._chosen(self._finder.find(problem.path)), in_order=True)
 
 
-def found_in(entries: Iterable[Entry], choice: Choice | None) -> Iterator[tuple[Entry, Found]]:
-    """Read the chosen ones of entries and of what they lead to, one after another. Blocks."""
+def found_in(
+    entries: Iterator[Entry],
+    choice: Choice | None,
+    unsettled: Callable[[Iterator[Entry], int], Iterator[Entry]] | None = None,
+) -> Iterator[tuple[Entry, Found]]:
+    """Read the chosen ones of entries and of what they lead to, one after another. Blocks.
+
+    `unsettled(entries, at_once)` yields those of some entries that are to be read, and may look ahead so far.
+    """
+
+    def read(some: Iterator[Entry], at_once: int) -> Iterator[tuple[Entry, Found | None]]:
+        return ((each, each.read_head()) for each in (some if unsettled is None else unsettled(some, at_once)))
+
     opener = Opener(choice)
-    for entry in entries:
-        found = entry.read_head()
+    for entry, found in read(entries, _ASKED_AT_ONCE):
         contents = None if found is None else opener.contents_of(entry, found)
-        read = [(entry, found)] if contents is None else ((inner, inner.read_head()) for inner in contents.entries)
-        for each, what in read:
+        if contents is None:
+            chosen: Iterable[tuple[Entry, Found | None]] = [(entry, found)]
+        else:
+            chosen = read(contents.entries, 1 if contents.in_order else _ASKED_AT_ONCE)
+        for each, what in chosen:
             if what is not None and (choice is None or not isinstance(what, Instance) or choice.takes_instance(what)):
                 yield each, what

@@ -91,6 +91,9 @@ class Recorder(Protocol):
     def record(self, outcome: Outcome) -> None:
         """Record an outcome, which may not be final: the last one for an instance is kept."""
 
+    def note_refusal(self) -> None:
+        """Note that the peer is out of resources; the first time in a run is kept."""
+
     async def flush(self) -> None:
         """Wait until everything recorded so far would survive the end of the process. Raises LedgerError."""
 
@@ -125,8 +128,16 @@ class History(Protocol):
 class Ledger(Recorder, History, Protocol):
     """Where a transfer writes down what became of each instance, and asks what an earlier run did.
 
-    The transfer enters it and leaves it: `async with`.
+    The transfer enters it and leaves it: `async with`. An exception that one of its methods raises aborts the transfer
+    and is raised out of its block; an error that the run should outlive belongs into `failure`.
     """
+
+    @property
+    def files(self) -> tuple[str, ...]:
+        """The files in which it is kept, which are not input."""
+
+    def note_end(self, *, scan_finished: bool, stopped: str) -> None:
+        """Note how the run ended: whether it read its input to the end, and why it stopped early ("": it did not)."""
 
     async def __aenter__(self) -> Self: ...
 

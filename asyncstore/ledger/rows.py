@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import enum
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -91,13 +92,32 @@ class DirectoryCount(NamedTuple):
     failed: int
 
 
+class RunState(enum.StrEnum):
+    """The state of a run. The value is its name in reports."""
+
+    RUNNING = "running"  # a process holds the lock of the ledger
+    FINISHED = "finished"  # it read its input to the end, and left nothing
+    STOPPED_EARLY = "stopped-early"
+    KILLED = "killed"  # it never wrote its end: it was killed, or could not write
+    ENDED = "ended"  # an older version of asyncstore, which did not record how
+
+
 @dataclass(frozen=True, slots=True)
 class RunRecord:
-    """One run that wrote into the ledger. `finished_at` is None while it runs, and if it was killed."""
+    """One run that wrote into the ledger.
+
+    `finished_at` is None while it runs, and if it was killed. `scan_finished` says whether it read its input to the
+    end, `stopped` why it stopped early (empty: it did not); both are None if that is not known. `refused_at` is the
+    time of the first answer by which the peer said that it is out of resources.
+    """
 
     number: int
+    state: RunState
     started_at: datetime.datetime
     finished_at: datetime.datetime | None
     pid: int
     host: str
     options: dict[str, Any]
+    scan_finished: bool | None = None
+    stopped: str | None = None
+    refused_at: datetime.datetime | None = None

@@ -51,7 +51,7 @@ class Association(Link):
         self.performer: Performer | None = None
         self._providers: Providers = providers or {}
         self._performed_window = 1
-        self._incoming = Incoming()
+        self._incoming = Incoming(self._tolerate)
 
     def __repr__(self) -> str:
         if self.failure is not None:
@@ -75,6 +75,7 @@ class Association(Link):
     def _begin_data(self, contexts: AcceptedContexts, capacity: int, *, window: int) -> None:
         """Begin to exchange data: fragments hold `capacity` bytes, and `window` requests of the peer may be at work."""
         self.contexts = contexts
+        self.operations.contexts = contexts.by_id
         self.invoker = Invoker(self, capacity)
         self._performed_window = window
         self.established = self.is_open = True
@@ -88,6 +89,9 @@ class Association(Link):
             if self.established:
                 self.invoker.framer.let_go()  # else its buffer stays until the collector finds the reference cycles
 
+    def _is_amid_message(self) -> bool:
+        return self._incoming.is_amid_message
+
     async def _discard(self) -> None:
         if self.performer is not None:
             await self.performer.discard()
@@ -99,8 +103,8 @@ class Association(Link):
         for number, fragment in enumerate(event.fragments, 1):
             received = self._incoming.receive(fragment)
             if received is None:
-                self.transport.acknowledge()  # the rest of the message may wait for that
-            elif received.message.responded_to is not None:
+                continue
+            if received.message.responded_to is not None:
                 operation = self.operations.match(received)
                 self.invoker.take(operation, cast("Response", received.message), received.data_set)
             elif (pause := (self.performer or self._begin_performing()).receive(received)) is not None:
@@ -156,6 +160,8 @@ class Association(Link):
     def _trace_failure(self, error: AsyncStoreError) -> None:
         if isinstance(error, Timeout):
             self._trace(trace.TimedOut, which=error.which, seconds=error.seconds)
+        elif isinstance(error, RemoteProtocolError) and self._releasing:
+            self._tolerate(error)  # everything was answered before
         elif isinstance(error, RemoteProtocolError):
             self._trace(trace.InvalidAnswer, to_request=self._asked_for(), detail=str(error))
         elif isinstance(error, ConnectionLost) and not self._releasing:

@@ -17,7 +17,7 @@ class Peer:
 
         asyncstore.Peer("pacs.example", 11112, ae_title="ARCHIVE")
 
-    `ae_title` is sent as the Called AE title (PS3.8 9.3.2).
+    `ae_title` is sent as the Called AE title (PS3.8 9.3.2). An IPv6 address may be in brackets, as URLs write it.
     """
 
     host: str
@@ -25,6 +25,8 @@ class Peer:
     ae_title: str = "ANY-SCP"
 
     def __post_init__(self) -> None:
+        if self.host.startswith("[") and self.host.endswith("]") and ":" in self.host:
+            object.__setattr__(self, "host", self.host[1:-1])
         if not 0 < self.port < 65536:
             raise LocalProtocolError(f"port {self.port} is out of range: a TCP port is 1 to 65535")
         check_ae_title(self.ae_title)

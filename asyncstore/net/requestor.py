@@ -20,12 +20,11 @@ from asyncstore.net import trace
 from asyncstore.net.association import Association
 from asyncstore.net.peer import Timeouts, check_ae_title, check_length, check_window
 from asyncstore.net.transport import connect as connect_by_tcp
-from asyncstore.uids import IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION_NAME
 from asyncstore.upper_layer.contexts import AcceptedContexts, propose
 from asyncstore.upper_layer.framing import fragment_capacity
-from asyncstore.upper_layer.items import OperationsWindow, RoleSelection, UserInformation
 from asyncstore.upper_layer.machine import AssociationAccepted, AssociationRefused
 from asyncstore.upper_layer.pdu import AssociateRQ
+from asyncstore.upper_layer.request import information_of_requestor
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -77,16 +76,11 @@ class Requestor(Association):
                 called_ae_title=peer.ae_title,
                 calling_ae_title=calling_ae_title,
                 presentation_contexts=proposed,
-                user_information=UserInformation(
+                user_information=information_of_requestor(
                     maximum_length=maximum_length,
-                    implementation_class_uid=IMPLEMENTATION_CLASS_UID,
-                    implementation_version_name=IMPLEMENTATION_VERSION_NAME,
-                    operations_window=OperationsWindow(window, 1) if window > 1 else None,
-                    # Without it the peer may only perform what we ask for (PS3.7 D.3.3.4).
-                    role_selections=tuple(
-                        RoleSelection(uid, True, True) for uid in providers or () if uid in abstract_syntaxes
-                    ),
+                    window=window,
                     user_identity=user_identity,
+                    both_roles=(uid for uid in providers or () if uid in abstract_syntaxes),
                 ),
             )
             self._request.encode()
@@ -110,6 +104,8 @@ class Requestor(Association):
         except (ConnectFailed, Timeout) as error:
             self._trace(trace.ConnectionFailed, detail=str(error))
             raise
+        if not hasattr(transport, "send_some"):
+            raise LocalProtocolError(f"connect returned {transport!r:.200}: it is a Transport")
         self._receive = self._on_first_readable
         await self._open(transport, self.timeouts.network_seconds)
         try:

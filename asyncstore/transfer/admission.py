@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from typing import Protocol
 
     from asyncstore.inputs.feed import Fed
+    from asyncstore.inputs.own_files import OwnFiles
     from asyncstore.ledger.protocol import Recorder, Suspicion
     from asyncstore.transfer.attempts import Attempts
     from asyncstore.transfer.destination import Destination
@@ -42,8 +43,6 @@ if TYPE_CHECKING:
         def closed_until(self, now: float) -> float: ...
 
 
-# The report counts these as found, although an earlier run stored them or found them to be stored.
-_FOUND_BEFORE: Final = frozenset((State.RESUMED, State.DUPLICATE))
 # A ledger does not signal that it has room again: look after this time.
 _RECORDER_SECONDS: Final = 0.025
 
@@ -86,6 +85,7 @@ class Admission:
         plan: Plan,
         report: Report,
         recorder: Recorder | None,
+        own_files: OwnFiles,
         by_study: bool,
         strict_source: bool = False,
     ) -> None:
@@ -96,9 +96,12 @@ class Admission:
         self._destination = destination
         self._plan = plan
         self._report = report
+        self._recorder = recorder
+        self._own_files = own_files
         self._by_study = by_study
         self._strict_source = strict_source
-        self._gates: list[Gate] = [destination, ProbeGate(destination, work), outcomes]
+        self._probe = ProbeGate(destination, work)  # asked only of a peer in trouble
+        self._gates: list[Gate] = [destination, outcomes]
         if duplicates is not None:
             self._gates.append(duplicates)
         if recorder is not None:
@@ -113,16 +116,14 @@ class Admission:
     async def deliver(
         self, found: Sequence[Fed], *, are_settled: bool = False, suspicion: Suspicion | None = None
     ) -> None:
-        """Take in what the feed has read; returns when it may read more.
+        """Take in what the feed has read, without the files that the run itself writes; returns when it may read more.
 
         `are_settled`: these are outcomes that the ledger has from an earlier run. `suspicion`: that run suspected them.
         """
         for entry in found:
             if isinstance(entry, Instance):
                 self._take_in(entry, suspicion)
-            else:
-                if are_settled and entry.state in _FOUND_BEFORE:
-                    self._report.found += 1
+            elif entry.state is not State.SKIPPED or (entry.path or "") not in self._own_files:
                 self._outcomes.add(entry, is_settled=are_settled)
         self._work.available.set()
         while not self._work.has_room or self._outcomes.closed_until(0.0):
@@ -131,8 +132,7 @@ class Admission:
 
     def _take_in(self, instance: Instance, suspicion: Suspicion | None) -> None:
         self._plan.see((instance.sop_class_uid, instance.transfer_syntax_uid))
-        self._report.found += 1
-        self._report.found_bytes += instance.data_set_length
+        self._report.find(instance)
         if instance.meta_difference is not None and self._is_doubtful(instance, instance.meta_difference):
             return
         if self._destination.refused and self._attempts.refuse_before(instance):
@@ -162,7 +162,7 @@ class Admission:
 
     def closed_until(self, now: float) -> float:
         """The time until which nothing may be taken: that of the gate that opens last."""
-        return max(gate.closed_until(now) for gate in self._gates)
+        return max(gate.closed_until(now) for gate in (*self._gates, self._probe))
 
     def take(self, taker: object, served: Container[Pair]) -> Pending | None:
         """The next instance for an association that can carry the pairs `served`; None when there is none now."""
@@ -173,8 +173,13 @@ class Admission:
                 if gate.closed_until(now) > now:
                     self._was_closed = True
                     return None
-            take = work.take if destination.is_well else work.take_probe
-            pending = take(taker, served)
+            if destination.is_well:
+                pending = work.take(taker, served)
+            elif self._probe.closed_until(now) > now:
+                self._was_closed = True
+                return None
+            else:
+                pending = work.take_probe(taker, served)
             if self._feed_waits and work.has_room:
                 self._let_feed_read()
             if pending is None or not (destination.refused or self._duplicates) or not self._keep_back(pending):
@@ -204,6 +209,8 @@ class Admission:
     def look(self, now: float) -> None:
         """Release the instances that may be sent by now, and wake the associations and the feed."""
         self._destination.look(now)
+        if self._recorder is not None and self._destination.refusals:
+            self._recorder.note_refusal()
         has_more = self._work.wake_retries(now)
         if self._duplicates is not None:
             has_more |= self._end_comparisons(self._duplicates)

@@ -20,6 +20,7 @@ import anyio
 
 from asyncstore.errors import LocalProtocolError, cause_of
 from asyncstore.inputs.feed import Feed
+from asyncstore.inputs.own_files import OwnFiles
 from asyncstore.inputs.selection import Choice
 from asyncstore.transfer.admission import Admission
 from asyncstore.transfer.attempts import Attempts
@@ -42,6 +43,7 @@ if TYPE_CHECKING:
     from anyio.abc import TaskGroup
 
     from asyncstore.inputs.entry import Source
+    from asyncstore.inputs.walk import AnyPath
     from asyncstore.instances.outcome import Outcome
     from asyncstore.ledger.protocol import Ledger
     from asyncstore.net.peer import Peer
@@ -61,9 +63,9 @@ class Transfer:
     is taken of it. A generator may yield the same Dataset repeatedly, modified in between: each is encoded before the
     next is requested. Do not modify a Dataset in a list until its outcome has arrived.
 
-    Every instance gets exactly one final Outcome, and so does every file that holds none. `report` counts them as they
-    come. Instances that a run leaves when it stops early are only counted (`State.LEFT`). `associations` and `window`
-    override those of `options`.
+    Every instance gets exactly one final Outcome, and so does every file that holds none. If an Instance was handed in,
+    `outcome.instance` is that very object. `report` counts them as they come. Instances that a run leaves when it stops
+    early are only counted (`State.LEFT`). `associations` and `window` override those of `options`.
 
     `ledger` is a Ledger, or the path of the file in which to keep one. Files that an earlier run with it stored are not
     opened again: their outcome is `State.RESUMED`. The retry policy is then `RetryPolicy.for_ledger()`, unless
@@ -74,6 +76,9 @@ class Transfer:
     Iterating raises AssociateError or AssociationLost (which includes Timeout) if no association could be established
     at all, and any exception that the caller's iterable raised. If a run that worked must stop later, the iteration
     just ends, and `report.stopped_because` says why.
+
+    `own_files` are files that the caller writes meanwhile, a log for example. They and those of the ledger are passed
+    over without a word if they lie in a directory that is sent.
 
     Leaving the block early finishes what is in flight and stops. It also closes `sources` if that is an asynchronous
     generator. A Transfer can be entered once.
@@ -88,6 +93,7 @@ class Transfer:
         associations: int | None = None,
         window: int | None = None,
         ledger: Ledger | str | os.PathLike[str] | None = None,
+        own_files: Iterable[AnyPath] = (),
     ) -> None:
         options = _with(options or TransferOptions(), associations=associations, window=window)
         self.peer = peer
@@ -96,6 +102,7 @@ class Transfer:
         self._ledger = _ledger_of(ledger, peer, self.options)
         self._was_entered = False
         self._group: TaskGroup
+        self._own_files = OwnFiles(own_files)
         self._build(sources)
 
     def _build(self, sources: Source | Iterable[Source] | AsyncIterable[Source]) -> None:
@@ -123,6 +130,7 @@ class Transfer:
             plan=plan,
             report=report,
             recorder=ledger,
+            own_files=self._own_files,
             by_study=by_study,
             strict_source=options.strict_source,
         )
@@ -177,6 +185,7 @@ class Transfer:
         async with contextlib.AsyncExitStack() as stack:
             if self._ledger is not None:
                 await stack.enter_async_context(self._ledger)
+                self._own_files.add(self._ledger.files)
             self._group = anyio.create_task_group()
             await self._group.__aenter__()
             self._was_entered = True
@@ -199,10 +208,15 @@ class Transfer:
             failure = cause_of(group)
         finally:
             if self._ledger is not None:
+                self._ledger.note_end(scan_finished=self.report.scan_finished, stopped=self._why_stopped())
                 await self._ledger.__aexit__(kind, error, traceback)
                 self.report.stopped_because = self._ledger.failure or self.report.stopped_because
         if failure is not None:  # raised out here, it keeps the cause that it has
             raise failure
+
+    def _why_stopped(self) -> str:
+        report = self.report
+        return str(report.stopped_because or "interrupted") if report.stopped_early else ""
 
     def __aiter__(self) -> Self:
         return self

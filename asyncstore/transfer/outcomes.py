@@ -70,7 +70,7 @@ class Outcomes:
         """
         if self._recorder is not None and not is_settled:
             self._recorder.record(outcome)
-        self._report.add(outcome)
+        self._report.add(outcome, is_settled=is_settled)
         if outcome.state is _LEFT:
             return
         if not outcome.is_stored:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, NamedTuple, TypeAlias
+from typing import TYPE_CHECKING, Final, NamedTuple, TypeAlias
 
 from asyncstore.uids import STORAGE_SOP_CLASSES, UNCOMPRESSED_TRANSFER_SYNTAXES
 from asyncstore.upper_layer.pdu import MAXIMUM_CONTEXTS
+from asyncstore.upper_layer.request import context_bytes, information_of_requestor, request_bytes
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -14,6 +15,10 @@ if TYPE_CHECKING:
 
 Pair: TypeAlias = tuple[str, str]
 """SOP Class UID and Transfer Syntax UID of an instance: they decide which presentation context it needs."""
+
+# The default contexts leave an A-ASSOCIATE-RQ shorter than this: some acceptors take no PDU of more than 16,384 bytes.
+# All 128 contexts came to 17,209.
+FILLED_BELOW_BYTES: Final = 16_000
 
 _Context: TypeAlias = tuple[str, tuple[str, ...]]
 
@@ -29,14 +34,20 @@ class Plan:
     """Remembers which pairs the input has shown so far, and turns them into proposals of at most 128 contexts.
 
     Each pair takes one context with exactly the file's own transfer syntax. By default a second one with the four
-    uncompressed syntaxes makes conversion possible, and the remaining room is filled with the Storage SOP Classes of
-    the standard, so that an instance of a class not seen yet need not wait for another association.
+    uncompressed syntaxes makes conversion possible, and the room that is left below 16,000 bytes is filled with the
+    Storage SOP Classes of the standard, so that an instance of a class not seen yet need not wait for another
+    association.
     """
 
     def __init__(self, options: TransferOptions) -> None:
         self._only_transfer_syntax = options.only_transfer_syntax
         self._only_needed_contexts = options.only_needed_contexts
         self._convert = options.convert
+        self._bytes_without_contexts = request_bytes(
+            information_of_requestor(
+                maximum_length=options.maximum_length, window=options.window, user_identity=options.user_identity
+            )
+        )
         self._seen: dict[Pair, None] = {}
 
     def see(self, pair: Pair) -> None:
@@ -57,11 +68,20 @@ class Plan:
                 break
             contexts.update(dict.fromkeys(missing))
             pairs.add(pair)
-        for context in self._filling() if filled else ():
-            if len(contexts) == MAXIMUM_CONTEXTS:
-                break
-            contexts.setdefault(context)
+        if filled:
+            self._fill(contexts)
         return Proposal(tuple(contexts), frozenset(pairs))
+
+    def _fill(self, contexts: dict[_Context, None]) -> None:
+        """Add default contexts, up to 128 in all and while the request stays short."""
+        total_bytes = self._bytes_without_contexts + sum(context_bytes(*context) for context in contexts)
+        for context in self._filling():
+            if context in contexts:
+                continue
+            total_bytes += context_bytes(*context)
+            if len(contexts) == MAXIMUM_CONTEXTS or total_bytes >= FILLED_BELOW_BYTES:
+                return
+            contexts[context] = None
 
     def proposals_for(self, needed: Iterable[Pair]) -> Iterator[Proposal]:
         """The proposals that together carry work of all these pairs, one after the other."""

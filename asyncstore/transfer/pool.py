@@ -1,6 +1,6 @@
 """The open associations of a transfer: opened when waiting work needs them, ended when they do not pay.
 
-`Concurrency` says how many to keep, `Plan` what each proposes, and `Destination` learns how each ended.
+`Concurrency` says how many to keep, `Plan` and `Offers` what each proposes, and `Destination` learns how each ended.
 """
 
 from __future__ import annotations
@@ -16,7 +16,8 @@ from asyncstore.net.invoker import STREAMED_AFTER_BYTES
 from asyncstore.services.scu import Association
 from asyncstore.trace import emit
 from asyncstore.transfer.concurrency import Progress
-from asyncstore.transfer.destination import Ended, is_our_doing
+from asyncstore.transfer.destination import Ended
+from asyncstore.transfer.offer import Offer, Offers
 from asyncstore.transfer.trace import Passing
 from asyncstore.transfer.worker import Worker
 
@@ -70,8 +71,9 @@ class Pool:
         self._plan = plan
         self._report = report
         self._last_number = 0
-        self._window = options.window
-        self._window_has_worked = False
+        self._offers = Offers(window=options.window, is_filled=not options.only_needed_contexts)
+        self._made: dict[Worker, Offer] = {}
+        self._withheld: list[TraceEvent] = []
         self._group: TaskGroup
 
     def start(self, group: TaskGroup) -> None:
@@ -141,19 +143,19 @@ class Pool:
     def _open(self) -> None:
         """Open one more association, proposing what the waiting work needs."""
         self._last_number += 1
-        options = self._options
-        proposal = self._plan.propose(self._work.pairs_waiting(), filled=not self.workers)
+        options, offer = self._options, self._offers.current
+        proposal = self._plan.propose(self._work.pairs_waiting(), filled=offer.is_filled and not self.workers)
         association = Association(
             self._peer,
             proposal.contexts,
             calling_ae_title=options.calling_ae_title,
             timeouts=options.timeouts,
-            window=self._window,
+            window=offer.window,
             maximum_length=options.maximum_length,
             maximum_send_length=options.maximum_send_length,
             user_identity=options.user_identity,
         )
-        association.on_trouble = self._tell_trouble
+        association.on_trouble = self._take_trouble
         worker = Worker(
             self._last_number,
             association,
@@ -164,6 +166,7 @@ class Pool:
             preparing=self._preparing,
         )
         self.workers.append(worker)
+        self._made[worker] = offer
         self._number_open()
         self._group.start_soon(self._employ, worker)
 
@@ -194,42 +197,53 @@ class Pool:
         """Handle the end of a worker's association; `error` is None if its work was done or the pool aborted it."""
         lost = worker.take_lost()
         suspected = sum(pending.is_suspected for pending in lost)
+        offer = self._made.pop(worker)
+        offers_less = error is not None and not self._destination.is_stopped and self._offers_less(worker, offer, error)
         if lost:
             because = error or worker.association.failure or AssociationLost("the association was aborted")
-            self._learn_window(worker, because)
             self._attempts.lost(lost, because)
         self.workers.remove(worker)
         self._report.count_streamed(worker.take_streamed_bytes())
-        self._window_has_worked = self._window_has_worked or _used_window(worker)
         self._work.leave(worker)
         self._count_open()
         self._number_open()
-        if error is not None and not self._destination.is_stopped:
-            now = time.monotonic()
-            ended = self._how_it_ended(worker, error, now, in_flight=len(lost), suspected=suspected)
-            refused = self._destination.learn_from(ended, now)
-            self._attempts.refuse(refused)
+        self._tell_withheld(is_passing=offers_less)
+        if error is not None and not offers_less and not self._destination.is_stopped:
+            ended = self._how_it_ended(worker, offer, error, in_flight=len(lost), suspected=suspected)
+            self._attempts.refuse(self._destination.learn_from(ended, time.monotonic()))
         self.changed.set()
         self.wake()
 
-    def _learn_window(self, worker: Worker, error: AsyncStoreError) -> None:
-        """Stop proposing a window if it may have ended the association: some peers accept one but cannot handle it."""
-        has_worked = self._window_has_worked or any(map(_used_window, self.workers))
-        if worker.association.window > 1 and not has_worked and not is_our_doing(error):
-            self._window = 1
+    def _offers_less(self, worker: Worker, offer: Offer, error: AsyncStoreError) -> bool:
+        """Whether the offer may have ended the association, so that less is offered from now on."""
+        was_established = worker.association.established
+        is_proven = bool(self._report.answers if was_established else self._report.associations_established)
+        return self._offers.learn(offer, error, was_established=was_established, is_proven=is_proven)
 
-    def _tell_trouble(self, event: TraceEvent) -> None:
+    def _take_trouble(self, event: TraceEvent) -> None:
+        """Log an error of one association, but until one is established only when it has ended: the offer may be it."""
+        if self._report.associations_established:
+            self._tell_trouble(event)
+        else:
+            self._withheld.append(event)
+
+    def _tell_withheld(self, *, is_passing: bool = False) -> None:
+        withheld, self._withheld = self._withheld, []
+        for event in withheld:
+            self._tell_trouble(event, is_passing=is_passing)
+
+    def _tell_trouble(self, event: TraceEvent, *, is_passing: bool = False) -> None:
         """Log an error of one association: as such only where it may be what ends the run.
 
         While the peer is away, associations fail one after another; the destination tells of that as one thing.
         """
         destination = self._destination
-        is_known = not destination.is_well or self._report.associations_open > 0
-        is_passing = destination.was_established and isinstance(event, _RIDDEN_OUT)
+        is_known = not destination.is_well or any(worker.is_open for worker in self.workers)
+        is_passing = is_passing or (destination.was_established and isinstance(event, _RIDDEN_OUT))
         emit(logger, Passing(event=event) if is_known or is_passing else event)
 
     def _how_it_ended(
-        self, worker: Worker, error: AsyncStoreError, now: float, *, in_flight: int, suspected: int
+        self, worker: Worker, offer: Offer, error: AsyncStoreError, *, in_flight: int, suspected: int
     ) -> Ended:
         accepted = [other.association.contexts for other in self.workers]
         pairs = worker.proposal.pairs
@@ -238,18 +252,18 @@ class Pool:
             error,
             was_established=worker.association.established,
             answers=worker.answers,
-            idle_seconds=0.0 if worker.has_sent else max(0.0, now - worker.established_at),
+            idle_seconds=0.0 if worker.has_sent else max(0.0, time.monotonic() - worker.established_at),
             associations_open=self._report.associations_open,
             in_flight=in_flight,
             suspected=suspected,
             refused=refused,
             accepted_elsewhere=len(refused) < len(pairs),
-            has_proposed_all=self._has_proposed_all(worker),
+            has_proposed_all=self._has_proposed_all(worker, offer),
         )
 
-    def _has_proposed_all(self, worker: Worker) -> bool:
+    def _has_proposed_all(self, worker: Worker, offer: Offer) -> bool:
         """Whether this worker proposed all that the peer might accept."""
-        if not self._options.only_needed_contexts:
+        if offer.is_filled:
             return True
         return self._work.feed_ended and worker.proposal.pairs.issuperset(self._work.pairs_waiting())
 
@@ -261,7 +275,3 @@ class Pool:
         several = len(self.workers) > 1
         for worker in self.workers:
             worker.association.trace_number = worker.number if several else 0
-
-
-def _used_window(worker: Worker) -> bool:
-    return worker.answers > 0 and worker.association.window > 1

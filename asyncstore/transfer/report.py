@@ -10,8 +10,12 @@ from typing import TYPE_CHECKING, Any
 from asyncstore.instances.outcome import FAILED_STATES, STORED_STATES, State
 
 if TYPE_CHECKING:
+    from asyncstore.instances.instance import Instance
     from asyncstore.instances.outcome import Outcome
 
+# An earlier run has stored these, or found them to be stored: they are instances, although no file was opened. So are
+# those that it set aside.
+_FOUND_BEFORE = frozenset((State.RESUMED, State.DUPLICATE))
 _KEPT_REASONS = 1000  # a peer that words each failure differently must not fill the memory
 
 
@@ -19,11 +23,15 @@ _KEPT_REASONS = 1000  # a peer that words each failure differently must not fill
 class Report:
     """The account of a transfer so far: instances by state, status and reason, and bytes of data sets.
 
-    `stored`, `failed`, `left` and `states` count outcomes. `found` and `found_bytes` grow while the input is scanned,
-    and are final once `scan_finished` is true. `streamed_bytes` is the part of `sent_bytes` that large instances sent
-    beyond their first 8 MiB. `left_out` counts what the selection left out, which has no outcome; it is known when the
-    input has been read. `stopped_because` is the exception that stopped the run before its work was done, None
-    otherwise. `started_at` and `finished_at` are times of time.monotonic(). `to_dict()` is for JSON.
+    `found` counts instances, those of an earlier run included, and `found_bytes` the bytes of their data sets, as far
+    as the files were opened. Both grow while the input is read, and are final once `scan_finished` is true. Of what is
+    not an instance, `problems` counts paths that cannot be read and files that are damaged, and `skipped` the files in
+    a directory that are not DICOM. `states` counts the outcomes of all three. `left_out` counts what the selection left
+    out, which has no outcome; it is known when the input has been read.
+
+    `streamed_bytes` is the part of `sent_bytes` that large instances sent beyond their first 8 MiB. `stopped_because`
+    is the exception that stopped the run before its work was done, None otherwise. `started_at` and `finished_at` are
+    times of time.monotonic(). `to_dict()` is for JSON.
     """
 
     found: int = 0
@@ -51,9 +59,27 @@ class Report:
         return sum(self.states[state] for state in STORED_STATES)
 
     @property
+    def resumed(self) -> int:
+        """Those among the stored that an earlier run with the same ledger stored."""
+        return self.states[State.RESUMED]
+
+    @property
     def failed(self) -> int:
-        """Instances that could not be stored or have no known outcome; those left for another run do not count."""
+        """Everything that could not be stored or has no known outcome: instances and `problems`.
+
+        Instances that are left for another run do not count.
+        """
         return sum(self.states[state] for state in FAILED_STATES)
+
+    @property
+    def failed_instances(self) -> int:
+        """Those among the failed that are instances."""
+        return self.failed - self.problems
+
+    @property
+    def skipped(self) -> int:
+        """Files in a directory that are not DICOM instances: neither found nor failed."""
+        return self.states[State.SKIPPED]
 
     @property
     def duplicates(self) -> int:
@@ -61,8 +87,16 @@ class Report:
 
     @property
     def left(self) -> int:
-        """Instances that were found and had no final outcome when the run stopped."""
+        """Instances that were found and had no final outcome when the run stopped.
+
+        These are all that is left only if `scan_finished`: a run that stops does not read its input to the end.
+        """
         return self.states[State.LEFT]
+
+    @property
+    def stopped_early(self) -> bool:
+        """At the end of a run: whether instances are left, found or not."""
+        return self.left > 0 or not self.scan_finished
 
     @property
     def finished(self) -> int:
@@ -75,13 +109,21 @@ class Report:
 
     @property
     def finished_instances(self) -> int:
-        """Outcomes so far of instances that `found` counts: without files that hold none or cannot be read."""
-        return self.finished - self.problems
+        """Those among `found` that have their final outcome."""
+        return self.finished - self.problems - self.skipped - self.left
 
-    def add(self, outcome: Outcome) -> None:
-        """Count a final outcome."""
-        self.states[outcome.state] += 1
-        if outcome.instance is None:
+    def find(self, instance: Instance) -> None:
+        """Count an instance that was read."""
+        self.found += 1
+        self.found_bytes += instance.data_set_length
+
+    def add(self, outcome: Outcome, *, is_settled: bool = False) -> None:
+        """Count a final outcome; `is_settled`: a ledger has it from an earlier run, and nothing was read."""
+        state = outcome.state
+        self.states[state] += 1
+        if is_settled and (state in _FOUND_BEFORE or outcome.is_set_aside):
+            self.found += 1
+        elif outcome.instance is None and state is State.SOURCE_PROBLEM:
             self.problems += 1
         self.attempts += outcome.attempts
         if outcome.status is not None:
@@ -102,8 +144,13 @@ class Report:
             "found": self.found,
             "found_bytes": self.found_bytes,
             "left_out": self.left_out,
+            "scan_finished": self.scan_finished,
             "stored": self.stored,
+            "resumed": self.resumed,
             "failed": self.failed,
+            "left": self.left,
+            "problems": self.problems,
+            "skipped": self.skipped,
             "states": {state.value: count for state, count in sorted(self.states.items())},
             "statuses": {f"{value:04X}": count for value, count in sorted(self.statuses.items())},
             "reasons": dict(self.reasons.most_common()),

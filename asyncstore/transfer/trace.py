@@ -47,6 +47,17 @@ class MoreMetaDiffer(TraceEvent):
         return f"{self.count:,} more whose UIDs or File Meta Information are doubtful"
 
 
+class OffersLess(TraceEvent):
+    """The associations of this run offer less from now on: the peer may not bear `without`."""
+
+    level: ClassVar[int] = logging.WARNING
+    because: str
+    without: str
+
+    def __str__(self) -> str:
+        return f"{self.because}; trying without {self.without}"
+
+
 class PeerTakesNothing(TraceEvent):
     """The peer has taken nothing for a while, for the reason `because`; the run goes on for `left_seconds`."""
 

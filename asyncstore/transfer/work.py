@@ -105,11 +105,16 @@ class Work:
 
         The caller sets `available` when it has added all that came.
         """
-        self._put(Pending(instance, key, _held_bytes(instance)))
+        is_held = instance.path is None or instance.size_bytes <= SMALL_FILE_BYTES
+        # A small member of an archive is held too, although the archive is large.
+        held_bytes = instance.size_bytes if is_held else getattr(instance.source, "held_bytes", 0)
+        self._put(Pending(instance, key, held_bytes))
 
     def add_suspected(self, instance: Instance, key: str, suspicion: Suspicion, now: float) -> None:
         """Take in an instance that an earlier run suspected: it comes last; see `add`."""
-        pending = Pending(instance, key, _held_bytes(instance), losses=suspicion.losses, is_suspected=True)
+        # Its bytes are not kept for that long.
+        instance.let_go()
+        pending = Pending(instance, key, losses=suspicion.losses, is_suspected=True)
         pending.was_lost_earlier, pending.was_refused_earlier = suspicion.losses > 0, not suspicion.losses
         self._suspected.append((now, pending))
         self._count(pending, 1)
@@ -240,7 +245,7 @@ class Work:
             for group in self._groups.values()
             if not self._strict or self._is_open_to(group.key, taker)
             for pair, queue in group.waiting.items()
-            if pair in served
+            if queue and pair in served
         ]
         if not places:
             return self.take(taker, served)
@@ -403,13 +408,6 @@ class Work:
 def directory_of(path: str | None) -> str:
     """The key that the instances of one directory share."""
     return path.rpartition(os.sep)[0] if path else ""
-
-
-def _held_bytes(instance: Instance) -> int:
-    """The memory that an instance holds while it waits: small files wait with their bytes."""
-    if instance.path is None or instance.size_bytes <= SMALL_FILE_BYTES:
-        return instance.size_bytes
-    return getattr(instance.source, "held_bytes", 0)  # a member of an archive, which is large itself
 
 
 def _waiting_in(group: _Group) -> int:

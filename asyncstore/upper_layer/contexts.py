@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Final, NamedTuple, Self
 
 from asyncstore.errors import LocalProtocolError
-from asyncstore.upper_layer.items import PresentationContext
+from asyncstore.upper_layer.items import NO_REASON, PresentationContext
 from asyncstore.upper_layer.pdu import MAXIMUM_CONTEXTS
 
 if TYPE_CHECKING:
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
     from asyncstore.upper_layer.items import PresentationContextResult
 
-_UNEXPLAINED: Final = (1, 2)  # user rejection, no reason (provider rejection): PS3.8 Table 9-18
+_UNEXPLAINED: Final = (1, NO_REASON)  # user rejection, provider rejection: PS3.8 Table 9-18
 
 
 class AcceptedContext(NamedTuple):

@@ -10,10 +10,12 @@ import struct
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final
 
-from asyncstore.errors import RemoteProtocolError
+from asyncstore.errors import RemoteProtocolError, say_nothing
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+
+    from asyncstore.errors import Tolerate
 
 _HEADER = struct.Struct(">BxH")
 _TWO_BYTES = struct.Struct(">H")
@@ -31,6 +33,7 @@ MAXIMUM_VERSION_NAME_CHARACTERS: Final = 16
 # The peer's maximum if it does not send one, against PS3.8 D.1: every implementation accepts this much.
 UNSTATED_MAXIMUM_LENGTH: Final = 16384
 
+NO_REASON: Final = 2  # result of a presentation context, PS3.8 Table 9-18: "no reason (provider rejection)"
 _RESULT_TEXTS = (
     "Accepted",
     "User Rejection",
@@ -47,12 +50,22 @@ def encode_item(item_type: int, content: bytes) -> bytes:
     return _HEADER.pack(item_type, len(content)) + content
 
 
-def decode_items(data: memoryview, *, pdu: str, field: str) -> Iterator[tuple[int, memoryview]]:
-    """Yield the type and content of each item. Raises RemoteProtocolError for an item that ends beyond `data`."""
+def decode_items(
+    data: memoryview, *, pdu: str, field: str, tolerate: Tolerate = say_nothing
+) -> Iterator[tuple[int, memoryview]]:
+    """Yield the type and content of each item; zeros after the last one are padding.
+
+    Raises RemoteProtocolError for an item that ends beyond `data`, and for other bytes that are no item: the lengths
+    hold the items together.
+    """
     offset, end = 0, len(data)
     while offset < end:
         if end - offset < 4:
-            raise RemoteProtocolError(f"{end - offset} bytes left over after the last item", pdu=pdu, field=field)
+            left_over = RemoteProtocolError(f"{end - offset} bytes left over after the last item", pdu=pdu, field=field)
+            if any(data[offset:]):
+                raise left_over
+            tolerate(left_over)
+            return
         item_type, length = _HEADER.unpack_from(data, offset)
         offset += 4
         if length > end - offset:
@@ -156,6 +169,10 @@ class PresentationContextResult:
     """The acceptor's answer to one proposed presentation context (PS3.8 9.3.3.2).
 
     `result` is 0 (accepted) to 4; unless it is 0, `transfer_syntax` means nothing and may be empty.
+
+    An acceptance has one transfer syntax that can be read, and any other result is a rejection: a context with less is
+    read as rejected without a reason (2), and the other contexts can be used. Only an ID that cannot be one is refused,
+    because the result could be that of any context.
     """
 
     context_id: int
@@ -180,29 +197,26 @@ class PresentationContextResult:
         return encode_item(CONTEXT_RESULT, content)
 
     @classmethod
-    def decode(cls, data: memoryview, *, pdu: str) -> PresentationContextResult:
+    def decode(cls, data: memoryview, *, pdu: str, tolerate: Tolerate = say_nothing) -> PresentationContextResult:
         if len(data) < 4:
             raise RemoteProtocolError(f"only {len(data)} bytes", pdu=pdu, field="Presentation context")
         check_context_id(data[0], pdu=pdu)
         context_id, result = data[0], data[2]
-        if result >= len(_RESULT_TEXTS):
-            raise RemoteProtocolError(f"{result} in context {context_id}", pdu=pdu, field="Result")
-        items = decode_items(data[4:], pdu=pdu, field="Presentation context")
+        items = decode_items(data[4:], pdu=pdu, field="Presentation context", tolerate=tolerate)
         syntaxes = [content for item_type, content in items if item_type == TRANSFER_SYNTAX]
-        if result:
-            return cls(context_id, result, _unimportant_uid(syntaxes, pdu))
-        if len(syntaxes) != 1:
-            text = f"{len(syntaxes)} in context {context_id} where there should be one"
-            raise RemoteProtocolError(text, pdu=pdu, field="Transfer syntax")
-        return cls(context_id, result, decode_uid(syntaxes[0], pdu=pdu, field="Transfer syntax"))
-
-
-def _unimportant_uid(candidates: list[memoryview], pdu: str) -> str:
-    # PS3.8 9.3.3.2: the transfer syntax of a refused context "shall not be tested". Some peers send it empty or wrong.
-    try:
-        return decode_uid(candidates[0], pdu=pdu, field="Transfer syntax") if candidates else ""
-    except RemoteProtocolError:
-        return ""
+        try:
+            if result >= len(_RESULT_TEXTS):
+                raise RemoteProtocolError(f"{result} in context {context_id}", pdu=pdu, field="Result")
+            if len({bytes(content) for content in syntaxes}) != 1:
+                text = f"{len(syntaxes)} in context {context_id} where there should be one"
+                raise RemoteProtocolError(text, pdu=pdu, field="Transfer syntax")
+            return cls(context_id, result, decode_uid(syntaxes[0], pdu=pdu, field="Transfer syntax"))
+        except RemoteProtocolError as error:
+            # PS3.8 9.3.3.2: the transfer syntax of a refused context "shall not be tested". Some peers leave it out.
+            if result == 0 or result >= len(_RESULT_TEXTS):
+                tolerate(error)
+                result = NO_REASON
+            return cls(context_id, result, "")
 
 
 @dataclass(frozen=True, slots=True)
@@ -238,7 +252,8 @@ class RoleSelection:
     @classmethod
     def decode(cls, data: memoryview, *, pdu: str) -> RoleSelection:
         uid, roles = _take_sized(data, pdu=pdu, field="SCP/SCU role selection")
-        _check_length(roles, 2, pdu=pdu, field="SCP/SCU role selection")
+        # Bytes after the roles are not tested, as after a common extended negotiation.
+        _check_length(roles[:2], 2, pdu=pdu, field="SCP/SCU role selection")
         return cls(decode_uid(uid, pdu=pdu, field="SCP/SCU role selection"), roles[0] != 0, roles[1] != 0)
 
 
@@ -332,8 +347,12 @@ class UserInformation:
     """The information that each AE sends about itself (PS3.8 9.3.2.3).
 
     `maximum_length` is the longest P-DATA-TF PDU that its sender accepts, in bytes after the 6-byte PDU header; 0 means
-    no limit. A requestor sends `user_identity`, an acceptor `user_identity_response`. Unknown sub-items are skipped. If
-    a sub-item that should occur once occurs again, the last one counts.
+    no limit. A requestor sends `user_identity`, an acceptor `user_identity_response`. If a sub-item that should occur
+    once occurs again, the last one counts.
+
+    Unknown sub-items are skipped, and so are those that cannot be read: then there is no operations window, no role
+    selection and so on. Two must be readable: the maximum length, because a guess too large would end the association
+    later, and the user identity of a requestor, because it says who asks.
     """
 
     maximum_length: int = 16382
@@ -366,15 +385,23 @@ class UserInformation:
         return encode_item(USER_INFORMATION, b"".join(parts))
 
     @classmethod
-    def decode(cls, data: memoryview, *, pdu: str) -> UserInformation:
+    def decode(cls, data: memoryview, *, pdu: str, tolerate: Tolerate = say_nothing) -> UserInformation:
         found: dict[str, Any] = {"maximum_length": UNSTATED_MAXIMUM_LENGTH}
-        for item_type, content in decode_items(data, pdu=pdu, field="User information"):
+        for item_type, content in decode_items(data, pdu=pdu, field="User information", tolerate=tolerate):
+            name, decoder = _REPEATED.get(item_type) or _SINGLE.get(item_type) or ("", None)
+            if decoder is None:
+                continue
+            try:
+                value = decoder(content, pdu=pdu)
+            except RemoteProtocolError as error:
+                if name == "maximum_length" or (name == "user_identity" and pdu == "A-ASSOCIATE-RQ"):
+                    raise
+                tolerate(error)
+                continue
             if item_type in _REPEATED:
-                name, decoder = _REPEATED[item_type]
-                found.setdefault(name, []).append(decoder(content, pdu=pdu))
-            elif item_type in _SINGLE:
-                name, decoder = _SINGLE[item_type]
-                found[name] = decoder(content, pdu=pdu)
+                found.setdefault(name, []).append(value)
+            else:
+                found[name] = value
         fields: dict[str, Any] = {n: tuple(value) if isinstance(value, list) else value for n, value in found.items()}
         return cls(**fields)
 

@@ -15,9 +15,9 @@ from __future__ import annotations
 
 import struct
 from dataclasses import dataclass
-from typing import Final, TypeAlias
+from typing import TYPE_CHECKING, Final, TypeAlias
 
-from asyncstore.errors import LocalProtocolError, RemoteProtocolError
+from asyncstore.errors import LocalProtocolError, RemoteProtocolError, say_nothing
 from asyncstore.upper_layer.pdu import (
     CONTROL_FLAGS,
     DATA_TF,
@@ -40,6 +40,9 @@ from asyncstore.upper_layer.pdu import (
     decode_fragments,
 )
 from asyncstore.upper_layer.states import STARTS_ARTIM, STOPS_ARTIM, TRANSITIONS, Action, Event, State, next_state
+
+if TYPE_CHECKING:
+    from asyncstore.errors import Tolerate
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,14 +134,22 @@ class UpperLayer:
     """One association's upper layer, for the requestor or the `acceptor`, in the states of PS3.8 9.2.
 
     `maximum_length` is the longest P-DATA-TF body to accept, in bytes (0: no limit), until an association PDU of ours
-    announces another one. `artim_seconds` is the ARTIM timer.
+    announces another one. `artim_seconds` is the ARTIM timer. `tolerate` is told of the peer's violations that do no
+    harm.
 
     Attributes to read: `state`; `closing` (close the transport once `data_to_send` is written); `artim_deadline_at` (on
     the caller's monotonic clock, None if the timer is not running); `error` (the peer's violation, if any);
     `is_amid_pdu` (part of a PDU has come, its end has not).
     """
 
-    def __init__(self, *, acceptor: bool = False, maximum_length: int = 16382, artim_seconds: float = 30.0) -> None:
+    def __init__(
+        self,
+        *,
+        acceptor: bool = False,
+        maximum_length: int = 16382,
+        artim_seconds: float = 30.0,
+        tolerate: Tolerate = say_nothing,
+    ) -> None:
         self.acceptor = acceptor
         self.artim_seconds = artim_seconds
         self.state = State.STA1
@@ -147,6 +158,7 @@ class UpperLayer:
         self.error: RemoteProtocolError | None = None
         self.is_amid_pdu = False
         self._set_maximum_length(maximum_length)
+        self._tolerate = tolerate
         self._error_to_raise: RemoteProtocolError | None = None
         self._outgoing = bytearray()
         self._request: AssociateRQ | None = None
@@ -336,7 +348,7 @@ class UpperLayer:
             if pdu_type == DATA_TF and self.state is State.STA6:
                 events.append(DataReceived(decode_fragments(body)))
                 return
-            pdu = decode(pdu_type, body)
+            pdu = decode(pdu_type, body, self._tolerate)
             self._check_answer(pdu)
         except RemoteProtocolError as error:
             self._receive_invalid(error, now)

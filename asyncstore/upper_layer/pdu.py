@@ -10,11 +10,12 @@ import struct
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, NamedTuple, TypeAlias
 
-from asyncstore.errors import RemoteProtocolError
+from asyncstore.errors import RemoteProtocolError, say_nothing
 from asyncstore.uids import APPLICATION_CONTEXT
 from asyncstore.upper_layer.items import (
     CONTEXT_RESULT,
     PROPOSED_CONTEXT,
+    UNSTATED_MAXIMUM_LENGTH,
     USER_INFORMATION,
     PresentationContext,
     PresentationContextResult,
@@ -28,6 +29,8 @@ from asyncstore.upper_layer.items import (
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
+
+    from asyncstore.errors import Tolerate
 
 HEADER_BYTES: Final = 6
 PDV_HEADER_BYTES: Final = 6
@@ -55,6 +58,8 @@ PDU_TYPE_FIELD: Final = "PDU type"
 
 # 128 contexts of 20 transfer syntaxes each come to 200 KB.
 MAXIMUM_ASSOCIATE_BYTES: Final = 1 << 20
+# The other PDUs have four bytes. More of them, which some peers send, mean nothing.
+MAXIMUM_FIXED_BYTES: Final = 256
 # A peer that was told "no limit" may send a whole data set as one PDU. A PDU is held in memory, so there is a limit.
 UNLIMITED_DATA_BYTES: Final = 1 << 27
 # In memory a fragment takes far more than the six bytes that the smallest takes on the wire. A PDU of up to 393 KB may
@@ -133,10 +138,9 @@ class AssociateRQ:
         return _encode_associate(ASSOCIATE_RQ, self, self.presentation_contexts)
 
     @classmethod
-    def decode(cls, body: memoryview) -> AssociateRQ:
-        version, titles, application_context, contexts, information = _decode_associate(ASSOCIATE_RQ, body)
+    def decode(cls, body: memoryview, tolerate: Tolerate = say_nothing) -> AssociateRQ:
+        version, titles, application_context, contexts, information = _decode_associate(ASSOCIATE_RQ, body, tolerate)
         proposed = tuple(PresentationContext.decode(content, pdu="A-ASSOCIATE-RQ") for content in contexts)
-        _refuse_repeated((context.context_id for context in proposed), "A-ASSOCIATE-RQ")
         return cls(titles[0], titles[1], proposed, information, application_context, version)
 
 
@@ -159,10 +163,11 @@ class AssociateAC:
         return _encode_associate(ASSOCIATE_AC, self, self.results)
 
     @classmethod
-    def decode(cls, body: memoryview) -> AssociateAC:
-        version, titles, application_context, contexts, information = _decode_associate(ASSOCIATE_AC, body)
-        results = tuple(PresentationContextResult.decode(content, pdu="A-ASSOCIATE-AC") for content in contexts)
-        _refuse_repeated((result.context_id for result in results), "A-ASSOCIATE-AC")
+    def decode(cls, body: memoryview, tolerate: Tolerate = say_nothing) -> AssociateAC:
+        version, titles, application_context, contexts, information = _decode_associate(ASSOCIATE_AC, body, tolerate)
+        results = tuple(
+            PresentationContextResult.decode(content, pdu="A-ASSOCIATE-AC", tolerate=tolerate) for content in contexts
+        )
         return cls(titles[0], titles[1], results, information, application_context, version)
 
 
@@ -170,12 +175,6 @@ def _check_unique(context_ids: Iterable[int]) -> None:
     ids = list(context_ids)
     if len(set(ids)) != len(ids):
         raise ValueError("a presentation context ID is used twice")
-
-
-def _refuse_repeated(context_ids: Iterable[int], pdu: str) -> None:
-    ids = list(context_ids)
-    if len(set(ids)) != len(ids):
-        raise RemoteProtocolError("one is used twice", pdu=pdu, field="Presentation context ID")
 
 
 def _encode_associate(
@@ -193,10 +192,16 @@ def _encode_associate(
     return _pdu_bytes(pdu_type, b"".join(parts))
 
 
-_Associate: TypeAlias = tuple[int, tuple[str, str], str, list[memoryview], UserInformation]
+_Associate: TypeAlias = tuple[int, tuple[str, str], str, tuple[memoryview, ...], UserInformation]
 
 
-def _decode_associate(pdu_type: int, body: memoryview) -> _Associate:
+def _decode_associate(pdu_type: int, body: memoryview, tolerate: Tolerate) -> _Associate:
+    """The fields of an association PDU.
+
+    A missing application context name, or one that cannot be read, stands for the only one that there is (PS3.7 A.2.1).
+    Without user information the peer has not stated its maximum length; of two the first counts. A context that is
+    repeated counts once, but two different ones with one ID are refused: data would belong to either.
+    """
     pdu = PDU_NAMES[pdu_type]
     if len(body) < _ASSOCIATE.size:
         raise RemoteProtocolError(f"only {len(body)} bytes", pdu=pdu, field="PDU length")
@@ -204,34 +209,48 @@ def _decode_associate(pdu_type: int, body: memoryview) -> _Associate:
     context_type = PROPOSED_CONTEXT if pdu_type == ASSOCIATE_RQ else CONTEXT_RESULT
     application_context = ""
     information: UserInformation | None = None
-    contexts: list[memoryview] = []
-    for item_type, content in decode_items(body[_ASSOCIATE.size :], pdu=pdu, field="Variable items"):
+    contexts: dict[int, memoryview] = {}
+    for item_type, content in decode_items(body[_ASSOCIATE.size :], pdu=pdu, field="Variable items", tolerate=tolerate):
         if item_type == context_type:
-            contexts.append(content)
-            if len(contexts) > MAXIMUM_CONTEXTS:
-                raise RemoteProtocolError("more than 128", pdu=pdu, field="Presentation contexts")
+            context_id = content[0] if content else 0
+            if contexts.setdefault(context_id, content) is not content:
+                repeated = RemoteProtocolError(f"{context_id} is used twice", pdu=pdu, field="Presentation context ID")
+                if contexts[context_id] != content:
+                    raise repeated
+                tolerate(repeated)
         elif item_type == _APPLICATION_CONTEXT:
-            application_context = decode_uid(content, pdu=pdu, field="Application context name")
+            try:
+                application_context = decode_uid(content, pdu=pdu, field="Application context name")
+            except RemoteProtocolError as error:
+                tolerate(error)
         elif item_type == USER_INFORMATION:
-            if information is not None:
-                raise RemoteProtocolError("there are two", pdu=pdu, field="User information")
-            information = UserInformation.decode(content, pdu=pdu)
+            if information is None:
+                information = UserInformation.decode(content, pdu=pdu, tolerate=tolerate)
+            else:
+                tolerate(RemoteProtocolError("there are two", pdu=pdu, field="User information"))
     if not application_context:
-        raise RemoteProtocolError("there is none", pdu=pdu, field="Application context name")
+        tolerate(RemoteProtocolError("there is none", pdu=pdu, field="Application context name"))
     if information is None:
-        raise RemoteProtocolError("there is none", pdu=pdu, field="User information")
-    return version, (decode_ae_title(called), decode_ae_title(calling)), application_context, contexts, information
+        tolerate(RemoteProtocolError("there is none", pdu=pdu, field="User information"))
+        information = UserInformation(UNSTATED_MAXIMUM_LENGTH)
+    titles = decode_ae_title(called), decode_ae_title(calling)
+    return version, titles, application_context or APPLICATION_CONTEXT, tuple(contexts.values()), information
 
 
-def _check_four_bytes(pdu_type: int, length: int) -> None:
-    if length != 4:
-        text = f"{length} bytes where there should be 4"
-        raise RemoteProtocolError(text, pdu=PDU_NAMES[pdu_type], field="PDU length")
+def _fixed_fields(pdu_type: int, body: memoryview, tolerate: Tolerate) -> bytes:
+    """The four bytes of a short PDU; missing ones are zeros, and more of them are not tested."""
+    if len(body) != 4:
+        text = f"{len(body)} bytes where there should be 4"
+        tolerate(RemoteProtocolError(text, pdu=PDU_NAMES[pdu_type], field="PDU length"))
+    return bytes(body[:4]).ljust(4, b"\0")
 
 
 @dataclass(frozen=True, slots=True)
 class AssociateRJ:
-    """A-ASSOCIATE-RJ: the numbers of PS3.8 Table 9-21, as sent; `AssociationRejected` has their words."""
+    """A-ASSOCIATE-RJ: the numbers of PS3.8 Table 9-21, as sent; `AssociationRejected` has their words.
+
+    One that ends before its reason is refused: it decides whether trying again makes sense.
+    """
 
     result: int
     source: int
@@ -241,9 +260,12 @@ class AssociateRJ:
         return _pdu_bytes(ASSOCIATE_RJ, bytes((0, self.result, self.source, self.reason)))
 
     @classmethod
-    def decode(cls, body: memoryview) -> AssociateRJ:
-        _check_four_bytes(ASSOCIATE_RJ, len(body))
-        return cls(body[1], body[2], body[3])
+    def decode(cls, body: memoryview, tolerate: Tolerate = say_nothing) -> AssociateRJ:
+        if len(body) < 4:
+            text = f"{len(body)} bytes where there should be 4"
+            raise RemoteProtocolError(text, pdu="A-ASSOCIATE-RJ", field="PDU length")
+        _, result, source, reason = _fixed_fields(ASSOCIATE_RJ, body, tolerate)
+        return cls(result, source, reason)
 
 
 class ReleaseRQ(Fieldless):
@@ -255,8 +277,8 @@ class ReleaseRQ(Fieldless):
         return _pdu_bytes(RELEASE_RQ, bytes(4))
 
     @classmethod
-    def decode(cls, body: memoryview) -> ReleaseRQ:
-        _check_four_bytes(RELEASE_RQ, len(body))
+    def decode(cls, body: memoryview, tolerate: Tolerate = say_nothing) -> ReleaseRQ:
+        _fixed_fields(RELEASE_RQ, body, tolerate)
         return cls()
 
 
@@ -269,14 +291,17 @@ class ReleaseRP(Fieldless):
         return _pdu_bytes(RELEASE_RP, bytes(4))
 
     @classmethod
-    def decode(cls, body: memoryview) -> ReleaseRP:
-        _check_four_bytes(RELEASE_RP, len(body))
+    def decode(cls, body: memoryview, tolerate: Tolerate = say_nothing) -> ReleaseRP:
+        _fixed_fields(RELEASE_RP, body, tolerate)
         return cls()
 
 
 @dataclass(frozen=True, slots=True)
 class Abort:
-    """A-ABORT: `source` 0 is the user, 2 the provider with a `reason` of PS3.8 Table 9-26."""
+    """A-ABORT: `source` 0 is the user, 2 the provider with a `reason` of PS3.8 Table 9-26.
+
+    One that ends before its reason is an abort all the same, for no reason (0).
+    """
 
     source: int
     reason: int
@@ -285,9 +310,9 @@ class Abort:
         return _pdu_bytes(ABORT, bytes((0, 0, self.source, self.reason)))
 
     @classmethod
-    def decode(cls, body: memoryview) -> Abort:
-        _check_four_bytes(ABORT, len(body))
-        return cls(body[2], body[3])
+    def decode(cls, body: memoryview, tolerate: Tolerate = say_nothing) -> Abort:
+        _, _, source, reason = _fixed_fields(ABORT, body, tolerate)
+        return cls(source, reason)
 
 
 class Fragment(NamedTuple):
@@ -314,7 +339,7 @@ class DataTF:
         return _pdu_bytes(DATA_TF, b"".join(parts))
 
     @classmethod
-    def decode(cls, body: memoryview) -> DataTF:
+    def decode(cls, body: memoryview, tolerate: Tolerate = say_nothing) -> DataTF:
         return cls(decode_fragments(body))
 
 
@@ -379,12 +404,17 @@ def _check_short_header(header: bytes, pdu_type: int, length: int) -> None:
         stranger = next((f"; this looks like {name}" for start, name in _STRANGERS if header.startswith(start)), "")
         text = f"0x{pdu_type:02X} is not a PDU type{stranger}"
         raise RemoteProtocolError(text, pdu="unknown PDU", field=PDU_TYPE_FIELD)
-    _check_four_bytes(pdu_type, length)
+    if length > MAXIMUM_FIXED_BYTES:
+        text = f"{length} bytes where there should be 4"
+        raise RemoteProtocolError(text, pdu=PDU_NAMES[pdu_type], field="PDU length")
 
 
-def decode(pdu_type: int, body: memoryview | bytes) -> PDU:
-    """The PDU of this type with this body. Raises RemoteProtocolError if it is not a valid one."""
+def decode(pdu_type: int, body: memoryview | bytes, tolerate: Tolerate = say_nothing) -> PDU:
+    """The PDU of this type with this body. Raises RemoteProtocolError if it is not a valid one.
+
+    `tolerate` is told of each violation that does no harm.
+    """
     pdu_class = _CLASSES.get(pdu_type)
     if pdu_class is None:
         raise RemoteProtocolError(f"0x{pdu_type:02X} is not a PDU type", pdu="unknown PDU", field=PDU_TYPE_FIELD)
-    return pdu_class.decode(memoryview(body))
+    return pdu_class.decode(memoryview(body), tolerate)

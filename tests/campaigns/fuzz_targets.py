@@ -19,8 +19,9 @@ from asyncstore.dimse import command_set, decoding
 from asyncstore.dimse.messages import CEchoRQ, CStoreRQ
 from asyncstore.dimse.reassembly import Reassembler
 from asyncstore.errors import RemoteProtocolError
-from asyncstore.uids import CT_IMAGE_STORAGE
+from asyncstore.uids import CT_IMAGE_STORAGE, IMPLICIT_VR_LITTLE_ENDIAN, MR_IMAGE_STORAGE
 from asyncstore.upper_layer import items, pdu
+from asyncstore.upper_layer.contexts import AcceptedContext
 from asyncstore.upper_layer.items import (
     CommonExtendedNegotiation,
     ExtendedNegotiation,
@@ -251,7 +252,8 @@ def _run_item(data: bytes) -> None:
         found = list(items.decode_items(memoryview(data), pdu="fuzz", field="fuzz"))
     except RemoteProtocolError:
         return
-    _check(sum(4 + len(content) for _, content in found) == len(data), "bytes were lost or found")
+    end = sum(4 + len(content) for _, content in found)
+    _check(end <= len(data) < end + 4 and not any(data[end:]), "bytes were lost or found")
 
 
 def _run_uid(data: bytes) -> None:
@@ -290,9 +292,15 @@ def _run_message(data: bytes) -> None:
 # -- exchanges ---------------------------------------------------------------------------------------------------------
 
 
+_OTHER_CONTEXTS: Final = (
+    AcceptedContext(CONTEXT_ID, CT_IMAGE_STORAGE, IMPLICIT_VR_LITTLE_ENDIAN),
+    AcceptedContext(CONTEXT_ID + 4, MR_IMAGE_STORAGE, IMPLICIT_VR_LITTLE_ENDIAN),
+)
+
+
 def _exchange() -> Exchange:
     """An exchange with requests in flight: C-STOREs, a C-ECHO, and a C-STORE that is not wholly sent."""
-    exchange = Exchange(window=IN_FLIGHT)
+    exchange = Exchange(window=IN_FLIGHT, other_contexts=_OTHER_CONTEXTS)
     for number in range(1, IN_FLIGHT + 1):
         is_echo = number == IN_FLIGHT - 1
         request = CEchoRQ(number) if is_echo else CStoreRQ(number, CT_IMAGE_STORAGE, f"1.2.3.{number}")
@@ -320,7 +328,11 @@ def _take(exchange: Exchange, fragment: Fragment, ended: list[int]) -> None:
     del before[operation.message_id]
     _check(dict(exchange.outstanding) == before, "a response ended another operation, or more than one")
     _check(operation.is_sent, "a response ended an operation that was not sent")
-    _check(operation.context_id == received.context_id, "a response of another context ended an operation")
+    _check(
+        exchange.contexts[operation.context_id].abstract_syntax
+        == exchange.contexts[received.context_id].abstract_syntax,
+        "a response of another SOP class ended an operation",
+    )
     ended.append(operation.message_id)
     try:
         exchange.match(received)

@@ -16,7 +16,8 @@ from asyncstore.transfer.report import Report
 def report(**counts: int) -> Report:
     states = Counter({State[name.upper()]: count for name, count in counts.items()})
     no_instances = states[State.SKIPPED] + states[State.SOURCE_PROBLEM]
-    return Report(found=states.total() - no_instances, states=states, associations_established=1)
+    found = states.total() - no_instances
+    return Report(found=found, scan_finished=True, states=states, associations_established=1)
 
 
 @pytest.mark.parametrize(

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+import asyncstore
 from asyncstore.cli.app import COMMANDS, run_command_line
 from asyncstore.cli.output.documented_log import QUIET
 from asyncstore.cli.sending import StorescuRun
@@ -52,7 +53,7 @@ def storescu(monkeypatch: pytest.MonkeyPatch) -> Callable[..., Asked]:
     asked: list[Asked] = []
 
     def remember(self: StorescuRun, log: DocumentedLog) -> int:
-        asked.append(Asked(self, log.threshold, list(self.sources)))
+        asked.append(Asked(self, log.threshold, list(self.paths.sources())))
         return 0
 
     monkeypatch.setattr(StorescuRun, "run", remember)
@@ -326,7 +327,10 @@ def test_paths_come_from_stdin(storescu: Callable[..., Asked], monkeypatch: pyte
         (("echoscu", "host"), "Missing argument 'PORT'"),
         (("echoscu", "host", "104", "--repeat", "0"), "'0' is not a number of requests"),
         (("storescp", "104", "--ignore", "-od", "."), "--ignore and --output-directory contradict each other"),
-        (("storescp", "104", "-od", "/no/such"), "'/no/such' is not a directory that can be written"),
+        (
+            ("storescp", "104", "-od", "/dev/null/in"),
+            "'/dev/null/in' is not a directory that can be written: Not a dir",
+        ),
         (("storesuc", "host", "104", "a"), "No such command 'storesuc'. Did you mean 'storescu'"),
         (("--nonsense",), "No such option: --nonsense"),
     ],
@@ -410,3 +414,14 @@ def test_the_list_of_commands_names_each_one(capsys: pytest.CaptureFixture[str])
 def test_the_version_is_a_result(capsys: pytest.CaptureFixture[str]) -> None:
     assert run_command_line(["--version"]) == 0
     assert capsys.readouterr().out.startswith("asyncstore ")
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_every_command_tells_the_version(name: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run_command_line([name, "--version"]) == 0
+    assert capsys.readouterr().out == f"asyncstore {asyncstore.__version__}\n"
+
+
+def test_a_variable_does_not_turn_a_command_into_its_version(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ASYNCSTORE_VERSION", "1")
+    assert run_command_line(["scan", "/no/such/path"]) == 3

@@ -113,7 +113,7 @@ def test_a_stream_that_was_closed_from_the_start_is_not_missed(tmp_path: Path, r
 
 def test_a_closed_stdin_names_no_files() -> None:
     done = run_in_shell("<&-", "storescu", LOOPBACK, free_port(), "--files-from", "-")
-    assert (done.returncode, done.stderr) == (5, "")
+    assert (done.returncode, done.stderr) == (5, "E: Nothing to send: no path was given\n")
 
 
 def test_records_for_a_closed_stdout_are_code_6(tmp_path: Path) -> None:

@@ -106,11 +106,18 @@ def test_elements_are_written_in_the_order_of_their_tags(elements: dict[int, Any
 
 
 @given(command_sets, st.data())
-def test_a_command_set_that_is_cut_short_anywhere_is_refused(elements: dict[int, Any], data: st.DataObject) -> None:
+def test_a_command_set_that_is_cut_short_anywhere_is_refused_or_has_fewer_elements(
+    elements: dict[int, Any], data: st.DataObject
+) -> None:
     whole = encode(elements.items())
     cut = data.draw(st.integers(1, len(whole) - 1))
-    with pytest.raises(RemoteProtocolError):
-        decode(whole[:cut])
+    told: list[RemoteProtocolError] = []
+    try:
+        decoded = decode(whole[:cut], told.append)
+    except RemoteProtocolError:
+        return
+    assert decoded.items() < {0x0000: len(whole) - 12, **elements}.items()
+    assert told
 
 
 @given(st.binary(max_size=200))
@@ -155,13 +162,55 @@ def test_a_missing_group_length_is_accepted() -> None:
     assert decode(element(0x0110, b"\7\0")) == {0x0110: 7}
 
 
-def test_a_group_length_that_is_too_small_is_accepted() -> None:
-    assert decode(element(0x0000, b"\0\0\0\0") + element(0x0110, b"\7\0")) == {0x0000: 0, 0x0110: 7}
+MESSAGE_ID = element(0x0110, b"\7\0")
 
 
-def test_a_group_length_beyond_the_end_is_refused() -> None:
-    data = element(0x0000, b"\x0b\0\0\0") + element(0x0110, b"\7\0")
-    assert fields_of(data) == ("command set", "Command Group Length")
+@pytest.mark.parametrize(
+    ("data", "elements", "told"),
+    [
+        (element(0x0000, b"\0\0\0\0") + MESSAGE_ID, {0x0000: 0, 0x0110: 7}, "Command Group Length: 0 bytes"),
+        (element(0x0000, b"\x16\0\0\0") + MESSAGE_ID, {0x0000: 22, 0x0110: 7}, "Command Group Length: 22 bytes"),
+        (element(0x0000, b"\0\0") + MESSAGE_ID, {0x0110: 7}, "Command Group Length: 2 bytes"),
+        (element(0x0110, b"\7\0\0\0"), {0x0110: 7}, "Message ID: 4 bytes"),
+        (element(0x0120, b"\7\1\0\0"), {0x0120: 0x0107}, "Message ID Being Responded To: 4 bytes"),
+        (element(0x0800, b"\1\1\0\0"), {0x0800: 0x0101}, "Command Data Set Type: 4 bytes"),
+        (element(0x0900, b"\x02\xa7\0\0"), {0x0900: 0xA702}, "Status: 4 bytes"),
+        (element(0x0100, b"\1\x80\0"), {0x0100: 0x8001}, "Command Field: 3 bytes"),
+        (element(0x0700, b"\2\0\0\0\0\0\0\0"), {0x0700: 2}, "Priority: 8 bytes"),
+        (element(0x0903, b"\2\0\1\0") + MESSAGE_ID, {0x0110: 7}, "Error ID: 4 bytes"),
+        (element(0x0903, b"\2") + MESSAGE_ID, {0x0110: 7}, "Error ID: 1 bytes"),
+        (element(0x0901, b"\x10\0") + MESSAGE_ID, {0x0110: 7}, "Offending Element: 2 bytes"),
+        (element(0x0002, b"1.2.\xe9") + MESSAGE_ID, {0x0110: 7}, "Affected SOP Class UID: not ASCII"),
+        (element(0x1000, b"1.2.\xe9") + MESSAGE_ID, {0x0110: 7}, "Affected SOP Instance UID: not ASCII"),
+        (element(0x0600, b"\xc3\x9c") + MESSAGE_ID, {0x0110: 7}, "Move Destination: not ASCII"),
+        (MESSAGE_ID * 2, {0x0110: 7}, "Message ID: sent twice"),
+        (element(0x0002, b"1") + element(0x0002, b"1\0"), {0x0002: "1"}, "Affected SOP Class UID: sent twice"),
+        (element(0x0002, b"1") + element(0x0002, b"2"), {0x0002: "1"}, "Affected SOP Class UID: sent twice"),
+        (element(0x5010, b"1") + element(0x5010, b"2"), {0x5010: b"1"}, "(0000,5010): sent twice"),
+        (MESSAGE_ID + element(0x0018, b"1.2", group=8), {0x0110: 7}, "element header: not of group 0000"),
+        (element(0x0110, b"\x08\0", group=8) + MESSAGE_ID, {0x0110: 7}, "element header: not of group 0000"),
+        (MESSAGE_ID + bytes(1), {0x0110: 7}, "element header: an element is cut short"),
+        (MESSAGE_ID + bytes(2), {0x0110: 7}, "element header: an element is cut short"),
+        (MESSAGE_ID + bytes(27), {0x0110: 7}, "element header: an element is cut short"),
+    ],
+)
+def test_what_does_not_decide_is_taken_as_far_as_it_can_be_read(
+    data: bytes, elements: dict[int, Any], told: str
+) -> None:
+    violations: list[RemoteProtocolError] = []
+    assert decode(data, violations.append) == decode(data) == elements
+    assert [str(violation).startswith(f"command set, {told}") for violation in violations] == [True]
+
+
+def test_zeros_behind_the_last_element_are_no_elements() -> None:
+    whole = encode([(0x0110, 7)])
+    assert decode(whole + bytes(8)) == decode(whole)
+
+
+def test_of_a_command_set_as_the_standard_has_it_nothing_is_told() -> None:
+    told: list[RemoteProtocolError] = []
+    decode(encode([(0x0002, "1.2"), (0x0110, 7), (0x0901, (0x00080018,)), (ERROR_COMMENT, "why")]), told.append)
+    assert not told
 
 
 def test_elements_in_another_order_are_accepted() -> None:
@@ -200,13 +249,13 @@ def test_a_comment_is_read_whatever_its_character_set(encoded: bytes, text: str)
     [
         (element(0x0110, b"\1"), "Message ID"),
         (element(0x0110, b"\1\0\2\0"), "Message ID"),
-        (element(0x0000, b"\0\0"), "Command Group Length"),
-        (element(0x0901, b"\0\0\0\0\0\0"), "Offending Element"),
-        (element(0x0002, b"1.2.\xe9"), "Affected SOP Class UID"),
-        (element(0x0600, b"\xc3\x9c"), "Move Destination"),
-        (element(0x0900, b"\0\0") * 2, "Status"),
-        (element(0x5010, b"\0\0") * 2, "(0000,5010)"),
-        (element(0x0018, b"1.2", group=8), "(0008,0018)"),
+        (element(0x0100, b"\1\x80\0\1"), "Command Field"),
+        (element(0x0120, b"\1"), "Message ID Being Responded To"),
+        (element(0x0800, b"\1\1\1\0"), "Command Data Set Type"),
+        (element(0x0900, b"\0\0\0\1"), "Status"),
+        (element(0x0900, b"\0\0") + element(0x0900, b"\1\0"), "Status"),
+        (element(0x0120, b"\1\0") + element(0x0120, b"\2\0"), "Message ID Being Responded To"),
+        (element(0x0018, b"1.2", group=8, length=4), "(0000,0018)"),
         (element(0x1000, b"1.2", length=4), "Affected SOP Instance UID"),
         (element(0x1000, b"1.2", length=0xFFFFFFFF), "Affected SOP Instance UID"),
         (element(0x0900, b"\0\0") + b"\0\0\0\1\2\0\0", "element header"),

@@ -17,7 +17,13 @@ from asyncstore.dimse.query_messages import CFindRQ, CFindRSP
 from asyncstore.dimse.reassembly import MAXIMUM_DATA_SET_BYTES, Reassembler, Received
 from asyncstore.errors import LocalProtocolError, RemoteProtocolError
 from asyncstore.status import SUCCESS, Status
-from asyncstore.uids import CT_IMAGE_STORAGE
+from asyncstore.uids import (
+    CT_IMAGE_STORAGE,
+    EXPLICIT_VR_LITTLE_ENDIAN,
+    IMPLICIT_VR_LITTLE_ENDIAN,
+    MR_IMAGE_STORAGE,
+)
+from asyncstore.upper_layer.contexts import AcceptedContext
 from asyncstore.upper_layer.pdu import Fragment
 from tests.support.dimse import CONTEXT_ID, Exchange
 
@@ -239,6 +245,37 @@ def test_an_early_failure_is_refused_too() -> None:
     exchange.begin(CONTEXT_ID, store_request)
     answer = Received(CONTEXT_ID, CStoreRSP(1, Status(0xA700)))
     assert field_refused_by(exchange, answer) == "Message ID Being Responded To"
+
+
+ANOTHER_SYNTAX = AcceptedContext(5, CT_IMAGE_STORAGE, IMPLICIT_VR_LITTLE_ENDIAN)
+ANOTHER_CLASS = AcceptedContext(7, MR_IMAGE_STORAGE, EXPLICIT_VR_LITTLE_ENDIAN)
+
+
+@pytest.mark.parametrize("status", [SUCCESS, Status(0xA702)])
+def test_an_answer_in_another_context_of_the_same_sop_class_is_taken_and_told(status: Status) -> None:
+    exchange = Exchange(window=2, other_contexts=[ANOTHER_SYNTAX, ANOTHER_CLASS])
+    first, second = sent_store(exchange), sent_store(exchange)
+    assert exchange.match(Received(5, CStoreRSP(second.message_id, status))) is second
+    assert [str(violation) for violation in exchange.told] == [
+        "C-STORE-RSP, Presentation Context ID: 5, but the request went out in 3"
+    ]
+    assert dict(exchange.outstanding) == {first.message_id: first}
+
+
+@pytest.mark.parametrize("context_id", [1, 7, 255])
+def test_an_answer_in_a_context_of_another_sop_class_or_none_is_refused(context_id: int) -> None:
+    exchange = Exchange(other_contexts=[ANOTHER_SYNTAX, ANOTHER_CLASS])
+    sent_store(exchange)
+    refused = field_refused_by(exchange, Received(context_id, CStoreRSP(1, SUCCESS)))
+    assert refused == "Presentation Context ID"
+    assert not exchange.told
+
+
+def test_another_context_of_the_same_sop_class_excuses_nothing_else() -> None:
+    exchange = Exchange(other_contexts=[ANOTHER_SYNTAX])
+    sent_store(exchange)
+    assert field_refused_by(exchange, Received(5, CStoreRSP(2, SUCCESS))) == "Message ID Being Responded To"
+    assert field_refused_by(exchange, Received(5, CEchoRSP(1, SUCCESS))) == "Command Field"
 
 
 def test_an_answer_in_another_context_is_refused() -> None:

@@ -42,7 +42,8 @@ def test_pynetdicom_rejects_another_ae_title_and_takes_its_own(tmp_path: Path) -
         1,
         "E: Association Rejected\n"
         "E: Result: Rejected Permanent, Source: Service User\n"
-        "E: Reason: Called AE title not recognised\n",
+        "E: Reason: Called AE title not recognised\n"
+        "E: We are STORESCU and called ANY-SCP: -aet and -aec set other AE titles\n",
     )
     assert rejected.records == []
     assert (taken.code, taken.stderr) == (0, "")

@@ -6,6 +6,9 @@ import contextlib
 import json
 import random
 import sqlite3
+import subprocess
+import sys
+import threading
 from typing import TYPE_CHECKING, Final
 
 import anyio
@@ -14,12 +17,14 @@ import pytest
 from asyncstore.cli.output.ledger_text import Account
 from asyncstore.errors import LedgerError
 from asyncstore.instances.outcome import Outcome, State
-from asyncstore.ledger.rows import DirectoryCount, ReasonCount, StateCount, StudyCount
+from asyncstore.ledger.rows import DirectoryCount, ReasonCount, RunState, StateCount, StudyCount
 from asyncstore.ledger.sqlite import reader as ledger_reader
 from asyncstore.ledger.sqlite.ledger import SqliteLedger
+from asyncstore.ledger.sqlite.lock import LedgerLock, holder_of
 from asyncstore.ledger.sqlite.reader import LedgerReader
 from asyncstore.status import Status
-from tests.support.ledgers import DESTINATION, instance_of, offered, opened, outcome_of, stored
+from tests.support import command
+from tests.support.ledgers import DESTINATION, instance_of, offered, opened, outcome_of, path_of, stored
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -265,3 +270,106 @@ def test_a_ledger_that_does_not_tell_what_it_is_is_damaged(reader: LedgerReader,
         connection.execute(change)
     with pytest.raises(LedgerError, match=r"cannot be read: it is damaged$"):
         LedgerReader(tmp_path / "run.db")
+
+
+# -- how runs ended ----------------------------------------------------------------------------------------------------
+
+
+def states_of_runs(path: Path) -> list[RunState]:
+    with LedgerReader(path) as reader:
+        return [run.state for run in reader.runs()]
+
+
+def kill_a_run(path: Path) -> None:
+    """Have a process begin a run, and kill it."""
+    writer = [sys.executable, "-m", "tests.support.ledgers", str(path), "1"]
+    with subprocess.Popen(writer, stdout=subprocess.PIPE, cwd=command.PROJECT) as process:
+        assert process.stdout is not None
+        process.stdout.readline()
+        assert states_of_runs(path)[-1] is RunState.RUNNING
+        process.kill()
+
+
+def test_a_run_is_running_finished_stopped_early_or_killed(tmp_path: Path) -> None:
+    path = tmp_path / "run.db"
+    with opened(path) as ledger:
+        assert states_of_runs(path) == [RunState.RUNNING]
+        ledger.note_end(scan_finished=True, stopped="")
+    with opened(path) as ledger:
+        ledger.note_end(scan_finished=False, stopped="interrupted")
+    assert states_of_runs(path) == [RunState.FINISHED, RunState.STOPPED_EARLY]
+    kill_a_run(path)
+    assert (tmp_path / "run.db-lock").exists()
+    assert states_of_runs(path)[2:] == [RunState.KILLED]
+    with opened(path):
+        assert states_of_runs(path)[2:] == [RunState.KILLED, RunState.RUNNING]
+
+
+def test_a_lock_that_another_process_has_is_no_sign_that_the_killed_run_lives(tmp_path: Path) -> None:
+    path = tmp_path / "run.db"
+    kill_a_run(path)
+    lock = LedgerLock(str(path))  # a run that has no row yet
+    lock.acquire(0.0)
+    assert states_of_runs(path) == [RunState.KILLED]
+    lock.release()
+
+
+def test_a_run_begins_although_somebody_looks_whether_it_runs(tmp_path: Path) -> None:
+    path = tmp_path / "run.db"
+    kill_a_run(path)
+    stop = threading.Event()
+
+    def look() -> None:
+        while not stop.is_set():
+            holder_of(str(path))
+
+    looking = threading.Thread(target=look)
+    looking.start()
+    try:
+        for _ in range(20):
+            with opened(path):
+                pass
+    finally:
+        stop.set()
+        looking.join()
+
+
+# -- what may be lost --------------------------------------------------------------------------------------------------
+
+
+def test_what_was_stored_within_a_minute_before_the_first_refusal_is_doubtful(tmp_path: Path) -> None:
+    path, now = tmp_path / "run.db", 1e9
+    with opened(path, clock=lambda: now) as ledger:
+        for number, moment in enumerate((0, 39, 41, 100, 101), 1):
+            now = 1e9 + moment
+            ledger.record(stored(number))
+            anyio.run(ledger.flush)
+            if moment == 100:
+                ledger.note_refusal()
+        now += 1000
+        ledger.note_refusal()  # only the first counts
+        ledger.record(outcome_of(instance_of(6), State.FAILED, Status(0xA900)))
+    with opened(path, clock=lambda: now) as ledger:  # a run in which the peer was well
+        ledger.record(stored(7))
+    with LedgerReader(path) as reader:
+        assert [row.path for row in reader.doubtful()] == [path_of(3), path_of(4)]
+        assert reader.count_doubtful() == 2
+
+
+@pytest.mark.parametrize("status", [0xA700, 0xA7FF, 0x0213])
+def test_an_instance_that_failed_for_lack_of_resources_is_a_refusal_too(tmp_path: Path, status: int) -> None:
+    path = tmp_path / "run.db"
+    with opened(path) as ledger:
+        ledger.record(stored(1))
+        ledger.record(outcome_of(instance_of(2), State.FAILED, Status(status)))
+    with LedgerReader(path) as reader:
+        assert [row.path for row in reader.doubtful()] == [path_of(1)]
+
+
+def test_a_refusal_is_written_before_the_run_ends(tmp_path: Path) -> None:
+    path = tmp_path / "run.db"
+    with opened(path) as ledger:
+        ledger.note_refusal()
+        anyio.run(ledger.flush)
+        with LedgerReader(path) as reader:
+            assert reader.runs()[0].refused_at is not None

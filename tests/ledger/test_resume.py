@@ -11,9 +11,10 @@ from typing import Any
 import anyio
 import pytest
 
-from asyncstore.errors import MissingUID, NotDicom, SourceChanged, SourceError
+from asyncstore.errors import MissingUID, NotDicom, SourceChanged
 from asyncstore.inputs.entry import FileEntry
-from asyncstore.instances.outcome import Outcome, State
+from asyncstore.instances.outcome import Outcome, State, problem_outcome
+from asyncstore.instances.problem import ProblemKind, ScanProblem
 from asyncstore.ledger.protocol import Suspicion
 from asyncstore.ledger.sqlite import hashes as ledger_hashes
 from asyncstore.ledger.sqlite import ledger as sqlite_ledger
@@ -106,8 +107,19 @@ def test_a_file_that_is_at_fault_is_not_opened_again(
         return
     assert isinstance(outcomes[0], Outcome)
     assert (outcomes[0].state, outcomes[0].reason, outcomes[0].attempts) == (state, "not a DICOM file: text", 0)
-    with pytest.raises(SourceError, match="text"):
+    with pytest.raises(NotDicom, match="text"):
         outcomes[0].raise_for_failure()
+
+
+def test_a_file_whose_uid_is_missing_is_told_as_such_again(tmp_path: Path) -> None:
+    path = write(tmp_path / "a.dcm")
+    problem = ScanProblem(path, ProblemKind.MISSING_UID, "there is no SOP Class UID", MissingUID("no"))
+    with opened(tmp_path / "run.db", clock=lambda: LATER) as ledger:
+        ledger.record(problem_outcome(problem, is_named=False))
+    with opened(tmp_path / "run.db") as ledger:
+        (outcome,) = ledger.settled([FileEntry(path)])
+    assert isinstance(outcome, Outcome)
+    assert isinstance(outcome.error, MissingUID)
 
 
 @pytest.mark.parametrize(

@@ -89,7 +89,7 @@ def _says(command: Any, data_set: bytes | None = None) -> Answer:
 
 WRONG_ANSWERS: dict[str, tuple[Answer, str]] = {
     "Message ID": (_answers(message_id=999), "Message ID Being Responded To"),
-    "context": (_answers(context_id=3), "Presentation Context ID"),
+    "context": (_answers(context_id=77), "Presentation Context ID"),
     "with a data set": (_answers(data_set=bytes(10)), "Command Data Set Type"),
     "C-ECHO-RSP": (_says(CEchoRSP(1, SUCCESS)), "Command Field"),
     "request without a Message ID": (_says(command_set.encode(NO_MESSAGE_ID)), "Message ID"),
@@ -97,7 +97,7 @@ WRONG_ANSWERS: dict[str, tuple[Answer, str]] = {
     "no status": (_says(command_set.encode(NO_STATUS)), "Status"),
     "pending": (_answers(0xFF00), "Status"),
     "cancelled": (_answers(0xFE00), "Status"),
-    "no command set": (_says(b"\0" * 10), "element header"),
+    "no command set": (_says(b"\0" * 10), "Command Field"),
     "data set without a command": (_sends(DataTF((Fragment(1, False, True, b"ab"),))), "message control header"),
     "second acceptance": (lambda wire, _: wire.send(b"\x02\0\0\0\0\x04abcd"), "PDU length"),
     "HTTP": (_sends(b"HTTP/1.1 400 Bad Request\r\n\r\n"), "PDU type"),

@@ -16,10 +16,18 @@ from asyncstore.net.peer import Peer, Timeouts, check_ae_title
         (Peer("pacs.example", 104), "ANY-SCP@pacs.example:104"),
         (Peer("192.0.2.1", 11112, "ARCHIVE"), "ARCHIVE@192.0.2.1:11112"),
         (Peer("::1", 65535, "ARCHIVE"), "ARCHIVE@[::1]:65535"),
+        (Peer("[::1]", 104), "ANY-SCP@[::1]:104"),
+        (Peer("[fe80::1%eth0]", 104), "ANY-SCP@[fe80::1%eth0]:104"),
+        (Peer("[pacs]", 104), "ANY-SCP@[pacs]:104"),
     ],
 )
 def test_a_peer_is_written_with_title_host_and_port(peer: Peer, text: str) -> None:
     assert str(peer) == text
+
+
+def test_an_ipv6_address_may_be_in_brackets() -> None:
+    assert Peer("[::1]", 104) == Peer("::1", 104)
+    assert Peer("[::1]", 104).host == "::1"
 
 
 @pytest.mark.parametrize("port", [-1, 0, 65536])

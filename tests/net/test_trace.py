@@ -13,7 +13,16 @@ from asyncstore.net import trace
 from asyncstore.net.peer import Peer
 from asyncstore.status import Status
 from asyncstore.trace import TraceEvent, emit
-from asyncstore.transfer.trace import KindRefused, MoreMetaDiffer, MorePadded, NotStored
+from asyncstore.transfer.trace import (
+    KindRefused,
+    MoreMetaDiffer,
+    MorePadded,
+    NotStored,
+    OffersLess,
+    Passing,
+    PeerTakesAgain,
+    PeerTakesNothing,
+)
 from asyncstore.uids import CT_IMAGE_STORAGE, IMPLICIT_VR_LITTLE_ENDIAN
 from asyncstore.upper_layer.items import PresentationContextResult, UserInformation
 from asyncstore.upper_layer.pdu import AssociateAC, AssociateRJ, AssociateRQ
@@ -66,6 +75,16 @@ EVENTS = [
         "invalid answer to C-STORE: no Status",
     ),
     (
+        trace.Tolerated(detail="A-RELEASE-RP, PDU length: 10 bytes"),
+        logging.DEBUG,
+        "not as the standard says, but no harm: A-RELEASE-RP, PDU length: 10 bytes",
+    ),
+    (
+        trace.AnsweredInOtherContext(detail="5, but the request went out in 3"),
+        logging.WARNING,
+        "the peer answers in another presentation context of the same SOP class: 5, but the request went out in 3",
+    ),
+    (
         NotStored(outcome=Outcome(State.FAILED, "a.dcm", reason="no")),
         logging.ERROR,
         "not stored: 'a.dcm': 'no'",
@@ -85,6 +104,22 @@ EVENTS = [
         trace.MetaDiffers(path="a.dcm", difference="the File Meta Information has 1.2, the data set has 1.3"),
         logging.WARNING,
         "'a.dcm': the File Meta Information has 1.2, the data set has 1.3, which is used",
+    ),
+    (
+        OffersLess(because="the peer closed the connection", without="the default presentation contexts"),
+        logging.WARNING,
+        "the peer closed the connection; trying without the default presentation contexts",
+    ),
+    (
+        PeerTakesNothing(because="[Errno 111] Connection refused", left_seconds=60.0),
+        logging.ERROR,
+        "the peer takes nothing ([Errno 111] Connection refused): trying again for 60 s",
+    ),
+    (PeerTakesAgain(seconds=12.4), logging.ERROR, "the peer takes instances again, after 12 s"),
+    (
+        Passing(event=trace.ConnectionBroken(detail="reset")),
+        logging.INFO,
+        "connection lost: reset",
     ),
     (
         MoreMetaDiffer(count=1200),

@@ -11,18 +11,27 @@ from asyncstore.uids import CT_IMAGE_STORAGE, EXPLICIT_VR_LITTLE_ENDIAN
 from asyncstore.upper_layer.contexts import AcceptedContext
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     from asyncstore.dimse.performing import PeerRequest
     from asyncstore.dimse.reassembly import Received
+    from asyncstore.errors import RemoteProtocolError
     from asyncstore.upper_layer.pdu import Fragment
 
 CONTEXT_ID = 3
 
 
 class Exchange(Operations):
-    """The operations of an association, and the requests that its peer sends, from the same fragments."""
+    """The operations of an association, and the requests that its peer sends, from the same fragments.
 
-    def __init__(self, *, window: int = 1) -> None:
-        super().__init__(window=window)
+    `other_contexts` are accepted besides CONTEXT_ID; `told` has the answers that came in another context.
+    """
+
+    def __init__(self, *, window: int = 1, other_contexts: Iterable[AcceptedContext] = ()) -> None:
+        self.told: list[RemoteProtocolError] = []
+        super().__init__(window=window, tolerate_context=self.told.append)
+        accepted = (AcceptedContext(CONTEXT_ID, CT_IMAGE_STORAGE, EXPLICIT_VR_LITTLE_ENDIAN), *other_contexts)
+        self.contexts = {context.context_id: context for context in accepted}
         self.performing = Performing(
             {CONTEXT_ID: AcceptedContext(CONTEXT_ID, CT_IMAGE_STORAGE, EXPLICIT_VR_LITTLE_ENDIAN)}
         )

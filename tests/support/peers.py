@@ -34,6 +34,7 @@ START_SECONDS = 20.0
 STOP_SECONDS = 5.0
 REQUIRE_VARIABLE = "ASYNCSTORE_REQUIRE_PEERS"
 DCMJS_VARIABLE = "ASYNCSTORE_DCMJS_DIMSE"
+_ODIL_SCRIPT = Path(__file__).with_name("odil_scp.py")
 _DCMJS_SCRIPT = Path(__file__).with_name("dcmjs_scp.js")
 
 
@@ -254,6 +255,20 @@ def dcmjs_scp(
     with _running(
         directory, "dcmjs", "DCMJS", lambda port: [node, str(_DCMJS_SCRIPT), json.dumps({**settings, "port": port})]
     ) as peer:
+        yield peer
+
+
+@contextlib.contextmanager
+def odil_scp(directory: Path) -> Iterator[RunningPeer]:
+    """odil's StoreSCP in the system's Python, one association at a time; its port is closed in between.
+
+    This peer is optional: where that Python has no odil, the test is skipped even if peers are required.
+    """
+    python = "/usr/bin/python3"
+    if not Path(python).exists() or subprocess.run([python, "-c", "import odil"], capture_output=True).returncode:
+        pytest.skip("odil is not installed: apt-get install python3-odil")
+    command = [python, str(_ODIL_SCRIPT)]
+    with _running(directory, "odil", "ODIL", lambda port: [*command, str(port), str(directory / "received")]) as peer:
         yield peer
 
 

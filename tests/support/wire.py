@@ -236,18 +236,19 @@ class Wire:
     def accept(
         self,
         *then: PDU | bytes,
+        request: pdu.AssociateRQ | None = None,
         maximum_length: int = 16384,
         operations_window: OperationsWindow | None = None,
         transfer_syntax: str | None = None,
         results: Sequence[PresentationContextResult] | None = None,
     ) -> pdu.AssociateRQ:
-        """Read the A-ASSOCIATE-RQ and answer it with an A-ASSOCIATE-AC.
+        """Read the A-ASSOCIATE-RQ, unless `request` is the one that was read, and answer it with an A-ASSOCIATE-AC.
 
         Each context is accepted with `transfer_syntax` where it was proposed, else with its first one, and refused for
         its transfer syntaxes when another one is asked for; `results` replace all that. What comes `then` goes out in
         the same piece.
         """
-        request = self.expect(pdu.AssociateRQ)
+        request = request or self.expect(pdu.AssociateRQ)
         self.maximum_length = request.user_information.maximum_length or self.maximum_length
         if results is None:
             results = [_result(context, transfer_syntax) for context in request.presentation_contexts]

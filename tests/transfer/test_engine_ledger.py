@@ -75,6 +75,8 @@ class ListLedger:
         self.failure: LedgerError | None = None
         self.has_room = True
         self.is_open = False
+        self.refusals_noted = 0
+        self.end: tuple[bool, str] | None = None
 
     async def __aenter__(self) -> Self:
         self.is_open = True
@@ -90,6 +92,13 @@ class ListLedger:
     async def flush(self) -> None:
         pass
 
+    def note_refusal(self) -> None:
+        self.refusals_noted += 1
+
+    def note_end(self, *, scan_finished: bool, stopped: str) -> None:
+        self.end = scan_finished, stopped
+
+    files = ()
     has_earlier = False
 
     def settled(self, entries: Sequence[object], *, retry_set_aside: bool = False) -> list[Outcome | Suspicion | None]:
@@ -294,6 +303,21 @@ async def test_what_is_lost_for_good_is_unknown(tmp_path: Path) -> None:
 
 
 # -- a ledger that fails -----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("method", ["record", "may_know", "__aenter__", "__aexit__"])
+async def test_an_exception_of_a_ledger_ends_the_transfer_as_itself(method: str, tmp_path: Path) -> None:
+    def fails(*_: object) -> None:
+        raise ZeroDivisionError
+
+    async def fails_later(*_: object) -> None:
+        raise ZeroDivisionError
+
+    kind = type("FailingLedger", (ListLedger,), {method: fails_later if method.startswith("__") else fails})
+    (path,) = write_files(tmp_path, 1)
+    async with KeepingSCP() as scp:
+        with pytest.raises(ZeroDivisionError):
+            await ended(transfer_with(scp, path, kind()))
 
 
 @pytest.mark.parametrize("written", [0, 1, 3])

@@ -157,7 +157,8 @@ async def test_a_kind_that_nobody_takes_is_refused_to_its_end_also_when_more_wai
 async def test_a_peer_that_does_not_answer_the_request_ends_the_run(script: Script, kind: type[Exception]) -> None:
     with ScriptedSCP(script) as scp:
         timeouts = Timeouts(acse_seconds=0.1 if kind is Timeout else 30.0)
-        transfer = transfer_to(scp, instance(), timeouts=timeouts)
+        least: dict[str, Any] = {"window": 1, "only_needed_contexts": True}
+        transfer = transfer_to(scp, instance(), timeouts=timeouts, **least)
         assert isinstance(await fails_to_start(transfer), kind)
         assert len(scp.wires) == 1
 

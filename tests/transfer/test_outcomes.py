@@ -38,6 +38,9 @@ class Recorded:
     def record(self, outcome: Outcome) -> None:
         self.outcomes.append(outcome)
 
+    def note_refusal(self) -> None:
+        raise AssertionError("outcomes do not tell of refusals")
+
     async def flush(self) -> None:
         pass
 

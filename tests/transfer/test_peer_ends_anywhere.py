@@ -92,7 +92,8 @@ AFTER_THE_ACCEPTANCE: Final[list[tuple[Callable[[Wire, PDU], None], int]]] = [
 
 
 def transfer_of(scp: ScriptedSCP, sources: list[str], ledger: Path) -> Transfer:
-    options = TransferOptions(associations=1, retry=QUICK)
+    # An offer that cannot shrink: each refused association is an attempt.
+    options = TransferOptions(associations=1, window=1, only_needed_contexts=True, retry=QUICK)
     return Transfer(peer_at(scp), sources, options=options, ledger=ledger)
 
 

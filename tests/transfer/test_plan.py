@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -16,7 +18,9 @@ from asyncstore.uids import (
     UNCOMPRESSED_TRANSFER_SYNTAXES,
 )
 from asyncstore.upper_layer.contexts import propose
-from asyncstore.upper_layer.pdu import MAXIMUM_CONTEXTS
+from asyncstore.upper_layer.items import UserIdentity
+from asyncstore.upper_layer.pdu import MAXIMUM_CONTEXTS, AssociateRQ
+from asyncstore.upper_layer.request import information_of_requestor
 from tests.support.transfers import LOSSLESS_JPEG
 
 CT = (CT_IMAGE_STORAGE, EXPLICIT_VR_LITTLE_ENDIAN)
@@ -51,9 +55,29 @@ def test_a_pair_gets_its_own_context_and_one_to_convert_into() -> None:
 
 def test_the_rest_is_filled_with_the_storage_classes_of_the_standard() -> None:
     proposal = plan_of().propose([CT])
-    assert len(proposal.contexts) == MAXIMUM_CONTEXTS
+    assert len(proposal.contexts) > 100
     assert {uid for uid, _ in proposal.contexts} <= set(STORAGE_SOP_CLASSES)
-    assert len(set(proposal.contexts)) == MAXIMUM_CONTEXTS
+    assert len(set(proposal.contexts)) == len(proposal.contexts)
+
+
+def test_the_rest_is_filled_up_to_128_contexts_if_they_are_short() -> None:
+    proposal = plan_of(only_transfer_syntax=IMPLICIT_VR_LITTLE_ENDIAN).propose([CT])
+    assert len(proposal.contexts) == MAXIMUM_CONTEXTS
+
+
+@given(st.lists(pairs, min_size=1, max_size=40), options, st.integers(1, 0xFFFF), st.binary(max_size=20_000))
+def test_default_contexts_leave_the_request_shorter_than_16_000_bytes(
+    needed: list[tuple[str, str]], chosen: TransferOptions, window: int, token: bytes
+) -> None:
+    chosen = dataclasses.replace(chosen, window=window, user_identity=UserIdentity(5, token))
+    plan = Plan(chosen)
+    needed_only, filled = (plan.propose(needed, filled=filled).contexts for filled in (False, True))
+    information = information_of_requestor(maximum_length=16382, window=window, user_identity=chosen.user_identity)
+    length = len(AssociateRQ("CALLED", "CALLING", propose(filled), information).encode())
+    assert filled[: len(needed_only)] == needed_only
+    assert length < 16_000 or filled == needed_only
+    if not chosen.only_needed_contexts and len(filled) < MAXIMUM_CONTEXTS:
+        assert length > 16_000 - 200  # there was no room for another one
 
 
 def test_without_need_for_more_only_the_pairs_themselves_are_proposed() -> None:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 
+import pytest
+
 from asyncstore.errors import ConnectionLost
 from asyncstore.instances.outcome import Outcome, State
 from asyncstore.status import Status
@@ -62,3 +64,39 @@ def test_it_is_plain_data_for_json() -> None:
 def test_time_stands_still_when_the_run_has_ended() -> None:
     report = Report(started_at=10.0, finished_at=12.5)
     assert report.elapsed_seconds == 2.5
+
+
+def test_what_an_earlier_run_stored_is_found_and_finished_and_no_problem() -> None:
+    report = Report()
+    for state in (State.RESUMED, State.RESUMED, State.DUPLICATE):
+        report.add(Outcome(state, "a.dcm", attempts=0), is_settled=True)
+    report.find(instance(1))
+    report.add(Outcome(State.STORED, None, instance(1)))
+    assert (report.found, report.finished_instances, report.resumed, report.problems) == (4, 4, 2, 0)
+    assert (report.stored, report.failed) == (3, 0)
+    assert report.to_dict()["resumed"] == 2
+
+
+def test_what_is_no_instance_is_neither_found_nor_finished() -> None:
+    report = Report()
+    report.add(Outcome(State.SKIPPED, "README"))
+    report.add(Outcome(State.SKIPPED, "README"), is_settled=True)
+    report.add(Outcome(State.SOURCE_PROBLEM, "missing"))
+    report.add(Outcome(State.SOURCE_PROBLEM, "damaged"), is_settled=True)
+    assert (report.found, report.finished_instances, report.failed_instances) == (0, 0, 0)
+    assert (report.skipped, report.problems, report.failed) == (2, 2, 2)
+
+
+def test_an_instance_that_cannot_be_read_any_more_is_one() -> None:
+    report = Report()
+    report.find(instance(1))
+    report.add(Outcome(State.SOURCE_PROBLEM, None, instance(1)))
+    assert (report.found, report.finished_instances, report.failed_instances, report.problems) == (1, 1, 1, 0)
+
+
+@pytest.mark.parametrize(("left", "scan_finished", "early"), [(0, True, False), (1, True, True), (0, False, True)])
+def test_a_run_stopped_early_if_anything_is_left_known_or_not(left: int, scan_finished: bool, early: bool) -> None:
+    report = report_of(*[State.LEFT] * left)
+    report.scan_finished = scan_finished
+    assert report.stopped_early is early
+    assert report.finished_instances == 0

@@ -26,7 +26,7 @@ STATIONS: Final = (
     ("worker",),
     ("admission",),
     ("attempts",),
-    ("judge", "outcomes", "duplicates", "preparing"),
+    ("judge", "outcomes", "duplicates", "preparing", "offer"),
     ("work", "destination"),
     ("pending",),
     ("plan",),

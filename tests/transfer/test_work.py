@@ -453,3 +453,12 @@ def test_a_probe_keeps_to_the_contexts_and_the_study_of_the_association() -> Non
     assert work.take_probe("first", anything) is None
     assert work.take_probe("second", only(CT_IMPLICIT)) is not None
     assert work.waiting == 0
+
+
+def test_a_probe_passes_over_what_waits_for_another_with_its_uid() -> None:
+    work = work_of(("1", "a"), ("1", "b"), ("2", "c"))
+    assert take(work, "first") == "1"
+    assert {work.take_probe("first", anything) is not None for _ in range(1)} == {True}
+    assert work.take_probe("first", anything) is None
+    assert work.waiting == 0
+    assert len(list(work.left)) == 1

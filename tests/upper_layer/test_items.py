@@ -128,7 +128,9 @@ def test_an_item_that_is_cut_anywhere_is_an_error_or_another_item(item: Item, te
         if not isinstance(decoded, RemoteProtocolError):
             # Cut between two sub-items, or within bytes that have no structure.
             assert decoded != item
-            assert decoded.encode()[4:] == content[:length] or isinstance(item, UserInformation)
+            assert decoded.encode()[4:] == content[:length] or isinstance(
+                item, UserInformation | PresentationContextResult
+            )
 
 
 @given(ANY_ITEM)
@@ -162,10 +164,7 @@ def test_any_bytes_are_an_item_or_an_error_of_the_peer(cls: type[Any], data: Dat
         (PresentationContext, "01 00 00 00 | 30 00 00 01 31 | 40 00", "Presentation context"),
         (PresentationContextResult, "01 00 00", "Presentation context"),
         (PresentationContextResult, "04 00 00 00 | 40 00 00 01 31", "Presentation context ID"),
-        (PresentationContextResult, "01 00 05 00 | 40 00 00 01 31", "Result"),
-        (PresentationContextResult, "01 00 00 00", "Transfer syntax"),
-        (PresentationContextResult, "01 00 00 00 | 40 00 00 01 31 | 40 00 00 01 32", "Transfer syntax"),
-        (PresentationContextResult, "01 00 00 00 | 40 00 00 01 0a", "Transfer syntax"),
+        (PresentationContextResult, "01 00 00 00 | 40 00 00 02 31", "Presentation context"),
         (OperationsWindow, "00 01 00", "Asynchronous operations window"),
         (RoleSelection, "00", "SCP/SCU role selection"),
         (RoleSelection, "00 01 31 01", "SCP/SCU role selection"),
@@ -175,8 +174,8 @@ def test_any_bytes_are_an_item_or_an_error_of_the_peer(cls: type[Any], data: Dat
         (UserIdentity, "01", "User identity"),
         (UserIdentity, "01 00 | 00 02 6d", "User identity"),
         (UserInformation, "51 00 00 02 40 00", "Maximum length"),
-        (UserInformation, "52 00 00 01 e9", "Implementation class UID"),
-        (UserInformation, "59 00 00 02 00 01", "User identity response"),
+        (UserInformation, "51 00 00 08 00 00 00 00 00 00 40 00", "Maximum length"),
+        (UserInformation, "58 00 00 01 01", "User identity"),
         (UserInformation, "51 00 ff ff 00 00 40 00", "User information"),
     ],
 )
@@ -184,6 +183,52 @@ def test_an_error_names_the_field(cls: type[Any], text: str, field: str) -> None
     with pytest.raises(RemoteProtocolError) as caught:
         decode_text(cls, text)
     assert caught.value.field == field
+
+
+@pytest.mark.parametrize(
+    ("text", "result", "field"),
+    [
+        ("01 00 05 00 | 40 00 00 01 31", 2, "Result"),
+        ("01 00 ff 00", 2, "Result"),
+        ("01 00 00 00", 2, "Transfer syntax"),
+        ("01 00 00 00 | 40 00 00 00", 2, "Transfer syntax"),
+        ("01 00 00 00 | 40 00 00 01 0a", 2, "Transfer syntax"),
+        ("01 00 00 00 | 40 00 00 01 31 | 40 00 00 01 32", 2, "Transfer syntax"),
+    ],
+)
+def test_an_acceptance_that_cannot_be_read_is_none(text: str, result: int, field: str) -> None:
+    told: list[RemoteProtocolError] = []
+    decoded = PresentationContextResult.decode(memoryview(to_bytes(text)), pdu=PDU, tolerate=told.append)
+    assert decoded == PresentationContextResult(1, result, "")
+    assert not decoded.is_accepted
+    assert [violation.field for violation in told] == [field]
+
+
+def test_a_transfer_syntax_that_is_repeated_is_one() -> None:
+    text = "01 00 00 00 | 40 00 00 01 31 | 40 00 00 01 31"
+    assert decode_text(PresentationContextResult, text) == PresentationContextResult(1, 0, "1")
+
+
+@pytest.mark.parametrize(
+    ("text", "field"),
+    [
+        ("52 00 00 01 e9", "Implementation class UID"),
+        ("53 00 00 02 00 01", "Asynchronous operations window"),
+        ("53 00 00 08 00 00 00 10 00 00 00 01", "Asynchronous operations window"),
+        ("54 00 00 04 00 01 31 01", "SCP/SCU role selection"),
+        ("54 00 00 05 00 01 e9 01 01", "SCP/SCU role selection"),
+        ("56 00 00 04 00 03 31 2e", "Extended negotiation"),
+        ("57 00 00 01 00", "Common extended negotiation"),
+        ("58 00 00 01 01", "User identity"),
+        ("59 00 00 02 00 01", "User identity response"),
+        ("00 00 00", "User information"),
+    ],
+)
+def test_information_that_cannot_be_read_is_left_out(text: str, field: str) -> None:
+    told: list[RemoteProtocolError] = []
+    wire = memoryview(to_bytes("51 00 00 04 00 00 20 00" + text))
+    assert UserInformation.decode(wire, pdu="A-ASSOCIATE-AC", tolerate=told.append) == UserInformation(0x2000)
+    assert [violation.field for violation in told] == [field]
 
 
 @pytest.mark.parametrize("padding", [b"\0", b" ", b"\0\0"])
@@ -195,9 +240,9 @@ def test_padding_is_no_part_of_a_uid(padding: bytes) -> None:
 
 @pytest.mark.parametrize("length", [65, 128, 200, 60_000])
 def test_a_uid_has_at_most_64_characters(length: int) -> None:
-    content = bytes((1, 0, 0, 0)) + encode_item(0x40, b"1" * length)
+    content = bytes((1, 0, 0, 0)) + encode_item(0x30, b"1" * length) + encode_item(0x40, b"1")
     with pytest.raises(RemoteProtocolError, match=f"{length} bytes"):
-        PresentationContextResult.decode(memoryview(content), pdu=PDU)
+        PresentationContext.decode(memoryview(content), pdu=PDU)
 
 
 @pytest.mark.parametrize("rest", ["", "40 00 00 00", "40 00 00 02 e9 e9"])
@@ -261,6 +306,10 @@ def test_a_version_name_is_made_to_fit(sent: bytes, kept: str) -> None:
 
 def test_an_empty_implementation_class_is_no_error() -> None:
     assert decode_text(UserInformation, "52 00 00 00").implementation_class_uid == ""
+
+
+def test_bytes_after_the_roles_are_not_tested() -> None:
+    assert decode_text(RoleSelection, "00 01 31 | 01 00 | 00") == RoleSelection("1", True, False)
 
 
 def test_a_role_other_than_0_or_1_is_taken_for_1() -> None:

@@ -27,6 +27,7 @@ from asyncstore.upper_layer.items import (
 from asyncstore.upper_layer.pdu import (
     HEADER_BYTES,
     MAXIMUM_ASSOCIATE_BYTES,
+    MAXIMUM_FIXED_BYTES,
     MAXIMUM_FRAGMENTS,
     PDU,
     PDU_NAMES,
@@ -45,8 +46,8 @@ from asyncstore.upper_layer.pdu import (
 from tests.support import strategies
 
 CORPUS = Path(__file__).parents[1] / "corpus"
-INFORMATION = UserInformation(maximum_length=16384)
-INFORMATION_TEXT = "50 00 00 08 51 00 00 04 00 00 40 00"
+INFORMATION = UserInformation(maximum_length=0x4001)
+INFORMATION_TEXT = "50 00 00 08 51 00 00 04 00 00 40 01"
 TITLES = b"CALLED          CALLING         ".hex()
 
 # Each with its bytes as the standard lays them out, typed by hand.
@@ -116,14 +117,79 @@ def test_a_body_that_is_cut_anywhere_is_not_the_same_pdu(pdu: PDU, text: str) ->
     wire = to_bytes(text)
     for length in range(len(wire) - HEADER_BYTES):
         result = attempt(wire[0], memoryview(wire)[HEADER_BYTES : HEADER_BYTES + length])
-        # A P-DATA-TF may be cut between two PDVs.
-        assert isinstance(result, RemoteProtocolError) or (isinstance(pdu, DataTF) and result != pdu)
+        if isinstance(pdu, ReleaseRQ | ReleaseRP):  # they have no fields
+            assert result == pdu
+        else:  # a P-DATA-TF may be cut between two PDVs, an association PDU between two items
+            assert isinstance(result, RemoteProtocolError) or result != pdu
+            assert isinstance(result, RemoteProtocolError) or not isinstance(pdu, AssociateRJ)
 
 
 @pytest.mark.parametrize(("pdu", "text"), EXAMPLES, ids=name_of)
-def test_bytes_after_the_body_are_an_error(pdu: PDU, text: str) -> None:
+def test_bytes_after_the_body_are_an_error_or_mean_nothing(pdu: PDU, text: str) -> None:
     wire = to_bytes(text)
-    assert isinstance(attempt(wire[0], wire[HEADER_BYTES:] + b"\0"), RemoteProtocolError)
+    result = attempt(wire[0], wire[HEADER_BYTES:] + b"\1")
+    assert result == pdu if len(pdu.encode()) == HEADER_BYTES + 4 else isinstance(result, RemoteProtocolError)
+
+
+@pytest.mark.parametrize(
+    ("pdu_type", "text", "pdu"),
+    [
+        (3, "00 01 01 07 | 00 00", AssociateRJ(1, 1, 7)),
+        (5, "", ReleaseRQ()),
+        (5, "00 00 00 00 | 00 00 00 00 00 00", ReleaseRQ()),
+        (6, "00 00", ReleaseRP()),
+        (6, "00 00 00 00 | ff ff ff ff ff ff", ReleaseRP()),
+        (7, "", Abort(0, 0)),
+        (7, "00 00 02", Abort(2, 0)),
+        (7, "00 00 02 06 | 00 00 00 00", Abort(2, 6)),
+    ],
+)
+def test_a_short_pdu_of_another_length_is_taken_if_it_says_enough(pdu_type: int, text: str, pdu: PDU) -> None:
+    told: list[RemoteProtocolError] = []
+    assert decode(pdu_type, to_bytes(text), told.append) == pdu
+    assert [(violation.pdu, violation.field) for violation in told] == [(PDU_NAMES[pdu_type], "PDU length")]
+
+
+def test_a_rejection_that_ends_before_its_reason_is_refused() -> None:
+    with pytest.raises(RemoteProtocolError, match="A-ASSOCIATE-RJ, PDU length: 3 bytes"):
+        decode(3, b"\0\1\1")
+
+
+@pytest.mark.parametrize(
+    ("variable", "answer", "told"),
+    [
+        ([b"USER"], AssociateAC("", "", (), INFORMATION), ["Application context name"]),
+        ([b"EMPTY NAME", b"USER"], AssociateAC("", "", (), INFORMATION), ["Application context name"] * 2),
+        ([b"NAME"], AssociateAC("", "", (), UserInformation(16384), "1.9"), ["User information"]),
+        ([b"NAME", b"USER", b"OTHER USER"], AssociateAC("", "", (), INFORMATION, "1.9"), ["User information"]),
+        (
+            [b"NAME", b"RESULT", b"RESULT", b"USER"],
+            AssociateAC("", "", (PresentationContextResult(1, 0, "1"),), INFORMATION, "1.9"),
+            ["Presentation context ID"],
+        ),
+        (
+            [b"NAME", b"RESULT 5", b"USER"],
+            AssociateAC("", "", (PresentationContextResult(3, 2, ""),), INFORMATION, "1.9"),
+            ["Result"],
+        ),
+        ([b"NAME", b"USER", b"ZEROS"], AssociateAC("", "", (), INFORMATION, "1.9"), ["Variable items"]),
+    ],
+)
+def test_an_acceptance_is_taken_whatever_does_not_decide(
+    variable: list[bytes], answer: AssociateAC, told: list[str]
+) -> None:
+    parts = {
+        b"NAME": NAME,
+        b"EMPTY NAME": encode_item(0x10, b""),
+        b"USER": USER,
+        b"OTHER USER": UserInformation(maximum_length=4096).encode(),
+        b"RESULT": PresentationContextResult(1, 0, "1").encode(),
+        b"RESULT 5": encode_item(0x21, b"\3\0\5\0"),
+        b"ZEROS": bytes(3),
+    }
+    violations: list[RemoteProtocolError] = []
+    assert decode(2, associate_body(*(parts[name] for name in variable)), violations.append) == answer
+    assert [violation.field for violation in violations] == told
 
 
 @given(strategies.pdus)
@@ -156,7 +222,7 @@ def test_any_header_is_within_the_limits_or_refused(header: bytes, maximum_lengt
     except RemoteProtocolError:
         return
     assert pdu_type in PDU_NAMES
-    assert length <= {4: maximum_length or UNLIMITED_DATA_BYTES, 1: 1 << 20, 2: 1 << 20}.get(pdu_type, 4)
+    assert length <= {4: maximum_length or UNLIMITED_DATA_BYTES, 1: 1 << 20, 2: 1 << 20}.get(pdu_type, 256)
 
 
 def header(pdu_type: int, length: int) -> bytes:
@@ -174,6 +240,9 @@ def header(pdu_type: int, length: int) -> bytes:
         (5, 4, 1),
         (6, 4, 1),
         (7, 4, 1),
+        (6, 0, 0),
+        (6, 10, 0),
+        (3, MAXIMUM_FIXED_BYTES, 0),
     ],
 )
 def test_a_header_within_its_limit_is_taken(pdu_type: int, length: int, maximum_length: int) -> None:
@@ -188,9 +257,9 @@ def test_a_header_within_its_limit_is_taken(pdu_type: int, length: int, maximum_
         (4, 0xFFFFFFFF, 0),
         (1, MAXIMUM_ASSOCIATE_BYTES + 1, 0),
         (2, 0xFFFFFFFF, 0),
-        (3, 5, 0),
-        (5, 3, 0),
-        (6, 0, 0),
+        (3, MAXIMUM_FIXED_BYTES + 1, 0),
+        (5, MAXIMUM_FIXED_BYTES + 1, 0),
+        (6, 0xFFFFFFFF, 0),
         (7, 0xFFFFFFFF, 0),
     ],
 )
@@ -233,13 +302,18 @@ def test_the_reserved_byte_of_the_header_is_not_tested() -> None:
 @pytest.mark.parametrize(
     ("pdu_type", "items", "field"),
     [
-        (1, [USER], "Application context name"),
-        (1, [NAME], "User information"),
-        (1, [NAME, USER, USER], "User information"),
-        (1, [encode_item(0x10, b""), USER], "Application context name"),
-        (1, [NAME, USER, PresentationContext(1, "1", ("1",)).encode() * 2], "Presentation context ID"),
-        (2, [NAME, USER, PresentationContextResult(1, 0, "1").encode() * 2], "Presentation context ID"),
-        (1, [NAME, USER, PresentationContext(1, "1", ("1",)).encode() * 129], "Presentation contexts"),
+        (
+            1,
+            [NAME, USER, PresentationContext(1, "1", ("1",)).encode(), PresentationContext(1, "1", ("2",)).encode()],
+            "Presentation context ID",
+        ),
+        (
+            2,
+            [NAME, USER, PresentationContextResult(1, 0, "1").encode(), PresentationContextResult(1, 4, "").encode()],
+            "Presentation context ID",
+        ),
+        (2, [NAME, USER, encode_item(0x21, b"\0\0\0\0"), encode_item(0x21, b"")], "Presentation context ID"),
+        (2, [NAME, USER, encode_item(0x21, b"")], "Presentation context"),
         (2, [NAME, USER, b"\x21"], "Variable items"),
     ],
 )

@@ -8,6 +8,7 @@ import typer
 
 from asyncstore import __version__
 from asyncstore.cli import options, running
+from asyncstore.cli.advice import explain_failure
 from asyncstore.cli.exit_codes import ExitCode, interrupted_by
 from asyncstore.cli.output.documented_log import logger
 from asyncstore.errors import AsyncStoreError
@@ -49,6 +50,14 @@ def echoscu(
             panel=options.MISCELLANEOUS,
         ),
     ] = 1,
+    abort: Annotated[
+        bool,
+        options.option(
+            "--abort",
+            help="Abort the association after the last answer, instead of releasing it.",
+            panel=options.MISCELLANEOUS,
+        ),
+    ] = False,
 ) -> None:
     """Send C-ECHO requests; the help is made from DETAILS."""
     syntax = options.transfer_syntax(context)
@@ -63,12 +72,12 @@ def echoscu(
             "timeouts": timeouts,
             "maximum_length": max_pdu,
         }
-        return running.run_async(_verify, peer, proposal, repeat, log)
+        return running.run_async(_verify, peer, proposal, repeat, abort, log)
 
     raise typer.Exit(running.run(level, command))
 
 
-async def _verify(peer: Peer, proposal: dict[str, Any], repeat: int, log: DocumentedLog) -> int:
+async def _verify(peer: Peer, proposal: dict[str, Any], repeat: int, abort: bool, log: DocumentedLog) -> int:
     """Send the requests; the first signal aborts the association."""
     import anyio
 
@@ -80,11 +89,12 @@ async def _verify(peer: Peer, proposal: dict[str, Any], repeat: int, log: Docume
             async with associate(peer, **proposal) as association:
                 code = ExitCode.SOME_FAILED
                 answers = [await association.echo() for _ in range(repeat)]
+                if abort:
+                    await association.abort()
             refused = [status for status in answers if status.value]
             for status in refused:
                 logger.error("The peer answered: %s", reason_of(status))
             code = ExitCode.SOME_FAILED if refused else ExitCode.STORED
         except AsyncStoreError as error:
-            if not log.errors:
-                logger.error("%s", error)
+            explain_failure(error, peer, proposal["calling_ae_title"], log)
     return code if received.signal_number is None else interrupted_by(received.signal_number)

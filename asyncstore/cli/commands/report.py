@@ -44,6 +44,15 @@ def report(
             panel=options.RESULTS,
         ),
     ] = False,
+    doubtful: Annotated[
+        bool,
+        options.option(
+            "--doubtful",
+            help="With --failed-files: also the instances that were stored less than a minute before the peer ran out "
+            "of resources.",
+            panel=options.RESULTS,
+        ),
+    ] = False,
     null: Annotated[
         bool,
         options.option(
@@ -62,6 +71,8 @@ def report(
     chosen = options.one_of(context, "failed_files", "csv", "json")
     if studies and chosen not in (None, "json"):
         raise typer.BadParameter("it goes with the counts, as text or --json", param_hint="--studies")
+    if doubtful and chosen != "failed_files":
+        raise typer.BadParameter("it goes with --failed-files", param_hint="--doubtful")
     if null and chosen != "failed_files":
         raise typer.BadParameter("it goes with --failed-files", param_hint="-0")
 
@@ -70,16 +81,16 @@ def report(
         from asyncstore.ledger.sqlite.reader import LedgerReader
 
         with LedgerReader(ledger) as reader:
-            _print(Account(reader, studies=studies), chosen, ends_in_nul=null)
+            _print(Account(reader, studies=studies), chosen, doubtful=doubtful, ends_in_nul=null)
         return ExitCode.STORED
 
     raise typer.Exit(running.run(level, command))
 
 
-def _print(account: Account, chosen: str | None, *, ends_in_nul: bool) -> None:
+def _print(account: Account, chosen: str | None, *, doubtful: bool, ends_in_nul: bool) -> None:
     results = running.Results()
     if chosen == "failed_files":
-        account.write_failed_files(results, ends_in_nul=ends_in_nul)
+        account.write_failed_files(results, doubtful=doubtful, ends_in_nul=ends_in_nul)
     elif chosen == "csv":
         account.write_csv(results)
     elif chosen == "json":

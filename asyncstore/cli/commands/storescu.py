@@ -7,15 +7,15 @@ were, at info level, and always on a terminal. `-q` prints none of this.
 
 # Annotations are not strings here: typer evaluates strings several times, which took 4 ms of each start.
 
-import itertools
 import os
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from typing import Annotated, Any, BinaryIO, Literal, cast
 
 import typer
 
 from asyncstore.cli import options, running, selecting
+from asyncstore.cli.named_paths import NamedPaths
 from asyncstore.cli.output.plain_text import path_text
 from asyncstore.cli.sending import StorescuRun
 from asyncstore.dimse.messages import HIGH, LOW, MEDIUM
@@ -29,7 +29,7 @@ DICOMDIR, which stands for the files that it references. Only files directly in 
 subdirectories.
 
 Exit codes: 0 everything stored, 1 no association, 2 usage, 3 some instances failed, 4 stopped early with work left, \
-5 nothing to send, 6 ledger or report cannot be written, 130 or 143 interrupted."""
+5 nothing to send, 6 ledger or report cannot be written, 129, 130 or 143 interrupted."""
 
 _REACTIONS = [member.name.lower().replace("_", "-") for member in Reactions]
 _PRIORITIES = {"low": LOW, "medium": MEDIUM, "high": HIGH}
@@ -130,7 +130,7 @@ def storescu(
     dimse_timeout: options.DimseTimeout = 30,
     network_timeout: options.NetworkTimeout = 30,
     connect_timeout: options.ConnectTimeout = 10,
-    max_pdu: options.MaxPDU = 16382,
+    max_pdu: options.SendersMaxPDU = 16382,
     max_send_pdu: Annotated[
         int,
         options.option(
@@ -318,9 +318,7 @@ def storescu(
         raise typer.BadParameter("give a file or directory to send, or --files-from", param_hint="PATH")
     if report is not None and ledger is not None and os.path.realpath(report) == os.path.realpath(ledger):
         raise typer.BadParameter("the report and the ledger cannot be one file", param_hint="--report")
-    sources: Iterable[str] = paths or []
-    if files_from is not None:
-        sources = itertools.chain(sources, listed_paths(files_from, ends_in_nul=null))
+    listed = None if files_from is None else listed_paths(files_from, ends_in_nul=null)
     retry_policy = RetryPolicy if ledger is None else RetryPolicy.for_ledger
     outage: dict[str, Any] = {} if outage_wait is None else {"outage_seconds": outage_wait}
     transfer_options = TransferOptions(
@@ -357,7 +355,7 @@ def storescu(
     )
     run = StorescuRun(
         Peer(addr, port, called_aet),
-        sources,
+        NamedPaths(paths or [], listed),
         transfer_options,
         ledger=ledger,
         force_ledger=force_ledger,

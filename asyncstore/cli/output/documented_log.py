@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 
 from asyncstore.cli.output import pdu_text
 from asyncstore.cli.output.plain_text import count_text, duration_text, path_text, peer_text
-from asyncstore.errors import AssociationRejected, MissingUID, NotDicom
+from asyncstore.errors import AssociationRejected, MissingUID, NotDicom, Timeout
 from asyncstore.inputs.trace import LeftOut
 from asyncstore.instances.outcome import State, reason_of
 from asyncstore.net import trace
@@ -49,6 +49,7 @@ _LETTERS: Final = (
     (logging.INFO, "I"),
     (logging.DEBUG, "D"),
 )
+_TIMEOUT_OPTIONS: Final = {"connect": "--connect-timeout", "acse": "-ta", "dimse": "-td", "network": "-tn"}
 _MODALITIES: Final = {CT_IMAGE_STORAGE: ", (CT)", MR_IMAGE_STORAGE: ", (MR)"}
 # The command set of a response is always read in this transfer syntax (PS3.7 6.3.1).
 _COMMAND_SET_READ: Final = 'pydicom.read_dataset() TransferSyntax="Little Endian Implicit"'
@@ -81,6 +82,12 @@ def _error(*texts: str) -> Iterator[Line]:
 
 def _info(*texts: str) -> Iterator[Line]:
     return _at(logging.INFO, *texts)
+
+
+def with_option(text: str, error: Exception | None) -> str:
+    """A text about an error, with the option that sets the time that was exceeded, if it was one."""
+    option = _TIMEOUT_OPTIONS.get(error.which) if isinstance(error, Timeout) else None
+    return f"{text} ({option})" if option else text
 
 
 @singledispatch
@@ -212,7 +219,7 @@ def _(event: NotStored) -> Iterator[Line]:
     path = path_text(outcome.path or "(in memory)")
     if outcome.state in (State.SOURCE_PROBLEM, State.SKIPPED):
         return _source_problem(outcome, path)
-    reason = peer_text(outcome.reason, DETAIL_CHARACTERS)
+    reason = with_option(peer_text(outcome.reason, DETAIL_CHARACTERS), outcome.error)
     if outcome.state is State.NO_CONTEXT:
         return _error(reason, f"Store failed: {path}")
     if outcome.state is State.DUPLICATE:
@@ -280,18 +287,20 @@ def _(event: Passing) -> Iterator[Line]:
 
 
 def _source_problem(outcome: Outcome, path: str) -> Iterator[Line]:
-    """A file that cannot be sent, in the documented words for its kind."""
-    reason = outcome.reason
+    """A file that cannot be sent, in the documented words for its kind; one that is passed over is not an error."""
+    reason = path_text(outcome.reason)
+    if outcome.state is State.SKIPPED:
+        return _info(f"Skipped: {path}: {reason}")
     if isinstance(outcome.error, MissingUID):
         what = "Unknown SOP Class or Transfer Syntax UID"
     elif isinstance(outcome.error, OSError):
         what = "Cannot access path"
-        reason = outcome.error.strerror or reason
-    elif outcome.state is State.SKIPPED or isinstance(outcome.error, NotDicom):
+        reason = path_text(outcome.error.strerror or outcome.reason)
+    elif isinstance(outcome.error, NotDicom):
         what = "Bad DICOM file"
     else:
         what = "Store failed"
-    return _error(f"{what}: {path}", f"Reason: {path_text(reason)}")
+    return _error(f"{what}: {path}", f"Reason: {reason}")
 
 
 class DocumentedLog(logging.Handler):

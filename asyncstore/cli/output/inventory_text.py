@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from asyncstore.cli.exit_codes import ExitCode
 from asyncstore.cli.output.plain_text import count_text, path_text, peer_text, size_text
+from asyncstore.instances.outcome import State
 from asyncstore.transfer.plan import Plan
 from asyncstore.uids import UNCOMPRESSED_TRANSFER_SYNTAXES, name_of
 
@@ -21,7 +22,7 @@ def exit_code(inventory: Inventory) -> ExitCode:
     """The exit code of a scan: whether all could be read, and whether there is anything to send."""
     if inventory.failed:
         return ExitCode.SOME_FAILED
-    return ExitCode.STORED if inventory.instances else ExitCode.NOTHING_TO_SEND
+    return ExitCode.STORED if inventory.instances or inventory.settled else ExitCode.NOTHING_TO_SEND
 
 
 def lines(inventory: Inventory) -> Iterator[str]:
@@ -41,6 +42,18 @@ def lines(inventory: Inventory) -> Iterator[str]:
     for kind, count in inventory.problems.most_common():
         yield f"{count_text(count, 'file')}: {kind.value}"
         yield from _example_lines(inventory.examples[kind], count)
+
+
+def ledger_lines(inventory: Inventory, *, exists: bool) -> Iterator[str]:
+    """What a ledger has already, before the table of the rest."""
+    if not exists:
+        yield "There is no ledger yet: no earlier run has stored anything"
+        return
+    duplicates = inventory.settled[State.DUPLICATE]
+    more = f", {count_text(duplicates, 'duplicate')}" if duplicates else ""
+    yield f"{count_text(inventory.settled[State.RESUMED], 'instance')} stored by an earlier run{more}: not sent again"
+    if inventory.set_aside:
+        yield f"{count_text(inventory.set_aside, 'instance')} set aside by an earlier run: --retry-set-aside sends them"
 
 
 def plan_lines(inventory: Inventory, options: TransferOptions) -> Iterator[str]:

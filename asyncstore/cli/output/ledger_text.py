@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 from typing import TYPE_CHECKING, Any, Final
 
 from asyncstore.cli.output.plain_text import count_text, path_text, peer_text
 from asyncstore.cli.output.records import cell_text, csv_row
-from asyncstore.ledger.rows import LedgerRow
+from asyncstore.ledger.rows import LedgerRow, RunState
 
 if TYPE_CHECKING:
     import datetime
@@ -41,6 +42,10 @@ class Account:
         states = ledger.by_state()
         yield "By state"
         yield from _table((count.instances, count.state.value) for count in states)
+        doubtful = ledger.count_doubtful()
+        if doubtful:
+            what = f"{doubtful:,} of the stored are doubtful"
+            yield f"{what}: the peer took them less than a minute before it ran out of resources"
         statuses = ledger.by_status()
         if statuses:
             yield "By status"
@@ -71,6 +76,7 @@ class Account:
             "destination": ledger.destination,
             "created_at": ledger.created_at.isoformat(timespec="milliseconds"),
             "runs": [_run_data(run) for run in ledger.runs()],
+            "doubtful": ledger.count_doubtful(),
             "states": {count.state.value: count.instances for count in ledger.by_state()},
             "statuses": {f"{value:04X}": count for value, count in ledger.by_status().items()},
             "reasons": [_reason_data(count) for count in ledger.by_reason()],
@@ -94,11 +100,11 @@ class Account:
             cells = [cell_text(data[column]) for column in _COLUMNS]
             results.write_bytes(_encoded(map(path_text, cells) if results.is_terminal else cells))
 
-    def write_failed_files(self, results: Results, *, ends_in_nul: bool) -> None:
-        """The path of every file that failed: byte for byte, but escaped on a terminal."""
+    def write_failed_files(self, results: Results, *, doubtful: bool, ends_in_nul: bool) -> None:
+        """The path of every file that failed or, if wanted, is doubtful: byte for byte, but escaped on a terminal."""
         end = b"\0" if ends_in_nul else b"\n"
         is_seen = results.is_terminal
-        for row in self._ledger.failed():
+        for row in itertools.chain(self._ledger.failed(), self._ledger.doubtful() if doubtful else ()):
             if row.path is not None and is_seen:
                 results.print(path_text(row.path))
             elif row.path is not None:
@@ -131,10 +137,13 @@ def _run_data(run: RunRecord) -> dict[str, Any]:
     finished = None if run.finished_at is None else run.finished_at.isoformat(timespec="milliseconds")
     return {
         "number": run.number,
+        "state": run.state.value,
         "started_at": run.started_at.isoformat(timespec="milliseconds"),
         "finished_at": finished,
         "pid": run.pid,
         "host": run.host,
+        "scan_finished": run.scan_finished,
+        "stopped": run.stopped,
     }
 
 
@@ -142,10 +151,17 @@ def _latest_text(runs: list[RunRecord]) -> str:
     if not runs:
         return ""
     run = runs[-1]
-    if run.finished_at is not None:
-        return f", the last one finished {_time_text(run.finished_at)}"
-    holder = f"process {run.pid} on {peer_text(run.host)}"
-    return f", the last one begun {_time_text(run.started_at)} and not finished ({holder})"
+    process = f"(process {run.pid} on {peer_text(run.host)})"
+    begun = _time_text(run.started_at)
+    ended = "" if run.finished_at is None else _time_text(run.finished_at)
+    if run.state is RunState.RUNNING:
+        return f", the last one running since {begun} {process}"
+    if run.state is RunState.KILLED:
+        return f", the last one begun {begun} and killed, or unable to write its end {process}"
+    if run.state is not RunState.STOPPED_EARLY:
+        return f", the last one {run.state.value} {ended}"
+    unread = "" if run.scan_finished else "; the input was not read to its end"
+    return f", the last one stopped early {ended}: {path_text(run.stopped or '')}{unread}"
 
 
 def _time_text(time: datetime.datetime) -> str:

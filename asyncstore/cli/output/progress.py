@@ -66,7 +66,8 @@ class TransferDisplay:
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
         report = self._report
-        self._rate.add(time.monotonic(), report.sent_bytes, report.finished_instances)
+        # Looking up what an earlier run stored takes no time: it must not count as speed.
+        self._rate.add(time.monotonic(), report.sent_bytes, report.finished_instances - report.resumed)
         yield ProgressBar(
             total=max(report.found, 1), completed=report.finished_instances, pulse=not report.scan_finished, width=None
         )
@@ -81,9 +82,10 @@ class TransferDisplay:
         """Instances, failures, bytes, rate, time left and associations: as many of them as fit into one line."""
         report, rate = self._report, self._rate
         still_scanning = "" if report.scan_finished else "+"
-        failed = f", {report.failed:,} not stored" if report.failed else ""
+        failed = f", {report.failed_instances:,} not stored" if report.failed_instances else ""
+        resumed = f", {report.resumed:,} stored earlier" if report.resumed else ""
         parts = [
-            f"{report.finished_instances:,}/{report.found:,}{still_scanning} instances{failed}",
+            f"{report.finished_instances:,}/{report.found:,}{still_scanning} instances{failed}{resumed}",
             f"{size_text(report.stored_bytes)} of {size_text(report.found_bytes)}{still_scanning}",
             f"{size_text(rate.bytes_per_second)}/s",
         ]

@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 
 APPLICATION_ID: Final = int.from_bytes(b"ASLG", "big")
 SCHEMA_VERSION: Final = 3
+# Behind the name of a ledger: its own file, those of SQLite, and that of the lock.
+FILE_SUFFIXES: Final = ("", "-wal", "-shm", "-journal", "-lock")
 
 # SQLite checks the size of the WAL after each commit. 2000 pages are 8 MB; a larger WAL saves little writing.
 _CHECKPOINT_PAGES: Final = 2000
@@ -42,6 +44,8 @@ def _uid_text(column: str) -> str:
 # ledger.indexed_id are not in it yet. `account` has what many instances share of their outcome; equal rows may occur.
 # Paths are bytes, UIDs of an instance are packed (see pack_uid), times are milliseconds since 1970, UTC. Unknown values
 # are empty, or -1 for numbers, but never NULL: sqlite3 takes ten times as long to bind NULL as a number.
+# In `run`, `scan_finished` says whether the input was read to its end, `stopped` why the run stopped early ('': it did
+# not), `refused_at` when the peer first said that it is out of resources. NULL: not known, or not yet.
 # The view `instances` has everything in readable form.
 _SCHEMA: Final = f"""
 CREATE TABLE ledger (
@@ -56,7 +60,10 @@ CREATE TABLE run (
     finished_at INTEGER,
     pid INTEGER NOT NULL,
     host TEXT NOT NULL,
-    options TEXT NOT NULL
+    options TEXT NOT NULL,
+    scan_finished INTEGER,
+    stopped TEXT,
+    refused_at INTEGER
 );
 CREATE TABLE account (
     id INTEGER PRIMARY KEY,
@@ -236,16 +243,19 @@ def _prepare(connection: sqlite3.Connection, path: str, destination: str, now_ms
             for statement in _SCHEMA.split(";\n"):
                 connection.execute(statement)
             connection.execute("INSERT INTO ledger VALUES (1, ?, ?, 0)", (destination, now_ms))
-        owner = connection.execute("SELECT destination FROM ledger").fetchone()[0]
-        if owner != destination:
-            raise LedgerError(
-                f"the ledger {path!r} belongs to {one_line(owner)}, not to {destination}: use another file"
-            )
+        check_destination(connection, path, destination)
         connection.execute("COMMIT")
     except BaseException:
         if connection.in_transaction:
             connection.execute("ROLLBACK")
         raise
+
+
+def check_destination(connection: sqlite3.Connection, path: str, destination: str) -> None:
+    """Raise LedgerError if the ledger is for another destination."""
+    owner = connection.execute("SELECT destination FROM ledger").fetchone()[0]
+    if owner != destination:
+        raise LedgerError(f"the ledger {path!r} belongs to {one_line(owner)}, not to {destination}: use another file")
 
 
 def _is_ledger(connection: sqlite3.Connection, path: str) -> bool:

@@ -23,7 +23,7 @@ import anyio.to_thread
 from asyncstore.errors import LedgerError
 from asyncstore.instances.outcome import State
 from asyncstore.ledger.protocol import STORED, KnownInstance, Suspicion
-from asyncstore.ledger.sqlite.file import ledger_errors, one_line, open_to_write
+from asyncstore.ledger.sqlite.file import FILE_SUFFIXES, ledger_errors, one_line, open_to_write
 from asyncstore.ledger.sqlite.hashes import HashFilter, hash_of_uid
 from asyncstore.ledger.sqlite.lock import LedgerLock, check_place
 from asyncstore.ledger.sqlite.lookup import LedgerLookup
@@ -67,7 +67,7 @@ class SqliteLedger:
         forced: bool = False,
         clock: Callable[[], float] = time.time,
     ) -> None:
-        self.path = os.fsdecode(path)
+        self.path = self._given_path = os.fsdecode(path)
         self.failure: LedgerError | None = None
         self._destination = destination
         self._options = json.dumps(options or {}, default=str)
@@ -84,7 +84,15 @@ class SqliteLedger:
         self._thread: threading.Thread | None = None
         self._lookup: LedgerLookup | None = None
         self._was_empty = False
+        self._end: tuple[bool | None, str | None] = (None, None)
+        self._refused_ms: int | None = None
+        self._refusal_is_written = False
         self._uids = HashFilter(0)
+
+    @property
+    def files(self) -> tuple[str, ...]:
+        """The files in which it is kept, which are not input; once it is open, with those behind a link."""
+        return (self._given_path, *(self.path + suffix for suffix in FILE_SUFFIXES))
 
     # -- for the event loop --------------------------------------------------------------------------------------------
 
@@ -137,6 +145,16 @@ class SqliteLedger:
     def has_room(self) -> bool:
         """Whether outcomes are written as fast as they come. If not, no new instance should be sent."""
         return len(self._waiting) < _MAXIMUM_WAITING
+
+    def note_refusal(self) -> None:
+        """Note that the peer is out of resources; the first time in a run is kept. Never blocks."""
+        if self._refused_ms is None:
+            self._refused_ms = self._now_ms()
+            self._wake.set()
+
+    def note_end(self, *, scan_finished: bool, stopped: str) -> None:
+        """Note how the run ended: whether it read its input to the end, and why it stopped early ("": it did not)."""
+        self._end = scan_finished, stopped
 
     async def flush(self) -> None:
         """Wait until everything recorded so far would survive the end of the process. Raises LedgerError."""
@@ -216,7 +234,7 @@ class SqliteLedger:
                     run = self._begin_run(connection)
                     writer = LedgerWriter(connection, run, self._working_directory)
                 opened.set_result(writer)
-                self._write_until_closed(connection, writer)
+                self._write_until_closed(connection, writer, run)
                 self._end_run(connection, run)
         except BaseException as error:
             if opened.done():
@@ -226,21 +244,30 @@ class SqliteLedger:
 
     def _begin_run(self, connection: sqlite3.Connection) -> int:
         values = (self._now_ms(), os.getpid(), socket.gethostname(), self._options)
-        run = connection.execute("INSERT INTO run VALUES (NULL, ?, NULL, ?, ?, ?)", values).lastrowid
+        columns = "(started_at, pid, host, options)"
+        run = connection.execute(f"INSERT INTO run {columns} VALUES (?, ?, ?, ?)", values).lastrowid
         assert run is not None, "an INSERT gives a row"
         return run
 
     def _end_run(self, connection: sqlite3.Connection, run: int) -> None:
         if not self._batch:
-            self._attempt(connection.execute, "UPDATE run SET finished_at = ? WHERE id = ?", (self._now_ms(), run))
+            update = "UPDATE run SET finished_at = ?, scan_finished = ?, stopped = ? WHERE id = ?"
+            self._attempt(connection.execute, update, (self._now_ms(), *self._end, run))
             self._attempt(connection.execute, "PRAGMA wal_checkpoint(TRUNCATE)")
 
-    def _write_until_closed(self, connection: sqlite3.Connection, writer: LedgerWriter) -> None:
+    def _write_refusal(self, connection: sqlite3.Connection, run: int) -> None:
+        """Write the time of the first refusal, as soon as there is one: the run may be killed later."""
+        if self._refused_ms is not None and not self._refusal_is_written:
+            update = "UPDATE run SET refused_at = ? WHERE id = ?"
+            self._refusal_is_written = self._attempt(connection.execute, update, (self._refused_ms, run))
+
+    def _write_until_closed(self, connection: sqlite3.Connection, writer: LedgerWriter, run: int) -> None:
         due_at = checkpoint_at = math.inf
         while not self._closing:
             deadline = min(due_at, checkpoint_at)
             self._wake.wait(None if deadline == math.inf else max(0.0, deadline - time.monotonic()))
             self._wake.clear()
+            self._write_refusal(connection, run)
             now = time.monotonic()
             if due_at == math.inf and self._waiting:
                 due_at = now + COMMIT_SECONDS
@@ -253,6 +280,7 @@ class SqliteLedger:
             elif now >= checkpoint_at:
                 self._attempt(connection.execute, "PRAGMA wal_checkpoint(PASSIVE)")
                 checkpoint_at = math.inf
+        self._write_refusal(connection, run)
         self._write_and_answer(writer, all_of_them=True)
 
     def _write_and_answer(self, writer: LedgerWriter, *, all_of_them: bool) -> None:

@@ -13,7 +13,8 @@ import os
 import re
 import socket
 import sys
-from typing import Any, Final
+import time
+from typing import Any, Final, NamedTuple
 
 from asyncstore.errors import LedgerError
 from asyncstore.ledger.sqlite.file import ledger_errors
@@ -24,6 +25,8 @@ else:
     import fcntl
 
 
+_TRIES: Final = 5
+_TRY_SECONDS: Final = 0.01
 _MOUNTS: Final = "/proc/self/mountinfo"
 _NETWORK_FILE_SYSTEMS: Final = frozenset((
     "9p", "acfs", "afs", "beegfs", "ceph", "cifs", "coda", "davfs", "gfs", "gfs2", "glusterfs", "gpfs", "lustre",
@@ -35,6 +38,29 @@ _NETWORK_FILE_SYSTEMS: Final = frozenset((
 _LOCAL_FUSE: Final = frozenset((
     "fuse.bindfs", "fuse.encfs", "fuse.fuse-overlayfs", "fuse.gocryptfs", "fuse.mergerfs", "fuse.ntfs-3g",
 ))  # fmt: skip
+
+
+class Holder(NamedTuple):
+    """The process that holds a lock. 0 and "" if the lock does not say."""
+
+    pid: int = 0
+    host: str = ""
+    since: str = ""
+
+    def __str__(self) -> str:
+        return f"process {self.pid} on {self.host} since {self.since}" if self.pid else "another process"
+
+
+def holder_of(ledger_path: str) -> Holder | None:
+    """The process that is writing a ledger; None if there is none. Creates nothing."""
+    try:
+        fd = os.open(f"{ledger_path}-lock", os.O_RDONLY | getattr(os, "O_NOFOLLOW", 0))
+    except OSError:
+        return None
+    try:
+        return None if _lock(fd, shared=True) else _holder(fd)
+    finally:
+        os.close(fd)
 
 
 class LedgerLock:
@@ -51,7 +77,7 @@ class LedgerLock:
             while True:
                 fd = os.open(self._path, os.O_RDWR | os.O_CREAT | getattr(os, "O_NOFOLLOW", 0), 0o600)
                 try:
-                    if not _lock(fd):
+                    if not self._lock_or_wait(fd):
                         raise LedgerError(f"the ledger {self._ledger_path!r} is in use by {_holder(fd)}")
                     if self._is_still_there(fd):
                         break
@@ -74,6 +100,14 @@ class LedgerLock:
                 os.unlink(self._path)
             os.close(fd)
 
+    def _lock_or_wait(self, fd: int) -> bool:
+        """Lock the file; try for a moment, since `holder_of` in another process also holds it for an instant."""
+        for _ in range(_TRIES):
+            if _lock(fd):
+                return True
+            time.sleep(_TRY_SECONDS)
+        return _lock(fd)
+
     def _is_still_there(self, fd: int) -> bool:
         try:
             return os.path.samestat(os.fstat(fd), os.stat(self._path))
@@ -81,26 +115,26 @@ class LedgerLock:
             return False
 
 
-def _lock(fd: int) -> bool:
+def _lock(fd: int, *, shared: bool = False) -> bool:
     try:
         if sys.platform == "win32":
             os.lseek(fd, 1 << 20, os.SEEK_SET)  # beyond what is written: a locked byte cannot be read
             msvcrt.locking(fd, msvcrt.LK_NBLCK, 1)
             os.lseek(fd, 0, os.SEEK_SET)
         else:
-            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            fcntl.flock(fd, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)
     except (BlockingIOError, PermissionError):
         return False
     return True
 
 
-def _holder(fd: int) -> str:
+def _holder(fd: int) -> Holder:
     try:
         os.lseek(fd, 0, os.SEEK_SET)
         holder: dict[str, Any] = json.loads(os.read(fd, 4096))
-        return f"process {holder['pid']} on {holder['host']} since {holder['since']}"
+        return Holder(int(holder["pid"]), str(holder["host"]), str(holder["since"]))
     except (OSError, ValueError, TypeError, KeyError):
-        return "another process"
+        return Holder()
 
 
 def check_place(path: str, *, forced: bool = False, mounts: str = _MOUNTS) -> None:

@@ -7,8 +7,9 @@ import os
 import threading
 from typing import TYPE_CHECKING, Any, Final
 
-from asyncstore.errors import SourceError
+from asyncstore.errors import MissingUID, NotDicom
 from asyncstore.instances.outcome import Outcome, State
+from asyncstore.instances.problem import ProblemKind
 from asyncstore.ledger.protocol import STORED, KnownInstance, Standing, Suspicion
 from asyncstore.ledger.sqlite.file import ledger_errors, open_to_read
 from asyncstore.ledger.sqlite.hashes import hash_of_path, hash_of_uid
@@ -169,4 +170,5 @@ def _outcome(offered: Offered, row: Any, retry_set_aside: bool) -> Outcome | Sus
         )
     if offered.is_named:
         return None
-    return Outcome(State(state), name, reason=reason, error=SourceError(reason), attempts=0)
+    kind = MissingUID if reason.startswith(ProblemKind.MISSING_UID.value) else NotDicom
+    return Outcome(State(state), name, reason=reason, error=kind(reason), attempts=0)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import collections
 import contextlib
+import dataclasses
 import datetime
 import json
 import os
@@ -12,18 +13,22 @@ from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 from asyncstore.instances.outcome import State
 from asyncstore.ledger.protocol import FAILED, STORED
-from asyncstore.ledger.rows import DirectoryCount, LedgerRow, ReasonCount, RunRecord, StateCount, StudyCount
+from asyncstore.ledger.rows import DirectoryCount, LedgerRow, ReasonCount, RunRecord, RunState, StateCount, StudyCount
 from asyncstore.ledger.sqlite.file import SCHEMA_VERSION, ledger_errors, open_to_read
+from asyncstore.ledger.sqlite.lock import holder_of
 from asyncstore.ledger.sqlite.packing import checked, ledger_path, status_value, unpack_uid
 
 if TYPE_CHECKING:
     import sqlite3
-    from collections.abc import Callable, Collection, Iterator
+    from collections.abc import Callable, Collection, Iterator, Sequence
     from types import TracebackType
     from typing import Self
 
 # Rows are read in batches of this size, with nothing held open in between: a slow reader must not make the WAL grow.
 _ROWS_AT_ONCE: Final = 2000
+# "Out of resources" (PS3.4 B.2.3), and "resource limitation" (PS3.7 C.5.16).
+_REFUSED: Final = f"(a.status BETWEEN {0xA700} AND {0xA7FF} OR a.status = {0x0213})"
+_DOUBTFUL_MS: Final = 60_000
 _Converted = TypeVar("_Converted")
 _BOTH: Final = "instance i JOIN account a ON a.id = i.account"
 
@@ -68,7 +73,19 @@ class LedgerReader:
 
     def runs(self) -> list[RunRecord]:
         """All runs that wrote into the ledger, in order."""
-        return self._all(_run, "SELECT id, started_at, finished_at, pid, host, options FROM run ORDER BY id")
+        runs = self._runs()
+        if runs and runs[-1].state is RunState.KILLED:
+            last, holder = runs[-1], holder_of(os.path.realpath(self.path))
+            if holder is None:  # it may have ended meanwhile, and it writes its end before it unlocks
+                return self._runs()
+            if (holder.pid, holder.host) in ((last.pid, last.host), (0, "")):
+                runs[-1] = dataclasses.replace(last, state=RunState.RUNNING)
+        return runs
+
+    def _runs(self) -> list[RunRecord]:
+        """The same, but a run that still goes on looks like a killed one."""
+        columns = "id, started_at, finished_at, pid, host, options, scan_finished, stopped, refused_at"
+        return self._all(_run, f"SELECT {columns} FROM run ORDER BY id")
 
     def by_state(self) -> list[StateCount]:
         """The number of instances in each state, largest first."""
@@ -108,16 +125,40 @@ class LedgerReader:
         """All instances that failed; not those that a run left for the next one."""
         return self.rows(FAILED)
 
+    def doubtful(self) -> Iterator[LedgerRow]:
+        """The instances that were stored within a minute before the peer first was out of resources in that run.
+
+        Many peers answer success for what they write while their disk fills up, and lose it.
+        """
+        for where, values in self._before_refusals():
+            yield from self._rows(where, values)
+
+    def count_doubtful(self) -> int:
+        """The number of instances that `doubtful` yields."""
+        count = 0
+        for where, values in self._before_refusals():
+            count += sum(self._all(int, f"SELECT count(*) FROM instances WHERE {where}", *values))
+        return count
+
+    def _before_refusals(self) -> list[tuple[str, list[object]]]:
+        """For each run in which the peer was out of resources, the condition for what was stored just before."""
+        first = {run.number: _milliseconds(run.refused_at) for run in self._runs() if run.refused_at is not None}
+        query = f"SELECT a.run, min(i.recorded_at) FROM {_BOTH} WHERE {_REFUSED} GROUP BY a.run"
+        for number, recorded_at in self._all(_pair, query):
+            first[number] = min(first.get(number, recorded_at), recorded_at)
+        where = f"run = ? AND recorded_at BETWEEN ? AND ? AND state IN {_marks(STORED)}"
+        return [(where, [number, at - _DOUBTFUL_MS, at, *STORED]) for number, at in sorted(first.items())]
+
     def rows(self, states: Collection[State] | None = None) -> Iterator[LedgerRow]:
         """All rows, or those in some states, in the order in which they were first recorded."""
         wanted = sorted(State if states is None else states)
+        return self._rows(f"state IN {_marks(wanted)}", wanted)
+
+    def _rows(self, where: str, values: Sequence[object]) -> Iterator[LedgerRow]:
         columns = ", ".join(_COLUMNS)
-        query = (
-            f"SELECT id, {columns} FROM instances WHERE id > ? AND state IN {_marks(wanted)} "
-            f"ORDER BY id LIMIT {_ROWS_AT_ONCE}"
-        )
+        query = f"SELECT id, {columns} FROM instances WHERE id > ? AND {where} ORDER BY id LIMIT {_ROWS_AT_ONCE}"
         last = 0
-        while rows := self._all(_numbered_row, query, last, *wanted):
+        while rows := self._all(_numbered_row, query, last, *values):
             yield from (row for _, row in rows)
             with ledger_errors(self.path, "read"):
                 if rows[-1][0] <= last:  # the loop would never end
@@ -130,10 +171,39 @@ class LedgerReader:
             return [convert(*row) for row in connection.execute(query, values).fetchall()]
 
 
-def _run(number: int, begun: int, ended: int | None, pid: int, host: str, options: str) -> RunRecord:
-    finished_at = None if ended is None else _time(ended)
-    data = checked(json.loads(options), dict)
-    return RunRecord(number, _time(begun), finished_at, checked(pid, int), checked(host, str), data)
+def _run(
+    number: int,
+    begun: int,
+    ended: int | None,
+    pid: int,
+    host: str,
+    options: str,
+    scan_finished: int | None,
+    stopped: str | None,
+    refused: int | None,
+) -> RunRecord:
+    if ended is None:
+        state = RunState.KILLED
+    elif checked(stopped, str | None) is None:
+        state = RunState.ENDED
+    else:
+        state = RunState.STOPPED_EARLY if stopped else RunState.FINISHED
+    return RunRecord(
+        number=number,
+        state=state,
+        started_at=_time(begun),
+        finished_at=None if ended is None else _time(ended),
+        pid=checked(pid, int),
+        host=checked(host, str),
+        options=checked(json.loads(options), dict),
+        scan_finished=None if scan_finished is None else bool(checked(scan_finished, int)),
+        stopped=stopped,
+        refused_at=None if refused is None else _time(refused),
+    )
+
+
+def _pair(number: int, recorded_at: int) -> tuple[int, int]:
+    return checked(number, int), checked(recorded_at, int)
 
 
 def _state_count(state: str, count: int, bytes_sent: int) -> StateCount:
@@ -171,6 +241,10 @@ def _numbered_row(number: int, *columns: Any) -> tuple[int, LedgerRow]:
 
 def _time(milliseconds: int) -> datetime.datetime:
     return datetime.datetime.fromtimestamp(milliseconds / 1000, datetime.UTC)
+
+
+def _milliseconds(time: datetime.datetime) -> int:
+    return round(time.timestamp() * 1000)
 
 
 def _marks(values: Collection[object]) -> str:

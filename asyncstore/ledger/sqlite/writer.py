@@ -94,7 +94,7 @@ def _key_in_memory(packed_uid: bytes | bytearray | str) -> bytes:
     return b"\0" + (packed_uid.encode() if isinstance(packed_uid, str) else packed_uid)
 
 
-class _Waiting:
+class WaitingHashes:
     """Hashes that are not in the index yet, and their rows. Other threads may ask while one adds."""
 
     def __init__(self) -> None:
@@ -122,6 +122,19 @@ class _Waiting:
         ]
 
 
+def unindexed_hashes(connection: sqlite3.Connection) -> Iterator[tuple[list[tuple[int, int]], int]]:
+    """The hashes of rows that are not in the index, some thousands at a time, each time with the last of these rows."""
+    last = connection.execute("SELECT indexed_id FROM ledger").fetchone()[0]
+    select = f"SELECT id, path, sop_instance_uid FROM instance WHERE id > ? ORDER BY id LIMIT {_WAITING_HASHES}"
+    while rows := connection.execute(select, (last,)).fetchall():
+        hashes = [(hash_of_path(path or _key_in_memory(uid)), row_id) for row_id, path, uid in rows]
+        hashes += [(hash_of_uid(unpack_uid(uid)), row_id) for row_id, _, uid in rows if uid]
+        if rows[-1][0] <= last:
+            raise ValueError("the rows are in no order")
+        last = rows[-1][0]
+        yield hashes, last
+
+
 class LedgerWriter:
     """Writes the rows of one run, in the thread that owns `connection`.
 
@@ -141,7 +154,7 @@ class LedgerWriter:
         self._accounts: dict[tuple[Any, ...], int] = {}
         self._packed: dict[str, bytearray | str] = {}
         # Hashes that are not in the index yet: those since the last sorted run began, and those of that run.
-        self._waiting = (_Waiting(), _Waiting())
+        self._waiting = (WaitingHashes(), WaitingHashes())
         self._new_hashes: list[tuple[int, int]] = []
         self._sorted: list[tuple[int, int]] = []
         self._sorted_until = 0
@@ -178,12 +191,12 @@ class LedgerWriter:
         if not self._sorted and len(new) >= _WAITING_HASHES:
             self._sorted = sorted(new, reverse=True)
             self._sorted_until = self._last_row
-            self._waiting = (_Waiting(), new)
+            self._waiting = (WaitingHashes(), new)
         if self._sorted:
             self._insert_hashes(self._sorted[-_INDEXED_AT_ONCE:], self._sorted_until)
             del self._sorted[-_INDEXED_AT_ONCE:]
             if not self._sorted:
-                self._waiting = (self._waiting[0], _Waiting())
+                self._waiting = (self._waiting[0], WaitingHashes())
 
     def _insert_hashes(self, hashes: Sequence[tuple[int, int]], until: int) -> None:
         """Commit hashes of a sorted run. With the last of them, rows up to `until` are in the index."""
@@ -206,18 +219,8 @@ class LedgerWriter:
 
     def _index_left_over(self) -> None:
         """Insert the hashes that were waiting when an earlier run ended."""
-        select = (
-            "SELECT id, path, sop_instance_uid FROM instance WHERE id > (SELECT indexed_id FROM ledger) ORDER BY id "
-            f"LIMIT {_WAITING_HASHES}"
-        )
-        indexed = -1
-        while rows := self._connection.execute(select).fetchall():
-            hashes = [(hash_of_path(path or _key_in_memory(uid)), row_id) for row_id, path, uid in rows]
-            hashes += [(hash_of_uid(unpack_uid(uid)), row_id) for row_id, _, uid in rows if uid]
-            if rows[-1][0] <= indexed:
-                raise ValueError("the rows are in no order")
-            indexed = rows[-1][0]
-            self._insert_hashes(sorted(hashes, reverse=True), indexed)
+        for hashes, until in unindexed_hashes(self._connection):
+            self._insert_hashes(sorted(hashes, reverse=True), until)
 
     def _recorded_uids(self) -> HashFilter:
         uids = HashFilter(self._last_row)

@@ -45,6 +45,7 @@ def ledger(tmp_path_factory: pytest.TempPathFactory) -> Path:
         written.record(Outcome(State.SKIPPED, "/mnt/archive/good/README", reason="not a DICOM file", attempts=0))
         for number in (8, 9):
             written.record(of_study(number, "1.2.2", State.LEFT, None, attempts=0))
+        written.note_end(scan_finished=False, stopped="the peer\x1b[2J went away")
     return path
 
 
@@ -53,7 +54,8 @@ def test_the_counts_are_printed_by_state_status_and_reason(ledger: Path) -> None
     assert (done.returncode, done.stderr) == (0, "")
     first, second, *rest = done.stdout.splitlines()
     assert first.startswith(f"Ledger of {DESTINATION}, begun 20")
-    assert second.startswith("1 run, the last one finished 20")
+    assert second.startswith("1 run, the last one stopped early 20")
+    assert second.endswith(r": the peer\x1b[2J went away; the input was not read to its end")
     assert rest == [
         "By state",
         "  3  failed",
@@ -129,7 +131,7 @@ async def test_it_can_be_read_while_a_run_is_writing(tmp_path: Path) -> None:
 
     text = await anyio.to_thread.run_sync(read)
     assert "  1  stored\n" in text
-    assert "not finished (process " in text
+    assert ", the last one running since 20" in text
 
 
 @pytest.mark.parametrize("content", [None, b"", b"no ledger"], ids=["missing", "empty", "text"])
@@ -146,7 +148,14 @@ def test_what_is_no_ledger_is_one_line_and_code_6(tmp_path: Path, content: bytes
 
 @pytest.mark.parametrize(
     "arguments",
-    [("--csv", "--json"), ("--failed-files", "--csv"), ("--studies", "--csv"), ("-0",), ("-0", "--csv")],
+    [
+        ("--csv", "--json"),
+        ("--failed-files", "--csv"),
+        ("--studies", "--csv"),
+        ("-0",),
+        ("-0", "--csv"),
+        ("--doubtful",),
+    ],
 )
 def test_options_that_do_not_go_together_are_a_usage_error(ledger: Path, arguments: tuple[str, ...]) -> None:
     done = command.run("report", ledger, *arguments)
@@ -170,4 +179,25 @@ def test_a_host_that_a_ledger_names_moves_no_cursor(tmp_path: Path, monkeypatch:
     monkeypatch.setattr(socket, "gethostname", lambda: "ho\x1b[2J\nst")
     with opened(tmp_path / "run.db"):
         done = command.run("report", tmp_path / "run.db")
-    assert f"not finished (process {os.getpid()} on ho[2Jst)\n" in done.stdout
+    assert f" (process {os.getpid()} on ho[2Jst)\n" in done.stdout
+
+
+def test_a_run_that_read_all_and_left_nothing_has_finished(tmp_path: Path) -> None:
+    with opened(tmp_path / "run.db") as ledger:
+        ledger.record(stored(1))
+        ledger.note_end(scan_finished=True, stopped="")
+    assert "\n1 run, the last one finished 20" in command.run("report", tmp_path / "run.db").stdout
+    (run,) = json.loads(command.run("report", tmp_path / "run.db", "--json").stdout)["runs"]
+    assert (run["state"], run["scan_finished"], run["stopped"]) == ("finished", True, "")
+
+
+def test_what_a_full_disk_may_have_cost_is_told_and_listed(tmp_path: Path) -> None:
+    path = tmp_path / "run.db"
+    with opened(path) as ledger:
+        ledger.record(stored(1, "/in/1.dcm"))
+        ledger.record(outcome_of(instance_of(2, "/in/2.dcm"), State.FAILED, Status(0xA700), reason="out of resources"))
+    text = command.run("report", path).stdout
+    assert "\n1 of the stored are doubtful: the peer took them less than a minute before" in text
+    assert json.loads(command.run("report", path, "--json").stdout)["doubtful"] == 1
+    assert raw(path, "--failed-files") == b"/in/2.dcm\n"
+    assert raw(path, "--failed-files", "--doubtful") == b"/in/2.dcm\n/in/1.dcm\n"

@@ -6,7 +6,9 @@ import csv
 import json
 import os
 import re
+import shutil
 import signal
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -19,8 +21,10 @@ import pytest
 
 from asyncstore.services.storage_scp import StorageSCP
 from asyncstore.status import SUCCESS, Status
+from asyncstore.upper_layer.pdu import AssociateRQ
 from tests.support import command
 from tests.support.peers import LOOPBACK, dcmtk_storescp, free_port
+from tests.support.wire import ScriptedSCP, Wire
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Iterator
@@ -30,6 +34,7 @@ if TYPE_CHECKING:
 
 SAMPLES = Path(pydicom.__file__).parent / "data" / "test_files"
 CT, MR, JPEG_2000 = SAMPLES / "CT_small.dcm", SAMPLES / "MR_small.dcm", SAMPLES / "JPEG2000.dcm"
+DICOMDIR = SAMPLES / "dicomdirtests" / "DICOMDIR"
 CT_UID = "1.3.6.1.4.1.5962.1.1.1.1.1.20040119072730.12322"
 
 
@@ -176,22 +181,46 @@ def test_a_rejected_association_prints_the_documented_lines() -> None:
         1,
         "E: Association Rejected\n"
         "E: Result: Rejected Permanent, Source: Service User\n"
-        "E: Reason: Called AE title not recognised\n",
+        "E: Reason: Called AE title not recognised\n"
+        "E: We are STORESCU and called ANY-SCP: -aet and -aec set other AE titles\n",
     )
 
 
-def test_a_rejected_ae_title_is_named_at_warning_level() -> None:
-    _, _, stderr = beside(StorageSCP(called_ae_titles=["OTHER"]), CT, "-ll", "warn", "-aec", "PACS")
-    assert stderr.splitlines()[-1] == "W: We are STORESCU and called PACS: -aet and -aec set other AE titles"
-
-
-def test_nobody_listening_prints_the_documented_lines() -> None:
-    done = command.run("storescu", LOOPBACK, free_port(), CT)
+def test_nobody_listening_prints_the_documented_lines_and_the_address() -> None:
+    port = free_port()
+    done = command.run("storescu", LOOPBACK, port, CT)
     assert (done.returncode, done.stderr) == (
         1,
         "E: Association request failed: unable to connect to remote\n"
-        "E: TCP Initialisation Error: [Errno 111] Connection refused\n",
+        "E: TCP Initialisation Error: [Errno 111] Connection refused\n"
+        f"E: No connection to {LOOPBACK}:{port}\n",
     )
+
+
+def test_a_peer_that_ends_every_connection_instead_of_answering_is_explained_once() -> None:
+    def ends(wire: Wire) -> None:
+        wire.expect(AssociateRQ)
+        wire.rst()
+
+    with ScriptedSCP(ends) as scp:
+        done = command.run("storescu", "-ll", "warn", scp.host, scp.port, CT)
+    reset = "[Errno 104] Connection reset by peer"
+    assert (done.returncode, done.stderr) == (
+        1,
+        f"W: {reset}; trying without an asynchronous operations window\n"
+        f"W: {reset}; trying without the default presentation contexts\n"
+        f"E: Connection lost: {reset}\n"
+        "E: Possible reasons: the port expects TLS, or the peer does not allow our host or the AE titles\n",
+    )
+
+
+def test_an_ipv6_address_may_be_in_brackets() -> None:
+    async def main() -> subprocess.CompletedProcess[str]:
+        async with StorageSCP(host="::1") as scp:
+            return await anyio.to_thread.run_sync(command.run, "storescu", "[::1]", scp.port, CT)
+
+    done = anyio.run(main)
+    assert (done.returncode, done.stderr) == (0, "")
 
 
 def test_an_unknown_host_is_one_clear_line() -> None:
@@ -241,7 +270,8 @@ def tree(tmp_path: Path) -> Path:
 def test_a_directory_means_its_direct_files(peer: RunningPeer, tree: Path) -> None:
     done = send(peer, "-v", tree)
     assert re.findall("I: Sending file: (.*)", done.stderr) == [str(tree / "ct.dcm")]
-    assert f"E: Bad DICOM file: {tree / 'notes.txt'}\n" in done.stderr
+    assert f"I: Skipped: {tree / 'notes.txt'}: not a DICOM file: " in done.stderr
+    assert "I: 1 file that is not a DICOM instance was skipped\n" in done.stderr
     assert done.returncode == 0
 
 
@@ -275,7 +305,9 @@ def test_some_failures_are_code_3_and_counted(peer: RunningPeer, tmp_path: Path)
     done = send(peer, CT, JPEG_2000, tmp_path / "missing")
     assert done.returncode == 3
     assert f"E: Cannot access path: {tmp_path / 'missing'}\n" in done.stderr
-    assert done.stderr.endswith("E: 2 of 3 instances were not stored (see above)\n")
+    assert done.stderr.endswith(
+        "E: 1 of 2 instances were not stored (see above)\nE: 1 path could not be sent (see above)\n"
+    )
 
 
 def test_a_missing_path_alone_is_a_failure(peer: RunningPeer, tmp_path: Path) -> None:
@@ -288,14 +320,132 @@ def test_a_missing_path_alone_is_a_failure(peer: RunningPeer, tmp_path: Path) ->
 
 def test_an_empty_directory_warns_as_documented(peer: RunningPeer, tmp_path: Path) -> None:
     done = send(peer, "-ll", "warning", tmp_path)
-    assert (done.returncode, done.stderr) == (5, "W: No suitable DICOM files found\n")
+    assert done.returncode == 5
+    assert done.stderr == f"W: No suitable DICOM files found\nE: Nothing to send: no files in {tmp_path}\n"
 
 
-def test_fail_fast_leaves_the_rest(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("names", "options", "reason"),
+    [
+        (["in/a.txt", "in/b.txt"], [], "2 files in {}, but no DICOM instance"),
+        (["in/a.txt", "in/below/b.txt"], [], "1 file in {}, but no DICOM instance; -r includes subdirectories"),
+        (["in/below/ct.dcm"], [], "only subdirectories in {}: -r includes them"),
+        (["in/below/"], ["-r"], "no files in {}"),
+    ],
+)
+def test_a_directory_without_anything_to_send_says_what_is_in_it(
+    peer: RunningPeer, tmp_path: Path, names: list[str], options: list[str], reason: str
+) -> None:
+    for name in names:
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        if name.endswith("/"):
+            (tmp_path / name).mkdir()
+        else:
+            (tmp_path / name).write_bytes(b"not DICOM")
+    done = send(peer, *options, tmp_path / "in")
+    assert (done.returncode, done.stdout) == (5, "")
+    assert done.stderr == f"E: Nothing to send: {reason.format(tmp_path / 'in')}\n"
+
+
+def test_a_list_without_paths_and_a_list_of_directories_say_so(peer: RunningPeer, tmp_path: Path) -> None:
+    done = send(peer, "--files-from", "-", stdin=b"\n\n")
+    assert (done.returncode, done.stderr) == (5, "E: Nothing to send: no path was given\n")
+    for name in ("a", "b/c"):
+        (tmp_path / name).mkdir(parents=True)
+    done = send(peer, "--files-from", "-", tmp_path / "a", stdin=os.fsencode(tmp_path / "b"))
+    assert done.returncode == 5
+    assert done.stderr == "E: Nothing to send: only subdirectories in the 2 directories: -r includes them\n"
+
+
+def test_what_is_no_instance_is_not_counted_as_one(peer: RunningPeer, tmp_path: Path, tree: Path) -> None:
+    (tree / "DICOMDIR").write_bytes(DICOMDIR.read_bytes())
+    (tree / "cut.dcm").write_bytes(CT.read_bytes()[:200])
+    done = send(peer, "-r", "--json", tree, tmp_path / "mistyped")
+    assert done.returncode == 3
+    *reasons, last = [line for line in done.stderr.splitlines() if not line.startswith("E: Reason: ")]
+    assert sorted(reasons) == [
+        f"E: Bad DICOM file: {tree / 'cut.dcm'}",
+        f"E: Cannot access path: {tmp_path / 'mistyped'}",
+    ]
+    assert last == "E: 2 paths could not be sent (see above)"
+    assert "E: Reason: No such file or directory" in done.stderr.splitlines()
+    summary = json.loads(done.stdout.splitlines()[-1])
+    counts = {name: summary[name] for name in ("found", "stored", "failed", "problems", "skipped", "left")}
+    assert counts == {"found": 2, "stored": 2, "failed": 2, "problems": 2, "skipped": 2, "left": 0}
+
+
+def test_a_dicomdir_that_is_named_sends_what_it_references_and_tells_what_is_missing(
+    peer: RunningPeer, tmp_path: Path
+) -> None:
+    done = send(peer, DICOMDIR, "--json")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert json.loads(done.stdout.splitlines()[-1])["stored"] == 31
+    copy = tmp_path / "cd"
+    shutil.copytree(DICOMDIR.parent, copy)
+    missing = copy / "98892001" / "CT5N" / "2392"
+    missing.unlink()
+    done = send(peer, copy / "DICOMDIR")
+    assert done.returncode == 3
+    assert done.stderr.splitlines()[:2] == [
+        f"E: Cannot access path: {missing}",
+        "E: Reason: the DICOMDIR references it, and it is missing",
+    ]
+
+
+def test_the_files_of_the_run_itself_are_passed_over_without_a_word(peer: RunningPeer, tree: Path) -> None:
+    (tree / "notes.txt").unlink()
+    arguments = ("-r", "-v", "--json", tree, "--ledger", tree / "run.db", "--report", tree / "run.jsonl")
+    for _ in range(2):
+        done = send(peer, *arguments)
+        assert done.returncode == 0
+        assert "run." not in done.stderr
+        summary = json.loads(done.stdout.splitlines()[-1])
+        assert (summary["found"], summary["stored"], summary["skipped"]) == (2, 2, 0)
+    assert summary["resumed"] == 2
+
+
+def test_a_time_that_was_exceeded_at_the_start_names_its_option() -> None:
+    with socket.create_server((LOOPBACK, 0)) as server:  # accepts connections, and never answers
+        done = command.run("storescu", LOOPBACK, server.getsockname()[1], "-ta", "0.2", CT)
+    assert (done.returncode, done.stderr) == (
+        1,
+        "E: ACSE timeout reached while waiting for response to association request\n"
+        "E: the association request was not answered within 0.2 s (-ta)\n",
+    )
+
+
+def test_an_answer_that_is_late_names_its_option() -> None:
+    slow = Slow()
+    code, _, stderr = beside(StorageSCP(on_store=slow), "-td", "0.2", "--retries", "0", CT)
+    assert code == 3
+    assert "E: DIMSE timeout reached while waiting for message response\n" in stderr
+    assert "the message was not answered within 0.2 s (-td)\n" in stderr
+
+
+def test_the_limit_of_the_peer_on_associations_is_no_error_in_a_run_that_works(tmp_path: Path) -> None:
+    async def main() -> tuple[int, list[str]]:
+        slow = Slow()
+        async with StorageSCP(on_store=slow, maximum_associations=1) as scp:
+            process = command.start("storescu", LOOPBACK, scp.port, "-j", "4", "-v", copies(tmp_path, 40))
+            assert process.stderr is not None
+            with process, anyio.fail_after(command.FINISH_SECONDS):
+                lines = await anyio.to_thread.run_sync(_read_until, process.stderr, b"Local limit exceeded")
+                slow.may_answer.set()
+                rest = await anyio.to_thread.run_sync(process.stderr.read)
+            return process.returncode, [*lines, *rest.decode().splitlines()]
+
+    code, lines = anyio.run(main)
+    assert code == 0
+    assert {line[:3] for line in lines} == {"I: "}
+    assert any(line.endswith("Reason: Local limit exceeded") for line in lines)
+
+
+def test_fail_fast_leaves_the_rest_and_does_not_ask_for_the_same_failure_again(tmp_path: Path) -> None:
     scp = StorageSCP(on_store=lambda _: Status(0xA900))
     code, _, stderr = beside(scp, "--fail-fast", "-w", "1", "-j", "1", copies(tmp_path, 20))
     assert code == 4
-    assert "left: run it again\n" in stderr
+    assert stderr.endswith(" left\n")
+    assert "run it again" not in stderr
 
 
 def test_fail_fast_with_nothing_left_is_code_3() -> None:
@@ -381,6 +531,10 @@ def test_nobody_reading_the_results_is_code_6(peer: RunningPeer, tmp_path: Path)
 # -- signals -----------------------------------------------------------------------------------------------------------
 
 
+# A run that stops before the feed has read everything cannot know how much is left.
+LEFT = "(; |; the input was not read to its end, at least )[0-9]+ instances left"
+
+
 class Slow:
     """Answers the first instance when it is told to, and says when that has come."""
 
@@ -425,10 +579,13 @@ def interrupted(directory: Path, *numbers: signal.Signals) -> tuple[int, str, St
     return anyio.run(main)
 
 
-def _read_until(stream: Any, word: bytes) -> None:
+def _read_until(stream: Any, word: bytes) -> list[str]:
+    lines = []
     for line in stream:
+        lines.append(line.decode().rstrip())
         if word in line:
-            return
+            break
+    return lines
 
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
@@ -437,7 +594,7 @@ def test_the_first_signal_finishes_what_is_in_flight(tmp_path: Path, number: sig
     assert returncode == code
     assert 1 <= scp.stored <= 2  # what waits for room in the window is in flight too
     assert "I: Received Store Response (Status: 0x0000 - Success)\nI: Releasing Association\n" in stderr
-    assert re.search("E: Stopped early; [0-9]+ instances left: run it again\n", stderr)
+    assert re.search(f"E: Stopped early{LEFT}: run it again\n", stderr)
     assert "Traceback" not in stderr
 
 
@@ -446,7 +603,7 @@ def test_the_second_signal_aborts(tmp_path: Path) -> None:
     assert returncode == 130
     assert scp.stored == 0
     assert "I: Aborting Association\n" in stderr
-    assert re.search("E: Stopped early; [0-9]+ instances left: run it again\n", stderr)
+    assert re.search(f"E: Stopped early{LEFT}: run it again\n", stderr)
 
 
 def test_a_signal_ends_a_run_that_waits_for_paths(peer: RunningPeer) -> None:

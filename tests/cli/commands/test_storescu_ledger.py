@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import json
 import re
 import signal
 import sqlite3
@@ -20,7 +21,9 @@ from asyncstore.instances.outcome import State
 from asyncstore.ledger.sqlite import lock
 from asyncstore.ledger.sqlite import writer as ledger_writer
 from asyncstore.ledger.sqlite.ledger import SqliteLedger
-from asyncstore.status import SUCCESS
+from asyncstore.net.peer import Peer
+from asyncstore.status import SUCCESS, Status
+from asyncstore.transfer.engine import store
 from tests.support import command
 from tests.support.ledgers import rows_of
 from tests.support.peers import LOOPBACK, free_port
@@ -33,7 +36,6 @@ if TYPE_CHECKING:
 
     from asyncstore.ledger.sqlite.writer import LedgerWriter
     from asyncstore.services.storage_scp import Arrival
-    from asyncstore.status import Status
 
 
 async def send(scp: KeepingSCP, *arguments: str | Path) -> subprocess.CompletedProcess[str]:
@@ -137,6 +139,108 @@ async def test_a_run_that_is_interrupted_leaves_what_the_next_one_sends(tmp_path
         again = await send(scp, *arguments)
         assert (again.returncode, again.stderr) == (0, "")
         assert scp.uids == dict.fromkeys(map(uid_of, range(1, 201)), 1)
+
+
+@on_one_loop
+async def test_a_run_that_was_cut_short_is_told_as_such_and_not_as_all_there_is(tmp_path: Path) -> None:
+    write_files(tmp_path / "in", 3000)
+    ledger = tmp_path / "run.db"
+
+    def answer(_: Arrival) -> Status:
+        if len(scp.arrivals) == 20:
+            process.send_signal(signal.SIGINT)
+        return SUCCESS
+
+    async with KeepingSCP(answer) as scp:
+        process = command.start(
+            "storescu", LOOPBACK, scp.port, tmp_path / "in", "--ledger", ledger, "-j", "1", "-w", "1"
+        )
+        with process:
+            _, stderr = await anyio.to_thread.run_sync(process.communicate)
+    assert process.returncode == 130
+    told = re.search(rb"E: Stopped early; the input was not read to its end, at least ([0-9,]+) instances left", stderr)
+    assert told is not None
+    assert int(told[1].replace(b",", b"")) < 3000 - scp.stored
+    report = await anyio.to_thread.run_sync(lambda: command.run("report", ledger).stdout)
+    assert re.search("1 run, the last one stopped early .*: interrupted; the input was not read to its end\n", report)
+
+
+@on_one_loop
+async def test_a_run_in_which_the_peer_is_short_of_resources_notes_when(tmp_path: Path) -> None:
+    write_files(tmp_path / "in", 5)
+    ledger = tmp_path / "run.db"
+
+    def answer(_: Arrival) -> Status:
+        return Status(0xA700) if len(scp.arrivals) == 3 else SUCCESS
+
+    async with KeepingSCP(answer) as scp:
+        arguments = (tmp_path / "in", "--ledger", ledger, "-j", "1", "-w", "1", "--retry-wait", "0.5")
+        assert (await send(scp, *arguments)).returncode == 0
+    done = await anyio.to_thread.run_sync(lambda: command.run("report", "--failed-files", "--doubtful", ledger))
+    assert len(done.stdout.splitlines()) >= 2  # all five are stored; those before the refusal may be lost
+
+
+# -- what would be sent ------------------------------------------------------------------------------------------------
+
+
+def dry_run(scp: KeepingSCP, *arguments: str | Path) -> subprocess.CompletedProcess[str]:
+    return command.run("storescu", LOOPBACK, scp.port, "--dry-run", *arguments)
+
+
+def contents(directory: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in directory.iterdir()}
+
+
+@on_one_loop
+@pytest.mark.parametrize("waiting_hashes", [4, 65536], ids=["indexed", "not indexed yet"])
+async def test_a_dry_run_says_what_the_ledger_has_and_leaves_it_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, waiting_hashes: int
+) -> None:
+    paths = write_files(tmp_path / "in", 20)
+    (tmp_path / "kept").mkdir()
+    ledger = tmp_path / "kept" / "run.db"
+    monkeypatch.setattr(ledger_writer, "_WAITING_HASHES", waiting_hashes)
+    async with KeepingSCP() as scp:
+        peer = Peer(LOOPBACK, scp.port, "ANY-SCP")
+        await anyio.to_thread.run_sync(lambda: anyio.run(lambda: store(paths[:15], to=peer, ledger=ledger)))
+        assert scp.stored == 15
+        before = await anyio.to_thread.run_sync(contents, tmp_path / "kept")
+        arguments = (tmp_path / "in", "--ledger", ledger)
+        done = await anyio.to_thread.run_sync(dry_run, scp, *arguments)
+        assert (done.returncode, done.stderr) == (0, "")
+        first, second, *_ = done.stdout.splitlines()
+        assert first == "15 instances stored by an earlier run: not sent again"
+        assert second.startswith("5 instances, ")
+        counts = json.loads((await anyio.to_thread.run_sync(dry_run, scp, "--json", *arguments)).stdout)
+        assert (counts["resumed"], counts["instances"]) == (15, 5)
+        assert scp.stored == 15
+    assert await anyio.to_thread.run_sync(contents, tmp_path / "kept") == before
+
+
+@on_one_loop
+async def test_a_dry_run_makes_no_ledger_and_refuses_that_of_another_peer(tmp_path: Path) -> None:
+    write_files(tmp_path / "in", 2)
+    async with KeepingSCP() as scp:
+        arguments = (tmp_path / "in", "--ledger", tmp_path / "run.db")
+        done = await anyio.to_thread.run_sync(dry_run, scp, *arguments)
+        assert (done.returncode, done.stderr) == (0, "")
+        assert done.stdout.startswith("There is no ledger yet: no earlier run has stored anything\n2 instances, ")
+        assert [path.name for path in tmp_path.iterdir()] == ["in"]
+        await anyio.to_thread.run_sync(other_destination, tmp_path / "run.db")
+        done = await anyio.to_thread.run_sync(dry_run, scp, *arguments)
+    assert (done.returncode, done.stdout) == (6, "")
+    assert "belongs to OTHER@host:104, not to ANY-SCP@127.0.0.1:" in done.stderr
+
+
+@on_one_loop
+async def test_a_dry_run_of_what_is_stored_already_is_as_well_as_the_run_itself(tmp_path: Path) -> None:
+    write_files(tmp_path / "in", 2)
+    async with KeepingSCP() as scp:
+        arguments = (tmp_path / "in", "--ledger", tmp_path / "in" / "run.db")
+        assert (await send(scp, *arguments)).returncode == 0
+        done = await anyio.to_thread.run_sync(dry_run, scp, *arguments)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout == "2 instances stored by an earlier run: not sent again\n0 instances, 0 bytes of data sets\n"
 
 
 # -- a ledger that cannot be had ---------------------------------------------------------------------------------------

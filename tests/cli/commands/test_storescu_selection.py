@@ -64,7 +64,19 @@ def test_what_is_left_out_is_counted_at_the_end(peer: RunningPeer, tmp_path: Pat
     assert "D: Left out: " in send(peer, tmp_path, "--exclude", "*.txt", "-d").stderr
     summary = json.loads(send(peer, tmp_path, "--exclude", "*.txt", "--json").stdout.splitlines()[-1])
     assert (summary["stored"], summary["failed"], summary["left_out"]) == (2, 0, 1)
-    assert send(peer, tmp_path, "--newer-than", "2199-01-01").returncode == 5
+    done = send(peer, tmp_path, "--newer-than", "2199-01-01")
+    assert done.returncode == 5
+    assert done.stderr.endswith(f"E: Nothing to send: 3 files in {tmp_path} left out by the selection\n")
+
+
+@pytest.mark.parametrize("name", KINDS)
+def test_a_dry_run_with_a_ledger_knows_which_members_are_stored(name: str, peer: RunningPeer, tmp_path: Path) -> None:
+    path = write_any(tmp_path / name, members(5))
+    ledger = tmp_path / "run.db"
+    assert send(peer, path, "--ledger", ledger, "--fail-fast").returncode == 0
+    done = command.run("storescu", "--dry-run", peer.host, peer.port, path, "--ledger", ledger)
+    assert done.returncode == 0
+    assert done.stdout.startswith("5 instances stored by an earlier run: not sent again\n0 instances, ")
 
 
 def test_a_list_from_stdin_can_be_sorted(peer: RunningPeer, tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ import pytest
 from asyncstore.cli.output import documented_log
 from asyncstore.cli.output.documented_log import QUIET, DocumentedLog
 from asyncstore.dimse.messages import CEchoRQ, CStoreRQ
-from asyncstore.errors import MissingUID, NotDicom, SourceChanged
+from asyncstore.errors import MissingUID, NotDicom, SourceChanged, Timeout
 from asyncstore.inputs.trace import LeftOut
 from asyncstore.instances.outcome import Outcome, State
 from asyncstore.net import trace
@@ -461,14 +461,8 @@ def test_an_abort_is_dumped_as_documented() -> None:
         ),
         (State.SOURCE_PROBLEM, OSError("no number"), "E: Cannot access path: a.dcm\nE: Reason: it \\x1bshrank\n"),
         (State.SOURCE_PROBLEM, NotDicom("no"), "E: Bad DICOM file: a.dcm\nE: Reason: it \\x1bshrank\n"),
-        (State.SKIPPED, NotDicom("no"), "E: Bad DICOM file: a.dcm\nE: Reason: it \\x1bshrank\n"),
         (
             State.SOURCE_PROBLEM,
-            MissingUID("no"),
-            "E: Unknown SOP Class or Transfer Syntax UID: a.dcm\nE: Reason: it \\x1bshrank\n",
-        ),
-        (
-            State.SKIPPED,
             MissingUID("no"),
             "E: Unknown SOP Class or Transfer Syntax UID: a.dcm\nE: Reason: it \\x1bshrank\n",
         ),
@@ -479,6 +473,21 @@ def test_a_file_that_cannot_be_sent_has_its_documented_line_and_the_reason(
     state: State, error: Exception, line: str
 ) -> None:
     assert not_stored(state, error=error, reason="it \x1bshrank") == line
+
+
+def test_what_is_passed_over_in_a_directory_is_no_error() -> None:
+    outcome = Outcome(State.SKIPPED, "a\nb", reason="not a DICOM file: it is\ttext", error=NotDicom("no"))
+    assert printed(NotStored(outcome=outcome), level=logging.ERROR) == ""
+    assert printed(NotStored(outcome=outcome)) == "I: Skipped: a\\nb: not a DICOM file: it is\\ttext\n"
+
+
+@pytest.mark.parametrize(
+    ("which", "option"), [("connect", "--connect-timeout"), ("acse", "-ta"), ("dimse", "-td"), ("network", "-tn")]
+)
+def test_a_time_that_was_exceeded_names_its_option(which: str, option: str) -> None:
+    error = Timeout(which, 1)
+    text = not_stored(State.UNKNOWN, reason=f"sent, and not answered: {error}", error=error)
+    assert text.endswith(f" within 1 s ({option})\n")
 
 
 def test_an_instance_without_a_context_has_the_documented_reason() -> None:
@@ -508,7 +517,8 @@ def test_a_failed_instance_tells_the_reason_and_the_peers_comment() -> None:
     ],
 )
 def test_a_file_name_stays_one_line_and_is_escaped(path: str, shown: str) -> None:
-    assert not_stored(State.SKIPPED, path, reason="no") == f"E: Bad DICOM file: {shown}\nE: Reason: no\n"
+    text = not_stored(State.SOURCE_PROBLEM, path, error=NotDicom("no"), reason="no")
+    assert text == f"E: Bad DICOM file: {shown}\nE: Reason: no\n"
 
 
 def test_what_a_peer_wrote_loses_its_control_characters_and_is_capped() -> None:

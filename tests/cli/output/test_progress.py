@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import logging
+import time
 from collections import Counter
 
 import pytest
@@ -84,3 +85,22 @@ def test_ctrl_c_has_room_behind_the_line_so_that_no_bar_stays_behind(width: int)
 def test_a_narrow_terminal_shows_the_failures_and_whole_parts() -> None:
     text = TransferDisplay(running_report(scan_finished=True)).text(60)
     assert text == "1,203/5,000 instances, 3 not stored  9.60 MB of 40.0 MB"
+
+
+def test_what_an_earlier_run_stored_is_done_and_does_not_count_as_speed(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = 0.0
+    monkeypatch.setattr(time, "monotonic", lambda: now)
+    report = Report(found=1_000, scan_finished=True, associations_open=1)
+    display = TransferDisplay(report)
+    console = Console(file=io.StringIO(), force_terminal=True, width=200)
+    console.render_lines(display)
+    report.states[State.RESUMED], report.states[State.STORED], now = 800, 20, 1.0
+    console.render_lines(display)
+    assert display.text().startswith("820/1,000 instances, 800 stored earlier  ")
+    assert "  9 s left  " in display.text()  # 180 more, 20 in a second
+
+
+def test_what_is_no_instance_is_not_counted_in_the_bar() -> None:
+    states = Counter({State.STORED: 2, State.SKIPPED: 5, State.SOURCE_PROBLEM: 1})
+    report = Report(found=2, problems=1, states=states, scan_finished=True)
+    assert TransferDisplay(report).text().startswith("2/2 instances  ")

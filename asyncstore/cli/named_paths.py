@@ -1,0 +1,64 @@
+"""The paths that the user names, and what to say when there is nothing to send in them."""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING, Final
+
+from asyncstore.cli.output.plain_text import count_text, path_text
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+
+_REMEMBERED: Final = 1000
+
+
+class NamedPaths:
+    """Paths from the command line, and from a list that is read as the run goes on.
+
+    `count` is the number of those that were read so far; `first` are the first of them.
+    """
+
+    def __init__(self, paths: list[str], listed: Iterator[str] | None = None) -> None:
+        self.count = len(paths)
+        self.first = list(paths)
+        self._paths = paths
+        self._listed = listed
+
+    def sources(self) -> Iterable[str]:
+        """The paths, for a Transfer. Can be called once if there is a list."""
+        return self._paths if self._listed is None else self._read(self._listed)
+
+    def _read(self, listed: Iterator[str]) -> Iterator[str]:
+        yield from self._paths
+        for path in listed:
+            self.count += 1
+            if len(self.first) < _REMEMBERED:
+                self.first.append(path)
+            yield path
+
+
+def why_nothing(paths: NamedPaths, *, skipped: int, left_out: int, recursive: bool) -> str:
+    """Why there is nothing to send, if none of these paths was a problem.
+
+    `skipped` files in them are not DICOM, and the selection has left out `left_out` others.
+    """
+    if not paths.count:
+        return "no path was given"
+    where = path_text(paths.first[0]) if paths.count == 1 else f"the {paths.count:,} directories"
+    if left_out:
+        others = f", {count_text(skipped, 'other')} not DICOM" if skipped else ""
+        return f"{count_text(left_out, 'file')} in {where} left out by the selection{others}"
+    has_more = not recursive and any(map(_has_subdirectory, paths.first))
+    if skipped:
+        what = f"{count_text(skipped, 'file')} in {where}, but no DICOM instance"
+        return f"{what}; -r includes subdirectories" if has_more else what
+    return f"only subdirectories in {where}: -r includes them" if has_more else f"no files in {where}"
+
+
+def _has_subdirectory(path: str) -> bool:
+    try:
+        with os.scandir(path) as entries:
+            return any(entry.is_dir() for entry in entries)
+    except OSError:
+        return False

@@ -1,0 +1,53 @@
+"""What earlier runs did, for somebody who writes nothing: the ledger is neither locked nor changed."""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING
+
+from asyncstore.ledger.sqlite.file import check_destination, ledger_errors, open_to_read
+from asyncstore.ledger.sqlite.lookup import LedgerLookup
+from asyncstore.ledger.sqlite.packing import ledger_path
+from asyncstore.ledger.sqlite.writer import WaitingHashes, unindexed_hashes
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from types import TracebackType
+    from typing import Self
+
+    from asyncstore.instances.outcome import Outcome
+    from asyncstore.ledger.protocol import Offered, Suspicion
+
+
+class LedgerHistory:
+    """The files that the ledger at `path` has settled: `with LedgerHistory(path, destination=...) as history`.
+
+    Blocks. Raises LedgerError if it is not a ledger, or if it has another destination. A run that writes meanwhile is
+    not disturbed; what it adds later may be missing.
+    """
+
+    def __init__(self, path: str, *, destination: str) -> None:
+        working_directory = os.getcwd()
+        path = os.path.realpath(ledger_path(path, working_directory))
+        waiting = WaitingHashes()
+        connection = open_to_read(path)
+        try:
+            with ledger_errors(path, "read"):
+                check_destination(connection, path, destination)
+                for hashes, _ in unindexed_hashes(connection):
+                    waiting.add(hashes)
+        finally:
+            connection.close()
+        self._lookup = LedgerLookup(path, working_directory, waiting.rows_of, lambda _: {})
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self._lookup.close()
+
+    def settled(self, offered: Sequence[Offered], *, retry_set_aside: bool = False) -> list[Outcome | Suspicion | None]:
+        """For each, the outcome that still holds; a Suspicion or None if it must be sent. See Ledger.settled."""
+        return self._lookup.settled(offered, retry_set_aside=retry_set_aside)

@@ -1,0 +1,45 @@
+"""The A-ASSOCIATE-RQ that we send: what it says about us, and how long it is (PS3.8 9.3.2)."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from asyncstore.uids import IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION_NAME
+from asyncstore.upper_layer.items import OperationsWindow, PresentationContext, RoleSelection, UserInformation
+from asyncstore.upper_layer.pdu import AssociateRQ
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+
+    from asyncstore.upper_layer.items import UserIdentity
+
+
+def information_of_requestor(
+    *,
+    maximum_length: int,
+    window: int = 1,
+    user_identity: UserIdentity | None = None,
+    both_roles: Iterable[str] = (),
+) -> UserInformation:
+    """The user information of our request: a `window` of 1 proposes none, and `both_roles` are SOP Class UIDs.
+
+    Without a role selection the peer may only perform what we ask for (PS3.7 D.3.3.4).
+    """
+    return UserInformation(
+        maximum_length=maximum_length,
+        implementation_class_uid=IMPLEMENTATION_CLASS_UID,
+        implementation_version_name=IMPLEMENTATION_VERSION_NAME,
+        operations_window=OperationsWindow(window, 1) if window > 1 else None,
+        role_selections=tuple(RoleSelection(uid, True, True) for uid in both_roles),
+        user_identity=user_identity,
+    )
+
+
+def request_bytes(information: UserInformation, contexts: Iterable[tuple[str, Sequence[str]]] = ()) -> int:
+    """The length of the whole A-ASSOCIATE-RQ PDU with these contexts, its header included."""
+    return len(AssociateRQ("", "", (), information).encode()) + sum(context_bytes(*context) for context in contexts)
+
+
+def context_bytes(abstract_syntax: str, transfer_syntaxes: Sequence[str]) -> int:
+    """The length that a proposed presentation context adds to an A-ASSOCIATE-RQ."""
+    return len(PresentationContext(1, abstract_syntax, tuple(transfer_syntaxes)).encode())
