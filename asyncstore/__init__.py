@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     )
     from asyncstore.inputs.opening import instance_from, instance_from_bytes
     from asyncstore.inputs.scan import scan
+    from asyncstore.inputs.selection import Selection
     from asyncstore.instances.instance import Instance
     from asyncstore.instances.outcome import Outcome, State
     from asyncstore.instances.problem import ProblemKind, ScanProblem
@@ -66,7 +67,7 @@ __all__ = [
     "store", "Transfer", "TransferOptions", "RetryPolicy", "Limits", "Timetable", "Report",
     "Ledger", "SqliteLedger", "LedgerReader", "StatusReaction", "Reaction", "Reactions",
     # what is sent, and what became of it
-    "scan", "ScanProblem", "ProblemKind", "Instance", "instance_from", "instance_from_bytes",
+    "scan", "Selection", "ScanProblem", "ProblemKind", "Instance", "instance_from", "instance_from_bytes",
     "DataSource", "FileSource", "BytesSource", "Outcome", "State", "Status",
     # the other end
     "StorageSCP", "Arrival", "OnStore", "NO_ANSWER", "ServiceProvider", "Transport", "MockTransport",
@@ -80,6 +81,7 @@ _MODULES = {
     "asyncstore.dimse.messages": ("HIGH", "LOW", "MEDIUM"),
     "asyncstore.inputs.opening": ("instance_from", "instance_from_bytes"),
     "asyncstore.inputs.scan": ("scan",),
+    "asyncstore.inputs.selection": ("Selection",),
     "asyncstore.instances.instance": ("Instance",),
     "asyncstore.instances.outcome": ("Outcome", "State"),
     "asyncstore.instances.problem": ("ProblemKind", "ScanProblem"),

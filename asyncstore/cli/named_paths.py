@@ -38,11 +38,17 @@ class NamedPaths:
             yield path
 
 
-def why_nothing(paths: NamedPaths, *, skipped: int, recursive: bool) -> str:
-    """Why there is nothing to send, if none of these paths was a problem; `skipped` files in them are not DICOM."""
+def why_nothing(paths: NamedPaths, *, skipped: int, left_out: int, recursive: bool) -> str:
+    """Why there is nothing to send, if none of these paths was a problem.
+
+    `skipped` files in them are not DICOM, and the selection has left out `left_out` others.
+    """
     if not paths.count:
         return "no path was given"
     where = path_text(paths.first[0]) if paths.count == 1 else f"the {paths.count:,} directories"
+    if left_out:
+        others = f", {count_text(skipped, 'other')} not DICOM" if skipped else ""
+        return f"{count_text(left_out, 'file')} in {where} left out by the selection{others}"
     has_more = not recursive and any(map(_has_subdirectory, paths.first))
     if skipped:
         what = f"{count_text(skipped, 'file')} in {where}, but no DICOM instance"

@@ -191,7 +191,7 @@ class StorescuRun:
     def _summarize(self, report: Report, log: DocumentedLog, *, nothing_to_send: bool) -> None:
         if nothing_to_send:
             _notice(log, logging.WARNING, "No suitable DICOM files found")
-            logger.error("Nothing to send: %s", self._why_nothing(report.skipped))
+            logger.error("Nothing to send: %s", self._why_nothing(report.skipped, report.left_out))
         is_more_than_one = report.found + report.problems > 1
         if report.failed_instances and is_more_than_one:
             failed, found = f"{report.failed_instances:,}", count_text(report.found, "instance")
@@ -203,11 +203,13 @@ class StorescuRun:
         if report.skipped and not nothing_to_send:
             what = "that is not a DICOM instance was" if report.skipped == 1 else "that are not DICOM instances were"
             _notice(log, logging.INFO, f"{count_text(report.skipped, 'file')} {what} skipped")
+        if report.left_out and not nothing_to_send:
+            _notice(log, logging.INFO, f"{count_text(report.left_out, 'file')} left out by the selection")
         if is_more_than_one:
             _notice(log, logging.INFO, summary_text(report))
 
-    def _why_nothing(self, skipped: int) -> str:
-        return why_nothing(self.paths, skipped=skipped, recursive=self.options.recursive)
+    def _why_nothing(self, skipped: int, left_out: int) -> str:
+        return why_nothing(self.paths, skipped=skipped, left_out=left_out, recursive=self.options.recursive)
 
     def _how_it_stopped(self, report: Report) -> str:
         """Why a run stopped, what is left, and what to do: nothing, if trying again cannot help."""
@@ -238,6 +240,7 @@ class StorescuRun:
             inventory.scan(
                 self.paths.sources(),
                 recursive=self.options.recursive,
+                selection=self.options.selection,
                 settled=None if history is None else self._settled(history),
                 own_files=OwnFiles([*ledger_files, *self._own_files]),
             )
@@ -250,7 +253,7 @@ class StorescuRun:
             results.print(*inventory_text.lines(inventory), *inventory_text.plan_lines(inventory, self.options))
         code = inventory_text.exit_code(inventory)
         if code == ExitCode.NOTHING_TO_SEND:
-            logger.error("Nothing to send: %s", self._why_nothing(inventory.problems.total()))
+            logger.error("Nothing to send: %s", self._why_nothing(inventory.problems.total(), inventory.left_out))
         return code
 
     def _settled(self, history: LedgerHistory) -> Settled:

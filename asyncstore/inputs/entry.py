@@ -5,9 +5,10 @@ The feed uses only what `Entry` declares, so another kind of source is one more 
 
 from __future__ import annotations
 
+import itertools
 import os
 import sys
-from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
+from typing import TYPE_CHECKING, Any, Final, Protocol, TypeAlias
 
 from asyncstore.errors import SourceError
 from asyncstore.inputs.walk import walk
@@ -22,10 +23,14 @@ if TYPE_CHECKING:
     from pydicom.dataset import Dataset
 
     from asyncstore.inputs.opening import AnyPath
+    from asyncstore.inputs.selection import Choice
     from asyncstore.inputs.walk import Walked
 
 Source: TypeAlias = "AnyPath | Instance | ScanProblem | Dataset"
-"""Anything that can be sent: the path of a file or directory, a result of `scan`, or a pydicom Dataset."""
+"""Anything that can be sent: a path, a result of `scan`, or a pydicom Dataset.
+
+The path is that of a file, a directory, a ZIP or TAR archive, a member of one (`study.zip!/CT/1.dcm`), or a DICOMDIR.
+"""
 
 Found: TypeAlias = Instance | ScanProblem | Outcome
 
@@ -34,7 +39,8 @@ class Entry(Protocol):
     """One source that may contain an instance.
 
     `name` is its path, None in memory. `is_named` says that the user named it: it is a failure then if it contains no
-    instance, but not if it was found in a directory. `instance` is the Instance, if it is known already.
+    instance, but not if it was found in a directory. `instance` is the Instance, if it is known already. `may_contain`
+    says that it may turn out to be an archive or a DICOMDIR.
     """
 
     @property
@@ -45,6 +51,9 @@ class Entry(Protocol):
 
     @property
     def instance(self) -> Instance | None: ...
+
+    @property
+    def may_contain(self) -> bool: ...
 
     def stamp(self) -> tuple[int, int] | None:
         """Size in bytes and modification time in ns: while both stay the same, so does the entry. None if it has none.
@@ -68,6 +77,7 @@ class FileEntry:
     __slots__ = ("_fd", "is_named", "name")
 
     instance: Instance | None = None
+    may_contain = True
 
     def __init__(self, name: str, *, is_named: bool = False) -> None:
         self.name = name
@@ -99,6 +109,8 @@ class ReadyEntry:
 
     __slots__ = ("_found", "instance", "is_named", "name")
 
+    may_contain = True  # a path that was not found may name a member of an archive
+
     def __init__(self, found: Found, *, is_named: bool = False) -> None:
         self.name = found.path
         self.is_named = is_named
@@ -126,6 +138,7 @@ class DataSetEntry:
     name: str | None = None
     is_named = False
     instance: Instance | None = None
+    may_contain = False
 
     def __init__(self, data_set: Dataset) -> None:
         self._data_set = data_set
@@ -144,18 +157,42 @@ class DataSetEntry:
 
 
 def entries_of(
-    sources: Iterable[Source | Outcome], *, recursive: bool, walked: Walked | None = None
+    sources: Iterable[Source | Outcome],
+    *,
+    recursive: bool,
+    walked: Walked | None = None,
+    choice: Choice | None = None,
 ) -> Iterator[Entry]:
-    """The entries of sources, and of the directories among them. Blocks as the walk does; see `walk` for `walked`."""
+    """The entries of sources, and of the directories among them, that `choice` takes, in its order.
+
+    Blocks as the walk does; see `walk` for `walked`.
+    """
+    order = "found" if choice is None else choice.order
+    entries = _entries_as_found(sources, recursive=recursive, walked=walked, choice=choice, is_sorted=order == "path")
+    return _sorted(entries, order) if order in _SORT_KEYS else entries
+
+
+def _entries_as_found(
+    sources: Iterable[Source | Outcome],
+    *,
+    recursive: bool,
+    walked: Walked | None,
+    choice: Choice | None,
+    is_sorted: bool,
+) -> Iterator[Entry]:
     for source in sources:
         if isinstance(source, str | bytes | os.PathLike):
             name = os.fsdecode(source)
-            found = walk(name, recursive=recursive, walked=walked)
+            found = walk(name, recursive=recursive, walked=walked, is_sorted=is_sorted)
             for first in found:  # a root that is a file, or cannot be walked, is all that its walk gives
                 path = first.path if isinstance(first, ScanProblem) else first
-                yield _entry(first, is_named=path == name)
-                for each in found:
-                    yield FileEntry(each) if type(each) is str else _entry(each)
+                entry = _entry(first, is_named=path == name)
+                if choice is None:
+                    yield entry
+                    for each in found:
+                        yield FileEntry(each) if type(each) is str else _entry(each)
+                else:
+                    yield from _chosen(name, itertools.chain([entry], map(_entry, found)), choice)
         elif isinstance(source, Instance | ScanProblem | Outcome):
             yield ReadyEntry(source)
         else:
@@ -183,6 +220,35 @@ def is_data_set(source: Any) -> bool:
     # While pydicom is not loaded there cannot be one.
     pydicom = sys.modules.get("pydicom")
     return pydicom is not None and isinstance(source, pydicom.Dataset)
+
+
+_SORT_KEYS: Final[dict[str, int]] = {"largest": 0, "newest": 1}  # -> the part of a stamp
+
+
+def _sorted(entries: Iterable[Entry], order: str) -> Iterator[Entry]:
+    """All entries, those with the highest size or time first; those that have none come last, in their order."""
+    part = _SORT_KEYS[order]
+
+    def key(entry: Entry) -> int:
+        stamp = entry.stamp()
+        return 1 if stamp is None else -stamp[part]
+
+    waiting = sorted(entries, key=key)
+    waiting.reverse()
+    while waiting:
+        yield waiting.pop()
+
+
+def _chosen(root: str, entries: Iterable[Entry], choice: Choice) -> Iterator[Entry]:
+    """The entries at a root and below it that are taken; what is no file is not asked for."""
+    below = len(os.path.join(root, ""))
+    for entry in entries:
+        if type(entry) is not FileEntry:
+            yield entry
+        else:
+            relative = os.path.basename(entry.name) if entry.is_named else entry.name[below:]
+            if choice.takes_file(entry.name, relative, entry.stamp, is_named=entry.is_named):
+                yield entry
 
 
 def _entry(found: str | ScanProblem, *, is_named: bool = False) -> Entry:

@@ -10,37 +10,33 @@ any of them is opened.
 from __future__ import annotations
 
 import itertools
-import math
 import time
 from collections.abc import AsyncIterable, Iterable, Sequence, Set
-from typing import TYPE_CHECKING, Any, Final, TypeAlias, cast
+from typing import TYPE_CHECKING, Any, Final, TypeVar, cast
 
 import anyio
 import anyio.lowlevel
 import anyio.to_thread
 
-from asyncstore.aio.signal import Signal
+from asyncstore.aio.signal import Signal, Turn
 from asyncstore.inputs.entry import encoded, entries_of, is_data_set, is_one
 from asyncstore.inputs.pace import BATCH_FILES, MANY_READERS, PROBE_FILES, Pace, waits_so_far
+from asyncstore.inputs.reading import Fed as Fed
+from asyncstore.inputs.reading import Gathered, Reader
+from asyncstore.inputs.reading import Settled as Settled
 from asyncstore.instances.instance import Instance
-from asyncstore.instances.outcome import Outcome, problem_outcome
-from asyncstore.instances.problem import ScanProblem
+from asyncstore.instances.outcome import Outcome, State
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Awaitable, Callable, Iterator
     from typing import Protocol
 
-    from asyncstore.inputs.entry import Entry, Found, Source
+    from asyncstore.inputs.contents import Contents
+    from asyncstore.inputs.entry import Entry, Source
+    from asyncstore.inputs.selection import Choice
     from asyncstore.inputs.walk import Walked
     from asyncstore.ledger.protocol import Suspicion
 
-Fed: TypeAlias = Instance | Outcome
-"""An item that the feed delivers: an instance to send, or the outcome of a file without one."""
-
-Settled: TypeAlias = "Callable[[Sequence[Entry]], list[Outcome | Suspicion | None]]"
-
-# A slice in the event loop: long enough for its overhead not to matter, short enough for an association that waits for
-# its next instance not to notice.
 if TYPE_CHECKING:
 
     class Deliver(Protocol):
@@ -53,6 +49,8 @@ if TYPE_CHECKING:
             self, found: Sequence[Fed], *, are_settled: bool = False, suspicion: Suspicion | None = None
         ) -> object: ...
 
+
+T = TypeVar("T")
 
 # A slice in the event loop: long enough that its overhead does not count, short enough that an association that waits
 # for its next instance does not notice.
@@ -69,7 +67,9 @@ class Feed:
     """Reads sources and passes the instances and outcomes to `deliver`, a list at a time.
 
     `sources` is one source, or an iterable or asynchronous iterable of them, which may be endless. The feed awaits
-    `wait_for_room` before it reads more. `pace` decides where it reads.
+    `wait_for_room` before it reads more. `pace` decides where it reads, `choice` what.
+
+    An archive or a DICOMDIR is read to its end before the feed goes on with the sources.
     """
 
     def __init__(
@@ -78,17 +78,27 @@ class Feed:
         *,
         recursive: bool,
         find_studies: bool = False,
+        choice: Choice | None = None,
         deliver: Deliver,
     ) -> None:
         self._sources = sources
         self._recursive = recursive
-        self._find_studies = find_studies
+        self._choice = choice
+        self._reader = Reader(choice, find_studies=find_studies)
         self._deliver = deliver
         self._settled: Settled | None = None
         self.pace = Pace()
         self._limiter = anyio.CapacityLimiter(MANY_READERS)
         self._reading = 0
         self._batch_was_read = Signal()
+        self._opened = 0  # archives and DICOMDIRs that are not read to their end
+        self._opening = Turn()
+        self._was_closed = Signal()
+
+    @property
+    def left_out(self) -> int:
+        """How many files and instances the choice has left out so far."""
+        return 0 if self._choice is None else self._choice.left_out
 
     async def run(self, settled: Settled | None = None) -> None:
         """Read everything; returns when the sources have ended.
@@ -103,12 +113,31 @@ class Feed:
                 await self._read([cast("Source", sources)])
             elif isinstance(sources, Sequence | Set):
                 await self._read(cast("Iterable[Source]", sources), walked={})
-            elif isinstance(sources, Iterable):
-                await self._read_iterator(iter(cast("Iterable[Source]", sources)))
+            elif self._choice is not None and self._choice.sorts_all:
+                await self._read(await self._all_of(sources), walked={})
             else:
-                await self._read_asynchronous(cast("AsyncIterable[Source]", sources))
+                await self._read_each(sources, self._read)
 
-    async def _read_asynchronous(self, sources: AsyncIterable[Source]) -> None:
+    async def _all_of(self, sources: Any) -> list[Source]:
+        """All sources of an iterator, which are sorted: none is read before the last has come."""
+        gathered: list[Source] = []
+
+        async def gather(some: Iterable[Source]) -> None:
+            gathered.extend(some)
+
+        await self._read_each(sources, gather)
+        return gathered
+
+    async def _read_each(self, sources: Any, read: Callable[[list[Source]], Awaitable[None]]) -> None:
+        """Hand the sources of an iterator to `read`, as they come."""
+        if isinstance(sources, Iterable):
+            await self._read_iterator(iter(cast("Iterable[Source]", sources)), read)
+        else:
+            await self._read_asynchronous(cast("AsyncIterable[Source]", sources), read)
+
+    async def _read_asynchronous(
+        self, sources: AsyncIterable[Source], read: Callable[[list[Source]], Awaitable[None]]
+    ) -> None:
         """Read to the end of the sources; if that fails, close the generator that yields them.
 
         A generator must be closed in the task that iterates over it, and not inside a scope younger than its own.
@@ -118,7 +147,7 @@ class Feed:
         with anyio.CancelScope() as scope:
             try:
                 async for source in iterator:
-                    await self._read([await self._encoded_here(source)])
+                    await read([await self._encoded_here(source)])
             except BaseException as error:
                 failure = error
                 scope.deadline = anyio.current_time() + _CLOSING_SECONDS
@@ -133,7 +162,7 @@ class Feed:
             return source
         return await anyio.to_thread.run_sync(_encoded, source, abandon_on_cancel=True, limiter=self._limiter)
 
-    async def _read_iterator(self, sources: Iterator[Source]) -> None:
+    async def _read_iterator(self, sources: Iterator[Source], read: Callable[[list[Source]], Awaitable[None]]) -> None:
         """Read a caller's iterator: in a thread, since it may block."""
         from asyncstore.aio.pump import Pump
 
@@ -141,7 +170,7 @@ class Feed:
         pump.start()
         try:
             while batch := await pump.take():
-                await self._read(batch)
+                await read(batch)
         finally:
             pump.stop()
 
@@ -151,34 +180,39 @@ class Feed:
         With `walked`, a directory below several sources is walked once. An iterator may name a directory again on
         purpose, for the new files in it.
         """
-        entries = entries_of(sources, recursive=self._recursive, walked=walked)
+        entries = entries_of(sources, recursive=self._recursive, walked=walked, choice=self._choice)
+        await self._read_unsettled(entries)
+
+    async def _read_unsettled(self, entries: Iterator[Entry], *, is_inner: bool = False) -> None:
+        """Read the entries that an earlier run has not settled; `is_inner`: they are those of an archive."""
         if self._settled is None:
-            await self._read_entries(entries)
+            await self._read_entries(entries, is_inner=is_inner)
             return
         has_more = True
+        opens_all = self._choice is not None and self._choice.archives
         while has_more:
             has_more, outcomes, unsettled, suspected = await anyio.to_thread.run_sync(
-                _ask, entries, self._settled, abandon_on_cancel=True
+                _ask, entries, self._settled, opens_all, abandon_on_cancel=True
             )
             await self._deliver(outcomes, are_settled=True)
             for entry, suspicion in suspected:
-                found, _, _ = await anyio.to_thread.run_sync(
-                    _read_batch, [entry], self._find_studies, abandon_on_cancel=True, limiter=self._limiter
-                )
-                await self._deliver(found, suspicion=suspicion)
+                gathered, _, _ = await self._in_thread(self._reader.read_batch, [entry])
+                await self._deliver(gathered.found, suspicion=suspicion)
             if unsettled:
-                await self._read_entries(iter(unsettled))
+                await self._read_entries(iter(unsettled), is_inner=is_inner)
 
-    async def _read_entries(self, entries: Iterator[Entry]) -> None:
+    async def _read_entries(self, entries: Iterator[Entry], *, is_inner: bool) -> None:
         has_more = True
         while has_more:
+            while self._opened and not is_inner:
+                await self._was_closed.wait()
             is_probe = self.pace.is_cold and self.pace.wants_probe(time.monotonic())
-            if self._find_studies or (self.pace.is_cold and not is_probe):
+            if self._reader.looks_inside or (self.pace.is_cold and not is_probe):
                 files = self.pace.files_at_once
                 has_more, batch = await anyio.to_thread.run_sync(_next, entries, files, abandon_on_cancel=True)
             else:
-                has_more, found, batch = self._read_warm(entries, PROBE_FILES if is_probe else _SLICE_FILES)
-                await self._deliver(found)
+                has_more, gathered, batch = self._read_warm(entries, PROBE_FILES if is_probe else _SLICE_FILES)
+                await self._take(gathered)
             if not batch:
                 await anyio.lowlevel.checkpoint()
                 continue
@@ -187,48 +221,87 @@ class Feed:
             self._reading += 1
             self._readers.start_soon(self._read_cold, batch)
 
-    def _read_warm(self, entries: Iterator[Entry], most: int) -> tuple[bool, list[Fed], list[Entry]]:
+    def _read_warm(self, entries: Iterator[Entry], most: int) -> tuple[bool, Gathered, list[Entry]]:
         """Read a slice of files here and now.
 
         Gives whether there may be more, what was found, and the files that are not in memory, for a thread.
         """
-        found: list[Fed] = []
+        gathered = Gathered()
+        found = gathered.found
         missed: list[Entry] = []
         has_more = True
+        count = 0
         waits = waits_so_far()
         started_at = ended_at = time.perf_counter()
         for entry in itertools.islice(entries, most):
             head = entry.read_head(wait=False)
             ended_at = time.perf_counter()
-            if head is None:
+            count += 1
+            if type(head) is Instance:
+                found.append(head)
+            elif head is None:
                 missed.append(entry)
             else:
-                found.append(head if type(head) is Instance else _fed(head, entry))
+                self._reader.gather(entry, head, gathered)
             if ended_at - started_at > _SLICE_SECONDS or len(missed) == BATCH_FILES:
                 break
         else:
-            has_more = len(found) + len(missed) == most
-        if not found and not missed:
-            return has_more, found, missed
+            has_more = count == most
+        if not count:
+            return has_more, gathered, missed
         waited = waits_so_far() != waits
         seconds = ended_at - started_at
-        self.pace.read_slice(time.monotonic(), len(found), seconds, missed=len(missed), waited=waited)
-        return has_more, found, missed
+        self.pace.read_slice(time.monotonic(), count - len(missed), seconds, missed=len(missed), waited=waited)
+        return has_more, gathered, missed
 
     async def _read_cold(self, batch: list[Entry]) -> None:
         """Have a thread read a batch."""
         try:
             while batch:
                 part = batch[: self.pace.files_at_once]
-                found, fastest, all_in_memory = await anyio.to_thread.run_sync(
-                    _read_batch, part, self._find_studies, abandon_on_cancel=True, limiter=self._limiter
-                )
+                gathered, fastest, all_in_memory = await self._in_thread(self._reader.read_batch, part)
                 del batch[: len(part)]
                 self.pace.read_batch(time.monotonic(), fastest, all_in_memory=all_in_memory)
-                await self._deliver(found)
+                await self._take(gathered)
         finally:
             self._reading -= 1
             self._batch_was_read.set()
+
+    async def _in_thread(self, call: Callable[..., T], *arguments: object) -> T:
+        return await anyio.to_thread.run_sync(call, *arguments, abandon_on_cancel=True, limiter=self._limiter)
+
+    # -- archives and DICOMDIRs ----------------------------------------------------------------------------------------
+
+    async def _take(self, gathered: Gathered) -> None:
+        """Deliver what was found, and begin to read the archives among it."""
+        await self._deliver(gathered.found)
+        for contents in gathered.contents:
+            self._opened += 1
+            self._readers.start_soon(self._read_contents, contents)
+
+    async def _read_contents(self, contents: Contents) -> None:
+        """Read what an archive contains, when those before it have been read."""
+        try:
+            await self._opening.wait()
+            with self._opening:
+                if contents.in_order:
+                    await self._read_in_order(contents.entries)
+                else:
+                    await self._read_unsettled(contents.entries, is_inner=True)
+        finally:
+            self._opened -= 1
+            self._was_closed.set()
+
+    async def _read_in_order(self, entries: Iterator[Entry]) -> None:
+        has_more = True
+        while has_more:
+            gathered = await self._in_thread(self._reader.read_in_order, entries, self._settled)
+            has_more = gathered.has_more
+            if gathered.settled:
+                await self._deliver(gathered.settled, are_settled=True)
+            for found, suspicion in gathered.suspected:
+                await self._deliver([found], suspicion=suspicion)
+            await self._deliver(gathered.found)
 
 
 def _next(entries: Iterator[Entry], most: int) -> tuple[bool, list[Entry]]:
@@ -243,9 +316,12 @@ def _next(entries: Iterator[Entry], most: int) -> tuple[bool, list[Entry]]:
 
 
 def _ask(
-    entries: Iterator[Entry], settled: Settled
+    entries: Iterator[Entry], settled: Settled, opens_all: bool
 ) -> tuple[bool, list[Outcome], list[Entry], list[tuple[Entry, Suspicion]]]:
-    """Whether there may be more entries; the outcomes of the settled ones among the next, the others, the suspected."""
+    """Whether there may be more entries; the outcomes of the settled ones among the next, the others, the suspected.
+
+    With `opens_all` a file without an instance is not settled: it may be an archive that an earlier run did not open.
+    """
     ends_at = time.perf_counter() + _ASKED_SECONDS
     asked: list[Entry] = []
     for entry in entries:
@@ -253,6 +329,8 @@ def _ask(
         if len(asked) == _ASKED_AT_ONCE or time.perf_counter() > ends_at:
             break
     answers = settled(asked)
+    if opens_all:
+        answers = [None if isinstance(each, Outcome) and each.state is State.SKIPPED else each for each in answers]
     unsettled, suspected = [], []
     for entry, answer in zip(asked, answers, strict=True):
         if answer is None:
@@ -260,36 +338,6 @@ def _ask(
         elif not isinstance(answer, Outcome):
             suspected.append((entry, answer))
     return bool(asked), [answer for answer in answers if isinstance(answer, Outcome)], unsettled, suspected
-
-
-def _read_batch(batch: list[Entry], find_studies: bool) -> tuple[list[Fed], float, bool]:
-    """The contents of a batch of files, the seconds that the fastest took, and whether all were in memory."""
-    if find_studies:
-        from asyncstore.instances.study import study_of
-    found: list[Fed] = []
-    missed: list[str] = []
-    fastest = math.inf
-    began_at = time.perf_counter()
-    try:
-        for entry in batch:
-            entry.begin_reading()
-        opening_seconds = (time.perf_counter() - began_at) / len(batch)
-        for entry in batch:
-            began_at = time.perf_counter()
-            head = entry.read_head(missed=missed)
-            assert head is not None
-            if find_studies and isinstance(head, Instance) and head.study_instance_uid is None:
-                head.study_instance_uid = study_of(head)
-            fastest = min(fastest, time.perf_counter() - began_at)
-            found.append(head if type(head) is Instance else _fed(head, entry))
-    finally:
-        for entry in batch[len(found) :]:
-            entry.close()
-    return found, opening_seconds + fastest, not missed
-
-
-def _fed(found: Found, entry: Entry) -> Fed:
-    return problem_outcome(found, is_named=entry.is_named) if isinstance(found, ScanProblem) else found
 
 
 def _encoded(source: Any) -> Any:

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import functools
 import itertools
 from collections import Counter
 from typing import TYPE_CHECKING, Any, Final
 
+from asyncstore.inputs.contents import found_in
 from asyncstore.inputs.entry import entries_of
+from asyncstore.inputs.selection import Choice, Selection
 from asyncstore.instances.instance import Instance
 from asyncstore.instances.outcome import Outcome, State
 from asyncstore.instances.problem import PASSED_OVER, ProblemKind, ScanProblem
@@ -19,7 +22,6 @@ if TYPE_CHECKING:
     from asyncstore.inputs.feed import Settled
     from asyncstore.inputs.own_files import OwnFiles
 
-_ASKED_AT_ONCE: Final = 1024
 _SETTLED: Final = frozenset((State.RESUMED, State.DUPLICATE))
 _EXAMPLES: Final = 5  # of each kind of problem or difference
 
@@ -30,7 +32,8 @@ class Inventory:
     `instances` and `size_bytes` are by (SOP class UID, transfer syntax UID). `problems` are by kind, with some
     `examples` of each as (path, detail). `differing` counts instances whose File Meta Information contradicts the data
     set; `differences` has examples. `failed` counts paths that a transfer would count as a failure, `settled` the
-    instances that a ledger has already, by their state, and `set_aside` those that an earlier run set aside.
+    instances that a ledger has already, by their state, `set_aside` those that an earlier run set aside,
+    and `left_out` what the selection leaves out.
     """
 
     def __init__(self) -> None:
@@ -43,30 +46,34 @@ class Inventory:
         self.failed = 0
         self.settled: Counter[State] = Counter()
         self.set_aside = 0
+        self.left_out = 0
 
     def scan(
         self,
         sources: Iterable[str],
         *,
         recursive: bool,
+        selection: Selection | None = None,
         settled: Settled | None = None,
         own_files: OwnFiles | None = None,
     ) -> None:
-        """Count everything under the sources, except `own_files`. Blocks.
+        """Count everything under the sources that `selection` takes, except `own_files`. Blocks.
 
         `settled` is that of a ledger, which then also says what an earlier run has stored.
         """
-        entries = entries_of(sources, recursive=recursive, walked={})
-        for entry in entries if settled is None else self._unsettled(entries, settled):
-            found = entry.read_head()
+        choice = None if selection is None else Choice.of(selection)
+        entries = entries_of(sources, recursive=recursive, walked={}, choice=choice)
+        unsettled = None if settled is None else functools.partial(self._unsettled, settled)
+        for entry, found in found_in(entries, choice, unsettled):
             if isinstance(found, ScanProblem) and not entry.is_named and own_files and found.path in own_files:
                 continue
             if isinstance(found, Instance | ScanProblem):
                 self.add(found, is_named=entry.is_named)
+        self.left_out += choice.left_out if choice is not None else 0
 
-    def _unsettled(self, entries: Iterator[Entry], settled: Settled) -> Iterator[Entry]:
-        """Count the instances that a ledger has settled, and yield the other entries."""
-        while asked := list(itertools.islice(entries, _ASKED_AT_ONCE)):
+    def _unsettled(self, settled: Settled, entries: Iterator[Entry], at_once: int) -> Iterator[Entry]:
+        """Count the instances that a ledger has settled, and yield the other entries; asks for some at once."""
+        while asked := list(itertools.islice(entries, at_once)):
             for entry, outcome in zip(asked, settled(asked), strict=True):
                 if isinstance(outcome, Outcome) and outcome.is_set_aside:
                     self.set_aside += 1
@@ -95,6 +102,7 @@ class Inventory:
         return {
             "instances": self.instances.total(),
             "bytes": self.size_bytes.total(),
+            "left_out": self.left_out,
             "resumed": self.settled[State.RESUMED],
             "duplicates": self.settled[State.DUPLICATE],
             "set_aside": self.set_aside,

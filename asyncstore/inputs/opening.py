@@ -9,6 +9,7 @@ from asyncstore.errors import MissingUID
 from asyncstore.instances.head import error_of, read_head
 from asyncstore.instances.identity import Refused, identify, identify_data_set
 from asyncstore.instances.instance import Instance
+from asyncstore.instances.problem import ProblemKind, ScanProblem
 from asyncstore.instances.source import BytesSource
 from asyncstore.uids import DEFLATED_EXPLICIT_VR_LITTLE_ENDIAN, can_be_sent, can_be_sent_as_instance
 
@@ -16,7 +17,7 @@ if TYPE_CHECKING:
     from pydicom import Dataset
 
 AnyPath: TypeAlias = "str | bytes | os.PathLike[str] | os.PathLike[bytes]"
-"""The path of a file or directory, in any form that `open` takes."""
+"""The path of a file or directory, in any form that `open` takes; or of a member of an archive, `study.zip!/1.dcm`."""
 
 
 def instance_from(source: Instance | Dataset | AnyPath) -> Instance:
@@ -32,7 +33,10 @@ def instance_from(source: Instance | Dataset | AnyPath) -> Instance:
     if isinstance(source, Instance):
         return source
     if isinstance(source, str | bytes | os.PathLike):
-        found = read_head(os.fsdecode(source))
+        path = os.fsdecode(source)
+        found = read_head(path)
+        if isinstance(found, ScanProblem) and found.reason is ProblemKind.NOT_FOUND and "!/" in path:
+            found = _member(path) or found
         if isinstance(found, Instance):
             return found
         raise found.error
@@ -62,6 +66,14 @@ def instance_from_bytes(data: bytes | bytearray | memoryview, *, transfer_syntax
     held = BytesSource(data, begin, length)
     instance = Instance(None, *identity[:3], begin, length, held, len(data), 0, None, None, identity.meta_difference)
     return _checked(instance)
+
+
+def _member(path: str) -> Instance | ScanProblem | None:
+    """The instance or problem in the member of an archive that a path names; None if it names none."""
+    from asyncstore.inputs.archives.opening import find_member
+
+    member = find_member(path)
+    return member if member is None or isinstance(member, ScanProblem) else member.read_head()
 
 
 def _checked(instance: Instance) -> Instance:

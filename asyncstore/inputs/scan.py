@@ -1,26 +1,34 @@
-"""Lists the instances in files and directories."""
+"""Lists the instances in files, directories and archives."""
 
 from __future__ import annotations
 
+import os
 from typing import TYPE_CHECKING
 
-from asyncstore.inputs.walk import AnyPath, walk
-from asyncstore.instances.head import read_head
+from asyncstore.inputs.contents import found_in
+from asyncstore.inputs.entry import entries_of
+from asyncstore.inputs.selection import Choice, Selection
+from asyncstore.instances.instance import Instance
+from asyncstore.instances.problem import ScanProblem
 
 if TYPE_CHECKING:
     from collections.abc import Generator, Iterable
 
-    from asyncstore.instances.instance import Instance
-    from asyncstore.instances.problem import ScanProblem
+    from asyncstore.inputs.walk import AnyPath
 
 
 def scan(
-    roots: AnyPath | Iterable[AnyPath], *, recursive: bool = True
+    roots: AnyPath | Iterable[AnyPath], *, recursive: bool = True, selection: Selection | None = None
 ) -> Generator[Instance | ScanProblem, None, None]:
     """Yield each instance in files and directories, and a ScanProblem for each file that cannot be sent.
 
-    `roots` is one path or an iterable of them. Files come in the order of the walk, and nothing is kept of them. Blocks
-    while it reads. Never raises because of a file or directory.
+    `roots` is one path or an iterable of them; a path may also be that of a ZIP or TAR archive, or of a DICOMDIR, which
+    is opened. `selection` leaves files out, or sorts them. Files come in the order of the walk otherwise, and nothing
+    is kept of them; but an instance of a small file, or of up to 1 MiB in a `.tar.gz`, holds its bytes until `let_go`.
+    Blocks while it reads. Never raises because of a file or directory.
     """
-    for found in walk(roots, recursive=recursive):
-        yield read_head(found, regular=True) if isinstance(found, str) else found
+    choice = None if selection is None else Choice.of(selection)
+    paths = (roots,) if isinstance(roots, str | bytes | os.PathLike) else roots
+    for _, found in found_in(entries_of(paths, recursive=recursive, walked={}, choice=choice), choice):
+        if isinstance(found, Instance | ScanProblem):
+            yield found

@@ -25,13 +25,16 @@ Walked: TypeAlias = "dict[tuple[int, int], int]"
 
 
 def walk(
-    roots: AnyPath | Iterable[AnyPath], *, recursive: bool, walked: Walked | None = None
+    roots: AnyPath | Iterable[AnyPath], *, recursive: bool, walked: Walked | None = None, is_sorted: bool = False
 ) -> Generator[str | ScanProblem, None, None]:
     """Yield the path of every regular file under the roots, and a problem for anything else or unreadable.
 
     Paths are exactly as on disk: os.fsencode gives the bytes back. A root may be a symbolic link. Links to files are
     followed, and links to directories if `recursive`, but no directory is walked twice. Without `recursive` only the
     files directly in a directory are yielded. `walked` remembers directories between calls.
+
+    With `is_sorted` each directory gives its files by name and then its subdirectories by name; its names are in memory
+    at once.
     """
     walked = {} if walked is None else walked
     # A str is iterable too, and its first character may be the root directory.
@@ -39,7 +42,7 @@ def walk(
         path = os.fsdecode(root)
         found = _look(path)
         if isinstance(found, _Directory):
-            yield from _walk_directory(found, recursive, walked)
+            yield from _walk_directory(found, recursive, walked, is_sorted)
         else:
             yield found
 
@@ -72,7 +75,9 @@ _NAMES_OF_TYPES = {
 }
 
 
-def _walk_directory(root: str, recursive: bool, walked: Walked) -> Generator[str | ScanProblem, None, None]:
+def _walk_directory(
+    root: str, recursive: bool, walked: Walked, is_sorted: bool
+) -> Generator[str | ScanProblem, None, None]:
     # Below one root the change time does not matter: links may form a loop through a directory that changes meanwhile.
     walked_below: set[tuple[int, int]] = set()
     # Directories wait in a list and only one is open at a time, so a deep tree does not use up the file descriptors.
@@ -88,7 +93,8 @@ def _walk_directory(root: str, recursive: bool, walked: Walked) -> Generator[str
             walked_below.add(identity)
             walked[identity] = status.st_ctime_ns
             with os.scandir(directory) as entries:
-                for entry in entries:
+                first_waiting = len(waiting)
+                for entry in sorted(entries, key=_name_of) if is_sorted else entries:
                     try:
                         if entry.is_file(follow_symlinks=False):
                             yield entry.path
@@ -103,5 +109,11 @@ def _walk_directory(root: str, recursive: bool, walked: Walked) -> Generator[str
                             waiting.append(entry.path)
                     except OSError as error:  # some file systems need a system call to tell the type
                         yield problem_of_error(entry.path, error)
+                if is_sorted:  # the last one is walked next
+                    waiting[first_waiting:] = reversed(waiting[first_waiting:])
         except OSError as error:
             yield problem_of_error(directory, error)
+
+
+def _name_of(entry: os.DirEntry[str]) -> str:
+    return entry.name

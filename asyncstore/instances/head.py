@@ -341,3 +341,13 @@ def error_of(refused: Refused, what: str) -> SourceError:
     """The error that says why `what` does not contain an instance."""
     kind = MissingUID if refused.kind is ProblemKind.MISSING_UID else NotDicom
     return kind(f"{what}: {refused.detail}")
+
+
+def identity_in(data: bytearray, end: int, *, complete: bool) -> Identity:
+    """The identity of the instance in `data[:end]`; `complete` says that this is all of it. Raises Refused."""
+    return _identify_fast(data, end) or identify(data, end, complete=complete)
+
+
+def problem_of_refused(path: str, refused: Refused) -> ScanProblem:
+    """The problem of a path whose bytes contain no instance."""
+    return _problem(path, refused)

@@ -96,7 +96,7 @@ def identify(data: Buffer, end: int, *, complete: bool) -> Identity:
     if at >= end:
         raise Refused(unreadable, "there is nothing behind the DICM prefix" if has_prefix else "the file is empty")
     if not has_prefix and not _begins_like_dicom(data, at, end):
-        raise Refused(ProblemKind.NOT_DICOM, "there is neither a DICM prefix nor what a data set begins with")
+        raise Refused(ProblemKind.NOT_DICOM, _other_kind(data))
     try:
         meta, later, at = _read_meta(data, at, end)
     except CutShort as cut:
@@ -118,6 +118,21 @@ def identify(data: Buffer, end: int, *, complete: bool) -> Identity:
     if named not in (None, syntax):
         difference = f"the File Meta Information has the Transfer Syntax UID {named}, the data set is in {syntax}"
     return identity._replace(meta_difference=difference)
+
+
+def _other_kind(data: Buffer) -> str:
+    """What bytes are that do not begin like DICOM: archives may hold many instances, and should not go unnoticed."""
+    for at, magic, kind in _OTHER_KINDS:
+        if bytes(data[at : at + len(magic)]) == magic:
+            return f"it is {kind}"
+    return "there is neither a DICM prefix nor what a data set begins with"
+
+
+_OTHER_KINDS: Final = (
+    (0, b"PK\3\4", "a ZIP archive"),
+    (257, b"ustar", "a TAR archive"),
+    (0, b"\x1f\x8b", "a file that gzip has compressed"),
+)
 
 
 def _begins_like_dicom(data: Buffer, at: int, end: int) -> bool:

@@ -186,7 +186,7 @@ class FileSource:
         if offset < 0 or end > self.length_bytes:
             raise ValueError(f"holes for bytes {offset} to {end} of a data set of {self.length_bytes} bytes")
         if end > self._stored_bytes:
-            holes = _before_padding(holes, self._stored_bytes - offset)
+            holes = zero_padding(holes, self._stored_bytes - offset)
             wanted = max(0, self._stored_bytes - offset)
         idle = self._idle
         if idle is None:
@@ -266,8 +266,8 @@ def _close_all(idle: list[int]) -> None:
         os.close(fd)
 
 
-def _before_padding(holes: Sequence[memoryview], stored_bytes: int) -> list[memoryview]:
-    """The part of the holes that the file fills; the rest is set to zero."""
+def zero_padding(holes: Sequence[memoryview], stored_bytes: int) -> list[memoryview]:
+    """Set the holes behind the stored bytes to zero; returns the part of the holes that is still to be filled."""
     kept: list[memoryview] = []
     room = max(0, stored_bytes)
     for hole in holes:
@@ -303,7 +303,7 @@ class HeldSource(FileSource):
         view = self.view()
         if view is None:
             return super().read_into(holes, offset, wait=wait)
-        return _copy_into(holes, view, offset)
+        return copy_into(holes, view, offset)
 
     def view(self) -> memoryview | None:
         """The data set, without a copy; None after `let_go`."""
@@ -315,6 +315,37 @@ class HeldSource(FileSource):
     def let_go(self) -> None:
         """Free the bytes, and read the file from now on."""
         self._held = None
+
+
+class HeldPart(HeldSource):
+    """A data set in a part of a file that the scan has read: `held` is that part, and the data set is at `held_at`."""
+
+    __slots__ = ("_held_at",)
+
+    def __init__(
+        self,
+        path: str,
+        data_set_offset: int,
+        length: int,
+        size_bytes: int,
+        mtime_ns: int,
+        held: bytearray,
+        held_at: int,
+        *,
+        padding_bytes: int = 0,
+    ) -> None:
+        super().__init__(path, data_set_offset, length, size_bytes, mtime_ns, held, padding_bytes=padding_bytes)
+        self._held_at = held_at
+
+    @property
+    def held_bytes(self) -> int:
+        """The memory that the source takes while it waits."""
+        return 0 if self._held is None else len(self._held)
+
+    def view(self) -> memoryview | None:
+        """The data set, without a copy; None after `let_go`."""
+        held = self._held
+        return None if held is None else memoryview(held)[self._held_at : self._held_at + self.length_bytes]
 
 
 class BytesSource:
@@ -332,7 +363,7 @@ class BytesSource:
 
     def read_into(self, holes: Sequence[memoryview], offset: int, *, wait: bool = True) -> bool:
         """Copy the bytes into the holes; returns True. See DataSource."""
-        return _copy_into(holes, self._view, offset)
+        return copy_into(holes, self._view, offset)
 
     def view(self) -> memoryview | None:
         """The data set, without a copy. It must not be written to: a retry sends it again."""
@@ -345,7 +376,8 @@ class BytesSource:
         """Nothing to do: the bytes stay in memory, for a retry."""
 
 
-def _copy_into(holes: Sequence[memoryview], view: memoryview, offset: int) -> bool:
+def copy_into(holes: Sequence[memoryview], view: memoryview, offset: int) -> bool:
+    """Fill the holes with the bytes of a view from an offset; returns True."""
     end = offset + sum(map(len, holes))
     if offset < 0 or end > len(view):
         raise ValueError(f"holes for bytes {offset} to {end} of a data set of {len(view)} bytes")

@@ -1,4 +1,4 @@
-"""Finds the study that an instance belongs to, for a sender that must keep studies together."""
+"""Finds the study and the modality of an instance, for a sender that keeps studies together or chooses instances."""
 
 from __future__ import annotations
 
@@ -12,8 +12,9 @@ from asyncstore.uids import DEFLATED_EXPLICIT_VR_LITTLE_ENDIAN
 if TYPE_CHECKING:
     from asyncstore.instances.instance import Instance
 
-# (0020,000D) comes before the pixel data, and rarely after more than a few kilobytes.
+# Both come before the pixel data, and rarely after more than a few kilobytes.
 LOOKED_AT_BYTES: Final = 65536
+_MODALITY: Final = 0x00080060
 _STUDY_INSTANCE_UID: Final = 0x0020000D
 
 
@@ -22,25 +23,34 @@ def study_of(instance: Instance) -> str | None:
 
     Blocks: it reads the file, unless the file is small and was read before.
     """
+    return _value_of(instance, _STUDY_INSTANCE_UID)
+
+
+def modality_of(instance: Instance) -> str | None:
+    """The Modality (0008,0060) of an instance, in the same way."""
+    return _value_of(instance, _MODALITY)
+
+
+def _value_of(instance: Instance, tag: int) -> str | None:
     data = bytearray(min(instance.data_set_length, LOOKED_AT_BYTES))
     try:
         instance.source.read_into((memoryview(data),), 0)
         if instance.transfer_syntax_uid == DEFLATED_EXPLICIT_VR_LITTLE_ENDIAN:
             data = bytearray(zlib.decompressobj(-zlib.MAX_WBITS).decompress(data, LOOKED_AT_BYTES))
-        return _find(data, elements.encoding_of(instance.transfer_syntax_uid))
+        return _find(data, tag, elements.encoding_of(instance.transfer_syntax_uid))
     except (SourceError, OSError, zlib.error, elements.CutShort):
         return None  # sending the instance will report the error
     finally:
         instance.source.close()
 
 
-def _find(data: bytearray, encoding: elements.Encoding) -> str | None:
+def _find(data: bytearray, tag: int, encoding: elements.Encoding) -> str | None:
     at = 0
     while at < len(data):
         header = elements.read_header(data, at, encoding)
-        if header.tag > _STUDY_INSTANCE_UID:
+        if header.tag > tag:
             return None
         at = elements.skip_value(data, header, encoding, len(data))
-        if header.tag == _STUDY_INSTANCE_UID:
+        if header.tag == tag:
             return data[header.value_at : at].rstrip(b"\0 ").decode("ascii", "replace") or None
     return None

@@ -21,6 +21,7 @@ import anyio
 from asyncstore.errors import LocalProtocolError, cause_of
 from asyncstore.inputs.feed import Feed
 from asyncstore.inputs.own_files import OwnFiles
+from asyncstore.inputs.selection import Choice
 from asyncstore.transfer.admission import Admission
 from asyncstore.transfer.attempts import Attempts
 from asyncstore.transfer.concurrency import Concurrency
@@ -58,15 +59,15 @@ class Transfer:
                 print(outcome.path, outcome.state, outcome.reason)
         print(transfer.report.stored, "stored")
 
-    `sources` is a path (of a file or a directory), an Instance, a pydicom Dataset, a result of `scan`, or an iterable
-    or asynchronous iterable of these, even an endless one. A generator may yield the same Dataset repeatedly, modified
-    in between: each is encoded before the next is requested. Do not modify a Dataset in a list until its outcome has
-    arrived.
+    `sources` is a path, an Instance, a pydicom Dataset, a result of `scan`, or an iterable or asynchronous iterable of
+    these, even an endless one. A path is that of a file, a directory, a ZIP or TAR archive, a member of one
+    (`study.zip!/CT/1.dcm`), or a DICOMDIR, which stands for the files that it references; `options.selection` says what
+    is taken of it. A generator may yield the same Dataset repeatedly, modified in between: each is encoded before the
+    next is requested. Do not modify a Dataset in a list until its outcome has arrived.
 
     Every instance gets exactly one final Outcome, and so does every file that holds none. If an Instance was handed in,
-    `outcome.instance` is that very object. `report` counts them as they
-    come. Instances that a run leaves when it stops early are only counted (`State.LEFT`). `associations` and `window`
-    override those of `options`.
+    `outcome.instance` is that very object. `report` counts them as they come. Instances that a run leaves when it stops
+    early are only counted (`State.LEFT`). `associations` and `window` override those of `options`.
 
     `ledger` is a Ledger, or the path of the file in which to keep one. Files that an earlier run with it stored are not
     opened again: their outcome is `State.RESUMED`. The retry policy is then `RetryPolicy.for_ledger()`, unless
@@ -149,7 +150,13 @@ class Transfer:
             report=report,
         )
         self._supervisor = Supervisor(
-            Feed(sources, recursive=options.recursive, find_studies=by_study, deliver=admission.deliver),
+            Feed(
+                sources,
+                recursive=options.recursive,
+                find_studies=by_study,
+                choice=Choice.of(options.selection),
+                deliver=admission.deliver,
+            ),
             self._pool,
             admission=admission,
             outcomes=outcomes,

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Final, Literal, Self, TypeAlias, get_args
 
 from asyncstore.dimse.messages import HIGH, LOW, MEDIUM
 from asyncstore.errors import LocalProtocolError
+from asyncstore.inputs.selection import Selection
 from asyncstore.instances.outcome import State
 from asyncstore.net.peer import Timeouts, check_ae_title, check_length, check_seconds, check_window
 from asyncstore.transfer.limits import Limits
@@ -118,6 +119,7 @@ class RetryPolicy:
 _NO_LIMITS: Final = Limits()
 # The policy of TransferOptions that were made without one; recognised by its identity.
 _USUAL_RETRY: Final = RetryPolicy()
+_EVERYTHING: Final = Selection()
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,6 +139,7 @@ class TransferOptions:
     keep_together         "directory": files of one directory share an association where possible; "study": a study is
                           never split over two
     recursive             include subdirectories
+    selection             which files are sent, and in which order; see Selection
     convert               False: send an instance in its own transfer syntax or not at all
     retry                 by default RetryPolicy(), or RetryPolicy.for_ledger() with a ledger
     retry_set_aside       send instances again that an earlier run with the same ledger has set aside
@@ -159,6 +162,7 @@ class TransferOptions:
     only_needed_contexts: bool = False
     keep_together: KeepTogether = "directory"
     recursive: bool = True
+    selection: Selection = _EVERYTHING
     convert: bool = True
     retry: RetryPolicy = _USUAL_RETRY
     retry_set_aside: bool = False
@@ -175,6 +179,7 @@ class TransferOptions:
         _check_type("timeouts", self.timeouts, Timeouts)
         _check_type("retry", self.retry, RetryPolicy)
         _check_type("limits", self.limits, Limits)
+        _check_type("selection", self.selection, Selection)
         check_window(self.window)
         check_length("maximum_length", self.maximum_length)
         check_length("maximum_send_length", self.maximum_send_length)

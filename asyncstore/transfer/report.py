@@ -40,7 +40,8 @@ class Report:
     `found` counts instances, those of an earlier run included, and `found_bytes` the bytes of their data sets, as far
     as the files were opened. Both grow while the input is read, and are final once `scan_finished` is true. Of what is
     not an instance, `problems` counts paths that cannot be read and files that are damaged, and `skipped` the files in
-    a directory that are not DICOM. `states` counts the outcomes of all three.
+    a directory that are not DICOM. `states` counts the outcomes of all three. `left_out` counts what the selection left
+    out, which has no outcome; it is known when the input has been read.
 
     `streamed_bytes` is the part of `sent_bytes` that large instances sent beyond their first 8 MiB. `waiting_for`
     is None while the run may send. `stopped_because` is the exception that stopped the run before its work was done,
@@ -65,6 +66,7 @@ class Report:
     finished_at: float | None = None
     streamed_bytes: int = 0
     waiting_for: Waiting | None = None
+    left_out: int = 0
 
     @property
     def stored(self) -> int:
@@ -156,6 +158,7 @@ class Report:
         return {
             "found": self.found,
             "found_bytes": self.found_bytes,
+            "left_out": self.left_out,
             "scan_finished": self.scan_finished,
             "stored": self.stored,
             "resumed": self.resumed,

@@ -111,6 +111,7 @@ class Supervisor:
         except Exception as error:
             self.sources_error = cause_of(error)
             self._destination.stop(self.sources_error)
+        self._report.left_out = self._feed.left_out
         self._work.end_feed()
 
     def _settled(self) -> Settled | None:

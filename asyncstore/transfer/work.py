@@ -106,7 +106,9 @@ class Work:
         The caller sets `available` when it has added all that came.
         """
         is_held = instance.path is None or instance.size_bytes <= SMALL_FILE_BYTES
-        self._put(Pending(instance, key, instance.size_bytes if is_held else 0))
+        # A small member of an archive is held too, although the archive is large.
+        held_bytes = instance.size_bytes if is_held else getattr(instance.source, "held_bytes", 0)
+        self._put(Pending(instance, key, held_bytes))
 
     def add_suspected(self, instance: Instance, key: str, suspicion: Suspicion, now: float) -> None:
         """Take in an instance that an earlier run suspected: it comes last; see `add`."""

@@ -6,6 +6,7 @@ import logging
 import os
 import re
 import sys
+import time
 from dataclasses import dataclass
 from io import BytesIO, TextIOWrapper
 from typing import TYPE_CHECKING, Any
@@ -135,6 +136,16 @@ def test_the_defaults_are_the_documented_ones(storescu: Callable[..., Asked]) ->
         (("--ledger",), ("run.db",), lambda asked: asked.sending.ledger, "run.db"),
         (("--ledger",), ("run.db",), lambda asked: asked.options.retry.outage_seconds, 3600.0),
         (("--force-ledger",), (), lambda asked: asked.sending.force_ledger, True),
+        (("--archives",), (), lambda asked: asked.options.selection.archives, True),
+        (("--include",), ("*.dcm",), lambda asked: asked.options.selection.include, ("*.dcm",)),
+        (("--exclude",), ("backup/",), lambda asked: asked.options.selection.exclude, ("backup/",)),
+        (("--modality",), ("CT, MR",), lambda asked: asked.options.selection.modalities, ("CT", "MR")),
+        (
+            ("--newer-than",),
+            ("2024-12-31T18:00+00:00",),
+            *(lambda asked: asked.options.selection.newer_than, 1735668000.0),
+        ),
+        (("--order",), ("newest",), lambda asked: asked.options.selection.order, "newest"),
         (("--outage-wait",), ("5.5",), lambda asked: asked.options.retry.outage_seconds, 5.5),
         (("--report",), ("out.csv",), lambda asked: asked.sending.records_path, "out.csv"),
         (("--json",), (), lambda asked: asked.sending.json, True),
@@ -237,6 +248,27 @@ def test_the_command_line_overrules_the_environment(
     assert (asked.level, asked.options.calling_ae_title) == (QUIET, "TYPED")
 
 
+@pytest.mark.parametrize(
+    ("text", "seconds"),
+    [("90s", 90), ("1.5m", 90), ("12h", 43200), ("7d", 604800), ("2W", 1209600), (" 1 d ", 86400)],
+)
+def test_a_duration_is_counted_back_from_now(storescu: Callable[..., Asked], text: str, seconds: float) -> None:
+    before = time.time()
+    newer_than = storescu("--newer-than", text, "host", "104", "a").options.selection.newer_than
+    assert before - seconds <= newer_than <= time.time() - seconds
+
+
+def test_a_date_is_one_of_this_place(storescu: Callable[..., Asked]) -> None:
+    newer_than = storescu("--newer-than", "2024-12-31", "host", "104", "a").options.selection.newer_than
+    assert time.localtime(newer_than)[:6] == (2024, 12, 31, 0, 0, 0)
+
+
+def test_selections_are_repeatable(storescu: Callable[..., Asked]) -> None:
+    words = ("--include", "*.dcm", "--include", "IM*", "--modality", "CT,MR", "--modality", "US")
+    selection = storescu(*words, "host", "104", "a").options.selection
+    assert (selection.include, selection.modalities) == (("*.dcm", "IM*"), ("CT", "MR", "US"))
+
+
 def test_paths_keep_their_bytes(storescu: Callable[..., Asked]) -> None:
     name = os.fsdecode(b"bad\xff.dcm")
     assert storescu("host", "104", name, "--", "-a.dcm").paths == [name, "-a.dcm"]
@@ -300,6 +332,13 @@ def test_paths_come_from_stdin(storescu: Callable[..., Asked], monkeypatch: pyte
         (("storescu", "host", "104", "a", "--max-duration", "long"), "'long' is not a duration above 0, such as 8h"),
         (("storescu", "host", "104", "a", "-w", "65536"), "is not a number of operations from 1 to 65535"),
         (("storescu", "host", "104", "a", "--priority", "urgent"), "'urgent' is not one of low, medium, high"),
+        (("storescu", "host", "104", "a", "--include", "a["), "Invalid value for --include: 'a[': a [ has no ]"),
+        (("scan", "a", "--exclude", ""), "Invalid value for --exclude: '': it is empty"),
+        (("scan", "a", "--modality", ","), "Invalid value for --modality: give one or more, as CT,MR"),
+        (("scan", "a", "--modality", "C" * 17), "it is a value such as CT"),
+        (("scan", "a", "--newer-than", "soon"), "'soon' is not a date (2024-12-31, 2024-12-31T18:00) or a duration"),
+        (("scan", "a", "--newer-than", "-1d"), "'-1d' is not a date"),
+        (("storescu", "host", "104", "a", "--order", "name"), "'name' is not one of found, path, newest, largest"),
         (("storescu", "host", "104", "a", "--retries", "-1"), "'-1' is not a number of attempts"),
         (("storescu", "host", "104", "a", "--on-status", "A702"), "after = comes one of"),
         (("storescu", "host", "104", "a", "--on-status", "XYZ=stop"), "a status is four hexadecimal digits"),

@@ -14,7 +14,7 @@ from typing import Annotated, Any, BinaryIO, Literal, cast
 
 import typer
 
-from asyncstore.cli import options, running
+from asyncstore.cli import options, running, selecting
 from asyncstore.cli.named_paths import NamedPaths
 from asyncstore.cli.output.plain_text import path_text
 from asyncstore.cli.sending import StorescuRun
@@ -27,7 +27,8 @@ from asyncstore.transfer.options import RetryPolicy, TransferOptions
 from asyncstore.transfer.reactions import Reactions, StatusReaction, parse_overrides
 from asyncstore.transfer.schedule import windows
 
-DETAILS = """PATH is a DICOM file or a directory. Only files directly in a directory are sent; -r includes \
+DETAILS = """PATH is a DICOM file, a directory, a ZIP or TAR archive, a member of one (study.zip!/1.dcm), or a \
+DICOMDIR, which stands for the files that it references. Only files directly in a directory are sent; -r includes \
 subdirectories.
 
 Exit codes: 0 everything stored, 1 no association, 2 usage, 3 some instances failed, 4 stopped early with work left, \
@@ -113,6 +114,12 @@ def storescu(
             "-0", "--null", help="Each path of --files-from ends with NUL, not a newline.", panel=options.INPUT
         ),
     ] = False,
+    archives: selecting.Archives = False,
+    include: selecting.Include = None,
+    exclude: selecting.Exclude = None,
+    modality: selecting.Modality = None,
+    newer_than: selecting.NewerThan = None,
+    order: selecting.OrderOption = "found",
     calling_aet: options.CallingAET = "STORESCU",
     called_aet: options.CalledAET = "ANY-SCP",
     acse_timeout: options.AcseTimeout = 30,
@@ -364,6 +371,14 @@ def storescu(
         only_needed_contexts=single_context,
         keep_together=cast("Literal['directory', 'study']", keep_together),
         recursive=recursive,
+        selection=selecting.selection(
+            archives=archives,
+            include=include,
+            exclude=exclude,
+            modality=modality,
+            newer_than=newer_than,
+            order=order,
+        ),
         retry=retry_policy(
             retries=retries,
             first_wait_seconds=retry_wait,

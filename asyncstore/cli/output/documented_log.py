@@ -17,8 +17,8 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 from asyncstore.cli.output import pdu_text
 from asyncstore.cli.output.plain_text import count_text, duration_text, path_text, peer_text
 from asyncstore.errors import AssociationRejected, MissingUID, NotDicom, Timeout
+from asyncstore.inputs.trace import LeftOut
 from asyncstore.instances.outcome import State, reason_of
-from asyncstore.instances.problem import ProblemKind
 from asyncstore.net import trace
 from asyncstore.trace import TraceEvent
 from asyncstore.transfer.trace import (
@@ -51,7 +51,6 @@ _LETTERS: Final = (
 )
 _TIMEOUT_OPTIONS: Final = {"connect": "--connect-timeout", "acse": "-ta", "dimse": "-td", "network": "-tn"}
 _MODALITIES: Final = {CT_IMAGE_STORAGE: ", (CT)", MR_IMAGE_STORAGE: ", (MR)"}
-_DICOMDIR_ADVICE: Final = "Send the directory that it is in, with -r: that includes all files that it lists"
 # The command set of a response is always read in this transfer syntax (PS3.7 6.3.1).
 _COMMAND_SET_READ: Final = 'pydicom.read_dataset() TransferSyntax="Little Endian Implicit"'
 
@@ -265,6 +264,11 @@ def _(event: MorePadded) -> Iterator[Line]:
 
 
 @lines_of.register
+def _(event: LeftOut) -> Iterator[Line]:
+    return _debug([f"Left out: {path_text(event.path or '(in memory)')}: {path_text(event.why)}"])
+
+
+@lines_of.register
 def _(event: PeerTakesNothing) -> Iterator[Line]:
     because = peer_text(event.because, DETAIL_CHARACTERS)
     until = time.strftime("%H:%M:%S", time.localtime(time.time() + event.left_seconds))
@@ -287,8 +291,6 @@ def _source_problem(outcome: Outcome, path: str) -> Iterator[Line]:
     reason = path_text(outcome.reason)
     if outcome.state is State.SKIPPED:
         return _info(f"Skipped: {path}: {reason}")
-    if outcome.reason.startswith(ProblemKind.DICOMDIR.value):
-        return _error(f"Bad DICOM file: {path}", f"Reason: {reason}", _DICOMDIR_ADVICE)
     if isinstance(outcome.error, MissingUID):
         what = "Unknown SOP Class or Transfer Syntax UID"
     elif isinstance(outcome.error, OSError):

@@ -29,6 +29,8 @@ def lines(inventory: Inventory) -> Iterator[str]:
     """A table of the instances; then examples of doubtful File Meta Information and of each kind of problem."""
     total = count_text(inventory.instances.total(), "instance")
     yield f"{total}, {size_text(inventory.size_bytes.total())} of data sets"
+    if inventory.left_out:
+        yield f"{count_text(inventory.left_out, 'file')} left out by the selection"
     pairs = inventory.instances.most_common()
     width = max((len(f"{count:,}") for _, count in pairs), default=1)
     for pair, count in pairs:

@@ -11,6 +11,7 @@ import pydicom
 import pytest
 
 from tests.support import command
+from tests.support.archives import KINDS, dicom, write_any
 from tests.support.peers import LOOPBACK
 
 SAMPLES = Path(pydicom.__file__).parent / "data" / "test_files"
@@ -104,3 +105,29 @@ def test_an_internal_error_is_no_traceback() -> None:
     assert done.stderr == (
         "F: internal error: TypeError: 'NoneType' object is not callable\nF: run with -d for details\n"
     )
+
+
+@pytest.mark.parametrize("name", KINDS)
+def test_a_named_archive_is_opened_and_one_in_a_directory_with_the_option(name: str, tmp_path: Path) -> None:
+    path = write_any(tmp_path / name, {"1.dcm": dicom(1), "2.dcm": dicom(2), "../3.dcm": dicom(3)})
+    done = command.run("scan", path)
+    assert done.returncode == 3
+    assert done.stdout.startswith("2 instances, ")
+    assert f"1 file: cannot be read\n  {path}!/../3.dcm: its name leads out of the archive\n" in done.stdout
+    assert command.run("scan", tmp_path, "--archives").stdout == done.stdout
+    passed_over = command.run("scan", tmp_path)
+    assert passed_over.returncode == 5
+    kind = {".zip": "a ZIP archive", ".tar": "a TAR archive", ".tgz": "a file that gzip has compressed"}[path.suffix]
+    assert f"  {path}: it is {kind}\n" in passed_over.stdout
+
+
+def test_a_selection_says_how_many_it_leaves_out(tmp_path: Path) -> None:
+    path = write_any(tmp_path / "a.zip", {"1.dcm": dicom(1, modality="CT"), "2.dcm": dicom(2), "notes.txt": b"hello"})
+    done = command.run("scan", path, "--include", "*.dcm", "--modality", "CT", "-d")
+    assert done.returncode == 0
+    assert done.stdout.splitlines()[1] == "2 files left out by the selection"
+    assert done.stderr == (
+        f"D: Left out: {path}!/2.dcm: it has no modality\nD: Left out: {path}!/notes.txt: not included\n"
+    )
+    record = json.loads(command.run("scan", path, "--include", "*.dcm", "--json").stdout)
+    assert (record["instances"], record["left_out"]) == (2, 1)

@@ -6,6 +6,7 @@ import csv
 import json
 import os
 import re
+import shutil
 import signal
 import socket
 import subprocess
@@ -373,13 +374,22 @@ def test_what_is_no_instance_is_not_counted_as_one(peer: RunningPeer, tmp_path: 
     assert counts == {"found": 2, "stored": 2, "failed": 2, "problems": 2, "skipped": 2, "left": 0}
 
 
-def test_a_dicomdir_that_is_named_says_what_to_send_instead(peer: RunningPeer) -> None:
-    done = send(peer, DICOMDIR)
+def test_a_dicomdir_that_is_named_sends_what_it_references_and_tells_what_is_missing(
+    peer: RunningPeer, tmp_path: Path
+) -> None:
+    done = send(peer, DICOMDIR, "--json")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert json.loads(done.stdout.splitlines()[-1])["stored"] == 31
+    copy = tmp_path / "cd"
+    shutil.copytree(DICOMDIR.parent, copy)
+    missing = copy / "98892001" / "CT5N" / "2392"
+    missing.unlink()
+    done = send(peer, copy / "DICOMDIR")
     assert done.returncode == 3
-    first, second, third = done.stderr.splitlines()
-    assert first == f"E: Bad DICOM file: {DICOMDIR}"
-    assert second.startswith("E: Reason: a DICOMDIR, which is not sent: ")
-    assert third == "E: Send the directory that it is in, with -r: that includes all files that it lists"
+    assert done.stderr.splitlines()[:2] == [
+        f"E: Cannot access path: {missing}",
+        "E: Reason: the DICOMDIR references it, and it is missing",
+    ]
 
 
 def test_the_files_of_the_run_itself_are_passed_over_without_a_word(peer: RunningPeer, tree: Path) -> None:

@@ -11,8 +11,8 @@ from asyncstore.cli.output import documented_log
 from asyncstore.cli.output.documented_log import QUIET, DocumentedLog
 from asyncstore.dimse.messages import CEchoRQ, CStoreRQ
 from asyncstore.errors import MissingUID, NotDicom, SourceChanged, Timeout
-from asyncstore.instances.outcome import Outcome, State, problem_outcome
-from asyncstore.instances.problem import ProblemKind, ScanProblem
+from asyncstore.inputs.trace import LeftOut
+from asyncstore.instances.outcome import Outcome, State
 from asyncstore.net import trace
 from asyncstore.net.peer import Peer
 from asyncstore.status import Status
@@ -160,6 +160,13 @@ def test_the_first_padded_data_set_is_a_warning_and_the_others_are_counted() -> 
         f"W: /a/\\x1b1.dcm: {text}W: 2 more data sets of odd length sent with a padding byte\n"
     )
     assert printed(also) == f"D: (in memory): {text}"
+
+
+def test_what_is_left_out_is_told_at_level_debug() -> None:
+    event = LeftOut(path="/a/\x1b1.dcm", why="its modality is \x1bMR")
+    assert printed(event) == "D: Left out: /a/\\x1b1.dcm: its modality is \\x1bMR\n"
+    assert str(event) == r"left out: '/a/\x1b1.dcm': 'its modality is \x1bMR'"
+    assert not printed(event, level=logging.INFO)
 
 
 def test_what_is_stored_from_another_file_names_that_file() -> None:
@@ -472,16 +479,6 @@ def test_what_is_passed_over_in_a_directory_is_no_error() -> None:
     outcome = Outcome(State.SKIPPED, "a\nb", reason="not a DICOM file: it is\ttext", error=NotDicom("no"))
     assert printed(NotStored(outcome=outcome), level=logging.ERROR) == ""
     assert printed(NotStored(outcome=outcome)) == "I: Skipped: a\\nb: not a DICOM file: it is\\ttext\n"
-
-
-def test_a_dicomdir_that_is_named_says_what_to_name_instead() -> None:
-    problem = ScanProblem("DICOMDIR", ProblemKind.DICOMDIR, "it is an index", NotDicom("no"))
-    text = printed(NotStored(outcome=problem_outcome(problem, is_named=True)), level=logging.ERROR)
-    assert text == (
-        "E: Bad DICOM file: DICOMDIR\n"
-        "E: Reason: a DICOMDIR, which is not sent: it is an index\n"
-        "E: Send the directory that it is in, with -r: that includes all files that it lists\n"
-    )
 
 
 @pytest.mark.parametrize(
