@@ -8,7 +8,7 @@ import logging
 import os
 import sys
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from asyncstore import __version__
 from asyncstore.cli import exit_codes, running
@@ -21,6 +21,9 @@ from asyncstore.errors import AsyncStoreError, LedgerError
 from asyncstore.instances.outcome import State
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from asyncstore.cli.counting import InputCount
     from asyncstore.cli.output.documented_log import DocumentedLog
     from asyncstore.cli.output.records import JsonLines, RecordWriter
     from asyncstore.inputs.feed import Settled
@@ -32,6 +35,8 @@ if TYPE_CHECKING:
     from asyncstore.transfer.options import TransferOptions
     from asyncstore.transfer.report import Report
 
+# A shorter run ends before a count of its input would be of use.
+_COUNT_AFTER_SECONDS: Final = 1.0
 # After a run with only these states, and without a request, there was nothing to send.
 _NOTHING_TO_SEND = frozenset((State.RESUMED, State.DUPLICATE, State.SKIPPED, State.SOURCE_PROBLEM))
 
@@ -40,8 +45,9 @@ _NOTHING_TO_SEND = frozenset((State.RESUMED, State.DUPLICATE, State.SKIPPED, Sta
 class StorescuRun:
     """One run of storescu: paths, destination, options, and where its records go.
 
-    `progress` None shows a bar if stderr is a terminal. `records_path` and `ledger` are file names or None.
-    `force_ledger` allows a ledger on a network file system.
+    `progress` None shows a display if stderr is a terminal, `summary` a table at the end. `stats_seconds` is the time
+    between two lines that say how far the run is. `is_counted`: the input is counted ahead. `records_path`, `ledger`
+    and `log_path` are file names or None. `force_ledger` allows a ledger on a network file system.
     """
 
     peer: Peer
@@ -52,7 +58,12 @@ class StorescuRun:
     records_path: str | None = None
     json: bool = False
     progress: bool | None = None
+    stats_seconds: float | None = None
+    is_counted: bool = True
+    summary: bool = False
+    log_path: str | None = None
     _cannot_record: bool = field(default=False, init=False)
+    _count: InputCount | None = field(default=None, init=False)
 
     def run(self, log: DocumentedLog) -> int:
         """Send everything and return the exit code."""
@@ -97,7 +108,8 @@ class StorescuRun:
             _notice(log, logging.WARNING, "Interrupted again: aborting")
             transfer.abort()
 
-        with running.interrupts(drain, abort) as received, self._progress(transfer.report, log):
+        self._tell_history(log)
+        with running.interrupts(drain, abort) as received, self._counted(transfer, log), self._watched(transfer, log):
             try:
                 async with transfer:
                     async for outcome in transfer:
@@ -108,7 +120,9 @@ class StorescuRun:
         code = self._exit_code(transfer.report, failure, received.signal_number)
         self._explain(failure, transfer.report, log)
         if failure is None and code != ExitCode.NO_ASSOCIATION:
-            self._summarize(transfer.report, log, nothing_to_send=code == ExitCode.NOTHING_TO_SEND)
+            left = left_text(transfer.report, self._count)
+            self._summarize(transfer.report, log, left, nothing_to_send=code == ExitCode.NOTHING_TO_SEND)
+            self._print_summary(transfer.report, log, left, code)
         if json_lines is not None and not self._cannot_record:
             json_lines.write_summary(transfer.report, code)
         return code
@@ -136,13 +150,37 @@ class StorescuRun:
 
     # -- while it runs -------------------------------------------------------------------------------------------------
 
-    def _progress(self, report: Report, log: DocumentedLog) -> contextlib.AbstractContextManager[None]:
-        wanted = sys.stderr.isatty() if self.progress is None else self.progress
-        if not wanted or log.threshold >= QUIET:
+    def _watched(self, transfer: Transfer, log: DocumentedLog) -> contextlib.AbstractContextManager[None]:
+        """Show how far the transfer is, if that is wanted."""
+        may_show = sys.stderr.isatty() or self.progress or self.stats_seconds is not None
+        if log.threshold >= QUIET or not (may_show or log.threshold <= logging.INFO):
             return contextlib.nullcontext()
-        from asyncstore.cli.output import progress
+        from asyncstore.cli import watching
 
-        return progress.shown(report, log)
+        watch = watching.Watch.of(log, progress=self.progress, stats_seconds=self.stats_seconds)
+        return watching.watched(transfer, watch, log, lambda: self._count)
+
+    @contextlib.contextmanager
+    def _counted(self, transfer: Transfer, log: DocumentedLog) -> Iterator[None]:
+        """Count the input while the transfer reads it, if it does so for a while and the count is shown anywhere."""
+        is_wanted = self.is_counted and (log.threshold < QUIET or self.json)
+        begin = functools.partial(self._begin_count, transfer)
+        with running.later(_COUNT_AFTER_SECONDS, begin) if is_wanted else contextlib.nullcontext():
+            try:
+                yield
+            finally:
+                if self._count is not None:
+                    self._count.close()
+
+    def _begin_count(self, transfer: Transfer) -> None:
+        from asyncstore.cli.counting import InputCount, may_count
+
+        if transfer.report.scan_finished or transfer.view().is_stopping or not may_count(self.paths.list_name):
+            return
+        self._count = InputCount.of(
+            self.paths, recursive=self.options.recursive, own_files=(*self._own_files, *transfer.ledger_files)
+        )
+        self._count.start()
 
     def _record(self, outcome: Outcome | None, writers: list[RecordWriter], transfer: Transfer) -> None:
         """Write an outcome; None, at the end, makes the report exist even if it is empty.
@@ -178,7 +216,7 @@ class StorescuRun:
         elif failure is not None:
             explain_failure(failure, self.peer, self.options.calling_ae_title, log)
 
-    def _summarize(self, report: Report, log: DocumentedLog, *, nothing_to_send: bool) -> None:
+    def _summarize(self, report: Report, log: DocumentedLog, left: str, *, nothing_to_send: bool) -> None:
         if nothing_to_send:
             _notice(log, logging.WARNING, "No suitable DICOM files found")
             logger.error("Nothing to send: %s", self._why_nothing(report.skipped))
@@ -189,26 +227,51 @@ class StorescuRun:
         if report.problems and is_more_than_one:
             logger.error("%s could not be sent (see above)", count_text(report.problems, "path"))
         if report.stopped_early:
-            logger.error("Stopped early%s", self._how_it_stopped(report))
+            logger.error("Stopped early%s", self._how_it_stopped(report, left))
         if report.skipped and not nothing_to_send:
             what = "that is not a DICOM instance was" if report.skipped == 1 else "that are not DICOM instances were"
             _notice(log, logging.INFO, f"{count_text(report.skipped, 'file')} {what} skipped")
         if is_more_than_one:
             _notice(log, logging.INFO, summary_text(report))
+        elif report.states[State.STORED] + report.states[State.WARNING] and sys.stderr.isatty():
+            log.tell(logging.INFO, summary_text(report))
 
     def _why_nothing(self, skipped: int) -> str:
         return why_nothing(self.paths, skipped=skipped, recursive=self.options.recursive)
 
-    def _how_it_stopped(self, report: Report) -> str:
+    def _print_summary(self, report: Report, log: DocumentedLog, left: str, code: int) -> None:
+        """Print a table: if it was asked for, or on a terminal if there is more to say than one line."""
+        has_more = report.found + report.problems > 1 or report.failed > 0
+        is_shown = self.summary or (has_more and sys.stderr.isatty())
+        if not is_shown or log.threshold >= QUIET:
+            return
+        from asyncstore.cli.next_steps import next_steps
+        from asyncstore.cli.output.summary import Summary
+
+        steps = next_steps(report, ledger=self.ledger, may_pass=may_pass(report.stopped_because))
+        with log.turn():
+            log.write("\n".join(Summary(report, code, left, steps).lines()))
+
+    def _tell_history(self, log: DocumentedLog) -> None:
+        """Say on which runs a run goes on, as far as their records tell: the rows of a ledger may be millions."""
+        if self.ledger is None or not (logger.isEnabledFor(logging.INFO) or sys.stderr.isatty()):
+            return
+        with contextlib.suppress(OSError, LedgerError):  # the transfer opens it, and says what is wrong with it
+            if not os.path.getsize(self.ledger):
+                return
+            from asyncstore.cli.output.ledger_text import runs_text
+            from asyncstore.ledger.sqlite.reader import LedgerReader
+
+            with LedgerReader(self.ledger) as reader:
+                _notice(log, logging.INFO, f"Resuming with {path_text(self.ledger)}: {runs_text(reader.runs())}")
+
+    def _how_it_stopped(self, report: Report, left: str) -> str:
         """Why a run stopped, what is left, and what to do: nothing, if trying again cannot help."""
         because = report.stopped_because
         is_said = because is None or isinstance(because, LedgerError)
         text = "" if because is None or is_said else f": {reason_text(because, self.peer)}"
-        left = f"{count_text(report.left, 'instance')} left"
-        if report.scan_finished:
-            text += f"; {left}"
-        else:
-            text += "; the input was not read to its end" + (f", at least {left}" if report.left else "")
+        text += "" if report.scan_finished else "; the input was not read to its end"
+        text += f"{';' if report.scan_finished else ','} {left}" if left else ""
         if may_pass(because) and not self._cannot_record:
             text += ": run the same command again to resume" if self.ledger else ": run it again"
         return text
@@ -259,7 +322,7 @@ class StorescuRun:
 
     @property
     def _own_files(self) -> tuple[str, ...]:
-        return () if self.records_path is None else (self.records_path,)
+        return tuple(path for path in (self.records_path, self.log_path) if path is not None)
 
 
 def summary_text(report: Report) -> str:
@@ -276,10 +339,26 @@ def summary_text(report: Report) -> str:
     return ", ".join(parts)
 
 
+def left_text(report: Report, count: InputCount | None) -> str:
+    """How many instances a run has left that stopped early: all of them if the input was read or counted to its end.
+
+    A file that was counted and not opened need not be DICOM: if others were not, no exact number can be told.
+    """
+    if not report.stopped_early:
+        return ""
+    if report.scan_finished:
+        return f"{count_text(report.left, 'instance')} left"
+    if count is None or not count.is_complete:
+        return f"at least {count_text(report.left, 'instance')} left" if report.left else ""
+    left = max(report.left, count.entries - report.finished + report.left)
+    at_most = "at most " if report.skipped or report.problems else ""
+    return f"{at_most}{count_text(left, 'instance')} left"
+
+
 def _notice(log: DocumentedLog, level: int, text: str) -> None:
     """Log a line that is shown on a terminal at any level but quiet."""
-    if not logger.isEnabledFor(level) and log.threshold < QUIET and sys.stderr.isatty():
-        log.notice(level, text)
+    if sys.stderr.isatty():
+        log.tell(level, text)
     else:
         logger.log(level, "%s", text)
 

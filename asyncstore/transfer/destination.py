@@ -21,6 +21,7 @@ from asyncstore.errors import (
 )
 from asyncstore.trace import emit
 from asyncstore.transfer.trace import PeerTakesAgain, PeerTakesNothing
+from asyncstore.transfer.view import Trouble
 
 if TYPE_CHECKING:
     from asyncstore.status import Status
@@ -127,6 +128,12 @@ class Destination:
     def is_probed(self) -> bool:
         """Whether to send one instance at a time, until one is answered: the peer may still take nothing."""
         return self._failures > 0
+
+    def trouble(self, now: float) -> Trouble | None:
+        """Why the peer takes nothing, if it has taken nothing for a while."""
+        if self._trouble is None or self._trouble_since is None:
+            return None
+        return Trouble(self._trouble, max(0.0, self._trouble_since + self._retry.outage_seconds - now))
 
     def closed_until(self, now: float) -> float:
         """The time until which nothing may be sent; it is past when the peer may have more."""

@@ -13,7 +13,9 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import math
 import os
+import time
 from typing import TYPE_CHECKING, Any, Self
 
 import anyio
@@ -33,6 +35,7 @@ from asyncstore.transfer.pool import Pool
 from asyncstore.transfer.preparing import Preparing
 from asyncstore.transfer.report import Report
 from asyncstore.transfer.supervisor import Supervisor
+from asyncstore.transfer.view import TransferView
 from asyncstore.transfer.work import Work
 
 if TYPE_CHECKING:
@@ -107,7 +110,8 @@ class Transfer:
         """Make the stations, from the last one to the first."""
         options, report, ledger = self.options, self.report, self._ledger
         by_study = options.keep_together == "study"
-        work, plan = Work(strict=by_study), Plan(options)
+        plan = Plan(options)
+        self._work = work = Work(strict=by_study)
         concurrency = Concurrency(options.associations, MAXIMUM_ASSOCIATIONS)
         self._destination = destination = Destination(options.retry, concurrency)
         self._outcomes = outcomes = Outcomes(report, destination, ledger, fail_fast=options.fail_fast)
@@ -222,6 +226,28 @@ class Transfer:
                 raise LocalProtocolError("a Transfer is iterated over inside `async with`, which begins it")
             await outcomes.readable.wait()
         return outcomes.take()
+
+    @property
+    def ledger_files(self) -> tuple[str, ...]:
+        """The files in which the ledger is kept, if there is one."""
+        return () if self._ledger is None else self._ledger.files
+
+    def view(self) -> TransferView:
+        """The run as it is now: its associations, and what it waits for."""
+        now = time.monotonic()
+        work, destination = self._work, self._destination
+        to_retry = list(work.to_retry)
+        retry_at = work.next_retry_at
+        return TransferView(
+            associations=tuple(worker.view(now) for worker in self._pool.workers),
+            waiting=work.waiting,
+            in_flight=work.in_flight,
+            retrying=len(to_retry),
+            suspected=sum(pending.is_suspected for pending in to_retry),
+            retry_seconds=None if retry_at == math.inf else max(0.0, retry_at - now),
+            trouble=destination.trouble(now),
+            is_stopping=destination.is_stopped,
+        )
 
     def drain(self) -> None:
         """Take no new work, finish what is in flight, and release; the iteration ends after the last outcome.

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections import Counter
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from asyncstore.instances.outcome import FAILED_STATES, STORED_STATES, State
 
@@ -19,17 +19,36 @@ _FOUND_BEFORE = frozenset((State.RESUMED, State.DUPLICATE))
 _KEPT_REASONS = 1000  # a peer that words each failure differently must not fill the memory
 
 
+class Waiting(NamedTuple):
+    """Why a run sends nothing although it may have work.
+
+    `until` is the time at which it goes on by itself, in seconds since 1970; None: when the caller says.
+    """
+
+    until: float | None
+
+    def __str__(self) -> str:
+        return (
+            "paused" if self.until is None else f"waiting until {time.strftime('%a %H:%M', time.localtime(self.until))}"
+        )
+
+
 @dataclass(slots=True)
 class Report:
     """The account of a transfer so far: instances by state, status and reason, and bytes of data sets.
 
-    `found` counts instances, those of an earlier run included, and `found_bytes` the bytes of their data sets, as far
-    as the files were opened. Both grow while the input is read, and are final once `scan_finished` is true. Of what is
+    `found` counts instances, those of an earlier run included, `found_bytes` the bytes of their data sets, and
+    `found_file_bytes` those of their files, as far as they were opened; `found_before` counts those that were not,
+    since a ledger has their outcome. All grow while the input is read, and are final once `scan_finished` is true. Of what is
     not an instance, `problems` counts paths that cannot be read and files that are damaged, and `skipped` the files in
     a directory that are not DICOM. `states` counts the outcomes of all three.
 
-    `streamed_bytes` is the part of `sent_bytes` that large instances sent beyond their first 8 MiB. `stopped_because`
-    is the exception that stopped the run before its work was done, None otherwise. `started_at` and `finished_at` are
+    `sop_classes` counts the instances that this run stored. `unstored_bytes` are those of data sets with any other
+    outcome. `set_aside` counts the failed instances that a later run sends only if it is asked to.
+
+    `streamed_bytes` is the part of `sent_bytes` that large instances sent beyond their first 8 MiB. `waiting_for` is
+    None while the run may send. `stopped_because` is the exception that stopped the run before its work was done, None
+    otherwise. `started_at` and `finished_at` are
     times of time.monotonic(). `to_dict()` is for JSON.
     """
 
@@ -50,6 +69,12 @@ class Report:
     started_at: float = field(default_factory=time.monotonic)
     finished_at: float | None = None
     streamed_bytes: int = 0
+    waiting_for: Waiting | None = None
+    found_before: int = 0
+    found_file_bytes: int = 0
+    unstored_bytes: int = 0
+    set_aside: int = 0
+    sop_classes: Counter[str] = field(default_factory=Counter)
 
     @property
     def stored(self) -> int:
@@ -114,6 +139,7 @@ class Report:
         """Count an instance that was read."""
         self.found += 1
         self.found_bytes += instance.data_set_length
+        self.found_file_bytes += instance.size_bytes
 
     def add(self, outcome: Outcome, *, is_settled: bool = False) -> None:
         """Count a final outcome; `is_settled`: a ledger has it from an earlier run, and nothing was read."""
@@ -121,13 +147,20 @@ class Report:
         self.states[state] += 1
         if is_settled and (state in _FOUND_BEFORE or outcome.is_set_aside):
             self.found += 1
+            self.found_before += 1
         elif outcome.instance is None and state is State.SOURCE_PROBLEM:
             self.problems += 1
         self.attempts += outcome.attempts
         if outcome.status is not None:
             self.statuses[outcome.status.value] += 1
-        if outcome.is_stored and outcome.attempts and outcome.instance is not None:
-            self.stored_bytes += outcome.instance.data_set_length
+        instance = outcome.instance
+        if state not in STORED_STATES:
+            self.set_aside += outcome.is_set_aside
+            if instance is not None and state is not State.LEFT:
+                self.unstored_bytes += instance.data_set_length
+        elif outcome.attempts and instance is not None:
+            self.stored_bytes += instance.data_set_length
+            self.sop_classes[instance.sop_class_uid] += 1
         if outcome.reason and (outcome.reason in self.reasons or len(self.reasons) < _KEPT_REASONS):
             self.reasons[outcome.reason] += 1
 
@@ -148,6 +181,8 @@ class Report:
             "left": self.left,
             "problems": self.problems,
             "skipped": self.skipped,
+            "sop_classes": dict(self.sop_classes.most_common()),
+            "set_aside": self.set_aside,
             "states": {state.value: count for state, count in sorted(self.states.items())},
             "statuses": {f"{value:04X}": count for value, count in sorted(self.statuses.items())},
             "reasons": dict(self.reasons.most_common()),
