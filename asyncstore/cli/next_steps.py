@@ -12,25 +12,25 @@ if TYPE_CHECKING:
 
 
 def next_steps(
-    report: Report, *, ledger: str | None, may_pass: bool, arguments: list[str] | None = None
+    report: Report, *, ledger: str | None, can_repeat: bool, arguments: list[str] | None = None
 ) -> tuple[tuple[str, str], ...]:
     """Commands that go on after a run, each with what it is for.
 
-    `may_pass`: why the run stopped may pass. `arguments` are those of the process.
+    `can_repeat`: the same command may do more another time. `arguments` are those of the process.
     """
     arguments = sys.argv if arguments is None else arguments
     program = _program(arguments[0])
     same = shlex.join([*program, *arguments[1:]])
     steps = []
-    if report.stopped_early and may_pass:
+    if report.stopped_early and can_repeat:
         steps.append((same, "to resume" if ledger else "to send all again (with --ledger FILE, a run can be resumed)"))
     if ledger is None:
         return tuple(steps)
     if report.failed:
         steps.append((shlex.join([*program, "report", "--failed-files", ledger]), "to list what failed"))
-    if report.failed - report.set_aside > 0 and not report.stopped_early:
+    if report.failed > report.set_aside and can_repeat and not report.stopped_early:
         steps.append((same, "to try the failed ones again"))
-    if report.set_aside:
+    if report.set_aside and can_repeat:
         again = same if "--retry-set-aside" in arguments else _with_option(program, arguments[1:], "--retry-set-aside")
         steps.append((again, "to send again what was set aside, too"))
     return tuple(steps)

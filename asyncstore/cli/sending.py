@@ -124,7 +124,9 @@ class StorescuRun:
             self._summarize(transfer.report, log, left, nothing_to_send=code == ExitCode.NOTHING_TO_SEND)
             self._print_summary(transfer.report, log, left, code)
         if json_lines is not None and not self._cannot_record:
-            json_lines.write_summary(transfer.report, code)
+            count = self._count
+            files = count.entries if count is not None and count.is_complete else None
+            json_lines.write_summary(transfer.report, code, input_files=files)
         return code
 
     def _exit_code(self, report: Report, failure: AsyncStoreError | None, signal_number: int | None) -> int:
@@ -231,7 +233,9 @@ class StorescuRun:
         if report.skipped and not nothing_to_send:
             what = "that is not a DICOM instance was" if report.skipped == 1 else "that are not DICOM instances were"
             _notice(log, logging.INFO, f"{count_text(report.skipped, 'file')} {what} skipped")
-        if is_more_than_one:
+        if is_more_than_one and self._has_table(report, log):
+            logger.info("%s", summary_text(report))
+        elif is_more_than_one:
             _notice(log, logging.INFO, summary_text(report))
         elif report.states[State.STORED] + report.states[State.WARNING] and sys.stderr.isatty():
             log.tell(logging.INFO, summary_text(report))
@@ -239,16 +243,19 @@ class StorescuRun:
     def _why_nothing(self, skipped: int) -> str:
         return why_nothing(self.paths, skipped=skipped, recursive=self.options.recursive)
 
-    def _print_summary(self, report: Report, log: DocumentedLog, left: str, code: int) -> None:
-        """Print a table: if it was asked for, or on a terminal if there is more to say than one line."""
+    def _has_table(self, report: Report, log: DocumentedLog) -> bool:
+        """Whether a table ends the run: if it was asked for, or on a terminal if one line cannot say all."""
         has_more = report.found + report.problems > 1 or report.failed > 0
-        is_shown = self.summary or (has_more and sys.stderr.isatty())
-        if not is_shown or log.threshold >= QUIET:
+        return log.threshold < QUIET and (self.summary or (has_more and sys.stderr.isatty()))
+
+    def _print_summary(self, report: Report, log: DocumentedLog, left: str, code: int) -> None:
+        if not self._has_table(report, log):
             return
         from asyncstore.cli.next_steps import next_steps
         from asyncstore.cli.output.summary import Summary
 
-        steps = next_steps(report, ledger=self.ledger, may_pass=may_pass(report.stopped_because))
+        can_repeat = may_pass(report.stopped_because) and self.paths.list_name != "-"
+        steps = next_steps(report, ledger=self.ledger, can_repeat=can_repeat)
         with log.turn():
             log.write("\n".join(Summary(report, code, left, steps).lines()))
 
@@ -346,13 +353,14 @@ def left_text(report: Report, count: InputCount | None) -> str:
     """
     if not report.stopped_early:
         return ""
-    if report.scan_finished:
-        return f"{count_text(report.left, 'instance')} left"
-    if count is None or not count.is_complete:
-        return f"at least {count_text(report.left, 'instance')} left" if report.left else ""
-    left = max(report.left, count.entries - report.finished + report.left)
-    at_most = "at most " if report.skipped or report.problems else ""
-    return f"{at_most}{count_text(left, 'instance')} left"
+    left, bound = report.left, "" if report.scan_finished else "at least "
+    if count is not None and not report.scan_finished:
+        has_others = report.skipped > 0 or report.problems > 0
+        if count.is_complete or not has_others:
+            left = max(left, count.entries - report.finished + report.left)
+        if count.is_complete:
+            bound = "at most " if has_others else ""
+    return f"{bound}{count_text(left, 'instance')} left" if left or not bound else ""
 
 
 def _notice(log: DocumentedLog, level: int, text: str) -> None:

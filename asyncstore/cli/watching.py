@@ -112,17 +112,26 @@ def _around_stops(display: screen.Screen, log: DocumentedLog) -> Iterator[None]:
         yield
         return
     loop = asyncio.get_running_loop()
+    is_cleared = False
 
     def stopped() -> None:
+        nonlocal is_cleared
         with log.turn():
             display.clear()
+        is_cleared = True
         loop.remove_signal_handler(stop)  # the default again
         os.kill(os.getpid(), stop)
         loop.add_signal_handler(stop, stopped)
 
+    def continued() -> None:
+        nonlocal is_cleared
+        if not is_cleared:  # it was stopped by something else, and others may have written since
+            display.forget()
+        is_cleared = False
+
     try:
         loop.add_signal_handler(stop, stopped)
-        loop.add_signal_handler(go_on, display.forget)
+        loop.add_signal_handler(go_on, continued)
     except (NotImplementedError, RuntimeError):  # not possible in this thread
         yield
         return

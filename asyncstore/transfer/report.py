@@ -39,9 +39,9 @@ class Report:
 
     `found` counts instances, those of an earlier run included, `found_bytes` the bytes of their data sets, and
     `found_file_bytes` those of their files, as far as they were opened; `found_before` counts those that were not,
-    since a ledger has their outcome. All grow while the input is read, and are final once `scan_finished` is true. Of what is
-    not an instance, `problems` counts paths that cannot be read and files that are damaged, and `skipped` the files in
-    a directory that are not DICOM. `states` counts the outcomes of all three.
+    since a ledger has their outcome. All grow while the input is read, and are final once `scan_finished` is true. Of
+    what is not an instance, `problems` counts paths that cannot be read and files that are damaged, and `skipped` the
+    files in a directory that are not DICOM. `states` counts the outcomes of all three.
 
     `sop_classes` counts the instances that this run stored. `unstored_bytes` are those of data sets with any other
     outcome. `set_aside` counts the failed instances that a later run sends only if it is asked to.

@@ -165,10 +165,15 @@ class Outlook:
             done_bytes,
             self._rate.per_second(0),
             self._rate.per_second(1),
-            None if counted is None and not known.are_final else self._left_seconds(known, done_bytes),
+            self._left_seconds(known, done_bytes) if self._is_told(view, counted) else None,
             self._look_at_associations(now, view),
             self._starved_seconds(now, view),
         )
+
+    def _is_told(self, view: TransferView, counted: Counted | None) -> bool:
+        """Whether a time left means anything: something is known of the input, and the run goes on."""
+        is_waiting = view.is_stopping or view.trouble is not None or self._report.waiting_for is not None
+        return not is_waiting and (counted is not None or self._report.scan_finished)
 
     def _left_seconds(self, known: Totals, done_bytes: int) -> float | None:
         """The time left. Bytes take time, and so does each instance, whatever its size."""

@@ -80,10 +80,10 @@ def _bar_line(glance: Glance, now: float, marks: Marks, columns: int) -> Line:
 
 def _sums(glance: Glance) -> list[str]:
     report, known = glance.report, glance.totals
-    at_least = "" if known.are_final else "at least "
+    of = "/" if known.are_final else " of at least "
     return [
-        f"{report.finished_instances:,} of {at_least}{count_text(known.instances, 'instance')}",
-        f"{size_text(glance.done_bytes)} of {at_least}{size_text(known.size_bytes)}",
+        f"{report.finished_instances:,}{of}{count_text(known.instances, 'instance')}",
+        f"{size_text(glance.done_bytes)}{f'/{size_text(known.size_bytes)}' if known.are_final else ''}",
         f"{size_text(glance.bytes_per_second)}/s",
         f"{_rate_text(glance.instances_per_second)}/s",
         count_text(report.associations_open, "association"),
@@ -96,15 +96,15 @@ def _counters(glance: Glance) -> list[Span]:
     states = report.states
     suspected = f" ({view.suspected:,} suspected)" if view.suspected else ""
     counts = (
-        (states[State.STORED] + states[State.WARNING], "stored", "", ""),
-        (states[State.WARNING], "with a warning", "", "yellow"),
-        (report.resumed, "stored earlier", "", ""),
-        (report.duplicates, "duplicate", "", ""),
-        (report.skipped, "not DICOM", "", "dim"),
-        (view.retrying, "to be sent again", suspected, "yellow"),
-        (report.failed, "failed", "", "red"),
+        (states[State.STORED] + states[State.WARNING], "stored", ""),
+        (states[State.WARNING], "with a warning", "yellow"),
+        (report.resumed, "stored earlier", ""),
+        (report.duplicates, "duplicate", ""),
+        (report.skipped, "not DICOM", "dim"),
+        (view.retrying, f"to be sent again{suspected}", "yellow"),
+        (report.failed, "failed", "red"),
     )
-    return [Span(f"{count:,} {what}{more}", style) for count, what, more, style in counts if count]
+    return [Span(f"{count:,} {what}", style) for count, what, style in counts if count]
 
 
 def _association_lines(glance: Glance, marks: Marks, columns: int, room: int) -> list[Line]:
@@ -141,10 +141,10 @@ def _association_line(view: AssociationView, rates: AssociationRates, marks: Mar
 
 def _details(view: AssociationView, rates: AssociationRates) -> str:
     """Its size, its rate, and how long answers take; or how long there has been none. Always equally long."""
-    if view.written_bytes is not None and rates.large_bytes_per_second:
-        rate = f"{size_text(rates.large_bytes_per_second)}/s"
-    else:
+    if view.written_bytes is None:
         rate = f"{_rate_text(rates.answers_per_second)}/s"
+    else:
+        rate = f"{size_text(rates.large_bytes_per_second)}/s" if rates.large_bytes_per_second else ""
     if view.silent_seconds >= _SILENT_SECONDS:
         answer = f"no answer {duration_text(view.silent_seconds, digits=0)}"
     elif rates.answer_seconds is None:
