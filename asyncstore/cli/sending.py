@@ -270,7 +270,7 @@ class StorescuRun:
             from asyncstore.ledger.sqlite.reader import LedgerReader
 
             with LedgerReader(self.ledger) as reader:
-                _notice(log, logging.INFO, f"Resuming with {path_text(self.ledger)}: {runs_text(reader.runs())}")
+                _notice(log, logging.INFO, f"Resuming after {runs_text(reader.runs())}")
 
     def _how_it_stopped(self, report: Report, left: str) -> str:
         """Why a run stopped, what is left, and what to do: nothing, if trying again cannot help."""
