@@ -21,13 +21,13 @@ from asyncstore.errors import (
 )
 from asyncstore.trace import emit
 from asyncstore.transfer.trace import PeerTakesAgain, PeerTakesNothing
-from asyncstore.transfer.view import Trouble
 
 if TYPE_CHECKING:
     from asyncstore.status import Status
     from asyncstore.transfer.concurrency import Concurrency
     from asyncstore.transfer.options import RetryPolicy
     from asyncstore.transfer.plan import Pair
+    from asyncstore.transfer.view import Trouble
 
 logger = logging.getLogger("asyncstore.transfer")
 
@@ -133,6 +133,8 @@ class Destination:
         """Why the peer takes nothing, if it has taken nothing for a while."""
         if self._trouble is None or self._trouble_since is None:
             return None
+        from asyncstore.transfer.view import Trouble
+
         return Trouble(self._trouble, max(0.0, self._trouble_since + self._retry.outage_seconds - now))
 
     def closed_until(self, now: float) -> float:

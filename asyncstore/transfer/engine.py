@@ -35,7 +35,6 @@ from asyncstore.transfer.pool import Pool
 from asyncstore.transfer.preparing import Preparing
 from asyncstore.transfer.report import Report
 from asyncstore.transfer.supervisor import Supervisor
-from asyncstore.transfer.view import TransferView
 from asyncstore.transfer.work import Work
 
 if TYPE_CHECKING:
@@ -49,6 +48,7 @@ if TYPE_CHECKING:
     from asyncstore.instances.outcome import Outcome
     from asyncstore.ledger.protocol import Ledger
     from asyncstore.net.peer import Peer
+    from asyncstore.transfer.view import TransferView
 
 
 class Transfer:
@@ -234,6 +234,8 @@ class Transfer:
 
     def view(self) -> TransferView:
         """The run as it is now: its associations, and what it waits for."""
+        from asyncstore.transfer.view import TransferView
+
         now = time.monotonic()
         work, destination = self._work, self._destination
         to_retry = list(work.to_retry)

@@ -15,7 +15,6 @@ from asyncstore.net.invoker import STREAMED_AFTER_BYTES
 from asyncstore.preparation.prepare import Prepared, conversion, prepare_now
 from asyncstore.services.storage import send
 from asyncstore.transfer.preparing import Bench
-from asyncstore.transfer.view import AssociationView
 
 if TYPE_CHECKING:
     from typing import TypeAlias
@@ -29,6 +28,7 @@ if TYPE_CHECKING:
     from asyncstore.transfer.pending import Pending
     from asyncstore.transfer.plan import Pair, Proposal
     from asyncstore.transfer.preparing import Preparing
+    from asyncstore.transfer.view import AssociationView
 
     # An instance, and the transfer syntax and length in which it was sent: converted bytes are not kept for the answer.
     _Sent: TypeAlias = tuple[Pending, str, int]
@@ -126,6 +126,8 @@ class Worker:
 
     def view(self, now: float) -> AssociationView:
         """The association as it is now."""
+        from asyncstore.transfer.view import AssociationView
+
         association, in_flight = self.association, self._in_flight
         state = "connecting" if self.established_at == math.inf else "ending" if self.retiring else "open"
         if association.failure is not None:

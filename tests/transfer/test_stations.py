@@ -31,7 +31,7 @@ STATIONS: Final = (
     ("pending",),
     ("plan",),
     ("options",),
-    ("reactions", "concurrency", "report", "trace"),
+    ("reactions", "concurrency", "report", "trace", "view"),
 )
 ROW_OF: Final = {name: row for row, names in enumerate(STATIONS) for name in names}
 # What may be called from below: by an association its worker, and by the feed the admission.

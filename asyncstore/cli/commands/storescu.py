@@ -21,7 +21,6 @@ from asyncstore.cli.output.plain_text import path_text
 from asyncstore.cli.sending import StorescuRun
 from asyncstore.dimse.messages import HIGH, LOW, MEDIUM
 from asyncstore.errors import LocalProtocolError
-from asyncstore.inputs.listed import listed_paths
 from asyncstore.net.peer import Peer
 from asyncstore.transfer.options import RetryPolicy, TransferOptions
 from asyncstore.transfer.reactions import Reactions, StatusReaction, parse_overrides
@@ -62,6 +61,8 @@ def status_reactions(texts: list[str] | None) -> tuple[StatusReaction, ...]:
 
 def opened_list(name: str, *, ends_in_nul: bool) -> Iterator[str]:
     """The paths in a file, or in stdin for "-"."""
+    from asyncstore.inputs.listed import listed_paths
+
     try:
         stream = sys.stdin.buffer if name == "-" else open(name, "rb")  # noqa: SIM115
     except OSError as error:
