@@ -153,7 +153,7 @@ async def test_a_run_that_was_cut_short_is_told_as_such_and_not_as_all_there_is(
 
     async with KeepingSCP(answer) as scp:
         process = command.start(
-            "storescu", LOOPBACK, scp.port, tmp_path / "in", "--ledger", ledger, "-j", "1", "-w", "1"
+            "storescu", LOOPBACK, scp.port, tmp_path / "in", "--ledger", ledger, "-j", "1", "-w", "1", "--no-count"
         )
         with process:
             _, stderr = await anyio.to_thread.run_sync(process.communicate)
