@@ -35,8 +35,9 @@ if TYPE_CHECKING:
     from asyncstore.transfer.options import TransferOptions
     from asyncstore.transfer.report import Report
 
-# A shorter run ends before a count of its input would be of use.
+# A shorter run ends before a count of its input would be of use: to whoever watches it, or only to tell what is left.
 _COUNT_AFTER_SECONDS: Final = 1.0
+_COUNT_UNSEEN_AFTER_SECONDS: Final = 5.0
 # After a run with only these states, and without a request, there was nothing to send.
 _NOTHING_TO_SEND = frozenset((State.RESUMED, State.DUPLICATE, State.SKIPPED, State.SOURCE_PROBLEM))
 
@@ -154,20 +155,25 @@ class StorescuRun:
 
     def _watched(self, transfer: Transfer, log: DocumentedLog) -> contextlib.AbstractContextManager[None]:
         """Show how far the transfer is, if that is wanted."""
-        may_show = sys.stderr.isatty() or self.progress or self.stats_seconds is not None
-        if log.threshold >= QUIET or not (may_show or log.threshold <= logging.INFO):
+        if not self._may_watch(log):
             return contextlib.nullcontext()
         from asyncstore.cli import watching
 
         watch = watching.Watch.of(log, progress=self.progress, stats_seconds=self.stats_seconds)
         return watching.watched(transfer, watch, log, lambda: self._count)
 
+    def _may_watch(self, log: DocumentedLog) -> bool:
+        """Whether somebody may want to see how far the transfer is."""
+        wants = sys.stderr.isatty() or self.progress or self.stats_seconds is not None or log.threshold <= logging.INFO
+        return log.threshold < QUIET and bool(wants)
+
     @contextlib.contextmanager
     def _counted(self, transfer: Transfer, log: DocumentedLog) -> Iterator[None]:
         """Count the input while the transfer reads it, if it does so for a while and the count is shown anywhere."""
         is_wanted = self.is_counted and (log.threshold < QUIET or self.json)
         begin = functools.partial(self._begin_count, transfer)
-        with running.later(_COUNT_AFTER_SECONDS, begin) if is_wanted else contextlib.nullcontext():
+        after = _COUNT_AFTER_SECONDS if self._may_watch(log) else _COUNT_UNSEEN_AFTER_SECONDS
+        with running.later(after, begin) if is_wanted else contextlib.nullcontext():
             try:
                 yield
             finally:
