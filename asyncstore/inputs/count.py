@@ -8,6 +8,7 @@ second, whatever the walk is doing, and so ends soon after its reader has gone.
 from __future__ import annotations
 
 import contextlib
+import itertools
 import json
 import os
 import signal
@@ -15,14 +16,14 @@ import sys
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Final
 
-from asyncstore.inputs.entry import entries_of
 from asyncstore.inputs.listed import listed_paths
 from asyncstore.inputs.own_files import OwnFiles
+from asyncstore.inputs.walk import walk
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from asyncstore.inputs.entry import Entry
+    from asyncstore.instances.problem import ScanProblem
 
 _LINE_SECONDS: Final = 0.25
 _LOWEST_PRIORITY: Final = 19
@@ -50,15 +51,15 @@ class Request:
         return cls(**json.loads(data))
 
 
-def entries(request: Request) -> Iterator[Entry]:
-    """Every entry that the feed of a run will have, in some order: files, and paths that cannot be read."""
+def found(request: Request) -> Iterator[str | ScanProblem]:
+    """All that the feed of a run will find, in some order: files, and paths that cannot be read."""
     if request.listed is None:
-        yield from entries_of(request.paths, recursive=request.recursive, walked={})
+        yield from walk(request.paths, recursive=request.recursive)
         return
     # A directory may be listed again on purpose: the feed does not remember which it has walked either.
-    yield from entries_of(request.paths, recursive=request.recursive)
     with open(request.listed, "rb") as stream:
-        yield from entries_of(listed_paths(stream, ends_in_nul=request.ends_in_nul), recursive=request.recursive)
+        for path in itertools.chain(request.paths, listed_paths(stream, ends_in_nul=request.ends_in_nul)):
+            yield from walk(path, recursive=request.recursive)
 
 
 class Tally:
@@ -71,14 +72,17 @@ class Tally:
 
     def count(self, request: Request) -> None:
         """Count all, and write the last line."""
-        own_files = OwnFiles(request.own_files)
-        for entry in entries(request):
-            if (entry.name or "") in own_files:
-                continue
-            stamp = entry.stamp()
+        own_files = OwnFiles(request.own_files) if request.own_files else None
+        for path in found(request):
+            if type(path) is str:
+                if own_files is not None and path in own_files:
+                    continue
+                try:
+                    size_bytes = os.stat(path).st_size
+                except OSError:  # it has gone: the feed will say so
+                    size_bytes = 0
+                self._size_bytes += size_bytes
             self._entries += 1
-            if stamp is not None:
-                self._size_bytes += stamp[0]
         self.write(" end")
 
     def write(self, end: str = "") -> None:

@@ -12,7 +12,7 @@ import pytest
 
 from asyncstore.cli import counting
 from asyncstore.cli.counting import InputCount, may_count
-from asyncstore.inputs.count import Request, entries
+from asyncstore.inputs.count import Request, found
 from asyncstore.inputs.entry import entries_of
 from tests.support import command
 
@@ -48,7 +48,8 @@ def counted(request: Request) -> tuple[int, int, bool]:
 def test_what_is_counted_is_what_the_feed_finds(tmp_path: Path, recursive: bool) -> None:
     paths = [str(tree(tmp_path)), str(tmp_path / "sub"), str(tmp_path / "a.dcm"), str(tmp_path / "gone")]
     fed = [entry.name for entry in entries_of(paths, recursive=recursive, walked={})]
-    assert [entry.name for entry in entries(Request(paths, recursive))] == fed
+    names = [each if isinstance(each, str) else each.path for each in found(Request(paths, recursive))]
+    assert names == fed
     sizes = sum(os.stat(name).st_size for name in fed if name and os.path.isfile(name))
     assert counted(Request(paths, recursive)) == (len(fed), sizes, True)
 
@@ -117,7 +118,7 @@ def test_the_program_ends_when_its_reader_has_gone(tmp_path: Path) -> None:
     waiting = (
         "import time\n"
         "from asyncstore.inputs import count\n"
-        "count.entries = lambda request: filter(None, iter(lambda: time.sleep(0.01), 1))\n"
+        "count.found = lambda request: filter(None, iter(lambda: time.sleep(0.01), 1))\n"
         "count.main()\n"
     )
     process = subprocess.Popen(
