@@ -44,7 +44,7 @@ if TYPE_CHECKING:
     from asyncstore.ledger.sqlite.reader import LedgerReader
     from asyncstore.net.mock import MockTransport
     from asyncstore.net.peer import Peer, Timeouts
-    from asyncstore.net.provider import ServiceProvider
+    from asyncstore.net.provider import NO_ANSWER, ServiceProvider
     from asyncstore.net.transport import Transport
     from asyncstore.services.scu import Association, associate
     from asyncstore.services.storage_scp import Arrival, OnStore, StorageSCP
@@ -67,7 +67,7 @@ __all__ = [
     "scan", "ScanProblem", "ProblemKind", "Instance", "instance_from", "instance_from_bytes",
     "DataSource", "FileSource", "BytesSource", "Outcome", "State", "Status",
     # the other end
-    "StorageSCP", "Arrival", "OnStore", "ServiceProvider", "Transport", "MockTransport",
+    "StorageSCP", "Arrival", "OnStore", "NO_ANSWER", "ServiceProvider", "Transport", "MockTransport",
     # errors
     "AsyncStoreError", "SourceError", "NotDicom", "MissingUID", "SourceChanged", "AssociateError", "ConnectFailed",
     "AssociationRejected", "NoAcceptedContext", "AssociationLost", "Aborted", "ConnectionLost", "Timeout",
@@ -89,7 +89,7 @@ _MODULES = {
     "asyncstore.services.scu": ("Association", "associate"),
     "asyncstore.net.mock": ("MockTransport",),
     "asyncstore.net.peer": ("Peer", "Timeouts"),
-    "asyncstore.net.provider": ("ServiceProvider",),
+    "asyncstore.net.provider": ("NO_ANSWER", "ServiceProvider"),
     "asyncstore.net.transport": ("Transport",),
     "asyncstore.status": ("Status",),
     "asyncstore.transfer.engine": ("Transfer", "store"),

@@ -45,6 +45,21 @@ async def test_an_instance_that_was_not_stored_raises_when_it_is_asked_to(tmp_pa
     assert not raised.value.retryable
 
 
+@pytest.mark.parametrize("syntax", [EXPLICIT_VR_LITTLE_ENDIAN, IMPLICIT_VR_LITTLE_ENDIAN])
+async def test_an_outcome_has_the_very_instance_that_was_handed_in(syntax: str, tmp_path: Path) -> None:
+    given = [asyncstore.instance_from(path) for path in write_files(tmp_path, 3)]
+    answers = iter([0xA900, *[0] * 100])
+    options = asyncstore.TransferOptions(only_transfer_syntax=syntax)
+    async with asyncstore.StorageSCP(on_store=lambda arrival: next(answers)) as scp:
+        peer = asyncstore.Peer("127.0.0.1", scp.port)
+        async with asyncstore.associate(peer, contexts=[(CT_IMAGE_STORAGE, syntax)]) as association:
+            assert (await association.store(given[0])).instance is given[0]
+        for ledger in (None, tmp_path / "run.db", tmp_path / "run.db"):
+            async with asyncstore.Transfer(peer, given, options=options, ledger=ledger) as transfer:
+                came = [outcome.instance async for outcome in transfer]
+            assert sorted(map(id, came)) == sorted(map(id, given))
+
+
 async def test_many_instances_over_several_associations(tmp_path: Path) -> None:
     paths = write_files(tmp_path, 50)
     async with asyncstore.StorageSCP() as scp:

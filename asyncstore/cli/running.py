@@ -188,6 +188,13 @@ class Results:
         """Whether stdout is shown on a terminal, and not read by a program."""
         return sys.stdout.isatty()
 
+    @property
+    def encoding(self) -> str:
+        """The encoding of what the terminal can show: of a plain one only ASCII, whatever Python would write to it."""
+        locale = os.environ.get("LC_ALL") or os.environ.get("LANG")
+        is_plain = locale in ("C", "POSIX") or os.environ.get("TERM") == "dumb"
+        return "ascii" if is_plain else sys.stdout.encoding
+
     def write_bytes(self, data: bytes) -> None:
         """Write bytes that may not be valid text. Must not be mixed with `write`."""
         with _losing():

@@ -134,12 +134,12 @@ def _read_c_store_rsp(elements: dict[int, Any], has_data_set: bool) -> CStoreRSP
     )
 
 
-def _read_c_store_rq(elements: dict[int, Any], has_data_set: bool) -> CStoreRQ:
+def _read_c_store_rq(elements: dict[int, Any], has_data_set: bool) -> CStoreRQ | UnknownMessage:
     for tag in (MESSAGE_ID, AFFECTED_SOP_CLASS_UID, AFFECTED_SOP_INSTANCE_UID):
         if elements.get(tag, "") == "":
             raise _missing(tag, CStoreRQ.name)
-    if not has_data_set:
-        raise RemoteProtocolError("there is no data set to store", pdu=CStoreRQ.name, field="Command Data Set Type")
+    if not has_data_set:  # not what the standard calls a C-STORE-RQ, but it can be answered
+        return UnknownMessage(C_STORE_RQ, elements[MESSAGE_ID], None, False)
     return CStoreRQ(
         message_id=elements[MESSAGE_ID],
         affected_sop_class_uid=elements[AFFECTED_SOP_CLASS_UID],

@@ -47,6 +47,11 @@ class Reassembler:
         self._command = bytearray()
         self._tolerate = tolerate
 
+    @property
+    def is_amid_message(self) -> bool:
+        """Whether a part of a message has come, and its end has not."""
+        return self._context_id is not None
+
     def receive_command(self, fragment: Fragment) -> Message | None:
         """Take a fragment of a command set, and return the message when it is the last one.
 

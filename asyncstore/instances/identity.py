@@ -189,6 +189,18 @@ def identify_data_set(data: Buffer, at: int, end: int, meta: dict[int, str], syn
     return Identity(sop_class, sop_instance, syntax, at, difference)
 
 
+def uids_of_data_set(data: Buffer, syntax: str, *, complete: bool) -> tuple[str, str] | None:
+    """The SOP Class and SOP Instance UID in a data set or its beginning, "" for one that it lacks; None if unknown.
+
+    Raises CutShort or Refused if the bytes are not a data set in this transfer syntax.
+    """
+    uids: dict[int, str] = {}
+    are_all_read = _collect_uids(uids, data, 0, len(data), syntax)
+    if not are_all_read and not (complete and uids):
+        return None
+    return uids.get(_SOP_CLASS_UID, ""), uids.get(_SOP_INSTANCE_UID, "")
+
+
 def _collect_uids(uids: dict[int, str], data: Buffer, at: int, end: int, syntax: str) -> bool:
     """Add the SOP Class and Instance UID of a data set to `uids`; see _collect_from_elements."""
     encoding = encoding_of(syntax)

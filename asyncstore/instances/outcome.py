@@ -63,9 +63,10 @@ FAILED_STATES = frozenset((State.CONFLICT, State.FAILED, State.NO_CONTEXT, State
 class Outcome:
     """The result of one instance: its `state`, and everything that explains it.
 
-    `path` is the file, None for an instance in memory. `instance` is None for a file without one. `status` is the
-    peer's answer, None if there was none. `reason` is one plain line, empty if all is well; `error` the exception
-    behind it, if any. `retryable` says whether sending it again may help.
+    `path` is the file, None for an instance in memory. `instance` is None for a file without one; if an Instance was
+    handed in, it is that very object. `status` is the peer's answer, None if there was none. `reason` is one plain
+    line, empty if all is well; `error` the exception behind it, if any. `retryable` says whether sending it again may
+    help.
 
     `attempts` counts C-STORE requests; 0 means that nothing was sent. `association_number`, `context_id` and
     `message_id` are those of the last request, and `transfer_syntax_uid` is the one that it was sent in: not the file's

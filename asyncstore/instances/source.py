@@ -60,6 +60,9 @@ class DataSource(Protocol):
 
     It must be safe to use from several threads: several associations may send one instance at once, and `close` may be
     called while a thread still reads for a task that was cancelled.
+
+    If `view` or `read_into` raises an Exception, or `read_into` does not return True when it may wait, the instance's
+    outcome is SOURCE_PROBLEM, and the others go on; in the middle of a message the association is aborted for it.
     """
 
     @property

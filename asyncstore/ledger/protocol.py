@@ -128,7 +128,8 @@ class History(Protocol):
 class Ledger(Recorder, History, Protocol):
     """Where a transfer writes down what became of each instance, and asks what an earlier run did.
 
-    The transfer enters it and leaves it: `async with`.
+    The transfer enters it and leaves it: `async with`. An exception that one of its methods raises aborts the transfer
+    and is raised out of its block; an error that the run should outlive belongs into `failure`.
     """
 
     @property

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from asyncstore.net.provider import Providers
     from asyncstore.net.transport import Transport
     from asyncstore.trace import TraceEvent
-    from asyncstore.upper_layer.machine import AbortReceived, UpperLayerEvent
+    from asyncstore.upper_layer.machine import UpperLayerEvent
     from asyncstore.upper_layer.pdu import AssociateRQ
 
 logger = logging.getLogger("asyncstore.net.acceptor")
@@ -298,9 +298,6 @@ class AcceptedAssociation(Association):
 
     def _closed_by_peer(self) -> None:
         """Do nothing: a peer may leave at any time."""
-
-    def _aborted_by_peer(self, event: AbortReceived) -> None:
-        self.changed.set()
 
     def _abort_source(self) -> int:
         return 2 if isinstance(self.failure, RemoteProtocolError) else 0

@@ -89,6 +89,9 @@ class Association(Link):
             if self.established:
                 self.invoker.framer.let_go()  # else its buffer stays until the collector finds the reference cycles
 
+    def _is_amid_message(self) -> bool:
+        return self._incoming.is_amid_message
+
     async def _discard(self) -> None:
         if self.performer is not None:
             await self.performer.discard()
@@ -100,8 +103,8 @@ class Association(Link):
         for number, fragment in enumerate(event.fragments, 1):
             received = self._incoming.receive(fragment)
             if received is None:
-                self.transport.acknowledge()  # the rest of the message may wait for that
-            elif received.message.responded_to is not None:
+                continue
+            if received.message.responded_to is not None:
                 operation = self.operations.match(received)
                 self.invoker.take(operation, cast("Response", received.message), received.data_set)
             elif (pause := (self.performer or self._begin_performing()).receive(received)) is not None:

@@ -27,9 +27,9 @@ from asyncstore.errors import (
     RemoteProtocolError,
 )
 from asyncstore.net import trace
+from asyncstore.net.trace import Tracing
 from asyncstore.net.transport import ABORT_SECONDS
 from asyncstore.net.writer import Writer
-from asyncstore.trace import emit
 from asyncstore.upper_layer.machine import (
     AbortReceived,
     ReleaseConfirmed,
@@ -46,18 +46,16 @@ if TYPE_CHECKING:
     from asyncstore.dimse.operations import Operation
     from asyncstore.net.peer import Timeouts
     from asyncstore.net.transport import Transport
-    from asyncstore.trace import TraceEvent
     from asyncstore.upper_layer.machine import UpperLayerEvent
 
 logger = logging.getLogger("asyncstore.net")
 
 
-class Link:
+class Link(Tracing):
     """The part of an Association that knows PS3.8 and the connection.
 
     `established`: the association was established. `is_open`: since then it has neither failed nor been released.
     `failure` is the reason why it ended too early, None while all is well; `on_failure` is called when it is set.
-    `on_trouble` is called with each event of level error, and by default logs it.
     `operations` has the operations that we invoked, `outstanding` those of them that the peer has not answered, by
     Message ID. `streamed_bytes` counts data set bytes sent beyond the first STREAMED_AFTER_BYTES of each instance;
     `written` is the Message ID of the latest larger one, and how many bytes of its data set are written.
@@ -68,10 +66,9 @@ class Link:
     writer: Writer
 
     def __init__(self, *, acceptor: bool, maximum_length: int, timeouts: Timeouts) -> None:
+        super().__init__()
         self.timeouts = timeouts
         self.on_failure: Callable[[], object] = _nothing
-        self.on_trouble: Callable[[TraceEvent], object] = _log
-        self.trace_number = 0
         self.established = False
         self.is_open = False
         self.streamed_bytes = 0
@@ -88,7 +85,6 @@ class Link:
             artim_seconds=timeouts.acse_seconds,
             tolerate=self._tolerate,
         )
-        self._tolerated: set[tuple[type[TraceEvent], str, str]] = set()
         self._receive = self._on_readable  # called when something can be read
         self._pause: Any = None  # an awaitable that the peer's requests wait for; nothing is read meanwhile
         self._is_paused = False
@@ -105,6 +101,10 @@ class Link:
 
     def _negotiate(self, event: UpperLayerEvent) -> Awaitable[object] | None:
         """Handle an event of negotiation; an awaitable that is returned must be awaited."""
+        raise NotImplementedError
+
+    def _is_amid_message(self) -> bool:
+        """Whether a part of a message has come, and its end has not."""
         raise NotImplementedError
 
     async def _discard(self) -> None:
@@ -246,7 +246,7 @@ class Link:
                     self._on_event(self._backlog.popleft())
             self._raise_error(time.monotonic())
         except AsyncStoreError as error:
-            self.fail(error)
+            self.ended_by(error)
         except (Exception, anyio.get_cancelled_exc_class()) as mistake:
             if not isinstance(mistake, Exception) and is_cancelled():
                 raise
@@ -260,7 +260,7 @@ class Link:
             data = self.transport.receive_some()
             if data is not None:
                 self._take_in(data)
-                if self._upper_layer.is_amid_pdu:
+                if self._upper_layer.is_amid_pdu or self._is_amid_message():
                     self.transport.acknowledge()  # the peer may wait for that before it sends the rest
         except AsyncStoreError as error:
             self.fail(error)
@@ -389,6 +389,9 @@ class Link:
             try:
                 if data := self.transport.receive_some():
                     self._take_in(data)
+                for event in self._backlog:  # what else waits there is void
+                    if isinstance(event, AbortReceived):
+                        self._on_event(event)
             except AsyncStoreError as told:
                 error = told
             except Exception as mistake:
@@ -426,25 +429,6 @@ class Link:
                 return
             await self.changed.wait()
 
-    def _tolerate(self, error: RemoteProtocolError, kind: type[TraceEvent] = trace.Tolerated) -> None:
-        """Log a violation of the peer that does no harm, the first of each kind."""
-        if (what := (kind, error.pdu, error.field)) not in self._tolerated:
-            self._tolerated.add(what)
-            self._trace(kind, detail=str(error))
-
-    def _trace(self, kind: type[TraceEvent], **fields: object) -> None:
-        """Log what happened."""
-        if logger.isEnabledFor(kind.level):
-            event = kind(association_number=self.trace_number, **fields)
-            if kind.level >= logging.ERROR:
-                self.on_trouble(event)
-            else:
-                logger.log(kind.level, event)
-
 
 def _nothing() -> None:
     pass
-
-
-def _log(event: TraceEvent) -> None:
-    emit(logger, event)

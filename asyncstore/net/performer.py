@@ -20,7 +20,8 @@ from asyncstore.dimse.message_types import response_to
 from asyncstore.dimse.performing import SOP_CLASS_NOT_SUPPORTED, Performing
 from asyncstore.dimse.reassembly import MAXIMUM_DATA_SET_BYTES
 from asyncstore.errors import AsyncStoreError, RemoteProtocolError, Timeout
-from asyncstore.status import Status
+from asyncstore.net.provider import NO_ANSWER, Silence
+from asyncstore.status import SUCCESS, Status
 from asyncstore.uids import name_of
 from asyncstore.upper_layer.framing import frame_command
 
@@ -29,6 +30,8 @@ if TYPE_CHECKING:
 
     from anyio.abc import TaskGroup
 
+    from asyncstore.dimse.message_types import Response
+    from asyncstore.dimse.messages import UnknownMessage
     from asyncstore.dimse.performing import PeerRequest
     from asyncstore.dimse.reassembly import Received
     from asyncstore.net.link import Link
@@ -69,6 +72,7 @@ class Performer:
         self._group = group
         self._request: PeerRequest | None = None  # the one whose data set is arriving
         self._sink: Sink | None = None
+        self._told: Awaitable[object] | None = None  # returned by the sink, until it is awaited
         self._data_set: bytearray | None = None
         self._unanswered = 0  # requests at work, and those whose response is being written
         self._answered = Signal()
@@ -109,8 +113,11 @@ class Performer:
         return pause
 
     async def discard(self) -> None:
-        """Forget a request whose data set was not whole when the association ended."""
+        """Give up a sink: its data set was not whole when the association ended, or it failed."""
         sink, self._sink = self._sink, None
+        told, self._told = self._told, None
+        if told is not None and hasattr(told, "close"):  # a coroutine, for example, that is not awaited any more
+            told.close()
         if sink is not None:
             try:
                 await sink.discard()
@@ -127,7 +134,7 @@ class Performer:
                 request.refused_with = SOP_CLASS_NOT_SUPPORTED
             else:
                 try:
-                    self._sink = provider.begin(request)
+                    self._sink = _checked_sink(provider.begin(request))
                 except Exception as error:
                     self._failed(request, error)
                     request.refused_with = _FAILED
@@ -140,7 +147,7 @@ class Performer:
     def _take(self, request: PeerRequest, piece: bytes) -> Awaitable[object] | None:
         request.data_set_bytes += len(piece)
         if self._sink is not None:
-            return self._sink.write(piece)
+            return self._tell(request, self._sink.write, piece)
         if self._data_set is not None:
             if request.data_set_bytes > MAXIMUM_DATA_SET_BYTES:
                 text = f"more than {MAXIMUM_DATA_SET_BYTES} bytes"
@@ -148,13 +155,41 @@ class Performer:
             self._data_set += piece
         return None
 
+    def _tell(self, request: PeerRequest, call: Callable[..., object], *arguments: object) -> Awaitable[object] | None:
+        """Call the sink. If it fails, the request is refused, and the rest of its data set is skipped."""
+        try:
+            told = call(*arguments)
+        except Exception as error:
+            return self._give_up(request, error)
+        if told is None or not isinstance(told, Awaitable):
+            return None
+        self._told = told
+        return self._wait_for_sink(request)
+
+    async def _wait_for_sink(self, request: PeerRequest) -> None:
+        told, self._told = self._told, None
+        assert told is not None
+        try:
+            await told
+        except Exception as error:
+            await self._give_up(request, error)
+        except anyio.get_cancelled_exc_class() as error:
+            if is_cancelled():
+                raise
+            await self._give_up(request, error)
+
+    def _give_up(self, request: PeerRequest, error: BaseException) -> Awaitable[object]:
+        self._failed(request, error)
+        request.refused_with = _FAILED
+        return self.discard()
+
     def _end(self, request: PeerRequest) -> Awaitable[object] | None:
         """Have a whole request performed, and answer it."""
         self._request = None
         data_set = None if self._data_set is None else bytes(self._data_set)
         self._data_set = None
         sink = self._sink  # kept until it has finished: it must be discarded if the association ends meanwhile
-        finishing = None if sink is None else sink.finish()
+        finishing = None if sink is None else self._tell(request, sink.finish)
         if finishing is None:
             return self._perform(request, data_set if sink is None else sink)
         self._next = partial(self._perform, request, sink)
@@ -209,19 +244,40 @@ class Performer:
             self._unanswered -= 1
             self._answered.set()
 
-    def _failed(self, request: PeerRequest, error: BaseException) -> Answer:
+    def _failed(self, request: PeerRequest, error: BaseException) -> Response | UnknownMessage:
         logger.error("performing a %s failed", request.message.name, exc_info=error)
         return response_to(request.message, _FAILED)
 
     def _respond(self, request: PeerRequest, answer: Answer) -> Awaitable[object] | None:
         self._performing.end(request)
-        if answer is None:
+        if answer is NO_ANSWER:
             return None
+        try:
+            command_set = _checked(request, answer).encode()
+        except Exception as error:
+            command_set = self._failed(request, error).encode()
         self._link.check_not_failed()
-        return self._link.writer.write(frame_command(request.context.context_id, answer.encode(), self._capacity))
+        return self._link.writer.write(frame_command(request.context.context_id, command_set, self._capacity))
 
     def _pause_if_due(self, pause: Awaitable[object] | None) -> Awaitable[object] | None:
         """The same pause, or one for the other tasks of the program if this peer has had its turn."""
         if pause is None and time.monotonic() >= self._turn_ends_at:
             return anyio.lowlevel.checkpoint()
         return pause
+
+
+def _checked_sink(sink: Sink | None) -> Sink | None:
+    """What a provider returned for a data set; raises TypeError if it is not a sink."""
+    if sink is not None and not (hasattr(sink, "write") and hasattr(sink, "finish") and hasattr(sink, "discard")):
+        raise TypeError(f"begin gave {sink!r:.200}, not a Sink or None")
+    return sink
+
+
+def _checked(request: PeerRequest, answer: Answer) -> Response | UnknownMessage:
+    """What a provider returned as a response; raises TypeError if it does not answer the request."""
+    if answer is None:
+        return response_to(request.message, SUCCESS)
+    if isinstance(answer, Silence) or getattr(answer, "responded_to", None) != request.message_id:
+        wanted = f"a response to request {request.message_id}, NO_ANSWER or None"
+        raise TypeError(f"perform gave {answer!r:.200}, not {wanted}")
+    return answer

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Protocol, TypeAlias
+import enum
+from typing import TYPE_CHECKING, Final, Protocol, TypeAlias
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Mapping
@@ -11,21 +12,36 @@ if TYPE_CHECKING:
     from asyncstore.dimse.messages import UnknownMessage
     from asyncstore.dimse.performing import PeerRequest
 
-Answer: TypeAlias = "Response | UnknownMessage | None"
-"""The response to a peer's request; None to send no response."""
+
+class Silence(enum.Enum):
+    """The type of NO_ANSWER."""
+
+    NO_ANSWER = enum.auto()
+
+
+NO_ANSWER: Final = Silence.NO_ANSWER
+"""Returned by `on_store` or by `ServiceProvider.perform` to leave the peer without an answer, until it gives up."""
+
+Answer: TypeAlias = "Response | UnknownMessage | Silence | None"
+"""The response to a peer's request; None is success, NO_ANSWER sends no response."""
 
 
 class Sink(Protocol):
-    """Takes the data set of one request, piece by piece."""
+    """Takes the data set of one request, piece by piece.
 
-    def write(self, data: bytes) -> Awaitable[None] | None:
+    If `write` or `finish` raises, that is logged, the sink is discarded, the rest of the data set is skipped, and the
+    answer is 0110. If `discard` raises, that is logged. What they return is awaited if it is awaitable, and ignored if
+    it is anything else, such as the count that the `write` of a file returns.
+    """
+
+    def write(self, data: bytes) -> Awaitable[object] | object:
         """Take a piece. If this returns an awaitable, nothing more is read from the peer until it is done."""
 
-    def finish(self) -> Awaitable[None] | None:
+    def finish(self) -> Awaitable[object] | object:
         """End: the data set is whole. An awaitable is awaited before the request is performed."""
 
     async def discard(self) -> None:
-        """Give up: the association ended before the data set was whole."""
+        """Give up: the association ended before the data set was whole, or the sink failed."""
 
 
 class ServiceProvider(Protocol):
@@ -44,7 +60,9 @@ class ServiceProvider(Protocol):
                 return response_to(request.message, SUCCESS)
 
     `asyncstore.associate(..., providers={abstract_syntax: Agreeable()})` registers it. One provider may serve several
-    associations at once. If `begin` or `perform` raises, that is logged and the answer is 0110.
+    associations at once. If `begin` or `perform` raises, or returns anything but what it says here, that is logged and
+    the answer is 0110, "processing failure", which exists for every service (PS3.7 C.5). An exception that is not an
+    Exception ends the association.
     """
 
     def begin(self, request: PeerRequest) -> Sink | None:
@@ -57,8 +75,9 @@ class ServiceProvider(Protocol):
     def perform(self, request: PeerRequest, data_set: Sink | bytes | None) -> Answer | Awaitable[Answer]:
         """Perform the request and return the response; `data_set` is None if the request has none.
 
-        Awaitables run side by side, as many as the operations window allows, so responses may be late and come in any
-        order. One goes on when its peer has left.
+        None stands for a response with success, NO_ANSWER for no response at all: the peer then waits until it gives
+        up. Awaitables run side by side, as many as the operations window allows, so responses may be late and come in
+        any order. One goes on when its peer has left.
         """
 
 

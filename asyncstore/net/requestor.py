@@ -104,6 +104,8 @@ class Requestor(Association):
         except (ConnectFailed, Timeout) as error:
             self._trace(trace.ConnectionFailed, detail=str(error))
             raise
+        if not hasattr(transport, "send_some"):
+            raise LocalProtocolError(f"connect returned {transport!r:.200}: it is a Transport")
         self._receive = self._on_first_readable
         await self._open(transport, self.timeouts.network_seconds)
         try:

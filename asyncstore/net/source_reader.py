@@ -58,7 +58,8 @@ class SourceReader:
 
         def read() -> None:
             try:
-                source.read_into(run.holes, run.offset)
+                if not (is_read := source.read_into(run.holes, run.offset)):
+                    raise TypeError(f"read_into returned {is_read!r:.200}, not True: it has not filled the holes")
             finally:
                 if is_abandoned:
                     source.close()

@@ -1,4 +1,4 @@
-"""Events that an association logs.
+"""Events that an association logs, and how it logs them.
 
 `association_number` is 0 unless several associations are open at once.
 """
@@ -8,13 +8,18 @@ from __future__ import annotations
 import logging
 from typing import TYPE_CHECKING, ClassVar
 
-from asyncstore.trace import TraceEvent
+from asyncstore.trace import TraceEvent, emit
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from asyncstore.dimse.messages import CEchoRQ, CStoreRQ
+    from asyncstore.errors import RemoteProtocolError
     from asyncstore.net.peer import Peer
     from asyncstore.status import Status
     from asyncstore.upper_layer.pdu import AssociateAC, AssociateRJ, AssociateRQ
+
+_logger = logging.getLogger("asyncstore.net")
 
 
 class Requesting(TraceEvent):
@@ -222,3 +227,35 @@ class AlsoPadded(Padded):
     """The same of an instance after the first one of a run."""
 
     level: ClassVar[int] = logging.DEBUG
+
+
+class Tracing:
+    """Logs what happens on one association.
+
+    `trace_number` is its number in the log, 0 while it is the only one. `on_trouble` is called with each event of level
+    error, and by default logs it.
+    """
+
+    def __init__(self) -> None:
+        self.trace_number = 0
+        self.on_trouble: Callable[[TraceEvent], object] = _log
+        self._tolerated: set[tuple[type[TraceEvent], str, str]] = set()
+
+    def _tolerate(self, error: RemoteProtocolError, kind: type[TraceEvent] = Tolerated) -> None:
+        """Log a violation of the peer that does no harm, the first of each kind."""
+        if (what := (kind, error.pdu, error.field)) not in self._tolerated:
+            self._tolerated.add(what)
+            self._trace(kind, detail=str(error))
+
+    def _trace(self, kind: type[TraceEvent], **fields: object) -> None:
+        """Log what happened."""
+        if _logger.isEnabledFor(kind.level):
+            event = kind(association_number=self.trace_number, **fields)
+            if kind.level >= logging.ERROR:
+                self.on_trouble(event)
+            else:
+                _logger.log(kind.level, event)
+
+
+def _log(event: TraceEvent) -> None:
+    emit(_logger, event)

@@ -16,6 +16,7 @@ import struct
 from typing import TYPE_CHECKING, Final, NoReturn, Protocol, TypeAlias
 
 import anyio
+import anyio.lowlevel
 
 from asyncstore.aio.signal import Signal
 from asyncstore.errors import ConnectFailed, ConnectionLost, Timeout
@@ -51,7 +52,8 @@ class Transport(Protocol):
     """A connection to a peer, of any kind: TCP, MockTransport, or one of your own.
 
     The `connect` argument of `asyncstore.associate` opens it. Every operation raises ConnectionLost when the connection
-    broke. At most one task sends and one receives at a time.
+    broke; any other exception aborts the association and is raised out of its block. At most one task sends and one
+    receives at a time.
     """
 
     @property
@@ -82,7 +84,9 @@ class Transport(Protocol):
 
 
 Connect: TypeAlias = "Callable[[Peer, float], Awaitable[Transport]]"
-"""Opens a connection to a peer within this many seconds; raises ConnectFailed, or Timeout("connect")."""
+"""Opens a connection to a peer within this many seconds; raises ConnectFailed, or Timeout("connect").
+
+Any other exception is raised out of `async with` as it is; what is not a Transport raises LocalProtocolError there."""
 
 
 class SocketTransport:
@@ -161,8 +165,17 @@ class SocketTransport:
             while True:
                 await anyio.sleep(_LOOK_SECONDS)
                 on_readable()
+                while self._holds_bytes():  # one call takes only some of them
+                    await anyio.lowlevel.checkpoint()
+                    on_readable()
         finally:
             self._stop_watching()
+
+    def _holds_bytes(self) -> bool:
+        try:
+            return bool(self._socket.recv(1, socket.MSG_PEEK))
+        except OSError:  # none; or closed, or broken: then the next look tells
+            return False
 
     def acknowledge(self) -> None:
         """Make the system acknowledge received bytes at once.

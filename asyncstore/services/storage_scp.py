@@ -8,15 +8,16 @@ from __future__ import annotations
 
 import logging
 import re
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, Self, TypeAlias
 
-from asyncstore.dimse.messages import CStoreRQ, CStoreRSP
+from asyncstore.dimse.messages import C_STORE_RQ, CStoreRQ, CStoreRSP
 from asyncstore.dimse.performing import UNRECOGNISED_OPERATION
 from asyncstore.net.acceptor import ANY_SCP, Acceptor, several
-from asyncstore.services.part_file import PartFile
+from asyncstore.net.provider import NO_ANSWER, Silence
+from asyncstore.services.part_file import EMPTY, NotOfTheRequest, Pace, PartFile
 from asyncstore.services.verification import VerificationProvider
 from asyncstore.status import SUCCESS, Status
 from asyncstore.uids import STORAGE_SOP_CLASSES, VERIFICATION
@@ -26,16 +27,24 @@ if TYPE_CHECKING:
     from collections.abc import Collection
 
     from asyncstore.dimse.performing import PeerRequest
-    from asyncstore.net.provider import Sink
+    from asyncstore.net.provider import ServiceProvider, Sink
 
 logger = logging.getLogger("asyncstore.net.acceptor")
 
 # PS3.5 9.1; a value that does not look like a UID never becomes part of a file name.
 _UID = re.compile(r"(?=.{1,64}\Z)[0-9]+(\.[0-9]+)*\Z")
+# The SOP classes of every other service (PS3.6 Table A-1); new ones of the Storage Service are not among them.
+_OF_OTHER_SERVICES = re.compile(
+    r"1\.2\.840\.10008\.(?:[134]|10|5\.1\.1|5\.1\.4\.(?:1\.1\.200\.[4-6]|1\.1\.201\.[2-6]|1\.2|20|3[1237]"
+    r"|34\.[234689]|3[89]\.[234]|4[12]|4[345]\.[234]))(?:\.|\Z)"
+)
 _INVALID_SOP_INSTANCE: Final = Status(0x0117, "the SOP Instance UID is not a UID")
 _OUT_OF_RESOURCES: Final = Status(0xA700, "cannot write the file")
 _OTHER_SOP_CLASS: Final = Status(0x0122, "the presentation context is for another SOP class")
-_HOOK_FAILED: Final = Status(0x0110, "the receiver failed to handle the instance")
+# PS3.4 Table B.2-1: a failure that is none of the others. Senders wait and try again after "out of resources" or 0110;
+# a program that fails would do so each time.
+_CANNOT_UNDERSTAND: Final = 0xC000
+_COMMENT_CHARACTERS: Final = 64  # of an Error Comment (PS3.7 C.4.1)
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,14 +65,20 @@ class Arrival:
     path: Path | None
 
 
-Answer: TypeAlias = Status | int | None
+Answer: TypeAlias = Status | int | Silence | None
 OnStore: TypeAlias = Callable[[Arrival], Answer | Awaitable[Answer]]
-"""Decides the answer to an instance: a Status or its value, None for no answer at all, or an awaitable of these.
+"""Decides the answer to an instance. It returns one of these, or an awaitable of one:
 
-    on_store=lambda arrival: 0xA700 if arrival.data_set_bytes > 1_000_000 else 0
+    a Status or its value    that status
+    None                     success
+    NO_ANSWER                no answer at all: the sender waits until it gives up, 30 seconds by default
 
+    on_store=lambda arrival: 0xA700 if arrival.data_set_bytes > 1_000_000 else None
+    on_store=arrivals.append
+
+If it raises, or returns anything else, this is logged once and the answer is C000 with the reason as its comment.
 Awaitables run side by side, so answers may be late and come in any order. One goes on when its peer has left, and is
-cancelled when the StorageSCP ends. If it raises or returns anything else, this is logged and the answer is 0110."""
+cancelled when the StorageSCP ends."""
 
 
 class StorageSCP(Acceptor):
@@ -75,9 +90,15 @@ class StorageSCP(Acceptor):
     output_directory  directory for the files, named by SOP Instance UID; None: discard the instances
     on_store          called for each instance, decides the answer (see OnStore); None: success
     sop_classes       SOP classes to accept, besides Verification; None: every Storage SOP Class of the standard
+    any_class         accept private and unknown SOP classes too: all but those known to be of another service
 
     The other arguments are those of Acceptor. `stored` counts the answers with success or a warning, `failed` all other
-    answers, `associations` the associations that were accepted.
+    answers, `associations` the associations that were accepted. `replaced` counts kept instances that took the place of
+    a file with the same SOP Instance UID and other bytes; a warning is logged for each.
+
+    Refused, whatever `on_store` says: an empty data set (A900); and before it is kept, a data set whose SOP Instance
+    UID or SOP Class UID is missing or another than the request's (A900), or that cannot be read (C000). A data set that
+    is discarded is not looked at.
 
     Raises LocalProtocolError for a value that makes no sense. Entering the block raises OSError if it cannot listen on
     the port or the directory does not exist.
@@ -93,6 +114,7 @@ class StorageSCP(Acceptor):
         called_ae_titles: Collection[str] | None = None,
         calling_ae_titles: Collection[str] | None = None,
         sop_classes: Collection[str] | None = None,
+        any_class: bool = False,
         transfer_syntaxes: Collection[str] | None = None,
         maximum_length: int = 131072,
         window: int = 16,
@@ -105,10 +127,14 @@ class StorageSCP(Acceptor):
         self.on_store = on_store
         self.stored = 0
         self.failed = 0
+        self.replaced = 0
         storage = StorageProvider(self)
-        providers = dict.fromkeys(STORAGE_SOP_CLASSES if sop_classes is None else several(sop_classes), storage)
+        providers: dict[str, ServiceProvider] = dict.fromkeys(
+            STORAGE_SOP_CLASSES if sop_classes is None else several(sop_classes), storage
+        )
+        providers[VERIFICATION] = VerificationProvider()
         super().__init__(
-            {**providers, VERIFICATION: VerificationProvider()},
+            _OfAnyClass(providers, storage) if any_class else providers,
             host=host,
             port=port,
             ae_title=ae_title,
@@ -127,6 +153,28 @@ class StorageSCP(Acceptor):
         if directory is not None and not directory.is_dir():
             raise NotADirectoryError(f"output_directory {str(directory)!r} is not a directory: create it first")
         return await super().__aenter__()
+
+
+class _OfAnyClass(Mapping[str, "ServiceProvider"]):
+    """The providers that are given, and one for every SOP class that may be of the Storage Service."""
+
+    def __init__(self, providers: Mapping[str, ServiceProvider], storage: ServiceProvider) -> None:
+        self._providers = providers
+        self._storage = storage
+
+    def __getitem__(self, sop_class_uid: str) -> ServiceProvider:
+        provider = self._providers.get(sop_class_uid)
+        if provider is not None:
+            return provider
+        if _OF_OTHER_SERVICES.match(sop_class_uid):
+            raise KeyError(sop_class_uid)
+        return self._storage
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._providers)
+
+    def __len__(self) -> int:
+        return len(self._providers)
 
 
 @dataclass(frozen=True, slots=True)
@@ -153,13 +201,16 @@ class StorageProvider:
 
     def __init__(self, scp: StorageSCP) -> None:
         self._scp = scp
+        self._pace = Pace()
 
     def begin(self, request: PeerRequest) -> Sink | None:
         """Choose where the data set goes: into a file, or nowhere."""
         message = request.message
         directory = self._scp.output_directory
         if not isinstance(message, CStoreRQ):
-            request.refused_with = UNRECOGNISED_OPERATION
+            is_empty = message.command_field == C_STORE_RQ
+            self._scp.failed += is_empty
+            request.refused_with = EMPTY if is_empty else UNRECOGNISED_OPERATION
             return None
         if message.affected_sop_class_uid != request.context.abstract_syntax:
             return _Discarded(_OTHER_SOP_CLASS)
@@ -167,22 +218,23 @@ class StorageProvider:
             return _DISCARDED
         if not _UID.match(message.affected_sop_instance_uid):
             return _Discarded(_INVALID_SOP_INSTANCE)
-        return PartFile(directory, message, request.context.transfer_syntax_uid)
+        return PartFile(directory, message, request.context.transfer_syntax_uid, self._pace)
 
     def perform(
         self, request: PeerRequest, data_set: Sink | bytes | None
-    ) -> CStoreRSP | Awaitable[CStoreRSP | None] | None:
+    ) -> CStoreRSP | Silence | Awaitable[CStoreRSP | Silence]:
         """Answer a whole instance, as on_store decides."""
         message = request.message
         assert isinstance(message, CStoreRQ)
         path: Path | None = None
-        if isinstance(data_set, _Discarded) and data_set.status is not None:
-            return self._response(message, data_set.status)
-        if isinstance(data_set, PartFile):
+        refusal = EMPTY if not request.data_set_bytes else None
+        if isinstance(data_set, _Discarded):
+            refusal = data_set.status or refusal
+        elif isinstance(data_set, PartFile):
             path = data_set.path
-            if data_set.error is not None:
-                logger.error("cannot keep an instance: %s", data_set.error)
-                return self._response(message, _OUT_OF_RESOURCES)
+            refusal = self._refusal_of(request, message, data_set)
+        if refusal is not None:
+            return self._response(message, refusal)
         on_store = self._scp.on_store
         if on_store is None:
             return self._response(message, SUCCESS)
@@ -190,25 +242,37 @@ class StorageProvider:
         arrival = Arrival(request.calling_ae_title, message, context.transfer_syntax_uid, request.data_set_bytes, path)
         try:
             answer = on_store(arrival)
-            if isinstance(answer, Awaitable):
+            if answer is not None and isinstance(answer, Awaitable):
                 return self._answer_later(message, answer)
             return self._response(message, _checked(answer))
         except Exception as error:
             return self._failed(message, error)
 
-    async def _answer_later(self, message: CStoreRQ, awaitable: Awaitable[Answer]) -> CStoreRSP | None:
+    def _refusal_of(self, request: PeerRequest, message: CStoreRQ, file: PartFile) -> Status | None:
+        """Log what there is to say about a file; returns the answer if it is not kept."""
+        if file.replaced is not None:
+            self._scp.replaced += 1
+            came = (request.data_set_bytes, request.calling_ae_title, file.replaced)
+            logger.warning("%r: another data set, of %d bytes from %r, replaces %s", str(file.path), *came)
+        if file.error is None:
+            return None
+        logger.error("cannot keep the instance %r: %s", message.affected_sop_instance_uid, file.error)
+        return file.error.status if isinstance(file.error, NotOfTheRequest) else _OUT_OF_RESOURCES
+
+    async def _answer_later(self, message: CStoreRQ, awaitable: Awaitable[Answer]) -> CStoreRSP | Silence:
         try:
             return self._response(message, _checked(await awaitable))
         except Exception as error:
             return self._failed(message, error)
 
-    def _failed(self, message: CStoreRQ, error: Exception) -> CStoreRSP | None:
+    def _failed(self, message: CStoreRQ, error: Exception) -> CStoreRSP | Silence:
         logger.error("on_store failed for %r", message.affected_sop_instance_uid, exc_info=error)
-        return self._response(message, _HOOK_FAILED)
+        comment = f"on_store raised {type(error).__name__}"
+        return self._response(message, Status(_CANNOT_UNDERSTAND, comment[:_COMMENT_CHARACTERS]))
 
-    def _response(self, message: CStoreRQ, status: Status | None) -> CStoreRSP | None:
-        if status is None:
-            return None
+    def _response(self, message: CStoreRQ, status: Status | Silence) -> CStoreRSP | Silence:
+        if status is NO_ANSWER:
+            return NO_ANSWER
         if status.is_stored:
             self._scp.stored += 1
         else:
@@ -216,13 +280,15 @@ class StorageProvider:
         return CStoreRSP(message.message_id, status, message.affected_sop_class_uid, message.affected_sop_instance_uid)
 
 
-def _checked(answer: Answer) -> Status | None:
+def _checked(answer: Answer) -> Status | Silence:
     """The answer of on_store as a Status; raises TypeError or LocalProtocolError if it cannot be sent."""
-    if answer is None or answer is SUCCESS:
+    if answer is None:
+        return SUCCESS
+    if answer is SUCCESS or answer is NO_ANSWER:
         return answer
     if isinstance(answer, int) and not isinstance(answer, bool):
         answer = Status(answer)
     if not isinstance(answer, Status):
-        raise TypeError(f"on_store gave a {type(answer).__name__}, not a Status, the value of one, or None")
+        raise TypeError(f"on_store gave a {type(answer).__name__}, not a Status, the value of one, NO_ANSWER or None")
     CStoreRSP(1, answer).encode()
     return answer

@@ -64,7 +64,8 @@ class Transfer:
     in between: each is encoded before the next is requested. Do not modify a Dataset in a list until its outcome has
     arrived.
 
-    Every instance gets exactly one final Outcome, and so does every file that holds none. `report` counts them as they
+    Every instance gets exactly one final Outcome, and so does every file that holds none. If an Instance was handed in,
+    `outcome.instance` is that very object. `report` counts them as they
     come. Instances that a run leaves when it stops early are only counted (`State.LEFT`). `associations` and `window`
     override those of `options`.
 

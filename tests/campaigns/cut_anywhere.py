@@ -102,7 +102,8 @@ class Figures:
 
 
 def _transfer(server: Listening, sources: Path, ledger: Path, retry: RetryPolicy) -> Transfer:
-    options = TransferOptions(associations=1, only_needed_contexts=True, timeouts=TIMEOUTS, retry=retry)
+    # Nothing can be left out of the offer: else a run without retries would offer less at once.
+    options = TransferOptions(associations=1, window=1, only_needed_contexts=True, timeouts=TIMEOUTS, retry=retry)
     return Transfer(peer_at(server), sources, options=options, ledger=ledger)
 
 

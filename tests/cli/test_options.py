@@ -292,7 +292,10 @@ def test_paths_come_from_stdin(storescu: Callable[..., Asked], monkeypatch: pyte
         (("echoscu", "host"), "Missing argument 'PORT'"),
         (("echoscu", "host", "104", "--repeat", "0"), "'0' is not a number of requests"),
         (("storescp", "104", "--ignore", "-od", "."), "--ignore and --output-directory contradict each other"),
-        (("storescp", "104", "-od", "/no/such"), "'/no/such' is not a directory that can be written"),
+        (
+            ("storescp", "104", "-od", "/dev/null/in"),
+            "'/dev/null/in' is not a directory that can be written: Not a dir",
+        ),
         (("storesuc", "host", "104", "a"), "No such command 'storesuc'. Did you mean 'storescu'"),
         (("--nonsense",), "No such option: --nonsense"),
     ],

@@ -185,6 +185,7 @@ def test_a_message_cut_short_anywhere_is_refused_or_lacks_what_does_not_decide(
     ("elements", "message"),
     [
         (C_STORE_RQ, CStoreRQ(7, "1.2", "1.2.3", MEDIUM)),
+        ({**C_STORE_RQ, 0x0800: 0x0101}, UnknownMessage(0x0001, 7, None, False)),
         (C_STORE_RSP, CStoreRSP(7, SUCCESS)),
         (C_ECHO_RQ, CEchoRQ(7, "")),
         (C_ECHO_RSP, CEchoRSP(7, SUCCESS, "")),
@@ -236,7 +237,7 @@ def test_any_data_set_type_but_one_announces_a_data_set(data_set_type: int) -> N
 
 @pytest.mark.parametrize(
     ("elements", "pdu", "data_set_type"),
-    [(C_STORE_RQ, "C-STORE-RQ", 0x0101), (C_ECHO_RQ, "C-ECHO-RQ", 0x0001), (C_ECHO_RSP, "C-ECHO-RSP", 0x0001)],
+    [(C_ECHO_RQ, "C-ECHO-RQ", 0x0001), (C_ECHO_RSP, "C-ECHO-RSP", 0x0001)],
 )
 def test_a_data_set_where_none_can_be_or_none_where_it_must_be_is_refused(
     elements: dict[int, Any], pdu: str, data_set_type: int

@@ -6,6 +6,7 @@ import contextlib
 import errno
 import math
 import os
+import re
 import shutil
 import socket
 import subprocess
@@ -25,6 +26,7 @@ from asyncstore.instances.head import read_head
 from asyncstore.instances.outcome import State
 from asyncstore.instances.problem import ProblemKind, ScanProblem
 from asyncstore.net import acceptor
+from asyncstore.net.provider import NO_ANSWER
 from asyncstore.services import part_file
 from asyncstore.services.storage_scp import Arrival, StorageSCP
 from asyncstore.status import SUCCESS, Status
@@ -44,6 +46,7 @@ from tests.support.associations import (
     MR_IMAGE_STORAGE,
     TINY_SECONDS,
     image,
+    image_in_memory,
     instance,
     pattern,
     tasks,
@@ -156,6 +159,93 @@ async def test_a_file_that_is_sent_again_takes_the_place_of_the_first(tmp_path: 
     assert pydicom.dcmread(path).PixelData == pattern(20)
 
 
+async def test_an_instance_that_other_bytes_replace_is_told_and_counted_and_the_same_bytes_again_are_not(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with StorageSCP(output_directory=tmp_path) as scp:
+        for value_bytes, replaced in ((10, 0), (10, 0), (20, 1), (20, 1), (10, 2), (2_500_000, 3), (2_500_000, 3)):
+            assert await play(stores(image(value_bytes=value_bytes)), scp) == 0
+            assert (scp.replaced, len(caplog.messages)) == (replaced, replaced)
+        assert await play(stores(image(value_bytes=2_500_000)[:-1] + b"x"), scp) == 0
+        assert (scp.replaced, scp.stored) == (4, 8)
+    (path,) = tmp_path.iterdir()
+    assert re.fullmatch(
+        rf"'{path}': another data set, of {len(image(value_bytes=20))} bytes from 'SCRIPTED', replaces the file of "
+        rf"{len(bytes(132) + KEPT_META + image(value_bytes=10))} bytes that was written at [-0-9]{{10}} [:0-9]{{8}}",
+        caplog.messages[0],
+    )
+
+
+@pytest.mark.parametrize("is_kept", [True, False])
+@pytest.mark.parametrize("data_set", [b"", None], ids=["empty", "none"])
+async def test_an_empty_data_set_is_never_stored(data_set: bytes | None, is_kept: bool, tmp_path: Path) -> None:
+    def stores_nothing(wire: Wire) -> list[Status]:
+        wire.associate([EXPLICIT_CONTEXT])
+        statuses = []
+        for number in (1, 2):
+            request = CStoreRQ(number, CT_IMAGE_STORAGE, "1.2.3.4")
+            if data_set is None:
+                wire.send(DataTF((Fragment(1, True, True, without_data_set(request)),)))
+            else:
+                wire.send_message(1, request, data_set)
+            answer = wire.read_message().message
+            assert isinstance(answer, CStoreRSP)
+            assert answer.responded_to == number
+            statuses.append(answer.status)
+        wire.release()
+        return statuses
+
+    def fails(_: Arrival) -> None:
+        pytest.fail("it is no instance")
+
+    async with StorageSCP(output_directory=tmp_path if is_kept else None, on_store=fails) as scp:
+        assert await play(stores_nothing, scp) == [Status(0xA900, "the data set is empty")] * 2
+        assert (scp.stored, scp.failed) == (0, 2)
+    assert list(tmp_path.iterdir()) == []
+
+
+def without_data_set(request: CStoreRQ) -> bytes:
+    elements = command_set.decode(request.encode()) | {command_set.DATA_SET_TYPE: 0x0101}
+    return command_set.encode([(tag, value) for tag, value in elements.items() if tag != command_set.GROUP_LENGTH])
+
+
+_OTHER_CLASS = image().replace(b"1.1.2\0", b"1.1.4\0")
+
+
+@pytest.mark.parametrize(
+    ("data_set", "answer"),
+    [
+        (image("1.2.9"), Status(0xA900, "the data set has another SOP Instance UID")),
+        (image(""), Status(0xA900, "the data set has no SOP Instance UID")),
+        (files.element(0x00080005, b"CS", b"ISO_IR 100") + files.element(0x00100020, b"LO", b"id"), "no SOP Instance"),
+        (_OTHER_CLASS, Status(0xA900, "the data set has another SOP Class UID, or none")),
+        (image()[:60], Status(0xC000, "the data set is not in its transfer syntax")),
+        (bytes(10), Status(0xC000, "the data set is not in its transfer syntax")),
+        (image("1.2.9", 2_500_000), Status(0xA900, "the data set has another SOP Instance UID")),
+    ],
+    ids=["another", "empty", "absent", "another class", "cut", "zeros", "long"],
+)
+async def test_a_data_set_that_is_not_the_requests_is_not_kept(
+    data_set: bytes, answer: Status | str, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    def stores_both(wire: Wire) -> list[Status]:
+        wire.associate([EXPLICIT_CONTEXT])
+        return [wire.store(data_set, sop_instance_uid="1.2.3.4"), wire.store(image(), sop_instance_uid="1.2.3.4")]
+
+    async with StorageSCP(output_directory=tmp_path) as scp:
+        refused, kept = await play(stores_both, scp)
+        assert (scp.stored, scp.failed) == (1, 1)
+    assert answer == refused if isinstance(answer, Status) else answer in refused.comment
+    assert kept == SUCCESS
+    assert [path.name for path in tmp_path.iterdir()] == ["1.2.3.4.dcm"]
+    assert caplog.messages == [f"cannot keep the instance '1.2.3.4': {refused.comment}"]
+
+
+async def test_a_data_set_that_is_discarded_is_not_looked_at() -> None:
+    async with StorageSCP() as scp:
+        assert await play(stores(b"anything"), scp) == 0
+
+
 async def test_a_kept_file_can_be_read_by_whom_the_user_allows(tmp_path: Path) -> None:
     before = os.umask(0o027)
     try:
@@ -250,7 +340,7 @@ async def test_fragments_without_data_take_no_memory(tmp_path: Path) -> None:
         assert part.write(b"") is None
     assert not part._pending
     assert part.write(image()) is None
-    await part.finish()
+    assert part.finish() is None
     assert part.path is not None
     assert part.path.read_bytes() == bytes(128) + b"DICM" + KEPT_META + image()
 
@@ -271,18 +361,18 @@ class FullDisk:
         return getattr(os, name)
 
 
-@pytest.mark.parametrize("writes", [0, 1, 30])
+@pytest.mark.parametrize(("writes", "value_bytes"), [(0, 1000), (1, 1000), (0, 2_500_000), (30, 2_500_000)])
 async def test_a_full_disk_is_answered_and_leaves_nothing(
-    writes: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    writes: int, value_bytes: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     full = FullDisk(writes)
     monkeypatch.setattr(part_file, "os", full)
 
     def stores_two(wire: Wire) -> list[int]:
         wire.associate([EXPLICIT_CONTEXT])
-        statuses = [wire.store(image(value_bytes=2_500_000), sop_instance_uid="1.2.1").value]
+        statuses = [wire.store(image("1.2.1", value_bytes), sop_instance_uid="1.2.1").value]
         full.writes = 1 << 30
-        statuses.append(wire.store(image(), sop_instance_uid="1.2.2").value)
+        statuses.append(wire.store(image("1.2.2"), sop_instance_uid="1.2.2").value)
         wire.release()
         return statuses
 
@@ -525,12 +615,20 @@ async def test_answers_can_be_late_and_come_in_any_order() -> None:
     assert order == ["1.2.1", "1.2.2", "1.2.0"]
 
 
-async def never(_: Arrival) -> None:
-    """A hook that is awaited and answers nothing."""
+@pytest.mark.parametrize("later", [False, True])
+async def test_a_hook_that_returns_nothing_answers_success(later: bool) -> None:
+    came: list[Arrival] = []
+
+    async def keep(arrival: Arrival) -> None:
+        came.append(arrival)
+
+    async with StorageSCP(on_store=keep if later else came.append) as scp:
+        assert await play(stores(image()), scp) == 0
+        assert (scp.stored, scp.failed, len(came)) == (1, 0, 1)
 
 
-@pytest.mark.parametrize("hook", [lambda _: None, never], ids=["at once", "awaited"])
-async def test_an_instance_can_be_left_without_an_answer(hook: Any) -> None:
+@pytest.mark.parametrize("later", [False, True])
+async def test_an_instance_can_be_left_without_an_answer(later: bool) -> None:
     def is_not_answered(wire: Wire) -> None:
         wire.associate([EXPLICIT_CONTEXT, VERIFICATION_CONTEXT])
         wire.send_message(1, CStoreRQ(1, CT_IMAGE_STORAGE, "1.2.3"), image())
@@ -538,7 +636,7 @@ async def test_an_instance_can_be_left_without_an_answer(hook: Any) -> None:
         assert isinstance(wire.read_message().message, CEchoRSP)
         wire.release()
 
-    async with StorageSCP(on_store=hook) as scp:
+    async with StorageSCP(on_store=gives(NO_ANSWER, later=later)) as scp:
         await play(is_not_answered, scp)
         assert (scp.stored, scp.failed) == (0, 0)
 
@@ -551,13 +649,18 @@ def fails_at_once(_: Arrival) -> Status:
     raise ZeroDivisionError
 
 
+def stores_and_is_told(wire: Wire) -> Status:
+    wire.associate([EXPLICIT_CONTEXT])
+    return wire.store(image())
+
+
 @pytest.mark.parametrize("hook", [fails_at_once, fails_later])
 async def test_a_hook_that_fails_is_answered_and_logged_and_ends_nothing(
     hook: Any, caplog: pytest.LogCaptureFixture
 ) -> None:
     async with StorageSCP(on_store=hook) as scp:
         for _ in range(2):
-            assert await play(stores(image()), scp) == 0x0110
+            assert await play(stores_and_is_told, scp) == Status(0xC000, "on_store raised ZeroDivisionError")
     assert [record.exc_info[0] for record in caplog.records if record.exc_info] == [ZeroDivisionError] * 2
 
 
@@ -598,7 +701,7 @@ async def test_what_is_no_answer_is_logged_and_the_instance_has_failed(
 ) -> None:
     async with StorageSCP(on_store=gives(answer, later=later)) as scp:
         for _ in range(2):
-            assert await play(stores(image()), scp) == 0x0110
+            assert await play(stores(image()), scp) == 0xC000
         assert (scp.stored, scp.failed) == (0, 2)
     assert caplog.text.count("on_store failed for") == 2
     assert named in caplog.text
@@ -606,7 +709,7 @@ async def test_what_is_no_answer_is_logged_and_the_instance_has_failed(
 
 async def test_a_uid_cannot_forge_a_line_of_the_log(caplog: pytest.LogCaptureFixture) -> None:
     async with StorageSCP(on_store=fails_at_once) as scp:
-        assert await play(stores(image(), uid="1.2\nE: forged"), scp) == 0x0110
+        assert await play(stores(image(), uid="1.2\nE: forged"), scp) == 0xC000
     (message,) = caplog.messages
     assert message == r"on_store failed for '1.2\nE: forged'"
 
@@ -671,14 +774,14 @@ async def test_answers_keep_to_the_maximum_of_the_peer(maximum_length: int) -> N
 @pytest.mark.parametrize("maximum_length", [0, 4096, 1 << 20])
 async def test_what_the_acceptor_announces_is_what_it_takes(maximum_length: int, tmp_path: Path) -> None:
     async with StorageSCP(maximum_length=maximum_length, output_directory=tmp_path) as scp, to(scp) as association:
-        assert (await association.store(instance(3_000_001))).is_stored
-    assert (tmp_path / "1.2.3.4.dcm").read_bytes().endswith(pattern(3_000_001))
+        assert (await association.store(image_in_memory(3_000_002))).is_stored
+    assert (tmp_path / "1.2.3.4.dcm").read_bytes().endswith(image(value_bytes=3_000_002))
 
 
 async def test_a_command_set_in_several_fragments_is_one(tmp_path: Path) -> None:
     async with StorageSCP(maximum_length=16, output_directory=tmp_path) as scp, to(scp) as association:
-        assert (await association.store(instance(100))).is_stored
-    assert (tmp_path / "1.2.3.4.dcm").read_bytes().endswith(pattern(100))
+        assert (await association.store(image_in_memory(100))).is_stored
+    assert (tmp_path / "1.2.3.4.dcm").read_bytes().endswith(image(value_bytes=100))
 
 
 # What peers do wrong, and that it ends nobody else's association
@@ -784,6 +887,19 @@ async def test_who_does_not_close_after_the_release_is_closed_in_time() -> None:
         await play(does_not_close, scp)
 
 
+async def test_an_abort_of_the_peer_is_told(caplog: pytest.LogCaptureFixture) -> None:
+    def aborts(wire: Wire) -> None:
+        wire.associate([EXPLICIT_CONTEXT])
+        wire.send(Abort(0, 0))
+        wire.expect_closed()
+
+    caplog.set_level("INFO", "asyncstore.net.acceptor")
+    async with StorageSCP() as scp:
+        await play(aborts, scp)
+        await all_gone(scp)
+    assert caplog.messages == ["association ended: association aborted by the peer: DUL service-user: No reason given"]
+
+
 async def test_who_closes_or_aborts_is_forgotten() -> None:
     def aborts(wire: Wire) -> None:
         wire.associate()
@@ -884,7 +1000,7 @@ async def test_several_associations_store_the_same_and_other_instances_at_once(t
                 group.start_soon(store, association, uid)
 
     async def store(association: Any, uid: str) -> None:
-        outcome = await association.store(instance(1_500_000, uid))
+        outcome = await association.store(image_in_memory(1_500_000, uid))
         assert outcome.state is State.STORED
 
     async with StorageSCP(output_directory=tmp_path) as scp:
@@ -892,7 +1008,7 @@ async def test_several_associations_store_the_same_and_other_instances_at_once(t
             async with anyio.create_task_group() as group:
                 for number in range(4):
                     group.start_soon(send, number)
-        assert scp.stored == 8
+        assert (scp.stored, scp.replaced) == (8, 0)
     assert len(list(tmp_path.iterdir())) == 5
     for path in tmp_path.iterdir():
-        assert path.read_bytes().endswith(pattern(1_500_000))
+        assert path.read_bytes().endswith(image(path.stem, 1_500_000))

@@ -20,7 +20,7 @@ from asyncstore.status import SUCCESS
 from asyncstore.uids import CT_IMAGE_STORAGE, IMPLICIT_VR_LITTLE_ENDIAN, VERIFICATION
 from asyncstore.upper_layer.items import PresentationContext
 from asyncstore.upper_layer.pdu import Abort, DataTF, Fragment
-from tests.support.associations import LIMIT_SECONDS, TINY_SECONDS
+from tests.support.associations import LIMIT_SECONDS, TINY_SECONDS, image
 from tests.support.wire import Wire, play_scu
 
 if TYPE_CHECKING:
@@ -168,7 +168,7 @@ async def test_a_hook_that_awaits_what_was_cancelled_ends_nothing_else() -> None
 
     def is_answered(wire: Wire) -> None:
         wire.associate()
-        assert wire.store(bytes(10)).value == 0x0110
+        assert wire.store(image()).value == 0x0110
         wire.release()
 
     async with StorageSCP(on_store=awaits) as scp:
@@ -203,7 +203,7 @@ def associates_and_waits(wire: Wire) -> None:
 
 def stores_and_waits(wire: Wire) -> None:
     wire.associate()
-    assert wire.store(bytes(10)).value == 0
+    assert wire.store(image()).value == 0
     is_aborted(wire)
 
 
@@ -253,7 +253,7 @@ async def test_an_association_that_waits_for_a_hook_is_not_idle() -> None:
 
     def is_answered(wire: Wire) -> None:
         wire.associate()
-        assert wire.store(bytes(10)).value == 0
+        assert wire.store(image()).value == 0
         wire.release()
 
     with anyio.fail_after(LIMIT_SECONDS):

@@ -623,6 +623,22 @@ async def test_sources_of_our_own_making_are_read_like_any_other() -> None:
     assert Source.closed == 1
 
 
+@pytest.mark.parametrize("given", [None, False, 0])
+async def test_a_source_that_does_not_say_that_it_filled_the_holes_is_not_sent(given: Any) -> None:
+    class Source(ReadPiecewise):
+        def read_into(self, holes: Sequence[memoryview], offset: int, *, wait: bool = True) -> bool:
+            super().read_into(holes, offset)
+            return given  # type: ignore[no-any-return]
+
+    with ScriptedSCP() as scp:
+        async with to(scp) as association:
+            outcome = await association.store(instance_of(Source(pattern(1000))))
+            assert (await association.store(instance())).is_stored
+    assert (outcome.state, outcome.attempts) == (State.SOURCE_PROBLEM, 0)
+    assert f"read_into returned {given!r}, not True" in outcome.reason
+    assert len(scp.wires[0].stores) == 1
+
+
 async def test_it_says_in_a_line_how_it_is() -> None:
     def aborts_at_the_second(wire: Wire) -> None:
         wire.answer(wire.read_store())

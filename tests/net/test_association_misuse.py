@@ -72,6 +72,19 @@ async def test_an_association_that_was_not_entered_or_never_came_to_be_is_none()
     await is_unusable(association)
 
 
+async def test_what_does_not_connect_to_anything_is_told_as_itself() -> None:
+    async def connects_to_nothing(*_: object) -> Any:
+        return None
+
+    async def fails(*_: object) -> Any:
+        raise ZeroDivisionError
+
+    for connect, error in ((connects_to_nothing, LocalProtocolError), (fails, ZeroDivisionError)):
+        with pytest.raises(error):
+            async with associate(Peer("127.0.0.1", 104), contexts=CONTEXTS, connect=connect):
+                pass
+
+
 async def enters(association: Association) -> None:
     with pytest.raises(LocalProtocolError, match="entered once"):
         await association.__aenter__()

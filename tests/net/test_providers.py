@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import io
+import threading
 from typing import TYPE_CHECKING, Any
 
 import anyio
@@ -15,11 +17,12 @@ from asyncstore.dimse.message_types import response_to
 from asyncstore.dimse.messages import CEchoRQ, CEchoRSP, CStoreRQ, CStoreRSP, UnknownMessage
 from asyncstore.dimse.performing import UNRECOGNISED_OPERATION
 from asyncstore.dimse.query_messages import CCancelRQ, CFindRQ, CFindRSP
-from asyncstore.errors import Aborted, AssociationLost, ConnectionLost, RemoteProtocolError, Timeout
+from asyncstore.errors import Aborted, ConnectionLost, RemoteProtocolError, Timeout
 from asyncstore.instances.source import BytesSource
 from asyncstore.net.acceptor import Acceptor
 from asyncstore.net.mock import MockTransport
 from asyncstore.net.peer import Peer, Timeouts
+from asyncstore.net.provider import NO_ANSWER
 from asyncstore.preparation.prepare import Prepared
 from asyncstore.services.scu import associate
 from asyncstore.services.storage_scp import StorageSCP
@@ -28,7 +31,7 @@ from asyncstore.status import SUCCESS, Status
 from asyncstore.uids import CT_IMAGE_STORAGE, EXPLICIT_VR_LITTLE_ENDIAN, IMPLICIT_VR_LITTLE_ENDIAN, VERIFICATION
 from asyncstore.upper_layer import pdu
 from asyncstore.upper_layer.items import PresentationContextResult, UserInformation
-from asyncstore.upper_layer.pdu import AssociateAC, AssociateRQ, DataTF, Fragment, ReleaseRP
+from asyncstore.upper_layer.pdu import Abort, AssociateAC, AssociateRQ, DataTF, Fragment, ReleaseRP
 from tests.support.associations import LIMIT_SECONDS, TINY_SECONDS, accepting, instance, to, units_of
 from tests.support.wire import ScriptedSCP, Wire, play_scu
 
@@ -271,8 +274,22 @@ async def test_an_answer_that_the_peer_does_not_take_in_time_ends_the_associatio
     units_of(bytes(transport.sent))  # nothing went out in the middle of it
 
 
-async def test_no_answer_at_all_is_an_answer_too() -> None:
-    provider = Recorder(lambda request: None if request.message_id == 3 else response_to(request.message, SUCCESS))
+def later(answer: Callable[[PeerRequest], Any]) -> Callable[[PeerRequest], Any]:
+    """The same answer, awaited."""
+
+    async def answer_later(request: PeerRequest) -> Any:
+        await anyio.lowlevel.checkpoint()
+        return answer(request)
+
+    return answer_later
+
+
+SOONER_OR_LATER = pytest.mark.parametrize("when", [lambda answer: answer, later], ids=["at once", "later"])
+
+
+@SOONER_OR_LATER
+async def test_a_request_is_left_without_an_answer_where_the_provider_says_so(when: Any) -> None:
+    provider = Recorder(when(lambda request: NO_ANSWER if request.message_id == 3 else None))
     given = await asked(
         says(1, CEchoRQ(3)),
         says(1, CEchoRQ(4)),
@@ -280,6 +297,46 @@ async def test_no_answer_at_all_is_an_answer_too() -> None:
         until=lambda sent: len(answers(sent)) > 0,
     )
     assert [facts(answer) for answer in given] == [(0x8030, 4, 0)]
+
+
+@SOONER_OR_LATER
+async def test_a_provider_that_returns_nothing_answers_success(when: Any) -> None:
+    requests = (says(1, EVENT_REPORT, b"abc"), says(1, CEchoRQ(3)), says(1, CStoreRQ(4, CT_IMAGE_STORAGE, "1.2"), b"x"))
+    given = await asked(*requests, providers={CT_IMAGE_STORAGE: Recorder(when(lambda request: None))})
+    assert sorted(facts(answer) for answer in given) == [(0x8001, 4, 0), (0x8030, 3, 0), (0x8100, 7, 0)]
+
+
+@SOONER_OR_LATER
+@pytest.mark.parametrize(
+    "wrong",
+    [0, True, SUCCESS, "0000", CEchoRQ(7), CEchoRSP(8, SUCCESS), UnknownMessage(0x8100, None, 7, False, Status(70000))],
+    ids=repr,
+)
+async def test_what_is_no_response_to_the_request_is_logged_once_and_answered_for(
+    wrong: Any, when: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    provider = Recorder(when(lambda request: wrong))
+    (given,) = await asked(says(1, EVENT_REPORT, b"abc"), providers={CT_IMAGE_STORAGE: provider})
+    assert facts(given) == (0x8100, 7, 0x0110)
+    assert caplog.text.count("performing a N-EVENT-REPORT-RQ failed") == 1
+
+
+@pytest.mark.parametrize("wrong", [True, io.BytesIO()], ids=["bool", "file"])
+async def test_a_provider_that_gives_no_sink_is_answered_for(wrong: Any, caplog: pytest.LogCaptureFixture) -> None:
+    (given,) = await asked(says(1, EVENT_REPORT, bytes(35)), providers={CT_IMAGE_STORAGE: Recorder(sink=wrong)})
+    assert facts(given) == (0x8100, 7, 0x0110)
+    assert "not a Sink or None" in caplog.text
+
+
+async def test_a_request_refused_with_what_is_no_status_is_answered_for(caplog: pytest.LogCaptureFixture) -> None:
+    class Provider(Recorder):
+        def begin(self, request: PeerRequest) -> Sink | None:
+            request.refused_with = 0xA700  # type: ignore[assignment]
+            return None
+
+    (given,) = await asked(says(1, EVENT_REPORT, bytes(35)), providers={CT_IMAGE_STORAGE: Provider()})
+    assert facts(given) == (0x8100, 7, 0x0110)
+    assert "performing a N-EVENT-REPORT-RQ failed" in caplog.text
 
 
 async def test_an_answer_waits_for_the_message_that_is_being_written() -> None:
@@ -438,18 +495,36 @@ async def test_a_provider_that_awaits_what_was_cancelled_has_failed() -> None:
     assert sorted(facts(answer) for answer in given) == [(0x8020, 8, 0x0122), (0x8100, 7, 0x0110)]
 
 
-async def test_a_sink_that_awaits_what_was_cancelled_ends_the_association() -> None:
-    _skip_on_trio()
+@pytest.mark.parametrize("name", ["write", "finish"])
+@pytest.mark.parametrize("fault", [fails, fails_later, ends_cancelled], ids=["at once", "later", "cancelled"])
+async def test_a_sink_that_fails_is_discarded_and_answered_for_and_the_association_lives_on(
+    name: str, fault: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    if fault is ends_cancelled:
+        _skip_on_trio()
     sink = SlowSink()
-    sink._wait = ends_cancelled  # type: ignore[method-assign]
-    transport = MockTransport([accept, says(1, EVENT_REPORT, bytes(40))])
-    with anyio.fail_after(LIMIT_SECONDS):
-        async with associate(
-            PEER, CONTEXTS, providers={CT_IMAGE_STORAGE: Recorder(sink=sink)}, connect=opened(transport)
-        ) as association:
-            with pytest.raises(AssociationLost, match="CancelledError"):
-                await association.store(instance())
+    sink.goes_on.set()
+    setattr(sink, name, fault if name == "write" else lambda: fault(None))
+    provider = Recorder(sink=sink)
+    given = await asked(
+        says(1, EVENT_REPORT, bytes(40)),
+        says(3, CFindRQ(8, FIND), b"q"),
+        providers={CT_IMAGE_STORAGE: provider},
+    )
+    assert [facts(answer) for answer in given] == [(0x8100, 7, 0x0110), (0x8020, 8, 0x0122)]
     assert sink.is_discarded
+    assert not provider.got
+    assert caplog.text.count("performing a N-EVENT-REPORT-RQ failed") == 1
+
+
+async def test_what_a_sink_returns_is_of_no_concern_if_it_cannot_be_awaited() -> None:
+    kept = io.BytesIO()
+    sink = SlowSink()
+    sink.write = kept.write  # type: ignore[method-assign, assignment]
+    sink.finish = kept.tell  # type: ignore[method-assign, assignment]
+    given = await asked(says(1, EVENT_REPORT, bytes(40)), providers={CT_IMAGE_STORAGE: Recorder(sink=sink)})
+    assert [facts(answer) for answer in given] == [(0x8100, 7, 0)]
+    assert (kept.getvalue(), sink.is_discarded) == (bytes(40), False)
 
 
 async def test_a_sink_that_cannot_be_discarded_keeps_no_acceptor_from_its_end(caplog: pytest.LogCaptureFixture) -> None:
@@ -484,6 +559,84 @@ async def test_an_association_that_ends_while_a_sink_waits_leaves_nothing() -> N
             await sink.waits.wait()
             await association.abort()
     assert sink.is_discarded
+
+
+@pytest.mark.parametrize("is_read", [True, False], ids=["with the request", "alone"])
+async def test_an_abort_behind_a_slow_sink_is_told_as_one_although_the_answer_finds_the_connection_reset(
+    is_read: bool,
+) -> None:
+    has_left = threading.Event()
+
+    def aborts(wire: Wire) -> None:
+        wire.accept()
+        request = says(1, EVENT_REPORT, bytes(40))
+        if is_read:
+            wire.send(request + Abort(0, 0).encode())
+        else:
+            wire.send(request)
+            may_abort.wait(LIMIT_SECONDS)
+            wire.send(Abort(0, 0))
+        wire.rst()
+        has_left.set()
+
+    may_abort = threading.Event()
+    sink = SlowSink()
+    with ScriptedSCP(aborts) as scp, anyio.fail_after(LIMIT_SECONDS):
+        async with to(scp, contexts=CONTEXTS, providers={CT_IMAGE_STORAGE: Recorder(sink=sink)}) as association:
+            await sink.waits.wait()
+            may_abort.set()
+            await anyio.to_thread.run_sync(has_left.wait, LIMIT_SECONDS)
+            sink.goes_on.set()
+            while association.failure is None:
+                await anyio.lowlevel.checkpoint()
+            assert isinstance(association.failure, Aborted)
+
+
+class CountsAcknowledgements(MockTransport):
+    """Tells how many pieces were received when each acknowledgement was asked for."""
+
+    def __init__(self, script: Iterable[Any]) -> None:
+        super().__init__(script)
+        self.received = 0
+        self.acknowledged_after: list[int] = []
+
+    def receive_some(self) -> bytes | None:
+        arrived = super().receive_some()
+        self.received += arrived is not None
+        return arrived
+
+    def acknowledge(self) -> None:
+        self.acknowledged_after.append(self.received)
+
+
+async def test_every_piece_that_ends_amid_a_message_is_acknowledged_at_once_and_no_other() -> None:
+    """Otherwise a peer with Nagle's algorithm on would wait 40 ms with the next piece."""
+    command, *fragments = (
+        DataTF((Fragment(1, True, True, CStoreRQ(4, CT_IMAGE_STORAGE, "1.2.3").encode()),)).encode(),
+        DataTF((Fragment(1, False, False, bytes(40)),)).encode(),
+        DataTF((Fragment(1, False, True, bytes(40)),)).encode(),
+    )
+    half_command = CStoreRQ(5, CT_IMAGE_STORAGE, "1.2.3").encode()
+    command_in_two = [
+        DataTF((Fragment(1, True, is_last, part),)).encode()
+        for is_last, part in ((False, half_command[:20]), (True, half_command[20:]))
+    ]
+    pieces = [
+        *[command, fragments[0], fragments[1]],  # as peers send that write each PDU by itself
+        *[command + fragments[0], fragments[1][:7], fragments[1][7:]],
+        *[*command_in_two, fragments[1]],
+        command + fragments[0] + fragments[1],
+        says(1, CEchoRQ(9)),
+    ]
+    transport = CountsAcknowledgements([accept, *pieces, released])
+    with anyio.fail_after(LIMIT_SECONDS):
+        async with associate(
+            PEER, CONTEXTS, providers={CT_IMAGE_STORAGE: Recorder()}, connect=opened(transport)
+        ) as association:
+            while len(answers(bytes(transport.sent))) < 5:
+                await anyio.lowlevel.checkpoint()
+            assert association.failure is None
+    assert transport.acknowledged_after == [2, 3, 5, 6, 8, 9]  # the first piece is the acceptance
 
 
 # -- several responses -------------------------------------------------------------------------------------------------
@@ -556,23 +709,3 @@ async def test_a_storage_scp_refuses_another_operation_and_goes_on() -> None:
     assert (found.responded_to, found.status.value) == (3, 0x0211)
     assert (stored.responded_to, stored.status) == (4, SUCCESS)
     assert (scp.stored, scp.failed) == (1, 0)
-
-
-async def test_a_sink_that_fails_ends_its_association_and_is_logged(caplog: pytest.LogCaptureFixture) -> None:
-    sink = SlowSink()
-    sink.write = fails  # type: ignore[method-assign, assignment]
-
-    def is_aborted(wire: Wire) -> None:
-        wire.associate()
-        wire.send_message(1, EVENT_REPORT, b"abc")
-        wire.expect(pdu.Abort)
-        wire.expect_closed()
-
-    with anyio.fail_after(LIMIT_SECONDS):
-        async with Acceptor({CT_IMAGE_STORAGE: Recorder(sink=sink)}) as acceptor:
-            await anyio.to_thread.run_sync(play_scu, is_aborted, acceptor.port)
-            script = _exchange([(1, CEchoRQ(8), None)])
-            assert await anyio.to_thread.run_sync(play_scu, script, acceptor.port) == [CEchoRSP(8, SUCCESS)]
-    assert "association aborted because of an exception" in caplog.text
-    assert "ZeroDivisionError" in caplog.text
-    assert sink.is_discarded

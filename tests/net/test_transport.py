@@ -7,9 +7,11 @@ import contextlib
 import errno
 import socket
 import struct
+import types
 from typing import TYPE_CHECKING, Any
 
 import anyio
+import anyio.lowlevel
 import pytest
 
 from asyncstore.errors import ConnectFailed, ConnectionLost, Timeout
@@ -244,6 +246,31 @@ async def test_watching_finds_a_reset_that_came_together_with_bytes(
             await is_lost.wait()
             group.cancel_scope.cancel()
     assert came[0] == b"last words"
+
+
+async def test_a_look_takes_all_that_the_event_loop_does_not_tell_of(
+    pair: tuple[SocketTransport, socket.socket], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As uvloop does not, behind a reset: it calls once, and each call takes a part of the bytes."""
+    wrapped, theirs = pair
+    silent = types.SimpleNamespace(add_reader=lambda *_: None, remove_reader=lambda *_: None)
+    monkeypatch.setattr(transport, "asyncio", types.SimpleNamespace(get_running_loop=lambda: silent))
+    monkeypatch.setattr(transport, "RECEIVE_BYTES", 1000)
+    looks: list[float] = []
+    received = bytearray()
+    scope = anyio.CancelScope()
+
+    async def look(seconds: float) -> None:
+        looks.append(seconds)
+        if len(looks) == 2:
+            scope.cancel()
+        await anyio.lowlevel.checkpoint()
+
+    monkeypatch.setattr(anyio, "sleep", look)
+    theirs.sendall(bytes(10_000))
+    with scope:
+        await wrapped.watch(lambda: received.extend(wrapped.receive_some() or b""))
+    assert len(received) == 10_000
 
 
 @pytest.mark.parametrize("has_add_reader", [True, False])

@@ -122,6 +122,11 @@ def image(uid: str = "1.2.3.4", value_bytes: int = 1000) -> bytes:
     return files.data_set(sop_instance_uid=uid, more=more)
 
 
+def image_in_memory(value_bytes: int = 1000, uid: str = "1.2.3.4") -> Instance:
+    """An instance with that data set, which a receiver that looks at it keeps."""
+    return instance_of(BytesSource(image(uid, value_bytes)), uid)
+
+
 def image_file(path: Path, uid: str = "1.2.3.4", value_bytes: int = 1000) -> Path:
     """A DICOM file with that data set."""
     meta = files.file_meta(sop_instance_uid=uid)

@@ -305,6 +305,21 @@ async def test_what_is_lost_for_good_is_unknown(tmp_path: Path) -> None:
 # -- a ledger that fails -----------------------------------------------------------------------------------------------
 
 
+@pytest.mark.parametrize("method", ["record", "may_know", "__aenter__", "__aexit__"])
+async def test_an_exception_of_a_ledger_ends_the_transfer_as_itself(method: str, tmp_path: Path) -> None:
+    def fails(*_: object) -> None:
+        raise ZeroDivisionError
+
+    async def fails_later(*_: object) -> None:
+        raise ZeroDivisionError
+
+    kind = type("FailingLedger", (ListLedger,), {method: fails_later if method.startswith("__") else fails})
+    (path,) = write_files(tmp_path, 1)
+    async with KeepingSCP() as scp:
+        with pytest.raises(ZeroDivisionError):
+            await ended(transfer_with(scp, path, kind()))
+
+
 @pytest.mark.parametrize("written", [0, 1, 3])
 async def test_a_ledger_that_cannot_be_written_any_more_stops_the_run_and_says_nothing_false(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, written: int

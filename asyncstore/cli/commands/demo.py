@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import logging
+import os
 from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
@@ -115,7 +116,11 @@ def _print_table(shown: _Shown) -> None:
     for (sop_class, syntax), count in shown.stored.most_common():
         sent.add_row(str(count), Text(peer_text(name_of(sop_class))), Text(peer_text(name_of(syntax))))
     results: Any = running.Results()  # not stdout itself: rich exits when the reader of stdout has gone
-    console = Console(file=results, force_terminal=results.is_terminal or None)
+    console = Console(
+        file=results,
+        force_terminal=results.is_terminal or None,
+        color_system=None if os.environ.get("NO_COLOR") else "auto",  # without it, not even bold
+    )
     console.print(sent)
     if shown.explained:
         kept = Table("File", "State", "Why", title="What was not sent, and why", title_justify="left")

@@ -50,6 +50,14 @@ def echoscu(
             panel=options.MISCELLANEOUS,
         ),
     ] = 1,
+    abort: Annotated[
+        bool,
+        options.option(
+            "--abort",
+            help="Abort the association after the last answer, instead of releasing it.",
+            panel=options.MISCELLANEOUS,
+        ),
+    ] = False,
 ) -> None:
     """Send C-ECHO requests; the help is made from DETAILS."""
     syntax = options.transfer_syntax(context)
@@ -64,12 +72,12 @@ def echoscu(
             "timeouts": timeouts,
             "maximum_length": max_pdu,
         }
-        return running.run_async(_verify, peer, proposal, repeat, log)
+        return running.run_async(_verify, peer, proposal, repeat, abort, log)
 
     raise typer.Exit(running.run(level, command))
 
 
-async def _verify(peer: Peer, proposal: dict[str, Any], repeat: int, log: DocumentedLog) -> int:
+async def _verify(peer: Peer, proposal: dict[str, Any], repeat: int, abort: bool, log: DocumentedLog) -> int:
     """Send the requests; the first signal aborts the association."""
     import anyio
 
@@ -81,6 +89,8 @@ async def _verify(peer: Peer, proposal: dict[str, Any], repeat: int, log: Docume
             async with associate(peer, **proposal) as association:
                 code = ExitCode.SOME_FAILED
                 answers = [await association.echo() for _ in range(repeat)]
+                if abort:
+                    await association.abort()
             refused = [status for status in answers if status.value]
             for status in refused:
                 logger.error("The peer answered: %s", reason_of(status))

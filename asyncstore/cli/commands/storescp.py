@@ -93,6 +93,14 @@ def storescp(
             panel=options.NETWORK,
         ),
     ] = 16,
+    any_class: Annotated[
+        bool,
+        options.option(
+            "--any-class",
+            help="Accept private and unknown SOP classes too: all but those known to be of another service.",
+            panel=options.NETWORK,
+        ),
+    ] = False,
     output_directory: Annotated[
         str | None,
         options.option(
@@ -100,7 +108,8 @@ def storescp(
             "--output-directory",
             parser=options.text,
             metavar="DIRECTORY",
-            help="Existing directory to keep the instances in." + options.default_text("the current directory"),
+            help="Directory to keep the instances in, created if it does not exist."
+            + options.default_text("the current directory"),
             panel=options.RESULTS,
         ),
     ] = None,
@@ -113,9 +122,7 @@ def storescp(
     if ignore and output_directory is not None:
         raise typer.BadParameter("--ignore and --output-directory contradict each other: give one of them")
     directory = None if ignore else output_directory or "."
-    if directory is not None and not (os.path.isdir(directory) and os.access(directory, os.W_OK)):
-        message = f"{path_text(directory)!r} is not a directory that can be written: create it first"
-        raise typer.BadParameter(message, param_hint="--output-directory")
+    is_new = directory is not None and _made(directory)
     settings: dict[str, Any] = {
         "host": bind_address,
         "port": port,
@@ -123,14 +130,28 @@ def storescp(
         "output_directory": directory,
         "called_ae_titles": frozenset(accept) if accept else None,
         "calling_ae_titles": frozenset(accept_calling) if accept_calling else None,
+        "any_class": any_class,
         "maximum_length": max_pdu,
         "window": window,
         "acse_seconds": acse_timeout,
     }
-    raise typer.Exit(running.run(options.log_level(context), lambda _: running.run_async(_listen, settings)))
+    raise typer.Exit(running.run(options.log_level(context), lambda _: running.run_async(_listen, settings, is_new)))
 
 
-async def _listen(settings: dict[str, Any]) -> int:
+def _made(directory: str) -> bool:
+    """Create the directory, with its parents, if it does not exist; whether it did not. It must be one to write to."""
+    is_new = not os.path.lexists(directory)
+    try:
+        os.makedirs(directory, exist_ok=True)
+        if not os.access(directory, os.W_OK):
+            raise PermissionError("Permission denied")
+    except (OSError, ValueError) as error:
+        message = f"{path_text(directory)!r} is not a directory that can be written: {running.system_text(error)}"
+        raise typer.BadParameter(message, param_hint="--output-directory") from None
+    return is_new
+
+
+async def _listen(settings: dict[str, Any], is_new: bool) -> int:
     """Receive until the first signal."""
     import anyio
 
@@ -138,6 +159,8 @@ async def _listen(settings: dict[str, Any]) -> int:
 
     logger.debug("asyncstore storescp v%s", __version__)
     logger.debug("")
+    if is_new:
+        logger.info("Created the directory %s", path_text(settings["output_directory"]))
     scp = StorageSCP(**settings, on_store=_say_what_came)
     with anyio.CancelScope() as scope, running.interrupts(scope.cancel, scope.cancel):
         try:
@@ -151,9 +174,10 @@ async def _listen(settings: dict[str, Any]) -> int:
             await anyio.sleep_forever()
         finally:
             await scp.__aexit__(None, None, None)
-    failed = f", {scp.failed:,} refused" if scp.failed else ""
     received = count_text(scp.stored, "instance")
-    logger.info("%s received on %s%s", received, count_text(scp.associations, "association"), failed)
+    failed = f", {scp.failed:,} refused" if scp.failed else ""
+    replaced = f", {scp.replaced:,} in place of another data set" if scp.replaced else ""
+    logger.info("%s received on %s%s%s", received, count_text(scp.associations, "association"), failed, replaced)
     return ExitCode.STORED
 
 

@@ -8,7 +8,7 @@ import pytest
 
 from asyncstore.dimse.messages import CEchoRQ, CEchoRSP
 from asyncstore.status import Status
-from asyncstore.upper_layer.pdu import AssociateRJ, AssociateRQ
+from asyncstore.upper_layer.pdu import Abort, AssociateRJ, AssociateRQ
 from tests.support import command
 from tests.support.peers import LOOPBACK, free_port
 from tests.support.wire import ScriptedSCP, Wire
@@ -79,6 +79,21 @@ def test_another_answer_than_success_is_code_3_and_told() -> None:
         done = command.run("echoscu", scp.host, scp.port)
     assert done.returncode == 3
     assert done.stderr == "E: The peer answered: SOP class not supported (0x0122)\n"
+
+
+@pytest.mark.parametrize(("status", "code"), [(0x0000, 0), (0x0122, 3)])
+def test_the_association_is_aborted_on_demand_after_the_last_answer(status: int, code: int) -> None:
+    def answers_two(wire: Wire) -> None:
+        wire.accept()
+        for message_id in (1, 2):
+            wire.send_message(wire.read_message().context_id, CEchoRSP(message_id, Status(status)))
+        assert wire.expect(Abort).source == 0
+        wire.expect_closed()
+
+    with ScriptedSCP(answers_two) as scp:
+        done = command.run("echoscu", scp.host, scp.port, "-v", "--repeat", 2, "--abort")
+    assert done.returncode == code
+    assert [line for line in done.stderr.splitlines() if line[0] == "I"][-1] == "I: Aborting Association"
 
 
 @pytest.mark.parametrize(

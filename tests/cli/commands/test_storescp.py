@@ -13,6 +13,7 @@ import pydicom
 import pytest
 
 from tests.support import command
+from tests.support.files import data_set, dicom_file, file_meta
 from tests.support.peers import LOOPBACK, require
 
 if TYPE_CHECKING:
@@ -60,6 +61,40 @@ def test_what_is_received_is_kept_and_told(tmp_path: Path, number: signal.Signal
         f"I: Received CT Image Storage {CT_UID} from CLIENT (Explicit VR Little Endian, 38.7 kB): {kept}"
     )
     assert lines[-1] == "I: 1 instance received on 1 association"
+
+
+def test_the_directory_is_made_and_told(tmp_path: Path) -> None:
+    new = tmp_path / "some" / "in"
+    process = command.start("storescp", 0, "-v", "-ba", LOOPBACK, "-od", new)
+    assert process.stderr is not None
+    try:
+        assert process.stderr.readline().decode() == f"I: Created the directory {new}\n"
+        port = int(process.stderr.readline().split()[5])
+        assert dcmtk("storescu", LOOPBACK, port, CT) == 0
+    finally:
+        code, _ = ended(process, signal.SIGINT)
+    assert code == 0
+    assert [path.name for path in new.iterdir()] == [f"{CT_UID}.dcm"]
+
+
+def test_another_data_set_in_the_place_of_one_is_told_and_counted(tmp_path: Path) -> None:
+    with listening("-od", tmp_path) as (process, port):
+        for option in ("-xe", "-xe", "-xi"):
+            assert dcmtk("storescu", option, LOOPBACK, port, CT) == 0
+        code, lines = ended(process, signal.SIGINT)
+    assert code == 0
+    (warning,) = (line for line in lines if line.startswith("W:"))
+    assert f"{CT_UID}.dcm': another data set, of " in warning
+    assert lines[-1] == "I: 3 instances received on 3 associations, 1 in place of another data set"
+
+
+def test_private_classes_are_accepted_on_demand(tmp_path: Path) -> None:
+    private = tmp_path / "private.dcm"
+    class_uid = b"1.3.6.1.4.1.5962.99.1"
+    private.write_bytes(dicom_file(meta=file_meta(sop_class_uid=class_uid.decode()), body=data_set(class_uid.decode())))
+    for options, code in (([], 3), (["--any-class"], 0)):
+        with listening("--ignore", *options) as (_, port):
+            assert command.run("storescu", LOOPBACK, port, private).returncode == code
 
 
 def test_ignore_keeps_nothing(tmp_path: Path) -> None:
