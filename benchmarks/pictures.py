@@ -83,7 +83,13 @@ class Terminal:
         controller, terminal = pty.openpty()
         fcntl.ioctl(terminal, termios.TIOCSWINSZ, struct.pack("HHHH", ROWS, COLUMNS, 0, 0))
         kept = {name: value for name, value in os.environ.items() if not name.startswith(("ASYNCSTORE_", "COLUMNS"))}
-        variables = {**kept, "TERM": "xterm-256color", "COLORTERM": "truecolor", "PYTHONPATH": sys.path[0]}
+        variables = {
+            **kept,
+            "TERM": "xterm-256color",
+            "COLORTERM": "truecolor",
+            "LANG": "C.UTF-8",
+            "PYTHONPATH": sys.path[0],
+        }
         process = subprocess.Popen(
             [sys.executable, "-m", *words],
             cwd=directory,

@@ -16,21 +16,31 @@ _REMEMBERED: Final = 1000
 class NamedPaths:
     """Paths from the command line, and from a list that is read as the run goes on.
 
-    `count` is the number of those that were read so far; `first` are the first of them.
+    `count` is the number of those that were read so far; `first` are the first of them. `given` are those from the
+    command line. `list_name` is the name of the list, None if there is none, and `ends_in_nul` says how its paths end.
     """
 
-    def __init__(self, paths: list[str], listed: Iterator[str] | None = None) -> None:
+    def __init__(
+        self,
+        paths: list[str],
+        listed: Iterator[str] | None = None,
+        *,
+        list_name: str | None = None,
+        ends_in_nul: bool = False,
+    ) -> None:
+        self.list_name = list_name
+        self.ends_in_nul = ends_in_nul
         self.count = len(paths)
         self.first = list(paths)
-        self._paths = paths
+        self.given = paths
         self._listed = listed
 
     def sources(self) -> Iterable[str]:
         """The paths, for a Transfer. Can be called once if there is a list."""
-        return self._paths if self._listed is None else self._read(self._listed)
+        return self.given if self._listed is None else self._read(self._listed)
 
     def _read(self, listed: Iterator[str]) -> Iterator[str]:
-        yield from self._paths
+        yield from self.given
         for path in listed:
             self.count += 1
             if len(self.first) < _REMEMBERED:

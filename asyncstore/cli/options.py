@@ -253,6 +253,13 @@ def log_level(context: typer.Context) -> int:
     return {"quiet": QUIET, "verbose": logging.INFO, "debug": logging.DEBUG, None: logging.ERROR}[chosen]
 
 
+def file_log_level(context: typer.Context) -> int:
+    """The log level of a file: the one that was asked for, by default info. Quiet is about the terminal."""
+    if context.params["log_level"] is not None or context.params["verbose"] or context.params["debug"]:
+        return log_level(context)
+    return logging.INFO
+
+
 def transfer_syntax(context: typer.Context) -> str | None:
     """The only transfer syntax to request; None when no such option was given."""
     chosen = one_of(context, "request_little", "request_big", "request_implicit")

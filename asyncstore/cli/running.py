@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Final, NoReturn
 from asyncstore.cli.exit_codes import ExitCode, interrupted_by
 from asyncstore.cli.output import documented_log
 from asyncstore.cli.output.documented_log import DocumentedLog, logger
+from asyncstore.cli.output.plain_text import path_text
 from asyncstore.errors import AssociateError, AsyncStoreError, LedgerError, cause_of
 
 if TYPE_CHECKING:
@@ -28,9 +29,20 @@ class ResultsLost(Exception):
     """stdout cannot be written, or its reader has gone. `__cause__` is the error of the system."""
 
 
-def run(level: int, command: Callable[[DocumentedLog], int]) -> int:
-    """Run a command with its log at `level` and return its exit code. Never raises."""
-    with documented_log.installed(level) as log:
+def run(level: int, command: Callable[[DocumentedLog], int], *, log_to: tuple[str, int] | None = None) -> int:
+    """Run a command with its log at `level` and return its exit code. Never raises.
+
+    The log also goes to the file that `log_to` names, at the level there.
+    """
+    with documented_log.installed(level) as log, contextlib.ExitStack() as stack:
+        if log_to is not None:
+            from asyncstore.cli.output.log_file import logged_to
+
+            try:
+                stack.enter_context(logged_to(*log_to))
+            except OSError as error:
+                logger.error("cannot write the log %s: %s", path_text(log_to[0]), system_text(error))
+                return ExitCode.CANNOT_RECORD
         try:
             return command(log)
         except KeyboardInterrupt:
@@ -123,6 +135,45 @@ def interrupts(first: Callable[[], object], second: Callable[[], object]) -> Ite
         for number, handler in before.items():
             loop.remove_signal_handler(number)
             signal.signal(number, handler or signal.SIG_DFL)  # None: not set by Python
+
+
+@contextlib.contextmanager
+def later(seconds: float, call: Callable[[], object]) -> Iterator[None]:
+    """Call it once, after a while, if the block still runs. Needs a running event loop."""
+    import asyncio
+
+    handle = asyncio.get_running_loop().call_later(seconds, beside, call)
+    try:
+        yield
+    finally:
+        handle.cancel()
+
+
+@contextlib.contextmanager
+def every(seconds: float, call: Callable[[], object]) -> Iterator[None]:
+    """Call it again and again while the block runs. Needs a running event loop."""
+    import asyncio
+
+    loop = asyncio.get_running_loop()
+    handles: list[asyncio.TimerHandle] = []
+
+    def tick() -> None:
+        handles[:] = [loop.call_later(seconds, tick)]
+        beside(call)
+
+    handles.append(loop.call_later(seconds, tick))
+    try:
+        yield
+    finally:
+        handles[0].cancel()
+
+
+def beside(call: Callable[[], object]) -> None:
+    """Call what must not disturb the run: an error is only logged."""
+    try:
+        call()
+    except Exception as error:
+        logger.debug("beside the run: %r", error, exc_info=error)
 
 
 class Results:

@@ -8,7 +8,7 @@ import logging
 import os
 import sys
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from asyncstore import __version__
 from asyncstore.cli import exit_codes, running
@@ -21,6 +21,9 @@ from asyncstore.errors import AsyncStoreError, LedgerError
 from asyncstore.instances.outcome import State
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from asyncstore.cli.counting import InputCount
     from asyncstore.cli.output.documented_log import DocumentedLog
     from asyncstore.cli.output.records import JsonLines, RecordWriter
     from asyncstore.inputs.feed import Settled
@@ -32,6 +35,9 @@ if TYPE_CHECKING:
     from asyncstore.transfer.options import TransferOptions
     from asyncstore.transfer.report import Report
 
+# A shorter run ends before a count of its input would be of use: to whoever watches it, or only to tell what is left.
+_COUNT_AFTER_SECONDS: Final = 1.0
+_COUNT_UNSEEN_AFTER_SECONDS: Final = 5.0
 # After a run with only these states, and without a request, there was nothing to send.
 _NOTHING_TO_SEND = frozenset((State.RESUMED, State.DUPLICATE, State.SKIPPED, State.SOURCE_PROBLEM))
 
@@ -40,9 +46,9 @@ _NOTHING_TO_SEND = frozenset((State.RESUMED, State.DUPLICATE, State.SKIPPED, Sta
 class StorescuRun:
     """One run of storescu: paths, destination, options, and where its records go.
 
-    `progress` None shows a bar if stderr is a terminal. `records_path`, `ledger` and `control_path` are file names or
-    None.
-    `force_ledger` allows a ledger on a network file system.
+    `progress` None shows a display if stderr is a terminal, `summary` a table at the end. `stats_seconds` is the time
+    between two lines that say how far the run is. `is_counted`: the input is counted ahead. `records_path`, `ledger`,
+    `control_path` and `log_path` are file names or None. `force_ledger` allows a ledger on a network file system.
     """
 
     peer: Peer
@@ -54,7 +60,12 @@ class StorescuRun:
     json: bool = False
     progress: bool | None = None
     control_path: str | None = None
+    stats_seconds: float | None = None
+    is_counted: bool = True
+    summary: bool = False
+    log_path: str | None = None
     _cannot_record: bool = field(default=False, init=False)
+    _count: InputCount | None = field(default=None, init=False)
 
     def run(self, log: DocumentedLog) -> int:
         """Send everything and return the exit code."""
@@ -99,7 +110,8 @@ class StorescuRun:
             _notice(log, logging.WARNING, "Interrupted again: aborting")
             transfer.abort()
 
-        with running.interrupts(drain, abort) as received, self._progress(transfer.report, log):
+        self._tell_history(log)
+        with running.interrupts(drain, abort) as received, self._counted(transfer, log), self._watched(transfer, log):
             async with self._control(transfer):
                 try:
                     async with transfer:
@@ -111,9 +123,13 @@ class StorescuRun:
         code = self._exit_code(transfer.report, failure, received.signal_number)
         self._explain(failure, transfer.report, log)
         if failure is None and code != ExitCode.NO_ASSOCIATION:
-            self._summarize(transfer.report, log, nothing_to_send=code == ExitCode.NOTHING_TO_SEND)
+            left = left_text(transfer.report, self._count)
+            self._summarize(transfer.report, log, left, nothing_to_send=code == ExitCode.NOTHING_TO_SEND)
+            self._print_summary(transfer.report, log, left, code)
         if json_lines is not None and not self._cannot_record:
-            json_lines.write_summary(transfer.report, code)
+            count = self._count
+            files = count.entries if count is not None and count.is_complete else None
+            json_lines.write_summary(transfer.report, code, input_files=files)
         return code
 
     def _exit_code(self, report: Report, failure: AsyncStoreError | None, signal_number: int | None) -> int:
@@ -139,13 +155,42 @@ class StorescuRun:
 
     # -- while it runs -------------------------------------------------------------------------------------------------
 
-    def _progress(self, report: Report, log: DocumentedLog) -> contextlib.AbstractContextManager[None]:
-        wanted = sys.stderr.isatty() if self.progress is None else self.progress
-        if not wanted or log.threshold >= QUIET:
+    def _watched(self, transfer: Transfer, log: DocumentedLog) -> contextlib.AbstractContextManager[None]:
+        """Show how far the transfer is, if that is wanted."""
+        if not self._may_watch(log):
             return contextlib.nullcontext()
-        from asyncstore.cli.output import progress
+        from asyncstore.cli import watching
 
-        return progress.shown(report, log)
+        watch = watching.Watch.of(log, progress=self.progress, stats_seconds=self.stats_seconds)
+        return watching.watched(transfer, watch, log, lambda: self._count)
+
+    def _may_watch(self, log: DocumentedLog) -> bool:
+        """Whether somebody may want to see how far the transfer is."""
+        wants = sys.stderr.isatty() or self.progress or self.stats_seconds is not None or log.threshold <= logging.INFO
+        return log.threshold < QUIET and bool(wants)
+
+    @contextlib.contextmanager
+    def _counted(self, transfer: Transfer, log: DocumentedLog) -> Iterator[None]:
+        """Count the input while the transfer reads it, if it does so for a while and the count is shown anywhere."""
+        is_wanted = self.is_counted and (log.threshold < QUIET or self.json)
+        begin = functools.partial(self._begin_count, transfer)
+        after = _COUNT_AFTER_SECONDS if self._may_watch(log) else _COUNT_UNSEEN_AFTER_SECONDS
+        with running.later(after, begin) if is_wanted else contextlib.nullcontext():
+            try:
+                yield
+            finally:
+                if self._count is not None:
+                    self._count.close()
+
+    def _begin_count(self, transfer: Transfer) -> None:
+        from asyncstore.cli.counting import InputCount, may_count
+
+        if transfer.report.scan_finished or transfer.view().is_stopping or not may_count(self.paths.list_name):
+            return
+        self._count = InputCount.of(
+            self.paths, recursive=self.options.recursive, own_files=(*self._own_files, *transfer.ledger_files)
+        )
+        self._count.start()
 
     def _control(self, transfer: Transfer) -> contextlib.AbstractAsyncContextManager[None]:
         if self.control_path is None:
@@ -188,7 +233,7 @@ class StorescuRun:
         elif failure is not None:
             explain_failure(failure, self.peer, self.options.calling_ae_title, log)
 
-    def _summarize(self, report: Report, log: DocumentedLog, *, nothing_to_send: bool) -> None:
+    def _summarize(self, report: Report, log: DocumentedLog, left: str, *, nothing_to_send: bool) -> None:
         if nothing_to_send:
             _notice(log, logging.WARNING, "No suitable DICOM files found")
             logger.error("Nothing to send: %s", self._why_nothing(report.skipped, report.left_out))
@@ -199,28 +244,58 @@ class StorescuRun:
         if report.problems and is_more_than_one:
             logger.error("%s could not be sent (see above)", count_text(report.problems, "path"))
         if report.stopped_early:
-            logger.error("Stopped early%s", self._how_it_stopped(report))
+            logger.error("Stopped early%s", self._how_it_stopped(report, left))
         if report.skipped and not nothing_to_send:
             what = "that is not a DICOM instance was" if report.skipped == 1 else "that are not DICOM instances were"
             _notice(log, logging.INFO, f"{count_text(report.skipped, 'file')} {what} skipped")
         if report.left_out and not nothing_to_send:
             _notice(log, logging.INFO, f"{count_text(report.left_out, 'file')} left out by the selection")
-        if is_more_than_one:
+        if is_more_than_one and self._has_table(report, log):
+            logger.info("%s", summary_text(report))
+        elif is_more_than_one:
             _notice(log, logging.INFO, summary_text(report))
+        elif report.states[State.STORED] + report.states[State.WARNING] and sys.stderr.isatty():
+            log.tell(logging.INFO, summary_text(report))
 
     def _why_nothing(self, skipped: int, left_out: int) -> str:
         return why_nothing(self.paths, skipped=skipped, left_out=left_out, recursive=self.options.recursive)
 
-    def _how_it_stopped(self, report: Report) -> str:
+    def _has_table(self, report: Report, log: DocumentedLog) -> bool:
+        """Whether a table ends the run: if it was asked for, or on a terminal if one line cannot say all."""
+        has_more = report.found + report.problems > 1 or report.failed > 0
+        return log.threshold < QUIET and (self.summary or (has_more and sys.stderr.isatty()))
+
+    def _print_summary(self, report: Report, log: DocumentedLog, left: str, code: int) -> None:
+        if not self._has_table(report, log):
+            return
+        from asyncstore.cli.next_steps import next_steps
+        from asyncstore.cli.output.summary import Summary
+
+        can_repeat = may_pass(report.stopped_because) and self.paths.list_name != "-"
+        steps = next_steps(report, ledger=self.ledger, can_repeat=can_repeat)
+        with log.turn():
+            log.write("\n".join(Summary(report, code, left, steps).lines()))
+
+    def _tell_history(self, log: DocumentedLog) -> None:
+        """Say on which runs a run goes on, as far as their records tell: the rows of a ledger may be millions."""
+        if self.ledger is None or not (logger.isEnabledFor(logging.INFO) or sys.stderr.isatty()):
+            return
+        with contextlib.suppress(OSError, LedgerError):  # the transfer opens it, and says what is wrong with it
+            if not os.path.getsize(self.ledger):
+                return
+            from asyncstore.cli.output.ledger_text import runs_text
+            from asyncstore.ledger.sqlite.reader import LedgerReader
+
+            with LedgerReader(self.ledger) as reader:
+                _notice(log, logging.INFO, f"Resuming after {runs_text(reader.runs())}")
+
+    def _how_it_stopped(self, report: Report, left: str) -> str:
         """Why a run stopped, what is left, and what to do: nothing, if trying again cannot help."""
         because = report.stopped_because
         is_said = because is None or isinstance(because, LedgerError)
         text = "" if because is None or is_said else f": {reason_text(because, self.peer)}"
-        left = f"{count_text(report.left, 'instance')} left"
-        if report.scan_finished:
-            text += f"; {left}"
-        else:
-            text += "; the input was not read to its end" + (f", at least {left}" if report.left else "")
+        text += "" if report.scan_finished else "; the input was not read to its end"
+        text += f"{';' if report.scan_finished else ','} {left}" if left else ""
         if may_pass(because) and not self._cannot_record:
             text += ": run the same command again to resume" if self.ledger else ": run it again"
         return text
@@ -272,7 +347,7 @@ class StorescuRun:
 
     @property
     def _own_files(self) -> tuple[str, ...]:
-        return () if self.records_path is None else (self.records_path,)
+        return tuple(path for path in (self.records_path, self.log_path) if path is not None)
 
 
 def summary_text(report: Report) -> str:
@@ -289,10 +364,27 @@ def summary_text(report: Report) -> str:
     return ", ".join(parts)
 
 
+def left_text(report: Report, count: InputCount | None) -> str:
+    """How many instances a run has left that stopped early: all of them if the input was read or counted to its end.
+
+    A file that was counted and not opened need not be DICOM: if others were not, no exact number can be told.
+    """
+    if not report.stopped_early:
+        return ""
+    left, bound = report.left, "" if report.scan_finished else "at least "
+    if count is not None and not report.scan_finished:
+        has_others = report.skipped > 0 or report.problems > 0
+        if count.is_complete or not has_others:
+            left = max(left, count.entries - report.finished + report.left)
+        if count.is_complete:
+            bound = "at most " if has_others else ""
+    return f"{bound}{count_text(left, 'instance')} left" if left or not bound else ""
+
+
 def _notice(log: DocumentedLog, level: int, text: str) -> None:
     """Log a line that is shown on a terminal at any level but quiet."""
-    if not logger.isEnabledFor(level) and log.threshold < QUIET and sys.stderr.isatty():
-        log.notice(level, text)
+    if sys.stderr.isatty():
+        log.tell(level, text)
     else:
         logger.log(level, "%s", text)
 

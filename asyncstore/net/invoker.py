@@ -123,6 +123,7 @@ class Invoker:
                 if payload.data_set_length > STREAMED_AFTER_BYTES:
                     end = run.offset + run.data_bytes
                     link.streamed_bytes += max(0, end - max(run.offset, STREAMED_AFTER_BYTES))
+                    link.written = (operation.message_id, end)
             assert operation is not None
             self._sent(operation)
             return operation

@@ -59,8 +59,9 @@ class Link(Tracing):
     `failure` is the reason why it ended too early, None while all is well; `on_failure` is called when it is set.
     `pacer` is what data sets keep pace with, None while there is no limit; it may change at any time. `operations` has
     the operations that we invoked, `outstanding` those of them that the peer has not answered, by Message ID.
-    `streamed_bytes` counts data set bytes sent beyond the first STREAMED_AFTER_BYTES of each instance. `transport` and
-    `writer` exist once it is opened.
+    `streamed_bytes` counts data set bytes sent beyond the first STREAMED_AFTER_BYTES of each instance; `written` is the
+    Message ID of the latest larger one, and how many bytes of its data set are written. `transport` and `writer` exist
+    once it is opened.
     """
 
     transport: Transport
@@ -74,6 +75,7 @@ class Link(Tracing):
         self.is_open = False
         self.streamed_bytes = 0
         self.pacer: Pacer | None = None
+        self.written = (0, 0)
         self.failure: AsyncStoreError | None = None
         self.operations = Operations(tolerate_context=lambda error: self._tolerate(error, trace.AnsweredInOtherContext))
         self.outstanding: Mapping[int, Operation] = self.operations.outstanding

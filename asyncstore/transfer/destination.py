@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from asyncstore.transfer.concurrency import Concurrency
     from asyncstore.transfer.options import RetryPolicy
     from asyncstore.transfer.plan import Pair
+    from asyncstore.transfer.view import Trouble
 
 logger = logging.getLogger("asyncstore.transfer")
 
@@ -127,6 +128,14 @@ class Destination:
     def is_probed(self) -> bool:
         """Whether to send one instance at a time, until one is answered: the peer may still take nothing."""
         return self._failures > 0
+
+    def trouble(self, now: float) -> Trouble | None:
+        """Why the peer takes nothing, if it has taken nothing for a while."""
+        if self._trouble is None or self._trouble_since is None:
+            return None
+        from asyncstore.transfer.view import Trouble
+
+        return Trouble(self._trouble, max(0.0, self._trouble_since + self._retry.outage_seconds - now))
 
     def closed_until(self, now: float) -> float:
         """The time until which nothing may be sent; it is past when the peer may have more."""

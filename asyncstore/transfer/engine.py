@@ -13,7 +13,9 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import math
 import os
+import time
 from typing import TYPE_CHECKING, Any, Self
 
 import anyio
@@ -49,6 +51,7 @@ if TYPE_CHECKING:
     from asyncstore.ledger.protocol import Ledger
     from asyncstore.net.peer import Peer
     from asyncstore.transfer.limits import Limits
+    from asyncstore.transfer.view import TransferView
 
 
 class Transfer:
@@ -111,7 +114,8 @@ class Transfer:
         """Make the stations, from the last one to the first."""
         options, report, ledger = self.options, self.report, self._ledger
         by_study = options.keep_together == "study"
-        work, plan = Work(strict=by_study), Plan(options)
+        plan = Plan(options)
+        self._work = work = Work(strict=by_study)
         concurrency = Concurrency(options.associations, MAXIMUM_ASSOCIATIONS)
         self._destination = destination = Destination(options.retry, concurrency)
         self._limiter = limiter = Limiter(options, concurrency, report)
@@ -247,6 +251,30 @@ class Transfer:
         transfer.limit(dataclasses.replace(transfer.limits, is_paused=True))
         """
         self._limiter.change(limits)
+
+    @property
+    def ledger_files(self) -> tuple[str, ...]:
+        """The files in which the ledger is kept, if there is one."""
+        return () if self._ledger is None else self._ledger.files
+
+    def view(self) -> TransferView:
+        """The run as it is now: its associations, and what it waits for."""
+        from asyncstore.transfer.view import TransferView
+
+        now = time.monotonic()
+        work, destination = self._work, self._destination
+        to_retry = list(work.to_retry)
+        retry_at = work.next_retry_at
+        return TransferView(
+            associations=tuple(worker.view(now) for worker in self._pool.workers),
+            waiting=work.waiting,
+            in_flight=work.in_flight,
+            retrying=len(to_retry),
+            suspected=sum(pending.is_suspected for pending in to_retry),
+            retry_seconds=None if retry_at == math.inf else max(0.0, retry_at - now),
+            trouble=destination.trouble(now),
+            is_stopping=destination.is_stopped,
+        )
 
     def drain(self, because: Exception | None = None) -> None:
         """Take no new work, finish what is in flight, and release; the iteration ends after the last outcome.

@@ -37,15 +37,19 @@ class Waiting(NamedTuple):
 class Report:
     """The account of a transfer so far: instances by state, status and reason, and bytes of data sets.
 
-    `found` counts instances, those of an earlier run included, and `found_bytes` the bytes of their data sets, as far
-    as the files were opened. Both grow while the input is read, and are final once `scan_finished` is true. Of what is
-    not an instance, `problems` counts paths that cannot be read and files that are damaged, and `skipped` the files in
-    a directory that are not DICOM. `states` counts the outcomes of all three. `left_out` counts what the selection left
-    out, which has no outcome; it is known when the input has been read.
+    `found` counts instances, those of an earlier run included, `found_bytes` the bytes of their data sets, and
+    `found_file_bytes` those of their files, as far as they were opened; `found_before` counts those that were not,
+    since a ledger has their outcome. All grow while the input is read, and are final once `scan_finished` is true. Of
+    what is not an instance, `problems` counts paths that cannot be read and files that are damaged, and `skipped` the
+    files in a directory that are not DICOM. `states` counts the outcomes of all three. `left_out` counts what the
+    selection left out, which has no outcome; it is known when the input has been read.
 
-    `streamed_bytes` is the part of `sent_bytes` that large instances sent beyond their first 8 MiB. `waiting_for`
-    is None while the run may send. `stopped_because` is the exception that stopped the run before its work was done,
-    None otherwise. `started_at` and `finished_at` are times of time.monotonic(). `to_dict()` is for JSON.
+    `sop_classes` counts the instances that this run stored. `unstored_bytes` are those of data sets with any other
+    outcome. `set_aside` counts the failed instances that a later run sends only if it is asked to.
+
+    `streamed_bytes` is the part of `sent_bytes` that large instances sent beyond their first 8 MiB. `waiting_for` is
+    None while the run may send. `stopped_because` is the exception that stopped the run before its work was done, None
+    otherwise. `started_at` and `finished_at` are times of time.monotonic(). `to_dict()` is for JSON.
     """
 
     found: int = 0
@@ -67,6 +71,11 @@ class Report:
     streamed_bytes: int = 0
     waiting_for: Waiting | None = None
     left_out: int = 0
+    found_before: int = 0
+    found_file_bytes: int = 0
+    unstored_bytes: int = 0
+    set_aside: int = 0
+    sop_classes: Counter[str] = field(default_factory=Counter)
 
     @property
     def stored(self) -> int:
@@ -131,6 +140,7 @@ class Report:
         """Count an instance that was read."""
         self.found += 1
         self.found_bytes += instance.data_set_length
+        self.found_file_bytes += instance.size_bytes
 
     def add(self, outcome: Outcome, *, is_settled: bool = False) -> None:
         """Count a final outcome; `is_settled`: a ledger has it from an earlier run, and nothing was read."""
@@ -138,13 +148,20 @@ class Report:
         self.states[state] += 1
         if is_settled and (state in _FOUND_BEFORE or outcome.is_set_aside):
             self.found += 1
+            self.found_before += 1
         elif outcome.instance is None and state is State.SOURCE_PROBLEM:
             self.problems += 1
         self.attempts += outcome.attempts
         if outcome.status is not None:
             self.statuses[outcome.status.value] += 1
-        if outcome.is_stored and outcome.attempts and outcome.instance is not None:
-            self.stored_bytes += outcome.instance.data_set_length
+        instance = outcome.instance
+        if state not in STORED_STATES:
+            self.set_aside += outcome.is_set_aside
+            if instance is not None and state is not State.LEFT:
+                self.unstored_bytes += instance.data_set_length
+        elif outcome.attempts and instance is not None:
+            self.stored_bytes += instance.data_set_length
+            self.sop_classes[instance.sop_class_uid] += 1
         if outcome.reason and (outcome.reason in self.reasons or len(self.reasons) < _KEPT_REASONS):
             self.reasons[outcome.reason] += 1
 
@@ -166,6 +183,8 @@ class Report:
             "left": self.left,
             "problems": self.problems,
             "skipped": self.skipped,
+            "sop_classes": dict(self.sop_classes.most_common()),
+            "set_aside": self.set_aside,
             "states": {state.value: count for state, count in sorted(self.states.items())},
             "statuses": {f"{value:04X}": count for value, count in sorted(self.statuses.items())},
             "reasons": dict(self.reasons.most_common()),

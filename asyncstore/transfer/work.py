@@ -96,8 +96,7 @@ class Work:
         for group in self._groups.values():
             for queue in group.waiting.values():
                 yield from queue
-        yield from self._ready_again()
-        yield from (pending for _, _, pending in self._retries)
+        yield from self.to_retry
         yield from itertools.chain.from_iterable(self._same_uid.values())
 
     def add(self, instance: Instance, key: str) -> None:
@@ -136,6 +135,12 @@ class Work:
     def suspected_waiting(self) -> int:
         """How many suspected instances wait, if nothing else does; else 0."""
         return len(self._suspected) if self.waiting == len(self._suspected) else 0
+
+    @property
+    def to_retry(self) -> Iterator[Pending]:
+        """Every instance that will be sent again, whether its time has come or not."""
+        yield from self._ready_again()
+        yield from (pending for _, _, pending in self._retries)
 
     def put_back(self, pending: Pending) -> None:
         """Take back an instance that was not sent; the caller sets `available` when it has given back all."""

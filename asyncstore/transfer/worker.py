@@ -11,6 +11,7 @@ import anyio
 from asyncstore.aio.signal import Signal, wait_for_any
 from asyncstore.errors import SourceError
 from asyncstore.instances.outcome import Outcome, outcome_of, source_problem
+from asyncstore.net.invoker import STREAMED_AFTER_BYTES
 from asyncstore.preparation.prepare import Prepared, conversion, prepare_now
 from asyncstore.services.storage import send
 from asyncstore.transfer.preparing import Bench
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
     from asyncstore.transfer.pending import Pending
     from asyncstore.transfer.plan import Pair, Proposal
     from asyncstore.transfer.preparing import Preparing
+    from asyncstore.transfer.view import AssociationView
 
     # An instance, and the transfer syntax and length in which it was sent: converted bytes are not kept for the answer.
     _Sent: TypeAlias = tuple[Pending, str, int]
@@ -121,6 +123,42 @@ class Worker:
         lost = [pending for pending, _, _ in self._in_flight.values()]
         self._in_flight.clear()
         return lost
+
+    def view(self, now: float) -> AssociationView:
+        """The association as it is now."""
+        from asyncstore.transfer.view import AssociationView
+
+        association, in_flight = self.association, self._in_flight
+        state = "connecting" if self.established_at == math.inf else "ending" if self.retiring else "open"
+        if association.failure is not None:
+            state = "failed"
+        if not in_flight:
+            return AssociationView(self.number, state, answers=self.answers)
+        large = self._written_of_large()
+        latest = next(reversed(in_flight))
+        pending, _, size_bytes = in_flight[latest]
+        oldest = next(iter(association.outstanding.values()), None)
+        return AssociationView(
+            self.number,
+            state,
+            pending.instance.path,
+            size_bytes,
+            large.get(latest),
+            tuple(large.values()),
+            len(in_flight),
+            self.answers,
+            max(0.0, now - association.waiting_since) if oldest is not None and oldest.is_sent else 0.0,
+        )
+
+    def _written_of_large(self) -> dict[int, int]:
+        """Of each large instance in flight, by Message ID, the number of bytes that are written."""
+        outstanding, (latest, written_bytes) = self.association.outstanding, self.association.written
+        written = {}
+        for message_id, (_, _, size_bytes) in self._in_flight.items():
+            if size_bytes > STREAMED_AFTER_BYTES:
+                is_sent = message_id in outstanding and outstanding[message_id].is_sent
+                written[message_id] = size_bytes if is_sent else written_bytes if message_id == latest else 0
+        return written
 
     # -- the work itself -----------------------------------------------------------------------------------------------
 

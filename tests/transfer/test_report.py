@@ -10,6 +10,7 @@ from asyncstore.errors import ConnectionLost
 from asyncstore.instances.outcome import Outcome, State
 from asyncstore.status import Status
 from asyncstore.transfer.report import Report
+from asyncstore.uids import CT_IMAGE_STORAGE, MR_IMAGE_STORAGE
 from tests.support.transfers import instance
 
 
@@ -100,3 +101,21 @@ def test_a_run_stopped_early_if_anything_is_left_known_or_not(left: int, scan_fi
     report.scan_finished = scan_finished
     assert report.stopped_early is early
     assert report.finished_instances == 0
+
+
+def test_what_was_stored_is_counted_by_sop_class_and_what_was_not_by_its_bytes() -> None:
+    report = report_of(State.STORED, State.WARNING, State.FAILED, State.DUPLICATE, State.LEFT)
+    report.add(Outcome(State.STORED, None, instance(9, sop_class_uid=MR_IMAGE_STORAGE)))
+    report.add(Outcome(State.RESUMED, None, instance(10), attempts=0))
+    assert report.sop_classes == {CT_IMAGE_STORAGE: 2, MR_IMAGE_STORAGE: 1}
+    assert report.unstored_bytes == 2 * instance(3).data_set_length  # the failed one and the duplicate
+    assert report.stored_bytes == 3 * instance(3).data_set_length
+
+
+def test_what_was_found_is_read_or_known_from_before() -> None:
+    report = Report()
+    report.find(instance(1))
+    report.add(Outcome(State.RESUMED, "a", attempts=0), is_settled=True)
+    report.add(Outcome(State.UNKNOWN, "b", attempts=0, is_set_aside=True), is_settled=True)
+    assert (report.found, report.found_before, report.set_aside) == (3, 2, 1)
+    assert report.found_file_bytes == instance(1).size_bytes

@@ -32,7 +32,7 @@ STATIONS: Final = (
     ("plan",),
     ("options",),
     ("limits",),
-    ("reactions", "concurrency", "report", "trace", "throttle", "schedule"),
+    ("reactions", "concurrency", "report", "trace", "throttle", "schedule", "view"),
 )
 ROW_OF: Final = {name: row for row, names in enumerate(STATIONS) for name in names}
 # What may be called from below: by an association its worker, and by the feed the admission.

@@ -7,10 +7,11 @@ were, at info level, and always on a terminal. `-q` prints none of this.
 
 # Annotations are not strings here: typer evaluates strings several times, which took 4 ms of each start.
 
+import functools
 import os
 import sys
 from collections.abc import Iterator
-from typing import Annotated, Any, BinaryIO, Literal, cast
+from typing import Annotated, Any, Literal, cast
 
 import typer
 
@@ -36,7 +37,6 @@ Exit codes: 0 everything stored, 1 no association, 2 usage, 3 some instances fai
 
 _REACTIONS = [member.name.lower().replace("_", "-") for member in Reactions]
 _PRIORITIES = {"low": LOW, "medium": MEDIUM, "high": HIGH}
-_PIECE_BYTES = 65536
 
 
 def record_name(text: object) -> str:
@@ -56,31 +56,20 @@ def status_reactions(texts: list[str] | None) -> tuple[StatusReaction, ...]:
         raise typer.BadParameter(str(error), param_hint="--on-status") from None
 
 
-def listed_paths(name: str, *, ends_in_nul: bool) -> Iterator[str]:
-    """Paths from a file, or from stdin for "-": one per line, or each ended by NUL. Reads only as far as the caller."""
+def opened_list(name: str, *, ends_in_nul: bool) -> Iterator[str]:
+    """The paths in a file, or in stdin for "-"."""
+    from asyncstore.inputs.listed import listed_paths
+
     try:
         stream = sys.stdin.buffer if name == "-" else open(name, "rb")  # noqa: SIM115
     except OSError as error:
         message = f"cannot read {path_text(name)!r}: {error.strerror}"
         raise typer.BadParameter(message, param_hint="--files-from") from None
-    return _split_paths(stream, b"\0" if ends_in_nul else b"\n")
+    return listed_paths(stream, ends_in_nul=ends_in_nul)
 
 
-def _split_paths(stream: BinaryIO, end: bytes) -> Iterator[str]:
-    with stream:
-        rest = b""
-        # read1: what has been piped in so far, so that the first path is sent before the last is written.
-        while piece := stream.read1(_PIECE_BYTES):  # type: ignore[attr-defined]
-            *whole, rest = (rest + piece).split(end)
-            yield from _decoded(whole, end)
-        yield from _decoded([rest], end)
-
-
-def _decoded(lines: list[bytes], end: bytes) -> Iterator[str]:
-    for line in lines:
-        path = line if end == b"\0" else line.removesuffix(b"\r")
-        if path:
-            yield os.fsdecode(path)
+def _is_same(path: str, other: str | None) -> bool:
+    return other is not None and os.path.realpath(path) == os.path.realpath(other)
 
 
 def storescu(
@@ -342,9 +331,46 @@ def storescu(
         bool | None,
         options.option(
             "--progress/--no-progress",
-            help="Show a progress bar on stderr." + options.default_text("if stderr is a terminal"),
+            help="Show the progress on stderr; --progress where stderr is not a terminal means --stats 10."
+            + options.default_text("if stderr is a terminal"),
             panel=options.RESULTS,
             show_default=False,
+        ),
+    ] = None,
+    stats: Annotated[
+        float | None,
+        options.option(
+            parser=options.seconds,
+            metavar="SECONDS",
+            help="Print a line on stderr every so many seconds that says how far the run is."
+            + options.default_text("60 with -v where no progress is shown"),
+            panel=options.RESULTS,
+        ),
+    ] = None,
+    summary: Annotated[
+        bool,
+        options.option(
+            "--summary",
+            help="Print a table at the end, even if stderr is not a terminal.",
+            panel=options.RESULTS,
+            show_default=False,
+        ),
+    ] = False,
+    count: Annotated[
+        bool,
+        options.option(
+            "--count/--no-count",
+            help="Count the input ahead, in a process of low priority, in runs of more than a second.",
+            panel=options.RESULTS,
+        ),
+    ] = True,
+    log_file: Annotated[
+        str | None,
+        options.option(
+            parser=options.text,
+            metavar="FILE",
+            help="Append the log to a file, with times, at the chosen level." + options.default_text("info"),
+            panel=options.GENERAL,
         ),
     ] = None,
 ) -> None:
@@ -354,7 +380,9 @@ def storescu(
         raise typer.BadParameter("give a file or directory to send, or --files-from", param_hint="PATH")
     if report is not None and ledger is not None and os.path.realpath(report) == os.path.realpath(ledger):
         raise typer.BadParameter("the report and the ledger cannot be one file", param_hint="--report")
-    listed = None if files_from is None else listed_paths(files_from, ends_in_nul=null)
+    if log_file is not None and any(map(functools.partial(_is_same, log_file), (report, ledger, *(paths or ())))):
+        raise typer.BadParameter("the log must be a file of its own", param_hint="--log-file")
+    listed = None if files_from is None else opened_list(files_from, ends_in_nul=null)
     retry_policy = RetryPolicy if ledger is None else RetryPolicy.for_ledger
     # A number goes where numbers always went; only a timetable is a limit.
     is_fixed = associations is not None and len(associations.entries) == 1
@@ -399,7 +427,7 @@ def storescu(
     )
     run = StorescuRun(
         Peer(addr, port, called_aet),
-        NamedPaths(paths or [], listed),
+        NamedPaths(paths or [], listed, list_name=files_from, ends_in_nul=null),
         transfer_options,
         ledger=ledger,
         force_ledger=force_ledger,
@@ -407,5 +435,10 @@ def storescu(
         json=json,
         progress=progress,
         control_path=control,
+        stats_seconds=stats,
+        is_counted=count,
+        summary=summary,
+        log_path=log_file,
     )
-    raise typer.Exit(running.run(level, run.plan if dry_run else run.run))
+    log_to = None if log_file is None else (log_file, options.file_log_level(context))
+    raise typer.Exit(running.run(level, run.plan if dry_run else run.run, log_to=log_to))

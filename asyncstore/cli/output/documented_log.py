@@ -326,9 +326,21 @@ class DocumentedLog(logging.Handler):
         except Exception:
             self.handleError(record)
 
-    def notice(self, level: int, text: str) -> None:
-        """Print a line whatever the threshold is. The text must be the program's own, not a peer's."""
-        self.write(f"{_letter(level)}: {text}")
+    def tell(self, level: int, text: str) -> None:
+        """Log a line that is printed here whatever the threshold is, unless that is QUIET."""
+        if level < self.threshold < QUIET:
+            with self.turn():
+                self.write(f"{_letter(level)}: {path_text(text)}")
+        logger.log(level, "%s", text)
+
+    @contextlib.contextmanager
+    def turn(self) -> Iterator[None]:
+        """Keep all others from writing while the block runs: threads log, too."""
+        self.acquire()
+        try:
+            yield
+        finally:
+            self.release()
 
     def handleError(self, record: logging.LogRecord) -> None:
         """Report that a record could not be printed."""

@@ -38,7 +38,7 @@ class Account:
         ledger = self._ledger
         runs = ledger.runs()
         yield f"Ledger of {peer_text(ledger.destination)}, begun {_time_text(ledger.created_at)}"
-        yield f"{count_text(len(runs), 'run')}{_latest_text(runs)}"
+        yield runs_text(runs)
         states = ledger.by_state()
         yield "By state"
         yield from _table((count.instances, count.state.value) for count in states)
@@ -145,6 +145,11 @@ def _run_data(run: RunRecord) -> dict[str, Any]:
         "scan_finished": run.scan_finished,
         "stopped": run.stopped,
     }
+
+
+def runs_text(runs: list[RunRecord]) -> str:
+    """How many runs there were, and how the last one ended."""
+    return f"{count_text(len(runs), 'run')}{_latest_text(runs)}"
 
 
 def _latest_text(runs: list[RunRecord]) -> str:

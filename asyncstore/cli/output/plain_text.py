@@ -47,10 +47,10 @@ def size_text(size_bytes: float) -> str:
     return f"{size_bytes:.{digits}f} {_UNITS[unit]}"
 
 
-def duration_text(seconds: float) -> str:
-    """A duration: "0.42 s", "3:07", "26:00:00"."""
-    if seconds < 60:
-        return f"{seconds:.2f} s" if seconds < 10 else f"{seconds:.0f} s"
+def duration_text(seconds: float, *, digits: int = 2) -> str:
+    """A duration: "0.42 s", "3:07", "26:00:00"; `digits` are those of a time below 10 s."""
+    if seconds < 59.5:
+        return f"{seconds:.{digits}f} s" if seconds < 10 else f"{seconds:.0f} s"
     minutes, whole_seconds = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours}:{minutes:02}:{whole_seconds:02}" if hours else f"{minutes}:{whole_seconds:02}"

@@ -1,122 +1,221 @@
-"""A progress bar on stderr. It polls the report, and log lines are printed above it."""
+"""What a run looks like: the lines of the display on a terminal, and the one line of `--stats`."""
 
 from __future__ import annotations
 
-import contextlib
 import time
-from collections import deque
 from typing import TYPE_CHECKING, Final
 
-from rich.console import Console
-from rich.live import Live
-from rich.progress_bar import ProgressBar
-from rich.segment import Segment
-from rich.text import Text
-
-from asyncstore.cli.output.plain_text import count_text, duration_text, size_text
+from asyncstore.cli.output.plain_text import count_text, duration_text, path_text, peer_text, size_text
+from asyncstore.cli.output.screen import Span, cut_in_the_middle, width_of
+from asyncstore.errors import StoreFailed
+from asyncstore.instances.outcome import State
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from asyncstore.cli.output.outlook import AssociationRates, Glance
+    from asyncstore.cli.output.screen import Line
+    from asyncstore.transfer.view import AssociationView
 
-    from rich.console import ConsoleOptions, RenderResult
-
-    from asyncstore.cli.output.documented_log import DocumentedLog
-    from asyncstore.transfer.report import Report
-
-_REFRESHES_PER_SECOND: Final = 4
-_RATE_SECONDS: Final = (
-    10.0  # the time over which rates are averaged: steady enough to read, short enough to show a stall
-)
-
-
-class RateMeter:
-    """Bytes and instances per second over the last ten seconds."""
-
-    def __init__(self) -> None:
-        self._samples: deque[tuple[float, int, int]] = deque()
-
-    def add(self, now: float, size_bytes: int, instances: int) -> None:
-        """Take both counts at the time `now`, in monotonic seconds."""
-        self._samples.append((now, size_bytes, instances))
-        while now - self._samples[0][0] > _RATE_SECONDS and len(self._samples) > 2:
-            self._samples.popleft()
-
-    @property
-    def bytes_per_second(self) -> float:
-        return self._per_second(1)
-
-    @property
-    def instances_per_second(self) -> float:
-        return self._per_second(2)
-
-    def _per_second(self, column: int) -> float:
-        if len(self._samples) < 2:
-            return 0.0
-        first, last = self._samples[0], self._samples[-1]
-        elapsed = last[0] - first[0]
-        return (last[column] - first[column]) / elapsed if elapsed > 0 else 0.0
+_REASON_CHARACTERS: Final = 200
+# A peer may need this long for an answer without anybody wondering.
+_SILENT_SECONDS: Final = 5.0
+_STARVED_SECONDS: Final = 1.0
+_NAME_COLUMNS: Final = 24
+_FRACTION_COLUMNS: Final = 10
+_MOST_ROWS: Final = 64  # of a very high terminal
 
 
-class TransferDisplay:
-    """Two lines that show the progress of a transfer: a bar, and counts."""
+class Marks:
+    """The characters that a terminal can show."""
 
-    def __init__(self, report: Report) -> None:
-        self._report = report
-        self._rate = RateMeter()
+    def __init__(self, *, unicode: bool) -> None:
+        self.done, self.left = ("━", "─") if unicode else ("=", "-")
+        self.cut = "…" if unicode else "..."
+        self._has_unicode = unicode
 
-    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
-        report = self._report
-        # Looking up what an earlier run stored takes no time: it must not count as speed.
-        self._rate.add(time.monotonic(), report.sent_bytes, report.finished_instances - report.resumed)
-        yield ProgressBar(
-            total=max(report.found, 1), completed=report.finished_instances, pulse=not report.scan_finished, width=None
-        )
-        yield Segment.line()
-        # A terminal shows Ctrl-C as ^C behind the text. If that began a new line, the bar would never be erased.
-        room = options.max_width - 2
-        line = Text(self.text(room), end="")
-        line.truncate(room, overflow="ellipsis")
-        yield line
+    def name(self, path: str) -> str:
+        """A path as one line."""
+        text = path_text(path)
+        return text if self._has_unicode else text.encode("ascii", "backslashreplace").decode("ascii")
 
-    def text(self, room: int = 200) -> str:
-        """Instances, failures, bytes, rate, time left and associations: as many of them as fit into one line."""
-        report, rate = self._report, self._rate
-        still_scanning = "" if report.scan_finished else "+"
-        failed = f", {report.failed_instances:,} not stored" if report.failed_instances else ""
-        resumed = f", {report.resumed:,} stored earlier" if report.resumed else ""
-        parts = [
-            f"{report.finished_instances:,}/{report.found:,}{still_scanning} instances{failed}{resumed}",
-            f"{size_text(report.stored_bytes)} of {size_text(report.found_bytes)}{still_scanning}",
-            f"{size_text(rate.bytes_per_second)}/s",
-        ]
-        if report.scan_finished and rate.instances_per_second > 0:
-            left = (report.found - report.finished_instances) / rate.instances_per_second
-            parts.append(f"{duration_text(left) if left >= 60 else f'{max(left, 0.0):.0f} s'} left")
-        parts.append(str(report.waiting_for or count_text(report.associations_open, "association")))
-        while len(parts) > 1 and len("  ".join(parts)) > room:
-            parts.pop()
-        return "  ".join(parts)
+    def bar(self, share: float, columns: int) -> tuple[Span, Span]:
+        """A bar of which a share is done; never full before all is."""
+        done = min(columns, int(share * columns))
+        return Span(self.done * done, "green"), Span(self.left * (columns - done), "dim")
+
+    def moving_bar(self, now: float, columns: int) -> tuple[Span, ...]:
+        """A bar that shows only that something goes on: nobody knows how much there is."""
+        block = max(1, columns // 6)
+        begin = int(now * 8) % max(1, columns - block + 1)
+        rest = columns - block - begin
+        return Span(self.left * begin, "dim"), Span(self.done * block, "green"), Span(self.left * rest, "dim")
 
 
-@contextlib.contextmanager
-def shown(report: Report, log: DocumentedLog) -> Iterator[None]:
-    """Show the progress of a transfer while the block runs, and print the log above it."""
-    console = Console(stderr=True, highlight=False, markup=False, emoji=False)
+# -- the display -------------------------------------------------------------------------------------------------------
 
-    def print_above(text: str) -> None:
-        console.print(Text(text), soft_wrap=True)
 
-    write_before = log.write
-    with Live(
-        TransferDisplay(report),
-        console=console,
-        refresh_per_second=_REFRESHES_PER_SECOND,
-        transient=True,
-        redirect_stdout=False,
-        redirect_stderr=False,
-    ):
-        log.write = print_above
-        try:
-            yield
-        finally:
-            log.write = write_before
+def display_lines(glance: Glance, now: float, marks: Marks, size: tuple[int, int]) -> list[Line]:
+    """The lines of the display for a terminal of so many columns and rows: the sums, then a row per association."""
+    columns, rows = size[0] - 1, size[1] - 1
+    lines: list[Line] = [_bar_line(glance, now, marks, columns), [Span(_joined(_sums(glance), columns))]]
+    counters = _counters(glance)
+    if counters:
+        lines.append(_separated(counters))
+    waits = waits_text(glance)
+    if waits:
+        lines.append([Span(f"{waits[0].upper()}{waits[1:]}", "yellow")])
+    lines.extend(_association_lines(glance, marks, columns, min(_MOST_ROWS, rows - len(lines))))
+    return lines
+
+
+def _bar_line(glance: Glance, now: float, marks: Marks, columns: int) -> Line:
+    report = glance.report
+    is_known = glance.totals.are_final and glance.totals.instances > 0
+    percent = f"{int(100 * glance.done_share):3} % " if is_known else "    "
+    left = f"  {left_text(glance)}" if left_text(glance) else ""
+    end = f"{left}  {duration_text(report.elapsed_seconds, digits=0)} elapsed"
+    room = max(4, columns - len(percent) - len(end))
+    bar = marks.bar(glance.done_share, room) if is_known else marks.moving_bar(now, room)
+    return [Span(percent, "bold"), *bar, Span(end)]
+
+
+def _sums(glance: Glance) -> list[str]:
+    report, known = glance.report, glance.totals
+    of = "/" if known.are_final else " of at least "
+    return [
+        f"{report.finished_instances:,}{of}{count_text(known.instances, 'instance')}",
+        f"{size_text(glance.done_bytes)}{f'/{size_text(known.size_bytes)}' if known.are_final else ''}",
+        f"{size_text(glance.bytes_per_second)}/s",
+        f"{_rate_text(glance.instances_per_second)}/s",
+        count_text(report.associations_open, "association"),
+    ]
+
+
+def _counters(glance: Glance) -> list[Span]:
+    """The counts that are not 0."""
+    report, view = glance.report, glance.view
+    states = report.states
+    suspected = f" ({view.suspected:,} suspected)" if view.suspected else ""
+    counts = (
+        (states[State.STORED] + states[State.WARNING], "stored", ""),
+        (states[State.WARNING], "with a warning", "yellow"),
+        (report.resumed, "stored earlier", ""),
+        (report.duplicates, "duplicate", ""),
+        (report.skipped, "not DICOM", "dim"),
+        (view.retrying, f"to be sent again{suspected}", "yellow"),
+        (report.failed, "failed", "red"),
+    )
+    return [Span(f"{count:,} {what}", style) for count, what, style in counts if count]
+
+
+def _association_lines(glance: Glance, marks: Marks, columns: int, room: int) -> list[Line]:
+    """A row per association, as far as there is room."""
+    associations = glance.view.associations
+    shown = associations if len(associations) <= room else associations[: max(0, room - 1)]
+    lines = [_association_line(each, glance.rates[each.number], marks, columns) for each in shown]
+    if len(shown) < len(associations) and room > 0:
+        lines.append([Span(f"     and {count_text(len(associations) - len(shown), 'more association')}", "dim")])
+    return lines
+
+
+def _association_line(view: AssociationView, rates: AssociationRates, marks: Marks, columns: int) -> Line:
+    """Number, state, file, and how it goes: `[2] /mnt/old/…/1.dcm  ━━━───  43 % of 1.07 GB  98.0 MB/s`."""
+    number = Span(f"{f'[{view.number}]':>5} ", "dim")
+    if not view.in_flight:
+        return [number, Span("waiting for an instance" if view.state == "open" else view.state, "dim")]
+    ending = f"  {view.state}" if view.state != "open" else ""
+    details = _details(view, rates)
+    fraction: tuple[Span, ...] = ()
+    if view.written_bytes is not None:
+        share = view.written_bytes / max(1, view.size_bytes)
+        fraction = (Span("  "), *marks.bar(share, _FRACTION_COLUMNS))
+        details = f"{int(100 * share):3} % of {details}"
+    tail = f"  {details}{ending}"
+    room = columns - len(number.text) - sum(width_of(span.text) for span in fraction) - len(tail)
+    if room < _NAME_COLUMNS and fraction:
+        room, fraction = room + 2 + _FRACTION_COLUMNS, ()
+    name = cut_in_the_middle(marks.name(view.path or "(in memory)"), max(1, room), marks.cut)
+    is_silent = view.silent_seconds >= _SILENT_SECONDS
+    padding = Span(" " * max(0, room - width_of(name)))
+    return [number, Span(name), padding, *fraction, Span(tail, "yellow" if is_silent else "")]
+
+
+def _details(view: AssociationView, rates: AssociationRates) -> str:
+    """Its size, its rate, and how long answers take; or how long there has been none. Always equally long."""
+    if view.written_bytes is None:
+        rate = f"{_rate_text(rates.answers_per_second)}/s"
+    else:
+        rate = f"{size_text(rates.large_bytes_per_second)}/s" if rates.large_bytes_per_second else ""
+    if view.silent_seconds >= _SILENT_SECONDS:
+        answer = f"no answer {duration_text(view.silent_seconds, digits=0)}"
+    elif rates.answer_seconds is None:
+        answer = ""
+    else:
+        answer = f"answer {_short_time(rates.answer_seconds)}"
+    return f"{size_text(view.size_bytes):>9}  {rate:>11}  {answer:>14}"
+
+
+# -- one line ----------------------------------------------------------------------------------------------------------
+
+
+def stats_line(glance: Glance) -> str:
+    """The run as one plain line, for a log."""
+    failed = glance.report.failed
+    parts = [*_sums(glance), left_text(glance), f"{failed:,} failed" if failed else "", waits_text(glance)]
+    return ", ".join(filter(None, parts))
+
+
+# -- what both say -----------------------------------------------------------------------------------------------------
+
+
+def left_text(glance: Glance) -> str:
+    """The time left, if it can be told."""
+    if glance.left_seconds is None:
+        return ""
+    return f"{'' if glance.totals.are_final else 'at least '}{duration_text(glance.left_seconds, digits=0)} left"
+
+
+def waits_text(glance: Glance) -> str:
+    """What the run waits for, in words; empty while all goes on."""
+    view, report = glance.view, glance.report
+    if view.is_stopping:
+        return f"stopping: {count_text(view.in_flight, 'answer')} to come"
+    if report.waiting_for is not None:
+        return str(report.waiting_for)
+    if view.trouble is not None:
+        until = time.strftime("%H:%M:%S", time.localtime(time.time() + view.trouble.left_seconds))
+        because = peer_text(str(view.trouble.because), _REASON_CHARACTERS)
+        what = "is out of resources" if isinstance(view.trouble.because, StoreFailed) else "takes nothing"
+        return f"the peer {what}: {because}; trying until {until}"
+    if glance.starved_seconds >= _STARVED_SECONDS:
+        return f"waiting for the source: no file was ready for {duration_text(glance.starved_seconds, digits=0)}"
+    if view.retry_seconds is not None and not view.waiting and not view.in_flight:
+        seconds = duration_text(view.retry_seconds, digits=0)
+        return f"{count_text(view.retrying, 'instance')} to be sent again, the next in {seconds}"
+    working = [each for each in view.associations if each.in_flight]
+    silent = min((each.silent_seconds for each in working), default=0.0)
+    if silent >= _SILENT_SECONDS:
+        return f"the peer has not answered for {duration_text(silent, digits=0)}"
+    if not report.associations_open and not report.associations_established and view.associations:
+        return "waiting for the peer to accept an association"
+    return ""
+
+
+def _rate_text(per_second: float) -> str:
+    return f"{per_second:,.0f}" if per_second >= 9.95 or not per_second else f"{per_second:.1f}"
+
+
+def _short_time(seconds: float) -> str:
+    if seconds < 0.9995:
+        return f"{1000 * seconds:.{1 if seconds < 0.00995 else 0}f} ms"
+    return f"{seconds:.1f} s" if seconds < 59.5 else duration_text(seconds, digits=0)
+
+
+def _joined(parts: list[str], columns: int) -> str:
+    """As many parts as fit into a line."""
+    while len(parts) > 1 and len("  ".join(parts)) > columns:
+        parts = parts[:-1]
+    return "  ".join(parts)
+
+
+def _separated(spans: list[Span]) -> Line:
+    return [each for span in spans for each in (span, Span("  "))][:-1]

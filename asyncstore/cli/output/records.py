@@ -106,8 +106,9 @@ class JsonLines:
     def write(self, outcome: Outcome) -> None:
         self._put({"event": "outcome", **record_of(outcome)})
 
-    def write_summary(self, report: Report, exit_code: int) -> None:
-        self._put({"event": "summary", **report.to_dict(), "exit_code": exit_code})
+    def write_summary(self, report: Report, exit_code: int, *, input_files: int | None = None) -> None:
+        """Write the last line; `input_files` is the number of files in the whole input, if it was counted."""
+        self._put({"event": "summary", **report.to_dict(), "input_files": input_files, "exit_code": exit_code})
 
     def _put(self, record: dict[str, Any]) -> None:
         self._stream.write(json_line(record))

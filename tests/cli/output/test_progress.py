@@ -1,23 +1,28 @@
-"""The progress display reads the report and nothing else."""
+"""What a run looks like: each line fits, says what is not 0, and says what the run waits for."""
 
 from __future__ import annotations
 
-import io
-import logging
 import time
 from collections import Counter
 
 import pytest
-from rich.console import Console
 
-from asyncstore.cli.output import progress
-from asyncstore.cli.output.documented_log import DocumentedLog
-from asyncstore.cli.output.progress import RateMeter, TransferDisplay
+from asyncstore.cli.output.outlook import Outlook
+from asyncstore.cli.output.progress import Marks, display_lines, stats_line, waits_text
+from asyncstore.cli.output.screen import width_of
+from asyncstore.errors import ConnectFailed, StoreFailed
 from asyncstore.instances.outcome import State
+from asyncstore.status import Status
 from asyncstore.transfer.report import Report, Waiting
+from asyncstore.transfer.view import AssociationView, TransferView, Trouble
+
+MARKS = Marks(unicode=True)
+IDLE = AssociationView(1, "open")
+SMALL = AssociationView(2, "open", "/mnt/old/study/series/0001.dcm", 9200, None, (), 16, 400)
+LARGE = AssociationView(3, "open", "/mnt/old/large.dcm", 1_000_000_000, 430_000_000, (430_000_000,), 1, 2)
 
 
-def running_report(**known: object) -> Report:
+def a_report(**known: object) -> Report:
     states = Counter({State.STORED: 1200, State.FAILED: 3})
     return Report(
         found=5000,
@@ -29,84 +34,139 @@ def running_report(**known: object) -> Report:
     )
 
 
-def test_the_line_says_how_far_the_transfer_is() -> None:
-    text = TransferDisplay(running_report(scan_finished=True)).text()
-    assert text == "1,203/5,000 instances, 3 not stored  9.60 MB of 40.0 MB  0 bytes/s  4 associations"
+def shown(report: Report, view: TransferView | None = None, size: tuple[int, int] = (80, 24)) -> list[str]:
+    glance = Outlook(report, lambda: view or TransferView(waiting=1), lambda: None).look(0.0)
+    return ["".join(span.text for span in line) for line in display_lines(glance, 0.0, MARKS, size)]
 
 
-def test_a_run_that_waits_says_for_what() -> None:
-    text = TransferDisplay(running_report(scan_finished=True, waiting_for=Waiting(None))).text()
-    assert text.endswith("  0 bytes/s  paused")
-    assert "  waiting until " in TransferDisplay(running_report(waiting_for=Waiting(1.0))).text()
+def waits(view: TransferView, report: Report | None = None) -> str:
+    return waits_text(Outlook(report or a_report(), lambda: view, lambda: None).look(0.0))
 
 
-def test_totals_that_still_grow_are_marked() -> None:
-    assert "1,203/5,000+ instances, 3 not stored  9.60 MB of 40.0 MB+" in TransferDisplay(running_report()).text()
+def test_the_first_lines_say_how_far_the_run_is() -> None:
+    bar, sums, counters = shown(a_report(scan_finished=True))
+    assert bar.startswith(" 24 % ━━━━━")
+    assert sums == "1,203/5,000 instances  9.60 MB/40.0 MB  0 bytes/s  0/s  4 associations"
+    assert counters == "1,200 stored  3 failed"
 
 
-def test_rates_are_means_over_the_last_seconds() -> None:
-    rate = RateMeter()
-    for second in range(60):
-        rate.add(float(second), 1000 * second if second < 30 else 30_000 + 5000 * (second - 30), second)
-    assert rate.bytes_per_second == pytest.approx(5000)
-    assert rate.instances_per_second == pytest.approx(1)
+def test_a_total_that_still_grows_is_told_as_the_least() -> None:
+    bar, sums, _ = shown(a_report())
+    assert "%" not in bar
+    assert sums == "1,203 of at least 5,000 instances  9.60 MB  0 bytes/s  0/s  4 associations"
 
 
-def test_a_rate_needs_two_moments() -> None:
-    rate = RateMeter()
-    rate.add(1.0, 500, 1)
-    assert rate.bytes_per_second == 0
-    rate.add(1.0, 900, 2)
-    assert rate.bytes_per_second == 0
+def test_the_counters_are_those_that_are_not_0() -> None:
+    report = a_report(scan_finished=True, problems=1)
+    report.states |= Counter(
+        {State.WARNING: 4, State.DUPLICATE: 5, State.RESUMED: 6, State.SKIPPED: 7, State.SOURCE_PROBLEM: 1}
+    )
+    counters = shown(report, TransferView(waiting=1, retrying=8, suspected=2), (120, 24))[2]
+    assert counters == (
+        "1,204 stored  4 with a warning  6 stored earlier  5 duplicate  7 not DICOM"
+        "  8 to be sent again (2 suspected)  4 failed"
+    )
 
 
-def test_log_lines_stay_whole_above_the_bar(monkeypatch: pytest.MonkeyPatch) -> None:
-    terminal = io.StringIO()
-
-    def narrow_terminal(**settings: object) -> Console:
-        return Console(file=terminal, force_terminal=True, width=40, highlight=False, markup=False)
-
-    monkeypatch.setattr(progress, "Console", narrow_terminal)
-    log = DocumentedLog(logging.INFO)
-    write_before = log.write
-    line = "a line far longer than the terminal is wide: [red]/mnt/archive/" + "x" * 60
-    with progress.shown(running_report(), log):
-        log.emit(logging.LogRecord("asyncstore", logging.INFO, "", 0, line, None, None))
-    assert f"I: {line}\n" in terminal.getvalue()
-    assert "1,203/5,000" in terminal.getvalue()
-    assert log.write is write_before
-
-
-@pytest.mark.parametrize("width", [30, 60, 80, 200])
-def test_ctrl_c_has_room_behind_the_line_so_that_no_bar_stays_behind(width: int) -> None:
-    """A terminal shows ^C where the cursor is: if it wraps, the display goes up by one line too few to erase itself."""
-    console = Console(file=io.StringIO(), force_terminal=True, width=width)
-    lines = console.render_lines(TransferDisplay(running_report()), pad=False)
-    widths = [sum(segment.cell_length for segment in line) for line in lines]
-    assert len(widths) == 2
-    assert widths[0] == width
-    assert widths[1] <= width - len("^C")
-
-
-def test_a_narrow_terminal_shows_the_failures_and_whole_parts() -> None:
-    text = TransferDisplay(running_report(scan_finished=True)).text(60)
-    assert text == "1,203/5,000 instances, 3 not stored  9.60 MB of 40.0 MB"
-
-
-def test_what_an_earlier_run_stored_is_done_and_does_not_count_as_speed(monkeypatch: pytest.MonkeyPatch) -> None:
-    now = 0.0
-    monkeypatch.setattr(time, "monotonic", lambda: now)
-    report = Report(found=1_000, scan_finished=True, associations_open=1)
-    display = TransferDisplay(report)
-    console = Console(file=io.StringIO(), force_terminal=True, width=200)
-    console.render_lines(display)
-    report.states[State.RESUMED], report.states[State.STORED], now = 800, 20, 1.0
-    console.render_lines(display)
-    assert display.text().startswith("820/1,000 instances, 800 stored earlier  ")
-    assert "  9 s left  " in display.text()  # 180 more, 20 in a second
-
-
-def test_what_is_no_instance_is_not_counted_in_the_bar() -> None:
+def test_what_is_no_instance_is_not_among_the_instances() -> None:
     states = Counter({State.STORED: 2, State.SKIPPED: 5, State.SOURCE_PROBLEM: 1})
-    report = Report(found=2, problems=1, states=states, scan_finished=True)
-    assert TransferDisplay(report).text().startswith("2/2 instances  ")
+    assert shown(Report(found=2, problems=1, states=states, scan_finished=True))[1].startswith("2/2 instances  ")
+
+
+def test_each_association_has_a_row() -> None:
+    connecting = AssociationView(12, "connecting")
+    idle, small, large, new = shown(
+        a_report(scan_finished=True), TransferView((IDLE, SMALL, LARGE, connecting), 1), (100, 24)
+    )[3:]
+    assert idle == "  [1] waiting for an instance"
+    assert small.startswith("  [2] /mnt/old/study/series/0001.dcm  ")
+    assert small.rstrip().endswith("9.20 kB          0/s")
+    assert large.startswith("  [3] /mnt/old/large.dcm  ")
+    assert "━━━━──────   43 % of   1.00 GB" in large
+    assert new == " [12] connecting"
+
+
+def test_a_silent_peer_is_told_for_as_long_as_it_is_silent() -> None:
+    silent = SMALL._replace(silent_seconds=12.0)
+    row = shown(a_report(scan_finished=True), TransferView((silent,)))[-1]
+    assert row.endswith("no answer 12 s")
+    assert len(row) == len(shown(a_report(scan_finished=True), TransferView((SMALL,)))[-1])
+
+
+def test_more_associations_than_rows_are_counted() -> None:
+    associations = tuple(IDLE._replace(number=number) for number in range(1, 41))
+    lines = shown(a_report(scan_finished=True), TransferView(associations, 1))
+    assert len(lines) == 23
+    assert lines[-1] == "     and 21 more associations"
+    assert len(shown(a_report(scan_finished=True), TransferView(associations, 1), (80, 3))) <= 4
+
+
+@pytest.mark.parametrize("width", [60, 80, 200])
+def test_every_line_fits(width: int) -> None:
+    long = SMALL._replace(path="/mnt/" + "ö日本" * 50 + "/0001.dcm", silent_seconds=100.0)
+    view = TransferView((IDLE, long, LARGE._replace(path=None)), 1, retrying=12, suspected=3)
+    assert all(width_of(line) < width for line in shown(a_report(scan_finished=True), view, (width, 24)))
+
+
+def test_a_narrow_terminal_shows_whole_parts() -> None:
+    assert (
+        shown(a_report(scan_finished=True), size=(60, 24))[1]
+        == "1,203/5,000 instances  9.60 MB/40.0 MB  0 bytes/s  0/s"
+    )
+
+
+def test_a_path_cannot_move_the_cursor_and_ascii_is_enough() -> None:
+    row = shown(a_report(), TransferView((SMALL._replace(path="/mnt/\x1b[2J\n.dcm"),), 1))[-1]
+    assert row.startswith("  [2] /mnt/\\x1b[2J\\n.dcm ")
+    assert Marks(unicode=False).name("/mnt/ö\udcff.dcm") == "/mnt/\\xf6\\xff.dcm"
+
+
+@pytest.mark.parametrize(
+    ("view", "text"),
+    [
+        (TransferView(waiting=1), ""),
+        (TransferView(is_stopping=True, in_flight=2), "stopping: 2 answers to come"),
+        (
+            TransferView((SMALL._replace(silent_seconds=30.0), LARGE._replace(silent_seconds=9.0)), 1),
+            "the peer has not answered for 9 s",
+        ),
+        (TransferView((SMALL._replace(silent_seconds=30.0), LARGE), 1), ""),
+        (TransferView(retrying=3, retry_seconds=4.2), "3 instances to be sent again, the next in 4 s"),
+    ],
+)
+def test_what_the_run_waits_for_is_one_line(view: TransferView, text: str) -> None:
+    assert waits(view, a_report(scan_finished=True)) == text
+
+
+def test_a_peer_that_is_away_is_told_with_the_reason_and_the_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(time, "localtime", time.gmtime)
+    monkeypatch.setattr(time, "time", lambda: 0.0)
+    away = Trouble(ConnectFailed("connection refused\x1b[2J"), 3661.0)
+    assert waits(TransferView(trouble=away)) == "the peer takes nothing: connection refused[2J; trying until 01:01:01"
+    full = Trouble(StoreFailed("Refused: out of resources (0xA700)", Status(0xA700)), 61.0)
+    expected = "the peer is out of resources: Refused: out of resources (0xA700); trying until 00:01:01"
+    assert waits(TransferView(trouble=full)) == expected
+
+
+def test_a_pause_a_slow_source_and_a_slow_association_are_told() -> None:
+    assert waits(TransferView(), a_report(waiting_for=Waiting(None))) == "paused"
+    outlook = Outlook(a_report(), TransferView, lambda: None)
+    outlook.look(0.0)
+    assert waits_text(outlook.look(7.0)) == "waiting for the source: no file was ready for 7 s"
+    connecting = TransferView((AssociationView(1, "connecting"),), 1)
+    assert waits(connecting, Report()) == "waiting for the peer to accept an association"
+
+
+def test_the_line_for_a_log_has_the_same_in_one_line() -> None:
+    report = a_report(scan_finished=True)
+    outlook = Outlook(report, lambda: TransferView(waiting=1), lambda: None)
+    outlook.look(0.0)
+    report.states[State.STORED], report.stored_bytes, report.sent_bytes = 2200, 20_000_000, 10_000_000
+    assert stats_line(outlook.look(10.0)) == (
+        "2,203/5,000 instances, 20.0 MB/40.0 MB, 1.00 MB/s, 100/s, 4 associations, 25 s left, 3 failed"
+    )
+
+
+def test_a_bar_is_full_only_when_all_is_done() -> None:
+    assert [MARKS.bar(share, 4)[0].text for share in (0.0, 0.26, 0.999, 1.0)] == ["", "━", "━━━", "━━━━"]
+    assert all(sum(map(len, (span.text for span in MARKS.moving_bar(now, 10)))) == 10 for now in (0.0, 0.9, 3.3))

@@ -1,0 +1,48 @@
+"""The commands that a user may want to run after a run, as they can be typed."""
+
+from __future__ import annotations
+
+import os
+import shlex
+import sys
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from asyncstore.transfer.report import Report
+
+
+def next_steps(
+    report: Report, *, ledger: str | None, can_repeat: bool, arguments: list[str] | None = None
+) -> tuple[tuple[str, str], ...]:
+    """Commands that go on after a run, each with what it is for.
+
+    `can_repeat`: the same command may do more another time. `arguments` are those of the process.
+    """
+    arguments = sys.argv if arguments is None else arguments
+    program = _program(arguments[0])
+    same = shlex.join([*program, *arguments[1:]])
+    steps = []
+    if report.stopped_early and can_repeat:
+        steps.append((same, "to resume" if ledger else "to send all again (with --ledger FILE, a run can be resumed)"))
+    if ledger is None:
+        return tuple(steps)
+    if report.failed:
+        steps.append((shlex.join([*program, "report", "--failed-files", ledger]), "to list what failed"))
+    if report.failed > report.set_aside and can_repeat and not report.stopped_early:
+        steps.append((same, "to try the failed ones again"))
+    if report.set_aside and can_repeat:
+        again = same if "--retry-set-aside" in arguments else _with_option(program, arguments[1:], "--retry-set-aside")
+        steps.append((again, "to send again what was set aside, too"))
+    return tuple(steps)
+
+
+def _program(name: str) -> list[str]:
+    """How this program was called."""
+    if os.path.basename(name) == "__main__.py":
+        return [os.path.basename(sys.executable or "python"), "-m", "asyncstore"]
+    return [os.path.basename(name)]
+
+
+def _with_option(program: list[str], arguments: list[str], option: str) -> str:
+    """The command line with one more option, behind the name of the command."""
+    return shlex.join([*program, *arguments[:1], option, *arguments[1:]])

@@ -1,0 +1,111 @@
+"""The summary of a run for people: what became of the instances, why some are not stored, and what to do next."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final
+
+from asyncstore.cli.exit_codes import ExitCode
+from asyncstore.cli.output.plain_text import count_text, duration_text, path_text, peer_text, size_text
+from asyncstore.instances.outcome import FAILED_STATES, State
+from asyncstore.uids import name_of
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from asyncstore.transfer.report import Report
+
+_MOST_ROWS: Final = 8
+_REASON_CHARACTERS: Final = 160
+
+_MEANINGS: Final = {
+    ExitCode.STORED: "everything is stored",
+    ExitCode.NO_ASSOCIATION: "no association could be established",
+    ExitCode.SOME_FAILED: "finished, but some instances failed",
+    ExitCode.STOPPED_EARLY: "stopped early with work left",
+    ExitCode.NOTHING_TO_SEND: "nothing to send",
+    ExitCode.CANNOT_RECORD: "the ledger, the report or stdout cannot be written",
+    ExitCode.HUNG_UP: "interrupted by SIGHUP",
+    ExitCode.INTERRUPTED: "interrupted by Ctrl-C",
+    ExitCode.TERMINATED: "interrupted by SIGTERM",
+}
+_STATES: Final = (
+    (State.STORED, "stored"),
+    (State.WARNING, "stored with a warning"),
+    (State.RESUMED, "stored by an earlier run"),
+    (State.DUPLICATE, "duplicates"),
+    (State.CONFLICT, "conflicts: another data set is stored under the same UID"),
+    (State.FAILED, "refused by the peer"),
+    (State.NO_CONTEXT, "without an accepted presentation context"),
+    (State.UNKNOWN, "sent, and never answered"),
+    (State.SOURCE_PROBLEM, "that cannot be read or sent"),
+    (State.SKIPPED, "files that are not DICOM, skipped"),
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Summary:
+    """A run at its end: `left` are the instances left, if the run stopped early, in words; `next_steps` are commands,
+    each with what it is for."""
+
+    report: Report
+    exit_code: int
+    left: str = ""
+    next_steps: tuple[tuple[str, str], ...] = ()
+
+    def lines(self) -> Iterator[str]:
+        """The summary, line by line."""
+        yield from _section("Outcome", self._outcomes())
+        yield from _section("Sent", [self._speed()])
+        yield from _section("SOP classes", self._classes())
+        yield from _section("Reasons", self._reasons())
+        yield from _section("Exit code", [f"{self.exit_code}: {_meaning(self.exit_code)}"])
+        for command, purpose in self.next_steps:
+            yield from _section("Next", [f"{purpose}:", f"  {path_text(command)}"])
+
+    def _outcomes(self) -> list[str]:
+        rows = [(self.report.states[state], what) for state, what in _STATES if self.report.states[state]]
+        lines = _table(rows)
+        return [*lines, self.left] if self.left else lines
+
+    def _speed(self) -> str:
+        report = self.report
+        seconds = report.elapsed_seconds
+        stored = report.states[State.STORED] + report.states[State.WARNING]
+        rates = (
+            f": {size_text(report.stored_bytes / seconds)}/s, {stored / seconds:,.0f} instances/s" if seconds else ""
+        )
+        associations = count_text(report.associations_established, "association")
+        return f"{size_text(report.stored_bytes)} in {duration_text(seconds)}{rates}, {associations}"
+
+    def _classes(self) -> list[str]:
+        counts = self.report.sop_classes.most_common()
+        return _table([(count, peer_text(name_of(uid))) for uid, count in counts])
+
+    def _reasons(self) -> list[str]:
+        """Why instances are not stored, or stored with a warning, the most frequent reasons first."""
+        if not any(self.report.states[state] for state in (*FAILED_STATES, State.WARNING, State.LEFT)):
+            return []
+        reasons = self.report.reasons.most_common()
+        return _table([(count, path_text(peer_text(reason, _REASON_CHARACTERS))) for reason, count in reasons])
+
+
+def _meaning(code: int) -> str:
+    return _MEANINGS.get(ExitCode(code), "") if code in tuple(ExitCode) else f"interrupted by signal {code - 128}"
+
+
+def _table(rows: list[tuple[int, str]]) -> list[str]:
+    """Counts and what they count, the counts aligned; after the first ones, how many rows are left out."""
+    counted = [(f"{count:,}", text) for count, text in rows[:_MOST_ROWS]]
+    width = max((len(count) for count, _ in counted), default=0)
+    lines = [f"{count:>{width}}  {text}" for count, text in counted]
+    more = rows[_MOST_ROWS:]
+    if more:
+        lines.append(f"{sum(count for count, _ in more):,} in {len(more):,} more")
+    return lines
+
+
+def _section(title: str, lines: list[str]) -> Iterator[str]:
+    """Lines behind a title, which is printed once."""
+    for number, line in enumerate(lines):
+        yield f"{title if not number else '':<12} {line}"
