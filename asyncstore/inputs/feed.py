@@ -39,8 +39,6 @@ Fed: TypeAlias = Instance | Outcome
 
 Settled: TypeAlias = "Callable[[Sequence[Entry]], list[Outcome | Suspicion | None]]"
 
-# A slice in the event loop: long enough for its overhead not to matter, short enough for an association that waits for
-# its next instance not to notice.
 if TYPE_CHECKING:
 
     class Deliver(Protocol):
@@ -68,8 +66,8 @@ _CLOSING_SECONDS: Final = 5.0
 class Feed:
     """Reads sources and passes the instances and outcomes to `deliver`, a list at a time.
 
-    `sources` is one source, or an iterable or asynchronous iterable of them, which may be endless. The feed awaits
-    `wait_for_room` before it reads more. `pace` decides where it reads.
+    `sources` is one source, or an iterable or asynchronous iterable of them, which may be endless. The feed reads
+    more when `deliver` returns. `pace` decides where it reads.
     """
 
     def __init__(

@@ -100,12 +100,13 @@ class Admission:
         self._own_files = own_files
         self._by_study = by_study
         self._strict_source = strict_source
-        self._probe = ProbeGate(destination, work)  # asked only of a peer in trouble
         self._gates: list[Gate] = [destination, outcomes]
         if duplicates is not None:
             self._gates.append(duplicates)
         if recorder is not None:
             self._gates.append(RecorderGate(recorder))
+        # Of a peer that is well the gate of the probe is open: asking it each time would only cost time.
+        self._gates_in_trouble = [*self._gates, ProbeGate(destination, work)]
         self._was_closed = False
         self._feed_waits = False
         self._room = Signal()
@@ -162,24 +163,19 @@ class Admission:
 
     def closed_until(self, now: float) -> float:
         """The time until which nothing may be taken: that of the gate that opens last."""
-        return max(gate.closed_until(now) for gate in (*self._gates, self._probe))
+        return max(gate.closed_until(now) for gate in self._gates_in_trouble)
 
     def take(self, taker: object, served: Container[Pair]) -> Pending | None:
         """The next instance for an association that can carry the pairs `served`; None when there is none now."""
         destination, work = self._destination, self._work
         while not destination.is_stopped:
             now = time.monotonic()
-            for gate in self._gates:
+            is_well = destination.is_well
+            for gate in self._gates if is_well else self._gates_in_trouble:
                 if gate.closed_until(now) > now:
                     self._was_closed = True
                     return None
-            if destination.is_well:
-                pending = work.take(taker, served)
-            elif self._probe.closed_until(now) > now:
-                self._was_closed = True
-                return None
-            else:
-                pending = work.take_probe(taker, served)
+            pending = work.take(taker, served) if is_well else work.take_probe(taker, served)
             if self._feed_waits and work.has_room:
                 self._let_feed_read()
             if pending is None or not (destination.refused or self._duplicates) or not self._keep_back(pending):

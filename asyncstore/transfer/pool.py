@@ -17,7 +17,7 @@ from asyncstore.services.scu import Association
 from asyncstore.trace import emit
 from asyncstore.transfer.concurrency import Progress
 from asyncstore.transfer.destination import Ended
-from asyncstore.transfer.offer import Offer, Offers
+from asyncstore.transfer.offer import Offers
 from asyncstore.transfer.trace import Passing
 from asyncstore.transfer.worker import Worker
 
@@ -72,7 +72,6 @@ class Pool:
         self._report = report
         self._last_number = 0
         self._offers = Offers(window=options.window, is_filled=not options.only_needed_contexts)
-        self._made: dict[Worker, Offer] = {}
         self._withheld: list[TraceEvent] = []
         self._group: TaskGroup
 
@@ -160,13 +159,13 @@ class Pool:
             self._last_number,
             association,
             proposal,
+            offer,
             options,
             admission=self._admission,
             attempts=self._attempts,
             preparing=self._preparing,
         )
         self.workers.append(worker)
-        self._made[worker] = offer
         self._number_open()
         self._group.start_soon(self._employ, worker)
 
@@ -197,8 +196,7 @@ class Pool:
         """Handle the end of a worker's association; `error` is None if its work was done or the pool aborted it."""
         lost = worker.take_lost()
         suspected = sum(pending.is_suspected for pending in lost)
-        offer = self._made.pop(worker)
-        offers_less = error is not None and not self._destination.is_stopped and self._offers_less(worker, offer, error)
+        offers_less = error is not None and not self._destination.is_stopped and self._offers_less(worker, error)
         if lost:
             because = error or worker.association.failure or AssociationLost("the association was aborted")
             self._attempts.lost(lost, because)
@@ -209,16 +207,16 @@ class Pool:
         self._number_open()
         self._tell_withheld(is_passing=offers_less)
         if error is not None and not offers_less and not self._destination.is_stopped:
-            ended = self._how_it_ended(worker, offer, error, in_flight=len(lost), suspected=suspected)
+            ended = self._how_it_ended(worker, error, in_flight=len(lost), suspected=suspected)
             self._attempts.refuse(self._destination.learn_from(ended, time.monotonic()))
         self.changed.set()
         self.wake()
 
-    def _offers_less(self, worker: Worker, offer: Offer, error: AsyncStoreError) -> bool:
+    def _offers_less(self, worker: Worker, error: AsyncStoreError) -> bool:
         """Whether the offer may have ended the association, so that less is offered from now on."""
         was_established = worker.association.established
         is_proven = bool(self._report.answers if was_established else self._report.associations_established)
-        return self._offers.learn(offer, error, was_established=was_established, is_proven=is_proven)
+        return self._offers.learn(worker.offer, error, was_established=was_established, is_proven=is_proven)
 
     def _take_trouble(self, event: TraceEvent) -> None:
         """Log an error of one association, but until one is established only when it has ended: the offer may be it."""
@@ -242,9 +240,7 @@ class Pool:
         is_passing = is_passing or (destination.was_established and isinstance(event, _RIDDEN_OUT))
         emit(logger, Passing(event=event) if is_known or is_passing else event)
 
-    def _how_it_ended(
-        self, worker: Worker, offer: Offer, error: AsyncStoreError, *, in_flight: int, suspected: int
-    ) -> Ended:
+    def _how_it_ended(self, worker: Worker, error: AsyncStoreError, *, in_flight: int, suspected: int) -> Ended:
         accepted = [other.association.contexts for other in self.workers]
         pairs = worker.proposal.pairs
         refused = frozenset(pair for pair in pairs if all(contexts.find(*pair) is None for contexts in accepted))
@@ -258,12 +254,12 @@ class Pool:
             suspected=suspected,
             refused=refused,
             accepted_elsewhere=len(refused) < len(pairs),
-            has_proposed_all=self._has_proposed_all(worker, offer),
+            has_proposed_all=self._has_proposed_all(worker),
         )
 
-    def _has_proposed_all(self, worker: Worker, offer: Offer) -> bool:
+    def _has_proposed_all(self, worker: Worker) -> bool:
         """Whether this worker proposed all that the peer might accept."""
-        if offer.is_filled:
+        if worker.offer.is_filled:
             return True
         return self._work.feed_ended and worker.proposal.pairs.issuperset(self._work.pairs_waiting())
 

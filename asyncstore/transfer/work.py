@@ -15,7 +15,7 @@ import os
 import random
 from collections import deque
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, NamedTuple
 
 from asyncstore.aio.signal import Signal
 from asyncstore.instances.head import SMALL_FILE_BYTES
@@ -50,6 +50,13 @@ class _Group:
     owner: object | None = None
 
 
+class _Retry(NamedTuple):
+    """A retry whose time has come, and since when it waits."""
+
+    since: float
+    pending: Pending
+
+
 class Work:
     """The instances that wait: they come in from the feed and from retries, and are taken by associations.
 
@@ -68,8 +75,8 @@ class Work:
         self._same_uid_bytes = 0
         self._retries: list[tuple[float, int, Pending]] = []
         self._order = itertools.count()
-        self._again: deque[Pending] = deque()  # retries whose time has come
-        self._suspected: deque[tuple[float, Pending]] = deque()  # those of them that come last, and since when
+        self._again: deque[_Retry] = deque()  # retries whose time has come
+        self._suspected: deque[_Retry] = deque()  # those of them that come last
         self._taken_since_again = 0
         self.waiting = 0
         self.waiting_bytes = 0
@@ -114,7 +121,7 @@ class Work:
         instance.let_go()
         pending = Pending(instance, key, losses=suspicion.losses, is_suspected=True)
         pending.was_lost_earlier, pending.was_refused_earlier = suspicion.losses > 0, not suspicion.losses
-        self._suspected.append((now, pending))
+        self._suspected.append(_Retry(now, pending))
         self._count(pending, 1)
 
     @property
@@ -127,7 +134,7 @@ class Work:
         """Whether every instance that waits is suspected, and no others will come."""
         if not self.feed_ended or self._groups or self._same_uid:
             return False
-        again = itertools.chain(self._again, (pending for _, _, pending in self._retries))
+        again = itertools.chain((retry.pending for retry in self._again), (pending for *_, pending in self._retries))
         return all(pending.is_suspected for pending in again)
 
     @property
@@ -171,14 +178,11 @@ class Work:
         woken = False
         while self._retries and self._retries[0][0] <= now:
             pending = heapq.heappop(self._retries)[2]
-            if pending.is_suspected:
-                self._suspected.append((now, pending))
-            else:
-                self._again.append(pending)
+            (self._suspected if pending.is_suspected else self._again).append(_Retry(now, pending))
             self._count(pending, 1)
             woken = True
-        while self._suspected and self._suspected[0][0] + _SUSPECTED_SECONDS <= now:
-            self._again.append(self._suspected.popleft()[1])
+        while self._suspected and self._suspected[0].since + _SUSPECTED_SECONDS <= now:
+            self._again.append(self._suspected.popleft())
         return woken
 
     def take_all(self, pairs: Collection[Pair]) -> list[Pending]:
@@ -188,10 +192,9 @@ class Work:
             for pair in [pair for pair in group.waiting if pair in pairs]:
                 taken.extend(group.waiting[pair])
                 self._drop_queue(group, pair)
-        taken.extend(pending for pending in self._again if pending.pair in pairs)
-        taken.extend(pending for _, pending in self._suspected if pending.pair in pairs)
-        self._again = deque(pending for pending in self._again if pending.pair not in pairs)
-        self._suspected = deque(entry for entry in self._suspected if entry[1].pair not in pairs)
+        taken.extend(pending for pending in self._ready_again() if pending.pair in pairs)
+        self._again = deque(retry for retry in self._again if retry.pending.pair not in pairs)
+        self._suspected = deque(retry for retry in self._suspected if retry.pending.pair not in pairs)
         for pending in taken:
             self._count(pending, -1)
         others = [other for queue in self._same_uid.values() for other in queue if other.pair in pairs]
@@ -216,8 +219,7 @@ class Work:
 
     def _ready_again(self) -> Iterator[Pending]:
         """The retries whose time has come, those that come last at the end."""
-        yield from self._again
-        yield from (pending for _, pending in self._suspected)
+        return (retry.pending for retry in itertools.chain(self._again, self._suspected))
 
     def take(self, taker: object, served: Container[Pair]) -> Pending | None:
         """The next instance for an association that can carry the pairs `served`.
@@ -231,7 +233,7 @@ class Work:
             pending = self._take_again(taker, served)
         if pending is None:
             pending = self._take_new(taker, served) or self._take_again(taker, served)
-        return pending or self._take_suspected(taker, served)
+        return pending or self._take_retry(self._suspected, taker, served)
 
     def take_probe(self, taker: object, served: Container[Pair]) -> Pending | None:
         """The next instance while the peer may take nothing: from any place, and rather a small one.
@@ -274,21 +276,16 @@ class Work:
 
     def _take_again(self, taker: object, served: Container[Pair]) -> Pending | None:
         self._taken_since_again = 0
-        for _ in range(len(self._again)):
-            pending = self._again.popleft()
-            if not self._may_take(pending, taker, served):
-                self._again.append(pending)
-            elif self._begin_flight(pending):
-                return pending
-        return None
+        return self._take_retry(self._again, taker, served)
 
-    def _take_suspected(self, taker: object, served: Container[Pair]) -> Pending | None:
-        for _ in range(len(self._suspected)):
-            since, pending = self._suspected.popleft()
-            if not self._may_take(pending, taker, served):
-                self._suspected.append((since, pending))
-            elif self._begin_flight(pending):
-                return pending
+    def _take_retry(self, retries: deque[_Retry], taker: object, served: Container[Pair]) -> Pending | None:
+        """The first of these retries that this association can carry; the others go to the end."""
+        for _ in range(len(retries)):
+            retry = retries.popleft()
+            if not self._may_take(retry.pending, taker, served):
+                retries.append(retry)
+            elif self._begin_flight(retry.pending):
+                return retry.pending
         return None
 
     def _may_take(self, pending: Pending, taker: object, served: Container[Pair]) -> bool:

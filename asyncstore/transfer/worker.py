@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from asyncstore.services.scu import Association
     from asyncstore.transfer.admission import Admission
     from asyncstore.transfer.attempts import Attempts
+    from asyncstore.transfer.offer import Offer
     from asyncstore.transfer.options import TransferOptions
     from asyncstore.transfer.pending import Pending
     from asyncstore.transfer.plan import Pair, Proposal
@@ -48,6 +49,7 @@ class Worker:
         number: int,
         association: Association,
         proposal: Proposal,
+        offer: Offer,
         options: TransferOptions,
         *,
         admission: Admission,
@@ -57,6 +59,7 @@ class Worker:
         self.number = number
         self.association = association
         self.proposal = proposal
+        self.offer = offer
         self.scope = anyio.CancelScope()
         self.retiring = False
         self.answers = 0
