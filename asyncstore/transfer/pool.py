@@ -135,7 +135,7 @@ class Pool:
         One that is ending still counts, as the peer still has it.
         """
         free = sum(worker.is_free for worker in self.workers)
-        for _ in range(min(target - len(self.workers), self._work.waiting - free)):
+        for _ in range(min(target - len(self.workers), self._work.waiting_for_new - free)):
             self._open()
 
     def _open(self) -> None:

@@ -172,7 +172,7 @@ class Supervisor:
         if self._destination.closed_until(now) > now:
             return
         self._pool.retire_beyond(target)
-        if not self._destination.is_stopped:
+        if not self._destination.is_stopped and self._admission.closed_until(now) <= now:
             self._pool.open_up_to(target)
 
     def _is_over(self) -> bool:

@@ -213,6 +213,14 @@ class Work:
 
     def _ready_again(self) -> Iterator[Pending]:
         """The retries whose time has come, those that come last at the end."""
+    @property
+    def waiting_for_new(self) -> int:
+        """How many waiting instances a new association might take."""
+        if not self._strict:
+            return self.waiting
+        unowned = (_waiting_in(group) for group in self._groups.values() if group.key not in self._owners)
+        return sum(unowned) + sum(pending.key not in self._owners for pending in self._ready_again())
+
         yield from self._again
         yield from (pending for _, pending in self._suspected)
 

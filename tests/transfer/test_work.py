@@ -453,3 +453,15 @@ def test_a_probe_keeps_to_the_contexts_and_the_study_of_the_association() -> Non
     assert work.take_probe("first", anything) is None
     assert work.take_probe("second", only(CT_IMPLICIT)) is not None
     assert work.waiting == 0
+
+
+def test_a_study_that_an_association_has_is_no_work_for_a_new_one() -> None:
+    work = work_of(("1", "a"), ("2", "a"), ("3", "b"), strict=True)
+    assert work.waiting_for_new == 3
+    assert take(work, "first") == "1"
+    assert (work.waiting, work.waiting_for_new) == (2, 1)
+    suspect(work)
+    work.wake_retries(0.0)
+    assert (work.waiting, work.waiting_for_new) == (2, 1)
+    work.leave("first")
+    assert work.waiting_for_new == 2
