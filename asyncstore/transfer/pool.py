@@ -193,7 +193,7 @@ class Pool:
     def _ended(self, worker: Worker, error: AsyncStoreError | None) -> None:
         """Handle the end of a worker's association; `error` is None if its work was done or the pool aborted it."""
         lost = worker.take_lost()
-        suspected = sum(pending.is_suspected for pending in lost)
+        at_fault = sum(map(self._destination.has_taken_since, lost))
         if lost:
             because = error or worker.association.failure or AssociationLost("the association was aborted")
             self._learn_window(worker, because)
@@ -206,7 +206,7 @@ class Pool:
         self._number_open()
         if error is not None and not self._destination.is_stopped:
             now = time.monotonic()
-            ended = self._how_it_ended(worker, error, now, in_flight=len(lost), suspected=suspected)
+            ended = self._how_it_ended(worker, error, now, in_flight=len(lost), at_fault=at_fault)
             refused = self._destination.learn_from(ended, now)
             self._attempts.refuse(refused)
         self.changed.set()
@@ -229,7 +229,7 @@ class Pool:
         emit(logger, Passing(event=event) if is_known or is_passing else event)
 
     def _how_it_ended(
-        self, worker: Worker, error: AsyncStoreError, now: float, *, in_flight: int, suspected: int
+        self, worker: Worker, error: AsyncStoreError, now: float, *, in_flight: int, at_fault: int
     ) -> Ended:
         accepted = [other.association.contexts for other in self.workers]
         pairs = worker.proposal.pairs
@@ -241,7 +241,7 @@ class Pool:
             idle_seconds=0.0 if worker.has_sent else max(0.0, now - worker.established_at),
             associations_open=self._report.associations_open,
             in_flight=in_flight,
-            suspected=suspected,
+            at_fault=at_fault,
             refused=refused,
             accepted_elsewhere=len(refused) < len(pairs),
             has_proposed_all=self._has_proposed_all(worker),
