@@ -59,14 +59,24 @@ class RecorderGate:
 
 
 class ProbeGate:
-    """Closed while an instance is on its way that shows whether a peer in trouble takes any."""
+    """Closed while an instance is on its way that is sent alone.
+
+    It shows whether a peer in trouble takes any; or it may end the associations of all others, as only suspected ones
+    wait and the peer dies as one.
+    """
 
     def __init__(self, destination: Destination, work: Work) -> None:
         self._destination = destination
         self._work = work
 
     def closed_until(self, now: float) -> float:
-        return math.inf if self._destination.is_probed and self._work.in_flight else 0.0
+        is_alone = self._destination.is_probed or self.spares_others
+        return math.inf if is_alone and self._work.in_flight else 0.0
+
+    @property
+    def spares_others(self) -> bool:
+        """Whether the next instance is sent alone, since it may end the associations of all others."""
+        return self._destination.dies_as_one and self._work.suspected_waiting > 0
 
 
 class Admission:
@@ -98,7 +108,8 @@ class Admission:
         self._report = report
         self._by_study = by_study
         self._strict_source = strict_source
-        self._gates: list[Gate] = [destination, ProbeGate(destination, work), outcomes]
+        self._probe_gate = ProbeGate(destination, work)
+        self._gates: list[Gate] = [destination, self._probe_gate, outcomes]
         if duplicates is not None:
             self._gates.append(duplicates)
         if recorder is not None:
@@ -159,6 +170,11 @@ class Admission:
     def has_ended(self) -> bool:
         """Whether no more instances are given out."""
         return self._destination.is_stopped
+
+    @property
+    def needs_one_association(self) -> bool:
+        """Whether no more than one is of use now."""
+        return self._destination.is_doubtful or self._probe_gate.spares_others
 
     def closed_until(self, now: float) -> float:
         """The time until which nothing may be taken: that of the gate that opens last."""

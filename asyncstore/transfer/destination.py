@@ -8,6 +8,7 @@ since the instance was suspected: then it is the instance.
 from __future__ import annotations
 
 import logging
+import math
 import random
 from typing import TYPE_CHECKING, Final, NamedTuple
 
@@ -17,8 +18,10 @@ from asyncstore.errors import (
     AssociationLost,
     AssociationRejected,
     AsyncStoreError,
+    ConnectionLost,
     NoAcceptedContext,
     RemoteProtocolError,
+    Timeout,
 )
 from asyncstore.trace import emit
 from asyncstore.transfer.trace import PeerTakesAgain, PeerTakesNothing
@@ -52,6 +55,8 @@ _DYING_OUTAGES: Final = 20
 _DYING_LEAST_SECONDS: Final = 60.0  # a few bad instances in a row are no outage
 # What a peer answers against the protocol will not change; a peer that restarts may do it a few times.
 _SAME_VIOLATIONS: Final = 5
+# Associations that are lost within this time of each other have been lost together.
+_TOGETHER_SECONDS: Final = 1.0
 # A trouble is told when it has lasted for this long.
 _TOLD_AFTER_SECONDS: Final = 2.0
 
@@ -87,7 +92,7 @@ class Destination:
     pairs that the peer does not take to its status (None: no accepted context). `answers` counts answers that show that
     the peer works, `refusals` those that it is out of resources; `relieved` counts the instances that it took after
     such an answer, `refuses_with` has the status codes that it answers to single instances while it takes others.
-    `is_well`: nothing is wrong since the latest answer.
+    `is_well`: nothing is wrong since the latest answer. `dies_as_one`: over one instance it loses all its associations.
     `concurrency` says how many associations to keep open.
     """
 
@@ -106,6 +111,8 @@ class Destination:
         self.refusals = 0
         self.relieved = 0
         self.is_well = True
+        self.dies_as_one = False
+        self._lost_at = -math.inf
         self._nothing_accepted: NoAcceptedContext | None = None
         self._forget_trouble()
 
@@ -202,6 +209,7 @@ class Destination:
         self.is_well = False
         if not isinstance(ended.error, Aborted):  # which is about the instance; silence may be a peer with much to do
             self.concurrency.lost(now)
+        self._learn_whether_it_dies_as_one(ended.error, now)
         is_about_instances = ended.in_flight == ended.at_fault
         if not is_about_instances:
             self._deaths += 1
@@ -218,6 +226,14 @@ class Destination:
             self.hold_until = max(self.hold_until, now + self._retry.wait_seconds(1) / 16)
         elif self._deaths > _DEATHS_WITHOUT_PAUSE:
             self.hold_until = max(self.hold_until, now + self._retry.wait_seconds(1) / 4)
+
+    def _learn_whether_it_dies_as_one(self, error: AsyncStoreError, now: float) -> None:
+        """A peer that is one process takes all its connections with it; one that merely hangs does not."""
+        if isinstance(error, Timeout):
+            self.dies_as_one = False
+        elif isinstance(error, ConnectionLost):
+            self.dies_as_one |= now - self._lost_at < _TOGETHER_SECONDS
+            self._lost_at = now
 
     def _learn_refused(self, ended: Ended, error: NoAcceptedContext, now: float) -> frozenset[Pair]:
         """Learn from an association that was accepted without any context: its pairs cannot be sent."""

@@ -112,7 +112,7 @@ class Pool:
             unsent_bytes=report.found_bytes - report.sent_bytes,
             busy_seconds=time.thread_time(),
             suspected=self._work.suspected_waiting,
-            is_doubtful=self._destination.is_doubtful,
+            is_doubtful=self._admission.needs_one_association,
         )
         target = self._destination.concurrency.update(now, progress)
         return target if report.associations_open else 1

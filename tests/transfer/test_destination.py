@@ -157,6 +157,24 @@ def test_deaths_without_an_answer_are_told_and_so_is_their_end(caplog: pytest.Lo
     assert (told[0].because, told[1].seconds) == (str(ABORTED), 110)
 
 
+@pytest.mark.parametrize(
+    ("errors", "seconds", "dies_as_one"),
+    [
+        ([ConnectionLost("reset"), ConnectionLost("reset")], 0.1, True),
+        ([ConnectionLost("reset"), ConnectionLost("reset")], 10.0, False),
+        ([ABORTED, ABORTED], 0.1, False),
+        ([ConnectionLost("reset"), ConnectionLost("reset"), Timeout("dimse", 30)], 0.1, False),
+    ],
+)
+def test_a_peer_that_loses_several_associations_together_dies_as_one(
+    errors: list[AsyncStoreError], seconds: float, dies_as_one: bool
+) -> None:
+    destination = destination_of()
+    for number, error in enumerate(errors):
+        died(destination, NOW + seconds * number, error=error)
+    assert destination.dies_as_one is dies_as_one
+
+
 # -- pauses ------------------------------------------------------------------------------------------------------------
 
 

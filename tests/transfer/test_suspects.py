@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import math
+import socket
 import threading
 import time
 from collections import Counter
@@ -158,6 +159,33 @@ async def test_a_run_that_is_cut_short_leaves_its_suspicion_to_the_next(tmp_path
     assert reports[1].states == {State.UNKNOWN: 6}
     rows = await anyio.to_thread.run_sync(rows_of, tmp_path / "run.db")
     assert {row.losses for row in rows} == {3}
+
+
+async def test_a_peer_whose_process_dies_over_one_instance_costs_no_other(tmp_path: Path) -> None:
+    """All its associations end with it: the others are not sent beside the bad one for a third time."""
+    write_files(tmp_path, ALL)
+    bad = {uid_of(number) for number in (5, 30, 31, 60)}
+    busy = threading.Event()
+
+    def dies_with_all(wire: Wire) -> None:
+        with contextlib.suppress(OSError, ScriptError):
+            wire.accept(operations_window=OperationsWindow(4, 1))
+            while wire._next_is_data():
+                store = wire.read_store()
+                busy.wait(0.02)  # it has much to do, so that others are in flight as well
+                if store.request.affected_sop_instance_uid in bad:
+                    for each in scp.wires:
+                        with contextlib.suppress(OSError):  # that one has ended before
+                            each.sock.shutdown(socket.SHUT_RDWR)
+                wire.answer(store)
+            wire.send(ReleaseRP())
+
+    with ScriptedSCP(dies_with_all) as scp:
+        transfer = transfer_to(scp, tmp_path, associations=6, window=4, retry=RETRY)
+        outcomes = await outcomes_of(transfer)
+    check_account(transfer, outcomes)
+    assert numbers_of([outcome for outcome in outcomes if not outcome.is_stored]) == bad
+    assert transfer.report.states == {State.STORED: ALL - 4, State.UNKNOWN: 4}
 
 
 async def test_a_peer_that_aborts_everything_for_a_while_is_ridden_out(tmp_path: Path) -> None:
