@@ -92,7 +92,8 @@ class Destination:
     pairs that the peer does not take to its status (None: no accepted context). `answers` counts answers that show that
     the peer works, `refusals` those that it is out of resources; `relieved` counts the instances that it took after
     such an answer, `refuses_with` has the status codes that it answers to single instances while it takes others.
-    `is_well`: nothing is wrong since the latest answer. `dies_as_one`: over one instance it loses all its associations.
+    `is_well`: nothing is wrong since the latest answer. `refuses_others`: since then it refused one for the first time.
+    `dies_as_one`: over one instance it loses all its associations.
     `concurrency` says how many associations to keep open.
     """
 
@@ -118,6 +119,7 @@ class Destination:
 
     def _forget_trouble(self) -> None:
         self.is_well = True
+        self.refuses_others = False
         self._failures = 0
         self._losses = 0
         self._deaths = 0
@@ -174,6 +176,11 @@ class Destination:
         if now >= self.hold_until:  # else the request was in flight when the wait began
             self._failures += 1
             self._ride_out(now, error, is_first=self._failures == 1)
+
+    def refused_another(self) -> None:
+        """Take note of an answer that it is out of resources, to an instance that had not got one before."""
+        self.is_well = False
+        self.refuses_others = True
 
     def count_stop(self, limit: int, error: Exception) -> None:
         """Count an answer that stops the run when it comes `limit` times in a row."""

@@ -86,6 +86,8 @@ class Judge:
         answers, refusals = destination.answers - pending.answers_seen, destination.refusals - pending.refusals_seen
         counts = answers >= _TAKEN_PER_REFUSAL * refusals or (is_proven and self._work.only_suspects_matter)
         pending.refusals += counts
+        if not pending.is_suspected:
+            destination.refused_another()
         self._suspect(pending, status)
         destination.refusals += 1
         pending.answers_seen, pending.refusals_seen = destination.answers, destination.refusals
@@ -97,7 +99,7 @@ class Judge:
             destination.refuses_with.add(status.value)
         if pending.refusals > retries:
             outcome.is_suspected = True
-            outcome.is_set_aside = bool(is_proven and has_taken_others) and not destination.is_probed
+            outcome.is_set_aside = bool(is_proven and has_taken_others) and not destination.refuses_others
             return outcome
         if is_proven:
             return Again(now + self._retry.wait_seconds(1 if counts else pending.attempts))

@@ -193,7 +193,7 @@ class Pool:
     def _ended(self, worker: Worker, error: AsyncStoreError | None) -> None:
         """Handle the end of a worker's association; `error` is None if its work was done or the pool aborted it."""
         lost = worker.take_lost()
-        at_fault = sum(map(self._destination.has_taken_since, lost))
+        at_fault = sum(self._destination.has_taken_since(pending) for pending in lost)
         if lost:
             because = error or worker.association.failure or AssociationLost("the association was aborted")
             self._learn_window(worker, because)

@@ -61,8 +61,8 @@ class Suspects:
         return [pending for _, pending in entries if pending.pair in pairs]
 
     def begin_with_least_lost(self) -> None:
-        """Let one with the fewest losses be the next one, any of them: in trouble each loses as much as the others."""
+        """Let one with the fewest losses and attempts be the next one: in trouble each has as many tries as others."""
         if self._waiting:
             self._waiting.rotate(random.randrange(len(self._waiting)))
-            losses = [pending.losses for _, pending in self._waiting]
-            self._waiting.rotate(-losses.index(min(losses)))
+            tries = [(pending.losses, pending.attempts) for _, pending in self._waiting]
+            self._waiting.rotate(-tries.index(min(tries)))

@@ -28,6 +28,7 @@ STATIONS: Final = (
     ("attempts",),
     ("judge", "outcomes", "duplicates", "preparing"),
     ("work", "destination"),
+    ("suspects",),
     ("pending",),
     ("plan",),
     ("options",),
