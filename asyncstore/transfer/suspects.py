@@ -20,11 +20,15 @@ _MAXIMUM_BYTES: Final = 8 << 20
 
 
 class Suspects:
-    """Suspected instances and since when they wait, the next one first; `held_bytes` is the memory that they hold."""
+    """Suspected instances and since when they wait, the next one first.
+
+    `held_bytes` is the memory that they hold, `lost` counts those that associations ended over.
+    """
 
     def __init__(self) -> None:
         self._waiting: deque[tuple[float, Pending]] = deque()
         self.held_bytes = 0
+        self.lost = 0
 
     def __len__(self) -> int:
         return len(self._waiting)
@@ -40,11 +44,13 @@ class Suspects:
     def add(self, pending: Pending, since: float) -> None:
         self._waiting.append((since, pending))
         self.held_bytes += pending.held_bytes
+        self.lost += pending.losses > 0
 
     def pop(self) -> tuple[float, Pending]:
         """Take out the next one; gives since when it waited, too."""
         since, pending = self._waiting.popleft()
         self.held_bytes -= pending.held_bytes
+        self.lost -= pending.losses > 0
         return since, pending
 
     def pop_overdue(self, now: float) -> Iterator[Pending]:

@@ -136,8 +136,8 @@ class Work:
 
     @property
     def suspected_waiting(self) -> int:
-        """How many suspected instances wait, if nothing else does; else 0."""
-        return len(self._suspects) if self.waiting == len(self._suspects) else 0
+        """How many instances wait that associations ended over, if no others but suspected ones do; else 0."""
+        return self._suspects.lost if self.waiting == len(self._suspects) else 0
 
     def put_back(self, pending: Pending) -> None:
         """Take back an instance that was not sent; the caller sets `available` when it has given back all."""

@@ -364,6 +364,7 @@ def suspect(work: Work, taker: object = "first") -> Pending:
     pending = work.take(taker, anything)
     assert pending is not None
     pending.is_suspected = True
+    pending.losses = 1
     work.retry(pending, due_at=0.0)
     return pending
 
@@ -404,6 +405,8 @@ def test_work_tells_when_only_suspected_instances_are_left() -> None:
     work.wake_retries(0.0)
     assert work.suspected_waiting == 2
     assert list(work.left)[-1] is last
+    work.add_suspected(make("refused"), "a", Suspicion(0), 0.0)
+    assert work.suspected_waiting == 2  # that one need not be sent alone
 
 
 def test_what_an_earlier_run_suspected_comes_last_with_what_is_known_of_it() -> None:
