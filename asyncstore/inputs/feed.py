@@ -59,6 +59,8 @@ _SLICE_SECONDS: Final = 0.002
 # How many entries are looked up at once: neighbours share parts of the look-up.
 _ASKED_AT_ONCE: Final = 1024
 _ASKED_SECONDS: Final = 0.1
+# How many suspected entries are put off until the others have been read.
+_MOST_SUSPECTED: Final = 8192
 # The time that an asynchronous generator has to close, if it is not read to its end.
 _CLOSING_SECONDS: Final = 5.0
 
@@ -153,19 +155,29 @@ class Feed:
         if self._settled is None:
             await self._read_entries(entries)
             return
+        suspected: list[tuple[Entry, Suspicion]] = []
         has_more = True
         while has_more:
-            has_more, outcomes, unsettled, suspected = await anyio.to_thread.run_sync(
+            has_more, outcomes, unsettled, found = await anyio.to_thread.run_sync(
                 _ask, entries, self._settled, abandon_on_cancel=True
             )
+            suspected += found
             await self._deliver(outcomes, are_settled=True)
-            for entry, suspicion in suspected:
-                found, _, _ = await anyio.to_thread.run_sync(
-                    _read_batch, [entry], self._find_studies, abandon_on_cancel=True, limiter=self._limiter
-                )
-                await self._deliver(found, suspicion=suspicion)
             if unsettled:
                 await self._read_entries(iter(unsettled))
+            if not has_more or len(suspected) >= _MOST_SUSPECTED:
+                await self._read_suspected(suspected)
+                suspected = []
+
+    async def _read_suspected(self, suspected: list[tuple[Entry, Suspicion]]) -> None:
+        """Read what an earlier run suspected, when all else before it has been read."""
+        while self._reading:
+            await self._batch_was_read.wait()
+        for entry, suspicion in suspected:
+            found, _, _ = await anyio.to_thread.run_sync(
+                _read_batch, [entry], self._find_studies, abandon_on_cancel=True, limiter=self._limiter
+            )
+            await self._deliver(found, suspicion=suspicion)
 
     async def _read_entries(self, entries: Iterator[Entry]) -> None:
         has_more = True

@@ -177,7 +177,8 @@ class Supervisor:
             return
         self._pool.retire_beyond(target)
         if not self._destination.is_stopped:
-            self._pool.open_up_to(target)
+            may_take = self._admission.closed_until(now) <= now
+            self._pool.open_up_to(target if may_take else 1)
 
     def _is_over(self) -> bool:
         return not self._pool.workers and (self._destination.is_stopped or self._work.is_done)
