@@ -75,6 +75,9 @@ STATUS_TABLE: Final[tuple[StatusRange, ...]] = (
     StatusRange(0xFE00, 0xFE00, Category.CANCEL, "Cancel", retryable=True),
     StatusRange(0xFF00, 0xFF01, Category.PENDING, "Pending", retryable=True),
 )
+OUT_OF_RESOURCES: Final = ((0xA700, 0xA7FF), (0x0213, 0x0213))
+"""The codes, first to last, with which a peer says that it has no room now (PS3.4 B.2.3, PS3.7 C.5.16)."""
+
 _ANY_OTHER: Final = StatusRange(0x0000, 0xFFFF, Category.UNKNOWN, "Unknown status", retryable=True)
 
 

@@ -317,10 +317,11 @@ _NAMES: Final = {
 
 
 LONGEST_UID_CHARACTERS: Final = 64
+LONGEST_INSTANCE_UID_CHARACTERS: Final = 128  # of a data set's SOP Instance UID that we send; PS3.5 9.1 allows 64
 # PS3.5 9.1 allows digits and dots. Archives contain UIDs with other visible characters. A peer may accept those, so we
 # send them.
-_matches_visible = re.compile(r"[!-\[\]-~]{1,64}").fullmatch
-_matches_instance = re.compile(r"[!-\[\]-~]{1,128}").fullmatch
+_matches_visible = re.compile(rf"[!-\[\]-~]{{1,{LONGEST_UID_CHARACTERS}}}").fullmatch
+_matches_instance = re.compile(rf"[!-\[\]-~]{{1,{LONGEST_INSTANCE_UID_CHARACTERS}}}").fullmatch
 _matches_standard = re.compile(r"(?!.{65})(?:0|[1-9][0-9]*+)(?:\.(?:0|[1-9][0-9]*+))*+").fullmatch
 
 

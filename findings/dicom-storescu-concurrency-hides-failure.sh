@@ -3,7 +3,6 @@
 #   cannot be had, at least when none can.
 # Seen: it ends with 0 although nothing listens on the port, or the SCP rejects every association: not one file is sent. Each of
 #   its workers prints its own error and ends, and nobody adds them up. -c 1 is enough; without -c the exit code is 254.
-#   When one of two associations is rejected the other sends all the files, which is what one would hope for.
 # Matters: the option is the reason to take this tool for bulk, and exactly with it a script cannot tell "all sent" from "host
 #   down". Look for ERROR in its output.
 # Versions: dicom-storescu 0.10.1 (cargo; builds for some minutes), pynetdicom 3.0.4 as the SCP.

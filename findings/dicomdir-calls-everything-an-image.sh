@@ -2,8 +2,8 @@
 # Guess: the DICOMDIR of a medium names each instance by its kind: SR DOCUMENT, ENCAP DOC, RT STRUCTURE SET, IMAGE (PS3.3 F.4).
 # Seen: Orthanc's /studies/ID/media and GDCM's gdcmgendir write a record of type IMAGE for each of them, without a word.
 #   dcmmkdir and pydicom's FileSet write the right types.
-# Matters: who picks from a medium by its DICOMDIR (images only, all reports, no RT) gets the wrong instances; a reader may ask
-#   an SR for its rows and columns. Go by Referenced SOP Class UID in File, which is right in all four.
+# Matters: who picks from a medium by its DICOMDIR (images only, all reports, no RT) gets the wrong instances. Go by
+#   Referenced SOP Class UID in File, which is right in all four.
 # Versions: Debian dcmtk 3.6.7-9~deb12u4, orthanc 1.10.1+dfsg-2+deb12u1, libgdcm-tools 3.0.21-1, pydicom 3.0.2.
 . "$(dirname "$(readlink -f "$0")")/support.sh"
 debian dcmtk 3.6.7

@@ -1,8 +1,8 @@
 #!/usr/bin/env bash
 # Guess: an archive that gets an instance a second time, byte for byte the same, answers 0000 as DCMTK, Orthanc, dcm4che and
 #   pynetdicom do, or at least 0111 (duplicate SOP instance).
-# Seen: tiny-pacs answers A700, "refused: out of resources", in its default configuration (overwrite: false) and compares
-#   nothing.
+# Seen: tiny-pacs answers A700, "refused: out of resources", in its default configuration (overwrite: false), to the
+#   same file sent twice.
 # Matters: A700 tells a sender to wait and to try again. A migration that is started again, or that sends again what was in
 #   flight when a connection broke, waits for room that is there, and never ends what is already stored. Set overwrite: true.
 # Versions: tiny_pacs 0.4.1 on pynetdicom2 0.9.8 (Python 3.12 or later), Debian dcmtk 3.6.7-9~deb12u4 as the sender.

@@ -332,7 +332,11 @@ class StorescuRun:
         return code
 
     def _settled(self, history: LedgerHistory) -> Settled:
-        return functools.partial(history.settled, retry_set_aside=self.options.retry_set_aside)
+        from asyncstore.ledger.protocol import without_setting_aside
+
+        if not self.options.retry_set_aside:
+            return history.settled
+        return lambda offered: without_setting_aside(history.settled(offered))
 
     def _open_history(self, stack: contextlib.ExitStack) -> tuple[LedgerHistory | None, tuple[str, ...]]:
         """What the ledger knows, None if there is none yet; and its files."""

@@ -18,7 +18,7 @@ import anyio
 import anyio.lowlevel
 import anyio.to_thread
 
-from asyncstore.aio.signal import Signal, Turn
+from asyncstore.aio.signal import Signal, Turn, wait_for_any
 from asyncstore.inputs.entry import encoded, entries_of, is_data_set, is_one
 from asyncstore.inputs.pace import BATCH_FILES, MANY_READERS, PROBE_FILES, Pace, waits_so_far
 from asyncstore.inputs.reading import Fed as Fed
@@ -36,8 +36,6 @@ if TYPE_CHECKING:
     from asyncstore.inputs.selection import Choice
     from asyncstore.inputs.walk import Walked
     from asyncstore.ledger.protocol import Suspicion
-
-if TYPE_CHECKING:
 
     class Deliver(Protocol):
         """Takes what the feed has found, and returns when there is room for more.
@@ -59,6 +57,8 @@ _SLICE_SECONDS: Final = 0.002
 # How many entries are looked up at once: neighbours share parts of the look-up.
 _ASKED_AT_ONCE: Final = 1024
 _ASKED_SECONDS: Final = 0.1
+# How many suspected entries are put off until the others have been read.
+_MOST_SUSPECTED: Final = 8192
 # The time that an asynchronous generator has to close, if it is not read to its end.
 _CLOSING_SECONDS: Final = 5.0
 
@@ -66,8 +66,8 @@ _CLOSING_SECONDS: Final = 5.0
 class Feed:
     """Reads sources and passes the instances and outcomes to `deliver`, a list at a time.
 
-    `sources` is one source, or an iterable or asynchronous iterable of them, which may be endless. The feed awaits
-    `wait_for_room` before it reads more. `pace` decides where it reads, `choice` what.
+    `sources` is one source, or an iterable or asynchronous iterable of them, which may be endless. The feed reads
+    more when `deliver` returns. `pace` decides where it reads, `choice` what.
 
     An archive or a DICOMDIR is read to its end before the feed goes on with the sources.
     """
@@ -188,18 +188,28 @@ class Feed:
         if self._settled is None:
             await self._read_entries(entries, is_inner=is_inner)
             return
+        suspected: list[tuple[Entry, Suspicion]] = []
         has_more = True
         opens_all = self._choice is not None and self._choice.archives
         while has_more:
-            has_more, outcomes, unsettled, suspected = await anyio.to_thread.run_sync(
+            has_more, outcomes, unsettled, found = await anyio.to_thread.run_sync(
                 _ask, entries, self._settled, opens_all, abandon_on_cancel=True
             )
+            suspected += found
             await self._deliver(outcomes, are_settled=True)
-            for entry, suspicion in suspected:
-                gathered, _, _ = await self._in_thread(self._reader.read_batch, [entry])
-                await self._deliver(gathered.found, suspicion=suspicion)
             if unsettled:
                 await self._read_entries(iter(unsettled), is_inner=is_inner)
+            if suspected and (not has_more or len(suspected) >= _MOST_SUSPECTED):
+                await self._read_suspected(suspected, is_inner=is_inner)
+                suspected = []
+
+    async def _read_suspected(self, suspected: list[tuple[Entry, Suspicion]], *, is_inner: bool) -> None:
+        """Read what an earlier run suspected, when all else before it has been read."""
+        while self._reading or (self._opened and not is_inner):
+            await wait_for_any(self._batch_was_read, self._was_closed)
+        for entry, suspicion in suspected:
+            gathered, _, _ = await self._in_thread(self._reader.read_batch, [entry])
+            await self._deliver(gathered.found, suspicion=suspicion)
 
     async def _read_entries(self, entries: Iterator[Entry], *, is_inner: bool) -> None:
         has_more = True

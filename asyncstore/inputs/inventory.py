@@ -11,7 +11,7 @@ from asyncstore.inputs.contents import found_in
 from asyncstore.inputs.entry import entries_of
 from asyncstore.inputs.selection import Choice, Selection
 from asyncstore.instances.instance import Instance
-from asyncstore.instances.outcome import Outcome, State
+from asyncstore.instances.outcome import FOUND_EARLIER_STATES, Outcome, State
 from asyncstore.instances.problem import PASSED_OVER, ProblemKind, ScanProblem
 from asyncstore.uids import name_of
 
@@ -22,7 +22,6 @@ if TYPE_CHECKING:
     from asyncstore.inputs.feed import Settled
     from asyncstore.inputs.own_files import OwnFiles
 
-_SETTLED: Final = frozenset((State.RESUMED, State.DUPLICATE))
 _EXAMPLES: Final = 5  # of each kind of problem or difference
 
 
@@ -77,7 +76,7 @@ class Inventory:
             for entry, outcome in zip(asked, settled(asked), strict=True):
                 if isinstance(outcome, Outcome) and outcome.is_set_aside:
                     self.set_aside += 1
-                elif isinstance(outcome, Outcome) and outcome.state in _SETTLED:
+                elif isinstance(outcome, Outcome) and outcome.state in FOUND_EARLIER_STATES:
                     self.settled[outcome.state] += 1
                 else:
                     yield entry

@@ -11,7 +11,13 @@ from asyncstore.instances.identity import Refused, identify, identify_data_set
 from asyncstore.instances.instance import Instance
 from asyncstore.instances.problem import ProblemKind, ScanProblem
 from asyncstore.instances.source import BytesSource
-from asyncstore.uids import DEFLATED_EXPLICIT_VR_LITTLE_ENDIAN, can_be_sent, can_be_sent_as_instance
+from asyncstore.uids import (
+    DEFLATED_EXPLICIT_VR_LITTLE_ENDIAN,
+    LONGEST_INSTANCE_UID_CHARACTERS,
+    LONGEST_UID_CHARACTERS,
+    can_be_sent,
+    can_be_sent_as_instance,
+)
 
 if TYPE_CHECKING:
     from pydicom import Dataset
@@ -79,9 +85,9 @@ def _member(path: str) -> Instance | ScanProblem | None:
 def _checked(instance: Instance) -> Instance:
     """The instance, if its UIDs can be sent; those of a file always can."""
     uids = (
-        ("SOP Class", instance.sop_class_uid, 64, can_be_sent),
-        ("SOP Instance", instance.sop_instance_uid, 128, can_be_sent_as_instance),
-        ("Transfer Syntax", instance.transfer_syntax_uid, 64, can_be_sent),
+        ("SOP Class", instance.sop_class_uid, LONGEST_UID_CHARACTERS, can_be_sent),
+        ("SOP Instance", instance.sop_instance_uid, LONGEST_INSTANCE_UID_CHARACTERS, can_be_sent_as_instance),
+        ("Transfer Syntax", instance.transfer_syntax_uid, LONGEST_UID_CHARACTERS, can_be_sent),
     )
     for name, uid, longest, is_sendable in uids:
         if not is_sendable(uid):

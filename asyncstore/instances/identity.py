@@ -21,6 +21,7 @@ from asyncstore.uids import (
     EXPLICIT_VR_BIG_ENDIAN,
     EXPLICIT_VR_LITTLE_ENDIAN,
     IMPLICIT_VR_LITTLE_ENDIAN,
+    LONGEST_INSTANCE_UID_CHARACTERS,
     LONGEST_UID_CHARACTERS,
     MEDIA_STORAGE_DIRECTORY,
     can_be_sent,
@@ -197,7 +198,7 @@ def identify_data_set(data: Buffer, at: int, end: int, meta: dict[int, str], syn
     if not complete and end < HEAD_LIMIT_BYTES and not (are_all_read and sop_class and sop_instance):
         raise Refused(ProblemKind.MISSING_UID, "no UIDs near the beginning of the file", more=True)
     sop_class = _checked(sop_class, "SOP Class UID", LONGEST_UID_CHARACTERS, can_be_sent)
-    sop_instance = _checked(sop_instance, "SOP Instance UID", 128, can_be_sent_as_instance)
+    sop_instance = _checked(sop_instance, "SOP Instance UID", LONGEST_INSTANCE_UID_CHARACTERS, can_be_sent_as_instance)
     if cut is not None and complete:
         raise Refused(ProblemKind.DAMAGED, f"the data set is damaged: {cut}")
     difference = difference_of(in_meta, in_data_set if are_all_read or complete else (sop_class, sop_instance))

@@ -55,6 +55,9 @@ _STORED = State.STORED  # looking up a member takes 0.1 us, and nearly every ins
 STORED_STATES = frozenset((State.STORED, State.WARNING, State.RESUMED))
 """The states in which the peer has the instance, since this run or an earlier one."""
 
+FOUND_EARLIER_STATES = frozenset((State.RESUMED, State.DUPLICATE))
+"""The states that a ledger gives to an instance that an earlier run stored, or found to be stored."""
+
 FAILED_STATES = frozenset((State.CONFLICT, State.FAILED, State.NO_CONTEXT, State.SOURCE_PROBLEM, State.UNKNOWN))
 """The states of an instance that could not be stored."""
 

@@ -22,16 +22,15 @@ import enum
 from typing import TYPE_CHECKING, Final, NamedTuple, Protocol
 
 from asyncstore.errors import MissingUID, NotDicom
-from asyncstore.instances.outcome import FAILED_STATES, State
+from asyncstore.instances.outcome import FAILED_STATES, Outcome, State
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterable, Sequence
     from types import TracebackType
     from typing import Self
 
     from asyncstore.errors import LedgerError
     from asyncstore.instances.instance import Instance
-    from asyncstore.instances.outcome import Outcome
 
 STORED: Final = frozenset((State.STORED, State.WARNING))
 """The states of a row in which the peer has the instance."""
@@ -109,11 +108,8 @@ class History(Protocol):
     def has_earlier(self) -> bool:
         """Whether an earlier run has recorded anything; while not, `settled` need not be asked."""
 
-    def settled(self, offered: Sequence[Offered], *, retry_set_aside: bool = False) -> list[Outcome | Suspicion | None]:
-        """For each, the outcome that still holds; a Suspicion or None if it must be sent.
-
-        With `retry_set_aside` nothing stays set aside.
-        """
+    def settled(self, offered: Sequence[Offered]) -> list[Outcome | Suspicion | None]:
+        """For each, the outcome that still holds; a Suspicion or None if it must be sent."""
 
     def may_know(self, sop_instance_uid: str) -> bool:
         """Whether `stored_elsewhere` may find this UID. False is certain: nothing with this UID is stored.
@@ -169,3 +165,13 @@ def standing_of(outcome: Outcome) -> Standing:
     if outcome.is_set_aside:
         return Standing.SET_ASIDE
     return Standing.SUSPECTED if outcome.is_suspected else Standing.OPEN
+
+
+def without_setting_aside(
+    answers: Iterable[Outcome | Suspicion | None],
+) -> list[Outcome | Suspicion | None]:
+    """The answers of `History.settled`, where what was set aside is only suspected: the user wants it sent again."""
+    return [
+        Suspicion(answer.losses) if isinstance(answer, Outcome) and answer.is_set_aside else answer
+        for answer in answers
+    ]

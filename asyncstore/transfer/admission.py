@@ -58,14 +58,24 @@ class RecorderGate:
 
 
 class ProbeGate:
-    """Closed while an instance is on its way that shows whether a peer in trouble takes any."""
+    """Closed while an instance is on its way that is sent alone.
+
+    It shows whether a peer in trouble takes any; or it may end the associations of all others, as only suspected ones
+    wait and the peer dies as one.
+    """
 
     def __init__(self, destination: Destination, work: Work) -> None:
         self._destination = destination
         self._work = work
 
     def closed_until(self, now: float) -> float:
-        return math.inf if self._destination.is_probed and self._work.in_flight else 0.0
+        is_alone = self._destination.is_probed or self.spares_others
+        return math.inf if is_alone and self._work.in_flight else 0.0
+
+    @property
+    def spares_others(self) -> bool:
+        """Whether the next instance is sent alone, since it may end the associations of all others."""
+        return self._destination.dies_as_one and self._work.suspected_waiting > 0
 
 
 class Admission:
@@ -100,12 +110,14 @@ class Admission:
         self._own_files = own_files
         self._by_study = by_study
         self._strict_source = strict_source
-        self._probe = ProbeGate(destination, work)  # asked only of a peer in trouble
         self._gates: list[Gate] = [destination, outcomes]
         if duplicates is not None:
             self._gates.append(duplicates)
         if recorder is not None:
             self._gates.append(RecorderGate(recorder))
+        # Mostly the gate of the probe is open for sure: asking it each time would only cost time.
+        self._probe_gate = ProbeGate(destination, work)
+        self._gates_in_trouble = [*self._gates, self._probe_gate]
         self._was_closed = False
         self._feed_waits = False
         self._room = Signal()
@@ -160,26 +172,26 @@ class Admission:
         """Whether no more instances are given out."""
         return self._destination.is_stopped
 
+    @property
+    def needs_one_association(self) -> bool:
+        """Whether no more than one is of use now."""
+        return self._destination.is_doubtful or self._probe_gate.spares_others
+
     def closed_until(self, now: float) -> float:
         """The time until which nothing may be taken: that of the gate that opens last."""
-        return max(gate.closed_until(now) for gate in (*self._gates, self._probe))
+        return max(gate.closed_until(now) for gate in self._gates_in_trouble)
 
     def take(self, taker: object, served: Container[Pair]) -> Pending | None:
         """The next instance for an association that can carry the pairs `served`; None when there is none now."""
         destination, work = self._destination, self._work
         while not destination.is_stopped:
             now = time.monotonic()
-            for gate in self._gates:
+            is_well = destination.is_well
+            for gate in self._gates if is_well and not destination.dies_as_one else self._gates_in_trouble:
                 if gate.closed_until(now) > now:
                     self._was_closed = True
                     return None
-            if destination.is_well:
-                pending = work.take(taker, served)
-            elif self._probe.closed_until(now) > now:
-                self._was_closed = True
-                return None
-            else:
-                pending = work.take_probe(taker, served)
+            pending = work.take(taker, served) if is_well else work.take_probe(taker, served)
             if self._feed_waits and work.has_room:
                 self._let_feed_read()
             if pending is None or not (destination.refused or self._duplicates) or not self._keep_back(pending):

@@ -1,12 +1,14 @@
 """Learns the health of the peer from answers and ends of associations: how long to pause, and whether to stop.
 
 An association that was accepted and died over an instance says something about the instance first. It counts against
-the peer when too many die in a row, each over instances that were not suspected before, and no answer comes between.
+the peer when too many die in a row and no answer comes between. A death does not count if the peer has taken others
+since the instance was suspected: then it is the instance.
 """
 
 from __future__ import annotations
 
 import logging
+import math
 import random
 from typing import TYPE_CHECKING, Final, NamedTuple
 
@@ -16,8 +18,10 @@ from asyncstore.errors import (
     AssociationLost,
     AssociationRejected,
     AsyncStoreError,
+    ConnectionLost,
     NoAcceptedContext,
     RemoteProtocolError,
+    Timeout,
 )
 from asyncstore.trace import emit
 from asyncstore.transfer.trace import PeerTakesAgain, PeerTakesNothing
@@ -26,6 +30,7 @@ if TYPE_CHECKING:
     from asyncstore.status import Status
     from asyncstore.transfer.concurrency import Concurrency
     from asyncstore.transfer.options import RetryPolicy
+    from asyncstore.transfer.pending import Pending
     from asyncstore.transfer.plan import Pair
     from asyncstore.transfer.view import Trouble
 
@@ -48,8 +53,11 @@ _DEATHS_AT_FIRST: Final = 3
 _DEATHS_WITHOUT_PAUSE: Final = 5
 # A peer over whose silence each association dies is given up after this many times the time of an outage.
 _DYING_OUTAGES: Final = 20
+_DYING_LEAST_SECONDS: Final = 60.0  # a few bad instances in a row are no outage
 # What a peer answers against the protocol will not change; a peer that restarts may do it a few times.
 _SAME_VIOLATIONS: Final = 5
+# Associations that are lost within this time of each other have been lost together.
+_TOGETHER_SECONDS: Final = 1.0
 # A trouble is told when it has lasted for this long.
 _TOLD_AFTER_SECONDS: Final = 2.0
 
@@ -58,7 +66,8 @@ class Ended(NamedTuple):
     """The end of an association that the run did not end itself.
 
     `answers` counts the answers on it; `idle_seconds` is how long it was open without sending anything. `in_flight`
-    counts the instances that it died over, `suspected` those of them that were suspected before.
+    counts the instances that it died over, `at_fault` those of them that were suspected before and since when the peer
+    has taken others.
     `associations_open` counts those that the peer keeps. `refused` are the proposed pairs that no association carries;
     `accepted_elsewhere`: another association carries some of the pairs; `has_proposed_all`: the peer was offered all
     that it might accept.
@@ -70,7 +79,7 @@ class Ended(NamedTuple):
     idle_seconds: float
     associations_open: int
     in_flight: int = 0
-    suspected: int = 0
+    at_fault: int = 0
     refused: frozenset[Pair] = frozenset()
     accepted_elsewhere: bool = False
     has_proposed_all: bool = False
@@ -84,7 +93,8 @@ class Destination:
     pairs that the peer does not take to its status (None: no accepted context). `answers` counts answers that show that
     the peer works, `refusals` those that it is out of resources; `relieved` counts the instances that it took after
     such an answer, `refuses_with` has the status codes that it answers to single instances while it takes others.
-    `is_well`: nothing is wrong since the latest answer.
+    `is_well`: nothing is wrong since the latest answer. `refuses_others`: since then it refused one for the first time.
+    `dies_as_one`: over one instance it loses all its associations.
     `concurrency` says how many associations to keep open.
     """
 
@@ -103,11 +113,14 @@ class Destination:
         self.refusals = 0
         self.relieved = 0
         self.is_well = True
+        self.dies_as_one = False
+        self._lost_at = -math.inf
         self._nothing_accepted: NoAcceptedContext | None = None
         self._forget_trouble()
 
     def _forget_trouble(self) -> None:
         self.is_well = True
+        self.refuses_others = False
         self._failures = 0
         self._losses = 0
         self._deaths = 0
@@ -131,11 +144,19 @@ class Destination:
 
     def trouble(self, now: float) -> Trouble | None:
         """Why the peer takes nothing, if it has taken nothing for a while."""
-        if self._trouble is None or self._trouble_since is None:
+        since = self._takes_nothing_since
+        if self._trouble is None or since is None:
             return None
         from asyncstore.transfer.view import Trouble
 
-        return Trouble(self._trouble, max(0.0, self._trouble_since + self._retry.outage_seconds - now))
+        return Trouble(self._trouble, max(0.0, since + self._retry.outage_seconds - now))
+
+    @property
+    def _takes_nothing_since(self) -> float | None:
+        """Since when the peer takes nothing; None if it does, or if a few instances may be at fault instead."""
+        if self._trouble_since is None and self._deaths > _DEATHS_AT_FIRST:
+            return self._dying_since
+        return self._trouble_since
 
     def closed_until(self, now: float) -> float:
         """The time until which nothing may be sent; it is past when the peer may have more."""
@@ -148,9 +169,13 @@ class Destination:
         if self._dying_since is not None:
             self._dying_since += seconds
 
+    def has_taken_since(self, pending: Pending) -> bool:
+        """Whether the peer has taken an instance that was sent after this one became suspected."""
+        return pending.answers_when_suspected is not None and self.answers > pending.answers_when_suspected
+
     def look(self, now: float) -> None:
         """Tell of a trouble that lasts, once."""
-        since = self._trouble_since
+        since = self._takes_nothing_since
         if since is None or self._is_told or self.is_stopped or now < since + _TOLD_AFTER_SECONDS:
             return
         self._is_told = True
@@ -163,8 +188,9 @@ class Destination:
         """Count an answer other than "out of resources": the peer works."""
         self.answers += 1
         if not self.is_well:
-            if self._is_told and self._trouble_since is not None:
-                emit(logger, PeerTakesAgain(seconds=now - self._trouble_since))
+            since = self._takes_nothing_since
+            if self._is_told and since is not None:
+                emit(logger, PeerTakesAgain(seconds=now - since))
             self._forget_trouble()
 
     def pressed(self, now: float, error: Exception) -> None:
@@ -172,6 +198,11 @@ class Destination:
         if now >= self.hold_until:  # else the request was in flight when the wait began
             self._failures += 1
             self._ride_out(now, error, is_first=self._failures == 1)
+
+    def refused_another(self) -> None:
+        """Take note of an answer that it is out of resources, to an instance that had not got one before."""
+        self.is_well = False
+        self.refuses_others = True
 
     def count_stop(self, limit: int, error: Exception) -> None:
         """Count an answer that stops the run when it comes `limit` times in a row."""
@@ -205,22 +236,33 @@ class Destination:
     def _died_over_instances(self, ended: Ended, now: float) -> None:
         """Count a death against the peer if it says more about the peer than about what was in flight."""
         self.is_well = False
-        if self._dying_since is None:
-            self._dying_since = now
-        if not isinstance(
-            ended.error, Aborted
-        ):  # an abort is about the instance, silence may be a peer with much to do
+        if not isinstance(ended.error, Aborted):  # which is about the instance; silence may be a peer with much to do
             self.concurrency.lost(now)
-        if now - self._dying_since >= _DYING_OUTAGES * self._retry.outage_seconds:
-            self.stop(ended.error)
-        elif ended.in_flight > ended.suspected:
+        self._learn_whether_it_dies_as_one(ended.error, now)
+        is_about_instances = ended.in_flight == ended.at_fault
+        if not is_about_instances:
             self._deaths += 1
-            if self._deaths >= (_DEATHS_IN_A_ROW if self.answers else _DEATHS_AT_FIRST):
+            self._trouble = ended.error
+            if self._dying_since is None:
+                self._dying_since = now
+            if now - self._dying_since >= max(_DYING_OUTAGES * self._retry.outage_seconds, _DYING_LEAST_SECONDS):
+                self.stop(ended.error)
+            elif self._deaths >= (_DEATHS_IN_A_ROW if self.answers else _DEATHS_AT_FIRST):
                 if self._trouble_since is None:
                     self._trouble_since = self._dying_since
                 self.failed(now, ended.error)
-            elif self._deaths > _DEATHS_WITHOUT_PAUSE:
-                self.hold_until = max(self.hold_until, now + self._retry.wait_seconds(1) / 4)
+        if is_about_instances:
+            self.hold_until = max(self.hold_until, now + self._retry.wait_seconds(1) / 16)
+        elif self._deaths > _DEATHS_WITHOUT_PAUSE:
+            self.hold_until = max(self.hold_until, now + self._retry.wait_seconds(1) / 4)
+
+    def _learn_whether_it_dies_as_one(self, error: AsyncStoreError, now: float) -> None:
+        """A peer that is one process takes all its connections with it; one that merely hangs does not."""
+        if isinstance(error, Timeout):
+            self.dies_as_one = False
+        elif isinstance(error, ConnectionLost):
+            self.dies_as_one |= now - self._lost_at < _TOGETHER_SECONDS
+            self._lost_at = now
 
     def _learn_refused(self, ended: Ended, error: NoAcceptedContext, now: float) -> frozenset[Pair]:
         """Learn from an association that was accepted without any context: its pairs cannot be sent."""
@@ -270,7 +312,7 @@ class Destination:
         if self._trouble_since is None:
             self._trouble_since = now
         ends_at = self._trouble_since + self._retry.outage_seconds
-        if now >= ends_at:
+        if now >= ends_at and not is_first:
             self.stop(error, at_start=not self.was_established)
         if is_refusing:
             wait_seconds = min(_REJECTED_AGAIN_SECONDS, self._retry.outage_seconds / 4)

@@ -57,7 +57,7 @@ class Judge:
         destination = self._destination
         if status.value == 0 and self._success_is_stored:
             destination.took_one(now)
-            if pending.status is not None:
+            if pending.status is not None or pending.was_refused_earlier:
                 destination.relieved += 1
             return outcome
         reaction = self._retry.reaction_to(status.value)
@@ -84,20 +84,25 @@ class Judge:
             return outcome
         is_proven = self._is_about_instances(pending, status.value)
         answers, refusals = destination.answers - pending.answers_seen, destination.refusals - pending.refusals_seen
-        counts = answers >= _TAKEN_PER_REFUSAL * refusals or (is_proven and self._work.only_suspected_left)
+        counts = answers >= _TAKEN_PER_REFUSAL * refusals or (is_proven and self._work.only_suspects_matter)
         pending.refusals += counts
+        if not pending.is_suspected:
+            destination.refused_another()
         self._suspect(pending, status)
         destination.refusals += 1
         pending.answers_seen, pending.refusals_seen = destination.answers, destination.refusals
         pending.relieved_seen = destination.relieved
         if pending.instance.data_set_length > _SENT_TWICE_BYTES:
             retries = 1
-        if pending.refusals > retries or (is_proven and pending.was_refused_earlier):
-            outcome.is_suspected, outcome.is_set_aside = True, is_proven
-            return outcome
-        if counts and is_proven:
+        has_taken_others = destination.has_taken_since(pending) or (pending.was_refused_earlier and destination.answers)
+        if is_proven and has_taken_others and counts:
             destination.refuses_with.add(status.value)
-            return Again(now + self._retry.wait_seconds(1))
+        if pending.refusals > retries:
+            outcome.is_suspected = True
+            outcome.is_set_aside = bool(is_proven and has_taken_others) and not destination.refuses_others
+            return outcome
+        if is_proven:
+            return Again(now + self._retry.wait_seconds(1 if counts else pending.attempts))
         destination.pressed(now, StoreFailed(outcome.reason, status, retryable=True))
         return Again(max(destination.hold_until, now), is_pressed=True)
 
@@ -107,23 +112,21 @@ class Judge:
         When it has just taken one that it had refused so, the answer is about the peer.
 
         Where only suspected instances are left, it can take no others. Then it is enough that it has answered so to
-        another one while it took others, or that an earlier run got the same answer to all that are left.
+        another one while it took others, or that an earlier run got the same answer to all that are left, of which this
+        run has had none taken. That ends the attempts of this run, but sets nothing aside.
         """
         destination, work = self._destination, self._work
         if destination.relieved != pending.relieved_seen:
             return False
-        if self._has_taken_since(pending):
+        if destination.has_taken_since(pending):
             return True
-        if not work.only_suspected_left:
+        if not work.only_suspects_matter:
             return False
         return status_value in destination.refuses_with or (
-            pending.was_refused_earlier and all(other.was_refused_earlier for other in work.left)
+            pending.was_refused_earlier
+            and not destination.relieved
+            and all(other.was_refused_earlier for other in work.left)
         )
-
-    def _has_taken_since(self, pending: Pending) -> bool:
-        """Whether the peer has taken an instance that was sent after this one became suspected."""
-        suspected_at = pending.answers_when_suspected
-        return suspected_at is not None and self._destination.answers > suspected_at
 
     def _suspect(self, pending: Pending, status: Status | None = None) -> None:
         """Take note that an instance may be at fault itself: it comes last from now on."""
@@ -136,14 +139,14 @@ class Judge:
         """Judge an instance that was in flight when its association ended: the peer may have it, or not."""
         if is_our_doing(error):
             return Again(now)
-        has_taken_since = self._has_taken_since(pending)
+        has_taken_since = self._destination.has_taken_since(pending)
         pending.losses += 1
         self._suspect(pending)
         if pending.losses < ABORTS_UNTIL_POISON and pending.losses <= self._retry.retries:
             waits = isinstance(error, Timeout) or pending.losses > 1
             return Again(now + (self._retry.wait_seconds(pending.losses) if waits else 0.0))
         outcome = unknown_outcome(pending, error)
-        outcome.is_set_aside = has_taken_since or pending.was_lost_earlier
+        outcome.is_set_aside = has_taken_since
         return outcome
 
     def refused_before(self, instance: Instance, attempts: int = 0) -> Outcome | None:

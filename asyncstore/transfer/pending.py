@@ -24,10 +24,10 @@ class Pending:
     refusals                  answers "out of resources" that count against it
     status                    the latest of these answers, None after a loss
     is_suspected              it may be at fault itself, for a loss or such an answer: it comes after all others
-    was_lost_earlier, was_refused_earlier
-                              it was suspected so in an earlier run
-    answers_when_suspected    the destination's count of answers when it became suspected in this run; answers to
-                              requests that were in flight then are counted as given
+    was_refused_earlier       it was refused so in an earlier run
+    answers_when_suspected    the destination's count of answers when it became suspected, 0 if an association ended
+                              over it in an earlier run; answers to requests that were in flight then are counted as
+                              given
     answers_seen, refusals_seen, relieved_seen
                               the destination's counts at the latest answer "out of resources"
     """
@@ -42,7 +42,6 @@ class Pending:
     refusals: int = 0
     status: Status | None = None
     is_suspected: bool = False
-    was_lost_earlier: bool = False
     was_refused_earlier: bool = False
     answers_when_suspected: int | None = None
     answers_seen: int = 0

@@ -17,7 +17,7 @@ from asyncstore.services.scu import Association
 from asyncstore.trace import emit
 from asyncstore.transfer.concurrency import Progress
 from asyncstore.transfer.destination import Ended
-from asyncstore.transfer.offer import Offer, Offers
+from asyncstore.transfer.offer import Offers
 from asyncstore.transfer.trace import Passing
 from asyncstore.transfer.worker import Worker
 
@@ -75,7 +75,6 @@ class Pool:
         self._report = report
         self._last_number = 0
         self._offers = Offers(window=options.window, is_filled=not options.only_needed_contexts)
-        self._made: dict[Worker, Offer] = {}
         self._withheld: list[TraceEvent] = []
         self._group: TaskGroup
 
@@ -122,7 +121,7 @@ class Pool:
             unsent_bytes=report.found_bytes - report.sent_bytes,
             busy_seconds=time.thread_time(),
             suspected=self._work.suspected_waiting,
-            is_doubtful=self._destination.is_doubtful,
+            is_doubtful=self._admission.needs_one_association,
         )
         target = self._destination.concurrency.update(now, progress)
         return target if report.associations_open else 1
@@ -145,7 +144,7 @@ class Pool:
         One that is ending still counts, as the peer still has it.
         """
         free = sum(worker.is_free for worker in self.workers)
-        for _ in range(min(target - len(self.workers), self._work.waiting - free)):
+        for _ in range(min(target - len(self.workers), self._work.waiting_for_new - free)):
             self._open()
 
     def _open(self) -> None:
@@ -169,13 +168,13 @@ class Pool:
             self._last_number,
             association,
             proposal,
+            offer,
             options,
             admission=self._admission,
             attempts=self._attempts,
             preparing=self._preparing,
         )
         self.workers.append(worker)
-        self._made[worker] = offer
         self._number_open()
         self._group.start_soon(self._employ, worker)
 
@@ -205,9 +204,8 @@ class Pool:
     def _ended(self, worker: Worker, error: AsyncStoreError | None) -> None:
         """Handle the end of a worker's association; `error` is None if its work was done or the pool aborted it."""
         lost = worker.take_lost()
-        suspected = sum(pending.is_suspected for pending in lost)
-        offer = self._made.pop(worker)
-        offers_less = error is not None and not self._destination.is_stopped and self._offers_less(worker, offer, error)
+        at_fault = sum(self._destination.has_taken_since(pending) for pending in lost)
+        offers_less = error is not None and not self._destination.is_stopped and self._offers_less(worker, error)
         if lost:
             because = error or worker.association.failure or AssociationLost("the association was aborted")
             self._attempts.lost(lost, because)
@@ -218,16 +216,16 @@ class Pool:
         self._number_open()
         self._tell_withheld(is_passing=offers_less)
         if error is not None and not offers_less and not self._destination.is_stopped:
-            ended = self._how_it_ended(worker, offer, error, in_flight=len(lost), suspected=suspected)
+            ended = self._how_it_ended(worker, error, in_flight=len(lost), at_fault=at_fault)
             self._attempts.refuse(self._destination.learn_from(ended, time.monotonic()))
         self.changed.set()
         self.wake()
 
-    def _offers_less(self, worker: Worker, offer: Offer, error: AsyncStoreError) -> bool:
+    def _offers_less(self, worker: Worker, error: AsyncStoreError) -> bool:
         """Whether the offer may have ended the association, so that less is offered from now on."""
         was_established = worker.association.established
         is_proven = bool(self._report.answers if was_established else self._report.associations_established)
-        return self._offers.learn(offer, error, was_established=was_established, is_proven=is_proven)
+        return self._offers.learn(worker.offer, error, was_established=was_established, is_proven=is_proven)
 
     def _take_trouble(self, event: TraceEvent) -> None:
         """Log an error of one association, but until one is established only when it has ended: the offer may be it."""
@@ -251,9 +249,7 @@ class Pool:
         is_passing = is_passing or (destination.was_established and isinstance(event, _RIDDEN_OUT))
         emit(logger, Passing(event=event) if is_known or is_passing else event)
 
-    def _how_it_ended(
-        self, worker: Worker, offer: Offer, error: AsyncStoreError, *, in_flight: int, suspected: int
-    ) -> Ended:
+    def _how_it_ended(self, worker: Worker, error: AsyncStoreError, *, in_flight: int, at_fault: int) -> Ended:
         accepted = [other.association.contexts for other in self.workers]
         pairs = worker.proposal.pairs
         refused = frozenset(pair for pair in pairs if all(contexts.find(*pair) is None for contexts in accepted))
@@ -264,15 +260,15 @@ class Pool:
             idle_seconds=0.0 if worker.has_sent else max(0.0, time.monotonic() - worker.established_at),
             associations_open=self._report.associations_open,
             in_flight=in_flight,
-            suspected=suspected,
+            at_fault=at_fault,
             refused=refused,
             accepted_elsewhere=len(refused) < len(pairs),
-            has_proposed_all=self._has_proposed_all(worker, offer),
+            has_proposed_all=self._has_proposed_all(worker),
         )
 
-    def _has_proposed_all(self, worker: Worker, offer: Offer) -> bool:
+    def _has_proposed_all(self, worker: Worker) -> bool:
         """Whether this worker proposed all that the peer might accept."""
-        if offer.is_filled:
+        if worker.offer.is_filled:
             return True
         return self._work.feed_ended and worker.proposal.pairs.issuperset(self._work.pairs_waiting())
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Final
 
 from asyncstore.errors import LocalProtocolError
 from asyncstore.instances.outcome import State
+from asyncstore.status import OUT_OF_RESOURCES
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -98,7 +99,7 @@ _NO_ANSWERS: Final = (0xFE00, 0xFF00, 0xFF01)
 STATUS_REACTIONS: Final[tuple[StatusReaction, ...]] = (
     *_rows(Reactions.STORED, 0x0000),
     *_rows(Reactions.WARNING, 0x0001, 0x0107, 0x0116, (0xB000, 0xBFFF)),
-    *_rows(Reactions.LATER, (0xA700, 0xA7FF), 0x0213),
+    *_rows(Reactions.LATER, *OUT_OF_RESOURCES),
     *_rows(Reactions.UNSUPPORTED, (0xA800, 0xA8FF), 0x0122, 0x0112),
     *_rows(Reactions.FAILED, (0xA900, 0xA9FF), 0x0105, 0x0106, 0x0113, 0x0114, 0x0115),
     *_rows(Reactions.FAILED, 0x0117, 0x0118, 0x0119, 0x0120, 0x0121, 0x0123),  # 011A to 011F are not defined

@@ -7,15 +7,12 @@ from collections import Counter
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from asyncstore.instances.outcome import FAILED_STATES, STORED_STATES, State
+from asyncstore.instances.outcome import FAILED_STATES, FOUND_EARLIER_STATES, STORED_STATES, State
 
 if TYPE_CHECKING:
     from asyncstore.instances.instance import Instance
     from asyncstore.instances.outcome import Outcome
 
-# An earlier run has stored these, or found them to be stored: they are instances, although no file was opened. So are
-# those that it set aside.
-_FOUND_BEFORE = frozenset((State.RESUMED, State.DUPLICATE))
 _KEPT_REASONS = 1000  # a peer that words each failure differently must not fill the memory
 
 
@@ -146,7 +143,8 @@ class Report:
         """Count a final outcome; `is_settled`: a ledger has it from an earlier run, and nothing was read."""
         state = outcome.state
         self.states[state] += 1
-        if is_settled and (state in _FOUND_BEFORE or outcome.is_set_aside):
+        # These are instances, although no file was opened.
+        if is_settled and (state in FOUND_EARLIER_STATES or outcome.is_set_aside):
             self.found += 1
             self.found_before += 1
         elif outcome.instance is None and state is State.SOURCE_PROBLEM:

@@ -8,7 +8,6 @@ has changed: the task that wakes looks again. An answer wakes its own worker onl
 
 from __future__ import annotations
 
-import functools
 import math
 import time
 from typing import TYPE_CHECKING, Final
@@ -116,9 +115,14 @@ class Supervisor:
 
     def _settled(self) -> Settled | None:
         """What the feed asks before it opens a file; None where no earlier run has recorded anything."""
-        if self._history is None or not self._history.has_earlier:
+        history = self._history
+        if history is None or not history.has_earlier:
             return None
-        return functools.partial(self._history.settled, retry_set_aside=self._retry_set_aside)
+        if not self._retry_set_aside:
+            return history.settled
+        from asyncstore.ledger.protocol import without_setting_aside
+
+        return lambda offered: without_setting_aside(history.settled(offered))
 
     # -- the end of a run, before its work is done ---------------------------------------------------------------------
 
@@ -195,7 +199,8 @@ class Supervisor:
             return
         self._pool.retire_beyond(target)
         if not self._destination.is_stopped:
-            self._pool.open_up_to(target)
+            may_take = self._admission.closed_until(now) <= now
+            self._pool.open_up_to(target if may_take else 1)
 
     def _is_over(self) -> bool:
         return not self._pool.workers and (self._destination.is_stopped or self._work.is_done)

@@ -47,6 +47,16 @@ class MoreMetaDiffer(TraceEvent):
         return f"{self.count:,} more whose UIDs or File Meta Information are doubtful"
 
 
+class MorePadded(TraceEvent):
+    """At the end of a run: `count` more instances were sent with a padding byte, after the first one."""
+
+    level: ClassVar[int] = logging.WARNING
+    count: int
+
+    def __str__(self) -> str:
+        return f"{self.count:,} more data sets of odd length were sent with a padding byte"
+
+
 class OffersLess(TraceEvent):
     """The associations of this run offer less from now on: the peer may not bear `without`."""
 
@@ -112,13 +122,3 @@ class Passing(TraceEvent):
 
     def __str__(self) -> str:
         return str(self.event)
-
-
-class MorePadded(TraceEvent):
-    """At the end of a run: `count` more instances were sent with a padding byte, after the first one."""
-
-    level: ClassVar[int] = logging.WARNING
-    count: int
-
-    def __str__(self) -> str:
-        return f"{self.count:,} more data sets of odd length were sent with a padding byte"

@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Final
 from asyncstore.aio.signal import Signal
 from asyncstore.instances.head import SMALL_FILE_BYTES
 from asyncstore.transfer.pending import Pending
+from asyncstore.transfer.suspects import Suspects
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Container, Iterator
@@ -35,8 +36,6 @@ MAXIMUM_WAITING_BYTES: Final = 8 << 20
 _REMEMBERED_OWNERS: Final = 65536
 # While there is other work, this many instances are taken between two retries.
 _TAKEN_PER_RETRY: Final = 16
-# A suspected instance comes after all others, or after this time: a run may last for weeks.
-_SUSPECTED_SECONDS: Final = 300.0
 # How many waiting instances are looked at for a small one, to try whether the peer takes any.
 _PROBE_CHOICES: Final = 8
 
@@ -69,8 +68,9 @@ class Work:
         self._retries: list[tuple[float, int, Pending]] = []
         self._order = itertools.count()
         self._again: deque[Pending] = deque()  # retries whose time has come
-        self._suspected: deque[tuple[float, Pending]] = deque()  # those of them that come last, and since when
+        self._suspects = Suspects()  # those of them that come last
         self._taken_since_again = 0
+        self._looked_at = 0.0
         self.waiting = 0
         self.waiting_bytes = 0
         self.feed_ended = False
@@ -85,10 +85,10 @@ class Work:
     @property
     def has_room(self) -> bool:
         """Whether the feed may add another instance."""
-        return (
-            self.waiting + self._same_uid_waiting < MAXIMUM_WAITING
-            and self.waiting_bytes + self._same_uid_bytes < MAXIMUM_WAITING_BYTES
-        )
+        suspects = self._suspects
+        waiting = self.waiting - len(suspects) + self._same_uid_waiting
+        held_bytes = self.waiting_bytes - suspects.held_bytes + self._same_uid_bytes
+        return waiting < MAXIMUM_WAITING and held_bytes < MAXIMUM_WAITING_BYTES and not suspects.are_full
 
     @property
     def left(self) -> Iterator[Pending]:
@@ -113,9 +113,13 @@ class Work:
         """Take in an instance that an earlier run suspected: it comes last; see `add`."""
         # Its bytes are not kept for that long.
         instance.let_go()
-        pending = Pending(instance, key, losses=suspicion.losses, is_suspected=True)
-        pending.was_lost_earlier, pending.was_refused_earlier = suspicion.losses > 0, not suspicion.losses
-        self._suspected.append((now, pending))
+        held_bytes = 0 if instance.path is not None else instance.size_bytes
+        pending = Pending(instance, key, held_bytes, losses=suspicion.losses, is_suspected=True)
+        if suspicion.losses:
+            pending.answers_when_suspected = 0
+        else:
+            pending.was_refused_earlier = True
+        self._suspects.add(pending, now)
         self._count(pending, 1)
 
     @property
@@ -124,17 +128,19 @@ class Work:
         return len(self._in_flight)
 
     @property
-    def only_suspected_left(self) -> bool:
-        """Whether every instance that waits is suspected, and no others will come."""
+    def only_suspects_matter(self) -> bool:
+        """Whether suspected instances must be decided on: no others will come, or too many wait for more to come."""
+        if self._suspects.are_full:
+            return True
         if not self.feed_ended or self._groups or self._same_uid:
             return False
-        again = itertools.chain(self._again, (pending for _, _, pending in self._retries))
+        again = itertools.chain(self._again, (pending for *_, pending in self._retries))
         return all(pending.is_suspected for pending in again)
 
     @property
     def suspected_waiting(self) -> int:
-        """How many suspected instances wait, if nothing else does; else 0."""
-        return len(self._suspected) if self.waiting == len(self._suspected) else 0
+        """How many instances wait that associations ended over, if no others but suspected ones do; else 0."""
+        return self._suspects.lost if self.waiting == len(self._suspects) else 0
 
     @property
     def to_retry(self) -> Iterator[Pending]:
@@ -148,8 +154,10 @@ class Work:
         self._put(pending)
 
     def retry(self, pending: Pending, due_at: float) -> None:
-        """Send an instance again, not before `due_at`."""
+        """Send an instance again, not before `due_at`; the bytes of its file were let go."""
         self._leave_flight(pending)
+        if pending.instance.path is not None:
+            pending.held_bytes = 0
         heapq.heappush(self._retries, (due_at, next(self._order), pending))
         self.due.set()
 
@@ -176,16 +184,16 @@ class Work:
     def wake_retries(self, now: float) -> bool:
         """Let instances whose time has come wait for an association again; True when there were any."""
         woken = False
+        self._looked_at = now
         while self._retries and self._retries[0][0] <= now:
             pending = heapq.heappop(self._retries)[2]
             if pending.is_suspected:
-                self._suspected.append((now, pending))
+                self._suspects.add(pending, now)
             else:
                 self._again.append(pending)
             self._count(pending, 1)
             woken = True
-        while self._suspected and self._suspected[0][0] + _SUSPECTED_SECONDS <= now:
-            self._again.append(self._suspected.popleft()[1])
+        self._again.extend(self._suspects.pop_overdue(now))
         return woken
 
     def take_all(self, pairs: Collection[Pair]) -> list[Pending]:
@@ -196,9 +204,8 @@ class Work:
                 taken.extend(group.waiting[pair])
                 self._drop_queue(group, pair)
         taken.extend(pending for pending in self._again if pending.pair in pairs)
-        taken.extend(pending for _, pending in self._suspected if pending.pair in pairs)
+        taken.extend(self._suspects.pop_all(pairs))
         self._again = deque(pending for pending in self._again if pending.pair not in pairs)
-        self._suspected = deque(entry for entry in self._suspected if entry[1].pair not in pairs)
         for pending in taken:
             self._count(pending, -1)
         others = [other for queue in self._same_uid.values() for other in queue if other.pair in pairs]
@@ -215,6 +222,14 @@ class Work:
         keys = itertools.chain(self._groups, (pending.key for pending in self._ready_again()))
         return any(self._is_open_to(key, taker) for key in keys)
 
+    @property
+    def waiting_for_new(self) -> int:
+        """How many waiting instances a new association might take."""
+        if not self._strict:
+            return self.waiting
+        unowned = (_waiting_in(group) for group in self._groups.values() if group.key not in self._owners)
+        return sum(unowned) + sum(pending.key not in self._owners for pending in self._ready_again())
+
     def pairs_waiting(self) -> list[Pair]:
         """The pairs of all waiting instances, those of groups that no association owns first."""
         groups = sorted(self._groups.values(), key=lambda group: group.owner is not None)
@@ -224,16 +239,19 @@ class Work:
     def _ready_again(self) -> Iterator[Pending]:
         """The retries whose time has come, those that come last at the end."""
         yield from self._again
-        yield from (pending for _, pending in self._suspected)
+        yield from self._suspects
 
     def take(self, taker: object, served: Container[Pair]) -> Pending | None:
         """The next instance for an association that can carry the pairs `served`.
 
         It takes from its own group first, then from one that no association owns, and then, unless groups are strict,
         from the fullest one of another association, which keeps it. Retries come when nothing else waits, and now and
-        then before that: instances that a peer never takes must not hold up the others. Suspected ones come last.
+        then before that: instances that a peer never takes must not hold up the others. Suspected ones come last, or
+        first while they are too many.
         """
-        pending = None
+        pending = self._take_suspected(taker, served) if self._suspects.are_full else None
+        if pending is not None:
+            return pending
         if self._taken_since_again >= _TAKEN_PER_RETRY:
             pending = self._take_again(taker, served)
         if pending is None:
@@ -252,7 +270,8 @@ class Work:
             for pair, queue in group.waiting.items()
             if queue and pair in served
         ]
-        if not places:
+        if not places or self._suspects.are_full:
+            self._suspects.begin_with_least_lost()
             return self.take(taker, served)
         chosen = random.choices(places, k=_PROBE_CHOICES)
         choices = [(queue[random.randrange(len(queue))], group) for queue, group in chosen]
@@ -290,10 +309,10 @@ class Work:
         return None
 
     def _take_suspected(self, taker: object, served: Container[Pair]) -> Pending | None:
-        for _ in range(len(self._suspected)):
-            since, pending = self._suspected.popleft()
+        for _ in range(len(self._suspects)):
+            since, pending = self._suspects.pop()
             if not self._may_take(pending, taker, served):
-                self._suspected.append((since, pending))
+                self._suspects.add(pending, since)
             elif self._begin_flight(pending):
                 return pending
         return None
@@ -379,6 +398,10 @@ class Work:
             group.owner = None
 
     def _put(self, pending: Pending) -> None:
+        if pending.is_suspected:
+            self._suspects.add(pending, self._looked_at)
+            self._count(pending, 1)
+            return
         group = self._groups.get(pending.key)
         if group is None:
             group = self._groups[pending.key] = _Group(pending.key)

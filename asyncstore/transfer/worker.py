@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from asyncstore.services.scu import Association
     from asyncstore.transfer.admission import Admission
     from asyncstore.transfer.attempts import Attempts
+    from asyncstore.transfer.offer import Offer
     from asyncstore.transfer.options import TransferOptions
     from asyncstore.transfer.pending import Pending
     from asyncstore.transfer.plan import Pair, Proposal
@@ -50,6 +51,7 @@ class Worker:
         number: int,
         association: Association,
         proposal: Proposal,
+        offer: Offer,
         options: TransferOptions,
         *,
         admission: Admission,
@@ -59,6 +61,7 @@ class Worker:
         self.number = number
         self.association = association
         self.proposal = proposal
+        self.offer = offer
         self.scope = anyio.CancelScope()
         self.retiring = False
         self.answers = 0

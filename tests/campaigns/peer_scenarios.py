@@ -25,6 +25,7 @@ import anyio
 
 from asyncstore.instances.outcome import State
 from asyncstore.net.peer import Timeouts
+from asyncstore.net.provider import NO_ANSWER
 from asyncstore.net.transport import ABORT_SECONDS
 from asyncstore.status import SUCCESS, Status
 from asyncstore.transfer.engine import Transfer
@@ -154,7 +155,7 @@ def scenarios(scale: float, abort_seconds: float = ABORT_SECONDS) -> list[Scenar
 
 def _silent_on_the_first(scp: KeepingSCP, arrival: Arrival) -> Any:
     """Answers nothing while there was one association only."""
-    return None if scp.associations < 2 else SUCCESS
+    return NO_ANSWER if scp.associations < 2 else SUCCESS
 
 
 @dataclass

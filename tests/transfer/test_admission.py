@@ -47,7 +47,8 @@ class Stations:
         self.destination = transfer._destination
         self.work = transfer._supervisor._work
         self.ledger = Room()
-        self.admission._gates.append(RecorderGate(self.ledger))  # type: ignore[arg-type]
+        for gates in (self.admission._gates, self.admission._gates_in_trouble):
+            gates.append(RecorderGate(self.ledger))  # type: ignore[arg-type]
 
     async def deliver(self, *numbers: int) -> None:
         await self.admission.deliver([instance(number) for number in numbers])

@@ -29,9 +29,9 @@ def destination_of(*, has_answered: bool = True, **policy: Any) -> Destination:
     return destination
 
 
-def died(destination: Destination, now: float = NOW, *, error: AsyncStoreError = ABORTED, suspected: int = 0) -> None:
+def died(destination: Destination, now: float = NOW, *, error: AsyncStoreError = ABORTED, at_fault: int = 0) -> None:
     """An association dies over one instance."""
-    destination.learn_from(Ended(error, True, 0, 0.0, 0, in_flight=1, suspected=suspected), now)
+    destination.learn_from(Ended(error, True, 0, 0.0, 0, in_flight=1, at_fault=at_fault), now)
 
 
 # -- associations that die over instances ------------------------------------------------------------------------------
@@ -90,7 +90,7 @@ def test_a_peer_that_has_answered_nothing_yet_is_suspected_itself_after_three() 
 def test_deaths_over_instances_that_were_suspected_before_are_not_about_the_peer() -> None:
     destination = destination_of(has_answered=False, outage_seconds=60)
     for number in range(500):
-        died(destination, NOW + number, suspected=1)
+        died(destination, NOW + number, at_fault=1)
     assert not destination.is_probed
     assert destination.stopped_because is None
 
@@ -98,7 +98,7 @@ def test_deaths_over_instances_that_were_suspected_before_are_not_about_the_peer
 def test_a_peer_over_whose_silence_everything_dies_is_given_up_in_the_end() -> None:
     destination, now = destination_of(outage_seconds=60), NOW
     while destination.stopped_because is None:
-        died(destination, now, error=Timeout("dimse", 30), suspected=1)
+        died(destination, now, error=Timeout("dimse", 30))
         now += 30
         assert now - NOW <= 20 * 60 + 30
     assert isinstance(destination.stopped_because, Timeout)
@@ -121,6 +121,58 @@ def test_what_a_peer_does_wrong_in_different_ways_is_waited_out() -> None:
     for number in range(8):
         died(destination, now, error=RemoteProtocolError(str(number), pdu="C-STORE-RSP", field="Status"))
     assert destination.stopped_because is None
+
+
+def test_instances_that_the_peer_has_taken_others_since_may_die_for_as_long_as_they_like() -> None:
+    destination = destination_of(outage_seconds=60)
+    for number in range(500):
+        died(destination, NOW + 30 * number, error=Timeout("dimse", 30), at_fault=1)
+    assert destination.stopped_because is None
+
+
+def test_a_run_without_patience_stands_bad_instances_and_a_refusal() -> None:
+    destination = destination_of(outage_seconds=0)
+    for number in range(10):
+        died(destination, NOW + number)
+    destination.took_one(NOW + 10)
+    destination.pressed(NOW + 11, NO_ROOM)
+    assert destination.stopped_because is None
+    assert destination.closed_until(NOW + 11) <= NOW + 11
+    destination.pressed(NOW + 12, NO_ROOM)
+    assert destination.stopped_because is NO_ROOM
+
+
+def test_deaths_without_an_answer_are_told_and_so_is_their_end(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.ERROR, "asyncstore")
+    destination = destination_of()
+    for number in range(3):  # it may be one bad instance
+        died(destination, NOW + number)
+    destination.look(NOW + 100)
+    assert not caplog.records
+    died(destination, NOW + 100)
+    destination.look(NOW + 100)
+    destination.took_one(NOW + 110)
+    told: list[Any] = [record.msg for record in caplog.records]
+    assert [type(event) for event in told] == [PeerTakesNothing, PeerTakesAgain]
+    assert (told[0].because, told[1].seconds) == (str(ABORTED), 110)
+
+
+@pytest.mark.parametrize(
+    ("errors", "seconds", "dies_as_one"),
+    [
+        ([ConnectionLost("reset"), ConnectionLost("reset")], 0.1, True),
+        ([ConnectionLost("reset"), ConnectionLost("reset")], 10.0, False),
+        ([ABORTED, ABORTED], 0.1, False),
+        ([ConnectionLost("reset"), ConnectionLost("reset"), Timeout("dimse", 30)], 0.1, False),
+    ],
+)
+def test_a_peer_that_loses_several_associations_together_dies_as_one(
+    errors: list[AsyncStoreError], seconds: float, dies_as_one: bool
+) -> None:
+    destination = destination_of()
+    for number, error in enumerate(errors):
+        died(destination, NOW + seconds * number, error=error)
+    assert destination.dies_as_one is dies_as_one
 
 
 # -- pauses ------------------------------------------------------------------------------------------------------------

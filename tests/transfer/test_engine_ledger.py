@@ -101,7 +101,7 @@ class ListLedger:
     files = ()
     has_earlier = False
 
-    def settled(self, entries: Sequence[object], *, retry_set_aside: bool = False) -> list[Outcome | Suspicion | None]:
+    def settled(self, entries: Sequence[object]) -> list[Outcome | Suspicion | None]:
         return [None] * len(entries)
 
     def may_know(self, sop_instance_uid: str) -> bool:
@@ -396,9 +396,7 @@ async def test_a_ledger_that_cannot_be_read_any_more_ends_the_iteration_with_its
     class Unreadable(ListLedger):
         has_earlier = True
 
-        def settled(
-            self, entries: Sequence[object], *, retry_set_aside: bool = False
-        ) -> list[Outcome | Suspicion | None]:
+        def settled(self, entries: Sequence[object]) -> list[Outcome | Suspicion | None]:
             raise LedgerError("disk I/O error")
 
     write_files(tmp_path, 3)

@@ -20,6 +20,7 @@ from asyncstore.errors import (
     Timeout,
 )
 from asyncstore.instances.outcome import Outcome, State
+from asyncstore.ledger.protocol import Suspicion
 from asyncstore.status import Status
 from asyncstore.transfer.concurrency import Concurrency
 from asyncstore.transfer.destination import FAILURES_UNTIL_SINGLE, Destination, Ended, is_our_doing
@@ -72,6 +73,14 @@ class Scene:
             self.now = verdict.due_at
             assert len(verdicts) < 20
         return verdict, pending.attempts, verdicts
+
+    def answer_in_later_run(self) -> tuple[Outcome, int]:
+        """The only instance that is left, which an earlier run was refused, is refused again: outcome and requests."""
+        pending = Pending(instance(), "", is_suspected=True, was_refused_earlier=True)
+        while isinstance(verdict := self.answer(pending, 0xA700, others_wait=False), Again):
+            self.now = max(self.now, verdict.due_at)
+            assert pending.attempts < 20
+        return verdict, pending.attempts
 
     def store_others(self, count: int) -> None:
         for _ in range(count):
@@ -231,6 +240,55 @@ def test_a_peer_that_stays_out_of_resources_stops_the_run_in_bounded_time() -> N
         assert scene.now - began_at < 61
     assert scene.now - began_at >= 60
     assert isinstance(scene.destination.stopped_because, StoreFailed)
+
+
+def test_of_a_source_that_rests_refused_instances_do_not_end_the_run() -> None:
+    scene = Scene(RetryPolicy(outage_seconds=60))
+    odd = [Pending(instance(number), "") for number in range(2)]
+    for pending in odd:
+        scene.answer(pending, 0xA700)
+    scene.store_others(3)
+    began_at = scene.now
+    while scene.now < began_at + 3600:
+        verdicts = [scene.answer(pending, 0xA700) for pending in odd]
+        assert all(isinstance(verdict, Again) and not verdict.is_pressed for verdict in verdicts)
+        scene.now = max(verdict.due_at for verdict in verdicts if isinstance(verdict, Again))
+    assert scene.destination.stopped_because is None
+    assert odd[0].attempts < 500
+
+
+@pytest.mark.parametrize(("stored_now", "is_set_aside"), [(0, False), (1, True)])
+def test_what_an_earlier_run_was_refused_is_set_aside_if_this_one_has_stored_others(
+    stored_now: int, is_set_aside: bool
+) -> None:
+    scene = Scene()
+    scene.store_others(stored_now)
+    outcome, attempts = scene.answer_in_later_run()
+    assert (outcome.state, outcome.is_suspected, outcome.is_set_aside) == (State.FAILED, True, is_set_aside)
+    assert attempts == 5
+
+
+def test_what_an_earlier_run_was_refused_waits_if_this_one_has_had_others_of_them_taken() -> None:
+    scene = Scene(RetryPolicy(outage_seconds=60))
+    for _ in range(10):
+        scene.answer(Pending(instance(), "", is_suspected=True, was_refused_earlier=True), 0x0000)
+    left = [Pending(instance(number), "", is_suspected=True, was_refused_earlier=True) for number in range(2)]
+    while scene.destination.stopped_because is None:
+        for pending in left:
+            assert isinstance(scene.answer(pending, 0xA700, others_wait=False), Again)
+        scene.now = max(scene.now + 0.001, scene.destination.hold_until)
+
+
+def test_while_the_peer_refuses_others_as_well_nothing_is_set_aside() -> None:
+    scene = Scene()
+    first = Pending(instance(), "")
+    scene.answer(first, 0xA700)
+    scene.store_others(50)
+    scene.now = scene.destination.hold_until
+    scene.answer(Pending(instance(2), ""), 0xA700)  # it is full again
+    while isinstance(verdict := scene.answer(first, 0xA700, others_wait=False), Again):
+        scene.now = max(scene.now + 0.001, verdict.due_at)
+    assert (verdict.is_suspected, verdict.is_set_aside) == (True, False)
 
 
 # -- in a row ----------------------------------------------------------------------------------------------------------
@@ -475,3 +533,15 @@ def test_what_a_caller_wishes_stops_the_destination_without_an_error() -> None:
     assert (destination.is_stopped, destination.stopped_because) == (True, None)
     destination.stop(error := ConnectionLost("later"))
     assert destination.stopped_because is error
+
+
+@pytest.mark.parametrize(("stored_now", "is_set_aside"), [(0, False), (1, True)])
+def test_what_earlier_runs_lost_is_set_aside_if_this_one_has_stored_others(stored_now: int, is_set_aside: bool) -> None:
+    scene = Scene()
+    scene.work.add_suspected(instance(), "", Suspicion(3), NOW)
+    scene.store_others(stored_now)
+    pending = scene.work.take("taker", {CT_PAIR})
+    assert pending is not None
+    outcome = scene.judge.lost(pending, Aborted(0, 0), NOW)
+    assert isinstance(outcome, Outcome)
+    assert (outcome.losses, outcome.is_suspected, outcome.is_set_aside) == (4, True, is_set_aside)

@@ -28,6 +28,7 @@ STATIONS: Final = (
     ("attempts",),
     ("judge", "outcomes", "duplicates", "preparing", "offer"),
     ("work", "destination", "limiter"),
+    ("suspects",),
     ("pending",),
     ("plan",),
     ("options",),

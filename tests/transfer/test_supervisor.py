@@ -8,6 +8,7 @@ import anyio
 import pytest
 
 from asyncstore.net.peer import Peer
+from asyncstore.net.provider import NO_ANSWER
 from asyncstore.status import SUCCESS
 from asyncstore.transfer.engine import Transfer
 from asyncstore.transfer.supervisor import Supervisor
@@ -74,7 +75,7 @@ async def test_a_worker_says_that_it_is_not_established_and_that_it_failed(monke
 
     monkeypatch.setattr(Worker, "begin", begun)
     monkeypatch.setattr(Worker, "take_lost", ended)
-    async with KeepingSCP(lambda arrival: None, window=4) as scp:
+    async with KeepingSCP(lambda arrival: NO_ANSWER, window=4) as scp:
         transfer = transfer_to(scp, [instance(1)], associations=1, window=4)
         with anyio.fail_after(LIMIT_SECONDS):
             async with transfer:

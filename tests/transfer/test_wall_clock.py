@@ -11,6 +11,7 @@ import pytest
 from asyncstore.errors import Timeout
 from asyncstore.instances.outcome import State
 from asyncstore.net.peer import Timeouts
+from asyncstore.net.provider import NO_ANSWER
 from asyncstore.status import SUCCESS, Status
 from asyncstore.transfer.options import RetryPolicy
 from tests.support.transfers import KeepingSCP, check_account, instance, outcomes_of, transfer_to, write_files
@@ -54,7 +55,7 @@ async def test_no_deadline_and_no_wait_follows_the_wall_clock(tmp_path: Path) ->
 @pytest.mark.usefixtures("jumping_clock")
 async def test_a_deadline_still_comes_when_the_wall_clock_jumps() -> None:
     retry = RetryPolicy(retries=0)
-    async with KeepingSCP(lambda _: None) as scp:
+    async with KeepingSCP(lambda _: NO_ANSWER) as scp:
         transfer = transfer_to(scp, instance(), retry=retry, timeouts=Timeouts(dimse_seconds=0.2))
         (outcome,) = await outcomes_of(transfer)
     assert outcome.state is State.UNKNOWN

@@ -13,6 +13,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 from asyncstore.instances.instance import Instance
 from asyncstore.instances.source import BytesSource
 from asyncstore.ledger.protocol import Suspicion
+from asyncstore.transfer.suspects import MAXIMUM_SUSPECTS
 from asyncstore.transfer.work import MAXIMUM_WAITING, MAXIMUM_WAITING_BYTES, Work, directory_of
 from asyncstore.uids import CT_IMAGE_STORAGE, EXPLICIT_VR_LITTLE_ENDIAN, IMPLICIT_VR_LITTLE_ENDIAN
 
@@ -186,7 +187,7 @@ def test_retries_come_now_and_then_while_there_is_other_work() -> None:
         pending = work.take("first", anything)
         assert pending is not None
         work.retry(pending, due_at=0.0)
-    assert not work.only_suspected_left
+    assert not work.only_suspects_matter
     assert work.wake_retries(0.0)
     order = [uid for _ in range(43) if (uid := take(work, "first")) is not None]
     assert sorted(order) == sorted(["r0", "r1", "r2", *map(str, range(40))])
@@ -194,7 +195,7 @@ def test_retries_come_now_and_then_while_there_is_other_work() -> None:
     assert places[0] >= 10  # not before the others
     assert places[1] < 40  # and not only after them
     work.feed_ended = True
-    assert work.only_suspected_left
+    assert work.only_suspects_matter
 
 
 def test_retries_are_taken_out_with_their_kind_and_keep_to_their_study() -> None:
@@ -276,7 +277,7 @@ class WorkMachine(RuleBasedStateMachine):
     @rule(uid=st.sampled_from("123456789"), key=st.sampled_from("abc"), pair=st.sampled_from([CT, CT_IMPLICIT]))
     def add(self, uid: str, key: str, pair: Pair) -> None:
         self.added[uid] += 1
-        self.work.add(make(uid, pair), key)
+        self.work.add(make(uid, pair, path=None), key)
 
     @rule(taker=st.sampled_from("xyz"), served=st.sets(st.sampled_from([CT, CT_IMPLICIT]), min_size=1))
     def take(self, taker: str, served: set[Pair]) -> None:
@@ -288,7 +289,7 @@ class WorkMachine(RuleBasedStateMachine):
             assert not served.intersection(self.work.pairs_waiting())
 
     @precondition(lambda self: self.in_flight)
-    @rule(data=st.data(), how=st.sampled_from(["finish", "retry", "put_back"]))
+    @rule(data=st.data(), how=st.sampled_from(["finish", "retry", "suspect", "put_back"]))
     def end(self, data: st.DataObject, how: str) -> None:
         _, pending = self.in_flight.pop(data.draw(st.integers(0, len(self.in_flight) - 1)))
         if how == "finish":
@@ -297,6 +298,7 @@ class WorkMachine(RuleBasedStateMachine):
         elif how == "put_back":
             self.work.put_back(pending)
         else:
+            pending.is_suspected |= how == "suspect"
             self.work.retry(pending, self.now + data.draw(st.integers(0, 3)))
 
     @rule(seconds=st.integers(0, 2))
@@ -362,6 +364,7 @@ def suspect(work: Work, taker: object = "first") -> Pending:
     pending = work.take(taker, anything)
     assert pending is not None
     pending.is_suspected = True
+    pending.losses = 1
     work.retry(pending, due_at=0.0)
     return pending
 
@@ -372,7 +375,7 @@ def test_suspected_instances_come_after_all_others_also_after_other_retries() ->
     again = work.take("first", anything)
     assert again is not None
     work.retry(again, due_at=0.0)
-    assert not work.only_suspected_left
+    assert not work.only_suspects_matter
     work.wake_retries(0.0)
     order = [take(work, "first") for _ in range(41)]
     assert order[-2:] == ["0", None]
@@ -393,15 +396,17 @@ def test_work_tells_when_only_suspected_instances_are_left() -> None:
     work = work_of(("1", "a"), ("2", "a"))
     suspect(work)
     work.wake_retries(0.0)
-    assert (work.suspected_waiting, work.only_suspected_left) == (0, False)
+    assert (work.suspected_waiting, work.only_suspects_matter) == (0, False)
     last = suspect(work)
-    assert not work.only_suspected_left
+    assert not work.only_suspects_matter
     work.end_feed()
-    assert work.only_suspected_left
+    assert work.only_suspects_matter
     assert work.suspected_waiting == 1
     work.wake_retries(0.0)
     assert work.suspected_waiting == 2
     assert list(work.left)[-1] is last
+    work.add_suspected(make("refused"), "a", Suspicion(0), 0.0)
+    assert work.suspected_waiting == 2  # that one need not be sent alone
 
 
 def test_what_an_earlier_run_suspected_comes_last_with_what_is_known_of_it() -> None:
@@ -412,8 +417,8 @@ def test_what_an_earlier_run_suspected_comes_last_with_what_is_known_of_it() -> 
     lost, refused = work.take("first", anything), work.take("first", anything)
     assert lost is not None
     assert refused is not None
-    assert (lost.losses, lost.was_lost_earlier, lost.was_refused_earlier) == (2, True, False)
-    assert (refused.losses, refused.was_lost_earlier, refused.was_refused_earlier) == (0, False, True)
+    assert (lost.losses, lost.answers_when_suspected, lost.was_refused_earlier) == (2, 0, False)
+    assert (refused.losses, refused.answers_when_suspected, refused.was_refused_earlier) == (0, None, True)
     assert lost.is_suspected
     assert refused.is_suspected
 
@@ -462,3 +467,59 @@ def test_a_probe_passes_over_what_waits_for_another_with_its_uid() -> None:
     assert work.take_probe("first", anything) is None
     assert work.waiting == 0
     assert len(list(work.left)) == 1
+
+
+def test_suspected_instances_leave_room_for_others_until_they_are_too_many() -> None:
+    work = Work()
+    for number in range(MAXIMUM_SUSPECTS - 1):
+        work.add_suspected(make(str(number)), "a", Suspicion(1), 0.0)
+    assert work.has_room
+    assert not work.only_suspects_matter
+    work.add(make("other"), "b")
+    work.add_suspected(make("last"), "a", Suspicion(1), 0.0)
+    assert not work.has_room
+    assert work.only_suspects_matter
+    assert take(work, "first") == "0"
+    assert work.has_room
+    assert take(work, "first") == "other"
+
+
+def test_suspected_instances_in_memory_are_bounded_by_their_bytes() -> None:
+    work = Work()
+    work.add_suspected(make("file", size_bytes=60_000), "a", Suspicion(1), 0.0)
+    assert work.waiting_bytes == 0  # it is read again
+    work.add_suspected(make("memory", size_bytes=9 << 20, path=None), "a", Suspicion(1), 0.0)
+    assert not work.has_room
+
+
+def test_a_suspected_instance_that_was_not_sent_comes_last_again() -> None:
+    work = work_of(("1", "a"), ("2", "a"), ("3", "a"))
+    suspect(work)
+    work.wake_retries(0.0)
+    assert [take(work, "first"), take(work, "first")] == ["2", "3"]
+    pending = work.take("first", anything)
+    assert pending is not None
+    work.add(make("4"), "a")
+    work.put_back(pending)
+    assert [take(work, "first"), take(work, "first")] == ["4", "1"]
+
+
+def test_in_trouble_the_suspected_instance_with_the_fewest_losses_is_tried() -> None:
+    work = Work()
+    for number, losses in enumerate((3, 2, 1, 2, 3), start=1):
+        work.add_suspected(make(str(number)), "a", Suspicion(losses), 0.0)
+    pending = work.take_probe("first", anything)
+    assert pending is not None
+    assert pending.losses == 1
+
+
+def test_a_study_that_an_association_has_is_no_work_for_a_new_one() -> None:
+    work = work_of(("1", "a"), ("2", "a"), ("3", "b"), strict=True)
+    assert work.waiting_for_new == 3
+    assert take(work, "first") == "1"
+    assert (work.waiting, work.waiting_for_new) == (2, 1)
+    suspect(work)
+    work.wake_retries(0.0)
+    assert (work.waiting, work.waiting_for_new) == (2, 1)
+    work.leave("first")
+    assert work.waiting_for_new == 2

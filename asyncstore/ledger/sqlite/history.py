@@ -48,6 +48,6 @@ class LedgerHistory:
     ) -> None:
         self._lookup.close()
 
-    def settled(self, offered: Sequence[Offered], *, retry_set_aside: bool = False) -> list[Outcome | Suspicion | None]:
+    def settled(self, offered: Sequence[Offered]) -> list[Outcome | Suspicion | None]:
         """For each, the outcome that still holds; a Suspicion or None if it must be sent. See Ledger.settled."""
-        return self._lookup.settled(offered, retry_set_aside=retry_set_aside)
+        return self._lookup.settled(offered)

@@ -201,7 +201,7 @@ class SqliteLedger:
         if self._lock is not None:
             self._lock.release()
 
-    def settled(self, offered: Sequence[Offered], *, retry_set_aside: bool = False) -> list[Outcome | Suspicion | None]:
+    def settled(self, offered: Sequence[Offered]) -> list[Outcome | Suspicion | None]:
         """For each, the outcome that still holds, or None if it must be sent. Blocks. Raises LedgerError.
 
         No file is opened; a file that the ledger knows costs one stat.
@@ -209,7 +209,7 @@ class SqliteLedger:
         assert self._lookup is not None, "the ledger is not open"
         if self._was_empty:
             return [None] * len(offered)
-        return self._lookup.settled(offered, retry_set_aside=retry_set_aside)
+        return self._lookup.settled(offered)
 
     def stored_elsewhere(self, instances: Sequence[Instance]) -> list[list[KnownInstance]]:
         """For each instance, the stored ones with its SOP Instance UID that came from another path.

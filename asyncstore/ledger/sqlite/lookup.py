@@ -63,12 +63,12 @@ class LedgerLookup:
         with self._turn:
             self._connection.close()
 
-    def settled(self, offered: Sequence[Offered], *, retry_set_aside: bool) -> list[Outcome | Suspicion | None]:
+    def settled(self, offered: Sequence[Offered]) -> list[Outcome | Suspicion | None]:
         """See Ledger.settled. Paths are compared by size and modification time, and not opened."""
         outcomes: list[Outcome | Suspicion | None] = []
         with ledger_errors(self._path, "read"):
             for at in range(0, len(offered), _AT_ONCE):
-                outcomes += self._settled_of(offered[at : at + _AT_ONCE], retry_set_aside)
+                outcomes += self._settled_of(offered[at : at + _AT_ONCE])
         return outcomes
 
     def stored_elsewhere(self, instances: Sequence[Instance]) -> list[list[KnownInstance]]:
@@ -84,7 +84,7 @@ class LedgerLookup:
         """The stored instance with a SOP Instance UID, from any path; None if there is none."""
         return next(iter(self._known_of([sop_instance_uid], [_NOWHERE])[0]), None)
 
-    def _settled_of(self, offered: Sequence[Offered], retry_set_aside: bool) -> list[Outcome | Suspicion | None]:
+    def _settled_of(self, offered: Sequence[Offered]) -> list[Outcome | Suspicion | None]:
         paths = [self._absolute(each.name) for each in offered]
         keys = [os.fsencode(path) for path in paths if path is not None]
         rows = {row[0]: row for row in self._select(_SETTLED, [hash_of_path(key) for key in keys])} if keys else {}
@@ -92,7 +92,7 @@ class LedgerLookup:
             del rows[key]
         remaining = iter(keys)
         return [
-            None if path is None else _outcome(each, rows.get(next(remaining)), retry_set_aside)
+            None if path is None else _outcome(each, rows.get(next(remaining)))
             for each, path in zip(offered, paths, strict=True)
         ]
 
@@ -143,7 +143,7 @@ class LedgerLookup:
         return None if path is None else ledger_path(path, self._working_directory)
 
 
-def _outcome(offered: Offered, row: Any, retry_set_aside: bool) -> Outcome | Suspicion | None:
+def _outcome(offered: Offered, row: Any) -> Outcome | Suspicion | None:
     """What a row says of a file that is unchanged since then: its outcome, or that it is suspected; else None."""
     if row is None:
         return None
@@ -160,7 +160,7 @@ def _outcome(offered: Offered, row: Any, retry_set_aside: bool) -> Outcome | Sus
     if state == State.DUPLICATE:
         return Outcome(State.DUPLICATE, name, instance, answer, reason=reason, attempts=0)
     standing = Standing(standing)
-    is_wanted = retry_set_aside or offered.is_named  # a user who names a file wants to hear about it
+    is_wanted = offered.is_named  # a user who names a file wants to hear about it
     if standing is Standing.SUSPECTED or (standing is Standing.SET_ASIDE and is_wanted):
         return Suspicion(checked(losses, int))
     if standing is Standing.SET_ASIDE:
@@ -168,7 +168,7 @@ def _outcome(offered: Offered, row: Any, retry_set_aside: bool) -> Outcome | Sus
         return Outcome(
             State(state), name, instance, answer, reason=reason, attempts=0, losses=losses, is_set_aside=True
         )
-    if offered.is_named:
+    if is_wanted:
         return None
     kind = MissingUID if reason.startswith(ProblemKind.MISSING_UID.value) else NotDicom
     return Outcome(State(state), name, reason=reason, error=kind(reason), attempts=0)

@@ -17,6 +17,7 @@ from asyncstore.ledger.rows import DirectoryCount, LedgerRow, ReasonCount, RunRe
 from asyncstore.ledger.sqlite.file import SCHEMA_VERSION, ledger_errors, open_to_read
 from asyncstore.ledger.sqlite.lock import holder_of
 from asyncstore.ledger.sqlite.packing import checked, ledger_path, status_value, unpack_uid
+from asyncstore.status import OUT_OF_RESOURCES
 
 if TYPE_CHECKING:
     import sqlite3
@@ -26,8 +27,7 @@ if TYPE_CHECKING:
 
 # Rows are read in batches of this size, with nothing held open in between: a slow reader must not make the WAL grow.
 _ROWS_AT_ONCE: Final = 2000
-# "Out of resources" (PS3.4 B.2.3), and "resource limitation" (PS3.7 C.5.16).
-_REFUSED: Final = f"(a.status BETWEEN {0xA700} AND {0xA7FF} OR a.status = {0x0213})"
+_REFUSED: Final = " OR ".join(f"a.status BETWEEN {first} AND {last}" for first, last in OUT_OF_RESOURCES)
 _DOUBTFUL_MS: Final = 60_000
 _Converted = TypeVar("_Converted")
 _BOTH: Final = "instance i JOIN account a ON a.id = i.account"

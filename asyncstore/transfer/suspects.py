@@ -1,0 +1,74 @@
+"""The suspected instances that wait: they may be at fault themselves, and come after all others."""
+
+from __future__ import annotations
+
+import random
+from collections import deque
+from typing import TYPE_CHECKING, Final
+
+if TYPE_CHECKING:
+    from collections.abc import Container, Iterator
+
+    from asyncstore.transfer.pending import Pending
+    from asyncstore.transfer.plan import Pair
+
+# They come after all others, or after this time: a run may last for weeks.
+_LONGEST_SECONDS: Final = 300.0
+# More do not wait: of files, whose bytes were let go, and by the memory that they hold otherwise.
+MAXIMUM_SUSPECTS: Final = 8192
+_MAXIMUM_BYTES: Final = 8 << 20
+
+
+class Suspects:
+    """Suspected instances and since when they wait, the next one first.
+
+    `held_bytes` is the memory that they hold, `lost` counts those that associations ended over.
+    """
+
+    def __init__(self) -> None:
+        self._waiting: deque[tuple[float, Pending]] = deque()
+        self.held_bytes = 0
+        self.lost = 0
+
+    def __len__(self) -> int:
+        return len(self._waiting)
+
+    def __iter__(self) -> Iterator[Pending]:
+        return (pending for _, pending in self._waiting)
+
+    @property
+    def are_full(self) -> bool:
+        """Whether no more may come before some of these are done with."""
+        return len(self._waiting) >= MAXIMUM_SUSPECTS or self.held_bytes >= _MAXIMUM_BYTES
+
+    def add(self, pending: Pending, since: float) -> None:
+        self._waiting.append((since, pending))
+        self.held_bytes += pending.held_bytes
+        self.lost += pending.losses > 0
+
+    def pop(self) -> tuple[float, Pending]:
+        """Take out the next one; gives since when it waited, too."""
+        since, pending = self._waiting.popleft()
+        self.held_bytes -= pending.held_bytes
+        self.lost -= pending.losses > 0
+        return since, pending
+
+    def pop_overdue(self, now: float) -> Iterator[Pending]:
+        """Take out those that have waited for too long."""
+        while self._waiting and self._waiting[0][0] + _LONGEST_SECONDS <= now:
+            yield self.pop()[1]
+
+    def pop_all(self, pairs: Container[Pair]) -> list[Pending]:
+        """Take out all of these pairs."""
+        entries = [self.pop() for _ in range(len(self._waiting))]
+        for since, pending in entries:
+            if pending.pair not in pairs:
+                self.add(pending, since)
+        return [pending for _, pending in entries if pending.pair in pairs]
+
+    def begin_with_least_lost(self) -> None:
+        """Let one with the fewest losses and attempts be the next one: in trouble each has as many tries as others."""
+        if self._waiting:
+            self._waiting.rotate(random.randrange(len(self._waiting)))
+            tries = [(pending.losses, pending.attempts) for _, pending in self._waiting]
+            self._waiting.rotate(-tries.index(min(tries)))
