@@ -172,7 +172,9 @@ class StorescuRun:
     @contextlib.contextmanager
     def _counted(self, transfer: Transfer, log: DocumentedLog) -> Iterator[None]:
         """Count the input while the transfer reads it, if it does so for a while and the count is shown anywhere."""
-        is_wanted = self.is_counted and (log.threshold < QUIET or self.json)
+        # What a selection leaves out is known only when the run reads it.
+        may_count = self.is_counted and not self.options.selection.may_leave_out
+        is_wanted = may_count and (log.threshold < QUIET or self.json)
         begin = functools.partial(self._begin_count, transfer)
         after = _COUNT_AFTER_SECONDS if self._may_watch(log) else _COUNT_UNSEEN_AFTER_SECONDS
         with running.later(after, begin) if is_wanted else contextlib.nullcontext():
@@ -371,12 +373,13 @@ def summary_text(report: Report) -> str:
 def left_text(report: Report, count: InputCount | None) -> str:
     """How many instances a run has left that stopped early: all of them if the input was read or counted to its end.
 
-    A file that was counted and not opened need not be DICOM: if others were not, no exact number can be told.
+    A file that was counted and not opened need not be DICOM: if others were not, no exact number can be told; nor if
+    others were archives.
     """
     if not report.stopped_early:
         return ""
     left, bound = report.left, "" if report.scan_finished else "at least "
-    if count is not None and not report.scan_finished:
+    if count is not None and not report.scan_finished and not report.archives_opened:
         has_others = report.skipped > 0 or report.problems > 0
         if count.is_complete or not has_others:
             left = max(left, count.entries - report.finished + report.left)

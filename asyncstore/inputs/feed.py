@@ -69,7 +69,7 @@ class Feed:
     `sources` is one source, or an iterable or asynchronous iterable of them, which may be endless. The feed reads
     more when `deliver` returns. `pace` decides where it reads, `choice` what.
 
-    An archive or a DICOMDIR is read to its end before the feed goes on with the sources.
+    An archive or a DICOMDIR is read to its end before the feed goes on with the sources; `archives_opened` counts both.
     """
 
     def __init__(
@@ -91,7 +91,8 @@ class Feed:
         self._limiter = anyio.CapacityLimiter(MANY_READERS)
         self._reading = 0
         self._batch_was_read = Signal()
-        self._opened = 0  # archives and DICOMDIRs that are not read to their end
+        self.archives_opened = 0
+        self._opened = 0  # those of them that are not read to their end
         self._opening = Turn()
         self._was_closed = Signal()
 
@@ -286,6 +287,7 @@ class Feed:
         """Deliver what was found, and begin to read the archives among it."""
         await self._deliver(gathered.found)
         for contents in gathered.contents:
+            self.archives_opened += 1
             self._opened += 1
             self._readers.start_soon(self._read_contents, contents)
 

@@ -56,6 +56,11 @@ class Selection:
     archives: bool = False
     order: Order = "found"
 
+    @property
+    def may_leave_out(self) -> bool:
+        """Whether there may be files that are not taken."""
+        return bool(self.include or self.exclude or self.modalities) or self.newer_than is not None
+
     def __post_init__(self) -> None:
         for name in ("include", "exclude", "modalities"):
             values = getattr(self, name)

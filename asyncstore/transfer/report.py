@@ -39,7 +39,7 @@ class Report:
     since a ledger has their outcome. All grow while the input is read, and are final once `scan_finished` is true. Of
     what is not an instance, `problems` counts paths that cannot be read and files that are damaged, and `skipped` the
     files in a directory that are not DICOM. `states` counts the outcomes of all three. `left_out` counts what the
-    selection left out, which has no outcome; it is known when the input has been read.
+    selection left out, which has no outcome, and `archives_opened` the archives and DICOMDIRs whose content was read.
 
     `sop_classes` counts the instances that this run stored. `unstored_bytes` are those of data sets with any other
     outcome. `set_aside` counts the failed instances that a later run sends only if it is asked to.
@@ -68,6 +68,7 @@ class Report:
     streamed_bytes: int = 0
     waiting_for: Waiting | None = None
     left_out: int = 0
+    archives_opened: int = 0
     found_before: int = 0
     found_file_bytes: int = 0
     unstored_bytes: int = 0

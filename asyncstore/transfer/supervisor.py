@@ -110,8 +110,12 @@ class Supervisor:
         except Exception as error:
             self.sources_error = cause_of(error)
             self._destination.stop(self.sources_error)
-        self._report.left_out = self._feed.left_out
+        self._report_on_input()
         self._work.end_feed()
+
+    def _report_on_input(self) -> None:
+        self._report.left_out = self._feed.left_out
+        self._report.archives_opened = self._feed.archives_opened
 
     def _settled(self) -> Settled | None:
         """What the feed asks before it opens a file; None where no earlier run has recorded anything."""
@@ -166,6 +170,7 @@ class Supervisor:
         if self._recorder is not None and self._recorder.failure is not None:
             self._destination.stop(self._recorder.failure)
         self._apply_limits(now)
+        self._report_on_input()
         self._admission.look(now)
         if self._destination.is_stopped:
             self._begin_draining()

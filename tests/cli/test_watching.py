@@ -13,6 +13,7 @@ import subprocess
 import sys
 import termios
 import time
+from collections import Counter
 from typing import TYPE_CHECKING
 
 import anyio
@@ -20,10 +21,15 @@ import anyio.to_thread
 import pyte
 import pytest
 
+from asyncstore.cli.counting import InputCount
 from asyncstore.cli.output.documented_log import QUIET, DocumentedLog
+from asyncstore.cli.sending import left_text
 from asyncstore.cli.watching import Watch
+from asyncstore.inputs.count import Request
+from asyncstore.instances.outcome import State
 from asyncstore.services.storage_scp import StorageSCP
 from asyncstore.status import SUCCESS, Status
+from asyncstore.transfer.report import Report
 from tests.support import command
 from tests.support.peers import LOOPBACK
 from tests.support.transfers import on_one_loop, write_files
@@ -190,15 +196,22 @@ async def test_all_counts_of_a_run_cut_short_are_those_of_the_peer(tmp_path: Pat
 
 
 @on_one_loop
-async def test_without_a_count_a_run_cut_short_knows_only_what_it_has_read(tmp_path: Path) -> None:
+@pytest.mark.parametrize("options", [("--no-count",), ("--exclude", "*.txt")])
+async def test_without_a_count_a_run_cut_short_knows_only_what_it_has_read(
+    options: tuple[str, ...], tmp_path: Path
+) -> None:
     write_files(tmp_path, 3000)
     async with HeldSCP(100) as scp:
-        process = command.start("storescu", LOOPBACK, scp.port, "--no-count", "--stats", "0.1", tmp_path)
+        process = command.start("storescu", LOOPBACK, scp.port, *options, "--stats", "0.1", tmp_path)
 
         def read_until_held() -> None:
             assert process.stderr is not None
-            while b"100 of at least " not in (line := process.stderr.readline()):
+            seen = 0
+            while seen < 30:  # a count would begin after ten
+                line = process.stderr.readline()
                 assert line
+                seen += b"100 of at least " in line
+                assert b"I: 100/" not in line
 
         try:
             await anyio.to_thread.run_sync(read_until_held)
@@ -209,6 +222,14 @@ async def test_without_a_count_a_run_cut_short_knows_only_what_it_has_read(tmp_p
             process.kill()
             process.wait()
         assert re.search(r"the input was not read to its end, at least [0-9,]+ instances left", stderr)
+
+
+@pytest.mark.parametrize(("archives_opened", "text"), [(0, "8 instances left"), (1, "at least 2 instances left")])
+def test_what_was_counted_is_left_unless_files_were_archives(archives_opened: int, text: str) -> None:
+    count = InputCount(Request([], False))
+    count.entries, count.is_complete = 10, True
+    states = Counter({State.STORED: 2, State.LEFT: 2})
+    assert left_text(Report(found=4, states=states, archives_opened=archives_opened), count) == text
 
 
 @on_one_loop

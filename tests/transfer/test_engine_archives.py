@@ -122,8 +122,10 @@ async def test_an_archive_in_a_directory_is_passed_over_unless_it_is_asked_for(t
     async with KeepingSCP() as scp:
         transfer, _ = await send(scp, [source], ledger=ledger)
         assert transfer.report.states == {State.STORED: 1, State.SKIPPED: 4}
+        assert transfer.report.archives_opened == 0
         transfer, _ = await send(scp, [source], ledger=ledger, selection=Selection(archives=True))
         assert transfer.report.states == {State.RESUMED: 1, State.STORED: 40}
+        assert transfer.report.archives_opened == 4
         transfer, _ = await send(scp, [source], ledger=ledger, selection=Selection(archives=True))
         assert transfer.report.states == {State.RESUMED: 41}
 

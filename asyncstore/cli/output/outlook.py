@@ -149,7 +149,9 @@ class Outlook:
 
     def look(self, now: float) -> Glance:
         """The run at the time `now`, in monotonic seconds."""
-        report, view, counted = self._report, self._view(), self._counted()
+        report, view = self._report, self._view()
+        # Files are counted, and nobody knows how many instances are in an archive.
+        counted = None if report.archives_opened else self._counted()
         known = totals(report, counted)
         large = [written for each in view.associations for written in each.large_bytes]
         done_bytes = report.stored_bytes + report.unstored_bytes + sum(large)

@@ -130,6 +130,17 @@ def test_without_a_count_the_time_left_is_told_once_the_input_is_read() -> None:
     assert outlook.look(2.0).left_seconds == pytest.approx(2)
 
 
+def test_once_an_archive_was_opened_the_count_of_files_says_nothing() -> None:
+    report = Report(found=7, found_bytes=70)
+    outlook = Outlook(report, TransferView, lambda: Counted(3, 999))
+    assert outlook.look(0.0).totals.are_final
+    report.archives_opened = 1
+    report.states[State.STORED] = 5
+    glance = outlook.look(1.0)
+    assert glance.totals == Totals(7, 70, False)
+    assert glance.left_seconds is None
+
+
 def test_a_large_instance_moves_from_its_first_byte() -> None:
     """The report counts its bytes beyond the first 8 MiB; the others are those that the association has written."""
     report = Report(found=1, found_bytes=64 * MEBIBYTE, scan_finished=True)
