@@ -23,6 +23,7 @@ from asyncstore.instances.outcome import Outcome, State, problem_outcome
 from asyncstore.instances.problem import ProblemKind, ScanProblem
 from asyncstore.ledger.protocol import Suspicion
 from tests.support import files
+from tests.support.archives import KINDS, members, write_any
 from tests.support.transfers import instance, uid_of, write_files
 
 if TYPE_CHECKING:
@@ -366,6 +367,34 @@ async def test_what_an_earlier_run_suspected_is_read_after_all_others(is_cold: b
     read = [entry.path for entry in reader.found]
     assert set(read[-40:]) == suspected
     assert sorted(read, key=str) == paths
+
+
+@pytest.mark.every_loop
+@pytest.mark.parametrize("name", KINDS)
+async def test_a_suspected_file_comes_after_the_archives_and_a_suspected_member_at_the_end_of_its_own(
+    name: str, tmp_path: Path
+) -> None:
+    loose = write_files(tmp_path / "loose", 3)
+    archive = write_any(tmp_path / name, members(20))
+    inner = [f"{archive}!/{member}" for member in members(20)]
+    suspected = [loose[0], inner[0]]
+    reader = Reader([loose[0], str(archive), *loose[1:]])
+    suspicions: list[str | None] = []
+
+    async def deliver(found: Sequence[Fed], *, are_settled: bool = False, suspicion: Suspicion | None = None) -> None:
+        reader.found.extend(found)
+        if suspicion is not None:
+            suspicions.extend(each.path for each in found)
+
+    reader.feed._deliver = deliver
+    with anyio.fail_after(20):
+        await reader.feed.run(lambda asked: [Suspicion(1) if each.name in suspected else None for each in asked])
+    read = [entry.path for entry in reader.found]
+    assert sorted(read, key=str) == sorted([*loose, *inner])
+    assert sorted(suspicions, key=str) == sorted(suspected)
+    assert read[-1] == loose[0]
+    if name != "a.tgz":  # a stream is read in its own order
+        assert [path for path in read if path in inner][-1] == inner[0]
 
 
 def test_the_pace_goes_to_threads_after_a_slow_slice_and_comes_back_by_a_probe() -> None:

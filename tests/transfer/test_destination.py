@@ -149,12 +149,15 @@ def test_deaths_without_an_answer_are_told_and_so_is_their_end(caplog: pytest.Lo
         died(destination, NOW + number)
     destination.look(NOW + 100)
     assert not caplog.records
+    assert destination.trouble(NOW + 100) is None
     died(destination, NOW + 100)
     destination.look(NOW + 100)
+    assert destination.trouble(NOW + 100) is not None
     destination.took_one(NOW + 110)
     told: list[Any] = [record.msg for record in caplog.records]
     assert [type(event) for event in told] == [PeerTakesNothing, PeerTakesAgain]
     assert (told[0].because, told[1].seconds) == (str(ABORTED), 110)
+    assert destination.trouble(NOW + 110) is None
 
 
 @pytest.mark.parametrize(
