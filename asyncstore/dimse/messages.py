@@ -172,6 +172,7 @@ class CEchoRQ:
 
     name: ClassVar[str] = "C-ECHO-RQ"
     command_field: ClassVar[int] = C_ECHO_RQ
+    affected_sop_instance_uid: ClassVar[str] = ""
     has_data_set: ClassVar[bool] = False
     responded_to: ClassVar[None] = None
 
@@ -196,6 +197,7 @@ class CEchoRSP:
 
     name: ClassVar[str] = "C-ECHO-RSP"
     command_field: ClassVar[int] = C_ECHO_RSP
+    affected_sop_instance_uid: ClassVar[str] = ""
     may_be_pending: ClassVar[bool] = False
     may_have_data_set: ClassVar[bool] = False
     has_data_set: ClassVar[bool] = False

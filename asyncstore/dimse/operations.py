@@ -8,9 +8,10 @@ An operation from begin to end:
     operation = operations.match(received)   # once for each response; operation.is_final after the last
 
 `match` accepts one thing: a response to a request that was wholly sent, of its type, with a status and a data set that
-the type may have, in its presentation context or another one that was accepted for the same SOP class. Everything else
-is a RemoteProtocolError, after which the association must be aborted; `outstanding` then has the operations without an
-answer. Message IDs wrap at 65535, and none is reused while it is in flight (PS3.7 E.1; PS3.7 D.3.3.3 for the window).
+the type may have, in its presentation context or another one that was accepted for the same SOP class, and that names
+no other instance that waits for its answer. Everything else is a RemoteProtocolError, after which the association must
+be aborted; `outstanding` then has the operations without an answer. Message IDs wrap at 65535, and none is reused while
+it is in flight (PS3.7 E.1; PS3.7 D.3.3.3 for the window).
 """
 
 from __future__ import annotations
@@ -67,14 +68,14 @@ class Operations:
 
     `window` is how many operations may be outstanding, 1 to 65535, and may be changed at any time. If 0 (unlimited) was
     negotiated, the caller chooses a limit. `outstanding` is a live view, Message ID -> operation, in the
-    order in which they began. `contexts` are the accepted presentation contexts, by ID. `tolerate_context` is told of
-    responses in another context than the request.
+    order in which they began. `contexts` are the accepted presentation contexts, by ID. `tolerate` is told of responses
+    that do not fit their request in what does not decide: its context, its SOP Instance UID.
     """
 
-    def __init__(self, *, window: int = 1, tolerate_context: Tolerate = say_nothing) -> None:
+    def __init__(self, *, window: int = 1, tolerate: Tolerate = say_nothing) -> None:
         self.window = window
         self.contexts: Mapping[int, AcceptedContext] = {}
-        self._tolerate_context = tolerate_context
+        self._tolerate = tolerate
         self._operations: dict[int, Operation] = {}
         self.outstanding: Mapping[int, Operation] = MappingProxyType(self._operations)
         self._next_message_id = 1
@@ -137,9 +138,9 @@ class Operations:
         """The operation that a response belongs to; it ends with its final response.
 
         Raises RemoteProtocolError, and ends nothing, unless the message is a response to an outstanding request: its
-        Message ID, its type, a presentation context of the same SOP class, the request wholly sent, and no data set or
-        pending status that its type cannot have. A data set that is announced is refused even for a success: whether
-        one follows decides where the next message begins.
+        Message ID, its type, a presentation context of the same SOP class, no other instance that waits, the request
+        wholly sent, and no data set or pending status that its type cannot have. A data set that is announced is
+        refused even for a success: whether one follows decides where the next message begins.
         """
         message = received.message
         if message.responded_to is None or isinstance(message, UnknownMessage):
@@ -151,6 +152,8 @@ class Operations:
             raise _refused(message, "Command Field", f"no answer to a {operation.request.name}")
         if received.context_id != operation.context_id:
             self._check_other_context(received, operation)
+        if message.affected_sop_instance_uid != operation.request.affected_sop_instance_uid:
+            self._check_other_instance(message, operation)
         if not operation.is_sent:
             early = f"{message.responded_to} is answered before all of the request was sent"
             raise _refused(message, "Message ID Being Responded To", early)
@@ -172,7 +175,21 @@ class Operations:
         asked_in, answered_in = (self.contexts.get(each) for each in (operation.context_id, received.context_id))
         if asked_in is None or answered_in is None or asked_in.abstract_syntax != answered_in.abstract_syntax:
             raise error
-        self._tolerate_context(error)
+        self._tolerate(error)
+
+    def _check_other_instance(self, message: Response, operation: Operation) -> None:
+        """A response may name no instance, or one that we do not wait for: the Message ID says what it answers.
+
+        One that names another instance that waits contradicts its Message ID: neither instance may count as stored.
+        """
+        told = message.affected_sop_instance_uid
+        if not told:
+            return
+        asked = operation.request.affected_sop_instance_uid
+        error = _refused(message, "Affected SOP Instance UID", f"{told!a}, but the request was to store {asked!a}")
+        if any(other.request.affected_sop_instance_uid == told for other in self._operations.values()):
+            raise error
+        self._tolerate(error)
 
 
 def _refused(message: Message, field: str, reason: str) -> RemoteProtocolError:

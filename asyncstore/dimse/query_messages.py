@@ -34,6 +34,7 @@ class CFindRQ:
 
     name: ClassVar[str] = "C-FIND-RQ"
     command_field: ClassVar[int] = C_FIND_RQ
+    affected_sop_instance_uid: ClassVar[str] = ""
     has_data_set: ClassVar[bool] = True
     responded_to: ClassVar[None] = None
 
@@ -60,6 +61,7 @@ class CFindRSP:
 
     name: ClassVar[str] = "C-FIND-RSP"
     command_field: ClassVar[int] = C_FIND_RSP
+    affected_sop_instance_uid: ClassVar[str] = ""
     may_be_pending: ClassVar[bool] = True
     may_have_data_set: ClassVar[bool] = True
 

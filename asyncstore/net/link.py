@@ -77,7 +77,7 @@ class Link(Tracing):
         self.pacer: Pacer | None = None
         self.written = (0, 0)
         self.failure: AsyncStoreError | None = None
-        self.operations = Operations(tolerate_context=lambda error: self._tolerate(error, trace.AnsweredInOtherContext))
+        self.operations = Operations(tolerate=lambda error: self._tolerate(error, trace.AnsweredAmiss))
         self.outstanding: Mapping[int, Operation] = self.operations.outstanding
         self.waiting_since = 0.0  # time of the latest response, or when the only operation was sent
         self.changed = Signal()  # for tasks that wait for room or the release; each response has its own

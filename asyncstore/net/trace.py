@@ -192,14 +192,17 @@ class Tolerated(TraceEvent):
         return f"not as the standard says, but no harm: {self.detail}"
 
 
-class AnsweredInOtherContext(TraceEvent):
-    """The peer answered in another presentation context than it was asked in; logged once for each association."""
+class AnsweredAmiss(TraceEvent):
+    """A response names another presentation context or instance than its request, and counts by its Message ID.
+
+    Logged once of each for each association.
+    """
 
     level: ClassVar[int] = logging.WARNING
     detail: str
 
     def __str__(self) -> str:
-        return f"the peer answers in another presentation context of the same SOP class: {self.detail}"
+        return f"an answer of the peer does not fit its request, and counts by its Message ID: {self.detail}"
 
 
 class MetaDiffers(TraceEvent):

@@ -1,8 +1,7 @@
 """Learns the health of the peer from answers and ends of associations: how long to pause, and whether to stop.
 
 An association that was accepted and died over an instance says something about the instance first. It counts against
-the peer when too many die in a row and no answer comes between. A death does not count if the peer has taken others
-since the instance was suspected: then it is the instance.
+the peer when too many die in a row, each over instances that were not suspected before, and no answer comes between.
 """
 
 from __future__ import annotations
@@ -66,8 +65,7 @@ class Ended(NamedTuple):
     """The end of an association that the run did not end itself.
 
     `answers` counts the answers on it; `idle_seconds` is how long it was open without sending anything. `in_flight`
-    counts the instances that it died over, `at_fault` those of them that were suspected before and since when the peer
-    has taken others.
+    counts the instances that it died over, `suspected` those of them that were suspected before.
     `associations_open` counts those that the peer keeps. `refused` are the proposed pairs that no association carries;
     `accepted_elsewhere`: another association carries some of the pairs; `has_proposed_all`: the peer was offered all
     that it might accept.
@@ -79,7 +77,7 @@ class Ended(NamedTuple):
     idle_seconds: float
     associations_open: int
     in_flight: int = 0
-    at_fault: int = 0
+    suspected: int = 0
     refused: frozenset[Pair] = frozenset()
     accepted_elsewhere: bool = False
     has_proposed_all: bool = False
@@ -115,6 +113,7 @@ class Destination:
         self.is_well = True
         self.dies_as_one = False
         self._lost_at = -math.inf
+        self._answered_first_at = math.inf
         self._nothing_accepted: NoAcceptedContext | None = None
         self._forget_trouble()
 
@@ -124,7 +123,7 @@ class Destination:
         self._failures = 0
         self._losses = 0
         self._deaths = 0
-        self._dying_since: float | None = None
+        self._dying_since: float | None = None  # since the first of the deaths without an answer in between
         self._trouble_since: float | None = None
         self._trouble: Exception | None = None
         self._is_told = False
@@ -173,6 +172,16 @@ class Destination:
         """Whether the peer has taken an instance that was sent after this one became suspected."""
         return pending.answers_when_suspected is not None and self.answers > pending.answers_when_suspected
 
+    def patient_until(self, longest_seconds: float) -> float:
+        """The time at which the peer, over whose instances associations die, has been ill for as long as it was well.
+
+        But for no longer than this.
+        """
+        if self._dying_since is None:
+            return -math.inf
+        was_well_seconds = max(0.0, self._dying_since - self._answered_first_at)
+        return self._dying_since + min(longest_seconds, was_well_seconds)
+
     def look(self, now: float) -> None:
         """Tell of a trouble that lasts, once."""
         since = self._takes_nothing_since
@@ -187,6 +196,8 @@ class Destination:
     def took_one(self, now: float) -> None:
         """Count an answer other than "out of resources": the peer works."""
         self.answers += 1
+        if self._answered_first_at == math.inf:
+            self._answered_first_at = now
         if not self.is_well:
             since = self._takes_nothing_since
             if self._is_told and since is not None:
@@ -239,20 +250,19 @@ class Destination:
         if not isinstance(ended.error, Aborted):  # which is about the instance; silence may be a peer with much to do
             self.concurrency.lost(now)
         self._learn_whether_it_dies_as_one(ended.error, now)
-        is_about_instances = ended.in_flight == ended.at_fault
-        if not is_about_instances:
-            self._deaths += 1
-            self._trouble = ended.error
-            if self._dying_since is None:
-                self._dying_since = now
-            if now - self._dying_since >= max(_DYING_OUTAGES * self._retry.outage_seconds, _DYING_LEAST_SECONDS):
-                self.stop(ended.error)
-            elif self._deaths >= (_DEATHS_IN_A_ROW if self.answers else _DEATHS_AT_FIRST):
-                if self._trouble_since is None:
-                    self._trouble_since = self._dying_since
-                self.failed(now, ended.error)
-        if is_about_instances:
+        if self._dying_since is None:
+            self._dying_since = now
+        if ended.in_flight == ended.suspected:
             self.hold_until = max(self.hold_until, now + self._retry.wait_seconds(1) / 16)
+            return
+        self._deaths += 1
+        self._trouble = ended.error
+        if now - self._dying_since >= max(_DYING_OUTAGES * self._retry.outage_seconds, _DYING_LEAST_SECONDS):
+            self.stop(ended.error)
+        elif self._deaths >= (_DEATHS_IN_A_ROW if self.answers else _DEATHS_AT_FIRST):
+            if self._trouble_since is None:
+                self._trouble_since = self._dying_since
+            self.failed(now, ended.error)
         elif self._deaths > _DEATHS_WITHOUT_PAUSE:
             self.hold_until = max(self.hold_until, now + self._retry.wait_seconds(1) / 4)
 

@@ -27,6 +27,9 @@ if TYPE_CHECKING:
 _TAKEN_PER_REFUSAL: Final = 10
 # A larger one is sent only once more: each time costs the peer and the network as much as thousands of others.
 _SENT_TWICE_BYTES: Final = STREAMED_AFTER_BYTES
+# Where no others are left that would show whether it is the instances or the peer, each has its last try after this
+# time without an answer, or after as long as the peer has answered before: a peer that is ill for less costs none.
+_UNCERTAIN_SECONDS: Final = 30.0
 
 
 class Again(NamedTuple):
@@ -142,9 +145,13 @@ class Judge:
         has_taken_since = self._destination.has_taken_since(pending)
         pending.losses += 1
         self._suspect(pending)
-        if pending.losses < ABORTS_UNTIL_POISON and pending.losses <= self._retry.retries:
+        tries_left = min(ABORTS_UNTIL_POISON, self._retry.retries + 1) - pending.losses
+        if tries_left > 0:
             waits = isinstance(error, Timeout) or pending.losses > 1
-            return Again(now + (self._retry.wait_seconds(pending.losses) if waits else 0.0))
+            due_at = now + (self._retry.wait_seconds(pending.losses) if waits else 0.0)
+            if tries_left == 1 and not has_taken_since and self._work.only_suspects_matter:
+                due_at = max(due_at, self._destination.patient_until(_UNCERTAIN_SECONDS))
+            return Again(due_at)
         outcome = unknown_outcome(pending, error)
         outcome.is_set_aside = has_taken_since
         return outcome

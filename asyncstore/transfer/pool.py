@@ -204,7 +204,7 @@ class Pool:
     def _ended(self, worker: Worker, error: AsyncStoreError | None) -> None:
         """Handle the end of a worker's association; `error` is None if its work was done or the pool aborted it."""
         lost = worker.take_lost()
-        at_fault = sum(self._destination.has_taken_since(pending) for pending in lost)
+        suspected = sum(pending.is_suspected for pending in lost)
         offers_less = error is not None and not self._destination.is_stopped and self._offers_less(worker, error)
         if lost:
             because = error or worker.association.failure or AssociationLost("the association was aborted")
@@ -216,7 +216,7 @@ class Pool:
         self._number_open()
         self._tell_withheld(is_passing=offers_less)
         if error is not None and not offers_less and not self._destination.is_stopped:
-            ended = self._how_it_ended(worker, error, in_flight=len(lost), at_fault=at_fault)
+            ended = self._how_it_ended(worker, error, in_flight=len(lost), suspected=suspected)
             self._attempts.refuse(self._destination.learn_from(ended, time.monotonic()))
         self.changed.set()
         self.wake()
@@ -249,7 +249,7 @@ class Pool:
         is_passing = is_passing or (destination.was_established and isinstance(event, _RIDDEN_OUT))
         emit(logger, Passing(event=event) if is_known or is_passing else event)
 
-    def _how_it_ended(self, worker: Worker, error: AsyncStoreError, *, in_flight: int, at_fault: int) -> Ended:
+    def _how_it_ended(self, worker: Worker, error: AsyncStoreError, *, in_flight: int, suspected: int) -> Ended:
         accepted = [other.association.contexts for other in self.workers]
         pairs = worker.proposal.pairs
         refused = frozenset(pair for pair in pairs if all(contexts.find(*pair) is None for contexts in accepted))
@@ -260,7 +260,7 @@ class Pool:
             idle_seconds=0.0 if worker.has_sent else max(0.0, time.monotonic() - worker.established_at),
             associations_open=self._report.associations_open,
             in_flight=in_flight,
-            at_fault=at_fault,
+            suspected=suspected,
             refused=refused,
             accepted_elsewhere=len(refused) < len(pairs),
             has_proposed_all=self._has_proposed_all(worker),

@@ -285,6 +285,29 @@ def test_an_answer_in_another_context_is_refused() -> None:
     assert field_refused_by(exchange, Received(5, CStoreRSP(1, SUCCESS))) == "Presentation Context ID"
 
 
+@pytest.mark.parametrize("status", [SUCCESS, Status(0xB007), Status(0xA702)])
+def test_an_answer_that_names_another_instance_that_waits_is_refused(status: Status) -> None:
+    """Its Message ID is that of one request, its UID that of another: it may answer either."""
+    exchange = Exchange(window=3)
+    first, second = sent_store(exchange), sent_store(exchange)
+    unsent = exchange.begin(CONTEXT_ID, store_request)
+    for waiting in (second, unsent):
+        uid = waiting.request.affected_sop_instance_uid
+        answer = CStoreRSP(first.message_id, status, CT_IMAGE_STORAGE, uid)
+        assert field_refused_by(exchange, Received(CONTEXT_ID, answer)) == "Affected SOP Instance UID"
+    assert not exchange.told
+
+
+@pytest.mark.parametrize("uid", ["", "1.2.1", "1.2.99", "1.2.1.99"])
+def test_an_answer_counts_by_its_message_id_where_it_names_no_instance_that_waits(uid: str) -> None:
+    exchange = Exchange(window=2)
+    first, second = sent_store(exchange), sent_store(exchange)
+    assert exchange.match(Received(CONTEXT_ID, CStoreRSP(1, SUCCESS, CT_IMAGE_STORAGE, uid))) is first
+    is_another = uid not in ("", "1.2.1")
+    assert [violation.field for violation in exchange.told] == ["Affected SOP Instance UID"] * is_another
+    assert dict(exchange.outstanding) == {2: second}
+
+
 @pytest.mark.parametrize("status", NOT_FINAL)
 def test_a_status_that_is_not_final_is_refused(status: Status) -> None:
     exchange = Exchange()

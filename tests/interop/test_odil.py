@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from typing import TYPE_CHECKING
 
-from asyncstore.net.trace import AnsweredInOtherContext
+from asyncstore.net.trace import AnsweredAmiss
 from asyncstore.transfer.options import RetryPolicy
 from tests.support.peers import odil_scp
 from tests.support.transfers import check_account, outcomes_of, transfer_to, uid_of, write_files
@@ -28,5 +28,5 @@ async def test_its_answers_in_another_context_count(tmp_path: Path, caplog: pyte
     check_account(transfer, outcomes, paths)
     assert transfer.report.stored == 20
     assert kept == {uid_of(number) for number in range(1, 21)}
-    told = [record.msg for record in caplog.records if isinstance(record.msg, AnsweredInOtherContext)]
+    told = [record.msg for record in caplog.records if isinstance(record.msg, AnsweredAmiss)]
     assert len(told) == transfer.report.associations_established

@@ -108,8 +108,8 @@ async def test_an_answer_in_another_context_of_the_sop_class_counts_and_is_warne
     assert {outcome.state for outcome in outcomes} == {State.STORED}
     (warning,) = [record for record in caplog.records if record.levelno >= logging.WARNING]
     assert warning.getMessage() == (
-        "the peer answers in another presentation context of the same SOP class: C-STORE-RSP, Presentation Context ID: "
-        "3, but the request went out in 1"
+        "an answer of the peer does not fit its request, and counts by its Message ID: C-STORE-RSP, Presentation "
+        "Context ID: 3, but the request went out in 1"
     )
 
 

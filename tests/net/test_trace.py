@@ -83,9 +83,9 @@ EVENTS = [
         "not as the standard says, but no harm: A-RELEASE-RP, PDU length: 10 bytes",
     ),
     (
-        trace.AnsweredInOtherContext(detail="5, but the request went out in 3"),
+        trace.AnsweredAmiss(detail="5, sent in 3"),
         logging.WARNING,
-        "the peer answers in another presentation context of the same SOP class: 5, but the request went out in 3",
+        "an answer of the peer does not fit its request, and counts by its Message ID: 5, sent in 3",
     ),
     (
         NotStored(outcome=Outcome(State.FAILED, "a.dcm", reason="no")),

@@ -24,12 +24,12 @@ CONTEXT_ID = 3
 class Exchange(Operations):
     """The operations of an association, and the requests that its peer sends, from the same fragments.
 
-    `other_contexts` are accepted besides CONTEXT_ID; `told` has the answers that came in another context.
+    `other_contexts` are accepted besides CONTEXT_ID; `told` has the answers that did not quite fit their request.
     """
 
     def __init__(self, *, window: int = 1, other_contexts: Iterable[AcceptedContext] = ()) -> None:
         self.told: list[RemoteProtocolError] = []
-        super().__init__(window=window, tolerate_context=self.told.append)
+        super().__init__(window=window, tolerate=self.told.append)
         accepted = (AcceptedContext(CONTEXT_ID, CT_IMAGE_STORAGE, EXPLICIT_VR_LITTLE_ENDIAN), *other_contexts)
         self.contexts = {context.context_id: context for context in accepted}
         self.performing = Performing(

@@ -29,9 +29,9 @@ def destination_of(*, has_answered: bool = True, **policy: Any) -> Destination:
     return destination
 
 
-def died(destination: Destination, now: float = NOW, *, error: AsyncStoreError = ABORTED, at_fault: int = 0) -> None:
+def died(destination: Destination, now: float = NOW, *, error: AsyncStoreError = ABORTED, suspected: int = 0) -> None:
     """An association dies over one instance."""
-    destination.learn_from(Ended(error, True, 0, 0.0, 0, in_flight=1, at_fault=at_fault), now)
+    destination.learn_from(Ended(error, True, 0, 0.0, 0, in_flight=1, suspected=suspected), now)
 
 
 # -- associations that die over instances ------------------------------------------------------------------------------
@@ -90,7 +90,7 @@ def test_a_peer_that_has_answered_nothing_yet_is_suspected_itself_after_three() 
 def test_deaths_over_instances_that_were_suspected_before_are_not_about_the_peer() -> None:
     destination = destination_of(has_answered=False, outage_seconds=60)
     for number in range(500):
-        died(destination, NOW + number, at_fault=1)
+        died(destination, NOW + number, suspected=1)
     assert not destination.is_probed
     assert destination.stopped_because is None
 
@@ -126,7 +126,7 @@ def test_what_a_peer_does_wrong_in_different_ways_is_waited_out() -> None:
 def test_instances_that_the_peer_has_taken_others_since_may_die_for_as_long_as_they_like() -> None:
     destination = destination_of(outage_seconds=60)
     for number in range(500):
-        died(destination, NOW + 30 * number, error=Timeout("dimse", 30), at_fault=1)
+        died(destination, NOW + 30 * number, error=Timeout("dimse", 30), suspected=1)
     assert destination.stopped_because is None
 
 

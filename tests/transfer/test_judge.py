@@ -545,3 +545,25 @@ def test_what_earlier_runs_lost_is_set_aside_if_this_one_has_stored_others(store
     outcome = scene.judge.lost(pending, Aborted(0, 0), NOW)
     assert isinstance(outcome, Outcome)
     assert (outcome.losses, outcome.is_suspected, outcome.is_set_aside) == (4, True, is_set_aside)
+
+
+@pytest.mark.parametrize(
+    ("well_seconds", "others_wait", "waits_seconds"),
+    [(10.0, False, 10.0), (3600.0, False, 30.0), (0.0, False, 0.0), (3600.0, True, 0.0)],
+)
+def test_the_last_try_of_what_may_not_be_at_fault_waits_for_as_long_as_the_peer_was_well(
+    well_seconds: float, others_wait: bool, waits_seconds: float
+) -> None:
+    scene = Scene(RetryPolicy(first_wait_seconds=0.0))
+    scene.answer(Pending(instance(2), ""), 0x0000)
+    scene.work.feed_ended = not others_wait
+    pending = Pending(instance(), "")
+    died_at = NOW + well_seconds
+    first = scene.judge.lost(pending, Aborted(0, 0), died_at)
+    scene.destination.learn_from(Ended(Aborted(0, 0), True, 0, 0.0, 0, in_flight=1), died_at)
+    second = scene.judge.lost(pending, Aborted(0, 0), died_at)
+    assert first == Again(died_at)
+    assert second == Again(died_at + waits_seconds)
+    outcome = scene.judge.lost(pending, Aborted(0, 0), died_at + waits_seconds)
+    assert isinstance(outcome, Outcome)
+    assert not outcome.is_set_aside

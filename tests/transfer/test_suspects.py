@@ -188,20 +188,22 @@ async def test_a_peer_whose_process_dies_over_one_instance_costs_no_other(tmp_pa
     assert transfer.report.states == {State.STORED: ALL - 4, State.UNKNOWN: 4}
 
 
-async def test_a_peer_that_aborts_everything_for_a_while_is_ridden_out(tmp_path: Path) -> None:
-    """Although nothing but suspected instances is left then."""
-    write_files(tmp_path, 220)
+async def test_a_peer_that_aborts_everything_for_a_while_costs_none_of_the_last_instances(tmp_path: Path) -> None:
+    """Although nothing but suspected instances is left then: it is ill for less time than it was well."""
+    write_files(tmp_path, 60)
     well_at = math.inf
     lock = threading.Lock()
+    busy = threading.Event()
     stored = 0
 
     def is_ill() -> bool:
         nonlocal well_at, stored
+        busy.wait(0.05)  # so that it is well for a second
         with lock:
-            if stored < 20:
+            if stored < 40:
                 stored += 1
                 return False
-            well_at = min(well_at, time.monotonic() + 3.0)
+            well_at = min(well_at, time.monotonic() + 0.3)
             return time.monotonic() < well_at
 
     def serves(wire: Wire) -> None:
@@ -216,10 +218,10 @@ async def test_a_peer_that_aborts_everything_for_a_while_is_ridden_out(tmp_path:
             wire.send(ReleaseRP())
 
     with ScriptedSCP(serves) as scp:
-        transfer = transfer_to(scp, tmp_path, associations=4, window=8, retry=RETRY)
+        transfer = transfer_to(scp, tmp_path, associations=2, window=8, retry=RETRY)
         outcomes = await outcomes_of(transfer)
     check_account(transfer, outcomes)
-    assert transfer.report.states == {State.STORED: 220}
+    assert transfer.report.states == {State.STORED: 60}
 
 
 # -- refused as out of resources ---------------------------------------------------------------------------------------

@@ -13,6 +13,8 @@ from asyncstore.instances.outcome import State
 from asyncstore.status import SUCCESS
 from asyncstore.transfer.engine import Transfer
 from asyncstore.transfer.options import RetryPolicy, TransferOptions
+from asyncstore.uids import CT_IMAGE_STORAGE
+from asyncstore.upper_layer.items import OperationsWindow
 from asyncstore.upper_layer.pdu import Abort, DataTF, Fragment
 from tests.net.test_association_faults import WRONG_ANSWERS, ends_with_abort
 from tests.support.ledgers import rows_of
@@ -83,6 +85,25 @@ async def test_a_second_answer_to_one_request_stores_nothing_else(tmp_path: Path
     states = await sending.states()
     assert states[0] is State.STORED
     assert State.STORED not in states[1:]
+
+
+def _answers_the_other(wire: Wire) -> None:
+    """The Message ID of the first request, the SOP Instance UID of the second."""
+    wire.accept(operations_window=OperationsWindow(2, 1))
+    first, second = wire.read_store(), wire.read_store()
+    uids = (CT_IMAGE_STORAGE, second.request.affected_sop_instance_uid)
+    answer = CStoreRSP(first.message_id, SUCCESS, *uids).encode()
+    wire.send(DataTF((Fragment(first.context_id, True, True, answer),)))
+    ends_with_abort(wire)
+
+
+async def test_an_answer_that_contradicts_itself_stores_neither_instance(tmp_path: Path) -> None:
+    sending = Sending(tmp_path, 2)
+    with ScriptedSCP(_answers_the_other, stores_everything) as scp:
+        await sending.run(scp)
+        assert State.STORED not in await sending.states()
+        await sending.run(scp)
+    assert await sending.states() == [State.STORED] * 2
 
 
 def _answers_too_early(wire: Wire) -> None:
