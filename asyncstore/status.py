@@ -6,9 +6,10 @@ The general codes are from PS3.7 Annex C, those of the Storage Service Class fro
 from __future__ import annotations
 
 import enum
-from dataclasses import dataclass
 from functools import lru_cache
 from typing import Final, NamedTuple
+
+from asyncstore.record import record
 
 
 class Category(enum.Enum):
@@ -81,7 +82,7 @@ OUT_OF_RESOURCES: Final = ((0xA700, 0xA7FF), (0x0213, 0x0213))
 _ANY_OTHER: Final = StatusRange(0x0000, 0xFFFF, Category.UNKNOWN, "Unknown status", retryable=True)
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class Status:
     """A peer's answer: the 16-bit status code `value` (PS3.7 Annex C), and its explanation.
 

@@ -7,7 +7,7 @@ import functools
 import logging
 import os
 import sys
-from dataclasses import dataclass, field
+from dataclasses import field
 from typing import TYPE_CHECKING, Final
 
 from asyncstore import __version__
@@ -19,6 +19,7 @@ from asyncstore.cli.output.documented_log import QUIET, logger
 from asyncstore.cli.output.plain_text import count_text, duration_text, path_text, size_text
 from asyncstore.errors import AsyncStoreError, LedgerError
 from asyncstore.instances.outcome import State
+from asyncstore.record import record
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -42,7 +43,7 @@ _COUNT_UNSEEN_AFTER_SECONDS: Final = 5.0
 _NOTHING_TO_SEND = frozenset((State.RESUMED, State.DUPLICATE, State.SKIPPED, State.SOURCE_PROBLEM))
 
 
-@dataclass(slots=True)
+@record(slots=True)
 class StorescuRun:
     """One run of storescu: paths, destination, options, and where its records go.
 

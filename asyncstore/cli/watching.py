@@ -13,13 +13,13 @@ import os
 import signal
 import sys
 import time
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
 from asyncstore.cli import running
 from asyncstore.cli.output import progress, screen
 from asyncstore.cli.output.documented_log import QUIET
 from asyncstore.cli.output.outlook import Outlook
+from asyncstore.record import record
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -35,7 +35,7 @@ _VERBOSE_STATS_SECONDS: Final = 60.0
 _INSTEAD_SECONDS: Final = 10.0
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class Watch:
     """How a run is watched: whether a display is drawn, and every how many seconds a line is printed (None: never)."""
 

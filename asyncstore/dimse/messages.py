@@ -9,7 +9,6 @@ for a request. A response has `status`; `may_be_pending` and `may_have_data_set`
 from __future__ import annotations
 
 import struct
-from dataclasses import dataclass
 from functools import lru_cache
 from typing import TYPE_CHECKING, ClassVar, Final
 
@@ -29,6 +28,7 @@ from asyncstore.dimse.command_set import (
     STATUS,
 )
 from asyncstore.errors import LocalProtocolError
+from asyncstore.record import record
 from asyncstore.uids import VERIFICATION
 
 if TYPE_CHECKING:
@@ -75,7 +75,7 @@ _UNSIGNED_SHORT: Final = struct.Struct("<H")
 
 # Not frozen, although nothing should change one: a frozen one takes three times as long to build, and every instance
 # needs two.
-@dataclass(slots=True, unsafe_hash=True)
+@record(slots=True, unsafe_hash=True)
 class CStoreRQ:
     """Asks the peer to store the data set that follows (PS3.7 9.3.1.1)."""
 
@@ -135,7 +135,7 @@ def _usual_elements(sop_class_uid: str, priority: int) -> tuple[bytes, bytes]:
     )
 
 
-@dataclass(slots=True, unsafe_hash=True)
+@record(slots=True, unsafe_hash=True)
 class CStoreRSP:
     """Answers a C-STORE-RQ (PS3.7 9.3.1.2).
 
@@ -166,7 +166,7 @@ class CStoreRSP:
         )
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class CEchoRQ:
     """Asks whether the peer is alive (PS3.7 9.3.5.1)."""
 
@@ -191,7 +191,7 @@ class CEchoRQ:
         )
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class CEchoRSP:
     """Answers a C-ECHO-RQ (PS3.7 9.3.5.2)."""
 
@@ -219,7 +219,7 @@ class CEchoRSP:
         )
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class UnknownMessage:
     """A command that this stack does not speak: enough of it to name it, skip its data set, and refuse it."""
 

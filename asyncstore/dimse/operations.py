@@ -16,12 +16,12 @@ it is in flight (PS3.7 E.1; PS3.7 D.3.3.3 for the window).
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Final, TypeAlias
 
 from asyncstore.dimse.messages import RESPONSE_BIT, UnknownMessage
 from asyncstore.errors import LocalProtocolError, RemoteProtocolError, say_nothing
+from asyncstore.record import record
 from asyncstore.status import SUCCESS, Category
 
 if TYPE_CHECKING:
@@ -42,7 +42,7 @@ LAST_MESSAGE_ID: Final = 0xFFFF
 _OF_MANY_RESPONSES: Final = (Category.PENDING, Category.CANCEL)
 
 
-@dataclass(slots=True, eq=False)
+@record(slots=True, eq=False)
 class Operation:
     """A request that has its Message ID; `is_sent` once all of it is written, `is_final` once its last response came.
 

@@ -9,12 +9,12 @@ A peer may send requests on an association of either role. `outstanding` has tho
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Final
 
 from asyncstore.dimse.query_messages import CCancelRQ
 from asyncstore.errors import RemoteProtocolError
+from asyncstore.record import record
 from asyncstore.status import Status
 
 if TYPE_CHECKING:
@@ -31,7 +31,7 @@ DUPLICATE_INVOCATION: Final = Status(0x0210)
 UNRECOGNISED_OPERATION: Final = Status(0x0211)
 
 
-@dataclass(slots=True, eq=False)
+@record(slots=True, eq=False)
 class PeerRequest:
     """A request of the peer, from its command set to its response.
 

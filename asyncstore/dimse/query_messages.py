@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
 from asyncstore.dimse import command_set
@@ -23,12 +22,13 @@ from asyncstore.dimse.messages import (
     status_elements,
     uid_elements,
 )
+from asyncstore.record import record
 
 if TYPE_CHECKING:
     from asyncstore.status import Status
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class CFindRQ:
     """Asks the peer for the matches of the identifier that follows (PS3.7 9.3.2.1)."""
 
@@ -55,7 +55,7 @@ class CFindRQ:
         )
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class CFindRSP:
     """Answers a C-FIND-RQ (PS3.7 9.3.2.2): pending with one match in its data set, or final without one."""
 
@@ -83,7 +83,7 @@ class CFindRSP:
         )
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class CCancelRQ:
     """Asks the peer to end an operation that has many responses (PS3.7 9.3.2.3); nothing answers it.
 

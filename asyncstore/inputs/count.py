@@ -13,12 +13,13 @@ import json
 import os
 import signal
 import sys
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from typing import TYPE_CHECKING, Final
 
 from asyncstore.inputs.listed import listed_paths
 from asyncstore.inputs.own_files import OwnFiles
 from asyncstore.inputs.walk import walk
+from asyncstore.record import record
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -29,7 +30,7 @@ _LINE_SECONDS: Final = 0.25
 _LOWEST_PRIORITY: Final = 19
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class Request:
     """What is to be counted: paths, and those in the file `listed`, each ended by NUL or a newline.
 

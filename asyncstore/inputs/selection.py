@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import logging
 import threading
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, Literal, TypeAlias, get_args
 
 from asyncstore.errors import LocalProtocolError
 from asyncstore.inputs.trace import LeftOut
+from asyncstore.record import record
 from asyncstore.trace import emit
 
 if TYPE_CHECKING:
@@ -24,7 +24,7 @@ Order: TypeAlias = Literal["found", "path", "newest", "largest"]
 _LONGEST_MODALITY: Final = 16  # PS3.5 6.2, CS
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class Selection:
     """Which files of the input are sent, and in which order; by default all of them, as they are found.
 

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
+
+from asyncstore.record import record
 
 if TYPE_CHECKING:
     from asyncstore.instances.source import DataSource
@@ -11,7 +12,7 @@ if TYPE_CHECKING:
 
 # Not frozen, although nothing should change one: building a frozen one costs three times as much, and there are
 # millions of them. They are compared and hashed by identity.
-@dataclass(slots=True, eq=False)
+@record(slots=True, eq=False)
 class Instance:
     """A SOP Instance that can be sent. Its data set is not parsed and, unless the file is small, not read yet.
 

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import enum
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from asyncstore.errors import AsyncStoreError, SourceError, StoreFailed
 from asyncstore.instances.problem import PASSED_OVER, ScanProblem
+from asyncstore.record import record
 from asyncstore.uids import name_of
 
 if TYPE_CHECKING:
@@ -62,7 +62,7 @@ FAILED_STATES = frozenset((State.CONFLICT, State.FAILED, State.NO_CONTEXT, State
 """The states of an instance that could not be stored."""
 
 
-@dataclass(slots=True)
+@record(slots=True)
 class Outcome:
     """The result of one instance: its `state`, and everything that explains it.
 

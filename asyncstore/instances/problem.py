@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import enum
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
 from asyncstore.errors import SourceError
+from asyncstore.record import record
 
 if TYPE_CHECKING:
     from asyncstore.instances.instance import Instance
@@ -36,7 +36,7 @@ PASSED_OVER: Final = frozenset((ProblemKind.NOT_DICOM, ProblemKind.DICOMDIR, Pro
 """The kinds that any archive has beside its instances: a failure only if the user named the path."""
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class ScanProblem:
     """A path that a scan met and that cannot be sent.
 

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import enum
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple
+
+from asyncstore.record import record
 
 if TYPE_CHECKING:
     import datetime
@@ -12,7 +13,7 @@ if TYPE_CHECKING:
     from asyncstore.instances.outcome import State
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class LedgerRow:
     """The record of one instance, or of a file without one.
 
@@ -102,7 +103,7 @@ class RunState(enum.StrEnum):
     ENDED = "ended"  # an older version of asyncstore, which did not record how
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class RunRecord:
     """One run that wrote into the ledger.
 

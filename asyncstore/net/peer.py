@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 from asyncstore.errors import LocalProtocolError
+from asyncstore.record import record
 from asyncstore.upper_layer.framing import MINIMUM_LENGTH
 
 MAXIMUM_AE_TITLE_CHARACTERS = 16
 _LARGEST_WINDOW = 0xFFFF  # 16 bits (PS3.7 D.3.3.3), as a Message ID has
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class Peer:
     """A peer: its host name or address, its TCP port, and its AE title.
 
@@ -36,7 +35,7 @@ class Peer:
         return f"{self.ae_title}@{host}:{self.port}"
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class Timeouts:
     """How long to wait for the peer, in seconds; each limits the whole wait, not each read.
 

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
 from asyncstore.instances.outcome import Outcome, no_context
 from asyncstore.instances.problem import unreadable
+from asyncstore.record import record
 from asyncstore.uids import (
     DEFLATED_EXPLICIT_VR_LITTLE_ENDIAN,
     EXPLICIT_VR_BIG_ENDIAN,
@@ -32,7 +32,7 @@ _CONVERSION_TARGETS: Final = (
 
 
 # Not frozen, although nothing should change one: each instance needs one, and a frozen one costs three times as much.
-@dataclass(slots=True, eq=False)
+@record(slots=True, eq=False)
 class Prepared:
     """An instance as it is sent on one association: its presentation context, transfer syntax and bytes.
 

@@ -7,7 +7,7 @@ import os
 import secrets
 import threading
 import time
-from dataclasses import dataclass, field
+from dataclasses import field
 from typing import TYPE_CHECKING, Final
 
 import anyio.to_thread
@@ -16,6 +16,7 @@ from asyncstore.instances.elements import CutShort
 from asyncstore.instances.identity import Refused, uids_of_data_set
 from asyncstore.instances.part10 import file_meta_information
 from asyncstore.instances.source import OPEN_FLAGS
+from asyncstore.record import record
 from asyncstore.status import Status
 from asyncstore.uids import LONGEST_UID_CHARACTERS
 
@@ -78,7 +79,7 @@ class Pace:
             self._wait_seconds = _FIRST_SLOW_SECONDS
 
 
-@dataclass(slots=True)
+@record(slots=True)
 class PartFile:
     """A file that is being received; it becomes a DICOM file, and then gets its name, when it is whole.
 

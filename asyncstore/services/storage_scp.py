@@ -9,7 +9,6 @@ from __future__ import annotations
 import logging
 import re
 from collections.abc import Awaitable, Callable, Iterator, Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, Self, TypeAlias
 
@@ -17,6 +16,7 @@ from asyncstore.dimse.messages import C_STORE_RQ, CStoreRQ, CStoreRSP
 from asyncstore.dimse.performing import UNRECOGNISED_OPERATION
 from asyncstore.net.acceptor import ANY_SCP, Acceptor, several
 from asyncstore.net.provider import NO_ANSWER, Silence
+from asyncstore.record import record
 from asyncstore.services.part_file import EMPTY, NotOfTheRequest, Pace, PartFile
 from asyncstore.services.verification import VerificationProvider
 from asyncstore.status import SUCCESS, Status
@@ -47,7 +47,7 @@ _CANNOT_UNDERSTAND: Final = 0xC000
 _COMMENT_CHARACTERS: Final = 64  # of an Error Comment (PS3.7 C.4.1)
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class Arrival:
     """An instance that a StorageSCP has received whole; `on_store` gets it.
 
@@ -177,7 +177,7 @@ class _OfAnyClass(Mapping[str, "ServiceProvider"]):
         return len(self._providers)
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class _Discarded:
     """Takes a data set that is not kept; `status` is the answer if the instance is refused."""
 

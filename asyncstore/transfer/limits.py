@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import math
 import re
-from dataclasses import dataclass
 from typing import Final
 
 from asyncstore.errors import LocalProtocolError
 from asyncstore.net.peer import check_seconds
+from asyncstore.record import record
 from asyncstore.transfer.schedule import Timetable, timetable_texts
 
 LEAST_BYTES_PER_SECOND: Final = 1024.0  # with less, peers would time out in the middle of a message
@@ -23,7 +23,7 @@ _NUMBER: Final = r"(\d+(?:\.\d+)?)"
 _SECONDS: Final = {"d": 86400, "h": 3600, "m": 60, "s": 1}
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class Limits:
     """How much of the network and of the day a transfer may take.
 

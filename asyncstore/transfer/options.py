@@ -8,7 +8,7 @@ from __future__ import annotations
 import dataclasses
 import itertools
 import random
-from dataclasses import dataclass, field
+from dataclasses import field
 from typing import TYPE_CHECKING, Any, Final, Literal, Self, TypeAlias, get_args
 
 from asyncstore.dimse.messages import HIGH, LOW, MEDIUM
@@ -16,6 +16,7 @@ from asyncstore.errors import LocalProtocolError
 from asyncstore.inputs.selection import Selection
 from asyncstore.instances.outcome import State
 from asyncstore.net.peer import Timeouts, check_ae_title, check_length, check_seconds, check_window
+from asyncstore.record import record
 from asyncstore.transfer.limits import Limits
 from asyncstore.transfer.reactions import STATUS_REACTIONS, Reaction, Reactions, StatusReaction
 from asyncstore.uids import can_be_sent
@@ -49,7 +50,7 @@ def _check_choice(name: str, chosen: object, choices: tuple[str, ...]) -> None:
         raise LocalProtocolError(f"{name} is {chosen!r}: it is one of {', '.join(choices)}")
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class RetryPolicy:
     """How often and when an instance is sent again.
 
@@ -122,7 +123,7 @@ _USUAL_RETRY: Final = RetryPolicy()
 _EVERYTHING: Final = Selection()
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class TransferOptions:
     """The options of a transfer; the defaults are those of `asyncstore storescu`.
 

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
+
+from asyncstore.record import record
 
 if TYPE_CHECKING:
     from asyncstore.instances.instance import Instance
@@ -11,7 +12,7 @@ if TYPE_CHECKING:
     from asyncstore.transfer.plan import Pair
 
 
-@dataclass(slots=True, eq=False)
+@record(slots=True, eq=False)
 class Pending:
     """An instance on its way, and its history so far.
 

@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 import enum
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
 from asyncstore.errors import LocalProtocolError
 from asyncstore.instances.outcome import State
+from asyncstore.record import record
 from asyncstore.status import OUT_OF_RESOURCES
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class Reaction:
     """How a transfer reacts to one kind of answer: for the instance, its association and the destination.
 
@@ -66,7 +66,7 @@ class Reactions(enum.Enum):
     AGAIN_ELSEWHERE_THEN_STOP = Reaction(State.LEFT, retries=1, on_new_association=True, stops_after=2)
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class StatusReaction:
     """The reaction to the status codes `first` to `last`, both included.
 

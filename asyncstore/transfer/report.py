@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from dataclasses import dataclass, field
+from dataclasses import field
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from asyncstore.instances.outcome import FAILED_STATES, FOUND_EARLIER_STATES, STORED_STATES, State
+from asyncstore.record import record
 
 if TYPE_CHECKING:
     from asyncstore.instances.instance import Instance
@@ -30,7 +31,7 @@ class Waiting(NamedTuple):
         )
 
 
-@dataclass(slots=True)
+@record(slots=True)
 class Report:
     """The account of a transfer so far: instances by state, status and reason, and bytes of data sets.
 

@@ -10,10 +10,10 @@ from __future__ import annotations
 
 import re
 import time
-from dataclasses import dataclass
 from typing import Final, Generic, TypeVar
 
 from asyncstore.errors import LocalProtocolError
+from asyncstore.record import record
 
 T = TypeVar("T")
 
@@ -25,7 +25,7 @@ _TIMETABLE_ENTRY: Final = rf"{_MOMENT},(\S+)"
 _WINDOW: Final = f"{_MOMENT}-{_MOMENT}"
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class Timetable(Generic[T]):
     """Values that change with the local time of the week.
 

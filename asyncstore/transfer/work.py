@@ -14,11 +14,12 @@ import math
 import os
 import random
 from collections import deque
-from dataclasses import dataclass, field
+from dataclasses import field
 from typing import TYPE_CHECKING, Final
 
 from asyncstore.aio.signal import Signal
 from asyncstore.instances.head import SMALL_FILE_BYTES
+from asyncstore.record import record
 from asyncstore.transfer.pending import Pending
 from asyncstore.transfer.suspects import Suspects
 
@@ -40,7 +41,7 @@ _TAKEN_PER_RETRY: Final = 16
 _PROBE_CHOICES: Final = 8
 
 
-@dataclass(slots=True, eq=False)
+@record(slots=True, eq=False)
 class _Group:
     """The waiting instances of one directory or study, and the association that they stay on."""
 

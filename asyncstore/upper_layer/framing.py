@@ -13,10 +13,10 @@ in memory, a run is a list of headers and views for one sendmsg. Either way Pyth
 from __future__ import annotations
 
 import struct
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
 from asyncstore.errors import RemoteProtocolError
+from asyncstore.record import record
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
@@ -41,7 +41,7 @@ _MAXIMUM_FRAGMENT_BYTES: Final = RUN_BYTES - HEADER_BYTES
 MINIMUM_LENGTH: Final = 8
 
 
-@dataclass(slots=True)
+@record(slots=True)
 class Run:
     """The part of a message for one send: fill `holes` with the data set's bytes from `offset`, then send `parts`.
 

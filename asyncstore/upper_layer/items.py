@@ -7,10 +7,11 @@ Every class encodes itself with its 4-byte header, and decodes the bytes after t
 from __future__ import annotations
 
 import struct
-from dataclasses import dataclass, field
+from dataclasses import field
 from typing import TYPE_CHECKING, Any, Final
 
 from asyncstore.errors import RemoteProtocolError, say_nothing
+from asyncstore.record import record
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -124,7 +125,7 @@ def _check_length(data: memoryview, length: int, *, pdu: str, field: str) -> Non
         raise RemoteProtocolError(f"{len(data)} bytes where there should be {length}", pdu=pdu, field=field)
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class PresentationContext:
     """A presentation context as the requestor proposes it (PS3.8 9.3.2.2)."""
 
@@ -164,7 +165,7 @@ class PresentationContext:
         return cls(data[0], abstract_syntax, tuple(transfer_syntaxes))
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class PresentationContextResult:
     """The acceptor's answer to one proposed presentation context (PS3.8 9.3.3.2).
 
@@ -219,7 +220,7 @@ class PresentationContextResult:
             return cls(context_id, result, "")
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class OperationsWindow:
     """How many operations may be outstanding each way; 0 means without limit (PS3.7 D.3.3.3)."""
 
@@ -237,7 +238,7 @@ class OperationsWindow:
         return cls(*_WINDOW.unpack(data))
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class RoleSelection:
     """The roles that the requestor takes for a SOP class (PS3.7 D.3.3.4)."""
 
@@ -257,7 +258,7 @@ class RoleSelection:
         return cls(decode_uid(uid, pdu=pdu, field="SCP/SCU role selection"), roles[0] != 0, roles[1] != 0)
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class ExtendedNegotiation:
     """A SOP class and the bytes that its service class negotiates (PS3.7 D.3.3.5)."""
 
@@ -274,7 +275,7 @@ class ExtendedNegotiation:
         return cls(decode_uid(uid, pdu=pdu, field="Extended negotiation"), bytes(information))
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class CommonExtendedNegotiation:
     """A SOP class, its service class and the general classes it can be taken for (PS3.7 D.3.3.6)."""
 
@@ -305,7 +306,7 @@ class CommonExtendedNegotiation:
         return cls(sop_class_uid, decode_uid(service_class, pdu=pdu, field=name), tuple(uids))
 
 
-@dataclass(frozen=True, slots=True, repr=False)
+@record(frozen=True, slots=True, repr=False)
 class UserIdentity:
     """The identity that the requestor claims (PS3.7 D.3.3.7.1): `UserIdentity(2, b"user", b"passcode")`.
 
@@ -342,7 +343,7 @@ class UserIdentity:
         return cls(data[0], bytes(primary), bytes(secondary), data[1] != 0)
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class UserInformation:
     """The information that each AE sends about itself (PS3.8 9.3.2.3).
 

@@ -14,10 +14,10 @@ peer sends raises.
 from __future__ import annotations
 
 import struct
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, TypeAlias
 
 from asyncstore.errors import LocalProtocolError, RemoteProtocolError, say_nothing
+from asyncstore.record import record
 from asyncstore.upper_layer.pdu import (
     CONTROL_FLAGS,
     DATA_TF,
@@ -45,21 +45,21 @@ if TYPE_CHECKING:
     from asyncstore.errors import Tolerate
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class AssociationRequested:
     """The peer asks for an association: `accept` or `reject` it."""
 
     request: AssociateRQ
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class AssociationAccepted:
     """The peer accepted the association."""
 
     answer: AssociateAC
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class AssociationRefused:
     """The peer rejected the association. The owner must close the transport."""
 
@@ -68,7 +68,7 @@ class AssociationRefused:
 
 # Not frozen, although nothing should change one: building a frozen one costs three times as much, and each answer needs
 # one.
-@dataclass(slots=True, unsafe_hash=True)
+@record(slots=True, unsafe_hash=True)
 class DataReceived:
     """The fragments of one P-DATA-TF PDU."""
 
@@ -86,7 +86,7 @@ class ReleaseConfirmed(Fieldless):
     """The peer answered our release request."""
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class AbortReceived:
     """The peer aborted: `source` 0 is its user, 2 its provider with a `reason` of PS3.8 Table 9-26."""
 

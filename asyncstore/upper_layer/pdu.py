@@ -7,10 +7,10 @@ those six bytes alone, before anything is read or allocated for the body.
 from __future__ import annotations
 
 import struct
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, NamedTuple, TypeAlias
 
 from asyncstore.errors import RemoteProtocolError, say_nothing
+from asyncstore.record import record
 from asyncstore.uids import APPLICATION_CONTEXT
 from asyncstore.upper_layer.items import (
     CONTEXT_RESULT,
@@ -122,7 +122,7 @@ class Fieldless:
         return f"{type(self).__name__}()"
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class AssociateRQ:
     """A-ASSOCIATE-RQ: the two AE titles, and the presentation contexts that the requestor proposes (PS3.8 9.3.2)."""
 
@@ -144,7 +144,7 @@ class AssociateRQ:
         return cls(titles[0], titles[1], proposed, information, application_context, version)
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class AssociateAC:
     """A-ASSOCIATE-AC: the acceptor's result for each proposed context (PS3.8 9.3.3).
 
@@ -245,7 +245,7 @@ def _fixed_fields(pdu_type: int, body: memoryview, tolerate: Tolerate) -> bytes:
     return bytes(body[:4]).ljust(4, b"\0")
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class AssociateRJ:
     """A-ASSOCIATE-RJ: the numbers of PS3.8 Table 9-21, as sent; `AssociationRejected` has their words.
 
@@ -296,7 +296,7 @@ class ReleaseRP(Fieldless):
         return cls()
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class Abort:
     """A-ABORT: `source` 0 is the user, 2 the provider with a `reason` of PS3.8 Table 9-26.
 
@@ -324,7 +324,7 @@ class Fragment(NamedTuple):
     data: bytes
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class DataTF:
     """P-DATA-TF: one or more fragments (PS3.8 9.3.5)."""
 

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections import deque
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 from asyncstore.net.invoker import STREAMED_AFTER_BYTES
+from asyncstore.record import record
 from asyncstore.transfer.concurrency import ANSWER_WEIGHT_BYTES
 
 if TYPE_CHECKING:
@@ -83,7 +83,7 @@ def totals(report: Report, counted: Counted | None) -> Totals:
     return Totals(instances, report.found_bytes + round(unread_bytes * data_set_share), counted.is_complete)
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class Glance:
     """A run at one moment. `left_seconds` is None if nobody can say; `rates` are those of each association."""
 

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
 from asyncstore.cli.exit_codes import ExitCode
 from asyncstore.cli.output.plain_text import count_text, duration_text, path_text, peer_text, size_text
 from asyncstore.instances.outcome import FAILED_STATES, State
+from asyncstore.record import record
 from asyncstore.uids import name_of
 
 if TYPE_CHECKING:
@@ -43,7 +43,7 @@ _STATES: Final = (
 )
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class Summary:
     """A run at its end: `left` are the instances left, if the run stopped early, in words; `next_steps` are commands,
     each with what it is for."""

@@ -1,0 +1,96 @@
+"""Dataclasses that compile their methods at the first use of the class, for most runs use few of the classes.
+
+`dataclasses` writes the source of up to five methods of each class and compiles it while the module is imported: for
+this package that is an eighth of the time that a command needs to start.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import TYPE_CHECKING, Any, TypeVar, dataclass_transform
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+_T = TypeVar("_T")
+
+
+@dataclass_transform(field_specifiers=(dataclasses.field,))
+def record(
+    *, frozen: bool = False, slots: bool = False, eq: bool = True, repr: bool = True, unsafe_hash: bool = False
+) -> Callable[[type[_T]], type[_T]]:
+    """What `dataclasses.dataclass` does, by the same arguments, but for the time at which it does it."""
+    wanted = {"frozen": frozen, "eq": eq, "repr": repr, "unsafe_hash": unsafe_hash}
+
+    def decorate(cls: type[_T]) -> type[_T]:
+        own = {name: value for name, value in vars(cls).items() if name not in _NOT_OF_A_COPY}
+        cls = dataclasses.dataclass(init=False, repr=False, eq=False, slots=slots)(cls)
+
+        def compile_methods() -> None:
+            made: type[Any] = dataclasses.dataclass(slots=slots, **wanted)(type(cls.__name__, cls.__bases__, own))
+            for name in deferred:
+                method = vars(made)[name]
+                method.__qualname__ = f"{cls.__qualname__}.{name}"
+                setattr(cls, name, method)
+
+        deferred = [name for name in _methods(**wanted) if name not in own]
+        for name in deferred:
+            setattr(cls, name, _deferred(name, compile_methods))
+        if frozen:
+            for name, method in _FROZEN.items():
+                if name not in own:
+                    setattr(cls, name, method)
+        return cls
+
+    return decorate
+
+
+# Of a class body: what a second class of it must not have.
+_NOT_OF_A_COPY = frozenset(("__dict__", "__weakref__", "__slots__"))
+
+
+def _methods(*, frozen: bool, eq: bool, repr: bool, unsafe_hash: bool) -> list[str]:
+    """The methods that a dataclass with these arguments has."""
+    methods = ["__init__"]
+    if repr:
+        methods.append("__repr__")
+    if eq:
+        methods.append("__eq__")
+    if unsafe_hash or (eq and frozen):
+        methods.append("__hash__")
+    return methods
+
+
+def _deferred(name: str, compile_methods: Callable[[], None]) -> Callable[..., Any]:
+    """A method that puts the compiled ones into the class, itself among them, and goes on as that."""
+
+    def method(self: object, *arguments: Any, **keywords: Any) -> Any:
+        compile_methods()
+        return getattr(self, name)(*arguments, **keywords)
+
+    return method
+
+
+def _refuse_to_set(self: object, name: str, value: object) -> None:
+    raise dataclasses.FrozenInstanceError(f"cannot assign to field {name!r}")
+
+
+def _refuse_to_delete(self: object, name: str) -> None:
+    raise dataclasses.FrozenInstanceError(f"cannot delete field {name!r}")
+
+
+def _state(self: Any) -> list[Any]:
+    return [getattr(self, each.name) for each in dataclasses.fields(self)]
+
+
+def _set_state(self: Any, state: list[Any]) -> None:
+    for each, value in zip(dataclasses.fields(self), state, strict=True):
+        object.__setattr__(self, each.name, value)
+
+
+_FROZEN = {
+    "__setattr__": _refuse_to_set,
+    "__delattr__": _refuse_to_delete,
+    "__getstate__": _state,
+    "__setstate__": _set_state,
+}
