@@ -23,9 +23,11 @@ COMMANDS: Final = {
     "scan": "List what would be sent, by SOP class and transfer syntax.",
     "report": "Summarise a ledger: counts, failures by reason, CSV, JSON.",
     "demo": "Send sample files to a throw-away SCP on this machine.",
+    "schema": "Print the JSON Schema of --json and of .jsonl reports.",
 }
 
 
+_WITHOUT_ARGUMENTS: Final = ("demo", "schema")
 VERSION_HELP: Final = "Print the version and exit."
 _COMPLETION: Final = ("install_completion", "show_completion")
 
@@ -79,7 +81,7 @@ def load(name: str) -> Any:
         help=f"{COMMANDS[name]}\n\n{module.DETAILS}",
         epilog=options.ENVIRONMENT_NOTE,
         context_settings=dict(options.CONTEXT_SETTINGS),
-        no_args_is_help=name not in ("demo",),
+        no_args_is_help=name not in _WITHOUT_ARGUMENTS,
     )(getattr(module, name))
     command = typer.main.get_command(single)
     command.params.append(
