@@ -166,7 +166,24 @@ LogLevel = Annotated[
     ),
 ]
 
-Address = Annotated[str, typer.Argument(parser=text, metavar="ADDR", help="Host name or address of the peer.")]
+CONFIG_HELP: Final = "The file that says what @NAME is." + default_text("~/.config/asyncstore/peers.toml")
+
+
+def _complete_peers(incomplete: str) -> list[tuple[str, str]]:
+    from asyncstore.cli.peers import completions
+
+    return completions(incomplete)
+
+
+Address = Annotated[
+    str,
+    typer.Argument(
+        parser=text,
+        metavar="ADDR",
+        help="Host name or address of the peer. @NAME in the place of ADDR PORT is a peer of the configuration file.",
+        autocompletion=_complete_peers,
+    ),
+]
 PeerPort = Annotated[
     int, typer.Argument(parser=whole_number(1, 65535, "a TCP port"), metavar="PORT", help="TCP port of the peer.")
 ]
