@@ -26,10 +26,11 @@ COMMANDS: Final = {
     "peers": "List the named peers of the configuration file.",
     "demo": "Send sample files to a throw-away SCP on this machine.",
     "schema": "Print the JSON Schema of --json and of .jsonl reports.",
+    "man": "Print the manual page of all commands.",
 }
 
 
-_WITHOUT_ARGUMENTS: Final = ("peers", "demo", "schema")
+_WITHOUT_ARGUMENTS: Final = ("peers", "demo", "schema", "man")
 VERSION_HELP: Final = "Print the version and exit."
 _NAMED_PEER: Final = ("@", "--config")
 _COMPLETION: Final = ("install_completion", "show_completion")
