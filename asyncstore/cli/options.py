@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import logging
 import math
+import re
 from typing import TYPE_CHECKING, Annotated, Any, Final
 
 import typer
@@ -120,6 +121,14 @@ def read_by(read: Callable[[str], Any]) -> Callable[[object], Any]:
     return parse
 
 
+def source_address(text: object) -> tuple[str, int]:
+    """ADDR, ADDR:PORT, [ADDR] or [ADDR]:PORT; an IPv6 address with a port needs the brackets. Port 0: any."""
+    found = re.fullmatch(r"(\[[^]]+\]|[^:]+|[^][]*:[^][]*:[^][]*)(?::(\d{1,5}))?", str(text))
+    if found is None or (found[2] and not 0 < int(found[2]) <= 0xFFFF):
+        raise typer.BadParameter(f"{str(text)!r} is not an address, with :PORT or without")
+    return found[1].removeprefix("[").removesuffix("]"), int(found[2] or 0)
+
+
 def choice(*names: str) -> Callable[[object], str]:
     """A parser that accepts one of the names, in upper or lower case."""
 
@@ -186,6 +195,16 @@ Address = Annotated[
 ]
 PeerPort = Annotated[
     int, typer.Argument(parser=whole_number(1, 65535, "a TCP port"), metavar="PORT", help="TCP port of the peer.")
+]
+SourceAddress = Annotated[
+    Any,
+    option(
+        "--source-address",
+        parser=source_address,
+        metavar="ADDR[:PORT]",
+        help="The address of this machine to call from, where it has several; a port serves one association at a time.",
+        panel=NETWORK,
+    ),
 ]
 CallingAET = Annotated[
     str,

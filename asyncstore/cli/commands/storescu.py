@@ -100,6 +100,7 @@ def storescu(
     dimse_timeout: options.DimseTimeout = 30,
     network_timeout: options.NetworkTimeout = 30,
     connect_timeout: options.ConnectTimeout = 10,
+    source_address: options.SourceAddress = None,
     max_pdu: options.SendersMaxPDU = 16382,
     max_send_pdu: Annotated[
         int,
@@ -315,10 +316,13 @@ def storescu(
     retry_policy = RetryPolicy if ledger is None else RetryPolicy.for_ledger
     # A number goes where numbers always went; only a timetable is a limit.
     is_fixed = associations is not None and len(associations.entries) == 1
+    fixed = associations.at(0) if is_fixed else None
+    if source_address is not None and source_address[1] and fixed != 1:
+        raise typer.BadParameter("a port serves one association at a time: add -j 1", param_hint="--source-address")
     outage: dict[str, Any] = {} if outage_wait is None else {"outage_seconds": outage_wait}
     transfer_options = TransferOptions(
         calling_ae_title=calling_aet,
-        associations=associations.at(0) if is_fixed else None,
+        associations=fixed,
         window=window,
         maximum_length=max_pdu,
         maximum_send_length=max_send_pdu,
@@ -355,7 +359,7 @@ def storescu(
         ),
     )
     run = StorescuRun(
-        Peer(addr, port, called_aet),
+        Peer(addr, port, called_aet, source_address),
         NamedPaths(paths or [], listed, list_name=files_from, ends_in_nul=null),
         transfer_options,
         ledger=ledger,
