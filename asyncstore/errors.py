@@ -66,7 +66,8 @@ class AssociateError(AsyncStoreError):
 
 
 class ConnectFailed(AssociateError):
-    """The host name cannot be resolved (not retryable), or the host does not accept the connection (retryable)."""
+    """The host does not accept the connection; or, not retryable, a name cannot be resolved, or the source address is
+    not one of this machine."""
 
     retryable = True
 

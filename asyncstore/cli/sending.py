@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from asyncstore.cli.counting import InputCount
+    from asyncstore.cli.metering import Meter
     from asyncstore.cli.output.documented_log import DocumentedLog
     from asyncstore.cli.output.records import JsonLines, RecordWriter
     from asyncstore.inputs.feed import Settled
@@ -64,8 +65,10 @@ class StorescuRun:
     is_counted: bool = True
     summary: bool = False
     log_path: str | None = None
+    metrics_path: str | None = None
     _cannot_record: bool = field(default=False, init=False)
     _count: InputCount | None = field(default=None, init=False)
+    _meter: Meter | None = field(default=None, init=False)
 
     def run(self, log: DocumentedLog) -> int:
         """Send everything and return the exit code."""
@@ -75,6 +78,8 @@ class StorescuRun:
                 writers, json_lines = self._open_records(stack)
             except OSError as error:
                 self._say_cannot_record(error)
+                return ExitCode.CANNOT_RECORD
+            if not self._begin_metrics():
                 return ExitCode.CANNOT_RECORD
             return running.run_async(self._send, log, writers, json_lines)
 
@@ -89,6 +94,20 @@ class StorescuRun:
             writers.append(stack.enter_context(contextlib.closing(RecordFile(self.records_path))))
         json_lines = JsonLines(running.Results()) if self.json else None
         return [*writers, json_lines] if json_lines else writers, json_lines
+
+    def _begin_metrics(self) -> bool:
+        """Write the first metrics, if they are wanted; False if that is not possible."""
+        if self.metrics_path is None:
+            return True
+        from asyncstore.cli.metering import Meter
+
+        self._meter = Meter(self.metrics_path, self.peer)
+        try:
+            self._meter.begin()
+        except OSError as error:
+            logger.error("cannot write the metrics %s: %s", path_text(self.metrics_path), running.system_text(error))
+            return False
+        return True
 
     async def _send(self, log: DocumentedLog, writers: list[RecordWriter], json_lines: JsonLines | None) -> int:
         from asyncstore.transfer.engine import Transfer
@@ -112,7 +131,7 @@ class StorescuRun:
 
         self._tell_history(log)
         with running.interrupts(drain, abort) as received, self._counted(transfer, log), self._watched(transfer, log):
-            async with self._control(transfer):
+            async with self._control(transfer), self._metered(transfer):
                 try:
                     async with transfer:
                         async for outcome in transfer:
@@ -130,6 +149,8 @@ class StorescuRun:
             count = self._count
             files = count.entries if count is not None and count.is_complete else None
             json_lines.write_summary(transfer.report, code, input_files=files)
+        if self._meter is not None:
+            await self._meter.finish(transfer.report, code)
         return code
 
     def _exit_code(self, report: Report, failure: AsyncStoreError | None, signal_number: int | None) -> int:
@@ -200,6 +221,9 @@ class StorescuRun:
         from asyncstore.cli import control
 
         return control.controlled(transfer, self.control_path)
+
+    def _metered(self, transfer: Transfer) -> contextlib.AbstractAsyncContextManager[None]:
+        return contextlib.nullcontext() if self._meter is None else self._meter.watching(transfer)
 
     def _record(self, outcome: Outcome | None, writers: list[RecordWriter], transfer: Transfer) -> None:
         """Write an outcome; None, at the end, makes the report exist even if it is empty.
@@ -353,7 +377,8 @@ class StorescuRun:
 
     @property
     def _own_files(self) -> tuple[str, ...]:
-        return tuple(path for path in (self.records_path, self.log_path) if path is not None)
+        metrics = () if self._meter is None else self._meter.file.files
+        return (*(path for path in (self.records_path, self.log_path) if path is not None), *metrics)
 
 
 def summary_text(report: Report) -> str:

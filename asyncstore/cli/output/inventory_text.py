@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import json
 from typing import TYPE_CHECKING
 
 from asyncstore.cli.exit_codes import ExitCode
 from asyncstore.cli.output.plain_text import count_text, path_text, peer_text, size_text
+from asyncstore.cli.output.records import event_line
 from asyncstore.instances.outcome import State
 from asyncstore.transfer.plan import Plan
 from asyncstore.uids import UNCOMPRESSED_TRANSFER_SYNTAXES, name_of
@@ -73,7 +73,7 @@ def plan_lines(inventory: Inventory, options: TransferOptions) -> Iterator[str]:
 
 def json_line(inventory: Inventory) -> str:
     """The inventory as one line of JSON."""
-    return json.dumps({"event": "inventory", **inventory.to_dict()}, separators=(",", ":"))
+    return event_line("inventory", inventory.to_dict())
 
 
 def _example_lines(examples: list[tuple[str, str]], count: int) -> Iterator[str]:

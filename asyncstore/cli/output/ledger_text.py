@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import itertools
-import json
 import os
 from typing import TYPE_CHECKING, Any, Final
 
 from asyncstore.cli.output.plain_text import count_text, path_text, peer_text
-from asyncstore.cli.output.records import cell_text, csv_row
+from asyncstore.cli.output.records import cell_text, csv_row, event_line
 from asyncstore.ledger.rows import LedgerRow, RunState
 
 if TYPE_CHECKING:
@@ -88,7 +87,7 @@ class Account:
 
     def json_line(self) -> str:
         """One line of JSON in ASCII."""
-        return json.dumps({"event": "ledger", **self.to_dict()}, separators=(",", ":"))
+        return event_line("ledger", self.to_dict())
 
     # -- each row ------------------------------------------------------------------------------------------------------
 
