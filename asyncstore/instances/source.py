@@ -170,11 +170,11 @@ class FileSource:
         *,
         padding_bytes: int = 0,
     ) -> None:
-        self.path = path
-        self.data_set_offset = data_set_offset
-        self.length_bytes = length + padding_bytes
-        self.size_bytes = size_bytes
-        self.mtime_ns = mtime_ns
+        self.path: str = path
+        self.data_set_offset: int = data_set_offset
+        self.length_bytes: int = length + padding_bytes
+        self.size_bytes: int = size_bytes
+        self.mtime_ns: int = mtime_ns
         self._stored_bytes = length
         self._idle: list[int] | None = None  # descriptors; None when closed
         self._device = 0
@@ -359,7 +359,7 @@ class BytesSource:
         if not 0 <= offset <= end <= len(view):
             raise ValueError(f"bytes {offset} to {end} of {len(view)} bytes")
         self._view = view[offset:end]
-        self.length_bytes = end - offset
+        self.length_bytes: int = end - offset
 
     def read_into(self, holes: Sequence[memoryview], offset: int, *, wait: bool = True) -> bool:
         """Copy the bytes into the holes; returns True. See DataSource."""

@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from asyncstore.upper_layer.machine import UpperLayerEvent
     from asyncstore.upper_layer.pdu import AssociateRQ
 
-logger = logging.getLogger("asyncstore.net.acceptor")
+logger: logging.Logger = logging.getLogger("asyncstore.net.acceptor")
 
 _UNLIMITED_WINDOW: Final = 64
 # An association is idle after this many looks without a byte. Looks are counted, not time: a peer is not idle because
@@ -97,18 +97,20 @@ class Acceptor:
         check_range("idle_seconds", idle_seconds, 0, math.inf)
         self.providers = providers
         self.host = host
-        self.port = port
-        self.ae_title = check_ae_title(ae_title)
+        self.port: int = port
+        self.ae_title: str = check_ae_title(ae_title)
         if called_ae_titles is None and ae_title != ANY_SCP:
             called_ae_titles = ae_title
-        self.called_ae_titles = None if called_ae_titles is None else _titles(called_ae_titles)
-        self.calling_ae_titles = None if calling_ae_titles is None else _titles(calling_ae_titles)
-        self.transfer_syntaxes = None if transfer_syntaxes is None else several(transfer_syntaxes)
+        self.called_ae_titles: frozenset[str] | None = _titles(called_ae_titles)
+        self.calling_ae_titles: frozenset[str] | None = _titles(calling_ae_titles)
+        self.transfer_syntaxes: tuple[str, ...] | None = (
+            None if transfer_syntaxes is None else several(transfer_syntaxes)
+        )
         self.maximum_length = maximum_length
         self.window = window
         self.maximum_associations = maximum_associations
         self.idle_seconds = idle_seconds
-        self.timeouts = Timeouts(acse_seconds=acse_seconds, dimse_seconds=math.inf, network_seconds=math.inf)
+        self.timeouts: Timeouts = Timeouts(acse_seconds=acse_seconds, dimse_seconds=math.inf, network_seconds=math.inf)
         self.associations = 0
         self._open: set[AcceptedAssociation] = set()
         self._stack: contextlib.AsyncExitStack
@@ -280,7 +282,7 @@ class AcceptedAssociation(Association):
             self._upper_layer.reject(rejection, now)
         else:
             self._acceptor.associations += 1
-            self.calling_ae_title = request.calling_ae_title
+            self.calling_ae_title: str = request.calling_ae_title
             answer = self._acceptor.answer_to(request)
             capacity = fragment_capacity(request.user_information.maximum_length)
             self._upper_layer.accept(answer, now)
@@ -311,9 +313,9 @@ def several(words: Collection[str]) -> tuple[str, ...]:
     return (words,) if isinstance(words, str) else tuple(words)
 
 
-def _titles(titles: Collection[str]) -> frozenset[str]:
-    """AE titles as they arrive, without the spaces that pad them."""
-    return frozenset(check_ae_title(title).strip(" ") for title in several(titles))
+def _titles(titles: Collection[str] | None) -> frozenset[str] | None:
+    """AE titles as they arrive, without the spaces that pad them; None, which is all of them, stays None."""
+    return None if titles is None else frozenset(check_ae_title(title).strip(" ") for title in several(titles))
 
 
 def _family(host: str) -> socket.AddressFamily:

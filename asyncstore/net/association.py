@@ -46,7 +46,7 @@ class Association(Link):
         calling_ae_title: str = "",
     ) -> None:
         super().__init__(acceptor=acceptor, maximum_length=maximum_length, timeouts=timeouts)
-        self.contexts = AcceptedContexts(())
+        self.contexts: AcceptedContexts = AcceptedContexts(())
         self.calling_ae_title = calling_ae_title
         self.performer: Performer | None = None
         self._providers: Providers = providers or {}

@@ -41,11 +41,11 @@ class MockTransport:
     """
 
     def __init__(self, script: Iterable[Step] = (), *, room: float = math.inf) -> None:
-        self.sent = bytearray()
-        self.room = room
-        self.is_closed = False
-        self.was_reset = False
-        self.has_stalled = anyio.Event()
+        self.sent: bytearray = bytearray()
+        self.room: float = room
+        self.is_closed: bool = False
+        self.was_reset: bool = False
+        self.has_stalled: anyio.Event = anyio.Event()
         self._script = deque(script)
         self._seen = 0  # the length of `sent` that earlier steps have seen
         self._arrived: bytes | Exception | None = None

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from asyncstore.dimse.performing import PeerRequest
     from asyncstore.net.provider import ServiceProvider, Sink
 
-logger = logging.getLogger("asyncstore.net.acceptor")
+logger: logging.Logger = logging.getLogger("asyncstore.net.acceptor")
 
 # PS3.5 9.1; a value that does not look like a UID never becomes part of a file name.
 _UID = re.compile(r"(?=.{1,64}\Z)[0-9]+(\.[0-9]+)*\Z")
@@ -123,7 +123,7 @@ class StorageSCP(Acceptor):
         idle_seconds: float = 600.0,
         on_store: OnStore | None = None,
     ) -> None:
-        self.output_directory = None if output_directory is None else Path(output_directory)
+        self.output_directory: Path | None = None if output_directory is None else Path(output_directory)
         self.on_store = on_store
         self.stored = 0
         self.failed = 0

@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from asyncstore.transfer.plan import Pair
     from asyncstore.transfer.view import Trouble
 
-logger = logging.getLogger("asyncstore.transfer")
+logger: logging.Logger = logging.getLogger("asyncstore.transfer")
 
 FAILURES_UNTIL_SINGLE: Final = 5  # more attempts at once do not wake a destination that is down
 _REJECTED_AGAIN_SECONDS: Final = 60.0
@@ -101,26 +101,26 @@ class Destination:
     def __init__(self, retry: RetryPolicy, concurrency: Concurrency) -> None:
         self._retry = retry
         self.concurrency = concurrency
-        self.hold_until = 0.0
+        self.hold_until: float = 0.0
         self.was_established = False
-        self.is_stopped = False
-        self.stopped = Signal()
+        self.is_stopped: bool = False
+        self.stopped: Signal = Signal()
         self.stopped_because: Exception | None = None
         self.start_failure: Exception | None = None
         self.refused: dict[Pair, Status | None] = {}
         self.refuses_with: set[int] = set()
-        self.answers = 0
+        self.answers: int = 0
         self.refusals = 0
         self.relieved = 0
-        self.is_well = True
-        self.dies_as_one = False
+        self.is_well: bool = True
+        self.dies_as_one: bool = False
         self._lost_at = -math.inf
         self._nothing_accepted: NoAcceptedContext | None = None
         self._forget_trouble()
 
     def _forget_trouble(self) -> None:
         self.is_well = True
-        self.refuses_others = False
+        self.refuses_others: bool = False
         self._failures = 0
         self._losses = 0
         self._deaths = 0

@@ -102,8 +102,8 @@ class Transfer:
     ) -> None:
         options = _with(options or TransferOptions(), associations=associations, window=window)
         self.peer = peer
-        self.options = options if ledger is None else options.for_ledger()
-        self.report = Report()
+        self.options: TransferOptions = options if ledger is None else options.for_ledger()
+        self.report: Report = Report()
         self._ledger = _ledger_of(ledger, peer, self.options)
         self._was_entered = False
         self._group: TaskGroup

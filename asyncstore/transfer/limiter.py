@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from asyncstore.transfer.options import TransferOptions
     from asyncstore.transfer.report import Report
 
-logger = logging.getLogger("asyncstore.transfer")
+logger: logging.Logger = logging.getLogger("asyncstore.transfer")
 
 
 class Limiter:
@@ -37,8 +37,8 @@ class Limiter:
     """
 
     def __init__(self, options: TransferOptions, concurrency: Concurrency, report: Report) -> None:
-        self.limits = options.limits
-        self.changed = Signal()
+        self.limits: Limits = options.limits
+        self.changed: Signal = Signal()
         self.pacer: Throttle | None = None
         self._throttle = Throttle()
         self._usual_associations = self._associations = options.associations

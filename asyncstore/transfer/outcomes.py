@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from asyncstore.transfer.plan import Pair
     from asyncstore.transfer.report import Report
 
-logger = logging.getLogger("asyncstore.transfer")
+logger: logging.Logger = logging.getLogger("asyncstore.transfer")
 
 # Waking the caller costs as much as decoding an answer: do it once for this many outcomes, or at the next tick.
 _UNREAD_BATCH: Final = 64
@@ -44,9 +44,9 @@ class Outcomes:
 
     def __init__(self, report: Report, destination: Destination, recorder: Recorder | None, *, fail_fast: bool) -> None:
         self.unread: deque[Outcome] = deque()
-        self.readable = Signal()
-        self.room = Signal()
-        self.are_complete = False
+        self.readable: Signal = Signal()
+        self.room: Signal = Signal()
+        self.are_complete: bool = False
         self._report = report
         self._destination = destination
         self._recorder = recorder

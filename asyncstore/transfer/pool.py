@@ -37,7 +37,7 @@ if TYPE_CHECKING:
     from asyncstore.transfer.work import Work
 
 
-logger = logging.getLogger("asyncstore.transfer")
+logger: logging.Logger = logging.getLogger("asyncstore.transfer")
 
 IDLE_SECONDS: Final = 1.5  # an archive that sends in bursts keeps its associations between them
 # Errors of an association that the run gets over as long as the peer comes back.
@@ -62,7 +62,7 @@ class Pool:
         report: Report,
     ) -> None:
         self.workers: list[Worker] = []
-        self.changed = Signal()
+        self.changed: Signal = Signal()
         self._peer = peer
         self._options = options
         self._admission = admission

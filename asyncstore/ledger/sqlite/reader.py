@@ -49,14 +49,14 @@ class LedgerReader:
     """
 
     def __init__(self, path: str | bytes | os.PathLike[str] | os.PathLike[bytes]) -> None:
-        self.path = ledger_path(os.fsdecode(path), os.getcwd())
+        self.path: str = ledger_path(os.fsdecode(path), os.getcwd())
         self._connection = open_to_read(self.path)
         self.schema_version = SCHEMA_VERSION
         with ledger_errors(self.path, "read"), contextlib.ExitStack() as stack:
             stack.callback(self._connection.close)
             destination, created_at = self._connection.execute("SELECT destination, created_at FROM ledger").fetchone()
             self.destination: str = checked(destination, str)
-            self.created_at = _time(created_at)
+            self.created_at: datetime.datetime = _time(created_at)
             stack.pop_all()
 
     def __enter__(self) -> Self:
