@@ -63,7 +63,7 @@ class Limiter:
         self._change_rate(rate.at(minute) if isinstance(rate, Timetable) else rate, now)
         counts = limits.associations
         self._change_associations(self._usual_associations if counts is None else counts.at(minute), now)
-        self._open_or_close(self._waiting(limits, minute, local))
+        self._open_or_close(self._reason_to_wait(limits, minute, local))
 
     def ended_because(self, now: float) -> Exception | None:
         """Why the run must end now, if it must."""
@@ -85,7 +85,7 @@ class Limiter:
             self._concurrency.change(associations, now)
             emit(logger, LimitChanged(name="Associations", value="auto" if associations is None else str(associations)))
 
-    def _waiting(self, limits: Limits, minute: int, local: time.struct_time) -> Waiting | None:
+    def _reason_to_wait(self, limits: Limits, minute: int, local: time.struct_time) -> Waiting | None:
         """What the run waits for now, if it must wait."""
         if limits.is_paused:
             return Waiting(None)

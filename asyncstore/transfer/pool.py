@@ -13,7 +13,7 @@ from asyncstore.aio.signal import Signal
 from asyncstore.errors import AssociationLost, AsyncStoreError
 from asyncstore.net import trace
 from asyncstore.net.invoker import STREAMED_AFTER_BYTES
-from asyncstore.services.scu import Association
+from asyncstore.net.requestor import Requestor
 from asyncstore.trace import emit
 from asyncstore.transfer.concurrency import Progress
 from asyncstore.transfer.destination import Ended
@@ -152,7 +152,7 @@ class Pool:
         self._last_number += 1
         options, offer = self._options, self._offers.current
         proposal = self._plan.propose(self._work.pairs_waiting(), filled=offer.is_filled and not self.workers)
-        association = Association(
+        association = Requestor(
             self._peer,
             proposal.contexts,
             calling_ae_title=options.calling_ae_title,

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
     from asyncstore.dimse.message_types import Response
     from asyncstore.dimse.operations import Operation
-    from asyncstore.services.scu import Association
+    from asyncstore.net.requestor import Requestor
     from asyncstore.transfer.admission import Admission
     from asyncstore.transfer.attempts import Attempts
     from asyncstore.transfer.offer import Offer
@@ -49,7 +49,7 @@ class Worker:
     def __init__(
         self,
         number: int,
-        association: Association,
+        association: Requestor,
         proposal: Proposal,
         offer: Offer,
         options: TransferOptions,
