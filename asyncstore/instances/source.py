@@ -139,11 +139,11 @@ def read_cached(fd: int, holes: Sequence[memoryview], at: int, device: int) -> i
 
 
 class FileSource:
-    """A data set in a file, read when it is needed: `length` bytes from `data_set_offset`.
+    """A data set in a file, read when it is needed: `length` bytes from `data_set_offset` of the file `path`.
 
     `size_bytes` and `mtime_ns` are the whole file's when it was scanned; if either differs later, reading raises
     SourceChanged. `padding_bytes` zeros are sent after the bytes of the file (PS3.5 A.5: a deflated stream of odd
-    length).
+    length), and `length_bytes` counts them too.
     """
 
     # A reader takes an idle descriptor or opens one. No other thread can close it meanwhile, so its number cannot come
@@ -349,7 +349,10 @@ class HeldPart(HeldSource):
 
 
 class BytesSource:
-    """A data set in memory: `length` bytes of `data` from `offset`; by default all of them."""
+    """A data set in memory: `length` bytes of `data` from `offset`, by default all of them.
+
+    `length_bytes` is how many that are.
+    """
 
     __slots__ = ("_view", "length_bytes")
 

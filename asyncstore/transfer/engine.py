@@ -315,7 +315,14 @@ async def store(
 
         report = await asyncstore.store(["study/"], to=peer, ledger="run.db")
 
-    See Transfer for the arguments and for what is raised. Use a Transfer itself to get each outcome as it comes.
+    sources       what to send: paths, Instances, pydicom Datasets, results of `scan`, and iterables of them
+    to            the peer
+    options       how to send it
+    associations  how many to keep open; None: as `options` say
+    window        asynchronous operations window to propose; None: as `options` say
+    ledger        the file of a ledger, or a Ledger; with it, the next run goes on where this one ended
+
+    See Transfer for more about them and for what is raised. Use a Transfer itself to get each outcome as it comes.
     """
     async with Transfer(
         to, sources, options=options, associations=associations, window=window, ledger=ledger
