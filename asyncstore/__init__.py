@@ -63,6 +63,7 @@ if TYPE_CHECKING:
     from asyncstore.status import Category, Status
     from asyncstore.transfer.engine import Transfer, store
     from asyncstore.transfer.limits import Limits
+    from asyncstore.transfer.observer import Observer
     from asyncstore.transfer.options import KeepTogether, OnDuplicate, RetryPolicy, TransferOptions
     from asyncstore.transfer.reactions import Reaction, Reactions, StatusReaction
     from asyncstore.transfer.report import Report, Waiting
@@ -80,7 +81,7 @@ __all__ = [
     "store", "Transfer", "TransferOptions", "RetryPolicy", "Limits", "Timetable", "Source", "AnyPath", "KeepTogether",
     "OnDuplicate", "StatusReaction", "Reaction", "Reactions",
     # how far a transfer is
-    "Report", "Waiting", "TransferView", "AssociationView", "Trouble",
+    "Report", "Waiting", "TransferView", "AssociationView", "Trouble", "Observer",
     # what is sent, and what became of it
     "scan", "Selection", "Order", "ScanProblem", "ProblemKind", "Instance", "instance_from", "instance_from_bytes",
     "DataSource", "FileSource", "BytesSource", "Outcome", "State", "Status", "Category",
@@ -179,6 +180,7 @@ _MODULES = {
         "store",
     ),
     "asyncstore.transfer.limits": ("Limits",),
+    "asyncstore.transfer.observer": ("Observer",),
     "asyncstore.transfer.options": (
         "KeepTogether",
         "OnDuplicate",

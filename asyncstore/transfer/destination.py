@@ -10,6 +10,7 @@ from __future__ import annotations
 import logging
 import math
 import random
+import time
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 from asyncstore.aio.signal import Signal
@@ -24,6 +25,7 @@ from asyncstore.errors import (
     Timeout,
 )
 from asyncstore.trace import emit
+from asyncstore.transfer.report import Waiting
 from asyncstore.transfer.trace import PeerTakesAgain, PeerTakesNothing
 
 if TYPE_CHECKING:
@@ -94,7 +96,8 @@ class Destination:
     the peer works, `refusals` those that it is out of resources; `relieved` counts the instances that it took after
     such an answer, `refuses_with` has the status codes that it answers to single instances while it takes others.
     `is_well`: nothing is wrong since the latest answer. `refuses_others`: since then it refused one for the first time.
-    `dies_as_one`: over one instance it loses all its associations.
+    `dies_as_one`: over one instance it loses all its associations. `waiting_for` is not None while it takes nothing, as
+    soon as that has lasted for a while.
     `concurrency` says how many associations to keep open.
     """
 
@@ -114,6 +117,7 @@ class Destination:
         self.relieved = 0
         self.is_well: bool = True
         self.dies_as_one: bool = False
+        self.waiting_for: Waiting | None = None
         self._lost_at = -math.inf
         self._nothing_accepted: NoAcceptedContext | None = None
         self._forget_trouble()
@@ -127,7 +131,7 @@ class Destination:
         self._dying_since: float | None = None
         self._trouble_since: float | None = None
         self._trouble: Exception | None = None
-        self._is_told = False
+        self.waiting_for = None
         self._stops_in_a_row = 0
         self._violation = ""
         self._same_violations = 0
@@ -176,10 +180,10 @@ class Destination:
     def look(self, now: float) -> None:
         """Tell of a trouble that lasts, once."""
         since = self._takes_nothing_since
-        if since is None or self._is_told or self.is_stopped or now < since + _TOLD_AFTER_SECONDS:
+        if since is None or self.waiting_for or self.is_stopped or now < since + _TOLD_AFTER_SECONDS:
             return
-        self._is_told = True
         left_seconds = max(0.0, since + self._retry.outage_seconds - now)
+        self.waiting_for = Waiting(time.time() + left_seconds, self._trouble)
         emit(logger, PeerTakesNothing(because=str(self._trouble), left_seconds=left_seconds))
 
     # -- what its answers say ------------------------------------------------------------------------------------------
@@ -189,7 +193,7 @@ class Destination:
         self.answers += 1
         if not self.is_well:
             since = self._takes_nothing_since
-            if self._is_told and since is not None:
+            if self.waiting_for and since is not None:
                 emit(logger, PeerTakesAgain(seconds=now - since))
             self._forget_trouble()
 

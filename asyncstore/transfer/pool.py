@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from asyncstore.transfer.attempts import Attempts
     from asyncstore.transfer.destination import Destination
     from asyncstore.transfer.limiter import Limiter
+    from asyncstore.transfer.observer import Teller
     from asyncstore.transfer.options import TransferOptions
     from asyncstore.transfer.plan import Plan
     from asyncstore.transfer.preparing import Preparing
@@ -60,6 +61,7 @@ class Pool:
         limiter: Limiter,
         plan: Plan,
         report: Report,
+        teller: Teller | None,
     ) -> None:
         self.workers: list[Worker] = []
         self.changed: Signal = Signal()
@@ -73,6 +75,7 @@ class Pool:
         self._limiter = limiter
         self._plan = plan
         self._report = report
+        self._teller = teller
         self._last_number = 0
         self._offers = Offers(window=options.window, is_filled=not options.only_needed_contexts)
         self._withheld: list[TraceEvent] = []
@@ -188,17 +191,19 @@ class Pool:
                 try:
                     async with worker.association:
                         worker.begin()
-                        self._established()
+                        self._established(worker)
                         await worker.work()
                 except AsyncStoreError as failure:
                     error = failure
         finally:
             self._ended(worker, error)
 
-    def _established(self) -> None:
+    def _established(self, worker: Worker) -> None:
         self._destination.was_established = True
         self._report.associations_established += 1
         self._count_open()
+        if self._teller is not None:
+            self._teller.opened(worker.number)
         self.changed.set()
 
     def _ended(self, worker: Worker, error: AsyncStoreError | None) -> None:
@@ -218,6 +223,8 @@ class Pool:
         if error is not None and not offers_less and not self._destination.is_stopped:
             ended = self._how_it_ended(worker, error, in_flight=len(lost), at_fault=at_fault)
             self._attempts.refuse(self._destination.learn_from(ended, time.monotonic()))
+        if self._teller is not None:
+            self._teller.ended(worker.number, error)
         self.changed.set()
         self.wake()
 

@@ -17,17 +17,21 @@ _KEPT_REASONS = 1000  # a peer that words each failure differently must not fill
 
 
 class Waiting(NamedTuple):
-    """Why a run sends nothing although it may have work.
+    """Why a run sends nothing although it may have work. `str()` is one plain line.
 
-    `until` is the time at which it goes on by itself, in seconds since 1970; None: when the caller says.
+    `until` is a time in seconds since 1970. If `because` is None, the limits of the run ask for it: the run goes on by
+    itself at that time, or when the caller says (`until` is None). Otherwise the peer takes nothing, `because` is its
+    latest error, and the run keeps trying until that time.
     """
 
     until: float | None
+    because: Exception | None = None
 
     def __str__(self) -> str:
-        return (
-            "paused" if self.until is None else f"waiting until {time.strftime('%a %H:%M', time.localtime(self.until))}"
-        )
+        if self.until is None:
+            return "paused"
+        text = f"waiting until {time.strftime('%a %H:%M', time.localtime(self.until))}"
+        return text if self.because is None else f"{text} for a peer that takes nothing: {self.because}"
 
 
 @dataclass(slots=True)
