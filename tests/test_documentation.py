@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import enum
 import importlib
 import inspect
@@ -43,8 +44,12 @@ def public_members(cls: type) -> dict[str, Any]:
 
 
 def public_attributes(cls: type) -> set[str]:
-    """Its attributes without an underscore that are annotated: fields, and what its constructor sets."""
+    """Its attributes without an underscore: fields, and what its constructor sets."""
     names = {name for each in of_the_package(cls) for name in inspect.get_annotations(each)}
+    for each in of_the_package(cls):
+        if inspect.isfunction(constructor := vars(each).get("__init__")) and constructor.__module__ == each.__module__:
+            with contextlib.suppress(OSError):  # one that a dataclass has made has no source
+                names.update(re.findall(r"^ +self\.(\w+)(?:: .+)? = ", inspect.getsource(constructor), re.MULTILINE))
     return {name for name in names if not name.startswith("_")}
 
 
@@ -87,9 +92,10 @@ def test_each_field_and_each_argument_of_a_class_is_explained(name: str) -> None
     names = public_attributes(cls) - public_members(cls).keys()
     if not issubclass(cls, Exception | enum.Enum) and not getattr(cls, "_is_protocol", False):
         names |= parameters(cls)
-    if issubclass(cls, Exception):
-        names -= {"retryable"}  # that of the base class, which explains it
-    assert sorted(each for each in names if not says(inspect.getdoc(cls) or "", each)) == []
+    # Errors are read as a tree: what a base class explains is not said again.
+    explained_by = of_the_package(cls) if issubclass(cls, Exception) else [cls]
+    text = "\n".join(inspect.getdoc(each) or "" for each in explained_by)
+    assert sorted(each for each in names if not says(text, each)) == []
 
 
 @pytest.mark.parametrize("name", FUNCTIONS)

@@ -90,6 +90,10 @@ def test_each_reaction_is_told() -> None:
     assert sorted(documented) == sorted(member.name.lower().replace("_", "-") for member in Reactions)
 
 
+def test_the_version_is_this_one() -> None:
+    assert f"| asyncstore {asyncstore.__version__} |" in README
+
+
 def test_the_pictures_and_pages_that_it_links_to_are_there() -> None:
     links = [link for link in re.findall(r"\]\(([^)#]+)\)", README) if "://" not in link]
     assert links

@@ -265,7 +265,7 @@ class Transfer:
         return self._limiter.limits
 
     def limit(self, limits: Limits) -> None:
-        """Have other limits from now on; no association is aborted for it.
+        """Have other limits from now on; no association is aborted for it. Raises LocalProtocolError for anything else.
 
         transfer.limit(dataclasses.replace(transfer.limits, is_paused=True))
         """

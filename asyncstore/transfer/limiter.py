@@ -10,9 +10,9 @@ import math
 from typing import TYPE_CHECKING
 
 from asyncstore.aio.signal import Signal
-from asyncstore.errors import AsyncStoreError
+from asyncstore.errors import AsyncStoreError, LocalProtocolError
 from asyncstore.trace import emit
-from asyncstore.transfer.limits import rate_text
+from asyncstore.transfer.limits import Limits, rate_text
 from asyncstore.transfer.report import Waiting
 from asyncstore.transfer.schedule import Timetable, minute_of_week, minutes_later
 from asyncstore.transfer.throttle import Throttle
@@ -22,7 +22,6 @@ if TYPE_CHECKING:
     import time
 
     from asyncstore.transfer.concurrency import Concurrency
-    from asyncstore.transfer.limits import Limits
     from asyncstore.transfer.options import TransferOptions
     from asyncstore.transfer.report import Report
 
@@ -52,6 +51,8 @@ class Limiter:
 
     def change(self, limits: Limits) -> None:
         """Have other limits from now on."""
+        if not isinstance(limits, Limits):
+            raise LocalProtocolError(f"limits are {limits!r:.200}: they are a Limits")
         self.limits = limits
         self.changed.set()
 

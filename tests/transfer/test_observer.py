@@ -16,7 +16,7 @@ import pytest
 import asyncstore
 from asyncstore.errors import ConnectFailed, LocalProtocolError
 from asyncstore.transfer import destination
-from asyncstore.transfer.observer import CALLS, Observer
+from asyncstore.transfer.observer import CALLS, Observer, Teller
 from asyncstore.transfer.outcomes import Outcomes
 from tests.support.transfers import (
     LIMIT_SECONDS,
@@ -243,6 +243,17 @@ async def test_a_call_may_end_the_run(end: Callable[[Transfer], None]) -> None:
     assert len(outcomes) >= 10
     assert observer.of("outcome") == outcomes
     assert observer.of("finish")[0].stopped_early
+
+
+def test_each_change_of_what_a_run_waits_for_is_told_once() -> None:
+    observer = Keeping()
+    teller = Teller(observer)
+    night, noon, away = asyncstore.Waiting(1.0), asyncstore.Waiting(2.0), asyncstore.Waiting(3.0, OSError("no route"))
+    for waiting in (None, night, night, noon, away, away, None, None, night):
+        teller.look(waiting)
+    pauses = [("pause", waiting) for waiting in (night, noon, away)]
+    assert observer.calls == [*pauses, ("resume",), ("pause", night)]
+    assert str(away).endswith("for a peer that takes nothing: no route")
 
 
 # -- mistakes ----------------------------------------------------------------------------------------------------------

@@ -44,6 +44,9 @@ _CHECKED: Final = [
 class LedgerReader:
     """Reads a ledger, even while a run is writing it: `with LedgerReader(path) as ledger: ledger.by_state()`.
 
+    `path` is its file, `destination` the peer that it is for, as AE@host:port. `created_at` is when it was begun,
+    `schema_version` the number of its schema.
+
     Blocks. The constructor and all methods may raise LedgerError. While a run is writing, each result is a snapshot;
     two results may be from different moments.
     """
