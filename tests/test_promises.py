@@ -115,6 +115,7 @@ def commands(source: Path, port: int) -> Iterator[list[str | Path | int]]:
     yield ["report", "--json", "--studies", out / "run.db"]
 
 
+@pytest.mark.timeout(300)  # ten processes, one after the other
 @on_one_loop
 async def test_source_files_are_only_read_values_are_not_logged_and_only_the_peer_is_called(
     source: Path, tmp_path: Path

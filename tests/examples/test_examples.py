@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import anyio.from_thread
 import anyio.to_thread
+import pytest
 
 import asyncstore
 from tests.support import files
@@ -111,6 +112,7 @@ async def test_the_web_service_says_when_the_archive_cannot_be_reached(tmp_path:
     await anyio.to_thread.run_sync(play)
 
 
+@pytest.mark.timeout(180)  # it looks once a second, and twice before it takes a file
 @on_one_loop
 async def test_the_watcher_sends_what_comes_into_the_directory_and_nothing_twice(tmp_path: Path) -> None:
     first, second, third = write_files(tmp_path / "out", 3)
