@@ -145,7 +145,7 @@ def print_version(wanted: bool) -> None:
         raise typer.Exit
 
 
-app = typer.Typer(
+app: typer.Typer = typer.Typer(
     cls=LazyGroup,
     help="Send whole imaging archives to a PACS by DICOM C-STORE: fast, resumable, and exact about every instance.",
     no_args_is_help=True,

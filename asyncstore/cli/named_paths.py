@@ -30,8 +30,8 @@ class NamedPaths:
     ) -> None:
         self.list_name = list_name
         self.ends_in_nul = ends_in_nul
-        self.count = len(paths)
-        self.first = list(paths)
+        self.count: int = len(paths)
+        self.first: list[str] = list(paths)
         self.given = paths
         self._listed = listed
 

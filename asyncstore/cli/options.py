@@ -29,7 +29,7 @@ BULK: Final = "Bulk Transfer Options"
 RETRY: Final = "Retry Options"
 RESULTS: Final = "Result Options"
 
-CONTEXT_SETTINGS: Final = {"auto_envvar_prefix": "ASYNCSTORE", "help_option_names": ["-h", "--help"]}
+CONTEXT_SETTINGS: Final[dict[str, Any]] = {"auto_envvar_prefix": "ASYNCSTORE", "help_option_names": ["-h", "--help"]}
 ENVIRONMENT_NOTE: Final = (
     "Each option can also be set in the environment: ASYNCSTORE_LOG_LEVEL=info is --log-level info."
 )

@@ -40,12 +40,12 @@ class Inventory:
         self.size_bytes: Counter[tuple[str, str]] = Counter()
         self.problems: Counter[ProblemKind] = Counter()
         self.examples: dict[ProblemKind, list[tuple[str, str]]] = {}
-        self.differing = 0
+        self.differing: int = 0
         self.differences: list[tuple[str, str]] = []
-        self.failed = 0
+        self.failed: int = 0
         self.settled: Counter[State] = Counter()
-        self.set_aside = 0
-        self.left_out = 0
+        self.set_aside: int = 0
+        self.left_out: int = 0
 
     def scan(
         self,

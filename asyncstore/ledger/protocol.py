@@ -42,7 +42,11 @@ _OF_THE_FILE = frozenset((State.SKIPPED, State.SOURCE_PROBLEM))
 
 
 class KnownInstance(NamedTuple):
-    """An instance that is stored already. `path` is its file (None: memory); size and time are those at that moment."""
+    """An instance that is stored already.
+
+    `path` is its file, None if it was in memory. `size_bytes` and `mtime_ns` (modification time) are those of the file
+    when it was sent. `state` is how it was stored.
+    """
 
     path: str | None
     size_bytes: int
@@ -60,20 +64,22 @@ class Suspicion(NamedTuple):
 
 
 class Offered(Protocol):
-    """A source that a transfer is about to open, as a ledger sees it.
-
-    `name` is its path (None: in memory). `is_named` says that the user named it. `instance` is its Instance, if known
-    already. `stamp` returns size in bytes and modification time in ns, or None if it has none; it may block.
-    """
+    """A source that a transfer is about to open, as a ledger sees it."""
 
     @property
-    def name(self) -> str | None: ...
-    @property
-    def is_named(self) -> bool: ...
-    @property
-    def instance(self) -> Instance | None: ...
+    def name(self) -> str | None:
+        """Its path; None: in memory."""
 
-    def stamp(self) -> tuple[int, int] | None: ...
+    @property
+    def is_named(self) -> bool:
+        """Whether the user named it."""
+
+    @property
+    def instance(self) -> Instance | None:
+        """Its Instance, if that is known already."""
+
+    def stamp(self) -> tuple[int, int] | None:
+        """Its size in bytes and modification time in ns; None if it has none. May block."""
 
 
 class Recorder(Protocol):

@@ -46,7 +46,7 @@ class Association(Link):
         calling_ae_title: str = "",
     ) -> None:
         super().__init__(acceptor=acceptor, maximum_length=maximum_length, timeouts=timeouts)
-        self.contexts = AcceptedContexts(())
+        self.contexts: AcceptedContexts = AcceptedContexts(())
         self.calling_ae_title = calling_ae_title
         self.performer: Performer | None = None
         self._providers: Providers = providers or {}
@@ -54,15 +54,18 @@ class Association(Link):
         self._incoming = Incoming(self._tolerate)
 
     def __repr__(self) -> str:
+        return f"<{type(self).__name__} {self._other_end()}, {self.state}>"
+
+    @property
+    def state(self) -> str:
+        """What it is doing, for people who debug a program."""
         if self.failure is not None:
-            state = f"failed: {self.failure}"
-        elif self._released:
-            state = "released"
-        elif not self.established:
-            state = "not established"
-        else:
-            state = f"established, {len(self.outstanding)} of {self.window} operations outstanding"
-        return f"<{type(self).__name__} {self._other_end()}, {state}>"
+            return f"failed: {self.failure}"
+        if self._released:
+            return "released"
+        if not self.established:
+            return "not established"
+        return f"established, {len(self.outstanding)} of {self.window} operations outstanding"
 
     def _other_end(self) -> str:
         return self.calling_ae_title

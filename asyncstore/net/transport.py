@@ -99,7 +99,7 @@ class SocketTransport:
 
     def __init__(self, sock: socket.socket) -> None:
         sock.setblocking(False)
-        self.is_closed = False
+        self.is_closed: bool = False
         self._socket = sock
         self._unwatch: Callable[[], object] | None = None
         self._unwait: Callable[[], object] | None = None

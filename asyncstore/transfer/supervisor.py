@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from asyncstore.transfer.destination import Destination
     from asyncstore.transfer.duplicates import Duplicates
     from asyncstore.transfer.limiter import Limiter
+    from asyncstore.transfer.observer import Teller
     from asyncstore.transfer.outcomes import Outcomes
     from asyncstore.transfer.pool import Pool
     from asyncstore.transfer.preparing import Preparing
@@ -55,6 +56,7 @@ class Supervisor:
         destination: Destination,
         limiter: Limiter,
         report: Report,
+        teller: Teller | None,
         recorder: Recorder | None,
         history: History | None,
         retry_set_aside: bool,
@@ -71,6 +73,7 @@ class Supervisor:
         self._destination = destination
         self._limiter = limiter
         self._report = report
+        self._teller = teller
         self._recorder = recorder
         self._history = history
         self._retry_set_aside = retry_set_aside
@@ -172,6 +175,8 @@ class Supervisor:
         self._apply_limits(now)
         self._report_on_input()
         self._admission.look(now)
+        if self._teller is not None:
+            self._teller.look(self._report.waiting_for or self._destination.waiting_for)
         if self._destination.is_stopped:
             self._begin_draining()
             self._pool.wake()

@@ -44,7 +44,7 @@ class Screen:
 
     def __init__(self, stream: TextIO) -> None:
         self._stream = stream
-        self.has_unicode = has_unicode(stream.encoding)
+        self.has_unicode: bool = has_unicode(stream.encoding)
         self._has_colours = not os.environ.get("NO_COLOR")
         self._drawn: list[int] = []  # the width of each line that is on the screen
         self._lines: list[Line] = []

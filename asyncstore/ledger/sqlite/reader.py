@@ -44,19 +44,22 @@ _CHECKED: Final = [
 class LedgerReader:
     """Reads a ledger, even while a run is writing it: `with LedgerReader(path) as ledger: ledger.by_state()`.
 
+    `path` is its file, `destination` the peer that it is for, as AE@host:port. `created_at` is when it was begun,
+    `schema_version` the number of its schema.
+
     Blocks. The constructor and all methods may raise LedgerError. While a run is writing, each result is a snapshot;
     two results may be from different moments.
     """
 
     def __init__(self, path: str | bytes | os.PathLike[str] | os.PathLike[bytes]) -> None:
-        self.path = ledger_path(os.fsdecode(path), os.getcwd())
+        self.path: str = ledger_path(os.fsdecode(path), os.getcwd())
         self._connection = open_to_read(self.path)
         self.schema_version = SCHEMA_VERSION
         with ledger_errors(self.path, "read"), contextlib.ExitStack() as stack:
             stack.callback(self._connection.close)
             destination, created_at = self._connection.execute("SELECT destination, created_at FROM ledger").fetchone()
             self.destination: str = checked(destination, str)
-            self.created_at = _time(created_at)
+            self.created_at: datetime.datetime = _time(created_at)
             stack.pop_all()
 
     def __enter__(self) -> Self:
