@@ -16,7 +16,6 @@ from asyncstore.instances.instance import Instance
 from asyncstore.instances.outcome import FOUND_EARLIER_STATES, Outcome, State
 from asyncstore.instances.problem import PASSED_OVER, ProblemKind, ScanProblem
 from asyncstore.instances.study import patient_and_study_of
-from asyncstore.uids import name_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -32,8 +31,8 @@ _LARGEST: Final = 10
 class Inventory:
     """Counts of what a scan finds. An instance takes 11 to 22 bytes of memory, and so does each study and patient.
 
-    `instances` and `size_bytes` are by (SOP class UID, transfer syntax UID). `studies` and `patients` have the different
-    Study Instance UIDs and Patient IDs, `without_study` counts the instances in which the first is not to be found.
+    `instances` and `size_bytes` are by (SOP class UID, transfer syntax UID). `studies` and `patients` have the
+    different Study Instance UIDs and Patient IDs, `without_study` counts the instances that show none of the first.
     `repeated` counts instances whose SOP Instance UID an earlier file has, too; `repetitions` has examples of them as
     (path, UID). `largest` are the largest files as (bytes, path). `problems` are by kind, with some `examples` of each
     as (path, detail). `differing` counts instances whose File Meta Information contradicts the data set; `differences`
@@ -134,6 +133,11 @@ class Inventory:
             self.differing += 1
             _keep(self.differences, found.path or "", found.meta_difference)
 
+    @property
+    def files(self) -> int:
+        """The number of files, and of paths that are none, so far."""
+        return self.instances.total() + self.problems.total() + self.settled.total() + self.set_aside
+
     def to_dict(self) -> dict[str, Any]:
         """The counts as plain data, for JSON."""
         return {
@@ -146,17 +150,6 @@ class Inventory:
             "resumed": self.settled[State.RESUMED],
             "duplicates": self.settled[State.DUPLICATE],
             "set_aside": self.set_aside,
-            "kinds": [
-                {
-                    "sop_class_uid": pair[0],
-                    "sop_class": name_of(pair[0]),
-                    "transfer_syntax_uid": pair[1],
-                    "transfer_syntax": name_of(pair[1]),
-                    "instances": count,
-                    "bytes": self.size_bytes[pair],
-                }
-                for pair, count in self.instances.most_common()
-            ],
             "repeated_uids": {
                 "instances": self.repeated,
                 "examples": [{"path": path, "sop_instance_uid": uid} for path, uid in self.repetitions],
