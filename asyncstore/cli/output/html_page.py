@@ -9,7 +9,7 @@ import errno
 import html
 import os
 import time
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final
 
 from asyncstore.cli.output.plain_text import path_text
 
@@ -39,7 +39,7 @@ table { width: 100%; border-collapse: collapse; }
 th, td { padding: .35rem .6rem; border-bottom: 1px solid #e3e8ed; text-align: left; vertical-align: top;
   overflow-wrap: anywhere; }
 th { border-bottom: 2px solid #b9c4cf; font-weight: 600; overflow-wrap: normal; }
-th.number, td.number { text-align: right; white-space: nowrap; font-variant-numeric: tabular-nums; }
+th.number, td.number { width: 1%; text-align: right; white-space: nowrap; font-variant-numeric: tabular-nums; }
 svg { display: block; width: 100%; height: auto; }
 svg text { font: 12px system-ui, Arial, "DejaVu Sans", sans-serif; fill: #5c6b7a; }
 footer { margin-top: 2.5rem; padding-top: .6rem; border-top: 1px solid #d8dfe6; font-size: .85rem; }
@@ -163,7 +163,9 @@ def is_page_name(path: str) -> bool:
     return os.path.splitext(path)[1].lower() in SUFFIXES
 
 
-def chart(bars: Sequence[float], *, label: str, top: str, left: str, right: str, bands: Sequence[Any] = ()) -> Markup:
+def chart(
+    bars: Sequence[float], *, label: str, top: str, left: str, right: str, bands: Sequence[tuple[float, float]] = ()
+) -> Markup:
     """Bars over time as an inline SVG: `top` says how much the highest is, `left` and `right` what the ends are.
 
     `label` says it all in words, for who cannot see it. `bands` are parts (begin, end) of the whole width, from 0 to 1,

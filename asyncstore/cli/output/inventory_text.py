@@ -46,12 +46,7 @@ def total_text(inventory: Inventory) -> str:
     )
     if not inventory.instances:
         return text
-    return f"{text}; {studies_text(len(inventory.studies))}, {count_text(len(inventory.patients), 'patient')}"
-
-
-def studies_text(count: int) -> str:
-    """A number of studies."""
-    return f"{count:,} {'study' if count == 1 else 'studies'}"
+    return f"{text}; {count_text(len(inventory.studies), 'study')}, {count_text(len(inventory.patients), 'patient')}"
 
 
 def kind_text(kind: Kind) -> str:

@@ -151,7 +151,7 @@ def asked() -> Prospect:
 
 def test_what_a_peer_accepts_is_told_of_each_kind_and_in_all(asked: Prospect) -> None:
     lines = list(inventory_text.lines(asked))
-    assert [line[15:] for line in lines[1:4]] == [
+    assert [line[17:] for line in lines[1:4]] == [
         "MR Image Storage, JPEG 2000 Image Compression: not accepted",
         "CT Image Storage, Explicit VR Little Endian: accepted",
         "CT Image Storage, Implicit VR Little Endian: converted to Explicit VR Little Endian",

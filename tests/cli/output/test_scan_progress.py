@@ -61,9 +61,12 @@ def test_nobody_is_shown_what_he_does_not_want(
     level: int, wanted: bool | None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(scan_progress, "Screen", None)
-    with terminal(monkeypatch), documented_log.installed(level) as log:
-        with scan_progress.shown(filled(), log, wanted=wanted):
-            pass
+    with (
+        terminal(monkeypatch),
+        documented_log.installed(level) as log,
+        scan_progress.shown(filled(), log, wanted=wanted),
+    ):
+        pass
 
 
 def test_the_line_has_counts_and_a_rate() -> None:
