@@ -36,17 +36,20 @@ p { margin: .3rem 0; overflow-wrap: anywhere; }
 .good b { color: #11703c; }
 .bad b, p.bad, span.bad { color: #b3261e; }
 table { width: 100%; border-collapse: collapse; }
-th, td { padding: .35rem .6rem; border-bottom: 1px solid #e3e8ed; text-align: left; vertical-align: top;
-  overflow-wrap: anywhere; }
-th { border-bottom: 2px solid #b9c4cf; font-weight: 600; overflow-wrap: normal; }
+th, td { padding: .35rem .6rem; border-bottom: 1px solid #e3e8ed; text-align: left; vertical-align: top; }
+th { border-bottom: 2px solid #b9c4cf; font-weight: 600; }
+td.long { overflow-wrap: anywhere; }
 th.number, td.number { width: 1%; text-align: right; white-space: nowrap; font-variant-numeric: tabular-nums; }
 svg { display: block; width: 100%; height: auto; }
 svg text { font: 12px system-ui, Arial, "DejaVu Sans", sans-serif; fill: #5c6b7a; }
 footer { margin-top: 2.5rem; padding-top: .6rem; border-top: 1px solid #d8dfe6; font-size: .85rem; }
 @page { margin: 15mm; }
 @media print {
-  body { max-width: none; padding: 0; font-size: 10pt; }
-  h2 { break-after: avoid; }
+  html { font-size: 12px; }
+  body { max-width: none; padding: 0; font-size: 9pt; }
+  h2, section > p { break-after: avoid; }
+  th, td { padding: .2rem .4rem; }
+  .fact { flex-basis: 6rem; padding: .4rem .6rem; }
   tr, svg, .fact { break-inside: avoid; }
   thead { display: table-header-group; }
 }
@@ -62,10 +65,13 @@ class Markup(str):
 def tag(name: str, *children: str, **attributes: object) -> Markup:
     """An element; children and attributes that are not Markup are escaped, also what is not printable.
 
-    An attribute's name may end with an underscore (`class_`), and an underscore in it is a hyphen (`stroke_width`).
+    An attribute's name may end with an underscore (`class_`), and an underscore in it is a hyphen (`stroke_width`). One
+    without a value is left out.
     """
     written = "".join(
-        f' {key.rstrip("_").replace("_", "-")}="{_escaped(str(value))}"' for key, value in attributes.items()
+        f' {key.rstrip("_").replace("_", "-")}="{_escaped(str(value))}"'
+        for key, value in attributes.items()
+        if value != ""
     )
     inside = "".join(child if isinstance(child, Markup) else _escaped(child) for child in children)
     return Markup(f"<{name}{written}>{inside}</{name}>")
@@ -91,18 +97,17 @@ def facts(*each: Markup) -> Markup:
 
 
 def table(columns: Sequence[str], rows: Iterable[Sequence[str | int]]) -> Markup:
-    """A table; a column whose name begins with "#" has numbers, and is aligned to the right."""
-    is_number = [name.startswith("#") for name in columns]
-    head = (_cell("th", name.lstrip("#"), number) for name, number in zip(columns, is_number, strict=True))
+    """A table. The name of a column begins with "#" if it has numbers, with "~" if a text may be broken anywhere."""
+    kinds = [_KINDS_OF_COLUMNS.get(name[:1], "") for name in columns]
+    head = (tag("th", name.lstrip("#~"), class_=kind) for name, kind in zip(columns, kinds, strict=True))
     body = (
-        tag("tr", *(_cell("td", _text(value), number) for value, number in zip(row, is_number, strict=True)))
+        tag("tr", *(tag("td", _text(value), class_=kind) for value, kind in zip(row, kinds, strict=True)))
         for row in rows
     )
     return tag("table", tag("thead", tag("tr", *head)), tag("tbody", *body))
 
 
-def _cell(name: str, text: str, is_number: bool) -> Markup:
-    return tag(name, text, class_="number") if is_number else tag(name, text)
+_KINDS_OF_COLUMNS: Final = {"#": "number", "~": "long"}
 
 
 def _text(value: str | int) -> str:

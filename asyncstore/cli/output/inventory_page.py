@@ -40,13 +40,13 @@ def _sections(prospect: Prospect) -> Iterator[Markup]:
         yield from _peer(prospect)
         yield section("Instances by kind", _kinds(prospect))
     for title, examples, count in doubts_of(inventory):
-        shown = [table(("File", "Detail"), examples)] if examples else []
+        shown = [table(("~File", "~Detail"), examples)] if examples else []
         more = count - len(examples)
         shown += [tag("p", f"and {more:,} more", class_="faint")] if more > 0 else []
         yield section(title, *shown)
     if inventory.largest:
         rows = [(size_text(size), path) for size, path in inventory.largest]
-        yield section("Largest files", table(("#Size", "File"), rows))
+        yield section("Largest files", table(("#Size", "~File"), rows))
 
 
 def _peer(prospect: Prospect) -> Iterator[Markup]:
@@ -67,11 +67,11 @@ def _peer(prospect: Prospect) -> Iterator[Markup]:
 
 def _kinds(prospect: Prospect) -> Markup:
     columns = ["SOP Class", "Transfer Syntax", "#Instances", "#Size"]
-    rows = [
+    rows: list[list[str | int]] = [
         [
             name_of(kind.sop_class_uid),
             name_of(kind.transfer_syntax_uid),
-            f"{kind.instances:,}",
+            kind.instances,
             size_text(kind.size_bytes),
             tag("span", verdict_text(kind), class_="bad" if kind.verdict is Verdict.REFUSED else ""),
         ]

@@ -47,16 +47,16 @@ def _sections(ledger: LedgerReader, all_studies: bool) -> Iterator[Markup]:
     if stored is not None:
         yield section("Stored over time", *_charts(stored, runs))
     reasons = [
-        (f"{count.instances:,}", count.state.value, "" if count.status is None else f"{count.status:04X}", count.reason)
+        (count.instances, count.state.value, "" if count.status is None else f"{count.status:04X}", count.reason)
         for count in ledger.by_reason(_REASONS)
     ]
     if reasons:
-        columns = ("#Instances", "State", "Status", "Reason")
+        columns = ("#Instances", "State", "Status", "~Reason")
         yield section("Not stored, or with a warning, by reason", table(columns, reasons))
     directories = ledger.worst_directories(_DIRECTORIES)
     if directories:
-        rows = [(f"{count.failed:,}", count.directory or "(from memory)") for count in directories]
-        yield section("Most failures by directory", table(("#Failed", "Directory"), rows))
+        rows = [(count.failed, count.directory or "(from memory)") for count in directories]
+        yield section("Most failures by directory", table(("#Failed", "~Directory"), rows))
     yield from _studies(list(ledger.by_study()), all_studies)
     yield section("Runs", *_runs(runs))
 
@@ -120,11 +120,14 @@ def _studies(studies: list[StudyCount], all_studies: bool) -> Iterator[Markup]:
     incomplete = [study for study in known if not study.is_complete]
     shown = studies if all_studies else incomplete[:_STUDIES]
     has_others = ". The others:" if incomplete and not all_studies else "."
-    columns = ("Study Instance UID", "#Found", "#Stored", "#Failed", "#Left", "First outcome", "Last outcome")
+    columns = ("~Study Instance UID", "#Found", "#Stored", "#Failed", "#Left", "First outcome", "Last outcome")
     rows = [
         (
             study.study_instance_uid or "not known",
-            *(f"{count:,}" for count in (study.found, study.stored, study.failed, study.left)),
+            study.found,
+            study.stored,
+            study.failed,
+            study.left,
             time_text(study.first_recorded_at),
             time_text(study.last_recorded_at),
         )
@@ -141,7 +144,7 @@ def _studies(studies: list[StudyCount], all_studies: bool) -> Iterator[Markup]:
 def _runs(runs: Sequence[RunRecord]) -> Iterator[Markup]:
     rows = [
         (
-            str(run.number),
+            run.number,
             run.state.value,
             time_text(run.started_at),
             "" if run.finished_at is None else time_text(run.finished_at),
@@ -150,6 +153,6 @@ def _runs(runs: Sequence[RunRecord]) -> Iterator[Markup]:
         )
         for run in reversed(runs[-_RUNS:])
     ]
-    yield table(("#Run", "State", "Begun", "Ended", "Process", "Stopped because"), rows)
+    yield table(("#Run", "State", "Begun", "Ended", "~Process", "~Stopped because"), rows)
     if len(runs) > len(rows):
         yield tag("p", f"and {len(runs) - len(rows):,} earlier ones", class_="faint")
