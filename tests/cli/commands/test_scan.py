@@ -6,7 +6,10 @@ import csv
 import io
 import json
 import os
+import signal
+import socket
 import subprocess
+import sys
 from pathlib import Path
 
 import anyio.to_thread
@@ -97,6 +100,19 @@ async def test_a_peer_that_rejects_us_is_code_1_and_the_rest_is_told(tmp_path: P
     assert done.stdout.startswith("1 instance, ")
     assert "We are STORESCU and called ANY-SCP: -aet and -aec set other AE titles" in done.stderr
     assert "could not be asked what it accepts: " in (tmp_path / "page.html").read_text()
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows has no such signals")
+def test_ctrl_c_ends_the_wait_for_a_peer_that_does_not_answer() -> None:
+    with socket.create_server((LOOPBACK, 0)) as silent:
+        silent.settimeout(command.FINISH_SECONDS)
+        process = command.start("scan", "--to", f"{LOOPBACK}:{silent.getsockname()[1]}", SAMPLES / "CT_small.dcm")
+        connection, _ = silent.accept()
+        with connection:
+            assert connection.recv(1) == b"\1"  # of the A-ASSOCIATE-RQ
+            process.send_signal(signal.SIGINT)
+            stdout, stderr = process.communicate(timeout=command.FINISH_SECONDS)
+    assert (process.returncode, stdout, stderr) == (130, b"", b"")
 
 
 def test_a_peer_is_not_asked_about_nothing(tmp_path: Path) -> None:
