@@ -152,15 +152,15 @@ def check_page(path: str) -> None:
 def write_page(path: str, text: str) -> None:
     """Write a page, all of it or nothing. Raises OSError."""
     check_page(path)
-    unfinished = f"{path}.part"
-    try:
-        with open(unfinished, "w", encoding="utf-8", newline="\n") as file:
+    unfinished = f"{path}.{os.getpid()}.part"
+    with open(unfinished, "x", encoding="utf-8", newline="\n") as file:
+        try:
             file.write(text)
-        os.replace(unfinished, path)
-    except BaseException:
-        if os.path.exists(unfinished):
+            file.flush()
+            os.replace(unfinished, path)
+        except BaseException:
             os.unlink(unfinished)
-        raise
+            raise
 
 
 def is_page_name(path: str) -> bool:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import html.parser
+import os
 import re
 from typing import TYPE_CHECKING
 
@@ -96,5 +98,21 @@ def test_a_page_is_replaced_and_nothing_else_is(tmp_path: Path) -> None:
     with pytest.raises(OSError, match="not an HTML page of an earlier run"):
         html_page.write_page(str(path), html_page.page("three"))
     assert path.read_text() == "shopping list"
+    (tmp_path / "folder.html").mkdir()
+    with pytest.raises(IsADirectoryError):
+        html_page.write_page(str(tmp_path / "folder.html"), html_page.page("four"))
     with pytest.raises(FileNotFoundError):
         html_page.write_page(str(tmp_path / "missing" / "page.html"), "")
+
+
+def test_a_page_that_cannot_be_finished_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    path = tmp_path / "page.html"
+    html_page.write_page(str(path), html_page.page("one"))
+    monkeypatch.setattr(os, "replace", full)
+    with pytest.raises(OSError, match="No space left"):
+        html_page.write_page(str(path), html_page.page("two"))
+    assert [each.name for each in tmp_path.iterdir()] == ["page.html"]
+    assert "<h1>one</h1>" in path.read_text()
