@@ -329,30 +329,19 @@ class StorescuRun:
     # -- without sending -----------------------------------------------------------------------------------------------
 
     def plan(self, log: DocumentedLog) -> int:
-        """Scan the sources and print what would be sent, and how. Opens no association, and writes no ledger."""
+        """Scan the sources, ask the peer, and print what would be sent, and how. Sends nothing, writes no ledger."""
         from asyncstore.cli.output import inventory_text
-        from asyncstore.inputs.inventory import Inventory
-        from asyncstore.inputs.own_files import OwnFiles
+        from asyncstore.cli.planning import Planning
 
         _say_hello()
-        inventory = Inventory()
+        planning = Planning(self.options, self.peer, "json" if self.json else None, progress=self.progress)
         with contextlib.ExitStack() as stack:
             history, ledger_files = self._open_history(stack)
-            inventory.scan(
-                self.paths.sources(),
-                recursive=self.options.recursive,
-                selection=self.options.selection,
-                settled=None if history is None else self._settled(history),
-                own_files=OwnFiles([*ledger_files, *self._own_files]),
-            )
-        results = running.Results()
-        if self.json:
-            results.print(inventory_text.json_line(inventory))
-        else:
-            if self.ledger is not None:
-                results.print(*inventory_text.ledger_lines(inventory, exists=history is not None))
-            results.print(*inventory_text.lines(inventory), *inventory_text.plan_lines(inventory, self.options))
-        code = inventory_text.exit_code(inventory)
+            settled = None if history is None else self._settled(history)
+            own_files = [*ledger_files, *self._own_files]
+            inventory = planning.scan(self.paths.sources(), log, settled=settled, own_files=own_files)
+        before = [] if self.ledger is None else inventory_text.ledger_lines(inventory, exists=history is not None)
+        code = planning.tell(inventory, log, paths=self.paths.given, before=before)
         if code == ExitCode.NOTHING_TO_SEND:
             logger.error("Nothing to send: %s", self._why_nothing(inventory.problems.total(), inventory.left_out))
         return code

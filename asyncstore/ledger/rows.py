@@ -82,15 +82,41 @@ class ReasonCount(NamedTuple):
 
 
 class StudyCount(NamedTuple):
-    """The progress of a study: how many of its instances were `found`, `stored` and have `failed`.
+    """The progress of a study: how many of its instances were `found`, `stored`, have `failed`, and are `left`.
 
     `study_instance_uid` is None for all instances of unknown study together.
+
+    `found` is final once a run has read its input to the end. `left` counts the instances that are neither stored nor
+    known to be at the peer, and have not failed. The times are those of the first and the last outcome that counts.
     """
 
     study_instance_uid: str | None
     found: int
     stored: int
     failed: int
+    left: int
+    first_recorded_at: datetime.datetime
+    last_recorded_at: datetime.datetime
+
+    @property
+    def is_complete(self) -> bool:
+        """Whether the peer has all that was found of it."""
+        return not self.failed and not self.left
+
+
+class StoredPart(NamedTuple):
+    """What was stored in one part of the time."""
+
+    instances: int
+    bytes_sent: int
+
+
+class StoredOverTime(NamedTuple):
+    """What was stored, in equal parts of the time from the first instance to the last one."""
+
+    begun_at: datetime.datetime
+    part_seconds: float
+    parts: list[StoredPart]
 
 
 class DirectoryCount(NamedTuple):

@@ -221,7 +221,11 @@ def storescu(
     ] = False,
     dry_run: Annotated[
         bool,
-        options.option("--dry-run", help="Print what would be sent, and how; open no association.", panel=options.BULK),
+        options.option(
+            "--dry-run",
+            help="Print what would be sent, and how, and which of it the peer accepts; send nothing.",
+            panel=options.BULK,
+        ),
     ] = False,
     retries: Annotated[
         int,

@@ -15,11 +15,12 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
     from asyncstore.cli.running import Results
-    from asyncstore.ledger.rows import ReasonCount, RunRecord
+    from asyncstore.ledger.rows import ReasonCount, RunRecord, StudyCount
     from asyncstore.ledger.sqlite.reader import LedgerReader
 
 _REASONS: Final = 20
 _DIRECTORIES: Final = 10
+_STUDIES: Final = 20
 _COLUMNS: Final = tuple(LedgerRow.__dataclass_fields__)
 
 
@@ -36,7 +37,7 @@ class Account:
         """The counts, for people."""
         ledger = self._ledger
         runs = ledger.runs()
-        yield f"Ledger of {peer_text(ledger.destination)}, begun {_time_text(ledger.created_at)}"
+        yield f"Ledger of {peer_text(ledger.destination)}, begun {time_text(ledger.created_at)}"
         yield runs_text(runs)
         states = ledger.by_state()
         yield "By state"
@@ -52,19 +53,28 @@ class Account:
         reasons = ledger.by_reason(_REASONS)
         if reasons:
             yield "By reason"
-            yield from _table((count.instances, _reason_text(count)) for count in reasons)
+            yield from _table((count.instances, reason_text(count)) for count in reasons)
         directories = ledger.worst_directories(_DIRECTORIES)
         if directories:
             yield "Most failures by directory"
             yield from _table((count.failed, path_text(count.directory) or "(from memory)") for count in directories)
-        if self._with_studies:
-            yield from self._study_lines()
+        yield from self._study_lines()
 
     def _study_lines(self) -> Iterator[str]:
-        yield "By study: found, stored, failed"
-        for study in self._ledger.by_study():
-            uid = peer_text(study.study_instance_uid or "not known")
-            yield f"  {study.found:,}  {study.stored:,}  {study.failed:,}  {uid}"
+        """How many studies are complete, and those that are not; or all, if that was asked for."""
+        studies = list(self._ledger.by_study())
+        known = [study for study in studies if study.study_instance_uid is not None]
+        incomplete = [study for study in known if not study.is_complete]
+        if known:
+            yield f"{count_text(len(known), 'study')}, {len(known) - len(incomplete):,} complete"
+        if self._with_studies:
+            yield "By study: found, stored, failed; first and last outcome"
+            yield from map(_study_line, studies)
+        elif incomplete:
+            yield "Incomplete studies: found, stored, failed; first and last outcome"
+            yield from map(_study_line, incomplete[:_STUDIES])
+            if len(incomplete) > _STUDIES:
+                yield f"  and {len(incomplete) - _STUDIES:,} more: --studies lists all"
 
     # -- as JSON -------------------------------------------------------------------------------------------------------
 
@@ -82,7 +92,7 @@ class Account:
             "worst_directories": [count._asdict() for count in ledger.worst_directories(_DIRECTORIES)],
         }
         if self._with_studies:
-            data["studies"] = [study._asdict() for study in ledger.by_study()]
+            data["studies"] = [_study_data(study) for study in ledger.by_study()]
         return data
 
     def json_line(self) -> str:
@@ -121,7 +131,20 @@ def _table(rows: Iterable[tuple[int, str]]) -> Iterator[str]:
         yield f"  {count:>{width}}  {text}"
 
 
-def _reason_text(count: ReasonCount) -> str:
+def _study_line(study: StudyCount) -> str:
+    uid = peer_text(study.study_instance_uid or "not known")
+    span = f"{time_text(study.first_recorded_at)} to {time_text(study.last_recorded_at)}"
+    return f"  {study.found:,}  {study.stored:,}  {study.failed:,}  {uid}  {span}"
+
+
+def _study_data(study: StudyCount) -> dict[str, Any]:
+    times = study.first_recorded_at, study.last_recorded_at
+    first, last = (each.isoformat(timespec="milliseconds") for each in times)
+    return {**study._asdict(), "first_recorded_at": first, "last_recorded_at": last}
+
+
+def reason_text(count: ReasonCount) -> str:
+    """A state with its status and reason."""
     status = "" if count.status is None else f" {count.status:04X}"
     reason = f": {path_text(count.reason)}" if count.reason else ""
     return f"{count.state.value}{status}{reason}"
@@ -156,8 +179,8 @@ def _latest_text(runs: list[RunRecord]) -> str:
         return ""
     run = runs[-1]
     process = f"(process {run.pid} on {peer_text(run.host)})"
-    begun = _time_text(run.started_at)
-    ended = "" if run.finished_at is None else _time_text(run.finished_at)
+    begun = time_text(run.started_at)
+    ended = "" if run.finished_at is None else time_text(run.finished_at)
     if run.state is RunState.RUNNING:
         return f", the last one running since {begun} {process}"
     if run.state is RunState.KILLED:
@@ -168,5 +191,6 @@ def _latest_text(runs: list[RunRecord]) -> str:
     return f", the last one stopped early {ended}: {path_text(run.stopped or '')}{unread}"
 
 
-def _time_text(time: datetime.datetime) -> str:
+def time_text(time: datetime.datetime) -> str:
+    """A time by the clock of this machine."""
     return time.astimezone().strftime("%Y-%m-%d %H:%M:%S")

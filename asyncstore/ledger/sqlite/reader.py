@@ -13,7 +13,17 @@ from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 from asyncstore.instances.outcome import State
 from asyncstore.ledger.protocol import FAILED, STORED
-from asyncstore.ledger.rows import DirectoryCount, LedgerRow, ReasonCount, RunRecord, RunState, StateCount, StudyCount
+from asyncstore.ledger.rows import (
+    DirectoryCount,
+    LedgerRow,
+    ReasonCount,
+    RunRecord,
+    RunState,
+    StateCount,
+    StoredOverTime,
+    StoredPart,
+    StudyCount,
+)
 from asyncstore.ledger.sqlite.file import SCHEMA_VERSION, ledger_errors, open_to_read
 from asyncstore.ledger.sqlite.lock import holder_of
 from asyncstore.ledger.sqlite.packing import checked, ledger_path, status_value, unpack_uid
@@ -109,13 +119,34 @@ class LedgerReader:
         return self._all(_reason_count, query, State.STORED.value, limit)
 
     def by_study(self) -> Iterator[StudyCount]:
-        """The instances found, stored and failed in each study."""
+        """The instances found, stored, failed and left in each study."""
+        settled = [*STORED, State.DUPLICATE, *FAILED]
         query = (
             f"SELECT i.study_instance_uid, count(*), sum(a.state IN {_marks(STORED)}), "
-            f"sum(a.state IN {_marks(FAILED)}) FROM {_BOTH} "
+            f"sum(a.state IN {_marks(FAILED)}), sum(a.state NOT IN {_marks(settled)}), "
+            f"min(i.recorded_at), max(i.recorded_at) FROM {_BOTH} "
             "WHERE i.sop_instance_uid != '' GROUP BY i.study_instance_uid"
         )
-        yield from self._all(_study_count, query, *STORED, *FAILED)
+        yield from self._all(_study_count, query, *STORED, *FAILED, *settled)
+
+    def stored_over_time(self, parts: int) -> StoredOverTime | None:
+        """What was stored when, in at most so many parts of at least a second; None if nothing was."""
+        where = f"FROM {_BOTH} WHERE a.state IN {_marks(STORED)}"
+        span = self._all(
+            _pair, f"SELECT ifnull(min(i.recorded_at), -1), ifnull(max(i.recorded_at), -1) {where}", *STORED
+        )
+        ((first, last),) = span
+        if last < 0:
+            return None
+        part_ms = max(1000, -(-(last + 1 - first) // parts))
+        counts = [StoredPart(0, 0)] * ((last - first) // part_ms + 1)
+        query = (
+            f"SELECT (i.recorded_at - {first}) / {part_ms}, count(*), sum(i.bytes_sent) {where} "
+            f"AND i.recorded_at BETWEEN {first} AND {last} GROUP BY 1"
+        )
+        for part, instances, bytes_sent in self._all(_triple, query, *STORED):
+            counts[part] = StoredPart(instances, bytes_sent)
+        return StoredOverTime(_time(first), part_ms / 1000, counts)
 
     def worst_directories(self, limit: int = 10) -> list[DirectoryCount]:
         """The directories with the most failed instances, worst first."""
@@ -221,8 +252,13 @@ def _reason_count(state: str, status: int | None, reason: str, count: int) -> Re
     return ReasonCount(State(state), status_value(status), checked(reason, str), count)
 
 
-def _study_count(uid: bytes | str, found: int, stored: int, failed: int) -> StudyCount:
-    return StudyCount(unpack_uid(uid) or None, found, stored, failed)
+def _triple(part: int, instances: int, bytes_sent: int) -> tuple[int, int, int]:
+    return checked(part, int), instances, checked(bytes_sent, int)
+
+
+def _study_count(uid: bytes | str, found: int, stored: int, failed: int, left: int, *span: int) -> StudyCount:
+    first, last = map(_time, span)
+    return StudyCount(unpack_uid(uid) or None, found, stored, failed, left, first, last)
 
 
 def _numbered_row(number: int, *columns: Any) -> tuple[int, LedgerRow]:

@@ -291,11 +291,21 @@ def test_names_that_are_no_text_are_sent_and_escaped(peer: RunningPeer, tmp_path
     assert f"I: Sending file: {tmp_path}/[red]a\\nb\\xff.dcm\n" in done.stderr
 
 
-def test_dry_run_opens_no_association(tree: Path) -> None:
-    done = command.run("storescu", LOOPBACK, free_port(), "--dry-run", "-r", tree)
+def test_a_dry_run_says_what_the_peer_accepts_and_sends_nothing(peer: RunningPeer, tree: Path) -> None:
+    before = peer.received_files()
+    done = command.run("storescu", peer.host, peer.port, "--dry-run", "-r", tree)
     assert (done.returncode, done.stderr) == (0, "")
     assert done.stdout.startswith("2 instances, ")
     assert "2 presentation contexts needed; at least 1 association\n" in done.stdout
+    assert f"\nANY-SCP@{peer.host}:{peer.port} accepts 2 of 2 instances as they are\n" in done.stdout
+    assert peer.received_files() == before
+
+
+def test_a_dry_run_that_reaches_no_peer_still_says_what_there_is(tree: Path) -> None:
+    done = command.run("storescu", LOOPBACK, port := free_port(), "--dry-run", "-r", tree)
+    assert done.returncode == 1
+    assert done.stdout.startswith("2 instances, ")
+    assert done.stderr.endswith(f"E: No connection to {LOOPBACK}:{port}\n")
 
 
 # -- exit codes and records --------------------------------------------------------------------------------------------
