@@ -26,7 +26,6 @@ if TYPE_CHECKING:
     from asyncstore.cli.counting import InputCount
     from asyncstore.cli.output.documented_log import DocumentedLog
     from asyncstore.cli.output.records import JsonLines, RecordWriter
-    from asyncstore.inputs.feed import Settled
     from asyncstore.instances.outcome import Outcome
     from asyncstore.ledger.protocol import Ledger
     from asyncstore.ledger.sqlite.history import LedgerHistory
@@ -123,7 +122,7 @@ class StorescuRun:
         code = self._exit_code(transfer.report, failure, received.signal_number)
         self._explain(failure, transfer.report, log)
         if failure is None and code != ExitCode.NO_ASSOCIATION:
-            left = left_text(transfer.report, self._count)
+            left = instances_left_text(transfer.report, self._count)
             self._summarize(transfer.report, log, left, nothing_to_send=code == ExitCode.NOTHING_TO_SEND)
             self._print_summary(transfer.report, log, left, code)
         if json_lines is not None and not self._cannot_record:
@@ -309,16 +308,18 @@ class StorescuRun:
         from asyncstore.cli.output import inventory_text
         from asyncstore.inputs.inventory import Inventory
         from asyncstore.inputs.own_files import OwnFiles
+        from asyncstore.ledger.protocol import settled_by
 
         _say_hello()
         inventory = Inventory()
         with contextlib.ExitStack() as stack:
             history, ledger_files = self._open_history(stack)
+            retries = self.options.retry_set_aside
             inventory.scan(
                 self.paths.sources(),
                 recursive=self.options.recursive,
                 selection=self.options.selection,
-                settled=None if history is None else self._settled(history),
+                settled=None if history is None else settled_by(history, retry_set_aside=retries),
                 own_files=OwnFiles([*ledger_files, *self._own_files]),
             )
         results = running.Results()
@@ -332,13 +333,6 @@ class StorescuRun:
         if code == ExitCode.NOTHING_TO_SEND:
             logger.error("Nothing to send: %s", self._why_nothing(inventory.problems.total(), inventory.left_out))
         return code
-
-    def _settled(self, history: LedgerHistory) -> Settled:
-        from asyncstore.ledger.protocol import without_setting_aside
-
-        if not self.options.retry_set_aside:
-            return history.settled
-        return lambda offered: without_setting_aside(history.settled(offered))
 
     def _open_history(self, stack: contextlib.ExitStack) -> tuple[LedgerHistory | None, tuple[str, ...]]:
         """What the ledger knows, None if there is none yet; and its files."""
@@ -370,7 +364,7 @@ def summary_text(report: Report) -> str:
     return ", ".join(parts)
 
 
-def left_text(report: Report, count: InputCount | None) -> str:
+def instances_left_text(report: Report, count: InputCount | None) -> str:
     """How many instances a run has left that stopped early: all of them if the input was read or counted to its end.
 
     A file that was counted and not opened need not be DICOM: if others were not, no exact number can be told; nor if

@@ -25,7 +25,7 @@ from asyncstore.errors import MissingUID, NotDicom
 from asyncstore.instances.outcome import FAILED_STATES, Outcome, State
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Callable, Sequence
     from types import TracebackType
     from typing import Self
 
@@ -167,11 +167,13 @@ def standing_of(outcome: Outcome) -> Standing:
     return Standing.SUSPECTED if outcome.is_suspected else Standing.OPEN
 
 
-def without_setting_aside(
-    answers: Iterable[Outcome | Suspicion | None],
-) -> list[Outcome | Suspicion | None]:
-    """The answers of `History.settled`, where what was set aside is only suspected: the user wants it sent again."""
-    return [
+def settled_by(
+    history: History, *, retry_set_aside: bool
+) -> Callable[[Sequence[Offered]], list[Outcome | Suspicion | None]]:
+    """What a feed asks a history before it opens files; `retry_set_aside`: what was set aside is only suspected."""
+    if not retry_set_aside:
+        return history.settled
+    return lambda offered: [
         Suspicion(answer.losses) if isinstance(answer, Outcome) and answer.is_set_aside else answer
-        for answer in answers
+        for answer in history.settled(offered)
     ]

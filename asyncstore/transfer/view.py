@@ -28,10 +28,13 @@ class AssociationView(NamedTuple):
 
 
 class Trouble(NamedTuple):
-    """The peer takes nothing: why, and for how many more seconds the run keeps trying."""
+    """The peer takes nothing: why, and for how many more seconds the run keeps trying.
+
+    `left_seconds` is None if there has been no association yet: then it is a few tries, and not a time.
+    """
 
     because: Exception
-    left_seconds: float
+    left_seconds: float | None
 
 
 class TransferView(NamedTuple):
@@ -39,7 +42,8 @@ class TransferView(NamedTuple):
 
     `waiting` counts the instances that are ready to be sent, `retrying` those that will be sent again, `suspected`
     those of them that may be at fault themselves; `retry_seconds` is the time until the next of them, None if none
-    waits for its time. `trouble` is None while the peer takes instances. `is_stopping`: nothing new is sent.
+    waits for its time. `trouble` is None while the peer takes instances. `is_stopping`: nothing new is sent;
+    `drain_seconds` is then the time until what is in flight is aborted, None if it is not.
     """
 
     associations: tuple[AssociationView, ...] = ()
@@ -50,3 +54,4 @@ class TransferView(NamedTuple):
     retry_seconds: float | None = None
     trouble: Trouble | None = None
     is_stopping: bool = False
+    drain_seconds: float | None = None

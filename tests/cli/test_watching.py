@@ -23,7 +23,7 @@ import pytest
 
 from asyncstore.cli.counting import InputCount
 from asyncstore.cli.output.documented_log import QUIET, DocumentedLog
-from asyncstore.cli.sending import left_text
+from asyncstore.cli.sending import instances_left_text
 from asyncstore.cli.watching import Watch
 from asyncstore.inputs.count import Request
 from asyncstore.instances.outcome import State
@@ -229,7 +229,7 @@ def test_what_was_counted_is_left_unless_files_were_archives(archives_opened: in
     count = InputCount(Request([], False))
     count.entries, count.is_complete = 10, True
     states = Counter({State.STORED: 2, State.LEFT: 2})
-    assert left_text(Report(found=4, states=states, archives_opened=archives_opened), count) == text
+    assert instances_left_text(Report(found=4, states=states, archives_opened=archives_opened), count) == text
 
 
 @on_one_loop
