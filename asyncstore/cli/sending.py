@@ -102,11 +102,11 @@ class StorescuRun:
         failure: AsyncStoreError | None = None
 
         def drain() -> None:
-            _notice(log, logging.WARNING, "Interrupted: finishing what is in flight; once more aborts it")
+            log.notice(logging.WARNING, "Interrupted: finishing what is in flight; once more aborts it")
             transfer.drain()
 
         def abort() -> None:
-            _notice(log, logging.WARNING, "Interrupted again: aborting")
+            log.notice(logging.WARNING, "Interrupted again: aborting")
             transfer.abort()
 
         self._tell_history(log)
@@ -121,10 +121,10 @@ class StorescuRun:
                     failure = error
         code = self._exit_code(transfer.report, failure, received.signal_number)
         self._explain(failure, transfer.report, log)
+        left = instances_left_text(transfer.report, self._count)
         if failure is None and code != ExitCode.NO_ASSOCIATION:
-            left = instances_left_text(transfer.report, self._count)
             self._summarize(transfer.report, log, left, nothing_to_send=code == ExitCode.NOTHING_TO_SEND)
-            self._print_summary(transfer.report, log, left, code)
+        self._print_summary(transfer.report, log, left, code)
         if json_lines is not None and not self._cannot_record:
             count = self._count
             files = count.entries if count is not None and count.is_complete else None
@@ -236,7 +236,7 @@ class StorescuRun:
 
     def _summarize(self, report: Report, log: DocumentedLog, left: str, *, nothing_to_send: bool) -> None:
         if nothing_to_send:
-            _notice(log, logging.WARNING, "No suitable DICOM files found")
+            log.notice(logging.WARNING, "No suitable DICOM files found")
             logger.error("Nothing to send: %s", self._why_nothing(report.skipped, report.left_out))
         is_more_than_one = report.found + report.problems > 1
         if report.failed_instances and is_more_than_one:
@@ -248,13 +248,13 @@ class StorescuRun:
             logger.error("Stopped early%s", self._how_it_stopped(report, left))
         if report.skipped and not nothing_to_send:
             what = "that is not a DICOM instance was" if report.skipped == 1 else "that are not DICOM instances were"
-            _notice(log, logging.INFO, f"{count_text(report.skipped, 'file')} {what} skipped")
+            log.notice(logging.INFO, f"{count_text(report.skipped, 'file')} {what} skipped")
         if report.left_out and not nothing_to_send:
-            _notice(log, logging.INFO, f"{count_text(report.left_out, 'file')} left out by the selection")
+            log.notice(logging.INFO, f"{count_text(report.left_out, 'file')} left out by the selection")
         if is_more_than_one and self._has_table(report, log):
             logger.info("%s", summary_text(report))
         elif is_more_than_one:
-            _notice(log, logging.INFO, summary_text(report))
+            log.notice(logging.INFO, summary_text(report))
         elif report.states[State.STORED] + report.states[State.WARNING] and sys.stderr.isatty():
             log.tell(logging.INFO, summary_text(report))
 
@@ -288,7 +288,7 @@ class StorescuRun:
             from asyncstore.ledger.sqlite.reader import LedgerReader
 
             with LedgerReader(self.ledger) as reader:
-                _notice(log, logging.INFO, f"Resuming after {runs_text(reader.runs())}")
+                log.notice(logging.INFO, f"Resuming after {runs_text(reader.runs())}")
 
     def _how_it_stopped(self, report: Report, left: str) -> str:
         """Why a run stopped, what is left, and what to do: nothing, if trying again cannot help."""
@@ -308,7 +308,7 @@ class StorescuRun:
         from asyncstore.cli.output import inventory_text
         from asyncstore.inputs.inventory import Inventory
         from asyncstore.inputs.own_files import OwnFiles
-        from asyncstore.ledger.protocol import settled_by
+        from asyncstore.ledger.protocol import settled_for
 
         _say_hello()
         inventory = Inventory()
@@ -319,7 +319,7 @@ class StorescuRun:
                 self.paths.sources(),
                 recursive=self.options.recursive,
                 selection=self.options.selection,
-                settled=None if history is None else settled_by(history, retry_set_aside=retries),
+                settled=None if history is None else settled_for(history.settled, retry_set_aside=retries),
                 own_files=OwnFiles([*ledger_files, *self._own_files]),
             )
         results = running.Results()
@@ -380,14 +380,6 @@ def instances_left_text(report: Report, count: InputCount | None) -> str:
         if count.is_complete:
             bound = "at most " if has_others else ""
     return f"{bound}{count_text(left, 'instance')} left" if left or not bound else ""
-
-
-def _notice(log: DocumentedLog, level: int, text: str) -> None:
-    """Log a line that is shown on a terminal at any level but quiet."""
-    if sys.stderr.isatty():
-        log.tell(level, text)
-    else:
-        logger.log(level, "%s", text)
 
 
 def _say_hello() -> None:

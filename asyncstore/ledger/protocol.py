@@ -19,7 +19,7 @@ A later run treats a file that the ledger knows (`Ledger.settled`) as follows:
 from __future__ import annotations
 
 import enum
-from typing import TYPE_CHECKING, Final, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Final, NamedTuple, Protocol, TypeAlias
 
 from asyncstore.errors import MissingUID, NotDicom
 from asyncstore.instances.outcome import FAILED_STATES, Outcome, State
@@ -167,13 +167,14 @@ def standing_of(outcome: Outcome) -> Standing:
     return Standing.SUSPECTED if outcome.is_suspected else Standing.OPEN
 
 
-def settled_by(
-    history: History, *, retry_set_aside: bool
-) -> Callable[[Sequence[Offered]], list[Outcome | Suspicion | None]]:
-    """What a feed asks a history before it opens files; `retry_set_aside`: what was set aside is only suspected."""
+_Settled: TypeAlias = "Callable[[Sequence[Offered]], list[Outcome | Suspicion | None]]"
+
+
+def settled_for(settled: _Settled, *, retry_set_aside: bool) -> _Settled:
+    """`History.settled` as a run asks it: with `retry_set_aside`, what was set aside is only suspected."""
     if not retry_set_aside:
-        return history.settled
+        return settled
     return lambda offered: [
         Suspicion(answer.losses) if isinstance(answer, Outcome) and answer.is_set_aside else answer
-        for answer in history.settled(offered)
+        for answer in settled(offered)
     ]

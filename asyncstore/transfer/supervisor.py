@@ -122,9 +122,9 @@ class Supervisor:
         history = self._history
         if history is None or not history.has_earlier:
             return None
-        from asyncstore.ledger.protocol import settled_by
+        from asyncstore.ledger.protocol import settled_for
 
-        return settled_by(history, retry_set_aside=self._retry_set_aside)
+        return settled_for(history.settled, retry_set_aside=self._retry_set_aside)
 
     # -- the end of a run, before its work is done ---------------------------------------------------------------------
 

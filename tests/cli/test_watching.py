@@ -306,3 +306,13 @@ def test_a_display_on_a_terminal_lines_elsewhere(
 ) -> None:
     monkeypatch.setattr("asyncstore.cli.output.screen.is_capable", lambda _: is_terminal)
     assert Watch.of(DocumentedLog(level), progress=progress, stats_seconds=stats) == expected
+
+
+@pytest.mark.parametrize(("progress", "stats_seconds"), [(None, 10.0), (True, 10.0), (False, None)])
+def test_a_terminal_that_cannot_draw_gets_lines(
+    monkeypatch: pytest.MonkeyPatch, progress: bool | None, stats_seconds: float | None
+) -> None:
+    monkeypatch.setenv("TERM", "dumb")
+    monkeypatch.setattr("sys.stderr.isatty", lambda: True)
+    watch = Watch.of(DocumentedLog(logging.ERROR), progress=progress, stats_seconds=None)
+    assert watch == Watch(False, stats_seconds)

@@ -96,8 +96,10 @@ async def test_a_peer_out_of_resources_is_a_trouble_and_what_it_refused_is_suspe
             while (view := transfer.view()).trouble is None:
                 await anyio.lowlevel.checkpoint()
             assert "out of resources" in str(view.trouble.because).lower()
-            assert 4000 < view.trouble.left_seconds <= 5000
+            assert 4000 < (view.trouble.left_seconds or 0) <= 5000
             assert (view.retrying, view.suspected) == (1, 1)
             assert view.retry_seconds is not None
+            assert view.drain_seconds is None
             transfer.drain()
             assert transfer.view().is_stopping
+            assert 20 < (transfer.view().drain_seconds or 0) <= 30

@@ -11,6 +11,8 @@ from asyncstore.errors import StoreFailed
 from asyncstore.instances.outcome import State
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from asyncstore.cli.output.outlook import AssociationRates, Glance
     from asyncstore.cli.output.screen import Line
     from asyncstore.transfer.view import AssociationView, TransferView, Trouble
@@ -238,7 +240,7 @@ def _joined(parts: list[str], columns: int) -> str:
     return "  ".join(parts)
 
 
-def _wrapped(spans: list[Span], columns: int) -> list[Line]:
+def _wrapped(spans: list[Span], columns: int) -> Sequence[Line]:
     """The spans with two spaces between them, in as many lines as they need."""
     lines: list[list[Span]] = []
     room = 0

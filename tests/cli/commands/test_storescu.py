@@ -678,6 +678,18 @@ def test_a_single_file_says_on_a_terminal_that_it_was_stored(peer: RunningPeer, 
     assert ("elapsed" in done.stderr) == (option == "--progress")
 
 
+def test_a_peer_that_is_not_there_ends_a_run_on_a_terminal_with_its_code_and_the_next_command(tmp_path: Path) -> None:
+    done = on_terminal("storescu", LOOPBACK, free_port(), copies(tmp_path, 2))
+    assert done.returncode == 1
+    assert re.search(r"Exit code +1: no association could be established\r\nNext +to try again:\r\n", done.stderr)
+    assert "Sent " not in done.stderr
+
+
+def test_a_single_file_and_a_peer_that_is_not_there_need_no_table() -> None:
+    done = on_terminal("storescu", LOOPBACK, free_port(), CT)
+    assert (done.returncode, "Exit code" in done.stderr) == (1, False)
+
+
 def on_terminal(*arguments: str | Path | int) -> subprocess.CompletedProcess[str]:
     """Run a command whose stderr is a terminal 60 columns wide."""
     import pty
