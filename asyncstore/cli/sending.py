@@ -278,17 +278,20 @@ class StorescuRun:
             log.write("\n".join(Summary(report, code, left, steps).lines()))
 
     def _tell_history(self, log: DocumentedLog) -> None:
-        """Say on which runs a run goes on, as far as their records tell: the rows of a ledger may be millions."""
+        """Say on which runs a run goes on, and what is known: of a ledger of millions, only how many."""
         if self.ledger is None or not (logger.isEnabledFor(logging.INFO) or sys.stderr.isatty()):
             return
         with contextlib.suppress(OSError, LedgerError):  # the transfer opens it, and says what is wrong with it
             if not os.path.getsize(self.ledger):
                 return
-            from asyncstore.cli.output.ledger_text import runs_text
+            from asyncstore.cli.output.ledger_text import recorded_text, runs_text
             from asyncstore.ledger.sqlite.reader import LedgerReader
 
             with LedgerReader(self.ledger) as reader:
                 log.notice(logging.INFO, f"Resuming after {runs_text(reader.runs())}")
+                recorded = recorded_text(reader)
+            if recorded:
+                log.notice(logging.INFO, f"Recorded so far: {recorded}")
 
     def _how_it_stopped(self, report: Report, left: str) -> str:
         """Why a run stopped, what is left, and what to do: nothing, if trying again cannot help."""

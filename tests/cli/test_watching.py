@@ -278,7 +278,8 @@ async def test_a_run_that_goes_on_says_after_what(tmp_path: Path) -> None:
         arguments = ("storescu", LOOPBACK, scp.port, "-v", "--ledger", tmp_path / "run.db", tmp_path / "in")
         first, second = [await anyio.to_thread.run_sync(lambda: command.run(*arguments)) for _ in range(2)]
     assert "Resuming" not in first.stderr
-    assert re.match(r"I: Resuming after 1 run, the last one finished [0-9: -]+\n", second.stderr)
+    told = r"I: Resuming after 1 run, the last one finished [0-9: -]+\nI: Recorded so far: 2 stored\n"
+    assert re.match(told, second.stderr)
 
 
 @pytest.mark.parametrize(

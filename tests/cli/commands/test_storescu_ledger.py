@@ -67,7 +67,10 @@ async def test_the_same_command_again_sends_nothing_and_says_what_is_there(tmp_p
         assert scp.uids[uid_of(21)] == 1
     assert (first.returncode, first.stderr) == (0, "")
     assert again.returncode == more.returncode == 0
-    assert again.stderr.splitlines()[1:] == ["I: nothing new to send; 20 already stored by an earlier run"]
+    assert again.stderr.splitlines()[1:] == [
+        "I: Recorded so far: 20 stored",
+        "I: nothing new to send; 20 already stored by an earlier run",
+    ]
     assert re.search(r"I: 1 instance stored \(.*\), 20 stored by an earlier run\n", more.stderr)
 
 
