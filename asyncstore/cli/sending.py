@@ -14,7 +14,7 @@ from asyncstore import __version__
 from asyncstore.cli import exit_codes, running
 from asyncstore.cli.advice import explain_failure, may_pass, reason_text
 from asyncstore.cli.exit_codes import ExitCode
-from asyncstore.cli.named_paths import NamedPaths, why_nothing
+from asyncstore.cli.named_paths import NamedPaths, why_not_all, why_nothing
 from asyncstore.cli.output.documented_log import QUIET, logger
 from asyncstore.cli.output.plain_text import count_text, duration_text, path_text, size_text
 from asyncstore.errors import AsyncStoreError, LedgerError
@@ -251,6 +251,10 @@ class StorescuRun:
             log.notice(logging.INFO, f"{count_text(report.skipped, 'file')} {what} skipped")
         if report.left_out and not nothing_to_send:
             log.notice(logging.INFO, f"{count_text(report.left_out, 'file')} left out by the selection")
+        if not self.options.recursive and not nothing_to_send and self._may_watch(log):
+            unread = why_not_all(self.paths)
+            if unread:
+                log.notice(logging.INFO, unread)
         if is_more_than_one and self._has_table(report, log):
             logger.info("%s", summary_text(report))
         elif is_more_than_one:

@@ -47,6 +47,12 @@ _ON_TERMINAL = (
 )
 
 
+_WITH_MANY_LINES = (
+    "from asyncstore import __main__; from asyncstore.cli import watching; watching._INSTEAD_SECONDS = 0.05; "
+    "__main__.main()"
+)
+
+
 class HeldSCP(StorageSCP):
     """An SCP that answers the first instances, and the others only after `release`."""
 
@@ -280,6 +286,30 @@ async def test_a_run_that_goes_on_says_after_what(tmp_path: Path) -> None:
     assert "Resuming" not in first.stderr
     told = r"I: Resuming after 1 run, the last one finished [0-9: -]+\nI: Recorded so far: 2 stored\n"
     assert re.match(told, second.stderr)
+
+
+@on_one_loop
+async def test_progress_that_is_asked_for_off_a_terminal_is_a_line_now_and_then(tmp_path: Path) -> None:
+    write_files(tmp_path, 20)
+    async with HeldSCP(10) as scp:
+        arguments = ["storescu", LOOPBACK, str(scp.port), "--progress", str(tmp_path)]
+        process = subprocess.Popen(
+            [sys.executable, "-c", _WITH_MANY_LINES, *arguments], stderr=subprocess.PIPE, env=command.environment()
+        )
+
+        def read_until_held() -> None:
+            assert process.stderr is not None
+            while b"I: 10/20 instances, " not in (line := process.stderr.readline()):
+                assert line
+
+        try:
+            await anyio.to_thread.run_sync(read_until_held)
+            scp.release()
+            await anyio.to_thread.run_sync(process.communicate)
+        finally:
+            process.kill()
+            process.wait()
+        assert (process.returncode, scp.stored) == (0, 20)
 
 
 @pytest.mark.parametrize(

@@ -272,7 +272,15 @@ def test_a_directory_means_its_direct_files(peer: RunningPeer, tree: Path) -> No
     assert re.findall("I: Sending file: (.*)", done.stderr) == [str(tree / "ct.dcm")]
     assert f"I: Skipped: {tree / 'notes.txt'}: not a DICOM file: " in done.stderr
     assert "I: 1 file that is not a DICOM instance was skipped\n" in done.stderr
+    assert f"I: Subdirectories of {tree} were not read: -r includes them\n" in done.stderr
     assert done.returncode == 0
+
+
+def test_what_is_not_read_without_recursive_is_told_where_it_is_so(peer: RunningPeer, tree: Path) -> None:
+    assert "Subdirectories of 2 directories were not read" in send(peer, "-v", tree, tree.parent).stderr
+    assert "Subdirectories" not in send(peer, "-v", tree / "below", tree / "ct.dcm").stderr
+    assert "Subdirectories" not in send(peer, "-v", "-r", tree).stderr
+    assert "Subdirectories" not in send(peer, tree).stderr
 
 
 def test_recursive_means_everything_below(peer: RunningPeer, tree: Path) -> None:
