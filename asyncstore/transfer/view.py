@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import NamedTuple
 
 
@@ -13,7 +14,7 @@ class AssociationView(NamedTuple):
     is how much of it is written if it is a large one, else None; `large_bytes` has the same of all large ones in
     flight. `in_flight` counts the requests without an answer,
     `answers` the answers so far. `silent_seconds` is how long the peer has owed an answer to a request that it has
-    in full; 0 if it owes none.
+    in full; 0 if it owes none. After `answer_limit_seconds` of that the association is given up.
     """
 
     number: int
@@ -25,6 +26,7 @@ class AssociationView(NamedTuple):
     in_flight: int = 0
     answers: int = 0
     silent_seconds: float = 0.0
+    answer_limit_seconds: float = math.inf
 
 
 class Trouble(NamedTuple):

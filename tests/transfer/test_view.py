@@ -58,8 +58,18 @@ async def test_a_large_instance_and_the_answers_that_are_owed(tmp_path: Path) ->
             (association,) = view.associations
             size_bytes = transfer.report.found_bytes - 2 * association.size_bytes
             assert association._replace(silent_seconds=0) == AssociationView(
-                1, "open", small[1], association.size_bytes, None, (size_bytes,), 3, 0, 0
+                1,
+                "open",
+                small[1],
+                association.size_bytes,
+                None,
+                (size_bytes,),
+                3,
+                0,
+                0,
+                association.answer_limit_seconds,
             )
+            assert 31 < association.answer_limit_seconds < 32  # a second more for each 10 MB
             assert not view.is_stopping
             released.set()
             async for _ in transfer:

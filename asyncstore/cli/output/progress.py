@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from typing import TYPE_CHECKING, Final
 
@@ -198,9 +199,9 @@ def waits_text(glance: Glance) -> str:
         seconds = duration_text(view.retry_seconds, digits=0)
         return f"{count_text(view.retrying, 'instance')} to be sent again, the next in {seconds}"
     working = [each for each in view.associations if each.in_flight]
-    silent = min((each.silent_seconds for each in working), default=0.0)
-    if silent >= _SILENT_SECONDS:
-        return f"the peer has not answered for {duration_text(silent, digits=0)}"
+    silent = min(working, key=lambda each: each.silent_seconds, default=None)
+    if silent is not None and silent.silent_seconds >= _SILENT_SECONDS:
+        return _silence_text(silent)
     if not report.associations_open and not report.associations_established and view.associations:
         return "waiting for the peer to accept an association"
     return ""
@@ -211,6 +212,13 @@ def _stopping_text(view: TransferView) -> str:
         return "stopping: the associations are ending"
     until = "" if view.drain_seconds is None else f", until {_clock_text(view.drain_seconds)} at most"
     return f"stopping: {count_text(view.in_flight, 'answer')} to come{until}"
+
+
+def _silence_text(view: AssociationView) -> str:
+    text = f"the peer has not answered for {duration_text(view.silent_seconds, digits=0)}"
+    if view.answer_limit_seconds == math.inf:
+        return text
+    return f"{text}; -td ends its association after {duration_text(view.answer_limit_seconds, digits=0)}"
 
 
 def _trouble_text(trouble: Trouble) -> str:

@@ -157,6 +157,10 @@ def test_a_path_cannot_move_the_cursor_and_ascii_is_enough() -> None:
             TransferView((SMALL._replace(silent_seconds=30.0), LARGE._replace(silent_seconds=9.0)), 1),
             "the peer has not answered for 9 s",
         ),
+        (
+            TransferView((SMALL._replace(silent_seconds=9.0, answer_limit_seconds=30.0),), 1),
+            "the peer has not answered for 9 s; -td ends its association after 30 s",
+        ),
         (TransferView((SMALL._replace(silent_seconds=30.0), LARGE), 1), ""),
         (TransferView(retrying=3, retry_seconds=4.2), "3 instances to be sent again, the next in 4 s"),
     ],
