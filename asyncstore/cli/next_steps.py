@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from asyncstore.transfer.report import Report
 
 
-_ALL_AGAIN: Final = "to send all again (with --ledger FILE, the next run sends only what is not stored)"
+_ALL_AGAIN: Final = "to send all again (--ledger FILE would send only the rest)"
 
 
 def next_steps(

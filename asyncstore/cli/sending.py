@@ -124,7 +124,7 @@ class StorescuRun:
         left = instances_left_text(transfer.report, self._count)
         if failure is None and code != ExitCode.NO_ASSOCIATION:
             self._summarize(transfer.report, log, left, nothing_to_send=code == ExitCode.NOTHING_TO_SEND)
-        self._print_summary(transfer.report, log, left, code)
+        self._print_summary(transfer.report, log, left, code, because=failure or transfer.report.stopped_because)
         if json_lines is not None and not self._cannot_record:
             count = self._count
             files = count.entries if count is not None and count.is_complete else None
@@ -270,13 +270,15 @@ class StorescuRun:
         has_more = report.found + report.problems > 1 or report.failed > 0
         return log.threshold < QUIET and (self.summary or (has_more and sys.stderr.isatty()))
 
-    def _print_summary(self, report: Report, log: DocumentedLog, left: str, code: int) -> None:
+    def _print_summary(
+        self, report: Report, log: DocumentedLog, left: str, code: int, *, because: Exception | None
+    ) -> None:
         if not self._has_table(report, log):
             return
         from asyncstore.cli.next_steps import next_steps
         from asyncstore.cli.output.summary import Summary
 
-        can_repeat = may_pass(report.stopped_because) and self.paths.list_name != "-"
+        can_repeat = may_pass(because) and self.paths.list_name != "-"
         steps = next_steps(report, ledger=self.ledger, can_repeat=can_repeat)
         with log.turn():
             log.write("\n".join(Summary(report, code, left, steps).lines()))

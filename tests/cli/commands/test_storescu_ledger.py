@@ -277,9 +277,11 @@ async def test_a_ledger_that_cannot_be_used_is_one_line_and_code_6(tmp_path: Pat
     ledger = await anyio.to_thread.run_sync(make, tmp_path / "run.db")
     async with KeepingSCP() as scp:
         done = await send(scp, tmp_path / "in", "--ledger", ledger)
+        with_table = await send(scp, tmp_path / "in", "--ledger", ledger, "--summary")
         assert scp.associations == 0
     assert (done.returncode, done.stdout) == (6, "")
     assert re.fullmatch(rf"E: [^\n]*{re.escape(text)}[^\n]*\n", done.stderr)
+    assert re.fullmatch(r"E: [^\n]*\nExit code    6: [^\n]*\n", with_table.stderr)
 
 
 @on_one_loop

@@ -111,7 +111,7 @@ def test_what_a_next_command_is_for_fits_the_run() -> None:
     some = a_report(states=Counter({State.STORED: 9, State.LEFT: 1}))
     assert purposes(nothing, None) == ["to try again"]
     assert purposes(some, "run.db") == ["to resume"]
-    advice = "to send all again (with --ledger FILE, the next run sends only what is not stored)"
+    advice = "to send all again (--ledger FILE would send only the rest)"
     assert purposes(some, None) == purposes(a_report(), None) == [advice]
 
 
