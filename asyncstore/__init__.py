@@ -50,6 +50,8 @@ if TYPE_CHECKING:
         RunRecord,
         RunState,
         StateCount,
+        StoredOverTime,
+        StoredPart,
         StudyCount,
     )
     from asyncstore.ledger.sqlite.ledger import SqliteLedger
@@ -87,7 +89,8 @@ __all__ = [
     "DataSource", "FileSource", "BytesSource", "Outcome", "State", "Status", "Category",
     # the durable record
     "Ledger", "Offered", "Suspicion", "KnownInstance", "SqliteLedger", "LedgerReader", "LedgerRow", "RunRecord",
-    "RunState", "StateCount", "ReasonCount", "StudyCount", "DirectoryCount",
+    "RunState", "StateCount", "ReasonCount", "StudyCount", "DirectoryCount", "StoredOverTime",
+    "StoredPart",
     # the other end
     "StorageSCP", "Arrival", "CStoreRQ", "OnStore", "NO_ANSWER", "Silence", "ServiceProvider", "PeerRequest", "Sink",
     "Transport", "Connect", "MockTransport",
@@ -143,6 +146,8 @@ _MODULES = {
         "RunRecord",
         "RunState",
         "StateCount",
+        "StoredOverTime",
+        "StoredPart",
         "StudyCount",
     ),
     "asyncstore.ledger.sqlite.ledger": ("SqliteLedger",),

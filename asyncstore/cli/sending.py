@@ -14,7 +14,7 @@ from asyncstore import __version__
 from asyncstore.cli import exit_codes, running
 from asyncstore.cli.advice import explain_failure, may_pass, reason_text
 from asyncstore.cli.exit_codes import ExitCode
-from asyncstore.cli.named_paths import NamedPaths, why_nothing
+from asyncstore.cli.named_paths import NamedPaths, why_not_all, why_nothing
 from asyncstore.cli.output.documented_log import QUIET, logger
 from asyncstore.cli.output.plain_text import count_text, duration_text, path_text, size_text
 from asyncstore.errors import AsyncStoreError, LedgerError
@@ -27,7 +27,6 @@ if TYPE_CHECKING:
     from asyncstore.cli.metering import Meter
     from asyncstore.cli.output.documented_log import DocumentedLog
     from asyncstore.cli.output.records import JsonLines, RecordWriter
-    from asyncstore.inputs.feed import Settled
     from asyncstore.instances.outcome import Outcome
     from asyncstore.ledger.protocol import Ledger
     from asyncstore.ledger.sqlite.history import LedgerHistory
@@ -122,11 +121,11 @@ class StorescuRun:
         failure: AsyncStoreError | None = None
 
         def drain() -> None:
-            _notice(log, logging.WARNING, "Interrupted: finishing what is in flight; once more aborts it")
+            log.notice(logging.WARNING, "Interrupted: finishing what is in flight; once more aborts it")
             transfer.drain()
 
         def abort() -> None:
-            _notice(log, logging.WARNING, "Interrupted again: aborting")
+            log.notice(logging.WARNING, "Interrupted again: aborting")
             transfer.abort()
 
         self._tell_history(log)
@@ -141,10 +140,10 @@ class StorescuRun:
                     failure = error
         code = self._exit_code(transfer.report, failure, received.signal_number)
         self._explain(failure, transfer.report, log)
+        left = instances_left_text(transfer.report, self._count)
         if failure is None and code != ExitCode.NO_ASSOCIATION:
-            left = left_text(transfer.report, self._count)
             self._summarize(transfer.report, log, left, nothing_to_send=code == ExitCode.NOTHING_TO_SEND)
-            self._print_summary(transfer.report, log, left, code)
+        self._print_summary(transfer.report, log, left, code, because=failure or transfer.report.stopped_because)
         if json_lines is not None and not self._cannot_record:
             count = self._count
             files = count.entries if count is not None and count.is_complete else None
@@ -261,7 +260,7 @@ class StorescuRun:
 
     def _summarize(self, report: Report, log: DocumentedLog, left: str, *, nothing_to_send: bool) -> None:
         if nothing_to_send:
-            _notice(log, logging.WARNING, "No suitable DICOM files found")
+            log.notice(logging.WARNING, "No suitable DICOM files found")
             logger.error("Nothing to send: %s", self._why_nothing(report.skipped, report.left_out))
         is_more_than_one = report.found + report.problems > 1
         if report.failed_instances and is_more_than_one:
@@ -273,13 +272,17 @@ class StorescuRun:
             logger.error("Stopped early%s", self._how_it_stopped(report, left))
         if report.skipped and not nothing_to_send:
             what = "that is not a DICOM instance was" if report.skipped == 1 else "that are not DICOM instances were"
-            _notice(log, logging.INFO, f"{count_text(report.skipped, 'file')} {what} skipped")
+            log.notice(logging.INFO, f"{count_text(report.skipped, 'file')} {what} skipped")
         if report.left_out and not nothing_to_send:
-            _notice(log, logging.INFO, f"{count_text(report.left_out, 'file')} left out by the selection")
+            log.notice(logging.INFO, f"{count_text(report.left_out, 'file')} left out by the selection")
+        if not self.options.recursive and not nothing_to_send and self._may_watch(log):
+            unread = why_not_all(self.paths)
+            if unread:
+                log.notice(logging.INFO, unread)
         if is_more_than_one and self._has_table(report, log):
             logger.info("%s", summary_text(report))
         elif is_more_than_one:
-            _notice(log, logging.INFO, summary_text(report))
+            log.notice(logging.INFO, summary_text(report))
         elif report.states[State.STORED] + report.states[State.WARNING] and sys.stderr.isatty():
             log.tell(logging.INFO, summary_text(report))
 
@@ -291,29 +294,34 @@ class StorescuRun:
         has_more = report.found + report.problems > 1 or report.failed > 0
         return log.threshold < QUIET and (self.summary or (has_more and sys.stderr.isatty()))
 
-    def _print_summary(self, report: Report, log: DocumentedLog, left: str, code: int) -> None:
+    def _print_summary(
+        self, report: Report, log: DocumentedLog, left: str, code: int, *, because: Exception | None
+    ) -> None:
         if not self._has_table(report, log):
             return
         from asyncstore.cli.next_steps import next_steps
         from asyncstore.cli.output.summary import Summary
 
-        can_repeat = may_pass(report.stopped_because) and self.paths.list_name != "-"
+        can_repeat = may_pass(because) and self.paths.list_name != "-"
         steps = next_steps(report, ledger=self.ledger, can_repeat=can_repeat)
         with log.turn():
             log.write("\n".join(Summary(report, code, left, steps).lines()))
 
     def _tell_history(self, log: DocumentedLog) -> None:
-        """Say on which runs a run goes on, as far as their records tell: the rows of a ledger may be millions."""
+        """Say on which runs a run goes on, and what is known: of a ledger of millions, only how many."""
         if self.ledger is None or not (logger.isEnabledFor(logging.INFO) or sys.stderr.isatty()):
             return
         with contextlib.suppress(OSError, LedgerError):  # the transfer opens it, and says what is wrong with it
             if not os.path.getsize(self.ledger):
                 return
-            from asyncstore.cli.output.ledger_text import runs_text
+            from asyncstore.cli.output.ledger_text import recorded_text, runs_text
             from asyncstore.ledger.sqlite.reader import LedgerReader
 
             with LedgerReader(self.ledger) as reader:
-                _notice(log, logging.INFO, f"Resuming after {runs_text(reader.runs())}")
+                log.notice(logging.INFO, f"Resuming after {runs_text(reader.runs())}")
+                recorded = recorded_text(reader)
+            if recorded:
+                log.notice(logging.INFO, f"Recorded so far: {recorded}")
 
     def _how_it_stopped(self, report: Report, left: str) -> str:
         """Why a run stopped, what is left, and what to do: nothing, if trying again cannot help."""
@@ -332,12 +340,14 @@ class StorescuRun:
         """Scan the sources, ask the peer, and print what would be sent, and how. Sends nothing, writes no ledger."""
         from asyncstore.cli.output import inventory_text
         from asyncstore.cli.planning import Planning
+        from asyncstore.ledger.protocol import settled_for
 
         _say_hello()
         planning = Planning(self.options, self.peer, "json" if self.json else None, progress=self.progress)
         with contextlib.ExitStack() as stack:
             history, ledger_files = self._open_history(stack)
-            settled = None if history is None else self._settled(history)
+            retries = self.options.retry_set_aside
+            settled = None if history is None else settled_for(history.settled, retry_set_aside=retries)
             own_files = [*ledger_files, *self._own_files]
             inventory = planning.scan(self.paths.sources(), log, settled=settled, own_files=own_files)
         before = [] if self.ledger is None else inventory_text.ledger_lines(inventory, exists=history is not None)
@@ -345,13 +355,6 @@ class StorescuRun:
         if code == ExitCode.NOTHING_TO_SEND:
             logger.error("Nothing to send: %s", self._why_nothing(inventory.problems.total(), inventory.left_out))
         return code
-
-    def _settled(self, history: LedgerHistory) -> Settled:
-        from asyncstore.ledger.protocol import without_setting_aside
-
-        if not self.options.retry_set_aside:
-            return history.settled
-        return lambda offered: without_setting_aside(history.settled(offered))
 
     def _open_history(self, stack: contextlib.ExitStack) -> tuple[LedgerHistory | None, tuple[str, ...]]:
         """What the ledger knows, None if there is none yet; and its files."""
@@ -384,7 +387,7 @@ def summary_text(report: Report) -> str:
     return ", ".join(parts)
 
 
-def left_text(report: Report, count: InputCount | None) -> str:
+def instances_left_text(report: Report, count: InputCount | None) -> str:
     """How many instances a run has left that stopped early: all of them if the input was read or counted to its end.
 
     A file that was counted and not opened need not be DICOM: if others were not, no exact number can be told; nor if
@@ -400,14 +403,6 @@ def left_text(report: Report, count: InputCount | None) -> str:
         if count.is_complete:
             bound = "at most " if has_others else ""
     return f"{bound}{count_text(left, 'instance')} left" if left or not bound else ""
-
-
-def _notice(log: DocumentedLog, level: int, text: str) -> None:
-    """Log a line that is shown on a terminal at any level but quiet."""
-    if sys.stderr.isatty():
-        log.tell(level, text)
-    else:
-        logger.log(level, "%s", text)
 
 
 def _say_hello() -> None:

@@ -47,7 +47,7 @@ Progress = Annotated[
     bool | None,
     options.option(
         "--progress/--no-progress",
-        help="Show the progress on stderr; --progress where stderr is not a terminal means --stats 10."
+        help="Show the progress on stderr; where none can be drawn, --progress means --stats 10."
         + options.default_text("if stderr is a terminal"),
         panel=options.RESULTS,
         show_default=False,

@@ -19,13 +19,13 @@ A later run treats a file that the ledger knows (`Ledger.settled`) as follows:
 from __future__ import annotations
 
 import enum
-from typing import TYPE_CHECKING, Final, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Final, NamedTuple, Protocol, TypeAlias
 
 from asyncstore.errors import MissingUID, NotDicom
 from asyncstore.instances.outcome import FAILED_STATES, Outcome, State
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Callable, Sequence
     from types import TracebackType
     from typing import Self
 
@@ -173,11 +173,14 @@ def standing_of(outcome: Outcome) -> Standing:
     return Standing.SUSPECTED if outcome.is_suspected else Standing.OPEN
 
 
-def without_setting_aside(
-    answers: Iterable[Outcome | Suspicion | None],
-) -> list[Outcome | Suspicion | None]:
-    """The answers of `History.settled`, where what was set aside is only suspected: the user wants it sent again."""
-    return [
+_Settled: TypeAlias = "Callable[[Sequence[Offered]], list[Outcome | Suspicion | None]]"
+
+
+def settled_for(settled: _Settled, *, retry_set_aside: bool) -> _Settled:
+    """`History.settled` as a run asks it: with `retry_set_aside`, what was set aside is only suspected."""
+    if not retry_set_aside:
+        return settled
+    return lambda offered: [
         Suspicion(answer.losses) if isinstance(answer, Outcome) and answer.is_set_aside else answer
-        for answer in answers
+        for answer in settled(offered)
     ]

@@ -105,14 +105,14 @@ class StudyCount(NamedTuple):
 
 
 class StoredPart(NamedTuple):
-    """What was stored in one part of the time."""
+    """What was stored in one part of the time: how many `instances`, and `bytes_sent` of their data sets."""
 
     instances: int
     bytes_sent: int
 
 
 class StoredOverTime(NamedTuple):
-    """What was stored, in equal parts of the time from the first instance to the last one."""
+    """What was stored, in equal `parts` of `part_seconds` each, from the first instance (`begun_at`) to the last one."""
 
     begun_at: datetime.datetime
     part_seconds: float

@@ -133,6 +133,12 @@ class Association(Link):
         )
         return self.performer
 
+    @property
+    def answer_limit_seconds(self) -> float:
+        """How long the peer may take, from `waiting_since` on, for one of the answers that it owes."""
+        allowed = [operation.allowance_seconds for operation in self.outstanding.values() if operation.is_sent]
+        return self.timeouts.dimse_seconds + max(allowed, default=0.0)
+
     async def _watch_deadlines(self) -> None:
         """See Link.
 
@@ -143,9 +149,9 @@ class Association(Link):
         longest = min(self.timeouts.dimse_seconds, self.timeouts.acse_seconds)
         while self.failure is None:
             now = time.monotonic()
-            allowed = [operation.allowance_seconds for operation in self.outstanding.values() if operation.is_sent]
-            limit = self.timeouts.dimse_seconds + max(allowed, default=0.0)
-            left = self.waiting_since + limit - now if allowed else limit
+            limit = self.answer_limit_seconds
+            owes_answer = any(operation.is_sent for operation in self.outstanding.values())
+            left = self.waiting_since + limit - now if owes_answer else limit
             if left <= 0:
                 answered_at = self.waiting_since
                 self._on_readable()

@@ -152,7 +152,13 @@ class Destination:
             return None
         from asyncstore.transfer.view import Trouble
 
-        return Trouble(self._trouble, max(0.0, since + self._retry.outage_seconds - now))
+        left_seconds = None if self._is_trying_at_start else max(0.0, since + self._retry.outage_seconds - now)
+        return Trouble(self._trouble, left_seconds)
+
+    @property
+    def _is_trying_at_start(self) -> bool:
+        """Whether a few tries decide, and not the time of an outage: see `failed`."""
+        return not self.was_established and not isinstance(self._trouble, AssociationRejected)
 
     @property
     def _takes_nothing_since(self) -> float | None:
@@ -190,6 +196,8 @@ class Destination:
         """Tell of a trouble that lasts, once."""
         since = self._takes_nothing_since
         if since is None or self.waiting_for or self.is_stopped or now < since + _TOLD_AFTER_SECONDS:
+            return
+        if self._is_trying_at_start:
             return
         left_seconds = max(0.0, since + self._retry.outage_seconds - now)
         self.waiting_for = Waiting(time.time() + left_seconds, self._trouble)

@@ -293,6 +293,7 @@ class Transfer:
             retry_seconds=None if retry_at == math.inf else max(0.0, retry_at - now),
             trouble=destination.trouble(now),
             is_stopping=destination.is_stopped,
+            drain_seconds=self._supervisor.drain_seconds_left(now),
         )
 
     def drain(self, because: Exception | None = None) -> None:

@@ -125,11 +125,9 @@ class Supervisor:
         history = self._history
         if history is None or not history.has_earlier:
             return None
-        if not self._retry_set_aside:
-            return history.settled
-        from asyncstore.ledger.protocol import without_setting_aside
+        from asyncstore.ledger.protocol import settled_for
 
-        return lambda offered: without_setting_aside(history.settled(offered))
+        return settled_for(history.settled, retry_set_aside=self._retry_set_aside)
 
     # -- the end of a run, before its work is done ---------------------------------------------------------------------
 
@@ -139,6 +137,10 @@ class Supervisor:
             self._abort_at = min(self._abort_at, time.monotonic() + self._drain_seconds)
             self._destination.stop(because)
             self._begin_draining()
+
+    def drain_seconds_left(self, now: float) -> float | None:
+        """How long until what is in flight is aborted; None if it is not, or has been."""
+        return None if self._abort_at == math.inf else max(0.0, self._abort_at - now)
 
     def abort(self) -> None:
         """Abort every association at once."""

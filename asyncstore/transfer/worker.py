@@ -151,6 +151,7 @@ class Worker:
             len(in_flight),
             self.answers,
             max(0.0, now - association.waiting_since) if oldest is not None and oldest.is_sent else 0.0,
+            association.answer_limit_seconds,
         )
 
     def _written_of_large(self) -> dict[int, int]:

@@ -333,6 +333,13 @@ class DocumentedLog(logging.Handler):
                 self.write(f"{_letter(level)}: {path_text(text)}")
         logger.log(level, "%s", text)
 
+    def notice(self, level: int, text: str) -> None:
+        """Log a line that is printed on a terminal whatever the threshold is, unless that is QUIET."""
+        if sys.stderr.isatty():
+            self.tell(level, text)
+        else:
+            logger.log(level, "%s", text)
+
     @contextlib.contextmanager
     def turn(self) -> Iterator[None]:
         """Keep all others from writing while the block runs: threads log, too."""

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import itertools
 import os
+from collections import Counter
 from typing import TYPE_CHECKING, Any, Final
 
 from asyncstore.cli.output.plain_text import count_text, path_text, peer_text
 from asyncstore.cli.output.records import cell_text, csv_row, event_line
+from asyncstore.instances.outcome import State
+from asyncstore.ledger.protocol import FAILED, STORED
 from asyncstore.ledger.rows import LedgerRow, RunState
 
 if TYPE_CHECKING:
@@ -21,6 +24,8 @@ if TYPE_CHECKING:
 _REASONS: Final = 20
 _DIRECTORIES: Final = 10
 _STUDIES: Final = 20
+# To count the states of more rows takes longer than a run should wait with its first file: 0.8 s for a million.
+_COUNTED_AT_ONCE: Final = 200_000
 _COLUMNS: Final = tuple(LedgerRow.__dataclass_fields__)
 
 
@@ -172,6 +177,16 @@ def _run_data(run: RunRecord) -> dict[str, Any]:
 def runs_text(runs: list[RunRecord]) -> str:
     """How many runs there were, and how the last one ended."""
     return f"{count_text(len(runs), 'run')}{_latest_text(runs)}"
+
+
+def recorded_text(ledger: LedgerReader) -> str:
+    """What the runs have recorded, in a few words; empty if it is nothing."""
+    if ledger.count_rows() > _COUNTED_AT_ONCE:
+        return count_text(ledger.count_rows(), "file")
+    counts: Counter[State] = Counter({count.state: count.instances for count in ledger.by_state()})
+    groups = ((STORED, "stored"), ((State.DUPLICATE,), "duplicate"), (FAILED, "failed"), ((State.LEFT,), "left"))
+    sums = [(sum(counts[state] for state in states), what) for states, what in groups]
+    return ", ".join(f"{count:,} {what}" for count, what in sums if count)
 
 
 def _latest_text(runs: list[RunRecord]) -> str:

@@ -16,7 +16,10 @@ from typing import TYPE_CHECKING, Any
 import anyio
 import pytest
 
+from asyncstore.cli.output import ledger_text
+from asyncstore.cli.output.ledger_text import recorded_text
 from asyncstore.instances.outcome import Outcome, State
+from asyncstore.ledger.sqlite.reader import LedgerReader
 from asyncstore.status import Status
 from tests.support import command
 from tests.support.ledgers import DESTINATION, instance_of, opened, outcome_of, stored
@@ -51,6 +54,19 @@ def ledger(tmp_path_factory: pytest.TempPathFactory) -> Path:
             written.record(of_study(number, "1.2.2", State.LEFT, None, attempts=0))
         written.note_end(scan_finished=False, stopped="the peer\x1b[2J went away")
     return path
+
+
+def test_what_is_recorded_is_told_in_a_few_words_and_of_many_only_how_many(
+    ledger: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    with LedgerReader(ledger) as reader:
+        assert recorded_text(reader) == "3 stored, 4 failed, 2 left"
+        monkeypatch.setattr(ledger_text, "_COUNTED_AT_ONCE", 9)
+        assert recorded_text(reader) == "10 files"
+    with opened(tmp_path / "empty.db"):
+        pass
+    with LedgerReader(tmp_path / "empty.db") as reader:
+        assert recorded_text(reader) == ""
 
 
 def test_the_counts_are_printed_by_state_status_and_reason(ledger: Path) -> None:

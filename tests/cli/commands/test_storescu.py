@@ -272,7 +272,15 @@ def test_a_directory_means_its_direct_files(peer: RunningPeer, tree: Path) -> No
     assert re.findall("I: Sending file: (.*)", done.stderr) == [str(tree / "ct.dcm")]
     assert f"I: Skipped: {tree / 'notes.txt'}: not a DICOM file: " in done.stderr
     assert "I: 1 file that is not a DICOM instance was skipped\n" in done.stderr
+    assert f"I: Subdirectories of {tree} were not read: -r includes them\n" in done.stderr
     assert done.returncode == 0
+
+
+def test_what_is_not_read_without_recursive_is_told_where_it_is_so(peer: RunningPeer, tree: Path) -> None:
+    assert "Subdirectories of 2 directories were not read" in send(peer, "-v", tree, tree.parent).stderr
+    assert "Subdirectories" not in send(peer, "-v", tree / "below", tree / "ct.dcm").stderr
+    assert "Subdirectories" not in send(peer, "-v", "-r", tree).stderr
+    assert "Subdirectories" not in send(peer, tree).stderr
 
 
 def test_recursive_means_everything_below(peer: RunningPeer, tree: Path) -> None:
@@ -686,6 +694,18 @@ def test_a_single_file_says_on_a_terminal_that_it_was_stored(peer: RunningPeer, 
     assert done.returncode == 0
     assert re.search(r"I: 1 instance stored \(.* in .*\)\r\n$", done.stderr)
     assert ("elapsed" in done.stderr) == (option == "--progress")
+
+
+def test_a_peer_that_is_not_there_ends_a_run_on_a_terminal_with_its_code_and_the_next_command(tmp_path: Path) -> None:
+    done = on_terminal("storescu", LOOPBACK, free_port(), copies(tmp_path, 2))
+    assert done.returncode == 1
+    assert re.search(r"Exit code +1: no association could be established\r\nNext +to try again:\r\n", done.stderr)
+    assert "Sent " not in done.stderr
+
+
+def test_a_single_file_and_a_peer_that_is_not_there_need_no_table() -> None:
+    done = on_terminal("storescu", LOOPBACK, free_port(), CT)
+    assert (done.returncode, "Exit code" in done.stderr) == (1, False)
 
 
 def on_terminal(*arguments: str | Path | int) -> subprocess.CompletedProcess[str]:
