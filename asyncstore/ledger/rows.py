@@ -82,12 +82,13 @@ class ReasonCount(NamedTuple):
 
 
 class StudyCount(NamedTuple):
-    """The progress of a study: how many of its instances were `found`, `stored`, have `failed`, and are `left`.
+    """The progress of a study: how many of its instances were `found`, `stored`, have `failed` and are `left`.
 
     `study_instance_uid` is None for all instances of unknown study together.
 
     `found` is final once a run has read its input to the end. `left` counts the instances that are neither stored nor
-    known to be at the peer, and have not failed. The times are those of the first and the last outcome that counts.
+    known to be at the peer, and have not failed. `first_recorded_at` and `last_recorded_at` are the times of the first
+    and the last outcome that counts.
     """
 
     study_instance_uid: str | None
@@ -112,7 +113,7 @@ class StoredPart(NamedTuple):
 
 
 class StoredOverTime(NamedTuple):
-    """What was stored, in equal `parts` of `part_seconds` each, from the first instance (`begun_at`) to the last one."""
+    """What was stored, in equal `parts` of `part_seconds` each, from the first instance (`begun_at`) to the last."""
 
     begun_at: datetime.datetime
     part_seconds: float
