@@ -23,6 +23,7 @@ PACKAGE: Final = ROOT / "asyncstore"
 
 # Part -> floor. Above the design's floors stand the public names, the command line, which may use them, and the door.
 FLOORS: Final = {
+    "record": 0,
     "errors": 0,
     "status": 0,
     "uids": 0,

@@ -12,6 +12,7 @@ from asyncstore.errors import AssociationLost, AsyncStoreError, LocalProtocolErr
 from asyncstore.instances.problem import unreadable
 from asyncstore.net import trace
 from asyncstore.net.source_reader import SourceReader
+from asyncstore.net.writer import Unwritten
 from asyncstore.trace import emit
 from asyncstore.upper_layer.framing import Framer, Run, frame_command, run_of_pdus
 
@@ -110,13 +111,7 @@ class Invoker:
                     if not (link.is_open and link.operations.has_room):
                         await link.wait_room()
                     operation = link.operations.begin(payload.context_id, make_request, *arguments)
-                    command_set = self._encode(operation, payload)
-                    operation.on_response = on_response
-                    if payload.data_set_length > STREAMED_AFTER_BYTES:
-                        operation.allowance_seconds = payload.data_set_length / ANSWERED_BYTES_PER_SECOND
-                    if on_begin is not None:
-                        on_begin(operation)
-                    run.put_command(frame_command(payload.context_id, command_set, framer.capacity))
+                    self._begin(operation, payload, run, on_response, on_begin)
                 sent_bytes = link.transport.send_some(run.parts) if link.pacer is None else 0
                 if sent_bytes != run.total_bytes:
                     await link.writer.send_rest(run, sent_bytes, link.pacer)
@@ -145,6 +140,74 @@ class Invoker:
             raise
         finally:
             source.close()
+
+    def send_now(
+        self,
+        payload: Payload,
+        make_request: Callable[..., Request],
+        arguments: tuple[object, ...],
+        on_response: OnResponse,
+        on_begin: Callable[[Operation], object] | None = None,
+    ) -> bool:
+        """Write a request as `send` does, if nothing has to be waited for; else do nothing, and return False.
+
+        There must be room in the window, no other message being written, no pace to keep, and the data set must be in
+        memory and fit one fragment. So the callback of an answer can send the next request, without a task in between.
+        """
+        link, source = self._link, payload.source
+        if not (link.is_open and link.operations.has_room) or link.writer.turn.is_taken or link.pacer is not None:
+            return False
+        if not 0 < payload.data_set_length <= self.framer.capacity:
+            return False
+        try:
+            data_set = source.view()
+        except Exception:  # `send` meets it again, and says what it is
+            return False
+        if data_set is None:
+            return False
+        (run,) = self.framer.runs_from_memory(payload.context_id, data_set)
+        operation = link.operations.begin(payload.context_id, make_request, *arguments)
+        try:
+            self._begin(operation, payload, run, on_response, on_begin)
+            try:
+                sent_bytes = link.transport.send_some(run.parts)
+            except AsyncStoreError:  # whoever writes the rest meets it again; answers that have come are read first
+                sent_bytes = 0
+            if sent_bytes == run.total_bytes:
+                self._sent(operation)
+            else:
+                link.in_background(self._finish, operation, Unwritten(link.writer, run, sent_bytes))
+        finally:
+            source.close()
+        return True
+
+    async def _finish(self, operation: Operation, rest: Unwritten) -> None:
+        """Write the rest of a request that the peer did not take at once."""
+        try:
+            await rest
+            self._sent(operation)
+        except AsyncStoreError as error:
+            self._link.ended_by(error)
+        except BaseException:
+            self._link.fail(AssociationLost(_CANCELLED))
+            raise
+
+    def _begin(
+        self,
+        operation: Operation,
+        payload: Payload,
+        run: Run,
+        on_response: OnResponse,
+        on_begin: Callable[[Operation], object] | None,
+    ) -> None:
+        """Lay the command set before the first run of its data set; what follows may reach the peer."""
+        command_set = self._encode(operation, payload)
+        operation.on_response = on_response
+        if payload.data_set_length > STREAMED_AFTER_BYTES:
+            operation.allowance_seconds = payload.data_set_length / ANSWERED_BYTES_PER_SECOND
+        if on_begin is not None:
+            on_begin(operation)
+        run.put_command(frame_command(payload.context_id, command_set, self.framer.capacity))
 
     async def send_command(
         self, context_id: int, make_request: Callable[..., Request], on_response: OnResponse

@@ -39,7 +39,7 @@ from asyncstore.upper_layer.machine import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Mapping
+    from collections.abc import Awaitable, Callable, Coroutine, Mapping
 
     from anyio.abc import TaskGroup
 
@@ -216,6 +216,10 @@ class Link(Tracing):
         data = self._upper_layer.data_to_send()
         if data:
             await self.writer.send_bytes(data)
+
+    def in_background(self, work: Callable[..., Coroutine[Any, Any, object]], *arguments: object) -> None:
+        """Run something beside what the caller does, until the association is closed."""
+        self._background.start_soon(work, *arguments)
 
     # -- reading -------------------------------------------------------------------------------------------------------
 

@@ -75,3 +75,16 @@ def send(
     """
     uids = (prepared.sop_class_uid, prepared.sop_instance_uid)
     return association.invoker.send(prepared, CStoreRQ, (*uids, priority), on_response, on_begin)
+
+
+def send_now(
+    association: Association,
+    prepared: Prepared,
+    on_response: OnResponse,
+    *,
+    on_begin: Callable[[Operation], object] | None = None,
+    priority: int = LOW,
+) -> bool:
+    """Write one C-STORE request if nothing has to be waited for; else False. See Invoker.send_now."""
+    uids = (prepared.sop_class_uid, prepared.sop_instance_uid)
+    return association.invoker.send_now(prepared, CStoreRQ, (*uids, priority), on_response, on_begin)

@@ -13,7 +13,7 @@ from asyncstore.errors import SourceError
 from asyncstore.instances.outcome import Outcome, outcome_of, source_problem
 from asyncstore.net.invoker import STREAMED_AFTER_BYTES
 from asyncstore.preparation.prepare import Prepared, conversion, prepare_now
-from asyncstore.services.storage import send
+from asyncstore.services.storage import send, send_now
 from asyncstore.transfer.preparing import Bench
 
 if TYPE_CHECKING:
@@ -76,6 +76,8 @@ class Worker:
         self._carried: frozenset[Pair] = frozenset()
         self._in_flight: dict[int, _Sent] = {}
         self._sending: _Sent | None = None
+        self._is_waiting = False  # the task waits for something to do
+        self._handed: Pending | None = None  # taken for the task by the callback of an answer
         self._changed = Signal()  # an answer, the end of the association, or a request of the pool
         association.on_failure = self._changed.set
 
@@ -123,6 +125,9 @@ class Worker:
     def take_lost(self) -> list[Pending]:
         """The instances in flight when the association ended, once; those being converted go back to the work."""
         self._bench.close()
+        if self._handed is not None:
+            self._attempts.not_sent(self._handed, None)
+            self._handed = None
         lost = [pending for pending, _, _ in self._in_flight.values()]
         self._in_flight.clear()
         return lost
@@ -203,13 +208,17 @@ class Worker:
                     continue
                 elif bench.is_full:
                     served = _NOTHING if bench.is_crowded else self._carried
-            pending = None if self.retiring else admission.take(self, served)
+            pending, self._handed = self._handed, None
+            if pending is None and not self.retiring:
+                pending = admission.take(self, served)
             if pending is not None:
                 await self._send(pending)
             elif self._in_flight or bench.held or (not self.retiring and admission.has_more_for(self)):
                 if not self._in_flight and not bench.held and self.idle_since == math.inf:
                     self.idle_since = time.monotonic()
+                self._is_waiting = True
                 await wait_for_any(self._changed, bench.changed, *admission.changed)
+                self._is_waiting = False
             else:
                 return
 
@@ -265,7 +274,38 @@ class Worker:
         outcome.association_number = self.number
         if self._attempts.answered(pending, outcome):
             self.retiring = True
-        self._changed.set()
+        if not (self._is_waiting and self._sends_another()):
+            self._changed.set()
+
+    def _sends_another(self) -> bool:
+        """Send the next instance at once, from the callback of an answer: waking the task takes longer than sending.
+
+        False if the task must look: nothing can be taken, or what was taken needs a wait or has an outcome already.
+        """
+        if self.retiring or self._bench.held or self._handed is not None:
+            return False
+        pending = self._admission.take(self, self._served)
+        if pending is None:
+            return False
+        instance, association, options = pending.instance, self.association, self._options
+        prepared = None if pending.losses else prepare_now(instance, association.contexts, convert=options.convert)
+        if isinstance(prepared, Prepared):
+            self._sending = (pending, prepared.transfer_syntax_uid, prepared.data_set_length)
+            try:
+                if send_now(
+                    association, prepared, self._on_response, on_begin=self._on_begin, priority=options.priority
+                ):
+                    return True
+                self._sending = None
+            except SourceError:  # the task meets it again, and ends the attempt
+                self._sending = None
+            except BaseException:
+                if self._sending is not None:
+                    self._sending = None
+                    self._attempts.not_sent(pending, None)
+                raise
+        self._handed = pending
+        return False
 
     def _forget(self, pending: Pending) -> None:
         for message_id, (other, _, _) in self._in_flight.items():
