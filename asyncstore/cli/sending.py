@@ -17,7 +17,7 @@ from asyncstore.cli.exit_codes import ExitCode
 from asyncstore.cli.named_paths import NamedPaths, why_nothing
 from asyncstore.cli.output.documented_log import QUIET, logger
 from asyncstore.cli.output.plain_text import count_text, duration_text, path_text, size_text
-from asyncstore.errors import AsyncStoreError, LedgerError
+from asyncstore.errors import AsyncStoreError, LedgerError, LocalProtocolError
 from asyncstore.instances.outcome import State
 
 if TYPE_CHECKING:
@@ -49,6 +49,7 @@ class StorescuRun:
     `progress` None shows a display if stderr is a terminal, `summary` a table at the end. `stats_seconds` is the time
     between two lines that say how far the run is. `is_counted`: the input is counted ahead. `records_path`, `ledger`,
     `control_path` and `log_path` are file names or None. `force_ledger` allows a ledger on a network file system.
+    `moved` are places of which the ledger has paths, each with the place where the files are now.
     """
 
     peer: Peer
@@ -56,6 +57,7 @@ class StorescuRun:
     options: TransferOptions
     ledger: str | None = None
     force_ledger: bool = False
+    moved: dict[str, str] = field(default_factory=dict)
     records_path: str | None = None
     json: bool = False
     progress: bool | None = None
@@ -70,6 +72,14 @@ class StorescuRun:
     def run(self, log: DocumentedLog) -> int:
         """Send everything and return the exit code."""
         _say_hello()
+        if self.moved:
+            from asyncstore.cli.rebinding import rebind_ledger
+
+            try:
+                rebind_ledger(self)
+            except LocalProtocolError as error:
+                logger.error("--rebind: %s", error)
+                return ExitCode.USAGE
         with contextlib.ExitStack() as stack:
             try:
                 writers, json_lines = self._open_records(stack)

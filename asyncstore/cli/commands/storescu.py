@@ -15,7 +15,7 @@ from typing import Annotated, Any, Literal, cast
 
 import typer
 
-from asyncstore.cli import options, running, selecting
+from asyncstore.cli import options, rebinding, running, selecting
 from asyncstore.cli.named_paths import NamedPaths
 from asyncstore.cli.output.plain_text import path_text
 from asyncstore.cli.sending import StorescuRun
@@ -233,6 +233,7 @@ def storescu(
         bool,
         options.option("--force-ledger", help="Allow the ledger on a network file system.", panel=options.BULK),
     ] = False,
+    rebind: rebinding.Rebind = None,
     dry_run: Annotated[
         bool,
         options.option("--dry-run", help="Print what would be sent, and how; open no association.", panel=options.BULK),
@@ -431,6 +432,7 @@ def storescu(
         transfer_options,
         ledger=ledger,
         force_ledger=force_ledger,
+        moved=rebinding.checked(rebind, ledger=ledger, dry_run=dry_run),
         records_path=report,
         json=json,
         progress=progress,
