@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -12,7 +11,7 @@ from asyncstore.cli.output.documented_log import logger
 from asyncstore.cli.output.plain_text import count_text, path_text
 
 if TYPE_CHECKING:
-    from asyncstore.cli.sending import StorescuRun
+    from collections.abc import Mapping
 
 
 def places(text: object) -> tuple[str, str]:
@@ -47,11 +46,10 @@ def checked(rebind: list[tuple[str, str]] | None, *, ledger: str | None, dry_run
     return moved
 
 
-def rebind_ledger(run: StorescuRun) -> None:
-    """Move the paths in the ledger of a run. Raises LocalProtocolError if they make no sense, LedgerError."""
+def rebind_ledger(ledger: str, moved: Mapping[str, str], *, destination: str, forced: bool) -> None:
+    """Move the paths in a ledger. Raises LocalProtocolError if the places make no sense, and LedgerError."""
     from asyncstore.ledger.sqlite.rebind import rebind
 
-    assert run.ledger is not None, "checked before"
-    moved = rebind(os.fspath(run.ledger), run.moved, destination=str(run.peer), forced=run.force_ledger)
-    for (old, new), count in zip(run.moved.items(), moved.values(), strict=True):
+    counts = rebind(ledger, moved, destination=destination, forced=forced)
+    for (old, new), count in zip(moved.items(), counts.values(), strict=True):
         logger.info("Ledger: %s moved from %s to %s", count_text(count, "path"), path_text(old), path_text(new))

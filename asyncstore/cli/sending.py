@@ -72,11 +72,11 @@ class StorescuRun:
     def run(self, log: DocumentedLog) -> int:
         """Send everything and return the exit code."""
         _say_hello()
-        if self.moved:
+        if self.moved and self.ledger is not None:
             from asyncstore.cli.rebinding import rebind_ledger
 
             try:
-                rebind_ledger(self)
+                rebind_ledger(self.ledger, self.moved, destination=str(self.peer), forced=self.force_ledger)
             except LocalProtocolError as error:
                 logger.error("--rebind: %s", error)
                 return ExitCode.USAGE
@@ -182,9 +182,7 @@ class StorescuRun:
     @contextlib.contextmanager
     def _counted(self, transfer: Transfer, log: DocumentedLog) -> Iterator[None]:
         """Count the input while the transfer reads it, if it does so for a while and the count is shown anywhere."""
-        # What a selection leaves out is known only when the run reads it.
-        may_count = self.is_counted and not self.options.selection.may_leave_out
-        is_wanted = may_count and (log.threshold < QUIET or self.json)
+        is_wanted = self.is_counted and (log.threshold < QUIET or self.json)
         begin = functools.partial(self._begin_count, transfer)
         after = _COUNT_AFTER_SECONDS if self._may_watch(log) else _COUNT_UNSEEN_AFTER_SECONDS
         with running.later(after, begin) if is_wanted else contextlib.nullcontext():
@@ -197,11 +195,12 @@ class StorescuRun:
     def _begin_count(self, transfer: Transfer) -> None:
         from asyncstore.cli.counting import InputCount, may_count
 
-        if transfer.report.scan_finished or transfer.view().is_stopping or not may_count(self.paths.list_name):
+        options, paths = self.options, self.paths
+        has_ended = transfer.report.scan_finished or transfer.view().is_stopping
+        if has_ended or not may_count(paths.list_name, options.selection):
             return
-        self._count = InputCount.of(
-            self.paths, recursive=self.options.recursive, own_files=(*self._own_files, *transfer.ledger_files)
-        )
+        own_files = (*self._own_files, *transfer.ledger_files)
+        self._count = InputCount.of(paths, options.selection, recursive=options.recursive, own_files=own_files)
         self._count.start()
 
     def _control(self, transfer: Transfer) -> contextlib.AbstractAsyncContextManager[None]:
