@@ -86,7 +86,7 @@ class Tally:
         self._size_bytes = 0
 
     def count(self, request: Request) -> None:
-        """Count all, and write the last line."""
+        """Count all."""
         own_files = OwnFiles(request.own_files) if request.own_files else None
         for path in found(request):
             if type(path) is str:
@@ -98,7 +98,6 @@ class Tally:
                     size_bytes = 0
                 self._size_bytes += size_bytes
             self._entries += 1
-        self.write(" end")
 
     def write(self, end: str = "") -> None:
         """Write a line; ends the program if nobody reads it."""
@@ -118,6 +117,9 @@ def main() -> None:
         signal.signal(signal.SIGALRM, lambda *_: tally.write())
         signal.setitimer(signal.ITIMER_REAL, _LINE_SECONDS, _LINE_SECONDS)
     tally.count(request)
+    if hasattr(signal, "setitimer"):
+        signal.setitimer(signal.ITIMER_REAL, 0)  # no line comes after the last one
+    tally.write(" end")
 
 
 if __name__ == "__main__":

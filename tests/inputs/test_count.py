@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
 import threading
@@ -146,6 +147,18 @@ def test_without_a_process_there_is_no_count(monkeypatch: pytest.MonkeyPatch) ->
 
     monkeypatch.setattr(subprocess, "Popen", none_left)
     assert counted(Request(["/"], True)) == (0, 0, False)
+
+
+@pytest.mark.skipif(not hasattr(signal, "setitimer"), reason="the lines in between come by a timer")
+def test_the_last_line_is_the_one_that_says_so(tmp_path: Path) -> None:
+    """However often lines come in between, none comes after it."""
+    (tmp_path / "a.dcm").touch()
+    program = "from asyncstore.inputs import count; count._LINE_SECONDS = 0.0001; count.main()"
+    for _ in range(10):
+        done = subprocess.run(
+            [sys.executable, "-c", program], input=Request([str(tmp_path)], True).to_json(), capture_output=True
+        )
+        assert done.stdout.splitlines()[-1] == b"1 0 end"
 
 
 def test_the_program_ends_when_its_reader_has_gone(tmp_path: Path) -> None:
