@@ -12,7 +12,8 @@ from __future__ import annotations
 
 TYPE_CHECKING = False  # importing typing and importlib would take longer than everything else here
 if TYPE_CHECKING:
-    from asyncstore.dimse.messages import HIGH, LOW, MEDIUM
+    from asyncstore.dimse.messages import HIGH, LOW, MEDIUM, CStoreRQ
+    from asyncstore.dimse.performing import PeerRequest
     from asyncstore.errors import (
         Aborted,
         AssociateError,
@@ -33,44 +34,66 @@ if TYPE_CHECKING:
         StoreFailed,
         Timeout,
     )
-    from asyncstore.inputs.opening import instance_from, instance_from_bytes
+    from asyncstore.inputs.entry import Source
+    from asyncstore.inputs.opening import AnyPath, instance_from, instance_from_bytes
     from asyncstore.inputs.scan import scan
-    from asyncstore.inputs.selection import Selection
+    from asyncstore.inputs.selection import Order, Selection
     from asyncstore.instances.instance import Instance
     from asyncstore.instances.outcome import Outcome, State
     from asyncstore.instances.problem import ProblemKind, ScanProblem
     from asyncstore.instances.source import BytesSource, DataSource, FileSource
-    from asyncstore.ledger.protocol import Ledger
+    from asyncstore.ledger.protocol import KnownInstance, Ledger, Offered, Suspicion
+    from asyncstore.ledger.rows import (
+        DirectoryCount,
+        LedgerRow,
+        ReasonCount,
+        RunRecord,
+        RunState,
+        StateCount,
+        StoredOverTime,
+        StoredPart,
+        StudyCount,
+    )
     from asyncstore.ledger.sqlite.ledger import SqliteLedger
     from asyncstore.ledger.sqlite.reader import LedgerReader
     from asyncstore.net.mock import MockTransport
     from asyncstore.net.peer import Peer, Timeouts
-    from asyncstore.net.provider import NO_ANSWER, ServiceProvider
-    from asyncstore.net.transport import Transport
+    from asyncstore.net.provider import NO_ANSWER, ServiceProvider, Silence, Sink
+    from asyncstore.net.transport import Connect, Transport
     from asyncstore.services.scu import Association, associate
     from asyncstore.services.storage_scp import Arrival, OnStore, StorageSCP
-    from asyncstore.status import Status
+    from asyncstore.status import Category, Status
     from asyncstore.transfer.engine import Transfer, store
     from asyncstore.transfer.limits import Limits
-    from asyncstore.transfer.options import RetryPolicy, TransferOptions
+    from asyncstore.transfer.observer import Observer
+    from asyncstore.transfer.options import KeepTogether, OnDuplicate, RetryPolicy, TransferOptions
     from asyncstore.transfer.reactions import Reaction, Reactions, StatusReaction
-    from asyncstore.transfer.report import Report
+    from asyncstore.transfer.report import Report, Waiting
     from asyncstore.transfer.schedule import Timetable
+    from asyncstore.transfer.view import AssociationView, TransferView, Trouble
+    from asyncstore.upper_layer.contexts import AcceptedContext
     from asyncstore.upper_layer.items import UserIdentity
 
 __version__ = "0.1.0"
 
 __all__ = [
     # to whom, and one association
-    "Peer", "Timeouts", "UserIdentity", "associate", "Association", "LOW", "MEDIUM", "HIGH",
+    "Peer", "Timeouts", "UserIdentity", "associate", "Association", "AcceptedContext", "LOW", "MEDIUM", "HIGH",
     # many instances
-    "store", "Transfer", "TransferOptions", "RetryPolicy", "Limits", "Timetable", "Report",
-    "Ledger", "SqliteLedger", "LedgerReader", "StatusReaction", "Reaction", "Reactions",
+    "store", "Transfer", "TransferOptions", "RetryPolicy", "Limits", "Timetable", "Source", "AnyPath", "KeepTogether",
+    "OnDuplicate", "StatusReaction", "Reaction", "Reactions",
+    # how far a transfer is
+    "Report", "Waiting", "TransferView", "AssociationView", "Trouble", "Observer",
     # what is sent, and what became of it
-    "scan", "Selection", "ScanProblem", "ProblemKind", "Instance", "instance_from", "instance_from_bytes",
-    "DataSource", "FileSource", "BytesSource", "Outcome", "State", "Status",
+    "scan", "Selection", "Order", "ScanProblem", "ProblemKind", "Instance", "instance_from", "instance_from_bytes",
+    "DataSource", "FileSource", "BytesSource", "Outcome", "State", "Status", "Category",
+    # the durable record
+    "Ledger", "Offered", "Suspicion", "KnownInstance", "SqliteLedger", "LedgerReader", "LedgerRow", "RunRecord",
+    "RunState", "StateCount", "ReasonCount", "StudyCount", "DirectoryCount", "StoredOverTime",
+    "StoredPart",
     # the other end
-    "StorageSCP", "Arrival", "OnStore", "NO_ANSWER", "ServiceProvider", "Transport", "MockTransport",
+    "StorageSCP", "Arrival", "CStoreRQ", "OnStore", "NO_ANSWER", "Silence", "ServiceProvider", "PeerRequest", "Sink",
+    "Transport", "Connect", "MockTransport",
     # errors
     "AsyncStoreError", "SourceError", "NotDicom", "MissingUID", "SourceChanged", "AssociateError", "ConnectFailed",
     "AssociationRejected", "NoAcceptedContext", "AssociationLost", "Aborted", "ConnectionLost", "Timeout",
@@ -78,30 +101,113 @@ __all__ = [
 ]  # fmt: skip
 
 _MODULES = {
-    "asyncstore.dimse.messages": ("HIGH", "LOW", "MEDIUM"),
-    "asyncstore.inputs.opening": ("instance_from", "instance_from_bytes"),
+    "asyncstore.dimse.messages": (
+        "HIGH",
+        "LOW",
+        "MEDIUM",
+        "CStoreRQ",
+    ),
+    "asyncstore.dimse.performing": ("PeerRequest",),
+    "asyncstore.inputs.entry": ("Source",),
+    "asyncstore.inputs.opening": (
+        "AnyPath",
+        "instance_from",
+        "instance_from_bytes",
+    ),
     "asyncstore.inputs.scan": ("scan",),
-    "asyncstore.inputs.selection": ("Selection",),
+    "asyncstore.inputs.selection": (
+        "Order",
+        "Selection",
+    ),
     "asyncstore.instances.instance": ("Instance",),
-    "asyncstore.instances.outcome": ("Outcome", "State"),
-    "asyncstore.instances.problem": ("ProblemKind", "ScanProblem"),
-    "asyncstore.instances.source": ("BytesSource", "DataSource", "FileSource"),
-    "asyncstore.ledger.protocol": ("Ledger",),
+    "asyncstore.instances.outcome": (
+        "Outcome",
+        "State",
+    ),
+    "asyncstore.instances.problem": (
+        "ProblemKind",
+        "ScanProblem",
+    ),
+    "asyncstore.instances.source": (
+        "BytesSource",
+        "DataSource",
+        "FileSource",
+    ),
+    "asyncstore.ledger.protocol": (
+        "KnownInstance",
+        "Ledger",
+        "Offered",
+        "Suspicion",
+    ),
+    "asyncstore.ledger.rows": (
+        "DirectoryCount",
+        "LedgerRow",
+        "ReasonCount",
+        "RunRecord",
+        "RunState",
+        "StateCount",
+        "StoredOverTime",
+        "StoredPart",
+        "StudyCount",
+    ),
     "asyncstore.ledger.sqlite.ledger": ("SqliteLedger",),
     "asyncstore.ledger.sqlite.reader": ("LedgerReader",),
-    "asyncstore.services.storage_scp": ("Arrival", "OnStore", "StorageSCP"),
-    "asyncstore.services.scu": ("Association", "associate"),
     "asyncstore.net.mock": ("MockTransport",),
-    "asyncstore.net.peer": ("Peer", "Timeouts"),
-    "asyncstore.net.provider": ("NO_ANSWER", "ServiceProvider"),
-    "asyncstore.net.transport": ("Transport",),
-    "asyncstore.status": ("Status",),
-    "asyncstore.transfer.engine": ("Transfer", "store"),
+    "asyncstore.net.peer": (
+        "Peer",
+        "Timeouts",
+    ),
+    "asyncstore.net.provider": (
+        "NO_ANSWER",
+        "ServiceProvider",
+        "Silence",
+        "Sink",
+    ),
+    "asyncstore.net.transport": (
+        "Connect",
+        "Transport",
+    ),
+    "asyncstore.services.scu": (
+        "Association",
+        "associate",
+    ),
+    "asyncstore.services.storage_scp": (
+        "Arrival",
+        "OnStore",
+        "StorageSCP",
+    ),
+    "asyncstore.status": (
+        "Category",
+        "Status",
+    ),
+    "asyncstore.transfer.engine": (
+        "Transfer",
+        "store",
+    ),
     "asyncstore.transfer.limits": ("Limits",),
-    "asyncstore.transfer.options": ("RetryPolicy", "TransferOptions"),
-    "asyncstore.transfer.reactions": ("Reaction", "Reactions", "StatusReaction"),
-    "asyncstore.transfer.report": ("Report",),
+    "asyncstore.transfer.observer": ("Observer",),
+    "asyncstore.transfer.options": (
+        "KeepTogether",
+        "OnDuplicate",
+        "RetryPolicy",
+        "TransferOptions",
+    ),
+    "asyncstore.transfer.reactions": (
+        "Reaction",
+        "Reactions",
+        "StatusReaction",
+    ),
+    "asyncstore.transfer.report": (
+        "Report",
+        "Waiting",
+    ),
     "asyncstore.transfer.schedule": ("Timetable",),
+    "asyncstore.transfer.view": (
+        "AssociationView",
+        "TransferView",
+        "Trouble",
+    ),
+    "asyncstore.upper_layer.contexts": ("AcceptedContext",),
     "asyncstore.upper_layer.items": ("UserIdentity",),
 }
 _MODULE_OF = {name: module for module, names in _MODULES.items() for name in names}

@@ -66,7 +66,8 @@ class AssociateError(AsyncStoreError):
 
 
 class ConnectFailed(AssociateError):
-    """The host name cannot be resolved (not retryable), or the host does not accept the connection (retryable)."""
+    """The host does not accept the connection; or, not retryable, a name cannot be resolved, or the source address is
+    not one of this machine."""
 
     retryable = True
 
@@ -98,10 +99,10 @@ class AssociationRejected(AssociateError):
         self.result = result
         self.source = source
         self.reason = reason
-        self.result_text = _REJECT_RESULTS.get(result, f"Rejected (result {result})")
-        self.source_text = _REJECT_SOURCES.get(source, f"unknown source {source}")
-        self.reason_text = _REJECT_REASONS.get((source, reason), f"unknown reason {reason}")
-        self.retryable = result == 2 or source == 3
+        self.result_text: str = _REJECT_RESULTS.get(result, f"Rejected (result {result})")
+        self.source_text: str = _REJECT_SOURCES.get(source, f"unknown source {source}")
+        self.reason_text: str = _REJECT_REASONS.get((source, reason), f"unknown reason {reason}")
+        self.retryable: bool = result == 2 or source == 3
         super().__init__(f"association rejected: {self.result_text}, {self.source_text}: {self.reason_text}")
 
 
@@ -120,9 +121,10 @@ class AssociationLost(AsyncStoreError):
 
     def __init__(self, message: str, outstanding: Sequence[int] = ()) -> None:
         super().__init__(message)
-        self.outstanding = tuple(outstanding)
+        self.outstanding: tuple[int, ...] = tuple(outstanding)
 
 
+_ABORT_SOURCES = {0: "DUL service-user", 2: "DUL service-provider"}
 # PS3.8 Table 9-26, source 2 (service provider).
 _ABORT_REASONS = {
     0: "No reason given",
@@ -144,8 +146,9 @@ class Aborted(AssociationLost):
     def __init__(self, source: int, reason: int, outstanding: Sequence[int] = ()) -> None:
         self.source = source
         self.reason = reason
-        self.source_text = {0: "DUL service-user", 2: "DUL service-provider"}.get(source, f"unknown source {source}")
-        self.reason_text = _ABORT_REASONS.get(reason, f"unknown reason {reason}") if source == 2 else "No reason given"
+        self.source_text: str = _ABORT_SOURCES.get(source, f"unknown source {source}")
+        reasons = _ABORT_REASONS if source == 2 else {reason: _ABORT_REASONS[0]}
+        self.reason_text: str = reasons.get(reason, f"unknown reason {reason}")
         super().__init__(f"association aborted by the peer: {self.source_text}: {self.reason_text}", outstanding)
 
 

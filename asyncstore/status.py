@@ -12,7 +12,15 @@ from typing import Final, NamedTuple
 
 
 class Category(enum.Enum):
-    """The five kinds of status of PS3.7 Annex C, and UNKNOWN for any other code."""
+    """The five kinds of status of PS3.7 Annex C, and one for all other codes.
+
+    SUCCESS  the operation was performed
+    WARNING  it was performed, and not quite as requested
+    FAILURE  it was not performed
+    CANCEL   it was cancelled; not a legal answer to a C-STORE
+    PENDING  a response that is not the last one; not a legal answer to a C-STORE
+    UNKNOWN  a code that the standard does not have
+    """
 
     SUCCESS = "Success"
     WARNING = "Warning"

@@ -90,6 +90,10 @@ def test_each_reaction_is_told() -> None:
     assert sorted(documented) == sorted(member.name.lower().replace("_", "-") for member in Reactions)
 
 
+def test_the_version_is_this_one() -> None:
+    assert f"| asyncstore {asyncstore.__version__} |" in README
+
+
 def test_the_pictures_and_pages_that_it_links_to_are_there() -> None:
     links = [link for link in re.findall(r"\]\(([^)#]+)\)", README) if "://" not in link]
     assert links
@@ -109,17 +113,21 @@ def study(tmp_path: Path) -> Path:
 
 
 @on_one_loop
-async def test_the_example_runs(study: Path) -> None:
+@pytest.mark.parametrize(
+    ("name", "stored", "printed"),
+    [("example", 3, r"1 stored\n\{'found': 1,.*\n"), ("observer", 1, r"stored study/ct\.dcm\n")],
+)
+async def test_the_example_runs(name: str, stored: int, printed: str, study: Path) -> None:
     async with asyncstore.StorageSCP(called_ae_titles=["ARCHIVE"], calling_ae_titles=["MIGRATE", "STORESCU"]) as scp:
-        code = example("example").replace("11112", str(scp.port))
+        code = example(name).replace("11112", str(scp.port))
         done = await anyio.to_thread.run_sync(
             lambda: subprocess.run(
                 [sys.executable, "-c", code], cwd=study, env=environment(), capture_output=True, text=True
             )
         )
-        assert scp.stored == 3
+        assert scp.stored == stored
     assert (done.returncode, done.stderr) == (0, "")
-    assert done.stdout.startswith("1 stored\n{'found': 1,")
+    assert re.fullmatch(printed, done.stdout)
 
 
 def test_the_fixture_works(study: Path) -> None:

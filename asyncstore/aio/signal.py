@@ -93,7 +93,7 @@ class Turn:
     __slots__ = ("_waiting", "is_taken")
 
     def __init__(self) -> None:
-        self.is_taken = False
+        self.is_taken: bool = False
         self._waiting: deque[Signal] = deque()
 
     async def wait(self) -> None:

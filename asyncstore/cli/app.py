@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import logging
+import os
 from typing import TYPE_CHECKING, Annotated, Any, Final
 
 import typer
@@ -14,7 +15,7 @@ from asyncstore.cli.exit_codes import ExitCode
 from asyncstore.cli.output import documented_log
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import MutableMapping, Sequence
 
 COMMANDS: Final = {
     "storescu": "Send DICOM files and directories to a Storage SCP (C-STORE).",
@@ -22,11 +23,16 @@ COMMANDS: Final = {
     "storescp": "Receive instances (C-STORE) and keep or discard them.",
     "scan": "List what would be sent, by SOP class and transfer syntax.",
     "report": "Summarise a ledger: counts, failures by reason, CSV, JSON.",
+    "peers": "List the named peers of the configuration file.",
     "demo": "Send sample files to a throw-away SCP on this machine.",
+    "schema": "Print the JSON Schema of --json and of .jsonl reports.",
+    "man": "Print the manual page of all commands.",
 }
 
 
+_WITHOUT_ARGUMENTS: Final = ("peers", "demo", "schema", "man")
 VERSION_HELP: Final = "Print the version and exit."
+_NAMED_PEER: Final = ("@", "--config")
 _COMPLETION: Final = ("install_completion", "show_completion")
 
 
@@ -39,6 +45,23 @@ class DocumentedCommand(TyperCommand):
         if option is not None:
             option.rich_help_panel = options.GENERAL
         return option
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """Read the command line; @NAME in the place of ADDR PORT is a peer of the configuration file."""
+        if self.takes_peer and any(word.startswith(_NAMED_PEER) for word in args):
+            from asyncstore.cli import peers
+
+            try:
+                args = peers.expanded(self, ctx, args, _options_of_peers)
+            except typer.BadParameter:
+                if not ctx.resilient_parsing:  # as it is to complete a command line
+                    raise
+        return super().parse_args(ctx, args)
+
+    @property
+    def takes_peer(self) -> bool:
+        """Whether it has the arguments ADDR PORT."""
+        return any(param.name == "addr" for param in self.params)
 
     def collect_usage_pieces(self, ctx: Any) -> list[str]:
         """The usage line: `[OPTIONS] ADDR PORT [PATH]...`, where typer writes `{ADDR} {PORT} [PATH]`."""
@@ -79,9 +102,19 @@ def load(name: str) -> Any:
         help=f"{COMMANDS[name]}\n\n{module.DETAILS}",
         epilog=options.ENVIRONMENT_NOTE,
         context_settings=dict(options.CONTEXT_SETTINGS),
-        no_args_is_help=name not in ("demo",),
+        no_args_is_help=name not in _WITHOUT_ARGUMENTS,
     )(getattr(module, name))
-    command = typer.main.get_command(single)
+    command: Any = typer.main.get_command(single)
+    if command.takes_peer:
+        command.params.append(
+            TyperOption(
+                param_decls=["--config"],
+                expose_value=False,
+                metavar="FILE",
+                help=options.CONFIG_HELP,
+                rich_help_panel=options.NETWORK,
+            )
+        )
     command.params.append(
         TyperOption(
             param_decls=["--version"],
@@ -97,6 +130,12 @@ def load(name: str) -> Any:
     return command
 
 
+def _options_of_peers() -> set[str]:
+    """The parameters of all commands that take a peer."""
+    commands = filter(lambda command: command.takes_peer, map(load, COMMANDS))
+    return {param.name for command in commands for param in command.params}
+
+
 def print_version(wanted: bool) -> None:
     """Print the version and exit."""
     if wanted:
@@ -106,7 +145,7 @@ def print_version(wanted: bool) -> None:
         raise typer.Exit
 
 
-app = typer.Typer(
+app: typer.Typer = typer.Typer(
     cls=LazyGroup,
     help="Send whole imaging archives to a PACS by DICOM C-STORE: fast, resumable, and exact about every instance.",
     no_args_is_help=True,
@@ -123,8 +162,22 @@ def asyncstore(
     pass
 
 
+def _join_words_of_bash(variables: MutableMapping[str, str]) -> None:
+    """bash splits words at @ when it asks for completions: make `@` and `arch` one word again."""
+    if variables.get("_ASYNCSTORE_COMPLETE") != "complete_bash":
+        return
+    words = variables.get("COMP_WORDS", "").split("\n")
+    place = int(variables.get("COMP_CWORD", "0"))
+    for split in range(len(words) - 1, 0, -1):
+        if words[split - 1] == "@":
+            words[split - 1 : split + 1] = ["@" + words[split]]
+            place -= split <= place
+    variables.update(COMP_WORDS="\n".join(words), COMP_CWORD=str(place))
+
+
 def run_command_line(arguments: Sequence[str] | None = None) -> int:
     """Run the command that the arguments name and return the exit code; by default the arguments of the process."""
+    _join_words_of_bash(os.environ)
     try:
         typer.main.get_command(app).main(arguments, prog_name="asyncstore")
     except SystemExit as end:

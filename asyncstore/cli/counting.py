@@ -48,9 +48,9 @@ class InputCount:
     """
 
     def __init__(self, request: Request) -> None:
-        self.entries = 0
-        self.size_bytes = 0
-        self.is_complete = False
+        self.entries: int = 0
+        self.size_bytes: int = 0
+        self.is_complete: bool = False
         self._request = request
         self._process: subprocess.Popen[bytes] | None = None
         self._thread: threading.Thread | None = None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 from typing import TYPE_CHECKING, Final
 
@@ -11,6 +12,9 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
 _REMEMBERED: Final = 1000
+# Of a directory with a million files on a slow share, not all are listed once more only to tell of subdirectories.
+_LOOKED_INTO: Final = 100
+_MOST_ENTRIES: Final = 10_000
 
 
 class NamedPaths:
@@ -30,8 +34,8 @@ class NamedPaths:
     ) -> None:
         self.list_name = list_name
         self.ends_in_nul = ends_in_nul
-        self.count = len(paths)
-        self.first = list(paths)
+        self.count: int = len(paths)
+        self.first: list[str] = list(paths)
         self.given = paths
         self._listed = listed
 
@@ -66,9 +70,19 @@ def why_nothing(paths: NamedPaths, *, skipped: int, left_out: int, recursive: bo
     return f"only subdirectories in {where}: -r includes them" if has_more else f"no files in {where}"
 
 
+def why_not_all(paths: NamedPaths) -> str:
+    """What a run without -r did not read; empty if there is nothing, or if it would take long to know."""
+    above = [path for path in paths.first[:_LOOKED_INTO] if _has_subdirectory(path)]
+    if not above:
+        return ""
+    where = path_text(above[0]) if len(above) == 1 else f"{len(above):,} directories"
+    return f"Subdirectories of {where} were not read: -r includes them"
+
+
 def _has_subdirectory(path: str) -> bool:
+    """Whether there is one among the first entries of a directory."""
     try:
         with os.scandir(path) as entries:
-            return any(entry.is_dir() for entry in entries)
+            return any(entry.is_dir() for entry in itertools.islice(entries, _MOST_ENTRIES))
     except OSError:
         return False

@@ -5,10 +5,13 @@ from __future__ import annotations
 import os
 import shlex
 import sys
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 if TYPE_CHECKING:
     from asyncstore.transfer.report import Report
+
+
+_ALL_AGAIN: Final = "to send all again (--ledger FILE would send only the rest)"
 
 
 def next_steps(
@@ -21,11 +24,12 @@ def next_steps(
     arguments = sys.argv if arguments is None else arguments
     program = _program(arguments[0])
     same = shlex.join([*program, *arguments[1:]])
+    if ledger is None:
+        has_more = report.stopped_early or report.failed_instances
+        return ((same, _ALL_AGAIN if report.stored else "to try again"),) if has_more and can_repeat else ()
     steps = []
     if report.stopped_early and can_repeat:
-        steps.append((same, "to resume" if ledger else "to send all again (with --ledger FILE, a run can be resumed)"))
-    if ledger is None:
-        return tuple(steps)
+        steps.append((same, "to resume"))
     if report.failed:
         steps.append((shlex.join([*program, "report", "--failed-files", ledger]), "to list what failed"))
     if report.failed > report.set_aside and can_repeat and not report.stopped_early:

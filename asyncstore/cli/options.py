@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import logging
 import math
+import re
 from typing import TYPE_CHECKING, Annotated, Any, Final
 
 import typer
@@ -28,7 +29,7 @@ BULK: Final = "Bulk Transfer Options"
 RETRY: Final = "Retry Options"
 RESULTS: Final = "Result Options"
 
-CONTEXT_SETTINGS: Final = {"auto_envvar_prefix": "ASYNCSTORE", "help_option_names": ["-h", "--help"]}
+CONTEXT_SETTINGS: Final[dict[str, Any]] = {"auto_envvar_prefix": "ASYNCSTORE", "help_option_names": ["-h", "--help"]}
 ENVIRONMENT_NOTE: Final = (
     "Each option can also be set in the environment: ASYNCSTORE_LOG_LEVEL=info is --log-level info."
 )
@@ -120,6 +121,14 @@ def read_by(read: Callable[[str], Any]) -> Callable[[object], Any]:
     return parse
 
 
+def source_address(text: object) -> tuple[str, int]:
+    """ADDR, ADDR:PORT, [ADDR] or [ADDR]:PORT; an IPv6 address with a port needs the brackets. Port 0: any."""
+    found = re.fullmatch(r"(\[[^]]+\]|[^:]+|[^][]*:[^][]*:[^][]*)(?::(\d{1,5}))?", str(text))
+    if found is None or (found[2] and not 0 < int(found[2]) <= 0xFFFF):
+        raise typer.BadParameter(f"{str(text)!r} is not an address, with :PORT or without")
+    return found[1].removeprefix("[").removesuffix("]"), int(found[2] or 0)
+
+
 def choice(*names: str) -> Callable[[object], str]:
     """A parser that accepts one of the names, in upper or lower case."""
 
@@ -166,9 +175,36 @@ LogLevel = Annotated[
     ),
 ]
 
-Address = Annotated[str, typer.Argument(parser=text, metavar="ADDR", help="Host name or address of the peer.")]
+CONFIG_HELP: Final = "The file that says what @NAME is." + default_text("~/.config/asyncstore/peers.toml")
+
+
+def _complete_peers(incomplete: str) -> list[tuple[str, str]]:
+    from asyncstore.cli.peers import completions
+
+    return completions(incomplete)
+
+
+Address = Annotated[
+    str,
+    typer.Argument(
+        parser=text,
+        metavar="ADDR",
+        help="Host name or address of the peer. @NAME in the place of ADDR PORT is a peer of the configuration file.",
+        autocompletion=_complete_peers,
+    ),
+]
 PeerPort = Annotated[
     int, typer.Argument(parser=whole_number(1, 65535, "a TCP port"), metavar="PORT", help="TCP port of the peer.")
+]
+SourceAddress = Annotated[
+    Any,
+    option(
+        "--source-address",
+        parser=source_address,
+        metavar="ADDR[:PORT]",
+        help="The address of this machine to call from, where it has several; a port serves one association at a time.",
+        panel=NETWORK,
+    ),
 ]
 CallingAET = Annotated[
     str,

@@ -14,7 +14,7 @@ from asyncstore import __version__
 from asyncstore.cli import exit_codes, running
 from asyncstore.cli.advice import explain_failure, may_pass, reason_text
 from asyncstore.cli.exit_codes import ExitCode
-from asyncstore.cli.named_paths import NamedPaths, why_nothing
+from asyncstore.cli.named_paths import NamedPaths, why_not_all, why_nothing
 from asyncstore.cli.output.documented_log import QUIET, logger
 from asyncstore.cli.output.plain_text import count_text, duration_text, path_text, size_text
 from asyncstore.errors import AsyncStoreError, LedgerError, LocalProtocolError
@@ -24,9 +24,9 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from asyncstore.cli.counting import InputCount
+    from asyncstore.cli.metering import Meter
     from asyncstore.cli.output.documented_log import DocumentedLog
     from asyncstore.cli.output.records import JsonLines, RecordWriter
-    from asyncstore.inputs.feed import Settled
     from asyncstore.instances.outcome import Outcome
     from asyncstore.ledger.protocol import Ledger
     from asyncstore.ledger.sqlite.history import LedgerHistory
@@ -66,8 +66,10 @@ class StorescuRun:
     is_counted: bool = True
     summary: bool = False
     log_path: str | None = None
+    metrics_path: str | None = None
     _cannot_record: bool = field(default=False, init=False)
     _count: InputCount | None = field(default=None, init=False)
+    _meter: Meter | None = field(default=None, init=False)
 
     def run(self, log: DocumentedLog) -> int:
         """Send everything and return the exit code."""
@@ -86,6 +88,8 @@ class StorescuRun:
             except OSError as error:
                 self._say_cannot_record(error)
                 return ExitCode.CANNOT_RECORD
+            if not self._begin_metrics():
+                return ExitCode.CANNOT_RECORD
             return running.run_async(self._send, log, writers, json_lines)
 
     def _open_records(self, stack: contextlib.ExitStack) -> tuple[list[RecordWriter], JsonLines | None]:
@@ -100,6 +104,20 @@ class StorescuRun:
         json_lines = JsonLines(running.Results()) if self.json else None
         return [*writers, json_lines] if json_lines else writers, json_lines
 
+    def _begin_metrics(self) -> bool:
+        """Write the first metrics, if they are wanted; False if that is not possible."""
+        if self.metrics_path is None:
+            return True
+        from asyncstore.cli.metering import Meter
+
+        self._meter = Meter(self.metrics_path, self.peer)
+        try:
+            self._meter.begin()
+        except OSError as error:
+            logger.error("cannot write the metrics %s: %s", path_text(self.metrics_path), running.system_text(error))
+            return False
+        return True
+
     async def _send(self, log: DocumentedLog, writers: list[RecordWriter], json_lines: JsonLines | None) -> int:
         from asyncstore.transfer.engine import Transfer
 
@@ -113,16 +131,16 @@ class StorescuRun:
         failure: AsyncStoreError | None = None
 
         def drain() -> None:
-            _notice(log, logging.WARNING, "Interrupted: finishing what is in flight; once more aborts it")
+            log.notice(logging.WARNING, "Interrupted: finishing what is in flight; once more aborts it")
             transfer.drain()
 
         def abort() -> None:
-            _notice(log, logging.WARNING, "Interrupted again: aborting")
+            log.notice(logging.WARNING, "Interrupted again: aborting")
             transfer.abort()
 
         self._tell_history(log)
         with running.interrupts(drain, abort) as received, self._counted(transfer, log), self._watched(transfer, log):
-            async with self._control(transfer):
+            async with self._control(transfer), self._metered(transfer):
                 try:
                     async with transfer:
                         async for outcome in transfer:
@@ -132,14 +150,16 @@ class StorescuRun:
                     failure = error
         code = self._exit_code(transfer.report, failure, received.signal_number)
         self._explain(failure, transfer.report, log)
+        left = instances_left_text(transfer.report, self._count)
         if failure is None and code != ExitCode.NO_ASSOCIATION:
-            left = left_text(transfer.report, self._count)
             self._summarize(transfer.report, log, left, nothing_to_send=code == ExitCode.NOTHING_TO_SEND)
-            self._print_summary(transfer.report, log, left, code)
+        self._print_summary(transfer.report, log, left, code, because=failure or transfer.report.stopped_because)
         if json_lines is not None and not self._cannot_record:
             count = self._count
             files = count.entries if count is not None and count.is_complete else None
             json_lines.write_summary(transfer.report, code, input_files=files)
+        if self._meter is not None:
+            await self._meter.finish(transfer.report, code)
         return code
 
     def _exit_code(self, report: Report, failure: AsyncStoreError | None, signal_number: int | None) -> int:
@@ -210,6 +230,9 @@ class StorescuRun:
 
         return control.controlled(transfer, self.control_path)
 
+    def _metered(self, transfer: Transfer) -> contextlib.AbstractAsyncContextManager[None]:
+        return contextlib.nullcontext() if self._meter is None else self._meter.watching(transfer)
+
     def _record(self, outcome: Outcome | None, writers: list[RecordWriter], transfer: Transfer) -> None:
         """Write an outcome; None, at the end, makes the report exist even if it is empty.
 
@@ -246,7 +269,7 @@ class StorescuRun:
 
     def _summarize(self, report: Report, log: DocumentedLog, left: str, *, nothing_to_send: bool) -> None:
         if nothing_to_send:
-            _notice(log, logging.WARNING, "No suitable DICOM files found")
+            log.notice(logging.WARNING, "No suitable DICOM files found")
             logger.error("Nothing to send: %s", self._why_nothing(report.skipped, report.left_out))
         is_more_than_one = report.found + report.problems > 1
         if report.failed_instances and is_more_than_one:
@@ -258,13 +281,17 @@ class StorescuRun:
             logger.error("Stopped early%s", self._how_it_stopped(report, left))
         if report.skipped and not nothing_to_send:
             what = "that is not a DICOM instance was" if report.skipped == 1 else "that are not DICOM instances were"
-            _notice(log, logging.INFO, f"{count_text(report.skipped, 'file')} {what} skipped")
+            log.notice(logging.INFO, f"{count_text(report.skipped, 'file')} {what} skipped")
         if report.left_out and not nothing_to_send:
-            _notice(log, logging.INFO, f"{count_text(report.left_out, 'file')} left out by the selection")
+            log.notice(logging.INFO, f"{count_text(report.left_out, 'file')} left out by the selection")
+        if not self.options.recursive and not nothing_to_send and self._may_watch(log):
+            unread = why_not_all(self.paths)
+            if unread:
+                log.notice(logging.INFO, unread)
         if is_more_than_one and self._has_table(report, log):
             logger.info("%s", summary_text(report))
         elif is_more_than_one:
-            _notice(log, logging.INFO, summary_text(report))
+            log.notice(logging.INFO, summary_text(report))
         elif report.states[State.STORED] + report.states[State.WARNING] and sys.stderr.isatty():
             log.tell(logging.INFO, summary_text(report))
 
@@ -276,29 +303,34 @@ class StorescuRun:
         has_more = report.found + report.problems > 1 or report.failed > 0
         return log.threshold < QUIET and (self.summary or (has_more and sys.stderr.isatty()))
 
-    def _print_summary(self, report: Report, log: DocumentedLog, left: str, code: int) -> None:
+    def _print_summary(
+        self, report: Report, log: DocumentedLog, left: str, code: int, *, because: Exception | None
+    ) -> None:
         if not self._has_table(report, log):
             return
         from asyncstore.cli.next_steps import next_steps
         from asyncstore.cli.output.summary import Summary
 
-        can_repeat = may_pass(report.stopped_because) and self.paths.list_name != "-"
+        can_repeat = may_pass(because) and self.paths.list_name != "-"
         steps = next_steps(report, ledger=self.ledger, can_repeat=can_repeat)
         with log.turn():
             log.write("\n".join(Summary(report, code, left, steps).lines()))
 
     def _tell_history(self, log: DocumentedLog) -> None:
-        """Say on which runs a run goes on, as far as their records tell: the rows of a ledger may be millions."""
+        """Say on which runs a run goes on, and what is known: of a ledger of millions, only how many."""
         if self.ledger is None or not (logger.isEnabledFor(logging.INFO) or sys.stderr.isatty()):
             return
         with contextlib.suppress(OSError, LedgerError):  # the transfer opens it, and says what is wrong with it
             if not os.path.getsize(self.ledger):
                 return
-            from asyncstore.cli.output.ledger_text import runs_text
+            from asyncstore.cli.output.ledger_text import recorded_text, runs_text
             from asyncstore.ledger.sqlite.reader import LedgerReader
 
             with LedgerReader(self.ledger) as reader:
-                _notice(log, logging.INFO, f"Resuming after {runs_text(reader.runs())}")
+                log.notice(logging.INFO, f"Resuming after {runs_text(reader.runs())}")
+                recorded = recorded_text(reader)
+            if recorded:
+                log.notice(logging.INFO, f"Recorded so far: {recorded}")
 
     def _how_it_stopped(self, report: Report, left: str) -> str:
         """Why a run stopped, what is left, and what to do: nothing, if trying again cannot help."""
@@ -314,40 +346,24 @@ class StorescuRun:
     # -- without sending -----------------------------------------------------------------------------------------------
 
     def plan(self, log: DocumentedLog) -> int:
-        """Scan the sources and print what would be sent, and how. Opens no association, and writes no ledger."""
+        """Scan the sources, ask the peer, and print what would be sent, and how. Sends nothing, writes no ledger."""
         from asyncstore.cli.output import inventory_text
-        from asyncstore.inputs.inventory import Inventory
-        from asyncstore.inputs.own_files import OwnFiles
+        from asyncstore.cli.planning import Planning
+        from asyncstore.ledger.protocol import settled_for
 
         _say_hello()
-        inventory = Inventory()
+        planning = Planning(self.options, self.peer, "json" if self.json else None, progress=self.progress)
         with contextlib.ExitStack() as stack:
             history, ledger_files = self._open_history(stack)
-            inventory.scan(
-                self.paths.sources(),
-                recursive=self.options.recursive,
-                selection=self.options.selection,
-                settled=None if history is None else self._settled(history),
-                own_files=OwnFiles([*ledger_files, *self._own_files]),
-            )
-        results = running.Results()
-        if self.json:
-            results.print(inventory_text.json_line(inventory))
-        else:
-            if self.ledger is not None:
-                results.print(*inventory_text.ledger_lines(inventory, exists=history is not None))
-            results.print(*inventory_text.lines(inventory), *inventory_text.plan_lines(inventory, self.options))
-        code = inventory_text.exit_code(inventory)
+            retries = self.options.retry_set_aside
+            settled = None if history is None else settled_for(history.settled, retry_set_aside=retries)
+            own_files = [*ledger_files, *self._own_files]
+            inventory = planning.scan(self.paths.sources(), log, settled=settled, own_files=own_files)
+        before = [] if self.ledger is None else inventory_text.ledger_lines(inventory, exists=history is not None)
+        code = planning.tell(inventory, log, paths=self.paths.given, before=before)
         if code == ExitCode.NOTHING_TO_SEND:
             logger.error("Nothing to send: %s", self._why_nothing(inventory.problems.total(), inventory.left_out))
         return code
-
-    def _settled(self, history: LedgerHistory) -> Settled:
-        from asyncstore.ledger.protocol import without_setting_aside
-
-        if not self.options.retry_set_aside:
-            return history.settled
-        return lambda offered: without_setting_aside(history.settled(offered))
 
     def _open_history(self, stack: contextlib.ExitStack) -> tuple[LedgerHistory | None, tuple[str, ...]]:
         """What the ledger knows, None if there is none yet; and its files."""
@@ -362,7 +378,8 @@ class StorescuRun:
 
     @property
     def _own_files(self) -> tuple[str, ...]:
-        return tuple(path for path in (self.records_path, self.log_path) if path is not None)
+        metrics = () if self._meter is None else self._meter.file.files
+        return (*(path for path in (self.records_path, self.log_path) if path is not None), *metrics)
 
 
 def summary_text(report: Report) -> str:
@@ -379,7 +396,7 @@ def summary_text(report: Report) -> str:
     return ", ".join(parts)
 
 
-def left_text(report: Report, count: InputCount | None) -> str:
+def instances_left_text(report: Report, count: InputCount | None) -> str:
     """How many instances a run has left that stopped early: all of them if the input was read or counted to its end.
 
     A file that was counted and not opened need not be DICOM: if others were not, no exact number can be told; nor if
@@ -395,14 +412,6 @@ def left_text(report: Report, count: InputCount | None) -> str:
         if count.is_complete:
             bound = "at most " if has_others else ""
     return f"{bound}{count_text(left, 'instance')} left" if left or not bound else ""
-
-
-def _notice(log: DocumentedLog, level: int, text: str) -> None:
-    """Log a line that is shown on a terminal at any level but quiet."""
-    if sys.stderr.isatty():
-        log.tell(level, text)
-    else:
-        logger.log(level, "%s", text)
 
 
 def _say_hello() -> None:

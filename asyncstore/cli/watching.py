@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 _REFRESH_SECONDS: Final = 0.25
 # With -v, a run that lasts says by itself how far it is.
 _VERBOSE_STATS_SECONDS: Final = 60.0
-# Where a display was asked for and cannot be drawn.
+# Where a display is wanted and cannot be drawn: off a terminal, or on one that cannot move its cursor.
 _INSTEAD_SECONDS: Final = 10.0
 
 
@@ -49,7 +49,7 @@ class Watch:
             return cls()
         is_drawn = progress is not False and screen.is_capable(sys.stderr)
         if stats_seconds is None and not is_drawn:
-            if progress:
+            if progress or (progress is None and sys.stderr.isatty()):
                 stats_seconds = _INSTEAD_SECONDS
             elif log.threshold <= logging.INFO:
                 stats_seconds = _VERBOSE_STATS_SECONDS

@@ -77,7 +77,15 @@ _UNSIGNED_SHORT: Final = struct.Struct("<H")
 # needs two.
 @dataclass(slots=True, unsafe_hash=True)
 class CStoreRQ:
-    """Asks the peer to store the data set that follows (PS3.7 9.3.1.1)."""
+    """Asks the peer to store the data set that follows (PS3.7 9.3.1.1).
+
+    `message_id` is its Message ID, 1 to 65535. `affected_sop_class_uid` and `affected_sop_instance_uid` identify the
+    instance, `priority` is LOW, MEDIUM or HIGH. `move_originator_ae_title` and `move_originator_message_id` are those
+    of the C-MOVE that it is a part of; empty and None if there is none.
+
+    Of every request: `name` is the standard's name for it, `command_field` its code, `has_data_set` says that a data
+    set follows. `responded_to` is None, since it is not a response.
+    """
 
     name: ClassVar[str] = "C-STORE-RQ"
     command_field: ClassVar[int] = C_STORE_RQ

@@ -35,9 +35,10 @@ UNRECOGNISED_OPERATION: Final = Status(0x0211)
 class PeerRequest:
     """A request of the peer, from its command set to its response.
 
-    `calling_ae_title` is that of the peer if it requested the association. `data_set_bytes` is how much of its data set
-    has come. `refused_with` is the status of its response if it is refused before its data set is whole.
-    `is_cancelled`: the peer asked to end it (C-CANCEL).
+    `message` is the request as it came, `context` the accepted presentation context that it came in. `calling_ae_title`
+    is that of the peer if it requested the association. `data_set_bytes` is how much of its data set has come.
+    `refused_with` is the status of its response if it is refused before its data set is whole. `is_cancelled`: the peer
+    asked to end it (C-CANCEL).
     """
 
     context: AcceptedContext

@@ -5,6 +5,7 @@ They are recognised by their bytes, once a file has turned out to hold no instan
 
 from __future__ import annotations
 
+from collections import deque
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 from asyncstore.errors import SourceError
@@ -23,6 +24,8 @@ if TYPE_CHECKING:
 
 # How many entries a ledger is asked about at once.
 _ASKED_AT_ONCE: Final = 1024
+# How many files a disk is asked for before the first of them must be there: a file system reads them in its own order.
+_READ_AHEAD: Final = 64
 
 
 class Contents(NamedTuple):
@@ -104,7 +107,7 @@ def found_in(
     """
 
     def read(some: Iterator[Entry], at_once: int) -> Iterator[tuple[Entry, Found | None]]:
-        return ((each, each.read_head()) for each in (some if unsettled is None else unsettled(some, at_once)))
+        return _read(some if unsettled is None else unsettled(some, at_once), min(at_once, _READ_AHEAD))
 
     opener = Opener(choice)
     for entry, found in read(entries, _ASKED_AT_ONCE):
@@ -116,3 +119,24 @@ def found_in(
         for each, what in chosen:
             if what is not None and (choice is None or not isinstance(what, Instance) or choice.takes_instance(what)):
                 yield each, what
+
+
+def _read(entries: Iterator[Entry], ahead: int) -> Iterator[tuple[Entry, Found | None]]:
+    """Read entries in their order. While one waits for a disk, the next ones are asked for, `ahead` in all."""
+    waiting: deque[tuple[Entry, Found | None]] = deque()
+    for entry in entries:
+        found = entry.read_head(wait=ahead == 1)
+        if found is not None and not waiting:
+            yield entry, found
+            continue
+        waiting.append((entry, found))
+        if len(waiting) >= ahead:
+            yield _read_now(*waiting.popleft())
+        while waiting and waiting[0][1] is not None:
+            yield waiting.popleft()
+    for entry, found in waiting:
+        yield _read_now(entry, found)
+
+
+def _read_now(entry: Entry, found: Found | None) -> tuple[Entry, Found | None]:
+    return entry, entry.read_head() if found is None else found

@@ -80,8 +80,8 @@ class FileEntry:
     may_contain = True
 
     def __init__(self, name: str, *, is_named: bool = False) -> None:
-        self.name = name
-        self.is_named = is_named
+        self.name: str = name
+        self.is_named: bool = is_named
         self._fd = -1
 
     def stamp(self) -> tuple[int, int] | None:
@@ -112,9 +112,9 @@ class ReadyEntry:
     may_contain = True  # a path that was not found may name a member of an archive
 
     def __init__(self, found: Found, *, is_named: bool = False) -> None:
-        self.name = found.path
-        self.is_named = is_named
-        self.instance = found if isinstance(found, Instance) else None
+        self.name: str | None = found.path
+        self.is_named: bool = is_named
+        self.instance: Instance | None = found if isinstance(found, Instance) else None
         self._found = found
 
     def stamp(self) -> tuple[int, int] | None:

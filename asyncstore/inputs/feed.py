@@ -87,7 +87,7 @@ class Feed:
         self._reader = Reader(choice, find_studies=find_studies)
         self._deliver = deliver
         self._settled: Settled | None = None
-        self.pace = Pace()
+        self.pace: Pace = Pace()
         self._limiter = anyio.CapacityLimiter(MANY_READERS)
         self._reading = 0
         self._batch_was_read = Signal()

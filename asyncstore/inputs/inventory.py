@@ -1,19 +1,21 @@
-"""Counts the instances in files and directories by SOP class and transfer syntax, and the problems by kind."""
+"""Counts what files and directories hold: instances by kind, studies, patients, doubles; and problems by kind."""
 
 from __future__ import annotations
 
 import functools
+import heapq
 import itertools
 from collections import Counter
 from typing import TYPE_CHECKING, Any, Final
 
 from asyncstore.inputs.contents import found_in
 from asyncstore.inputs.entry import entries_of
+from asyncstore.inputs.hash_set import HashSet
 from asyncstore.inputs.selection import Choice, Selection
 from asyncstore.instances.instance import Instance
 from asyncstore.instances.outcome import FOUND_EARLIER_STATES, Outcome, State
 from asyncstore.instances.problem import PASSED_OVER, ProblemKind, ScanProblem
-from asyncstore.uids import name_of
+from asyncstore.instances.study import patient_and_study_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -23,29 +25,47 @@ if TYPE_CHECKING:
     from asyncstore.inputs.own_files import OwnFiles
 
 _EXAMPLES: Final = 5  # of each kind of problem or difference
+_LARGEST: Final = 10
 
 
 class Inventory:
-    """Counts of what a scan finds. Its memory grows with the number of kinds, not with the number of files.
+    """Counts of what a scan finds. An instance takes 11 to 22 bytes of memory, and so does each study and patient.
 
-    `instances` and `size_bytes` are by (SOP class UID, transfer syntax UID). `problems` are by kind, with some
-    `examples` of each as (path, detail). `differing` counts instances whose File Meta Information contradicts the data
-    set; `differences` has examples. `failed` counts paths that a transfer would count as a failure, `settled` the
-    instances that a ledger has already, by their state, `set_aside` those that an earlier run set aside,
-    and `left_out` what the selection leaves out.
+    `instances` and `size_bytes` are by (SOP class UID, transfer syntax UID). `studies` and `patients` have the
+    different Study Instance UIDs and Patient IDs, `without_study` counts the instances that show none of the first.
+    `repeated` counts instances whose SOP Instance UID an earlier file has, too; `repetitions` has examples of them as
+    (path, UID). `largest` are the largest files as (bytes, path). `problems` are by kind, with some `examples` of each
+    as (path, detail). `differing` counts instances whose File Meta Information contradicts the data set; `differences`
+    has examples. `failed` counts paths that a transfer would count as a failure, `settled` the instances that a ledger
+    has already, by their state, `set_aside` those that an earlier run set aside, and `left_out` what the selection
+    leaves out.
+
+    All counts are exact but those of different UIDs and IDs, which are as exact as a HashSet.
     """
 
     def __init__(self) -> None:
         self.instances: Counter[tuple[str, str]] = Counter()
         self.size_bytes: Counter[tuple[str, str]] = Counter()
+        self.studies = HashSet()
+        self.patients = HashSet()
+        self.without_study = 0
+        self.repeated = 0
+        self.repetitions: list[tuple[str, str]] = []
         self.problems: Counter[ProblemKind] = Counter()
         self.examples: dict[ProblemKind, list[tuple[str, str]]] = {}
-        self.differing = 0
+        self.differing: int = 0
         self.differences: list[tuple[str, str]] = []
-        self.failed = 0
+        self.failed: int = 0
         self.settled: Counter[State] = Counter()
-        self.set_aside = 0
-        self.left_out = 0
+        self.set_aside: int = 0
+        self.left_out: int = 0
+        self._uids = HashSet()
+        self._largest: list[tuple[int, str]] = []  # a heap: the smallest of them first
+
+    @property
+    def largest(self) -> list[tuple[int, str]]:
+        """The largest files with an instance, as (bytes, path); the largest first."""
+        return sorted(self._largest, key=lambda file: (-file[0], file[1]))
 
     def scan(
         self,
@@ -89,33 +109,52 @@ class Inventory:
                 self.failed += 1
             _keep(self.examples.setdefault(found.reason, []), found.path, found.detail)
         else:
-            pair = (found.sop_class_uid, found.transfer_syntax_uid)
-            self.instances[pair] += 1
-            self.size_bytes[pair] += found.data_set_length
-            if found.meta_difference is not None:
-                self.differing += 1
-                _keep(self.differences, found.path or "", found.meta_difference)
+            self._add_instance(found)
+
+    def _add_instance(self, found: Instance) -> None:
+        pair = (found.sop_class_uid, found.transfer_syntax_uid)
+        self.instances[pair] += 1
+        self.size_bytes[pair] += found.data_set_length
+        patient_id, study_uid = patient_and_study_of(found)
+        if patient_id:
+            self.patients.add(patient_id)
+        if study_uid:
+            self.studies.add(study_uid)
+        else:
+            self.without_study += 1
+        if not self._uids.add(found.sop_instance_uid):
+            self.repeated += 1
+            _keep(self.repetitions, found.path or "", found.sop_instance_uid)
+        if len(self._largest) < _LARGEST:
+            heapq.heappush(self._largest, (found.size_bytes, found.path or ""))
+        elif found.size_bytes > self._largest[0][0]:
+            heapq.heapreplace(self._largest, (found.size_bytes, found.path or ""))
+        if found.meta_difference is not None:
+            self.differing += 1
+            _keep(self.differences, found.path or "", found.meta_difference)
+
+    @property
+    def files(self) -> int:
+        """The number of files, and of paths that are none, so far."""
+        return self.instances.total() + self.problems.total() + self.settled.total() + self.set_aside
 
     def to_dict(self) -> dict[str, Any]:
         """The counts as plain data, for JSON."""
         return {
             "instances": self.instances.total(),
             "bytes": self.size_bytes.total(),
+            "studies": len(self.studies),
+            "patients": len(self.patients),
+            "without_study": self.without_study,
             "left_out": self.left_out,
             "resumed": self.settled[State.RESUMED],
             "duplicates": self.settled[State.DUPLICATE],
             "set_aside": self.set_aside,
-            "kinds": [
-                {
-                    "sop_class_uid": pair[0],
-                    "sop_class": name_of(pair[0]),
-                    "transfer_syntax_uid": pair[1],
-                    "transfer_syntax": name_of(pair[1]),
-                    "instances": count,
-                    "bytes": self.size_bytes[pair],
-                }
-                for pair, count in self.instances.most_common()
-            ],
+            "repeated_uids": {
+                "instances": self.repeated,
+                "examples": [{"path": path, "sop_instance_uid": uid} for path, uid in self.repetitions],
+            },
+            "largest": [{"path": path, "bytes": size_bytes} for size_bytes, path in self.largest],
             "meta_differences": {"instances": self.differing, "examples": _example_data(self.differences)},
             "problems": [
                 {

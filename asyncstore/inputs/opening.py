@@ -29,8 +29,9 @@ AnyPath: TypeAlias = "str | bytes | os.PathLike[str] | os.PathLike[bytes]"
 def instance_from(source: Instance | Dataset | AnyPath) -> Instance:
     """Make an Instance of a file or of a pydicom Dataset; an Instance is returned unchanged.
 
-    Blocks. A Dataset is encoded now and not modified. Its transfer syntax is that of its File Meta Information, or else
-    the one it was read in, or else Explicit VR Little Endian.
+    `source` is one of these; a file is given by its path. Blocks. A Dataset is encoded now and not modified. Its
+    transfer syntax is that of its File Meta Information, or else the one it was read in, or else Explicit VR Little
+    Endian.
 
     For a file, raises NotDicom or MissingUID if it contains no instance, OSError if it cannot be read. For a Dataset,
     raises MissingUID if a UID is missing or cannot be sent, SourceError if a value cannot be encoded or if its pixel

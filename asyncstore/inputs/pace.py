@@ -54,9 +54,9 @@ class Pace:
     """
 
     def __init__(self) -> None:
-        self.is_cold = True  # until the first batch has shown otherwise: the first open may hang
-        self.readers = _FEW_READERS
-        self.files_at_once = _FEW_FILES
+        self.is_cold: bool = True  # until the first batch has shown otherwise: the first open may hang
+        self.readers: int = _FEW_READERS
+        self.files_at_once: int = _FEW_FILES
         self._probe_seconds = _FIRST_PROBE_SECONDS
         self._probe_at = math.inf
 

@@ -48,7 +48,7 @@ class Reader:
     """
 
     def __init__(self, choice: Choice | None, *, find_studies: bool) -> None:
-        self.looks_inside = find_studies or (choice is not None and choice.looks_inside)
+        self.looks_inside: bool = find_studies or (choice is not None and choice.looks_inside)
         self._choice = choice
         self._find_studies = find_studies
         self._opener = Opener(choice)

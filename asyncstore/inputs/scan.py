@@ -23,9 +23,9 @@ def scan(
     """Yield each instance in files and directories, and a ScanProblem for each file that cannot be sent.
 
     `roots` is one path or an iterable of them; a path may also be that of a ZIP or TAR archive, or of a DICOMDIR, which
-    is opened. `selection` leaves files out, or sorts them. Files come in the order of the walk otherwise, and nothing
-    is kept of them; but an instance of a small file, or of up to 1 MiB in a `.tar.gz`, holds its bytes until `let_go`.
-    Blocks while it reads. Never raises because of a file or directory.
+    is opened. `recursive` includes subdirectories. `selection` leaves files out, or sorts them. Files come in the order
+    of the walk otherwise, and nothing is kept of them; but an instance of a small file, or of up to 1 MiB in a
+    `.tar.gz`, holds its bytes until `let_go`. Blocks while it reads. Never raises because of a file or directory.
     """
     choice = None if selection is None else Choice.of(selection)
     paths = (roots,) if isinstance(roots, str | bytes | os.PathLike) else roots

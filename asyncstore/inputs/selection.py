@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
     from asyncstore.instances.instance import Instance
 
-logger = logging.getLogger("asyncstore.inputs")
+logger: logging.Logger = logging.getLogger("asyncstore.inputs")
 
 Order: TypeAlias = Literal["found", "path", "newest", "largest"]
 
@@ -84,11 +84,11 @@ class Choice:
     """
 
     def __init__(self, selection: Selection) -> None:
-        self.left_out = 0
-        self.archives = selection.archives
+        self.left_out: int = 0
+        self.archives: bool = selection.archives
         self.order = selection.order
-        self.sorts_all = selection.order in ("newest", "largest")
-        self.looks_inside = bool(selection.modalities)
+        self.sorts_all: bool = selection.order in ("newest", "largest")
+        self.looks_inside: bool = bool(selection.modalities)
         self._include = _patterns("include", selection.include)
         self._exclude = _patterns("exclude", selection.exclude)
         self._modalities = frozenset(modality.strip().upper() for modality in selection.modalities)

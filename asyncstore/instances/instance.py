@@ -15,7 +15,8 @@ if TYPE_CHECKING:
 class Instance:
     """A SOP Instance that can be sent. Its data set is not parsed and, unless the file is small, not read yet.
 
-    `path` is the file exactly as on disk (os.fsencode gives the bytes back), or None for an instance in memory.
+    `sop_class_uid`, `sop_instance_uid` and `transfer_syntax_uid` say what it is. `path` is the file exactly as on disk
+    (os.fsencode gives the bytes back), or None for an instance in memory. `source` gives the bytes of the data set.
     `data_set_offset` is where the data set begins in the file, in bytes. `data_set_length` is the number of bytes to
     send; a deflated data set of odd length is sent with a padding byte that the file does not have (PS3.5 A.5).
     `size_bytes` and `mtime_ns` are the file's. `study_instance_uid` and `series_instance_uid` are None unless known.

@@ -15,10 +15,18 @@ if TYPE_CHECKING:
 class ProblemKind(enum.Enum):
     """Why a path that a scan met cannot be sent. The value is text for the user, e.g. "not a DICOM file".
 
-    NOT_DICOM, DICOMDIR, NOT_A_FILE (a device, FIFO or socket) are a failure only if the user named the path; a scan
-    passes them over in a directory. The others are always failures: DAMAGED (a DICOM file that cannot be parsed),
-    MISSING_UID (a SOP Class, SOP Instance or Transfer Syntax UID), NOT_FOUND, UNREADABLE (an error of the system, e.g.
-    no permission), SYMLINK_LOOP, CHANGED (while it was read).
+    A failure only if the user named the path; passed over in a directory:
+        NOT_DICOM     it contains no DICOM data set
+        DICOMDIR      a DICOMDIR, which is an index and not sent
+        NOT_A_FILE    a device, FIFO or socket
+
+    Always a failure:
+        DAMAGED       a DICOM file that cannot be parsed
+        MISSING_UID   the SOP Class, SOP Instance or Transfer Syntax UID is not known
+        NOT_FOUND     there is nothing of that name
+        UNREADABLE    an error of the system, such as a missing permission
+        SYMLINK_LOOP  a symbolic link leads back to itself
+        CHANGED       the file changed while it was read
     """
 
     NOT_DICOM = "not a DICOM file"

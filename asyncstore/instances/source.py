@@ -139,11 +139,11 @@ def read_cached(fd: int, holes: Sequence[memoryview], at: int, device: int) -> i
 
 
 class FileSource:
-    """A data set in a file, read when it is needed: `length` bytes from `data_set_offset`.
+    """A data set in a file, read when it is needed: `length` bytes from `data_set_offset` of the file `path`.
 
     `size_bytes` and `mtime_ns` are the whole file's when it was scanned; if either differs later, reading raises
     SourceChanged. `padding_bytes` zeros are sent after the bytes of the file (PS3.5 A.5: a deflated stream of odd
-    length).
+    length), and `length_bytes` counts them too.
     """
 
     # A reader takes an idle descriptor or opens one. No other thread can close it meanwhile, so its number cannot come
@@ -170,11 +170,11 @@ class FileSource:
         *,
         padding_bytes: int = 0,
     ) -> None:
-        self.path = path
-        self.data_set_offset = data_set_offset
-        self.length_bytes = length + padding_bytes
-        self.size_bytes = size_bytes
-        self.mtime_ns = mtime_ns
+        self.path: str = path
+        self.data_set_offset: int = data_set_offset
+        self.length_bytes: int = length + padding_bytes
+        self.size_bytes: int = size_bytes
+        self.mtime_ns: int = mtime_ns
         self._stored_bytes = length
         self._idle: list[int] | None = None  # descriptors; None when closed
         self._device = 0
@@ -349,7 +349,10 @@ class HeldPart(HeldSource):
 
 
 class BytesSource:
-    """A data set in memory: `length` bytes of `data` from `offset`; by default all of them."""
+    """A data set in memory: `length` bytes of `data` from `offset`, by default all of them.
+
+    `length_bytes` is how many that are.
+    """
 
     __slots__ = ("_view", "length_bytes")
 
@@ -359,7 +362,7 @@ class BytesSource:
         if not 0 <= offset <= end <= len(view):
             raise ValueError(f"bytes {offset} to {end} of {len(view)} bytes")
         self._view = view[offset:end]
-        self.length_bytes = end - offset
+        self.length_bytes: int = end - offset
 
     def read_into(self, holes: Sequence[memoryview], offset: int, *, wait: bool = True) -> bool:
         """Copy the bytes into the holes; returns True. See DataSource."""

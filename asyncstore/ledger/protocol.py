@@ -19,13 +19,13 @@ A later run treats a file that the ledger knows (`Ledger.settled`) as follows:
 from __future__ import annotations
 
 import enum
-from typing import TYPE_CHECKING, Final, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Final, NamedTuple, Protocol, TypeAlias
 
 from asyncstore.errors import MissingUID, NotDicom
 from asyncstore.instances.outcome import FAILED_STATES, Outcome, State
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Callable, Sequence
     from types import TracebackType
     from typing import Self
 
@@ -42,7 +42,11 @@ _OF_THE_FILE = frozenset((State.SKIPPED, State.SOURCE_PROBLEM))
 
 
 class KnownInstance(NamedTuple):
-    """An instance that is stored already. `path` is its file (None: memory); size and time are those at that moment."""
+    """An instance that is stored already.
+
+    `path` is its file, None if it was in memory. `size_bytes` and `mtime_ns` (modification time) are those of the file
+    when it was sent. `state` is how it was stored.
+    """
 
     path: str | None
     size_bytes: int
@@ -60,20 +64,22 @@ class Suspicion(NamedTuple):
 
 
 class Offered(Protocol):
-    """A source that a transfer is about to open, as a ledger sees it.
-
-    `name` is its path (None: in memory). `is_named` says that the user named it. `instance` is its Instance, if known
-    already. `stamp` returns size in bytes and modification time in ns, or None if it has none; it may block.
-    """
+    """A source that a transfer is about to open, as a ledger sees it."""
 
     @property
-    def name(self) -> str | None: ...
-    @property
-    def is_named(self) -> bool: ...
-    @property
-    def instance(self) -> Instance | None: ...
+    def name(self) -> str | None:
+        """Its path; None: in memory."""
 
-    def stamp(self) -> tuple[int, int] | None: ...
+    @property
+    def is_named(self) -> bool:
+        """Whether the user named it."""
+
+    @property
+    def instance(self) -> Instance | None:
+        """Its Instance, if that is known already."""
+
+    def stamp(self) -> tuple[int, int] | None:
+        """Its size in bytes and modification time in ns; None if it has none. May block."""
 
 
 class Recorder(Protocol):
@@ -167,11 +173,14 @@ def standing_of(outcome: Outcome) -> Standing:
     return Standing.SUSPECTED if outcome.is_suspected else Standing.OPEN
 
 
-def without_setting_aside(
-    answers: Iterable[Outcome | Suspicion | None],
-) -> list[Outcome | Suspicion | None]:
-    """The answers of `History.settled`, where what was set aside is only suspected: the user wants it sent again."""
-    return [
+_Settled: TypeAlias = "Callable[[Sequence[Offered]], list[Outcome | Suspicion | None]]"
+
+
+def settled_for(settled: _Settled, *, retry_set_aside: bool) -> _Settled:
+    """`History.settled` as a run asks it: with `retry_set_aside`, what was set aside is only suspected."""
+    if not retry_set_aside:
+        return settled
+    return lambda offered: [
         Suspicion(answer.losses) if isinstance(answer, Outcome) and answer.is_set_aside else answer
-        for answer in answers
+        for answer in settled(offered)
     ]

@@ -17,11 +17,16 @@ class LedgerRow:
     """The record of one instance, or of a file without one.
 
     `path` is exactly as on disk (os.fsencode gives the bytes back), None for an instance from memory. `size_bytes` and
-    `mtime_ns` are the file's, None if unknown. `attempts` counts the C-STORE requests of all runs; `run` is the number
-    of the last run that handled it. All other fields are about the last attempt: `status` is the peer's answer,
-    `comment` its Error Comment as sent. `transfer_syntax_uid` is the file's; it was sent in `sent_transfer_syntax_uid`.
-    `losses` counts the associations that ended while it was in flight. One that is `set_aside` is not sent again unless
-    a run is asked to.
+    `mtime_ns` are the file's, None if unknown, and so are `sop_class_uid`, `sop_instance_uid`, `transfer_syntax_uid`,
+    `study_instance_uid` and `series_instance_uid`. `attempts` counts the C-STORE requests of all runs; `run` is the
+    number of the last run that handled it, `recorded_at` when that was.
+
+    All other fields are about the last attempt. `state` and `reason` say what became of it, `retryable` whether sending
+    it again may help. `status` is the value of the peer's answer, `comment` its Error Comment as sent,
+    `offending_elements` the tags that it complained about (group << 16 | element). `association_number` and
+    `context_id` say where it was sent, `sent_transfer_syntax_uid` as what, and `bytes_sent` counts the bytes of its
+    data set. `losses` counts the associations that ended while it was in flight. One that is `set_aside` is not sent
+    again unless a run is asked to.
     """
 
     path: str | None
@@ -60,7 +65,7 @@ class LedgerRow:
 
 
 class StateCount(NamedTuple):
-    """The number of instances in a state, and the bytes of data sets sent in their last attempts."""
+    """The number of `instances` in a `state`; `bytes_sent` are those of data sets in their last attempts."""
 
     state: State
     instances: int
@@ -68,7 +73,7 @@ class StateCount(NamedTuple):
 
 
 class ReasonCount(NamedTuple):
-    """The number of instances with the same state, status and reason."""
+    """The number of `instances` with the same `state`, `status` and `reason`."""
 
     state: State
     status: int | None
@@ -77,38 +82,76 @@ class ReasonCount(NamedTuple):
 
 
 class StudyCount(NamedTuple):
-    """The progress of a study. The UID is None for all instances of unknown study together."""
+    """The progress of a study: how many of its instances were `found`, `stored`, have `failed` and are `left`.
+
+    `study_instance_uid` is None for all instances of unknown study together.
+
+    `found` is final once a run has read its input to the end. `left` counts the instances that are neither stored nor
+    known to be at the peer, and have not failed. `first_recorded_at` and `last_recorded_at` are the times of the first
+    and the last outcome that counts.
+    """
 
     study_instance_uid: str | None
     found: int
     stored: int
     failed: int
+    left: int
+    first_recorded_at: datetime.datetime
+    last_recorded_at: datetime.datetime
+
+    @property
+    def is_complete(self) -> bool:
+        """Whether the peer has all that was found of it."""
+        return not self.failed and not self.left
+
+
+class StoredPart(NamedTuple):
+    """What was stored in one part of the time: how many `instances`, and `bytes_sent` of their data sets."""
+
+    instances: int
+    bytes_sent: int
+
+
+class StoredOverTime(NamedTuple):
+    """What was stored, in equal `parts` of `part_seconds` each, from the first instance (`begun_at`) to the last."""
+
+    begun_at: datetime.datetime
+    part_seconds: float
+    parts: list[StoredPart]
 
 
 class DirectoryCount(NamedTuple):
-    """The number of failed instances in one directory."""
+    """The number of `failed` instances in one `directory`; it is empty for instances from memory."""
 
     directory: str
     failed: int
 
 
 class RunState(enum.StrEnum):
-    """The state of a run. The value is its name in reports."""
+    """The state of a run. The value is its name in reports: "stopped-early".
 
-    RUNNING = "running"  # a process holds the lock of the ledger
-    FINISHED = "finished"  # it read its input to the end, and left nothing
+    RUNNING        a process holds the lock of the ledger
+    FINISHED       it read its input to the end, and left nothing
+    STOPPED_EARLY  it left instances, or did not read its input to the end
+    KILLED         it never wrote its end: it was killed, or could not write
+    ENDED          it was one of an older version of asyncstore, which did not record how it ended
+    """
+
+    RUNNING = "running"
+    FINISHED = "finished"
     STOPPED_EARLY = "stopped-early"
-    KILLED = "killed"  # it never wrote its end: it was killed, or could not write
-    ENDED = "ended"  # an older version of asyncstore, which did not record how
+    KILLED = "killed"
+    ENDED = "ended"
 
 
 @dataclass(frozen=True, slots=True)
 class RunRecord:
     """One run that wrote into the ledger.
 
-    `finished_at` is None while it runs, and if it was killed. `scan_finished` says whether it read its input to the
-    end, `stopped` why it stopped early (empty: it did not); both are None if that is not known. `refused_at` is the
-    time of the first answer by which the peer said that it is out of resources.
+    `number` counts from 1, `state` is what became of it. Process `pid` on `host` began it at `started_at`, with these
+    `options`, which are plain data. `finished_at` is None while it runs, and if it was killed. `scan_finished` says
+    whether it read its input to the end, `stopped` why it stopped early (empty: it did not); both are None if that is
+    not known. `refused_at` is the time of the first answer by which the peer said that it is out of resources.
     """
 
     number: int

@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from asyncstore.upper_layer.machine import UpperLayerEvent
     from asyncstore.upper_layer.pdu import AssociateRQ
 
-logger = logging.getLogger("asyncstore.net.acceptor")
+logger: logging.Logger = logging.getLogger("asyncstore.net.acceptor")
 
 _UNLIMITED_WINDOW: Final = 64
 # An association is idle after this many looks without a byte. Looks are counted, not time: a peer is not idle because
@@ -97,18 +97,20 @@ class Acceptor:
         check_range("idle_seconds", idle_seconds, 0, math.inf)
         self.providers = providers
         self.host = host
-        self.port = port
-        self.ae_title = check_ae_title(ae_title)
+        self.port: int = port
+        self.ae_title: str = check_ae_title(ae_title)
         if called_ae_titles is None and ae_title != ANY_SCP:
             called_ae_titles = ae_title
-        self.called_ae_titles = None if called_ae_titles is None else _titles(called_ae_titles)
-        self.calling_ae_titles = None if calling_ae_titles is None else _titles(calling_ae_titles)
-        self.transfer_syntaxes = None if transfer_syntaxes is None else several(transfer_syntaxes)
+        self.called_ae_titles: frozenset[str] | None = _titles(called_ae_titles)
+        self.calling_ae_titles: frozenset[str] | None = _titles(calling_ae_titles)
+        self.transfer_syntaxes: tuple[str, ...] | None = (
+            None if transfer_syntaxes is None else several(transfer_syntaxes)
+        )
         self.maximum_length = maximum_length
         self.window = window
         self.maximum_associations = maximum_associations
         self.idle_seconds = idle_seconds
-        self.timeouts = Timeouts(acse_seconds=acse_seconds, dimse_seconds=math.inf, network_seconds=math.inf)
+        self.timeouts: Timeouts = Timeouts(acse_seconds=acse_seconds, dimse_seconds=math.inf, network_seconds=math.inf)
         self.associations = 0
         self._open: set[AcceptedAssociation] = set()
         self._stack: contextlib.AsyncExitStack
@@ -166,7 +168,7 @@ class Acceptor:
 
     # -- negotiation ---------------------------------------------------------------------------------------------------
 
-    def rejection_of(self, request: AssociateRQ) -> AssociateRJ | None:
+    def _rejection_of(self, request: AssociateRQ) -> AssociateRJ | None:
         """The rejection of a request; None if it is accepted."""
         if self.called_ae_titles is not None and request.called_ae_title not in self.called_ae_titles:
             return _WRONG_CALLED_AE_TITLE
@@ -174,7 +176,7 @@ class Acceptor:
             return _WRONG_CALLING_AE_TITLE
         return None
 
-    def answer_to(self, request: AssociateRQ) -> AssociateAC:
+    def _answer_to(self, request: AssociateRQ) -> AssociateAC:
         """The acceptance of a request, with a result for each presentation context."""
         window = request.user_information.operations_window
         granted = min(window.invoked or _UNLIMITED_WINDOW, self.window) if window else 1
@@ -275,13 +277,13 @@ class AcceptedAssociation(Association):
     def _negotiate(self, event: UpperLayerEvent) -> Awaitable[object] | None:
         assert isinstance(event, AssociationRequested)
         request, now = event.request, time.monotonic()
-        rejection = _LIMIT_EXCEEDED if self._over_limit else self._acceptor.rejection_of(request)
+        rejection = _LIMIT_EXCEEDED if self._over_limit else self._acceptor._rejection_of(request)
         if rejection is not None:
             self._upper_layer.reject(rejection, now)
         else:
             self._acceptor.associations += 1
-            self.calling_ae_title = request.calling_ae_title
-            answer = self._acceptor.answer_to(request)
+            self.calling_ae_title: str = request.calling_ae_title
+            answer = self._acceptor._answer_to(request)
             capacity = fragment_capacity(request.user_information.maximum_length)
             self._upper_layer.accept(answer, now)
             window = answer.user_information.operations_window
@@ -311,9 +313,9 @@ def several(words: Collection[str]) -> tuple[str, ...]:
     return (words,) if isinstance(words, str) else tuple(words)
 
 
-def _titles(titles: Collection[str]) -> frozenset[str]:
-    """AE titles as they arrive, without the spaces that pad them."""
-    return frozenset(check_ae_title(title).strip(" ") for title in several(titles))
+def _titles(titles: Collection[str] | None) -> frozenset[str] | None:
+    """AE titles as they arrive, without the spaces that pad them; None, which is all of them, stays None."""
+    return None if titles is None else frozenset(check_ae_title(title).strip(" ") for title in several(titles))
 
 
 def _family(host: str) -> socket.AddressFamily:

@@ -46,7 +46,7 @@ class Association(Link):
         calling_ae_title: str = "",
     ) -> None:
         super().__init__(acceptor=acceptor, maximum_length=maximum_length, timeouts=timeouts)
-        self.contexts = AcceptedContexts(())
+        self.contexts: AcceptedContexts = AcceptedContexts(())
         self.calling_ae_title = calling_ae_title
         self.performer: Performer | None = None
         self._providers: Providers = providers or {}
@@ -54,15 +54,18 @@ class Association(Link):
         self._incoming = Incoming(self._tolerate)
 
     def __repr__(self) -> str:
+        return f"<{type(self).__name__} {self._other_end()}, {self.state}>"
+
+    @property
+    def state(self) -> str:
+        """What it is doing, for people who debug a program."""
         if self.failure is not None:
-            state = f"failed: {self.failure}"
-        elif self._released:
-            state = "released"
-        elif not self.established:
-            state = "not established"
-        else:
-            state = f"established, {len(self.outstanding)} of {self.window} operations outstanding"
-        return f"<{type(self).__name__} {self._other_end()}, {state}>"
+            return f"failed: {self.failure}"
+        if self._released:
+            return "released"
+        if not self.established:
+            return "not established"
+        return f"established, {len(self.outstanding)} of {self.window} operations outstanding"
 
     def _other_end(self) -> str:
         return self.calling_ae_title
@@ -130,6 +133,12 @@ class Association(Link):
         )
         return self.performer
 
+    @property
+    def answer_limit_seconds(self) -> float:
+        """How long the peer may take, from `waiting_since` on, for one of the answers that it owes."""
+        allowed = [operation.allowance_seconds for operation in self.outstanding.values() if operation.is_sent]
+        return self.timeouts.dimse_seconds + max(allowed, default=0.0)
+
     async def _watch_deadlines(self) -> None:
         """See Link.
 
@@ -140,9 +149,9 @@ class Association(Link):
         longest = min(self.timeouts.dimse_seconds, self.timeouts.acse_seconds)
         while self.failure is None:
             now = time.monotonic()
-            allowed = [operation.allowance_seconds for operation in self.outstanding.values() if operation.is_sent]
-            limit = self.timeouts.dimse_seconds + max(allowed, default=0.0)
-            left = self.waiting_since + limit - now if allowed else limit
+            limit = self.answer_limit_seconds
+            owes_answer = any(operation.is_sent for operation in self.outstanding.values())
+            left = self.waiting_since + limit - now if owes_answer else limit
             if left <= 0:
                 answered_at = self.waiting_since
                 self._on_readable()

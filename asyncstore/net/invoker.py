@@ -35,7 +35,7 @@ if TYPE_CHECKING:
         source: DataSource
 
 
-logger = logging.getLogger("asyncstore.net")
+logger: logging.Logger = logging.getLogger("asyncstore.net")
 
 # A message longer than this shows progress before its answer: the buffers between here and the peer hold less than this
 # many bytes.
@@ -55,8 +55,8 @@ class Invoker:
     """
 
     def __init__(self, link: Link, capacity: int) -> None:
-        self.reader = SourceReader()
-        self.framer = Framer(capacity)
+        self.reader: SourceReader = SourceReader()
+        self.framer: Framer = Framer(capacity)
         self._link = link
 
     async def send(
@@ -248,7 +248,7 @@ class FinalResponse:
 
     def __init__(self) -> None:
         self.message: Response | None = None
-        self.changed = Signal()
+        self.changed: Signal = Signal()
 
     def on_response(self, operation: Operation, response: Response, data_set: bytes | None) -> None:
         """Keep the response if it is the final one."""

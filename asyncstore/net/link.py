@@ -49,7 +49,7 @@ if TYPE_CHECKING:
     from asyncstore.net.writer import Pacer
     from asyncstore.upper_layer.machine import UpperLayerEvent
 
-logger = logging.getLogger("asyncstore.net")
+logger: logging.Logger = logging.getLogger("asyncstore.net")
 
 
 class Link(Tracing):
@@ -72,15 +72,15 @@ class Link(Tracing):
         self.timeouts = timeouts
         self.on_failure: Callable[[], object] = _nothing
         self.established = False
-        self.is_open = False
+        self.is_open: bool = False
         self.streamed_bytes = 0
         self.pacer: Pacer | None = None
-        self.written = (0, 0)
+        self.written: tuple[int, int] = (0, 0)
         self.failure: AsyncStoreError | None = None
-        self.operations = Operations(tolerate=lambda error: self._tolerate(error, trace.AnsweredAmiss))
+        self.operations: Operations = Operations(tolerate=lambda error: self._tolerate(error, trace.AnsweredAmiss))
         self.outstanding: Mapping[int, Operation] = self.operations.outstanding
-        self.waiting_since = 0.0  # time of the latest response, or when the only operation was sent
-        self.changed = Signal()  # for tasks that wait for room or the release; each response has its own
+        self.waiting_since: float = 0.0  # time of the latest response, or when the only operation was sent
+        self.changed: Signal = Signal()  # for tasks that wait for room or the release; each response has its own
         self.awaited: set[Signal] = set()  # set when it fails
         self._upper_layer = UpperLayer(
             acceptor=acceptor,

@@ -37,15 +37,15 @@ class MockTransport:
     since the last step, again and again, until it returns the bytes that arrive then and not None.
 
     `sent` has all bytes that were sent. `room` is how many more bytes are taken; at 0 sending blocks and `has_stalled`
-    is set, until `make_room` is called. `was_reset`: it was closed by a reset.
+    is set, until `make_room` is called. `is_closed`: we have closed it; `was_reset`: by a reset.
     """
 
     def __init__(self, script: Iterable[Step] = (), *, room: float = math.inf) -> None:
-        self.sent = bytearray()
-        self.room = room
-        self.is_closed = False
-        self.was_reset = False
-        self.has_stalled = anyio.Event()
+        self.sent: bytearray = bytearray()
+        self.room: float = room
+        self.is_closed: bool = False
+        self.was_reset: bool = False
+        self.has_stalled: anyio.Event = anyio.Event()
         self._script = deque(script)
         self._seen = 0  # the length of `sent` that earlier steps have seen
         self._arrived: bytes | Exception | None = None
@@ -72,6 +72,7 @@ class MockTransport:
         self._wake()
 
     def send_some(self, parts: Sequence[memoryview | bytes]) -> int:
+        """Take as much of `parts`, in order, as there is `room` for; returns how many bytes that was."""
         self._check_open()
         data = b"".join(parts)
         taken = data if self.room == math.inf else data[: int(self.room)]
@@ -82,6 +83,7 @@ class MockTransport:
         return len(taken)
 
     def receive_some(self) -> bytes | None:
+        """Return the bytes of the current step, None before they arrive; raise its exception."""
         self._check_open()
         self._advance()
         arrived = self._arrived
@@ -92,12 +94,14 @@ class MockTransport:
         return arrived
 
     async def wait_writable(self) -> None:
+        """Return when there is room again."""
         while not self.is_closed and self.room <= 0:
             self.has_stalled.set()
             await self._changed.wait()
         self._check_open()
 
     async def watch(self, on_readable: Callable[[], None]) -> None:
+        """Call `on_readable` for each step that arrives, until closed or cancelled."""
         while not self.is_closed:
             changed = self._changed
             self._advance()
@@ -115,6 +119,7 @@ class MockTransport:
         """Do nothing: nothing waits for an acknowledgement in memory."""
 
     def close(self, *, reset: bool = False) -> None:
+        """Close it; `was_reset` says whether by a reset."""
         self.is_closed = True
         self.was_reset = self.was_reset or reset
         self._wake()

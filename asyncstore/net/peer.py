@@ -18,22 +18,36 @@ class Peer:
         asyncstore.Peer("pacs.example", 11112, ae_title="ARCHIVE")
 
     `ae_title` is sent as the Called AE title (PS3.8 9.3.2). An IPv6 address may be in brackets, as URLs write it.
+    `source_address` is the address of this machine from which the peer is called, and a port, as for
+    `socket.create_connection`: ("192.0.2.7", 0). Port 0 is any; another one serves one association at a time.
     """
 
     host: str
     port: int
     ae_title: str = "ANY-SCP"
+    source_address: tuple[str, int] | None = None
 
     def __post_init__(self) -> None:
-        if self.host.startswith("[") and self.host.endswith("]") and ":" in self.host:
-            object.__setattr__(self, "host", self.host[1:-1])
-        if not 0 < self.port < 65536:
-            raise LocalProtocolError(f"port {self.port} is out of range: a TCP port is 1 to 65535")
+        object.__setattr__(self, "host", _without_brackets(self.host))
+        _check_port(self.port, 1)
         check_ae_title(self.ae_title)
+        if self.source_address is not None:
+            host, port = self.source_address
+            object.__setattr__(self, "source_address", (_without_brackets(host), port))
+            _check_port(port, 0)
 
     def __str__(self) -> str:
         host = f"[{self.host}]" if ":" in self.host else self.host
         return f"{self.ae_title}@{host}:{self.port}"
+
+
+def _without_brackets(host: str) -> str:
+    return host[1:-1] if host.startswith("[") and host.endswith("]") and ":" in host else host
+
+
+def _check_port(port: int, least: int) -> None:
+    if not least <= port <= 0xFFFF:
+        raise LocalProtocolError(f"port {port} is out of range: a TCP port is {least} to 65535")
 
 
 @dataclass(frozen=True, slots=True)

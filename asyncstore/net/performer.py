@@ -38,7 +38,7 @@ if TYPE_CHECKING:
     from asyncstore.net.provider import Answer, Providers, ServiceProvider, Sink
     from asyncstore.upper_layer.contexts import AcceptedContexts
 
-logger = logging.getLogger("asyncstore.net")
+logger: logging.Logger = logging.getLogger("asyncstore.net")
 
 # How long the requests of one peer may keep the event loop to themselves; a pause costs 50 us.
 _TURN_SECONDS: Final = 0.002
@@ -63,7 +63,7 @@ class Performer:
         window: int,
         group: TaskGroup,
     ) -> None:
-        self.at_work = 0
+        self.at_work: int = 0
         self._window = window
         self._link = link
         self._capacity = capacity

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
 import math
 import os
 import socket
@@ -23,8 +24,12 @@ from asyncstore.errors import ConnectFailed, ConnectionLost, Timeout
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Sequence
+    from typing import Any
 
     from asyncstore.net.peer import Peer
+
+    _Address: TypeAlias = tuple[Any, ...]
+    _AddressInfo: TypeAlias = tuple[socket.AddressFamily, socket.SocketKind, int, str, _Address]
 
 # How long sending an A-ABORT may take: the peer may have stopped reading.
 ABORT_SECONDS: Final = 5.0
@@ -94,7 +99,7 @@ class SocketTransport:
 
     def __init__(self, sock: socket.socket) -> None:
         sock.setblocking(False)
-        self.is_closed = False
+        self.is_closed: bool = False
         self._socket = sock
         self._unwatch: Callable[[], object] | None = None
         self._unwait: Callable[[], object] | None = None
@@ -244,17 +249,19 @@ async def connect(peer: Peer, timeout_seconds: float) -> SocketTransport:
 
 
 async def _connect(peer: Peer) -> SocketTransport:
-    try:
-        addresses = await anyio.getaddrinfo(peer.host, peer.port, type=socket.SOCK_STREAM)
-    except (OSError, UnicodeError) as error:
-        failed = ConnectFailed(f"cannot resolve {peer.host!r}: {_text(error)}")
-        failed.retryable = getattr(error, "errno", None) == socket.EAI_AGAIN  # else the name is wrong
-        raise failed from error
-    failure: OSError = OSError("the name has no address")
+    addresses = await _resolve(peer.host, peer.port)
+    sources: dict[int, _Address] = {}
+    if peer.source_address is not None:
+        sources = {family: address for family, _, _, _, address in reversed(await _resolve(*peer.source_address))}
+        addresses = [each for each in addresses if each[0] in sources]
+        if not addresses:
+            what = f"cannot call {peer.host!r} from {peer.source_address[0]!r}"
+            raise _failed(f"{what}: one is IPv4, the other IPv6", may_pass=False)
+    failure: Exception = ConnectFailed("the name has no address")
     for number, (family, kind, protocol, _, address) in enumerate(addresses):
         try:
-            sock = socket.socket(family, kind, protocol)
-        except OSError as error:  # for example no IPv6 here, or no descriptor left
+            sock = _socket(family, kind, protocol, sources.get(family))
+        except (OSError, ConnectFailed) as error:  # for example no IPv6 here, or no descriptor left
             failure = error
             continue
         try:
@@ -268,7 +275,41 @@ async def _connect(peer: Peer) -> SocketTransport:
             raise
         else:
             return SocketTransport(sock)
+    if isinstance(failure, ConnectFailed):
+        raise failure
     raise ConnectFailed(_text(failure)) from failure
+
+
+async def _resolve(host: str, port: int) -> Sequence[_AddressInfo]:
+    try:
+        return await anyio.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+    except (OSError, UnicodeError) as error:
+        is_busy = getattr(error, "errno", None) == socket.EAI_AGAIN  # else the name is wrong
+        raise _failed(f"cannot resolve {host!r}: {_text(error)}", may_pass=is_busy) from error
+
+
+def _socket(family: int, kind: int, protocol: int, source: _Address | None) -> socket.socket:
+    """A socket that calls from an address of this machine: from `source`, else from the one that the system chooses."""
+    sock = socket.socket(family, kind, protocol)
+    if source is None:
+        return sock
+    try:
+        if source[1]:  # the system keeps the port of a closed connection for a while
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        sock.bind(source)
+    except OSError as error:
+        sock.close()
+        where = f"{source[0]}, port {source[1]}" if source[1] else source[0]
+        is_ours = error.errno != errno.EADDRNOTAVAIL
+        reason = _text(error) if is_ours else "it is not an address of this machine"
+        raise _failed(f"cannot call from {where}: {reason}", may_pass=error.errno == errno.EADDRINUSE) from error
+    return sock
+
+
+def _failed(text: str, *, may_pass: bool) -> ConnectFailed:
+    failed = ConnectFailed(text)
+    failed.retryable = may_pass
+    return failed
 
 
 def _share_seconds(addresses: int) -> float:

@@ -32,8 +32,8 @@ class Writer:
     """
 
     def __init__(self, transport: Transport, network_seconds: float) -> None:
-        self.turn = Turn()
-        self.waits = 0
+        self.turn: Turn = Turn()
+        self.waits: int = 0
         self._transport = transport
         self._network_seconds = network_seconds
         self._unfinished: tuple[Run, int] | None = None  # a run, and how many of its bytes are on the wire

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import dataclasses
+import re
 from typing import TYPE_CHECKING, Final
 
 from asyncstore.errors import MissingUID, SourceError
@@ -36,15 +37,20 @@ def instance_of_dataset(data_set: Dataset) -> Instance:
         instance = _encoded_instance(data_set, meta, wanted)
     except SourceError:
         raise
-    except Exception as error:  # pydicom raises any type, with a traceback below the first line
-        reason = str(error).partition("\n")[0] or type(error).__name__
-        raise SourceError(f"the data set cannot be encoded: {reason}") from error
+    except Exception as error:  # pydicom raises any type
+        raise SourceError(f"the data set cannot be encoded: {_without_values(error)}") from error
     if wanted and wanted != instance.transfer_syntax_uid:
         source = convert(instance, wanted)
         return dataclasses.replace(
             instance, transfer_syntax_uid=wanted, data_set_length=source.length_bytes, source=source
         )
     return instance
+
+
+def _without_values(error: Exception) -> str:
+    """What is wrong, for a log: pydicom's own words may quote the value of an element."""
+    tag = _TAG.search(str(error))
+    return f"{type(error).__name__} at {tag[0]}" if tag else type(error).__name__
 
 
 def _encoded_instance(data_set: Dataset, meta: Dataset | dict[str, str], wanted: str) -> Instance:
@@ -126,6 +132,7 @@ def _is_compressed(pixel_data: object) -> bool:
     return pixel_data.startswith(_ITEM, 8 + table_bytes)
 
 
+_TAG: Final = re.compile(r"\([0-9A-Fa-f]{4}, ?[0-9A-Fa-f]{4}\)")
 _ITEM: Final = b"\xfe\xff\x00\xe0"
 # The key is what pydicom calls the original encoding of a Dataset: (implicit, little endian).
 _UNCOMPRESSED_BY_ENCODING: Final[dict[tuple[bool | None, bool | None], str]] = {

@@ -19,7 +19,7 @@ class PaddedSource:
     __slots__ = ("_at", "_padding", "_replaced", "_source", "length_bytes")
 
     def __init__(self, source: DataSource, at: int, padding: bytes, replaced: Sequence[tuple[int, bytes]]) -> None:
-        self.length_bytes = source.length_bytes + 1
+        self.length_bytes: int = source.length_bytes + 1
         self._source = source
         self._at = at
         self._padding = padding

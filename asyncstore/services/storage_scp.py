@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from asyncstore.dimse.performing import PeerRequest
     from asyncstore.net.provider import ServiceProvider, Sink
 
-logger = logging.getLogger("asyncstore.net.acceptor")
+logger: logging.Logger = logging.getLogger("asyncstore.net.acceptor")
 
 # PS3.5 9.1; a value that does not look like a UID never becomes part of a file name.
 _UID = re.compile(r"(?=.{1,64}\Z)[0-9]+(\.[0-9]+)*\Z")
@@ -67,18 +67,7 @@ class Arrival:
 
 Answer: TypeAlias = Status | int | Silence | None
 OnStore: TypeAlias = Callable[[Arrival], Answer | Awaitable[Answer]]
-"""Decides the answer to an instance. It returns one of these, or an awaitable of one:
-
-    a Status or its value    that status
-    None                     success
-    NO_ANSWER                no answer at all: the sender waits until it gives up, 30 seconds by default
-
-    on_store=lambda arrival: 0xA700 if arrival.data_set_bytes > 1_000_000 else None
-    on_store=arrivals.append
-
-If it raises, or returns anything else, this is logged once and the answer is C000 with the reason as its comment.
-Awaitables run side by side, so answers may be late and come in any order. One goes on when its peer has left, and is
-cancelled when the StorageSCP ends."""
+"""Decides the answer to an instance; see StorageSCP."""
 
 
 class StorageSCP(Acceptor):
@@ -88,13 +77,35 @@ class StorageSCP(Acceptor):
             peer = asyncstore.Peer("127.0.0.1", scp.port, ae_title="ARCHIVE")
 
     output_directory  directory for the files, named by SOP Instance UID; None: discard the instances
-    on_store          called for each instance, decides the answer (see OnStore); None: success
+    on_store          called with an Arrival for each instance, and decides the answer; None: success
     sop_classes       SOP classes to accept, besides Verification; None: every Storage SOP Class of the standard
     any_class         accept private and unknown SOP classes too: all but those known to be of another service
+    host, port            address to listen on; port 0 takes a free one, and `scp.port` is its number
+    ae_title              our AE title: calls to any other are rejected; ANY-SCP accepts all
+    called_ae_titles      AE titles to accept instead of `ae_title`
+    calling_ae_titles     callers to accept; None: all
+    transfer_syntaxes     transfer syntaxes to accept, in order of preference; None: all of the standard
+    maximum_length        longest PDU to receive, in bytes; 0: no limit
+    window                how many operations a peer may have outstanding (PS3.7 D.3.3.3)
+    maximum_associations  further ones are rejected as "local limit exceeded"; 0: no limit
+    acse_seconds          how long to wait for the request, and for the peer to close at the end (ARTIM, PS3.8 9.1.5)
+    idle_seconds          abort an association if its peer neither sends nor takes a byte for this long and no provider
+                          owes it an answer; 0: never
 
-    The other arguments are those of Acceptor. `stored` counts the answers with success or a warning, `failed` all other
-    answers, `associations` the associations that were accepted. `replaced` counts kept instances that took the place of
-    a file with the same SOP Instance UID and other bytes; a warning is logged for each.
+    `on_store` returns one of these, or an awaitable of one: a Status or its value; None, which is success; NO_ANSWER,
+    which leaves the sender without an answer until it gives up, 30 seconds by default.
+
+        on_store=lambda arrival: 0xA700 if arrival.data_set_bytes > 1_000_000 else None
+        on_store=arrivals.append
+
+    If it raises, or returns anything else, this is logged and the answer is C000 with the reason as its comment.
+    Awaitables run side by side, so answers may be late and come in any order. One goes on when its peer has left, and
+    is cancelled when the StorageSCP ends.
+
+    `timeouts` and `providers` are what it serves associations with. `stored` counts the answers with success or a
+    warning, `failed` all other answers, `associations` the associations that were accepted. `replaced` counts kept
+    instances that took the place of a file with the same SOP Instance UID and other bytes; a warning is logged for
+    each.
 
     Refused, whatever `on_store` says: an empty data set (A900); and before it is kept, a data set whose SOP Instance
     UID or SOP Class UID is missing or another than the request's (A900), or that cannot be read (C000). A data set that
@@ -123,7 +134,7 @@ class StorageSCP(Acceptor):
         idle_seconds: float = 600.0,
         on_store: OnStore | None = None,
     ) -> None:
-        self.output_directory = None if output_directory is None else Path(output_directory)
+        self.output_directory: Path | None = None if output_directory is None else Path(output_directory)
         self.on_store = on_store
         self.stored = 0
         self.failed = 0

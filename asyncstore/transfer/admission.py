@@ -125,7 +125,7 @@ class Admission:
         self._was_closed = False
         self._feed_waits = False
         self._room = Signal()
-        self.changed = (work.available, outcomes.room)
+        self.changed: tuple[Signal, Signal] = (work.available, outcomes.room)
 
     # -- from the feed -------------------------------------------------------------------------------------------------
 

@@ -147,8 +147,9 @@ class Concurrency:
 
     def __init__(self, associations: int | None, maximum: int = 8) -> None:
         self._most_by_itself = maximum
-        self.maximum = max(1, maximum if associations is None else associations)
-        self.target = self._level = 1 if associations is None else self.maximum
+        self.maximum: int = max(1, maximum if associations is None else associations)
+        self.target: int = 1 if associations is None else self.maximum
+        self._level = self.target
         self._is_single = False
         self._is_fixed = associations is not None
         self._has_begun = False

@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 import math
 import random
+import time
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 from asyncstore.aio.signal import Signal
@@ -23,6 +24,7 @@ from asyncstore.errors import (
     Timeout,
 )
 from asyncstore.trace import emit
+from asyncstore.transfer.report import Waiting
 from asyncstore.transfer.trace import PeerTakesAgain, PeerTakesNothing
 
 if TYPE_CHECKING:
@@ -33,7 +35,7 @@ if TYPE_CHECKING:
     from asyncstore.transfer.plan import Pair
     from asyncstore.transfer.view import Trouble
 
-logger = logging.getLogger("asyncstore.transfer")
+logger: logging.Logger = logging.getLogger("asyncstore.transfer")
 
 FAILURES_UNTIL_SINGLE: Final = 5  # more attempts at once do not wake a destination that is down
 _REJECTED_AGAIN_SECONDS: Final = 60.0
@@ -92,26 +94,28 @@ class Destination:
     the peer works, `refusals` those that it is out of resources; `relieved` counts the instances that it took after
     such an answer, `refuses_with` has the status codes that it answers to single instances while it takes others.
     `is_well`: nothing is wrong since the latest answer. `refuses_others`: since then it refused one for the first time.
-    `dies_as_one`: over one instance it loses all its associations.
+    `dies_as_one`: over one instance it loses all its associations. `waiting_for` is not None while it takes nothing, as
+    soon as that has lasted for a while.
     `concurrency` says how many associations to keep open.
     """
 
     def __init__(self, retry: RetryPolicy, concurrency: Concurrency) -> None:
         self._retry = retry
         self.concurrency = concurrency
-        self.hold_until = 0.0
+        self.hold_until: float = 0.0
         self.was_established = False
-        self.is_stopped = False
-        self.stopped = Signal()
+        self.is_stopped: bool = False
+        self.stopped: Signal = Signal()
         self.stopped_because: Exception | None = None
         self.start_failure: Exception | None = None
         self.refused: dict[Pair, Status | None] = {}
         self.refuses_with: set[int] = set()
-        self.answers = 0
+        self.answers: int = 0
         self.refusals = 0
         self.relieved = 0
-        self.is_well = True
-        self.dies_as_one = False
+        self.is_well: bool = True
+        self.dies_as_one: bool = False
+        self.waiting_for: Waiting | None = None
         self._lost_at = -math.inf
         self._answered_first_at = math.inf
         self._nothing_accepted: NoAcceptedContext | None = None
@@ -119,14 +123,14 @@ class Destination:
 
     def _forget_trouble(self) -> None:
         self.is_well = True
-        self.refuses_others = False
+        self.refuses_others: bool = False
         self._failures = 0
         self._losses = 0
         self._deaths = 0
         self._dying_since: float | None = None  # since the first of the deaths without an answer in between
         self._trouble_since: float | None = None
         self._trouble: Exception | None = None
-        self._is_told = False
+        self.waiting_for = None
         self._stops_in_a_row = 0
         self._violation = ""
         self._same_violations = 0
@@ -148,7 +152,13 @@ class Destination:
             return None
         from asyncstore.transfer.view import Trouble
 
-        return Trouble(self._trouble, max(0.0, since + self._retry.outage_seconds - now))
+        left_seconds = None if self._is_trying_at_start else max(0.0, since + self._retry.outage_seconds - now)
+        return Trouble(self._trouble, left_seconds)
+
+    @property
+    def _is_trying_at_start(self) -> bool:
+        """Whether a few tries decide, and not the time of an outage: see `failed`."""
+        return not self.was_established and not isinstance(self._trouble, AssociationRejected)
 
     @property
     def _takes_nothing_since(self) -> float | None:
@@ -185,10 +195,12 @@ class Destination:
     def look(self, now: float) -> None:
         """Tell of a trouble that lasts, once."""
         since = self._takes_nothing_since
-        if since is None or self._is_told or self.is_stopped or now < since + _TOLD_AFTER_SECONDS:
+        if since is None or self.waiting_for or self.is_stopped or now < since + _TOLD_AFTER_SECONDS:
             return
-        self._is_told = True
+        if self._is_trying_at_start:
+            return
         left_seconds = max(0.0, since + self._retry.outage_seconds - now)
+        self.waiting_for = Waiting(time.time() + left_seconds, self._trouble)
         emit(logger, PeerTakesNothing(because=str(self._trouble), left_seconds=left_seconds))
 
     # -- what its answers say ------------------------------------------------------------------------------------------
@@ -200,7 +212,7 @@ class Destination:
             self._answered_first_at = now
         if not self.is_well:
             since = self._takes_nothing_since
-            if self._is_told and since is not None:
+            if self.waiting_for and since is not None:
                 emit(logger, PeerTakesAgain(seconds=now - since))
             self._forget_trouble()
 

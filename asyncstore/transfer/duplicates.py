@@ -42,7 +42,7 @@ class Duplicates:
     """
 
     def __init__(self, history: History) -> None:
-        self.decided = Signal()
+        self.decided: Signal = Signal()
         self.failure: LedgerError | None = None
         self._history = history
         self._limiter = anyio.CapacityLimiter(_COMPARED_AT_ONCE)

@@ -31,7 +31,7 @@ from asyncstore.transfer.destination import Destination
 from asyncstore.transfer.judge import Judge
 from asyncstore.transfer.limiter import Limiter
 from asyncstore.transfer.options import MAXIMUM_ASSOCIATIONS, TransferOptions, options_as_data
-from asyncstore.transfer.outcomes import Outcomes
+from asyncstore.transfer.outcomes import Outcomes, ToldOutcomes
 from asyncstore.transfer.plan import Plan
 from asyncstore.transfer.pool import Pool
 from asyncstore.transfer.preparing import Preparing
@@ -51,6 +51,7 @@ if TYPE_CHECKING:
     from asyncstore.ledger.protocol import Ledger
     from asyncstore.net.peer import Peer
     from asyncstore.transfer.limits import Limits
+    from asyncstore.transfer.observer import Observer, Teller
     from asyncstore.transfer.view import TransferView
 
 
@@ -82,8 +83,8 @@ class Transfer:
     at all, and any exception that the caller's iterable raised. If a run that worked must stop later, the iteration
     just ends, and `report.stopped_because` says why.
 
-    `own_files` are files that the caller writes meanwhile, a log for example. They and those of the ledger are passed
-    over without a word if they lie in a directory that is sent.
+    `observer` is told what happens, an Observer. `own_files` are files that the caller writes meanwhile, a log for
+    example. They and those of the ledger are passed over without a word if they lie in a directory that is sent.
 
     Leaving the block early finishes what is in flight and stops. It also closes `sources` if that is an asynchronous
     generator. A Transfer can be entered once.
@@ -98,13 +99,15 @@ class Transfer:
         associations: int | None = None,
         window: int | None = None,
         ledger: Ledger | str | os.PathLike[str] | None = None,
+        observer: Observer | None = None,
         own_files: Iterable[AnyPath] = (),
     ) -> None:
         options = _with(options or TransferOptions(), associations=associations, window=window)
         self.peer = peer
-        self.options = options if ledger is None else options.for_ledger()
-        self.report = Report()
+        self.options: TransferOptions = options if ledger is None else options.for_ledger()
+        self.report: Report = Report()
         self._ledger = _ledger_of(ledger, peer, self.options)
+        self._teller = None if observer is None else _teller_of(observer)
         self._was_entered = False
         self._group: TaskGroup
         self._own_files = OwnFiles(own_files)
@@ -119,7 +122,11 @@ class Transfer:
         concurrency = Concurrency(options.associations, MAXIMUM_ASSOCIATIONS)
         self._destination = destination = Destination(options.retry, concurrency)
         self._limiter = limiter = Limiter(options, concurrency, report)
-        self._outcomes = outcomes = Outcomes(report, destination, ledger, fail_fast=options.fail_fast)
+        if self._teller is None:
+            outcomes = Outcomes(report, destination, ledger, fail_fast=options.fail_fast)
+        else:
+            outcomes = ToldOutcomes(report, destination, ledger, self._teller, fail_fast=options.fail_fast)
+        self._outcomes = outcomes
         duplicates = None
         if ledger is not None:
             from asyncstore.transfer.duplicates import Duplicates
@@ -153,6 +160,7 @@ class Transfer:
             limiter=limiter,
             plan=plan,
             report=report,
+            teller=self._teller,
         )
         self._supervisor = Supervisor(
             Feed(
@@ -171,6 +179,7 @@ class Transfer:
             destination=destination,
             limiter=limiter,
             report=report,
+            teller=self._teller,
             recorder=ledger,
             history=ledger,
             retry_set_aside=options.retry_set_aside,
@@ -217,12 +226,22 @@ class Transfer:
         except ExceptionGroup as group:
             failure = cause_of(group)
         finally:
+            await self._conclude(kind, error, traceback)
+        if failure is not None:  # raised out here, it keeps the cause that it has
+            raise failure
+
+    async def _conclude(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        """Have the ledger note how the run ended, and close it; then nothing changes any more."""
+        try:
             if self._ledger is not None:
                 self._ledger.note_end(scan_finished=self.report.scan_finished, stopped=self._why_stopped())
                 await self._ledger.__aexit__(kind, error, traceback)
                 self.report.stopped_because = self._ledger.failure or self.report.stopped_because
-        if failure is not None:  # raised out here, it keeps the cause that it has
-            raise failure
+        finally:
+            if self._teller is not None:
+                self._teller.finished(self.report)
 
     def _why_stopped(self) -> str:
         report = self.report
@@ -247,7 +266,7 @@ class Transfer:
         return self._limiter.limits
 
     def limit(self, limits: Limits) -> None:
-        """Have other limits from now on; no association is aborted for it.
+        """Have other limits from now on; no association is aborted for it. Raises LocalProtocolError for anything else.
 
         transfer.limit(dataclasses.replace(transfer.limits, is_paused=True))
         """
@@ -275,6 +294,7 @@ class Transfer:
             retry_seconds=None if retry_at == math.inf else max(0.0, retry_at - now),
             trouble=destination.trouble(now),
             is_stopping=destination.is_stopped,
+            drain_seconds=self._supervisor.drain_seconds_left(now),
         )
 
     def drain(self, because: Exception | None = None) -> None:
@@ -299,6 +319,12 @@ def _ledger_of(ledger: Ledger | str | os.PathLike[str] | None, peer: Peer, optio
     return open_ledger(ledger, destination=str(peer), options=options_as_data(options))
 
 
+def _teller_of(observer: Observer) -> Teller:
+    from asyncstore.transfer.observer import Teller
+
+    return Teller(observer)
+
+
 def _with(options: TransferOptions, **overrides: Any) -> TransferOptions:
     return dataclasses.replace(options, **{name: value for name, value in overrides.items() if value is not None})
 
@@ -311,15 +337,24 @@ async def store(
     associations: int | None = None,
     window: int | None = None,
     ledger: Ledger | str | os.PathLike[str] | None = None,
+    observer: Observer | None = None,
 ) -> Report:
     """Send instances to a peer, and return the Report when all is done.
 
         report = await asyncstore.store(["study/"], to=peer, ledger="run.db")
 
-    See Transfer for the arguments and for what is raised. Use a Transfer itself to get each outcome as it comes.
+    sources       what to send: paths, Instances, pydicom Datasets, results of `scan`, and iterables of them
+    to            the peer
+    options       how to send it
+    associations  how many to keep open; None: as `options` say
+    window        asynchronous operations window to propose; None: as `options` say
+    ledger        the file of a ledger, or a Ledger; with it, the next run goes on where this one ended
+    observer      is told what happens while it runs
+
+    See Transfer for more about them and for what is raised. Use a Transfer itself to get each outcome as it comes.
     """
     async with Transfer(
-        to, sources, options=options, associations=associations, window=window, ledger=ledger
+        to, sources, options=options, associations=associations, window=window, ledger=ledger, observer=observer
     ) as transfer:
         async for _ in transfer:
             pass

@@ -11,9 +11,9 @@ import math
 from typing import TYPE_CHECKING
 
 from asyncstore.aio.signal import Signal
-from asyncstore.errors import AsyncStoreError
+from asyncstore.errors import AsyncStoreError, LocalProtocolError
 from asyncstore.trace import emit
-from asyncstore.transfer.limits import rate_text
+from asyncstore.transfer.limits import Limits, rate_text
 from asyncstore.transfer.report import Waiting
 from asyncstore.transfer.schedule import Timetable, minute_of_week, minutes_later
 from asyncstore.transfer.throttle import Throttle
@@ -23,11 +23,10 @@ if TYPE_CHECKING:
     import time
 
     from asyncstore.transfer.concurrency import Concurrency
-    from asyncstore.transfer.limits import Limits
     from asyncstore.transfer.options import TransferOptions
     from asyncstore.transfer.report import Report
 
-logger = logging.getLogger("asyncstore.transfer")
+logger: logging.Logger = logging.getLogger("asyncstore.transfer")
 
 
 class Limiter:
@@ -38,8 +37,8 @@ class Limiter:
     """
 
     def __init__(self, options: TransferOptions, concurrency: Concurrency, report: Report) -> None:
-        self.limits = options.limits
-        self.changed = Signal()
+        self.limits: Limits = options.limits
+        self.changed: Signal = Signal()
         self.pacer: Throttle | None = None
         self._throttle = Throttle()
         self._usual_associations = self._associations = options.associations
@@ -58,6 +57,8 @@ class Limiter:
 
     def change(self, limits: Limits) -> None:
         """Have other limits from now on."""
+        if not isinstance(limits, Limits):
+            raise LocalProtocolError(f"limits are {limits!r:.200}: they are a Limits")
         self.limits = limits
         self.changed.set()
 
@@ -69,7 +70,7 @@ class Limiter:
         self._change_rate(rate.at(minute) if isinstance(rate, Timetable) else rate, now)
         counts = limits.associations
         self._change_associations(self._usual_associations if counts is None else counts.at(minute), now)
-        self._open_or_close(self._waiting_now(limits, minute, local))
+        self._open_or_close(self._reason_to_wait(limits, minute, local))
 
     def ended_because(self, now: float) -> Exception | None:
         """Why the run must end now, if it must."""
@@ -91,7 +92,7 @@ class Limiter:
             self._concurrency.change(associations, now)
             emit(logger, LimitChanged(name="Associations", value="auto" if associations is None else str(associations)))
 
-    def _waiting_now(self, limits: Limits, minute: int, local: time.struct_time) -> Waiting | None:
+    def _reason_to_wait(self, limits: Limits, minute: int, local: time.struct_time) -> Waiting | None:
         """What the run waits for now, if it must wait."""
         if limits.is_paused:
             return Waiting(None)

@@ -28,7 +28,7 @@ from asyncstore.transfer.trace import OffersLess
 if TYPE_CHECKING:
     from asyncstore.errors import AsyncStoreError
 
-logger = logging.getLogger("asyncstore.transfer")
+logger: logging.Logger = logging.getLogger("asyncstore.transfer")
 
 # PS3.8 Table 9-21: (source, reason) of the rejections that no smaller offer avoids: application context, calling and
 # called AE title, protocol version.
@@ -48,7 +48,7 @@ class Offers:
     def __init__(self, *, window: int, is_filled: bool) -> None:
         self._first = Offer(window, is_filled)
         self._last = Offer(1, False)
-        self.current = self._first
+        self.current: Offer = self._first
         self._told: set[str] = set()
 
     def learn(self, made: Offer, error: AsyncStoreError, *, was_established: bool, is_proven: bool) -> bool:

@@ -20,11 +20,12 @@ if TYPE_CHECKING:
 
     from asyncstore.ledger.protocol import Recorder
     from asyncstore.transfer.destination import Destination
+    from asyncstore.transfer.observer import Teller
     from asyncstore.transfer.pending import Pending
     from asyncstore.transfer.plan import Pair
     from asyncstore.transfer.report import Report
 
-logger = logging.getLogger("asyncstore.transfer")
+logger: logging.Logger = logging.getLogger("asyncstore.transfer")
 
 # Waking the caller costs as much as decoding an answer: do it once for this many outcomes, or at the next tick.
 _UNREAD_BATCH: Final = 64
@@ -44,9 +45,9 @@ class Outcomes:
 
     def __init__(self, report: Report, destination: Destination, recorder: Recorder | None, *, fail_fast: bool) -> None:
         self.unread: deque[Outcome] = deque()
-        self.readable = Signal()
-        self.room = Signal()
-        self.are_complete = False
+        self.readable: Signal = Signal()
+        self.room: Signal = Signal()
+        self.are_complete: bool = False
         self._report = report
         self._destination = destination
         self._recorder = recorder
@@ -138,6 +139,28 @@ class Outcomes:
         self._report.finished_at = time.monotonic()
         self.are_complete = True
         self.readable.set()
+
+
+class ToldOutcomes(Outcomes):
+    """Outcomes that an observer is told of. A class of its own: a run without an observer pays nothing for it."""
+
+    def __init__(
+        self,
+        report: Report,
+        destination: Destination,
+        recorder: Recorder | None,
+        teller: Teller,
+        *,
+        fail_fast: bool,
+    ) -> None:
+        super().__init__(report, destination, recorder, fail_fast=fail_fast)
+        self._teller = teller
+
+    def add(self, outcome: Outcome, *, is_settled: bool = False) -> None:
+        """See Outcomes."""
+        super().add(outcome, is_settled=is_settled)
+        if outcome.state is not _LEFT:
+            self._teller.outcome(outcome)
 
 
 def _left(pending: Pending) -> Outcome:

@@ -13,7 +13,7 @@ from asyncstore.aio.signal import Signal
 from asyncstore.errors import AssociationLost, AsyncStoreError
 from asyncstore.net import trace
 from asyncstore.net.invoker import STREAMED_AFTER_BYTES
-from asyncstore.services.scu import Association
+from asyncstore.net.requestor import Requestor
 from asyncstore.trace import emit
 from asyncstore.transfer.concurrency import Progress
 from asyncstore.transfer.destination import Ended
@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from asyncstore.transfer.attempts import Attempts
     from asyncstore.transfer.destination import Destination
     from asyncstore.transfer.limiter import Limiter
+    from asyncstore.transfer.observer import Teller
     from asyncstore.transfer.options import TransferOptions
     from asyncstore.transfer.plan import Plan
     from asyncstore.transfer.preparing import Preparing
@@ -37,7 +38,7 @@ if TYPE_CHECKING:
     from asyncstore.transfer.work import Work
 
 
-logger = logging.getLogger("asyncstore.transfer")
+logger: logging.Logger = logging.getLogger("asyncstore.transfer")
 
 IDLE_SECONDS: Final = 1.5  # an archive that sends in bursts keeps its associations between them
 # Errors of an association that the run gets over as long as the peer comes back.
@@ -60,9 +61,10 @@ class Pool:
         limiter: Limiter,
         plan: Plan,
         report: Report,
+        teller: Teller | None,
     ) -> None:
         self.workers: list[Worker] = []
-        self.changed = Signal()
+        self.changed: Signal = Signal()
         self._peer = peer
         self._options = options
         self._admission = admission
@@ -73,6 +75,7 @@ class Pool:
         self._limiter = limiter
         self._plan = plan
         self._report = report
+        self._teller = teller
         self._last_number = 0
         self._offers = Offers(window=options.window, is_filled=not options.only_needed_contexts)
         self._withheld: list[TraceEvent] = []
@@ -152,7 +155,7 @@ class Pool:
         self._last_number += 1
         options, offer = self._options, self._offers.current
         proposal = self._plan.propose(self._work.pairs_waiting(), filled=offer.is_filled and not self.workers)
-        association = Association(
+        association = Requestor(
             self._peer,
             proposal.contexts,
             calling_ae_title=options.calling_ae_title,
@@ -188,17 +191,19 @@ class Pool:
                 try:
                     async with worker.association:
                         worker.begin()
-                        self._established()
+                        self._established(worker)
                         await worker.work()
                 except AsyncStoreError as failure:
                     error = failure
         finally:
             self._ended(worker, error)
 
-    def _established(self) -> None:
+    def _established(self, worker: Worker) -> None:
         self._destination.was_established = True
         self._report.associations_established += 1
         self._count_open()
+        if self._teller is not None:
+            self._teller.opened(worker.number)
         self.changed.set()
 
     def _ended(self, worker: Worker, error: AsyncStoreError | None) -> None:
@@ -218,6 +223,8 @@ class Pool:
         if error is not None and not offers_less and not self._destination.is_stopped:
             ended = self._how_it_ended(worker, error, in_flight=len(lost), suspected=suspected)
             self._attempts.refuse(self._destination.learn_from(ended, time.monotonic()))
+        if self._teller is not None:
+            self._teller.ended(worker.number, error)
         self.changed.set()
         self.wake()
 

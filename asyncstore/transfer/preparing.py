@@ -90,8 +90,8 @@ class Bench:
     """
 
     def __init__(self, preparing: Preparing) -> None:
-        self.held = 0
-        self.changed = Signal()
+        self.held: int = 0
+        self.changed: Signal = Signal()
         self._preparing = preparing
         self._ready: deque[tuple[Pending, Result]] = deque()
         self._is_open = True

@@ -17,17 +17,21 @@ _KEPT_REASONS = 1000  # a peer that words each failure differently must not fill
 
 
 class Waiting(NamedTuple):
-    """Why a run sends nothing although it may have work.
+    """Why a run sends nothing although it may have work. `str()` is one plain line.
 
-    `until` is the time at which it goes on by itself, in seconds since 1970; None: when the caller says.
+    `until` is a time in seconds since 1970. If `because` is None, the limits of the run ask for it: the run goes on by
+    itself at that time, or when the caller says (`until` is None). Otherwise the peer takes nothing, `because` is its
+    latest error, and the run keeps trying until that time.
     """
 
     until: float | None
+    because: Exception | None = None
 
     def __str__(self) -> str:
-        return (
-            "paused" if self.until is None else f"waiting until {time.strftime('%a %H:%M', time.localtime(self.until))}"
-        )
+        if self.until is None:
+            return "paused"
+        text = f"waiting until {time.strftime('%a %H:%M', time.localtime(self.until))}"
+        return text if self.because is None else f"{text} for a peer that takes nothing: {self.because}"
 
 
 @dataclass(slots=True)
@@ -38,14 +42,18 @@ class Report:
     `found_file_bytes` those of their files, as far as they were opened; `found_before` counts those that were not,
     since a ledger has their outcome. All grow while the input is read, and are final once `scan_finished` is true. Of
     what is not an instance, `problems` counts paths that cannot be read and files that are damaged, and `skipped` the
-    files in a directory that are not DICOM. `states` counts the outcomes of all three. `left_out` counts what the
-    selection left out, which has no outcome, and `archives_opened` the archives and DICOMDIRs whose content was read.
+    files in a directory that are not DICOM. `states` counts the outcomes of all three by State, `statuses` by the value
+    of the peer's last answer, `reasons` by their reason, at most 1,000 of them. `left_out` counts what the selection
+    left out, which has no outcome, and `archives_opened` the archives and DICOMDIRs whose content was read.
 
-    `sop_classes` counts the instances that this run stored. `unstored_bytes` are those of data sets with any other
-    outcome. `set_aside` counts the failed instances that a later run sends only if it is asked to.
+    `attempts` counts the C-STORE requests for instances with an outcome, `answers` the answers so far. `sent_bytes` are
+    those of data sets that were sent, each time that they were; `streamed_bytes` is the part of them that large
+    instances sent beyond their first 8 MiB. `stored_bytes` are those of the data sets that this run stored,
+    `unstored_bytes` those of data sets with any other outcome. `sop_classes` counts the instances that this run stored,
+    by SOP Class UID. `set_aside` counts the failed instances that a later run sends only if it is asked to.
 
-    `streamed_bytes` is the part of `sent_bytes` that large instances sent beyond their first 8 MiB. `waiting_for` is
-    None while the run may send. `stopped_because` is the exception that stopped the run before its work was done, None
+    `associations_open` counts those that are open now, `associations_established` all so far. `waiting_for` is None
+    while the run may send. `stopped_because` is the exception that stopped the run before its work was done, None
     otherwise. `started_at` and `finished_at` are times of time.monotonic(). `to_dict()` is for JSON.
     """
 
@@ -105,6 +113,7 @@ class Report:
 
     @property
     def duplicates(self) -> int:
+        """Instances that the peer has already, or whose data set is stored from another file."""
         return self.states[State.DUPLICATE]
 
     @property
@@ -127,6 +136,7 @@ class Report:
 
     @property
     def elapsed_seconds(self) -> float:
+        """How long the run has lasted, or did last if it is finished."""
         return (self.finished_at or time.monotonic()) - self.started_at
 
     @property

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from asyncstore.transfer.destination import Destination
     from asyncstore.transfer.duplicates import Duplicates
     from asyncstore.transfer.limiter import Limiter
+    from asyncstore.transfer.observer import Teller
     from asyncstore.transfer.outcomes import Outcomes
     from asyncstore.transfer.pool import Pool
     from asyncstore.transfer.preparing import Preparing
@@ -55,6 +56,7 @@ class Supervisor:
         destination: Destination,
         limiter: Limiter,
         report: Report,
+        teller: Teller | None,
         recorder: Recorder | None,
         history: History | None,
         retry_set_aside: bool,
@@ -71,6 +73,7 @@ class Supervisor:
         self._destination = destination
         self._limiter = limiter
         self._report = report
+        self._teller = teller
         self._recorder = recorder
         self._history = history
         self._retry_set_aside = retry_set_aside
@@ -122,11 +125,9 @@ class Supervisor:
         history = self._history
         if history is None or not history.has_earlier:
             return None
-        if not self._retry_set_aside:
-            return history.settled
-        from asyncstore.ledger.protocol import without_setting_aside
+        from asyncstore.ledger.protocol import settled_for
 
-        return lambda offered: without_setting_aside(history.settled(offered))
+        return settled_for(history.settled, retry_set_aside=self._retry_set_aside)
 
     # -- the end of a run, before its work is done ---------------------------------------------------------------------
 
@@ -136,6 +137,10 @@ class Supervisor:
             self._abort_at = min(self._abort_at, time.monotonic() + self._drain_seconds)
             self._destination.stop(because)
             self._begin_draining()
+
+    def drain_seconds_left(self, now: float) -> float | None:
+        """How long until what is in flight is aborted; None if it is not, or has been."""
+        return None if self._abort_at == math.inf else max(0.0, self._abort_at - now)
 
     def abort(self) -> None:
         """Abort every association at once."""
@@ -172,6 +177,8 @@ class Supervisor:
         self._apply_limits(now)
         self._report_on_input()
         self._admission.look(now)
+        if self._teller is not None:
+            self._teller.look(self._report.waiting_for or self._destination.waiting_for)
         if self._destination.is_stopped:
             self._begin_draining()
             self._pool.wake()

@@ -27,8 +27,8 @@ class Suspects:
 
     def __init__(self) -> None:
         self._waiting: deque[tuple[float, Pending]] = deque()
-        self.held_bytes = 0
-        self.lost = 0
+        self.held_bytes: int = 0
+        self.lost: int = 0
 
     def __len__(self) -> int:
         return len(self._waiting)

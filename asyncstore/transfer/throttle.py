@@ -27,7 +27,7 @@ class TokenBucket:
 
     def __init__(self) -> None:
         self.bytes_per_second: float | None = None
-        self.ready_at = -math.inf
+        self.ready_at: float = -math.inf
 
     def change(self, bytes_per_second: float | None, now: float) -> None:
         """Set another limit from now on. Time that was not used under the old one is not made up for."""
@@ -50,7 +50,7 @@ class Throttle:
     """A bucket that associations share; they take from it in the order in which they came."""
 
     def __init__(self) -> None:
-        self.bucket = TokenBucket()
+        self.bucket: TokenBucket = TokenBucket()
         self._turn = Turn()
 
     async def grant(self, wanted_bytes: int) -> int:

@@ -71,11 +71,11 @@ class Work:
         self._suspects = Suspects()  # those of them that come last
         self._taken_since_again = 0
         self._looked_at = 0.0
-        self.waiting = 0
-        self.waiting_bytes = 0
-        self.feed_ended = False
-        self.available = Signal()
-        self.due = Signal()
+        self.waiting: int = 0
+        self.waiting_bytes: int = 0
+        self.feed_ended: bool = False
+        self.available: Signal = Signal()
+        self.due: Signal = Signal()
 
     @property
     def is_done(self) -> bool:

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
     from asyncstore.dimse.message_types import Response
     from asyncstore.dimse.operations import Operation
-    from asyncstore.services.scu import Association
+    from asyncstore.net.requestor import Requestor
     from asyncstore.transfer.admission import Admission
     from asyncstore.transfer.attempts import Attempts
     from asyncstore.transfer.offer import Offer
@@ -49,7 +49,7 @@ class Worker:
     def __init__(
         self,
         number: int,
-        association: Association,
+        association: Requestor,
         proposal: Proposal,
         offer: Offer,
         options: TransferOptions,
@@ -62,12 +62,12 @@ class Worker:
         self.association = association
         self.proposal = proposal
         self.offer = offer
-        self.scope = anyio.CancelScope()
-        self.retiring = False
-        self.answers = 0
-        self.has_sent = False
-        self.idle_since = math.inf
-        self.established_at = math.inf
+        self.scope: anyio.CancelScope = anyio.CancelScope()
+        self.retiring: bool = False
+        self.answers: int = 0
+        self.has_sent: bool = False
+        self.idle_since: float = math.inf
+        self.established_at: float = math.inf
         self._options = options
         self._admission = admission
         self._attempts = attempts
@@ -151,6 +151,7 @@ class Worker:
             len(in_flight),
             self.answers,
             max(0.0, now - association.waiting_since) if oldest is not None and oldest.is_sent else 0.0,
+            association.answer_limit_seconds,
         )
 
     def _written_of_large(self) -> dict[int, int]:

@@ -17,7 +17,11 @@ _UNEXPLAINED: Final = (1, NO_REASON)  # user rejection, provider rejection: PS3.
 
 
 class AcceptedContext(NamedTuple):
-    """A presentation context that the peer accepted."""
+    """A presentation context that was accepted (PS3.8 7.1.1.13).
+
+    `context_id` is its ID, odd and 1 to 255. `abstract_syntax` is the SOP Class UID, and `transfer_syntax_uid` what its
+    data sets are sent in.
+    """
 
     context_id: int
     abstract_syntax: str

@@ -122,7 +122,7 @@ class Framer:
 
     def __init__(self, capacity: int) -> None:
         self.capacity = capacity
-        self.frame_bytes = capacity + HEADER_BYTES
+        self.frame_bytes: int = capacity + HEADER_BYTES
         self.makes_long_runs = False
         self._frames = self._frames_in(RUN_BYTES)
         self._long_frames = self._frames_in(LONG_RUN_BYTES)

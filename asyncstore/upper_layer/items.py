@@ -328,6 +328,7 @@ class UserIdentity:
         return f"UserIdentity(kind={self.kind}, user_name={self.user_name!r}, ...)"
 
     def encode(self) -> bytes:
+        """The item as it is sent. Raises ValueError if a field is longer than 65,535 bytes."""
         if len(self.primary) > 0xFFFF or len(self.secondary) > 0xFFFF:
             raise ValueError("a field of the user identity is longer than 65535 bytes")
         head = bytes((self.kind, self.response_requested))
@@ -335,6 +336,7 @@ class UserIdentity:
 
     @classmethod
     def decode(cls, data: memoryview, *, pdu: str) -> UserIdentity:
+        """Read an item that came in the PDU of this name. Raises RemoteProtocolError if it is cut off."""
         if len(data) < 2:
             raise RemoteProtocolError(f"only {len(data)} bytes", pdu=pdu, field="User identity")
         primary, rest = _take_sized(data[2:], pdu=pdu, field="User identity")

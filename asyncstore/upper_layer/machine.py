@@ -152,11 +152,11 @@ class UpperLayer:
     ) -> None:
         self.acceptor = acceptor
         self.artim_seconds = artim_seconds
-        self.state = State.STA1
+        self.state: State = State.STA1
         self.artim_deadline_at: float | None = None
-        self.closing = False
+        self.closing: bool = False
         self.error: RemoteProtocolError | None = None
-        self.is_amid_pdu = False
+        self.is_amid_pdu: bool = False
         self._set_maximum_length(maximum_length)
         self._tolerate = tolerate
         self._error_to_raise: RemoteProtocolError | None = None

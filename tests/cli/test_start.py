@@ -78,6 +78,27 @@ def test_next_to_nothing_is_loaded_before_signals_are_handled() -> None:
     assert not {"typing", "enum", "logging", "importlib.util", "typer", "asyncio"} & set(done.stdout.split())
 
 
+def test_a_transfer_loads_nothing_of_plans_reports_and_pages() -> None:
+    script = (
+        "import sys; from asyncstore.cli.app import run_command_line; "
+        "run_command_line(sys.argv[1:]); print(*sys.modules)"
+    )
+    arguments = ["storescu", LOOPBACK, str(free_port()), str(CT)]
+    done = subprocess.run(
+        [sys.executable, "-c", script, *arguments],
+        capture_output=True,
+        text=True,
+        env=command.environment(),
+        timeout=command.FINISH_SECONDS,
+        check=True,
+    )
+    loaded = set(done.stdout.split())
+    assert "asyncstore.cli.sending" in loaded
+    of_others = {"pages", "planning", "output.prospect", "output.html_page", "output.ledger_text", "output.screen"}
+    assert not {f"asyncstore.cli.{name}" for name in of_others} & loaded
+    assert not {"asyncstore.inputs.inventory", "asyncstore.transfer.acceptance", "html", "csv"} & loaded
+
+
 def with_ignored_hang_up(*arguments: str | Path | int) -> list[str]:
     return ["/bin/sh", "-c", "trap '' HUP; exec \"$@\"", "sh", *command.words(*arguments)]
 

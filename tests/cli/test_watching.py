@@ -23,7 +23,7 @@ import pytest
 
 from asyncstore.cli.counting import InputCount
 from asyncstore.cli.output.documented_log import QUIET, DocumentedLog
-from asyncstore.cli.sending import left_text
+from asyncstore.cli.sending import instances_left_text
 from asyncstore.cli.watching import Watch
 from asyncstore.inputs.count import Request
 from asyncstore.instances.outcome import State
@@ -44,6 +44,12 @@ pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="there are no ps
 
 _ON_TERMINAL = (
     "import fcntl, os, sys, termios; fcntl.ioctl(0, termios.TIOCSCTTY, 0); os.execvp(sys.argv[1], sys.argv[1:])"
+)
+
+
+_WITH_MANY_LINES = (
+    "from asyncstore import __main__; from asyncstore.cli import watching; watching._INSTEAD_SECONDS = 0.05; "
+    "__main__.main()"
 )
 
 
@@ -232,7 +238,7 @@ def test_what_was_counted_is_left_unless_files_were_archives(archives_opened: in
     count = InputCount(Request([], False))
     count.entries, count.is_complete = 10, True
     states = Counter({State.STORED: 2, State.LEFT: 2})
-    assert left_text(Report(found=4, states=states, archives_opened=archives_opened), count) == text
+    assert instances_left_text(Report(found=4, states=states, archives_opened=archives_opened), count) == text
 
 
 @on_one_loop
@@ -281,7 +287,32 @@ async def test_a_run_that_goes_on_says_after_what(tmp_path: Path) -> None:
         arguments = ("storescu", LOOPBACK, scp.port, "-v", "--ledger", tmp_path / "run.db", tmp_path / "in")
         first, second = [await anyio.to_thread.run_sync(lambda: command.run(*arguments)) for _ in range(2)]
     assert "Resuming" not in first.stderr
-    assert re.match(r"I: Resuming after 1 run, the last one finished [0-9: -]+\n", second.stderr)
+    told = r"I: Resuming after 1 run, the last one finished [0-9: -]+\nI: Recorded so far: 2 stored\n"
+    assert re.match(told, second.stderr)
+
+
+@on_one_loop
+async def test_progress_that_is_asked_for_off_a_terminal_is_a_line_now_and_then(tmp_path: Path) -> None:
+    write_files(tmp_path, 20)
+    async with HeldSCP(10) as scp:
+        arguments = ["storescu", LOOPBACK, str(scp.port), "--progress", str(tmp_path)]
+        process = subprocess.Popen(
+            [sys.executable, "-c", _WITH_MANY_LINES, *arguments], stderr=subprocess.PIPE, env=command.environment()
+        )
+
+        def read_until_held() -> None:
+            assert process.stderr is not None
+            while b"I: 10/20 instances, " not in (line := process.stderr.readline()):
+                assert line
+
+        try:
+            await anyio.to_thread.run_sync(read_until_held)
+            scp.release()
+            await anyio.to_thread.run_sync(process.communicate)
+        finally:
+            process.kill()
+            process.wait()
+        assert (process.returncode, scp.stored) == (0, 20)
 
 
 @pytest.mark.parametrize(
@@ -309,3 +340,13 @@ def test_a_display_on_a_terminal_lines_elsewhere(
 ) -> None:
     monkeypatch.setattr("asyncstore.cli.output.screen.is_capable", lambda _: is_terminal)
     assert Watch.of(DocumentedLog(level), progress=progress, stats_seconds=stats) == expected
+
+
+@pytest.mark.parametrize(("progress", "stats_seconds"), [(None, 10.0), (True, 10.0), (False, None)])
+def test_a_terminal_that_cannot_draw_gets_lines(
+    monkeypatch: pytest.MonkeyPatch, progress: bool | None, stats_seconds: float | None
+) -> None:
+    monkeypatch.setenv("TERM", "dumb")
+    monkeypatch.setattr("sys.stderr.isatty", lambda: True)
+    watch = Watch.of(DocumentedLog(logging.ERROR), progress=progress, stats_seconds=None)
+    assert watch == Watch(False, stats_seconds)

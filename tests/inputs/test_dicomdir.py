@@ -195,7 +195,7 @@ async def test_a_transfer_sends_what_it_references(tmp_path: Path) -> None:
 def test_the_command_tells_each_missing_file_and_ends_with_code_3(tmp_path: Path) -> None:
     write(tmp_path, "A/1")
     path = write_dicomdir(tmp_path, [["A", "1"], ["A", "2"]])
-    done = command.run("storescu", "--dry-run", "127.0.0.1", 1, path)
+    done = command.run("scan", path)
     assert done.returncode == 3
     assert "1 instance," in done.stdout
     assert f"  {tmp_path}/A/2: the DICOMDIR references it, and it is missing" in done.stdout

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import warnings
 from typing import TYPE_CHECKING
 
 import pydicom
 import pytest
 
+from asyncstore.errors import SourceError
 from asyncstore.inputs.opening import instance_from, instance_from_bytes
-from asyncstore.instances.study import LOOKED_AT_BYTES, study_of
+from asyncstore.instances.study import LOOKED_AT_BYTES, patient_and_study_of, study_of
 from asyncstore.uids import EXPLICIT_VR_LITTLE_ENDIAN
 from tests.support import files
 
@@ -60,3 +62,27 @@ def test_a_file_that_went_away_has_none(tmp_path: Path) -> None:
     assert study_of(found) == "1.2.3.4"
     path.unlink()
     assert study_of(found) is None
+
+
+@pytest.mark.parametrize("path", files.BUNDLED, ids=lambda path: path.name)
+def test_patient_and_study_are_those_that_pydicom_reads(path: Path) -> None:
+    try:
+        found = instance_from(path)
+    except (SourceError, OSError):
+        pytest.skip("not an instance")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        data_set = files.decode(found)
+        expected = [data_set.get_item(tag) for tag in (0x00100020, 0x0020000D)]
+    values = [b"" if each is None or each.value is None else each.value for each in expected]
+    values = [value if isinstance(value, bytes) else str(value).encode() for value in values]
+    assert list(patient_and_study_of(found)) == [value.strip(b"\0 ") for value in values]
+
+
+@pytest.mark.parametrize("private_bytes", [0, 7000, 9000, 60_000])
+def test_in_a_large_file_more_is_read_only_if_it_is_needed(private_bytes: int, tmp_path: Path) -> None:
+    path = tmp_path / "1.dcm"
+    private = files.element(0x00190010, b"OB", bytes(private_bytes))
+    patient = files.element(0x00100020, b"LO", b"P 1 ")
+    path.write_bytes(files.dicom_file(body=files.data_set(more=patient + private + STUDY + PIXELS)))
+    assert list(patient_and_study_of(instance_from(path))) == [b"P 1", b"1.2.3.4"]

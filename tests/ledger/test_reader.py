@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import datetime
+import itertools
 import json
 import random
 import sqlite3
@@ -32,6 +34,7 @@ if TYPE_CHECKING:
 
 ROUNDS: Final = 300
 FULL = Status(0xA700, "disk full")
+AT: Final = datetime.datetime.fromtimestamp(1.6e9, datetime.UTC)
 
 
 def some_outcomes() -> list[Outcome]:
@@ -114,10 +117,59 @@ def test_counts_by_reason(reader: LedgerReader) -> None:
 def test_counts_by_study(reader: LedgerReader) -> None:
     with reader:
         assert set(reader.by_study()) == {
-            StudyCount("1.2.0", 4, 3, 1),
-            StudyCount("1.2.1", 4, 2, 2),
-            StudyCount(None, 1, 0, 0),
+            StudyCount("1.2.0", 4, 3, 1, 0, AT, AT),
+            StudyCount("1.2.1", 4, 2, 2, 0, AT, AT),
+            StudyCount(None, 1, 0, 0, 1, AT, AT),
         }
+
+
+def test_a_study_is_complete_when_the_peer_has_all_of_it(tmp_path: Path) -> None:
+    clock = itertools.count(1_600_000_000, 60)
+    states = {
+        "1.2.1": [State.STORED, State.WARNING, State.DUPLICATE],
+        "1.2.2": [State.STORED, State.LEFT],
+        "1.2.3": [State.STORED, State.FAILED],
+    }
+    with opened(tmp_path / "run.db", clock=lambda: next(clock)) as ledger:
+        for number, (uid, state) in enumerate((uid, state) for uid, each in states.items() for state in each):
+            instance = instance_of(number)
+            instance.study_instance_uid = uid
+            ledger.record(outcome_of(instance, state, None))
+    with LedgerReader(tmp_path / "run.db") as reader:
+        studies = {study.study_instance_uid: study for study in reader.by_study()}
+    assert {uid: study.is_complete for uid, study in studies.items()} == {"1.2.1": True, "1.2.2": False, "1.2.3": False}
+    assert {uid: (study.failed, study.left) for uid, study in studies.items()} == {
+        "1.2.1": (0, 0),
+        "1.2.2": (0, 1),
+        "1.2.3": (1, 0),
+    }
+    assert studies["1.2.1"].first_recorded_at < studies["1.2.1"].last_recorded_at < studies["1.2.2"].first_recorded_at
+
+
+@pytest.mark.parametrize(
+    ("parts", "part_seconds", "counts"), [(100, 1, {0: 1, 10: 1, 20: 1}), (4, 5.001, {0: 1, 1: 1, 3: 1})]
+)
+def test_what_was_stored_when(tmp_path: Path, parts: int, part_seconds: float, counts: dict[int, int]) -> None:
+    now = [1.6e9]
+    with opened(tmp_path / "run.db", clock=lambda: now[0]) as ledger:
+        for number in range(3):
+            ledger.record(stored(number))
+            now[0] += 10
+        ledger.record(outcome_of(instance_of(9), State.FAILED, FULL))
+    with LedgerReader(tmp_path / "run.db") as reader:
+        over_time = reader.stored_over_time(parts)
+    assert over_time is not None
+    assert over_time.begun_at == AT
+    assert over_time.part_seconds == part_seconds
+    assert {at: part.instances for at, part in enumerate(over_time.parts) if part.instances} == counts
+    assert sum(part.bytes_sent for part in over_time.parts) == 3 * 525336
+
+
+def test_nothing_was_stored_at_no_time(tmp_path: Path) -> None:
+    with opened(tmp_path / "run.db") as ledger:
+        ledger.record(outcome_of(instance_of(9), State.FAILED, FULL))
+    with LedgerReader(tmp_path / "run.db") as reader:
+        assert reader.stored_over_time(10) is None
 
 
 def test_the_worst_directories(reader: LedgerReader) -> None:

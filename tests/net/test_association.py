@@ -44,6 +44,7 @@ from tests.support.associations import (
     fragments_of,
     image,
     image_file,
+    inside,
     instance,
     instance_in,
     instance_of,
@@ -312,7 +313,7 @@ async def test_the_window_is_what_both_agreed_to(proposed: int, granted: Operati
 async def test_message_ids_begin_again_after_65535() -> None:
     with ScriptedSCP() as scp:
         async with to(scp) as association:
-            association.operations._next_message_id = 65534
+            inside(association).operations._next_message_id = 65534
             outcomes = [await association.store(instance()) for _ in range(4)]
     assert [outcome.message_id for outcome in outcomes] == [65534, 65535, 1, 2]
     assert [store.message_id for store in scp.wires[0].stores] == [65534, 65535, 1, 2]
@@ -588,7 +589,7 @@ async def test_an_outcome_keeps_no_bytes_of_a_file_that_the_association_read(tmp
 async def test_what_happens_is_logged_as_events(caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.DEBUG, "asyncstore.net"), ScriptedSCP() as scp:
         association = to(scp)
-        association.trace_number = 7
+        inside(association).trace_number = 7
         async with association:
             await association.store(instance())
     events = [record.msg for record in caplog.records if isinstance(record.msg, TraceEvent)]

@@ -36,6 +36,7 @@ from tests.support.associations import (
     fragments_of,
     has_last_data_fragment,
     image_file,
+    inside,
     instance,
     instance_in,
     instance_of,
@@ -143,7 +144,7 @@ async def test_cancelled_from_outside_the_block_ends_in_the_same_way(at: int, mo
                 await transport.has_stalled.wait()
                 scope.cancel()
         assert scope.cancelled_caught
-        assert association.transport.is_closed
+        assert inside(association).transport.is_closed
         assert tasks() == before
     hearing.check()
 
@@ -161,7 +162,7 @@ async def test_cancelled_in_a_large_message_to_a_slow_peer_it_is_aborted(count: 
     each = instance_in(tmp_path / "a", LARGE)
     with ScriptedSCP(accepting(reads_some), receive_buffer_bytes=8192) as scp, anyio.fail_after(LIMIT_SECONDS):
         async with to(scp) as association:
-            association.on_failure = cancelled.set
+            inside(association).on_failure = cancelled.set
             with anyio.move_on_after(TINY_SECONDS) as scope:
                 await association.store(each)
             assert scope.cancelled_caught
@@ -427,7 +428,7 @@ async def test_a_failed_association_is_aborted_at_once_though_its_block_goes_on(
     limit = tiny(dimse_seconds=TINY_SECONDS) if why == "never answered" else tiny()
     with ScriptedSCP(accepting(sees_the_end), receive_buffer_bytes=8192) as scp, anyio.fail_after(LIMIT_SECONDS):
         async with to(scp, timeouts=limit) as association:
-            association.on_failure = has_failed.set
+            inside(association).on_failure = has_failed.set
             if why == "cancelled":
                 with anyio.move_on_after(TINY_SECONDS):
                     await association.store(instance(LARGE))
@@ -435,7 +436,7 @@ async def test_a_failed_association_is_aborted_at_once_though_its_block_goes_on(
                 with pytest.raises(AsyncStoreError):
                     await association.store(instance())
             assert await anyio.to_thread.run_sync(has_seen_the_end.wait, LIMIT_SECONDS / 2)
-            assert association.transport.is_closed
+            assert inside(association).transport.is_closed
             with pytest.raises(AsyncStoreError):
                 await association.release()
     assert stream[0].count(Abort(0, 0).encode()) == 1
@@ -689,7 +690,7 @@ async def test_an_abort_does_not_wait_longer_than_its_bound_for_a_task_that_read
                 group.start_soon(_is_lost, lambda: association.store(instance_of(Slow(bytes(100)))))
                 await anyio.to_thread.run_sync(is_reading.wait, LIMIT_SECONDS)
                 await association.abort()
-                assert association.transport.is_closed
+                assert inside(association).transport.is_closed
                 goes_on.set()
             assert not association.outstanding
 

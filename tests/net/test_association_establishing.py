@@ -31,6 +31,7 @@ from tests.support.associations import (
     LIMIT_SECONDS,
     TINY_SECONDS,
     accepting,
+    inside,
     instance,
     tasks,
     tiny,
@@ -285,7 +286,7 @@ async def test_an_association_is_used_once() -> None:
             pass
     with ScriptedSCP(Wire.drain) as scp:
         again = Peer(scp.host, scp.port)
-        association.peer = again
+        inside(association).peer = again
         await fails_to_enter(association, LocalProtocolError)
 
 

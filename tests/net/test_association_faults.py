@@ -31,6 +31,7 @@ from tests.support.associations import (
     fragments_of,
     has_last_data_fragment,
     image_file,
+    inside,
     instance,
     instance_of,
     send,
@@ -269,7 +270,7 @@ async def test_an_end_while_idle_is_known_at_the_next_use_and_takes_nothing_back
     with ScriptedSCP(accepting(ends)) as scp, anyio.fail_after(LIMIT_SECONDS):
         failed = anyio.Event()
         async with to(scp) as association:
-            association.on_failure = failed.set
+            inside(association).on_failure = failed.set
             assert (await association.store(instance())).is_stored
             await failed.wait()
             with pytest.raises(kind, match=text) as caught:
@@ -286,7 +287,7 @@ async def test_an_end_while_idle_that_nobody_uses_is_no_error() -> None:
     with ScriptedSCP(accepting(ends)) as scp, anyio.fail_after(LIMIT_SECONDS):
         failed = anyio.Event()
         async with to(scp) as association:
-            association.on_failure = failed.set
+            inside(association).on_failure = failed.set
             assert (await association.store(instance())).is_stored
             await failed.wait()
         assert isinstance(association.failure, Aborted)
@@ -297,7 +298,7 @@ async def test_a_failed_association_can_be_tried_again_and_again_and_keeps_nothi
     with ScriptedSCP(accepting(Wire.fin)) as scp, anyio.fail_after(LIMIT_SECONDS):
         async with to(scp) as association:
             failed = anyio.Event()
-            association.on_failure = failed.set
+            inside(association).on_failure = failed.set
             await failed.wait()
             lengths = set()
             for _ in range(5):
@@ -314,7 +315,7 @@ async def test_a_failed_association_reads_no_file(tmp_path: Path, monkeypatch: p
     with ScriptedSCP(accepting(Wire.fin)) as scp, anyio.fail_after(LIMIT_SECONDS):
         async with to(scp) as association:
             failed = anyio.Event()
-            association.on_failure = failed.set
+            inside(association).on_failure = failed.set
             await failed.wait()
             with pytest.raises(ConnectionLost):
                 await association.store(tmp_path / "a")
@@ -406,7 +407,7 @@ async def test_a_failure_that_comes_just_when_the_peer_takes_more_ends_the_sendi
 
             async def fails_and_is_writable() -> None:
                 stalling(association).room = None
-                association.fail(ConnectionLost("at this moment"))
+                inside(association).fail(ConnectionLost("at this moment"))
 
             stalling(association).stall_after(100)
             monkeypatch.setattr(stalling(association), "wait_writable", fails_and_is_writable)
@@ -485,7 +486,7 @@ async def test_an_answer_that_waits_to_be_read_is_in_time_though_the_program_sto
             may_answer.set()
             assert has_answered.wait(LIMIT_SECONDS)  # nothing else moves meanwhile
             now = time.monotonic() + 2 * association.timeouts.dimse_seconds
-            watching = association._watch_deadlines()
+            watching = inside(association)._watch_deadlines()
             with monkeypatch.context() as later:
                 later.setattr(time, "monotonic", lambda: now)
                 watching.send(None)
@@ -565,7 +566,7 @@ async def test_leaving_while_the_peer_does_not_read_takes_no_longer_than_the_bou
             async with to(scp) as association:
                 await association.store(instance(LARGE))
         assert time.monotonic() - began < 2
-        assert association.transport.is_closed
+        assert inside(association).transport.is_closed
 
 
 async def test_what_the_library_logs_at_a_broken_connection_is_an_event(caplog: pytest.LogCaptureFixture) -> None:

@@ -20,6 +20,7 @@ from tests.support.associations import (
     LIMIT_SECONDS,
     ReadPiecewise,
     accepting,
+    inside,
     instance,
     instance_in,
     instance_of,
@@ -100,7 +101,7 @@ async def loses_its_peer(association: Association) -> None:
 async def test_a_mistake_of_who_hears_of_the_failure_ends_every_wait_too() -> None:
     with ScriptedSCP(accepting(Wire.read_store)) as scp, anyio.fail_after(LIMIT_SECONDS):
         association = to(scp)
-        association.on_failure = mistaken
+        inside(association).on_failure = mistaken
         with pytest.raises(Mistake):
             await loses_its_peer(association)
 
@@ -124,7 +125,7 @@ async def test_a_log_that_raises_while_an_association_is_asked_for_leaves_nothin
         association = to(scp)
         with pytest.raises(Mistake):
             await association.__aenter__()
-        assert association.transport.is_closed
+        assert inside(association).transport.is_closed
 
 
 async def test_a_mistake_does_not_take_the_place_of_a_cancellation() -> None:
@@ -136,7 +137,7 @@ async def test_a_mistake_does_not_take_the_place_of_a_cancellation() -> None:
         with anyio.CancelScope() as scope:
             async with to(scp) as association:
                 failed = anyio.Event()
-                association.on_failure = failed.set
+                inside(association).on_failure = failed.set
                 await send(association, instance(), mistaken)
                 await failed.wait()
                 scope.cancel()

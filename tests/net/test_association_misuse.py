@@ -13,7 +13,7 @@ from asyncstore.services.scu import associate
 from asyncstore.services.storage_scp import StorageSCP
 from asyncstore.uids import CT_IMAGE_STORAGE, EXPLICIT_VR_LITTLE_ENDIAN
 from asyncstore.upper_layer.pdu import AssociateRQ, ReleaseRP, ReleaseRQ
-from tests.support.associations import CONTEXTS, LIMIT_SECONDS, accepting, instance, to
+from tests.support.associations import CONTEXTS, LIMIT_SECONDS, accepting, inside, instance, to
 from tests.support.peers import free_port
 from tests.support.wire import ScriptedSCP, Wire
 
@@ -104,7 +104,7 @@ async def test_who_asks_for_the_release_too_waits_for_it() -> None:
 
     async def release(association: Association, number: int) -> None:
         await association.release()
-        assert association.transport.is_closed
+        assert inside(association).transport.is_closed
         released.append(number)
 
     def answers(wire: Wire) -> None:
@@ -125,7 +125,7 @@ def test_an_association_can_be_made_before_there_is_an_event_loop(backend: str) 
 
     async def use() -> None:
         async with StorageSCP() as scp:
-            association.peer = Peer(scp.host, scp.port)
+            inside(association).peer = Peer(scp.host, scp.port)
             async with association:
                 assert (await association.store(instance())).is_stored
 

@@ -14,6 +14,7 @@ from tests.support.associations import (
     LIMIT_SECONDS,
     accepting,
     has_last_data_fragment,
+    inside,
     instance,
     instance_in,
     send,
@@ -69,7 +70,7 @@ async def heard(pacer: Pieces | None, path: Path | None) -> bytes:
     each = instance(DATA_SET_BYTES) if path is None else instance_in(path, DATA_SET_BYTES)
     with ScriptedSCP(hearing) as scp, anyio.fail_after(LIMIT_SECONDS):
         async with to(scp) as association:
-            association.pacer = pacer
+            inside(association).pacer = pacer
             await send(association, each, lambda *_: None)
     units = [unit for unit in units_of(hearing.stream) if isinstance(unit, DataTF)]
     return b"".join(unit.encode() for unit in units)
@@ -90,7 +91,7 @@ async def test_a_large_data_set_is_paced_within_itself(tmp_path: Path) -> None:
     pacer = Pieces(100_000)
     with ScriptedSCP(accepting(Wire.serve_stores)) as scp, anyio.fail_after(LIMIT_SECONDS):
         async with to(scp) as association:
-            association.pacer = pacer
+            inside(association).pacer = pacer
             outcome = await association.store(each)
     assert outcome.state is State.STORED
     assert max(pacer.granted) == 100_000
@@ -105,7 +106,7 @@ async def test_a_pace_may_begin_and_end_between_two_instances() -> None:
     ):
         async with to(scp) as association:
             for each in (None, pacer, None):
-                association.pacer = each
+                inside(association).pacer = each
                 assert (await association.store(instance(DATA_SET_BYTES))).is_stored
     assert sum(pacer.granted) == PDUS_BYTES
 
@@ -120,7 +121,7 @@ async def test_cancelled_while_it_keeps_pace_a_store_never_looks_whole(
     with ScriptedSCP(hearing) as scp, anyio.fail_after(LIMIT_SECONDS):
         before = tasks()
         async with to(scp) as association:
-            association.pacer = pacer
+            inside(association).pacer = pacer
             async with anyio.create_task_group() as group:
                 group.start_soon(association.store, each)
                 await pacer.has_stalled.wait()
@@ -141,7 +142,7 @@ async def test_an_abort_of_the_peer_ends_the_wait_for_the_pace() -> None:
     pacer = Pieces(70, 1)
     with ScriptedSCP(accepting(aborts, maximum_length=SMALL_MAXIMUM)) as scp, anyio.fail_after(LIMIT_SECONDS):
         async with to(scp) as association:
-            association.pacer = pacer
+            inside(association).pacer = pacer
             with pytest.raises(Aborted):
                 await association.store(instance(DATA_SET_BYTES))
     assert pacer.granted == [70]
@@ -158,7 +159,7 @@ async def test_an_answer_is_taken_in_while_the_next_request_keeps_pace() -> None
         async with to(scp, window=2) as association, anyio.create_task_group() as group:
             answered = anyio.Event()
             await send(association, instance(DATA_SET_BYTES, "1.2.3"), lambda *_: answered.set())
-            association.pacer = pacer
+            inside(association).pacer = pacer
             group.start_soon(association.store, instance(DATA_SET_BYTES))
             await pacer.has_stalled.wait()
             await answered.wait()

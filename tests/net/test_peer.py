@@ -36,6 +36,15 @@ def test_a_port_is_1_to_65535(port: int) -> None:
         Peer("pacs.example", port)
 
 
+def test_a_source_address_is_that_of_a_socket_and_no_part_of_the_name() -> None:
+    peer = Peer("pacs.example", 104, source_address=("[::1]", 0))
+    assert peer.source_address == ("::1", 0)
+    assert str(peer) == str(Peer("pacs.example", 104))
+    for port in (-1, 65536):
+        with pytest.raises(LocalProtocolError, match=f"port {port} is out of range: a TCP port is 0 to 65535"):
+            Peer("pacs.example", 104, source_address=("::1", port))
+
+
 TIMES = ["connect_seconds", "acse_seconds", "dimse_seconds", "network_seconds"]
 
 

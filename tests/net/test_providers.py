@@ -32,7 +32,7 @@ from asyncstore.uids import CT_IMAGE_STORAGE, EXPLICIT_VR_LITTLE_ENDIAN, IMPLICI
 from asyncstore.upper_layer import pdu
 from asyncstore.upper_layer.items import PresentationContextResult, UserInformation
 from asyncstore.upper_layer.pdu import Abort, AssociateAC, AssociateRQ, DataTF, Fragment, ReleaseRP
-from tests.support.associations import LIMIT_SECONDS, TINY_SECONDS, accepting, instance, to, units_of
+from tests.support.associations import LIMIT_SECONDS, TINY_SECONDS, accepting, inside, instance, to, units_of
 from tests.support.wire import ScriptedSCP, Wire, play_scu
 
 if TYPE_CHECKING:
@@ -384,7 +384,7 @@ async def test_a_data_set_in_memory_has_a_limit(monkeypatch: pytest.MonkeyPatch)
             async with associate(
                 PEER, CONTEXTS, providers={CT_IMAGE_STORAGE: provider}, connect=opened(transport)
             ) as association:
-                association.on_failure = failed.set
+                inside(association).on_failure = failed.set
                 while not provider.got and association.failure is None:
                     await anyio.lowlevel.checkpoint()
                 assert isinstance(association.failure, RemoteProtocolError) is not is_taken
@@ -466,7 +466,7 @@ async def test_a_sink_is_told_when_its_data_set_does_not_come_whole(end: Any) ->
             providers={CT_IMAGE_STORAGE: Recorder(sink=sink)},
             connect=opened(MockTransport([accept, begun, end])),
         ) as association:
-            association.on_failure = failed.set
+            inside(association).on_failure = failed.set
             while association.failure is None:
                 await anyio.lowlevel.checkpoint()
             assert isinstance(association.failure, ConnectionLost | Aborted)
@@ -667,7 +667,7 @@ async def test_several_responses_to_one_request_arrive_in_order_with_their_data_
     with ScriptedSCP(accepting(answers_with_matches)) as scp, anyio.fail_after(LIMIT_SECONDS):
         async with to(scp, contexts=contexts) as association:
             query = Prepared(instance(), 3, FIND, "", EXPLICIT_VR_LITTLE_ENDIAN, source.length_bytes, source)
-            await association.invoker.send(query, CFindRQ, (FIND,), on_response)
+            await inside(association).invoker.send(query, CFindRQ, (FIND,), on_response)
             await is_over.wait()
             assert not association.outstanding
     assert came == [*[(0xFF00, match, False) for match in matches], (0, None, True)]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import errno
+import re
 import socket
 import struct
 import types
@@ -424,6 +425,57 @@ async def test_when_no_address_answers_the_time_for_all_is_over(monkeypatch: pyt
         with pytest.raises(Timeout) as caught:
             await connect(Peer("two.example", 104), TINY_SECONDS)
         assert (caught.value.which, caught.value.seconds) == ("connect", TINY_SECONDS)
+
+
+@pytest.mark.parametrize("source", ["127.0.0.2", "localhost"])
+async def test_a_connection_comes_from_the_source_address(source: str) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as listener, anyio.fail_after(LIMIT_SECONDS):
+        peer = Peer("localhost", listener.getsockname()[1], source_address=(source, 0))
+        wrapped = await connect(peer, LIMIT_SECONDS)
+        theirs, address = listener.accept()
+        theirs.close()
+        wrapped.close()
+    assert address[0] == socket.gethostbyname(source)
+
+
+async def test_a_source_port_is_used_again_as_soon_as_it_is_free() -> None:
+    port = free_port()
+    with socket.create_server(("127.0.0.1", 0)) as listener, anyio.fail_after(LIMIT_SECONDS):
+        peer = Peer("127.0.0.1", listener.getsockname()[1], source_address=("127.0.0.2", port))
+        for _ in range(2):
+            wrapped = await connect(peer, LIMIT_SECONDS)
+            theirs, address = listener.accept()
+            assert address == ("127.0.0.2", port)
+            theirs.close()
+            wrapped.close()
+
+
+@pytest.mark.parametrize(
+    ("host", "source", "said"),
+    [
+        ("127.0.0.1", ("192.0.2.1", 0), "cannot call from 192.0.2.1: it is not an address of this machine"),
+        ("127.0.0.1", ("::1", 0), "cannot call '127.0.0.1' from '::1': one is IPv4, the other IPv6"),
+        ("127.0.0.1", ("no-such-host.invalid", 0), "cannot resolve 'no-such-host.invalid'"),
+    ],
+)
+async def test_a_source_address_that_is_not_ours_is_told_and_not_tried_again(
+    host: str, source: tuple[str, int], said: str
+) -> None:
+    before = descriptors()
+    with anyio.fail_after(LIMIT_SECONDS), pytest.raises(ConnectFailed, match=re.escape(said)) as caught:
+        await connect(Peer(host, free_port(), source_address=source), LIMIT_SECONDS)
+    assert descriptors() == before
+    if "resolve" not in said:  # a look-up may fail for a while
+        assert not caught.value.retryable
+
+
+async def test_a_source_port_that_is_in_use_may_be_tried_again() -> None:
+    with socket.create_server(("127.0.0.2", 0)) as other, anyio.fail_after(LIMIT_SECONDS):
+        port = other.getsockname()[1]
+        peer = Peer("127.0.0.1", free_port(), source_address=("127.0.0.2", port))
+        with pytest.raises(ConnectFailed, match=f"cannot call from 127.0.0.2, port {port}: .*in use") as caught:
+            await connect(peer, LIMIT_SECONDS)
+        assert caught.value.retryable
 
 
 async def test_a_cancelled_connect_leaves_no_socket() -> None:

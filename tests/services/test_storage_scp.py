@@ -61,7 +61,7 @@ async def test_instances_of_accepted_classes_are_kept(
     contexts = [(uid, EXPLICIT_VR_LITTLE_ENDIAN) for uid in [*proposed, "1.2.840.10008.5.1.4.31"]]
     with anyio.fail_after(LIMIT_SECONDS):
         async with StorageSCP(output_directory=tmp_path, **settings) as scp, to(scp, contexts=contexts) as association:
-            assert {context.abstract_syntax for context in association.contexts.by_id.values()} == accepted
+            assert {context.abstract_syntax for context in association.contexts} == accepted
             for number, uid in enumerate(sorted(accepted)):
                 given = instance_of(BytesSource(data_set(uid, f"1.2.{number}")), f"1.2.{number}")
                 given.sop_class_uid = uid

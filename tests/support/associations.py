@@ -38,6 +38,7 @@ if TYPE_CHECKING:
 
     from asyncstore.dimse.operations import OnResponse, Operation
     from asyncstore.instances.source import DataSource
+    from asyncstore.net.requestor import Requestor
     from tests.support.wire import Script, Wire
 
 TINY_SECONDS: Final = 0.2
@@ -134,11 +135,16 @@ def image_file(path: Path, uid: str = "1.2.3.4", value_bytes: int = 1000) -> Pat
     return path
 
 
+def inside(association: Association) -> Requestor:
+    """What an association does not show to callers."""
+    return association._requestor
+
+
 async def send(association: Association, instance: Instance, on_response: OnResponse, **options: Any) -> Operation:
     """Write one C-STORE request, for which the peer accepted a context, and leave its answer to `on_response`."""
-    prepared = prepare(instance, association.contexts)
+    prepared = prepare(instance, inside(association).contexts)
     assert isinstance(prepared, Prepared)
-    return await storage.send(association, prepared, on_response, **options)
+    return await storage.send(inside(association), prepared, on_response, **options)
 
 
 def accepting(script: Callable[[Wire], object], **options: Any) -> Script:
@@ -213,8 +219,9 @@ async def connect_stalling(peer: Peer, timeout_seconds: float) -> StallingTransp
 
 def stalling(association: Association) -> StallingTransport:
     """The transport of an association that was opened by `connect_stalling`."""
-    assert isinstance(association.transport, StallingTransport)
-    return association.transport
+    transport = inside(association).transport
+    assert isinstance(transport, StallingTransport)
+    return transport
 
 
 def take_add_reader_away(monkeypatch: pytest.MonkeyPatch) -> None:

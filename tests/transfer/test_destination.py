@@ -7,7 +7,15 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from asyncstore.errors import Aborted, ConnectFailed, ConnectionLost, RemoteProtocolError, StoreFailed, Timeout
+from asyncstore.errors import (
+    Aborted,
+    AssociationRejected,
+    ConnectFailed,
+    ConnectionLost,
+    RemoteProtocolError,
+    StoreFailed,
+    Timeout,
+)
 from asyncstore.transfer.concurrency import Concurrency
 from asyncstore.transfer.destination import Destination, Ended
 from asyncstore.transfer.options import RetryPolicy
@@ -140,6 +148,26 @@ def test_a_run_without_patience_stands_bad_instances_and_a_refusal() -> None:
     assert destination.closed_until(NOW + 11) <= NOW + 11
     destination.pressed(NOW + 12, NO_ROOM)
     assert destination.stopped_because is NO_ROOM
+
+
+@pytest.mark.parametrize(
+    ("error", "left_seconds"),
+    [
+        (ConnectFailed("refused"), None),
+        (AssociationRejected(result=2, source=3, reason=2), 50),
+    ],
+)
+def test_before_the_first_association_only_a_peer_that_is_busy_is_promised_the_time_of_an_outage(
+    error: AsyncStoreError, left_seconds: float | None, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.ERROR, "asyncstore")
+    destination = Destination(RetryPolicy.for_ledger(outage_seconds=60), Concurrency(None))
+    destination.failed(NOW, error)
+    destination.look(NOW + 10)
+    trouble = destination.trouble(NOW + 10)
+    assert trouble is not None
+    assert trouble.left_seconds == left_seconds
+    assert len(caplog.records) == (left_seconds is not None)
 
 
 def test_deaths_without_an_answer_are_told_and_so_is_their_end(caplog: pytest.LogCaptureFixture) -> None:

@@ -185,7 +185,7 @@ async def test_rejections_for_now_that_never_end_do_end_the_run() -> None:
     retry = RetryPolicy(first_wait_seconds=0.01, cap_seconds=0.02, outage_seconds=0.2)
     with ScriptedSCP(rejects) as scp:
         error = await fails_to_start(transfer_to(scp, instance(), retry=retry))
-        assert len(scp.wires) > 2
+        assert len(scp.wires) > 1
     assert isinstance(error, AssociationRejected)
 
 

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import logging
 import time
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from asyncstore.errors import LocalProtocolError
+from asyncstore.net.peer import Peer
 from asyncstore.transfer.concurrency import Concurrency
+from asyncstore.transfer.engine import Transfer
 from asyncstore.transfer.limiter import Limiter
 from asyncstore.transfer.limits import Limits, association_counts, rates
 from asyncstore.transfer.options import TransferOptions
@@ -16,8 +19,6 @@ from asyncstore.transfer.report import Report, Waiting
 from asyncstore.transfer.schedule import Timetable, windows
 
 if TYPE_CHECKING:
-    import pytest
-
     from asyncstore.transfer.throttle import Throttle
 
 NOON = (2026, 11, 25, 12, 0)  # a Wednesday
@@ -129,6 +130,15 @@ def test_the_run_ends_by_the_other_clock() -> None:
     assert looking.limiter.ended_because(looking.now + 10.0) is not None
     looking.limiter.change(Limits(maximum_seconds=20.0))
     assert looking.limiter.ended_because(looking.now + 10.0) is None
+
+
+@pytest.mark.parametrize("limits", [None, "20M", {"is_paused": True}])
+def test_what_is_no_limits_is_refused_at_once(limits: Any) -> None:
+    transfer = Transfer(Peer("127.0.0.1", 104), [])
+    before = transfer.limits
+    with pytest.raises(LocalProtocolError, match="they are a Limits"):
+        transfer.limit(limits)
+    assert transfer.limits is before
 
 
 def test_each_change_is_told_once(caplog: pytest.LogCaptureFixture) -> None:

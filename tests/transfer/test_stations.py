@@ -33,6 +33,7 @@ STATIONS: Final = (
     ("plan",),
     ("options",),
     ("limits",),
+    ("observer",),
     ("reactions", "concurrency", "report", "trace", "throttle", "schedule", "view"),
 )
 ROW_OF: Final = {name: row for row, names in enumerate(STATIONS) for name in names}

@@ -58,8 +58,18 @@ async def test_a_large_instance_and_the_answers_that_are_owed(tmp_path: Path) ->
             (association,) = view.associations
             size_bytes = transfer.report.found_bytes - 2 * association.size_bytes
             assert association._replace(silent_seconds=0) == AssociationView(
-                1, "open", small[1], association.size_bytes, None, (size_bytes,), 3, 0, 0
+                1,
+                "open",
+                small[1],
+                association.size_bytes,
+                None,
+                (size_bytes,),
+                3,
+                0,
+                0,
+                association.answer_limit_seconds,
             )
+            assert 31 < association.answer_limit_seconds < 32  # a second more for each 10 MB
             assert not view.is_stopping
             released.set()
             async for _ in transfer:
@@ -96,8 +106,10 @@ async def test_a_peer_out_of_resources_is_a_trouble_and_what_it_refused_is_suspe
             while (view := transfer.view()).trouble is None:
                 await anyio.lowlevel.checkpoint()
             assert "out of resources" in str(view.trouble.because).lower()
-            assert 4000 < view.trouble.left_seconds <= 5000
+            assert 4000 < (view.trouble.left_seconds or 0) <= 5000
             assert (view.retrying, view.suspected) == (1, 1)
             assert view.retry_seconds is not None
+            assert view.drain_seconds is None
             transfer.drain()
             assert transfer.view().is_stopping
+            assert 20 < (transfer.view().drain_seconds or 0) <= 30

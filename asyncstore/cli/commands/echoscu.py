@@ -37,6 +37,7 @@ def echoscu(
     dimse_timeout: options.DimseTimeout = 30,
     network_timeout: options.NetworkTimeout = 30,
     connect_timeout: options.ConnectTimeout = 10,
+    source_address: options.SourceAddress = None,
     max_pdu: options.MaxPDU = 16382,
     request_little: options.RequestLittle = False,
     request_big: options.RequestBig = False,
@@ -61,7 +62,11 @@ def echoscu(
 ) -> None:
     """Send C-ECHO requests; the help is made from DETAILS."""
     syntax = options.transfer_syntax(context)
-    peer, timeouts, level = Peer(addr, port, called_aet), options.timeouts(context), options.log_level(context)
+    peer, timeouts, level = (
+        Peer(addr, port, called_aet, source_address),
+        options.timeouts(context),
+        options.log_level(context),
+    )
 
     def command(log: DocumentedLog) -> int:
         logger.debug("asyncstore echoscu v%s", __version__)

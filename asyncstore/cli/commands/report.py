@@ -6,17 +6,19 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from asyncstore.cli import options, running
+from asyncstore.cli import options, pages, running
 from asyncstore.cli.exit_codes import ExitCode
 
 if TYPE_CHECKING:
     from asyncstore.cli.output.ledger_text import Account
+    from asyncstore.ledger.sqlite.reader import LedgerReader
 
-DETAILS = """Prints counts by state, status and reason, and the directories with the most failures. Sends nothing and \
+DETAILS = """Prints counts by state, status and reason, the directories with the most failures, and the studies that \
+are not complete. Sends nothing and \
 changes nothing; it can be used while a run is writing the ledger.
 
-Exit codes: 0 the ledger was read, whatever it says, 2 usage, 6 the ledger cannot be read, or stdout \
-cannot be written."""
+Exit codes: 0 the ledger was read, whatever it says, 2 usage, 6 the ledger cannot be read, or the \
+page or stdout cannot be written."""
 
 
 def report(
@@ -32,7 +34,7 @@ def report(
         bool,
         options.option(
             "--studies",
-            help="Also list each study; needs a run with --keep-together study.",
+            help="List each study, and not only the incomplete ones; needs a run with --keep-together study.",
             panel=options.RESULTS,
         ),
     ] = False,
@@ -65,12 +67,13 @@ def report(
     json: Annotated[
         bool, options.option("--json", help="Print the counts as one line of JSON.", panel=options.RESULTS)
     ] = False,
+    html: pages.PageFile = None,
 ) -> None:
     """Read and print; the help is made from DETAILS."""
     level = options.log_level(context)
     chosen = options.one_of(context, "failed_files", "csv", "json")
-    if studies and chosen not in (None, "json"):
-        raise typer.BadParameter("it goes with the counts, as text or --json", param_hint="--studies")
+    if studies and chosen not in (None, "json") and html is None:
+        raise typer.BadParameter("it goes with the counts, as text, --json or --html", param_hint="--studies")
     if doubtful and chosen != "failed_files":
         raise typer.BadParameter("it goes with --failed-files", param_hint="--doubtful")
     if null and chosen != "failed_files":
@@ -82,9 +85,15 @@ def report(
 
         with LedgerReader(ledger) as reader:
             _print(Account(reader, studies=studies), chosen, doubtful=doubtful, ends_in_nul=null)
-        return ExitCode.STORED
+            return ExitCode.STORED if html is None else _write_page(html, reader, studies=studies)
 
     raise typer.Exit(running.run(level, command))
+
+
+def _write_page(path: str, reader: LedgerReader, *, studies: bool) -> int:
+    from asyncstore.cli.output import ledger_page
+
+    return pages.write(path, ledger_page.page(reader, all_studies=studies)) or ExitCode.STORED
 
 
 def _print(account: Account, chosen: str | None, *, doubtful: bool, ends_in_nul: bool) -> None:

@@ -1,18 +1,41 @@
-"""`asyncstore scan`: list what an archive contains; sends nothing."""
+"""`asyncstore scan`: list what an archive contains, and what a peer would accept of it; sends nothing."""
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from asyncstore.cli import options, running, selecting
+from asyncstore.cli import options, pages, running, selecting
+from asyncstore.errors import LocalProtocolError
+from asyncstore.net.peer import Peer, Timeouts
+from asyncstore.transfer.options import TransferOptions
 
-DETAILS = """Searches directories recursively, and opens the archives and DICOMDIRs that are named. \
-Sends nothing and changes nothing.
+if TYPE_CHECKING:
+    from asyncstore.cli.output.documented_log import DocumentedLog
 
-Exit codes: 0 there are instances and all of them can be read, 2 usage, 3 something cannot be read, or a named file is \
-not a DICOM file, 5 nothing to send."""
+DETAILS = """Searches directories recursively, and opens the archives and DICOMDIRs that are named. Counts instances, \
+bytes, studies and patients, SOP classes and transfer syntaxes, SOP Instance UIDs that more than one file has, and \
+files that are no instances. Sends no instance and changes nothing.
+
+With --to, associates and says which instances the peer accepts, which would be converted to another uncompressed \
+transfer syntax, and which would fail.
+
+Exit codes: 0 there are instances and all of them can be read (and are accepted), 1 no association, 2 usage, 3 \
+something cannot be read or is not accepted, or a named file is not a DICOM file, 5 nothing to send, 6 the page or \
+stdout cannot be written."""
+
+
+def address(text: object) -> tuple[str, int]:
+    """Host and port of a peer: `pacs.example:104`, `[::1]:104`."""
+    host, _, port = str(text).rpartition(":")
+    is_one = host and (":" not in host or (host.startswith("[") and host.endswith("]")))
+    if not is_one or not (port.isascii() and port.isdigit()):
+        raise typer.BadParameter(f"{str(text)!r} is not ADDR:PORT, as pacs.example:104 or [::1]:104")
+    try:
+        return host, Peer(host, int(port)).port
+    except LocalProtocolError as error:
+        raise typer.BadParameter(str(error)) from None
 
 
 def scan(
@@ -29,22 +52,50 @@ def scan(
     exclude: selecting.Exclude = None,
     modality: selecting.Modality = None,
     newer_than: selecting.NewerThan = None,
+    to: Annotated[
+        Any,
+        options.option(
+            "--to",
+            parser=address,
+            metavar="ADDR:PORT",
+            help="Ask this peer which of the instances it accepts.",
+            panel=options.NETWORK,
+        ),
+    ] = None,
+    calling_aet: options.CallingAET = "STORESCU",
+    called_aet: options.CalledAET = "ANY-SCP",
+    acse_timeout: options.AcseTimeout = 30,
+    network_timeout: options.NetworkTimeout = 30,
+    connect_timeout: options.ConnectTimeout = 10,
+    csv: Annotated[
+        bool,
+        options.option("--csv", help="Print a row per SOP class and transfer syntax, as CSV.", panel=options.RESULTS),
+    ] = False,
     json: Annotated[bool, options.option("--json", help="Print one line of JSON.", panel=options.RESULTS)] = False,
+    html: pages.PageFile = None,
+    progress: Annotated[
+        bool | None,
+        options.option(
+            "--progress/--no-progress",
+            help="Show the progress on stderr." + options.default_text("if stderr is a terminal"),
+            panel=options.RESULTS,
+            show_default=False,
+        ),
+    ] = None,
 ) -> None:
     """Scan and print the inventory; the help is made from DETAILS."""
-
     selection = selecting.selection(
         archives=archives, include=include, exclude=exclude, modality=modality, newer_than=newer_than
     )
+    kind = options.one_of(context, "csv", "json")
+    timeouts = Timeouts(connect_seconds=connect_timeout, acse_seconds=acse_timeout, network_seconds=network_timeout)
+    transfer_options = TransferOptions(calling_ae_title=calling_aet, timeouts=timeouts, selection=selection)
 
-    def command(_: object) -> int:
-        from asyncstore.cli.output import inventory_text
-        from asyncstore.inputs.inventory import Inventory
+    def command(log: DocumentedLog) -> int:
+        from asyncstore.cli.planning import Planning
 
-        inventory = Inventory()
-        inventory.scan(paths, recursive=True, selection=selection)
-        text = [inventory_text.json_line(inventory)] if json else inventory_text.lines(inventory)
-        running.Results().print(*text)
-        return inventory_text.exit_code(inventory)
+        peer = None if to is None else Peer(to[0], to[1], called_aet)
+        planning = Planning(transfer_options, peer, kind, html, progress)
+        return planning.tell(planning.scan(paths, log), log, paths=paths)
 
     raise typer.Exit(running.run(options.log_level(context), command))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -16,9 +17,10 @@ from asyncstore.status import SUCCESS, Status
 from asyncstore.uids import name_of
 
 if TYPE_CHECKING:
+    from asyncstore.cli.output.documented_log import DocumentedLog
     from asyncstore.services.storage_scp import Arrival
 
-DETAILS = """Runs until Ctrl-C (SIGINT) or SIGTERM, then prints a summary at info level.
+DETAILS = """Runs until Ctrl-C (SIGINT) or SIGTERM, then prints a summary at info level, and on a terminal at any level.
 
 Listens on all addresses unless --bind-address names one, and any peer that reaches the port may store. --ae-title, \
 --accept and --accept-calling restrict the AE titles; they do not authenticate a peer.
@@ -33,7 +35,7 @@ def storescp(
         typer.Argument(
             parser=options.whole_number(0, 65535, "a TCP port"),
             metavar="PORT",
-            help="TCP port to listen on; 0: any free port (shown with -v).",
+            help="TCP port to listen on; 0: any free port (shown on a terminal, or with -v).",
         ),
     ],
     quiet: options.Quiet = False,
@@ -135,7 +137,9 @@ def storescp(
         "window": window,
         "acse_seconds": acse_timeout,
     }
-    raise typer.Exit(running.run(options.log_level(context), lambda _: running.run_async(_listen, settings, is_new)))
+    raise typer.Exit(
+        running.run(options.log_level(context), lambda log: running.run_async(_listen, settings, is_new, log))
+    )
 
 
 def _made(directory: str) -> bool:
@@ -151,7 +155,7 @@ def _made(directory: str) -> bool:
     return is_new
 
 
-async def _listen(settings: dict[str, Any], is_new: bool) -> int:
+async def _listen(settings: dict[str, Any], is_new: bool, log: DocumentedLog) -> int:
     """Receive until the first signal."""
     import anyio
 
@@ -160,7 +164,7 @@ async def _listen(settings: dict[str, Any], is_new: bool) -> int:
     logger.debug("asyncstore storescp v%s", __version__)
     logger.debug("")
     if is_new:
-        logger.info("Created the directory %s", path_text(settings["output_directory"]))
+        log.notice(logging.INFO, f"Created the directory {path_text(settings['output_directory'])}")
     scp = StorageSCP(**settings, on_store=_say_what_came)
     with anyio.CancelScope() as scope, running.interrupts(scope.cancel, scope.cancel):
         try:
@@ -170,14 +174,15 @@ async def _listen(settings: dict[str, Any], is_new: bool) -> int:
             logger.error("Cannot listen on %s: %s", where, running.system_text(error))
             return ExitCode.NO_ASSOCIATION
         try:
-            logger.info("Listening on %s port %d as %s", scp.host, scp.port, scp.ae_title)
+            log.notice(logging.INFO, f"Listening on {scp.host} port {scp.port} as {scp.ae_title}")
             await anyio.sleep_forever()
         finally:
             await scp.__aexit__(None, None, None)
     received = count_text(scp.stored, "instance")
     failed = f", {scp.failed:,} refused" if scp.failed else ""
     replaced = f", {scp.replaced:,} in place of another data set" if scp.replaced else ""
-    logger.info("%s received on %s%s%s", received, count_text(scp.associations, "association"), failed, replaced)
+    associations = count_text(scp.associations, "association")
+    log.notice(logging.INFO, f"{received} received on {associations}{failed}{replaced}")
     return ExitCode.STORED
 
 

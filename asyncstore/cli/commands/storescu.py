@@ -7,15 +7,13 @@ were, at info level, and always on a terminal. `-q` prints none of this.
 
 # Annotations are not strings here: typer evaluates strings several times, which took 4 ms of each start.
 
-import functools
-import os
 import sys
 from collections.abc import Iterator
 from typing import Annotated, Any, Literal, cast
 
 import typer
 
-from asyncstore.cli import options, rebinding, running, selecting
+from asyncstore.cli import options, rebinding, running, selecting, showing
 from asyncstore.cli.named_paths import NamedPaths
 from asyncstore.cli.output.plain_text import path_text
 from asyncstore.cli.sending import StorescuRun
@@ -39,15 +37,6 @@ _REACTIONS = [member.name.lower().replace("_", "-") for member in Reactions]
 _PRIORITIES = {"low": LOW, "medium": MEDIUM, "high": HIGH}
 
 
-def record_name(text: object) -> str:
-    """The name of a report file; its suffix is the format."""
-    from asyncstore.cli.output.records import RECORD_SUFFIXES, is_record_name
-
-    if not is_record_name(str(text)):
-        raise typer.BadParameter(f"{path_text(str(text))!r} must end in {' or '.join(RECORD_SUFFIXES)}")
-    return str(text)
-
-
 def status_reactions(texts: list[str] | None) -> tuple[StatusReaction, ...]:
     """The reactions that `--on-status` gives."""
     try:
@@ -66,10 +55,6 @@ def opened_list(name: str, *, ends_in_nul: bool) -> Iterator[str]:
         message = f"cannot read {path_text(name)!r}: {error.strerror}"
         raise typer.BadParameter(message, param_hint="--files-from") from None
     return listed_paths(stream, ends_in_nul=ends_in_nul)
-
-
-def _is_same(path: str, other: str | None) -> bool:
-    return other is not None and os.path.realpath(path) == os.path.realpath(other)
 
 
 def storescu(
@@ -115,6 +100,7 @@ def storescu(
     dimse_timeout: options.DimseTimeout = 30,
     network_timeout: options.NetworkTimeout = 30,
     connect_timeout: options.ConnectTimeout = 10,
+    source_address: options.SourceAddress = None,
     max_pdu: options.SendersMaxPDU = 16382,
     max_send_pdu: Annotated[
         int,
@@ -236,7 +222,11 @@ def storescu(
     rebind: rebinding.Rebind = None,
     dry_run: Annotated[
         bool,
-        options.option("--dry-run", help="Print what would be sent, and how; open no association.", panel=options.BULK),
+        options.option(
+            "--dry-run",
+            help="Print what would be sent, and how, and which of it the peer accepts; send nothing.",
+            panel=options.BULK,
+        ),
     ] = False,
     retries: Annotated[
         int,
@@ -313,84 +303,31 @@ def storescu(
             panel=options.RETRY,
         ),
     ] = False,
-    report: Annotated[
-        str | None,
-        options.option(
-            parser=record_name,
-            metavar="FILE",
-            help="Write one record per instance, as it happens, to a .jsonl or .csv file (overwritten).",
-            panel=options.RESULTS,
-        ),
-    ] = None,
-    json: Annotated[
-        bool,
-        options.option(
-            "--json", help="Print each outcome and a summary as JSON lines on stdout.", panel=options.RESULTS
-        ),
-    ] = False,
-    progress: Annotated[
-        bool | None,
-        options.option(
-            "--progress/--no-progress",
-            help="Show the progress on stderr; --progress where stderr is not a terminal means --stats 10."
-            + options.default_text("if stderr is a terminal"),
-            panel=options.RESULTS,
-            show_default=False,
-        ),
-    ] = None,
-    stats: Annotated[
-        float | None,
-        options.option(
-            parser=options.seconds,
-            metavar="SECONDS",
-            help="Print a line on stderr every so many seconds that says how far the run is."
-            + options.default_text("60 with -v where no progress is shown"),
-            panel=options.RESULTS,
-        ),
-    ] = None,
-    summary: Annotated[
-        bool,
-        options.option(
-            "--summary",
-            help="Print a table at the end, even if stderr is not a terminal.",
-            panel=options.RESULTS,
-            show_default=False,
-        ),
-    ] = False,
-    count: Annotated[
-        bool,
-        options.option(
-            "--count/--no-count",
-            help="Count the input ahead, in a process of low priority, in runs of more than a second.",
-            panel=options.RESULTS,
-        ),
-    ] = True,
-    log_file: Annotated[
-        str | None,
-        options.option(
-            parser=options.text,
-            metavar="FILE",
-            help="Append the log to a file, with times, at the chosen level." + options.default_text("info"),
-            panel=options.GENERAL,
-        ),
-    ] = None,
+    report: showing.Report = None,
+    json: showing.Json = False,
+    metrics_file: showing.MetricsFile = None,
+    progress: showing.Progress = None,
+    stats: showing.Stats = None,
+    summary: showing.SummaryTable = False,
+    count: showing.Count = True,
+    log_file: showing.LogFile = None,
 ) -> None:
     """Send files and directories; the help is made from DETAILS."""
     level = options.log_level(context)
     if not paths and files_from is None:
         raise typer.BadParameter("give a file or directory to send, or --files-from", param_hint="PATH")
-    if report is not None and ledger is not None and os.path.realpath(report) == os.path.realpath(ledger):
-        raise typer.BadParameter("the report and the ledger cannot be one file", param_hint="--report")
-    if log_file is not None and any(map(functools.partial(_is_same, log_file), (report, ledger, *(paths or ())))):
-        raise typer.BadParameter("the log must be a file of its own", param_hint="--log-file")
+    showing.check_files(report, ledger, log_file, metrics_file, paths or [])
     listed = None if files_from is None else opened_list(files_from, ends_in_nul=null)
     retry_policy = RetryPolicy if ledger is None else RetryPolicy.for_ledger
     # A number goes where numbers always went; only a timetable is a limit.
     is_fixed = associations is not None and len(associations.entries) == 1
+    fixed = associations.at(0) if is_fixed else None
+    if source_address is not None and source_address[1] and fixed != 1:
+        raise typer.BadParameter("a port serves one association at a time: add -j 1", param_hint="--source-address")
     outage: dict[str, Any] = {} if outage_wait is None else {"outage_seconds": outage_wait}
     transfer_options = TransferOptions(
         calling_ae_title=calling_aet,
-        associations=associations.at(0) if is_fixed else None,
+        associations=fixed,
         window=window,
         maximum_length=max_pdu,
         maximum_send_length=max_send_pdu,
@@ -427,7 +364,7 @@ def storescu(
         ),
     )
     run = StorescuRun(
-        Peer(addr, port, called_aet),
+        Peer(addr, port, called_aet, source_address),
         NamedPaths(paths or [], listed, list_name=files_from, ends_in_nul=null),
         transfer_options,
         ledger=ledger,
@@ -441,6 +378,7 @@ def storescu(
         is_counted=count,
         summary=summary,
         log_path=log_file,
+        metrics_path=metrics_file,
     )
     log_to = None if log_file is None else (log_file, options.file_log_level(context))
     raise typer.Exit(running.run(level, run.plan if dry_run else run.run, log_to=log_to))

@@ -37,7 +37,7 @@ if TYPE_CHECKING:
 
     from asyncstore.instances.outcome import Outcome
 
-logger = logging.getLogger("asyncstore.cli")
+logger: logging.Logger = logging.getLogger("asyncstore.cli")
 
 QUIET: Final = logging.CRITICAL + 1
 DETAIL_CHARACTERS: Final = 512
@@ -312,8 +312,8 @@ class DocumentedLog(logging.Handler):
     def __init__(self, threshold: int, write: Callable[[str], None] | None = None) -> None:
         super().__init__()
         self.threshold = threshold
-        self.write = write or write_to_stderr
-        self.errors = 0
+        self.write: Callable[[str], None] = write or write_to_stderr
+        self.errors: int = 0
 
     def emit(self, record: logging.LogRecord) -> None:
         """Print a record. If that fails, the run goes on."""
@@ -332,6 +332,13 @@ class DocumentedLog(logging.Handler):
             with self.turn():
                 self.write(f"{_letter(level)}: {path_text(text)}")
         logger.log(level, "%s", text)
+
+    def notice(self, level: int, text: str) -> None:
+        """Log a line that is printed on a terminal whatever the threshold is, unless that is QUIET."""
+        if sys.stderr.isatty():
+            self.tell(level, text)
+        else:
+            logger.log(level, "%s", text)
 
     @contextlib.contextmanager
     def turn(self) -> Iterator[None]:

@@ -1,47 +1,78 @@
-"""Prints an inventory: a table, a plan of associations, a line of JSON; and derives its exit code."""
+"""Prints what a migration has before it: as text, as one JSON object, and as CSV by kind."""
 
 from __future__ import annotations
 
-import json
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
-from asyncstore.cli.exit_codes import ExitCode
 from asyncstore.cli.output.plain_text import count_text, path_text, peer_text, size_text
+from asyncstore.cli.output.prospect import KIND_COLUMNS, Kind, Prospect, Verdict
+from asyncstore.cli.output.records import cell_text, csv_row, event_line
 from asyncstore.instances.outcome import State
-from asyncstore.transfer.plan import Plan
-from asyncstore.uids import UNCOMPRESSED_TRANSFER_SYNTAXES, name_of
+from asyncstore.uids import name_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from asyncstore.inputs.inventory import Inventory
-    from asyncstore.transfer.options import TransferOptions
+
+_LARGEST: Final = 5
 
 
-def exit_code(inventory: Inventory) -> ExitCode:
-    """The exit code of a scan: whether all could be read, and whether there is anything to send."""
-    if inventory.failed:
-        return ExitCode.SOME_FAILED
-    return ExitCode.STORED if inventory.instances or inventory.settled else ExitCode.NOTHING_TO_SEND
-
-
-def lines(inventory: Inventory) -> Iterator[str]:
-    """A table of the instances; then examples of doubtful File Meta Information and of each kind of problem."""
-    total = count_text(inventory.instances.total(), "instance")
-    yield f"{total}, {size_text(inventory.size_bytes.total())} of data sets"
+def lines(prospect: Prospect) -> Iterator[str]:
+    """A table of the instances, how they would be sent, and what is doubtful or no instance, with examples."""
+    inventory = prospect.inventory
+    yield total_text(inventory)
     if inventory.left_out:
         yield f"{count_text(inventory.left_out, 'file')} left out by the selection"
-    pairs = inventory.instances.most_common()
-    width = max((len(f"{count:,}") for _, count in pairs), default=1)
-    for pair, count in pairs:
-        sop_class, syntax = (peer_text(name_of(uid)) for uid in pair)
-        yield f"  {count:>{width},}  {size_text(inventory.size_bytes[pair]):>10}  {sop_class}, {syntax}"
+    kinds = prospect.kinds()
+    width = max((len(f"{kind.instances:,}") for kind in kinds), default=1)
+    for kind in kinds:
+        yield f"  {kind.instances:>{width},}  {size_text(kind.size_bytes):>10}  {kind_text(kind)}"
+    yield from _plan_lines(prospect)
+    yield from _peer_lines(prospect)
+    for title, examples, count in doubts_of(inventory):
+        yield title
+        yield from _example_lines(examples, count)
+    if inventory.instances.total() > _LARGEST:
+        yield "Largest files"
+        yield from (f"  {size_text(size):>10}  {path_text(path)}" for size, path in inventory.largest[:_LARGEST])
+
+
+def total_text(inventory: Inventory) -> str:
+    """How many instances, studies and patients there are."""
+    text = (
+        f"{count_text(inventory.instances.total(), 'instance')}, {size_text(inventory.size_bytes.total())} of data sets"
+    )
+    if not inventory.instances:
+        return text
+    return f"{text}; {count_text(len(inventory.studies), 'study')}, {count_text(len(inventory.patients), 'patient')}"
+
+
+def kind_text(kind: Kind) -> str:
+    """SOP class and transfer syntax, and what the peer says to them."""
+    text = f"{peer_text(name_of(kind.sop_class_uid))}, {peer_text(name_of(kind.transfer_syntax_uid))}"
+    return f"{text}: {verdict_text(kind)}" if kind.verdict is not None else text
+
+
+def verdict_text(kind: Kind) -> str:
+    """What the peer says to a kind; empty if it was not asked."""
+    if kind.verdict is Verdict.CONVERTED:
+        return f"converted to {peer_text(name_of(kind.sent_transfer_syntax_uid or ''))}"
+    return {Verdict.UNCHANGED: "accepted", Verdict.REFUSED: "not accepted"}.get(kind.verdict, "")  # type: ignore[arg-type]
+
+
+def doubts_of(inventory: Inventory) -> Iterator[tuple[str, list[tuple[str, str]], int]]:
+    """What is doubtful or no instance: a sentence, some examples as (path, detail), and the number of all."""
+    if inventory.repeated:
+        text = f"{count_text(inventory.repeated, 'instance')}: the same SOP Instance UID as an earlier file"
+        yield text, inventory.repetitions, inventory.repeated
+    if inventory.without_study:
+        yield f"{count_text(inventory.without_study, 'instance')}: no Study Instance UID", [], 0
     if inventory.differing:
-        yield f"{count_text(inventory.differing, 'instance')}: doubtful UIDs or File Meta Information"
-        yield from _example_lines(inventory.differences, inventory.differing)
+        text = f"{count_text(inventory.differing, 'instance')}: doubtful UIDs or File Meta Information"
+        yield text, inventory.differences, inventory.differing
     for kind, count in inventory.problems.most_common():
-        yield f"{count_text(count, 'file')}: {kind.value}"
-        yield from _example_lines(inventory.examples[kind], count)
+        yield f"{count_text(count, 'file')}: {kind.value}", inventory.examples[kind], count
 
 
 def ledger_lines(inventory: Inventory, *, exists: bool) -> Iterator[str]:
@@ -56,24 +87,48 @@ def ledger_lines(inventory: Inventory, *, exists: bool) -> Iterator[str]:
         yield f"{count_text(inventory.set_aside, 'instance')} set aside by an earlier run: --retry-set-aside sends them"
 
 
-def plan_lines(inventory: Inventory, options: TransferOptions) -> Iterator[str]:
-    """How the instances would be sent."""
-    if not inventory.instances:
+def _plan_lines(prospect: Prospect) -> Iterator[str]:
+    if not prospect.contexts:
         return
-    needed = [pair for pair, _ in inventory.instances.most_common()]
-    associations = sum(1 for _ in Plan(options).proposals_for(needed))
-    contexts = count_text(len(needed), "presentation context")
-    yield f"{contexts} needed; at least {count_text(associations, 'association')}"
-    compressed = sum(
-        count for (_, syntax), count in inventory.instances.items() if syntax not in UNCOMPRESSED_TRANSFER_SYNTAXES
-    )
-    if compressed:
-        yield f"{count_text(compressed, 'instance')} compressed: sent only where the peer accepts the syntax"
+    yield plan_text(prospect)
+    if prospect.compressed and prospect.sent_as is None:
+        yield f"{count_text(prospect.compressed, 'instance')} compressed: sent only where the peer accepts the syntax"
 
 
-def json_line(inventory: Inventory) -> str:
-    """The inventory as one line of JSON."""
-    return json.dumps({"event": "inventory", **inventory.to_dict()}, separators=(",", ":"))
+def plan_text(prospect: Prospect) -> str:
+    """How many presentation contexts and associations are needed."""
+    contexts = count_text(prospect.contexts, "presentation context")
+    return f"{contexts} needed; at least {count_text(prospect.associations, 'association')}"
+
+
+def _peer_lines(prospect: Prospect) -> Iterator[str]:
+    if prospect.sent_as is None or prospect.peer is None:
+        return
+    yield f"{peer_text(prospect.peer)} accepts {acceptance_text(prospect)}"
+
+
+def acceptance_text(prospect: Prospect) -> str:
+    """How many instances the peer accepts, in which way."""
+    verdicts = prospect.verdicts()
+    parts = [
+        f"{verdicts[Verdict.UNCHANGED]:,} of {count_text(verdicts.total(), 'instance')} as they are",
+        f"{verdicts[Verdict.CONVERTED]:,} converted" if verdicts[Verdict.CONVERTED] else "",
+        f"{verdicts[Verdict.REFUSED]:,} not at all" if verdicts[Verdict.REFUSED] else "",
+    ]
+    return ", ".join(filter(None, parts))
+
+
+def json_line(prospect: Prospect) -> str:
+    """Everything as one line of JSON."""
+    return event_line("inventory", prospect.to_dict())
+
+
+def csv_rows(prospect: Prospect) -> Iterator[str]:
+    """A row for each kind, below a row of the columns' names."""
+    yield csv_row(KIND_COLUMNS)
+    for kind in prospect.kinds():
+        data = kind.to_dict()
+        yield csv_row(cell_text(data[column]) for column in KIND_COLUMNS)
 
 
 def _example_lines(examples: list[tuple[str, str]], count: int) -> Iterator[str]:

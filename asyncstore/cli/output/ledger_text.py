@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import itertools
-import json
 import os
+from collections import Counter
 from typing import TYPE_CHECKING, Any, Final
 
 from asyncstore.cli.output.plain_text import count_text, path_text, peer_text
-from asyncstore.cli.output.records import cell_text, csv_row
+from asyncstore.cli.output.records import cell_text, csv_row, event_line
 from asyncstore.instances.outcome import State
-from asyncstore.ledger.protocol import STORED
+from asyncstore.ledger.protocol import FAILED, STORED
 from asyncstore.ledger.rows import LedgerRow, RunState
 
 if TYPE_CHECKING:
@@ -18,12 +18,15 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
     from asyncstore.cli.running import Results
-    from asyncstore.ledger.rows import ReasonCount, RunRecord, StateCount
+    from asyncstore.ledger.rows import ReasonCount, RunRecord, StateCount, StudyCount
     from asyncstore.ledger.sqlite.reader import LedgerReader
 
 _REASONS: Final = 20
 _DIRECTORIES: Final = 10
 _AT_REST: Final = STORED | {State.DUPLICATE, State.SKIPPED}
+_STUDIES: Final = 20
+# To count the states of more rows takes longer than a run should wait with its first file: 0.8 s for a million.
+_COUNTED_AT_ONCE: Final = 200_000
 _COLUMNS: Final = tuple(LedgerRow.__dataclass_fields__)
 
 
@@ -40,7 +43,7 @@ class Account:
         """The counts, for people."""
         ledger = self._ledger
         runs = ledger.runs()
-        yield f"Ledger of {peer_text(ledger.destination)}, begun {_time_text(ledger.created_at)}"
+        yield f"Ledger of {peer_text(ledger.destination)}, begun {time_text(ledger.created_at)}"
         yield runs_text(runs)
         states = ledger.by_state()
         if _is_all_stored(runs, states):
@@ -58,19 +61,28 @@ class Account:
         reasons = ledger.by_reason(_REASONS)
         if reasons:
             yield "By reason"
-            yield from _table((count.instances, _reason_text(count)) for count in reasons)
+            yield from _table((count.instances, reason_text(count)) for count in reasons)
         directories = ledger.worst_directories(_DIRECTORIES)
         if directories:
             yield "Most failures by directory"
             yield from _table((count.failed, path_text(count.directory) or "(from memory)") for count in directories)
-        if self._with_studies:
-            yield from self._study_lines()
+        yield from self._study_lines()
 
     def _study_lines(self) -> Iterator[str]:
-        yield "By study: found, stored, failed"
-        for study in self._ledger.by_study():
-            uid = peer_text(study.study_instance_uid or "not known")
-            yield f"  {study.found:,}  {study.stored:,}  {study.failed:,}  {uid}"
+        """How many studies are complete, and those that are not; or all, if that was asked for."""
+        studies = list(self._ledger.by_study())
+        known = [study for study in studies if study.study_instance_uid is not None]
+        incomplete = [study for study in known if not study.is_complete]
+        if known:
+            yield f"{count_text(len(known), 'study')}, {len(known) - len(incomplete):,} complete"
+        if self._with_studies:
+            yield "By study: found, stored, failed; first and last outcome"
+            yield from map(_study_line, studies)
+        elif incomplete:
+            yield "Incomplete studies: found, stored, failed; first and last outcome"
+            yield from map(_study_line, incomplete[:_STUDIES])
+            if len(incomplete) > _STUDIES:
+                yield f"  and {len(incomplete) - _STUDIES:,} more: --studies lists all"
 
     # -- as JSON -------------------------------------------------------------------------------------------------------
 
@@ -90,12 +102,12 @@ class Account:
             "worst_directories": [count._asdict() for count in ledger.worst_directories(_DIRECTORIES)],
         }
         if self._with_studies:
-            data["studies"] = [study._asdict() for study in ledger.by_study()]
+            data["studies"] = [_study_data(study) for study in ledger.by_study()]
         return data
 
     def json_line(self) -> str:
         """One line of JSON in ASCII."""
-        return json.dumps({"event": "ledger", **self.to_dict()}, separators=(",", ":"))
+        return event_line("ledger", self.to_dict())
 
     # -- each row ------------------------------------------------------------------------------------------------------
 
@@ -135,7 +147,20 @@ def _table(rows: Iterable[tuple[int, str]]) -> Iterator[str]:
         yield f"  {count:>{width}}  {text}"
 
 
-def _reason_text(count: ReasonCount) -> str:
+def _study_line(study: StudyCount) -> str:
+    uid = peer_text(study.study_instance_uid or "not known")
+    span = f"{time_text(study.first_recorded_at)} to {time_text(study.last_recorded_at)}"
+    return f"  {study.found:,}  {study.stored:,}  {study.failed:,}  {uid}  {span}"
+
+
+def _study_data(study: StudyCount) -> dict[str, Any]:
+    times = study.first_recorded_at, study.last_recorded_at
+    first, last = (each.isoformat(timespec="milliseconds") for each in times)
+    return {**study._asdict(), "first_recorded_at": first, "last_recorded_at": last}
+
+
+def reason_text(count: ReasonCount) -> str:
+    """A state with its status and reason."""
     status = "" if count.status is None else f" {count.status:04X}"
     reason = f": {path_text(count.reason)}" if count.reason else ""
     return f"{count.state.value}{status}{reason}"
@@ -165,13 +190,23 @@ def runs_text(runs: list[RunRecord]) -> str:
     return f"{count_text(len(runs), 'run')}{_latest_text(runs)}"
 
 
+def recorded_text(ledger: LedgerReader) -> str:
+    """What the runs have recorded, in a few words; empty if it is nothing."""
+    if ledger.count_rows() > _COUNTED_AT_ONCE:
+        return count_text(ledger.count_rows(), "file")
+    counts: Counter[State] = Counter({count.state: count.instances for count in ledger.by_state()})
+    groups = ((STORED, "stored"), ((State.DUPLICATE,), "duplicate"), (FAILED, "failed"), ((State.LEFT,), "left"))
+    sums = [(sum(counts[state] for state in states), what) for states, what in groups]
+    return ", ".join(f"{count:,} {what}" for count, what in sums if count)
+
+
 def _latest_text(runs: list[RunRecord]) -> str:
     if not runs:
         return ""
     run = runs[-1]
     process = f"(process {run.pid} on {peer_text(run.host)})"
-    begun = _time_text(run.started_at)
-    ended = "" if run.finished_at is None else _time_text(run.finished_at)
+    begun = time_text(run.started_at)
+    ended = "" if run.finished_at is None else time_text(run.finished_at)
     if run.state is RunState.RUNNING:
         return f", the last one running since {begun} {process}"
     if run.state is RunState.KILLED:
@@ -182,5 +217,6 @@ def _latest_text(runs: list[RunRecord]) -> str:
     return f", the last one stopped early {ended}: {path_text(run.stopped or '')}{unread}"
 
 
-def _time_text(time: datetime.datetime) -> str:
+def time_text(time: datetime.datetime) -> str:
+    """A time by the clock of this machine."""
     return time.astimezone().strftime("%Y-%m-%d %H:%M:%S")

@@ -129,10 +129,10 @@ class _AssociationMeter:
         self._written, self._latest = written, latest
         self._meter.add(now, view.answers, self._large_bytes, view.in_flight)
         answers = self._meter.per_second(0)
-        # Little's law: what is in flight on average is the rate times the time of each.
-        return AssociationRates(
-            answers, self._meter.per_second(1), self._meter.mean(2) / answers if answers > 0 else None
-        )
+        # Little's law: what is in flight on average is the rate times the time of each. At the beginning, those that
+        # have no answer yet have had half of it.
+        ended = answers and answers + self._meter.per_second(2) / 2
+        return AssociationRates(answers, self._meter.per_second(1), self._meter.mean(2) / ended if ended else None)
 
 
 class Outlook:

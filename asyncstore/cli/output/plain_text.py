@@ -56,7 +56,12 @@ def duration_text(seconds: float, *, digits: int = 2) -> str:
     return f"{hours}:{minutes:02}:{whole_seconds:02}" if hours else f"{minutes}:{whole_seconds:02}"
 
 
+def rate_text(per_second: float) -> str:
+    """A number per second, with a digit more if it is small: "1,203", "0.3", "0"."""
+    return f"{per_second:,.0f}" if per_second >= 9.95 or not per_second else f"{per_second:.1f}"
+
+
 def count_text(count: int, noun: str) -> str:
     """A count with its noun: "1 instance", "12,000 instances"."""
-    plural = f"{noun}es" if noun.endswith("x") else f"{noun}s"
+    plural = f"{noun}es" if noun.endswith("x") else f"{noun[:-1]}ies" if noun.endswith("y") else f"{noun}s"
     return f"{count:,} {noun if count == 1 else plural}"

@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import math
 import time
 from typing import TYPE_CHECKING, Final
 
-from asyncstore.cli.output.plain_text import count_text, duration_text, path_text, peer_text, size_text
+from asyncstore.cli.output.plain_text import count_text, duration_text, path_text, peer_text, rate_text, size_text
 from asyncstore.cli.output.screen import Span, cut_in_the_middle, width_of
 from asyncstore.errors import StoreFailed
 from asyncstore.instances.outcome import State
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from asyncstore.cli.output.outlook import AssociationRates, Glance
     from asyncstore.cli.output.screen import Line
-    from asyncstore.transfer.view import AssociationView
+    from asyncstore.transfer.view import AssociationView, TransferView, Trouble
 
 _REASON_CHARACTERS: Final = 200
 # A peer may need this long for an answer without anybody wondering.
@@ -57,9 +60,7 @@ def display_lines(glance: Glance, now: float, marks: Marks, size: tuple[int, int
     """The lines of the display for a terminal of so many columns and rows: the sums, then a row per association."""
     columns, rows = size[0] - 1, size[1] - 1
     lines: list[Line] = [_bar_line(glance, now, marks, columns), [Span(_joined(_sums(glance), columns))]]
-    counters = _counters(glance)
-    if counters:
-        lines.append(_separated(counters))
+    lines.extend(_wrapped([*_stored(glance), *_counters(glance)], columns))
     waits = waits_text(glance)
     if waits:
         lines.append([Span(f"{waits[0].upper()}{waits[1:]}", "yellow")])
@@ -71,7 +72,7 @@ def _bar_line(glance: Glance, now: float, marks: Marks, columns: int) -> Line:
     report = glance.report
     is_known = glance.totals.are_final and glance.totals.instances > 0
     percent = f"{int(100 * glance.done_share):3} % " if is_known else "    "
-    left = f"  {left_text(glance)}" if left_text(glance) else ""
+    left = f"  {time_left_text(glance)}" if time_left_text(glance) else ""
     end = f"{left}  {duration_text(report.elapsed_seconds, digits=0)} elapsed"
     room = max(4, columns - len(percent) - len(end))
     bar = marks.bar(glance.done_share, room) if is_known else marks.moving_bar(now, room)
@@ -85,24 +86,29 @@ def _sums(glance: Glance) -> list[str]:
         f"{report.finished_instances:,}{of}{count_text(known.instances, 'instance')}",
         f"{size_text(glance.done_bytes)}{f'/{size_text(known.size_bytes)}' if known.are_final else ''}",
         f"{size_text(glance.bytes_per_second)}/s",
-        f"{_rate_text(glance.instances_per_second)}/s",
+        f"{rate_text(glance.instances_per_second)}/s",
         count_text(report.associations_open, "association"),
     ]
 
 
+def _stored(glance: Glance) -> list[Span]:
+    states = glance.report.states
+    stored = states[State.STORED] + states[State.WARNING]
+    return [Span(f"{stored:,} stored")] if stored else []
+
+
 def _counters(glance: Glance) -> list[Span]:
-    """The counts that are not 0."""
+    """The other counts that are not 0, those first that a user should see."""
     report, view = glance.report, glance.view
-    states = report.states
-    suspected = f" ({view.suspected:,} suspected)" if view.suspected else ""
+    # One that may have ended its association itself is sent without others beside it.
+    alone = f" ({view.suspected:,} of them alone)" if view.suspected else ""
     counts = (
-        (states[State.STORED] + states[State.WARNING], "stored", ""),
-        (states[State.WARNING], "with a warning", "yellow"),
+        (report.failed, "failed", "red"),
+        (view.retrying, f"to be sent again{alone}", "yellow"),
+        (report.states[State.WARNING], "with a warning", "yellow"),
         (report.resumed, "stored earlier", ""),
         (report.duplicates, "duplicate", ""),
         (report.skipped, "not DICOM", "dim"),
-        (view.retrying, f"to be sent again{suspected}", "yellow"),
-        (report.failed, "failed", "red"),
     )
     return [Span(f"{count:,} {what}", style) for count, what, style in counts if count]
 
@@ -128,21 +134,24 @@ def _association_line(view: AssociationView, rates: AssociationRates, marks: Mar
     if view.written_bytes is not None:
         share = view.written_bytes / max(1, view.size_bytes)
         fraction = (Span("  "), *marks.bar(share, _FRACTION_COLUMNS))
-        details = f"{int(100 * share):3} % of {details}"
-    tail = f"  {details}{ending}"
-    room = columns - len(number.text) - sum(width_of(span.text) for span in fraction) - len(tail)
-    if room < _NAME_COLUMNS and fraction:
-        room, fraction = room + 2 + _FRACTION_COLUMNS, ()
+        details[0] = f"{int(100 * share):3} % of {details[0]}"
+    room = columns - len(number.text) - len(ending) - sum(len(each) + 2 for each in details)
+    if room < _NAME_COLUMNS + 2 + _FRACTION_COLUMNS:
+        fraction = ()
+    while details and room < _NAME_COLUMNS:
+        room += len(details.pop()) + 2
+    room -= sum(width_of(span.text) for span in fraction)
+    tail = "".join(f"  {each}" for each in details) + ending
     name = cut_in_the_middle(marks.name(view.path or "(in memory)"), max(1, room), marks.cut)
     is_silent = view.silent_seconds >= _SILENT_SECONDS
     padding = Span(" " * max(0, room - width_of(name)))
     return [number, Span(name), padding, *fraction, Span(tail, "yellow" if is_silent else "")]
 
 
-def _details(view: AssociationView, rates: AssociationRates) -> str:
-    """Its size, its rate, and how long answers take; or how long there has been none. Always equally long."""
+def _details(view: AssociationView, rates: AssociationRates) -> list[str]:
+    """Its size, its rate, and how long answers take; or how long there has been none. Each is always equally long."""
     if view.written_bytes is None:
-        rate = f"{_rate_text(rates.answers_per_second)}/s"
+        rate = f"{rate_text(rates.answers_per_second)}/s"
     else:
         rate = f"{size_text(rates.large_bytes_per_second)}/s" if rates.large_bytes_per_second else ""
     if view.silent_seconds >= _SILENT_SECONDS:
@@ -151,7 +160,7 @@ def _details(view: AssociationView, rates: AssociationRates) -> str:
         answer = ""
     else:
         answer = f"answer {_short_time(rates.answer_seconds)}"
-    return f"{size_text(view.size_bytes):>9}  {rate:>11}  {answer:>14}"
+    return [f"{size_text(view.size_bytes):>9}", f"{rate:>11}", f"{answer:>14}"]
 
 
 # -- one line ----------------------------------------------------------------------------------------------------------
@@ -159,49 +168,71 @@ def _details(view: AssociationView, rates: AssociationRates) -> str:
 
 def stats_line(glance: Glance) -> str:
     """The run as one plain line, for a log."""
-    failed = glance.report.failed
-    parts = [*_sums(glance), left_text(glance), f"{failed:,} failed" if failed else "", waits_text(glance)]
+    counters = [span.text for span in _counters(glance)]
+    parts = [*_sums(glance), time_left_text(glance), *counters, waits_text(glance)]
     return ", ".join(filter(None, parts))
 
 
 # -- what both say -----------------------------------------------------------------------------------------------------
 
 
-def left_text(glance: Glance) -> str:
+def time_left_text(glance: Glance) -> str:
     """The time left, if it can be told."""
-    if glance.left_seconds is None:
+    seconds, is_final = glance.left_seconds, glance.totals.are_final
+    if seconds is None or (not is_final and seconds < 1):
         return ""
-    return f"{'' if glance.totals.are_final else 'at least '}{duration_text(glance.left_seconds, digits=0)} left"
+    return f"{'' if is_final else 'at least '}{duration_text(seconds, digits=0)} left"
 
 
 def waits_text(glance: Glance) -> str:
     """What the run waits for, in words; empty while all goes on."""
     view, report = glance.view, glance.report
     if view.is_stopping:
-        return f"stopping: {count_text(view.in_flight, 'answer')} to come"
+        return _stopping_text(view)
     if report.waiting_for is not None:
         return str(report.waiting_for)
     if view.trouble is not None:
-        until = time.strftime("%H:%M:%S", time.localtime(time.time() + view.trouble.left_seconds))
-        because = peer_text(str(view.trouble.because), _REASON_CHARACTERS)
-        what = "is out of resources" if isinstance(view.trouble.because, StoreFailed) else "takes nothing"
-        return f"the peer {what}: {because}; trying until {until}"
+        return _trouble_text(view.trouble)
     if glance.starved_seconds >= _STARVED_SECONDS:
         return f"waiting for the source: no file was ready for {duration_text(glance.starved_seconds, digits=0)}"
     if view.retry_seconds is not None and not view.waiting and not view.in_flight:
         seconds = duration_text(view.retry_seconds, digits=0)
         return f"{count_text(view.retrying, 'instance')} to be sent again, the next in {seconds}"
     working = [each for each in view.associations if each.in_flight]
-    silent = min((each.silent_seconds for each in working), default=0.0)
-    if silent >= _SILENT_SECONDS:
-        return f"the peer has not answered for {duration_text(silent, digits=0)}"
+    silent = min(working, key=lambda each: each.silent_seconds, default=None)
+    if silent is not None and silent.silent_seconds >= _SILENT_SECONDS:
+        return _silence_text(silent)
     if not report.associations_open and not report.associations_established and view.associations:
         return "waiting for the peer to accept an association"
     return ""
 
 
-def _rate_text(per_second: float) -> str:
-    return f"{per_second:,.0f}" if per_second >= 9.95 or not per_second else f"{per_second:.1f}"
+def _stopping_text(view: TransferView) -> str:
+    if not view.in_flight:
+        return "stopping: the associations are ending"
+    until = "" if view.drain_seconds is None else f", until {_clock_text(view.drain_seconds)} at most"
+    return f"stopping: {count_text(view.in_flight, 'answer')} to come{until}"
+
+
+def _silence_text(view: AssociationView) -> str:
+    text = f"the peer has not answered for {duration_text(view.silent_seconds, digits=0)}"
+    if view.answer_limit_seconds == math.inf:
+        return text
+    return f"{text}; -td ends its association after {duration_text(view.answer_limit_seconds, digits=0)}"
+
+
+def _trouble_text(trouble: Trouble) -> str:
+    """The time first: a terminal may cut the reason."""
+    because = peer_text(str(trouble.because), _REASON_CHARACTERS)
+    if trouble.left_seconds is None:
+        return f"no association yet, trying again: {because}"
+    what = "is out of resources" if isinstance(trouble.because, StoreFailed) else "takes nothing"
+    return f"the peer {what}, trying until {_clock_text(trouble.left_seconds)}: {because}"
+
+
+def _clock_text(seconds: float) -> str:
+    """The local time in so many seconds."""
+    return time.strftime("%H:%M:%S", time.localtime(time.time() + seconds))
 
 
 def _short_time(seconds: float) -> str:
@@ -217,5 +248,15 @@ def _joined(parts: list[str], columns: int) -> str:
     return "  ".join(parts)
 
 
-def _separated(spans: list[Span]) -> Line:
-    return [each for span in spans for each in (span, Span("  "))][:-1]
+def _wrapped(spans: list[Span], columns: int) -> Sequence[Line]:
+    """The spans with two spaces between them, in as many lines as they need."""
+    lines: list[list[Span]] = []
+    room = 0
+    for span in spans:
+        room -= 2 + len(span.text)
+        if room < 0:
+            lines.append([span])
+            room = columns - len(span.text)
+        else:
+            lines[-1] += [Span("  "), span]
+    return lines

@@ -23,6 +23,8 @@ if TYPE_CHECKING:
     from asyncstore.transfer.report import Report
 
 RECORD_SUFFIXES: Final = (".jsonl", ".csv")
+SCHEMA_FILE: Final = os.path.join(os.path.dirname(__file__), "json_lines.schema.json")
+SCHEMA_VERSION: Final = 1  # the schema says when it grows
 
 COLUMNS: Final = (
     "time",
@@ -90,8 +92,13 @@ def record_of(outcome: Outcome) -> dict[str, Any]:
 
 
 def json_line(record: dict[str, Any]) -> str:
-    """One line of JSON in ASCII, which any terminal, pipe or locale can carry."""
-    return json.dumps(record, separators=(",", ":")) + "\n"
+    """JSON in ASCII, which any terminal, pipe or locale can carry, with the version of its schema; no line end."""
+    return json.dumps({**record, "schema": SCHEMA_VERSION}, separators=(",", ":"))
+
+
+def event_line(event: str, data: dict[str, Any]) -> str:
+    """A line of JSON that names its kind."""
+    return json_line({"event": event, **data})
 
 
 class JsonLines:
@@ -104,14 +111,14 @@ class JsonLines:
         """Nothing to do: a stream has no earlier content."""
 
     def write(self, outcome: Outcome) -> None:
-        self._put({"event": "outcome", **record_of(outcome)})
+        self._put("outcome", record_of(outcome))
 
     def write_summary(self, report: Report, exit_code: int, *, input_files: int | None = None) -> None:
         """Write the last line; `input_files` is the number of files in the whole input, if it was counted."""
-        self._put({"event": "summary", **report.to_dict(), "input_files": input_files, "exit_code": exit_code})
+        self._put("summary", {**report.to_dict(), "input_files": input_files, "exit_code": exit_code})
 
-    def _put(self, record: dict[str, Any]) -> None:
-        self._stream.write(json_line(record))
+    def _put(self, event: str, data: dict[str, Any]) -> None:
+        self._stream.write(f"{event_line(event, data)}\n")
         self._stream.flush()
 
 
@@ -160,7 +167,10 @@ class RecordFile:
         if not self._has_header:
             self._put(csv_row(COLUMNS))
             self._has_header = True
-        self._put(csv_row(cell_text(record[column]) for column in COLUMNS) if self._is_csv else json_line(record))
+        if self._is_csv:
+            self._put(csv_row(cell_text(record[column]) for column in COLUMNS))
+        else:
+            self._put(f"{json_line(record)}\n")
 
     def _put(self, text: str) -> None:
         data = text.encode("utf-8", "surrogateescape")

@@ -17,7 +17,10 @@ if TYPE_CHECKING:
     from typing import TextIO
 
 _SGR: Final = {"": "", "dim": "2", "bold": "1", "red": "31", "green": "32", "yellow": "33", "cyan": "36"}
+_ERASE_LINE: Final = "\x1b[K"
 _ERASE_BELOW: Final = "\x1b[J"
+_UP: Final = "\x1b[A"
+_DOWN: Final = "\x1b[B"
 _REDRAW_SECONDS: Final = 0.25
 _MOST_WITHHELD: Final = 65536
 _USUAL_SIZE: Final = (80, 24)
@@ -44,7 +47,7 @@ class Screen:
 
     def __init__(self, stream: TextIO) -> None:
         self._stream = stream
-        self.has_unicode = has_unicode(stream.encoding)
+        self.has_unicode: bool = has_unicode(stream.encoding)
         self._has_colours = not os.environ.get("NO_COLOR")
         self._drawn: list[int] = []  # the width of each line that is on the screen
         self._lines: list[Line] = []
@@ -101,12 +104,13 @@ class Screen:
     def _erasing(self, columns: int) -> str:
         """The way to the first line on the screen, and what erases all below.
 
-        A terminal that has become narrower has wrapped the longer ones. The ^C of a Ctrl-C is in the cursor's line.
+        A terminal that has become narrower has wrapped the longer ones. The ^C of a Ctrl-C is in the cursor's line. The
+        first line is erased by itself: tmux keeps all that is erased from the first row of the screen on.
         """
         if not self._drawn:
             return ""
         rows = sum(max(1, -(-width // columns)) for width in self._drawn)
-        return f"\r\x1b[{rows}A{_ERASE_BELOW}"
+        return f"\r\x1b[{rows}A{_ERASE_LINE}{_DOWN}{_ERASE_BELOW}{_UP}"
 
     def _painted(self, line: Line) -> str:
         if not self._has_colours:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
 from asyncstore.cli.exit_codes import ExitCode
-from asyncstore.cli.output.plain_text import count_text, duration_text, path_text, peer_text, size_text
+from asyncstore.cli.output.plain_text import count_text, duration_text, path_text, peer_text, rate_text, size_text
 from asyncstore.instances.outcome import FAILED_STATES, State
 from asyncstore.uids import name_of
 
@@ -56,7 +56,8 @@ class Summary:
     def lines(self) -> Iterator[str]:
         """The summary, line by line."""
         yield from _section("Outcome", self._outcomes())
-        yield from _section("Sent", [self._speed()])
+        if self.report.attempts or self.report.associations_established:
+            yield from _section("Sent", [self._speed()])
         yield from _section("SOP classes", self._classes())
         yield from _section("Reasons", self._reasons())
         yield from _section("Exit code", [f"{self.exit_code}: {_meaning(self.exit_code)}"])
@@ -72,9 +73,9 @@ class Summary:
         report = self.report
         seconds = report.elapsed_seconds
         stored = report.states[State.STORED] + report.states[State.WARNING]
-        rates = (
-            f": {size_text(report.stored_bytes / seconds)}/s, {stored / seconds:,.0f} instances/s" if seconds else ""
-        )
+        rates = ""
+        if seconds:
+            rates = f": {size_text(report.stored_bytes / seconds)}/s, {rate_text(stored / seconds)} instances/s"
         associations = count_text(report.associations_established, "association")
         return f"{size_text(report.stored_bytes)} in {duration_text(seconds)}{rates}, {associations}"
 

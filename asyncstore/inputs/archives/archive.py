@@ -35,12 +35,12 @@ class Archive:
 
     def __init__(self, path: str) -> None:
         self._fd = -1
-        self.path = path
+        self.path: str = path
         self._fd = source.open_for_reading(path)
         status = os.fstat(self._fd)
-        self.size_bytes = status.st_size
-        self.mtime_ns = status.st_mtime_ns
-        self.device = status.st_dev
+        self.size_bytes: int = status.st_size
+        self.mtime_ns: int = status.st_mtime_ns
+        self.device: int = status.st_dev
         # Without preadv, reading moves the file's position.
         self._turn = None if source.preadv else threading.Lock()
 

@@ -45,7 +45,7 @@ class Inflater:
     """
 
     def __init__(self, archive: Archive, start: Start) -> None:
-        self.position = 0
+        self.position: int = 0
         self._archive = archive
         self._start = start
         self._zlib = zlib.decompressobj(start.wbits) if start.state is None else start.state.copy()
@@ -150,11 +150,11 @@ class InflatedSource:
         held: memoryview | None = None,
         whole: tuple[int, int] | None = None,
     ) -> None:
-        self.path = archive.path
-        self.size_bytes = archive.size_bytes
-        self.mtime_ns = archive.mtime_ns
-        self.data_set_offset = data_set_offset
-        self.length_bytes = length + padding_bytes
+        self.path: str = archive.path
+        self.size_bytes: int = archive.size_bytes
+        self.mtime_ns: int = archive.mtime_ns
+        self.data_set_offset: int = data_set_offset
+        self.length_bytes: int = length + padding_bytes
         self._stored_bytes = length
         self._start = start
         self._held = held

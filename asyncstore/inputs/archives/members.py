@@ -86,9 +86,9 @@ class MemberEntry:
 
     def __init__(self, archive: Archive, name: str) -> None:
         self._archive = archive
-        self.inner_name = clean_name(name)
-        self.name = member_path(archive.path, self.inner_name)
-        self.is_named = False
+        self.inner_name: str = clean_name(name)
+        self.name: str = member_path(archive.path, self.inner_name)
+        self.is_named: bool = False
 
     def rename(self, inner_name: str) -> None:
         """Give it another name, as the archive has several members of this one."""
@@ -142,7 +142,7 @@ class RefusedEntry(MemberEntry):
     def __init__(self, archive: Archive, name: str, detail: str, *, is_other: bool = False) -> None:
         super().__init__(archive, name)
         if leads_out(name):  # such a name is shown as it is
-            self.name = member_path(archive.path, name)
+            self.name: str = member_path(archive.path, name)
         self._problem = unreadable(self.name, detail)
         if is_other:
             self._problem = ScanProblem(self.name, ProblemKind.NOT_A_FILE, f"it is {detail}", self._problem.error)

@@ -67,7 +67,8 @@ class SqliteLedger:
         forced: bool = False,
         clock: Callable[[], float] = time.time,
     ) -> None:
-        self.path = self._given_path = os.fsdecode(path)
+        self.path: str = os.fsdecode(path)
+        self._given_path = self.path
         self.failure: LedgerError | None = None
         self._destination = destination
         self._options = json.dumps(options or {}, default=str)

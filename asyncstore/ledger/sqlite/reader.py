@@ -13,7 +13,17 @@ from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 from asyncstore.instances.outcome import State
 from asyncstore.ledger.protocol import FAILED, STORED
-from asyncstore.ledger.rows import DirectoryCount, LedgerRow, ReasonCount, RunRecord, RunState, StateCount, StudyCount
+from asyncstore.ledger.rows import (
+    DirectoryCount,
+    LedgerRow,
+    ReasonCount,
+    RunRecord,
+    RunState,
+    StateCount,
+    StoredOverTime,
+    StoredPart,
+    StudyCount,
+)
 from asyncstore.ledger.sqlite.file import SCHEMA_VERSION, ledger_errors, open_to_read
 from asyncstore.ledger.sqlite.lock import holder_of
 from asyncstore.ledger.sqlite.packing import checked, ledger_path, status_value, unpack_uid
@@ -44,19 +54,22 @@ _CHECKED: Final = [
 class LedgerReader:
     """Reads a ledger, even while a run is writing it: `with LedgerReader(path) as ledger: ledger.by_state()`.
 
+    `path` is its file, `destination` the peer that it is for, as AE@host:port. `created_at` is when it was begun,
+    `schema_version` the number of its schema.
+
     Blocks. The constructor and all methods may raise LedgerError. While a run is writing, each result is a snapshot;
     two results may be from different moments.
     """
 
     def __init__(self, path: str | bytes | os.PathLike[str] | os.PathLike[bytes]) -> None:
-        self.path = ledger_path(os.fsdecode(path), os.getcwd())
+        self.path: str = ledger_path(os.fsdecode(path), os.getcwd())
         self._connection = open_to_read(self.path)
         self.schema_version = SCHEMA_VERSION
         with ledger_errors(self.path, "read"), contextlib.ExitStack() as stack:
             stack.callback(self._connection.close)
             destination, created_at = self._connection.execute("SELECT destination, created_at FROM ledger").fetchone()
             self.destination: str = checked(destination, str)
-            self.created_at = _time(created_at)
+            self.created_at: datetime.datetime = _time(created_at)
             stack.pop_all()
 
     def __enter__(self) -> Self:
@@ -87,6 +100,10 @@ class LedgerReader:
         columns = "id, started_at, finished_at, pid, host, options, scan_finished, stopped, refused_at"
         return self._all(_run, f"SELECT {columns} FROM run ORDER BY id")
 
+    def count_rows(self) -> int:
+        """About how many rows there are; takes no time, however many."""
+        return self._all(int, "SELECT coalesce(max(id), 0) FROM instance")[0]
+
     def by_state(self) -> list[StateCount]:
         """The number of instances in each state, largest first."""
         query = f"SELECT a.state, count(*), sum(i.bytes_sent) FROM {_BOTH} GROUP BY a.state ORDER BY 2 DESC, 1"
@@ -106,13 +123,34 @@ class LedgerReader:
         return self._all(_reason_count, query, State.STORED.value, limit)
 
     def by_study(self) -> Iterator[StudyCount]:
-        """The instances found, stored and failed in each study."""
+        """The instances found, stored, failed and left in each study."""
+        settled = [*STORED, State.DUPLICATE, *FAILED]
         query = (
             f"SELECT i.study_instance_uid, count(*), sum(a.state IN {_marks(STORED)}), "
-            f"sum(a.state IN {_marks(FAILED)}) FROM {_BOTH} "
+            f"sum(a.state IN {_marks(FAILED)}), sum(a.state NOT IN {_marks(settled)}), "
+            f"min(i.recorded_at), max(i.recorded_at) FROM {_BOTH} "
             "WHERE i.sop_instance_uid != '' GROUP BY i.study_instance_uid"
         )
-        yield from self._all(_study_count, query, *STORED, *FAILED)
+        yield from self._all(_study_count, query, *STORED, *FAILED, *settled)
+
+    def stored_over_time(self, parts: int) -> StoredOverTime | None:
+        """What was stored when, in at most so many parts of at least a second; None if nothing was."""
+        where = f"FROM {_BOTH} WHERE a.state IN {_marks(STORED)}"
+        span = self._all(
+            _pair, f"SELECT ifnull(min(i.recorded_at), -1), ifnull(max(i.recorded_at), -1) {where}", *STORED
+        )
+        ((first, last),) = span
+        if last < 0:
+            return None
+        part_ms = max(1000, -(-(last + 1 - first) // parts))
+        counts = [StoredPart(0, 0)] * ((last - first) // part_ms + 1)
+        query = (
+            f"SELECT (i.recorded_at - {first}) / {part_ms}, count(*), sum(i.bytes_sent) {where} "
+            f"AND i.recorded_at BETWEEN {first} AND {last} GROUP BY 1"
+        )
+        for part, instances, bytes_sent in self._all(_triple, query, *STORED):
+            counts[part] = StoredPart(instances, bytes_sent)
+        return StoredOverTime(_time(first), part_ms / 1000, counts)
 
     def worst_directories(self, limit: int = 10) -> list[DirectoryCount]:
         """The directories with the most failed instances, worst first."""
@@ -218,8 +256,13 @@ def _reason_count(state: str, status: int | None, reason: str, count: int) -> Re
     return ReasonCount(State(state), status_value(status), checked(reason, str), count)
 
 
-def _study_count(uid: bytes | str, found: int, stored: int, failed: int) -> StudyCount:
-    return StudyCount(unpack_uid(uid) or None, found, stored, failed)
+def _triple(part: int, instances: int, bytes_sent: int) -> tuple[int, int, int]:
+    return checked(part, int), instances, checked(bytes_sent, int)
+
+
+def _study_count(uid: bytes | str, found: int, stored: int, failed: int, left: int, *span: int) -> StudyCount:
+    first, last = map(_time, span)
+    return StudyCount(unpack_uid(uid) or None, found, stored, failed, left, first, last)
 
 
 def _numbered_row(number: int, *columns: Any) -> tuple[int, LedgerRow]:

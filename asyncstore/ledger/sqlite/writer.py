@@ -148,7 +148,7 @@ class LedgerWriter:
         last_row, last_account = connection.execute(
             "SELECT (SELECT coalesce(max(id), 0) FROM instance), (SELECT coalesce(max(id), 0) FROM account)"
         ).fetchone()
-        self.was_empty = last_row == 0
+        self.was_empty: bool = last_row == 0
         self._last_row: int = last_row
         self._last_account: int = last_account
         self._accounts: dict[tuple[Any, ...], int] = {}
@@ -159,7 +159,7 @@ class LedgerWriter:
         self._sorted: list[tuple[int, int]] = []
         self._sorted_until = 0
         self._index_left_over()
-        self.uids = self._recorded_uids()
+        self.uids: HashFilter = self._recorded_uids()
 
     def write(self, entries: Sequence[Entry]) -> None:
         """Commit outcomes: all of them, or none if it raises."""

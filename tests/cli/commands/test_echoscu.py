@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 from typing import TYPE_CHECKING
 
 import pytest
@@ -39,6 +40,28 @@ def test_nobody_listening_is_code_1() -> None:
     done = command.run("echoscu", LOOPBACK, free_port())
     assert done.returncode == 1
     assert done.stderr.startswith("E: Association request failed: unable to connect to remote\n")
+
+
+def test_the_call_comes_from_the_source_address() -> None:
+    source_port = free_port()
+    with socket.create_server((LOOPBACK, 0)) as listener:
+        process = command.start(
+            "echoscu", LOOPBACK, listener.getsockname()[1], "--source-address", f"127.0.0.2:{source_port}"
+        )
+        with process:
+            connection, address = listener.accept()
+            connection.close()
+            process.communicate(timeout=command.FINISH_SECONDS)
+    assert address == ("127.0.0.2", source_port)
+
+
+def test_a_source_address_of_another_machine_is_told() -> None:
+    done = command.run("echoscu", LOOPBACK, free_port(), "--source-address", "192.0.2.1")
+    assert (done.returncode, done.stderr) == (
+        1,
+        "E: Association request failed: unable to connect to remote\n"
+        "E: TCP Initialisation Error: cannot call from 192.0.2.1: it is not an address of this machine\n",
+    )
 
 
 @pytest.mark.parametrize("end", [Wire.fin, Wire.rst])

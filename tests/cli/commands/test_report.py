@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import io
 import json
 import os
+import re
 import socket
+import sqlite3
 import subprocess
 from typing import TYPE_CHECKING, Any
 
 import anyio
 import pytest
 
-from asyncstore.cli.output.ledger_text import Account
+from asyncstore.cli.output import ledger_text
+from asyncstore.cli.output.ledger_text import Account, recorded_text
 from asyncstore.instances.outcome import Outcome, State
 from asyncstore.ledger.sqlite.reader import LedgerReader
 from asyncstore.status import Status
@@ -23,6 +27,7 @@ from tests.support.ledgers import DESTINATION, instance_of, opened, outcome_of, 
 if TYPE_CHECKING:
     from pathlib import Path
 
+TIME = r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d"
 BROKEN = "/mnt/archive/broken/a\nb\udcff.dcm"  # as os.fsdecode gives a byte that is no text
 
 
@@ -49,6 +54,19 @@ def ledger(tmp_path_factory: pytest.TempPathFactory) -> Path:
             written.record(of_study(number, "1.2.2", State.LEFT, None, attempts=0))
         written.note_end(scan_finished=False, stopped="the peer\x1b[2J went away")
     return path
+
+
+def test_what_is_recorded_is_told_in_a_few_words_and_of_many_only_how_many(
+    ledger: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    with LedgerReader(ledger) as reader:
+        assert recorded_text(reader) == "3 stored, 4 failed, 2 left"
+        monkeypatch.setattr(ledger_text, "_COUNTED_AT_ONCE", 9)
+        assert recorded_text(reader) == "10 files"
+    with opened(tmp_path / "empty.db"):
+        pass
+    with LedgerReader(tmp_path / "empty.db") as reader:
+        assert recorded_text(reader) == ""
 
 
 def test_the_counts_are_printed_by_state_status_and_reason(ledger: Path) -> None:
@@ -78,13 +96,21 @@ def test_the_counts_are_printed_by_state_status_and_reason(ledger: Path) -> None
         "  1  warning B000: Coercion (0xB000)",
         "Most failures by directory",
         "  4  /mnt/archive/broken",
+        "2 studies, 1 complete",
+        "Incomplete studies: found, stored, failed; first and last outcome",
+        rest[-1],
     ]
+    assert re.fullmatch(rf"  7  1  4  1\.2\.2  {TIME} to {TIME}", rest[-1])
 
 
 def test_studies_are_counted_when_they_are_asked_for(ledger: Path) -> None:
     done = command.run("report", ledger, "--studies")
     lines = done.stdout.splitlines()
-    assert lines[lines.index("By study: found, stored, failed") + 1 :] == ["  2  2  0  1.2.1", "  7  1  4  1.2.2"]
+    at = lines.index("By study: found, stored, failed; first and last outcome")
+    assert lines[at - 1] == "2 studies, 1 complete"
+    assert re.fullmatch(
+        rf"  2  2  0  1\.2\.1  {TIME} to {TIME}\n  7  1  4  1\.2\.2  {TIME} to {TIME}", "\n".join(lines[at + 1 :])
+    )
 
 
 def test_json_has_the_same_counts(ledger: Path) -> None:
@@ -96,7 +122,9 @@ def test_json_has_the_same_counts(ledger: Path) -> None:
     assert data["statuses"] == {"0000": 2, "A900": 3, "B000": 1}
     assert data["reasons"][0] == {"state": "failed", "status": "A900", "reason": "=1+1 \x1b[2J", "instances": 3}
     assert data["worst_directories"] == [{"directory": "/mnt/archive/broken", "failed": 4}]
-    assert data["studies"][1] == {"study_instance_uid": "1.2.2", "found": 7, "stored": 1, "failed": 4}
+    study = data["studies"][1]
+    assert study.pop("first_recorded_at") <= study.pop("last_recorded_at")
+    assert study == {"study_instance_uid": "1.2.2", "found": 7, "stored": 1, "failed": 4, "left": 2}
     assert [run["number"] for run in data["runs"]] == [1]
     assert "studies" not in json.loads(command.run("report", ledger, "--json").stdout)
 
@@ -169,6 +197,66 @@ async def test_it_can_be_read_while_a_run_is_writing(tmp_path: Path) -> None:
     text = await anyio.to_thread.run_sync(read)
     assert "  1  stored\n" in text
     assert ", the last one running since 20" in text
+
+
+def test_a_page_has_counts_failures_studies_and_no_markup_of_others(ledger: Path, tmp_path: Path) -> None:
+    done = command.run("report", ledger, "--html", tmp_path / "report.html", "--studies")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout.startswith(f"Ledger of {DESTINATION}, ")
+    text = (tmp_path / "report.html").read_text()
+    for shown in ("3</b>stored", "=1+1 \\x1b[2J", "never answered", "/mnt/archive/broken", "1.2.1", "1.2.2", "<svg "):
+        assert shown in text
+    assert "2 studies, 1 complete." in text
+    assert "the last one stopped early" in text
+    assert "\x1b" not in text
+    command.run("report", ledger, "--html", tmp_path / "report.html", "--json")
+    assert "1.2.1" not in (tmp_path / "report.html").read_text()  # it is complete
+
+
+def test_what_a_peer_said_is_text_in_a_page(tmp_path: Path) -> None:
+    with opened(tmp_path / "run.db") as ledger:
+        instance = instance_of(1, "/in/</td><script>alert(1)</script>")
+        instance.study_instance_uid = "<img src=x onerror=alert(1)>"
+        ledger.record(outcome_of(instance, State.FAILED, Status(0xA900), reason="<script>alert(2)</script>"))
+        ledger.note_end(scan_finished=False, stopped="</style><script>alert(3)</script>")
+    assert command.run("report", tmp_path / "run.db", "--html", tmp_path / "report.html").returncode == 0
+    text = (tmp_path / "report.html").read_text()
+    assert "<script" not in text
+    assert "<img" not in text
+    assert text.count("&lt;script&gt;alert(") == 4  # a reason, a directory, and twice why it stopped
+
+
+def test_a_page_of_nothing_is_a_page(tmp_path: Path) -> None:
+    with opened(tmp_path / "run.db"):
+        pass
+    assert command.run("report", tmp_path / "run.db", "--html", tmp_path / "report.html").returncode == 0
+    assert "<svg" not in (tmp_path / "report.html").read_text()
+
+
+def test_a_page_that_cannot_be_written_is_one_line_and_code_6(ledger: Path, tmp_path: Path) -> None:
+    done = command.run("report", ledger, "--html", tmp_path / "missing" / "report.html")
+    assert done.returncode == 6
+    assert done.stderr == f"E: cannot write the page {tmp_path}/missing/report.html: No such file or directory\n"
+    assert command.run("report", ledger, "--html", ledger).returncode == 2
+
+
+@pytest.mark.parametrize("writes_its_end", [True, False], ids=["ended", "killed"])
+def test_a_page_tells_a_live_run_from_a_dead_one(tmp_path: Path, writes_its_end: bool) -> None:
+    def page() -> str:
+        assert command.run("report", path, "--html", tmp_path / "report.html").returncode == 0
+        return (tmp_path / "report.html").read_text()
+
+    path = tmp_path / "run.db"
+    with opened(path) as ledger:
+        ledger.record(stored(1))
+        anyio.run(ledger.flush)
+        assert "the last one running since" in page()
+    if not writes_its_end:
+        with contextlib.closing(sqlite3.connect(path)) as connection, connection:
+            connection.execute("UPDATE run SET finished_at = NULL, stopped = NULL")
+    text = page()
+    assert ("and killed, or unable to write its end" in text) is not writes_its_end
+    assert "running since" not in text
 
 
 @pytest.mark.parametrize("content", [None, b"", b"no ledger"], ids=["missing", "empty", "text"])

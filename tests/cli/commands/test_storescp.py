@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import re
 import signal
 import subprocess
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -35,6 +37,23 @@ def listening(*options: str | Path) -> Iterator[tuple[subprocess.Popen[bytes], i
     finally:
         process.kill()
         process.communicate()
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="there are no pseudo-terminals")
+def test_on_a_terminal_it_says_that_it_listens_and_what_it_got() -> None:
+    import pty
+
+    ours, theirs = pty.openpty()
+    words = command.words("storescp", 0, "-ba", LOOPBACK, "--ignore")
+    with subprocess.Popen(words, stderr=theirs, stdin=subprocess.DEVNULL, env=command.environment()) as process:
+        os.close(theirs)
+        try:
+            assert re.match(rb"I: Listening on 127\.0\.0\.1 port \d+ as ", os.read(ours, 200))
+            process.send_signal(signal.SIGINT)
+            assert os.read(ours, 200) == b"I: 0 instances received on 0 associations\r\n"
+        finally:
+            process.kill()
+            os.close(ours)
 
 
 def dcmtk(program: str, *arguments: str | Path | int) -> int:

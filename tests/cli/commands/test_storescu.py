@@ -272,7 +272,15 @@ def test_a_directory_means_its_direct_files(peer: RunningPeer, tree: Path) -> No
     assert re.findall("I: Sending file: (.*)", done.stderr) == [str(tree / "ct.dcm")]
     assert f"I: Skipped: {tree / 'notes.txt'}: not a DICOM file: " in done.stderr
     assert "I: 1 file that is not a DICOM instance was skipped\n" in done.stderr
+    assert f"I: Subdirectories of {tree} were not read: -r includes them\n" in done.stderr
     assert done.returncode == 0
+
+
+def test_what_is_not_read_without_recursive_is_told_where_it_is_so(peer: RunningPeer, tree: Path) -> None:
+    assert "Subdirectories of 2 directories were not read" in send(peer, "-v", tree, tree.parent).stderr
+    assert "Subdirectories" not in send(peer, "-v", tree / "below", tree / "ct.dcm").stderr
+    assert "Subdirectories" not in send(peer, "-v", "-r", tree).stderr
+    assert "Subdirectories" not in send(peer, tree).stderr
 
 
 def test_recursive_means_everything_below(peer: RunningPeer, tree: Path) -> None:
@@ -291,11 +299,21 @@ def test_names_that_are_no_text_are_sent_and_escaped(peer: RunningPeer, tmp_path
     assert f"I: Sending file: {tmp_path}/[red]a\\nb\\xff.dcm\n" in done.stderr
 
 
-def test_dry_run_opens_no_association(tree: Path) -> None:
-    done = command.run("storescu", LOOPBACK, free_port(), "--dry-run", "-r", tree)
+def test_a_dry_run_says_what_the_peer_accepts_and_sends_nothing(peer: RunningPeer, tree: Path) -> None:
+    before = peer.received_files()
+    done = command.run("storescu", peer.host, peer.port, "--dry-run", "-r", tree)
     assert (done.returncode, done.stderr) == (0, "")
     assert done.stdout.startswith("2 instances, ")
     assert "2 presentation contexts needed; at least 1 association\n" in done.stdout
+    assert f"\nANY-SCP@{peer.host}:{peer.port} accepts 2 of 2 instances as they are\n" in done.stdout
+    assert peer.received_files() == before
+
+
+def test_a_dry_run_that_reaches_no_peer_still_says_what_there_is(tree: Path) -> None:
+    done = command.run("storescu", LOOPBACK, port := free_port(), "--dry-run", "-r", tree)
+    assert done.returncode == 1
+    assert done.stdout.startswith("2 instances, ")
+    assert done.stderr.endswith(f"E: No connection to {LOOPBACK}:{port}\n")
 
 
 # -- exit codes and records --------------------------------------------------------------------------------------------
@@ -676,6 +694,18 @@ def test_a_single_file_says_on_a_terminal_that_it_was_stored(peer: RunningPeer, 
     assert done.returncode == 0
     assert re.search(r"I: 1 instance stored \(.* in .*\)\r\n$", done.stderr)
     assert ("elapsed" in done.stderr) == (option == "--progress")
+
+
+def test_a_peer_that_is_not_there_ends_a_run_on_a_terminal_with_its_code_and_the_next_command(tmp_path: Path) -> None:
+    done = on_terminal("storescu", LOOPBACK, free_port(), copies(tmp_path, 2))
+    assert done.returncode == 1
+    assert re.search(r"Exit code +1: no association could be established\r\nNext +to try again:\r\n", done.stderr)
+    assert "Sent " not in done.stderr
+
+
+def test_a_single_file_and_a_peer_that_is_not_there_need_no_table() -> None:
+    done = on_terminal("storescu", LOOPBACK, free_port(), CT)
+    assert (done.returncode, "Exit code" in done.stderr) == (1, False)
 
 
 def on_terminal(*arguments: str | Path | int) -> subprocess.CompletedProcess[str]:

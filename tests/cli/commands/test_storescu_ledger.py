@@ -67,7 +67,10 @@ async def test_the_same_command_again_sends_nothing_and_says_what_is_there(tmp_p
         assert scp.uids[uid_of(21)] == 1
     assert (first.returncode, first.stderr) == (0, "")
     assert again.returncode == more.returncode == 0
-    assert again.stderr.splitlines()[1:] == ["I: nothing new to send; 20 already stored by an earlier run"]
+    assert again.stderr.splitlines()[1:] == [
+        "I: Recorded so far: 20 stored",
+        "I: nothing new to send; 20 already stored by an earlier run",
+    ]
     assert re.search(r"I: 1 instance stored \(.*\), 20 stored by an earlier run\n", more.stderr)
 
 
@@ -316,9 +319,11 @@ async def test_a_ledger_that_cannot_be_used_is_one_line_and_code_6(tmp_path: Pat
     ledger = await anyio.to_thread.run_sync(make, tmp_path / "run.db")
     async with KeepingSCP() as scp:
         done = await send(scp, tmp_path / "in", "--ledger", ledger)
+        with_table = await send(scp, tmp_path / "in", "--ledger", ledger, "--summary")
         assert scp.associations == 0
     assert (done.returncode, done.stdout) == (6, "")
     assert re.fullmatch(rf"E: [^\n]*{re.escape(text)}[^\n]*\n", done.stderr)
+    assert re.fullmatch(r"E: [^\n]*\nExit code    6: [^\n]*\n", with_table.stderr)
 
 
 @on_one_loop

@@ -178,6 +178,18 @@ def test_each_association_has_its_own_rate_and_the_time_of_its_answers() -> None
     assert list(outlook.look(2.0).rates) == [2]
 
 
+def test_the_time_of_answers_is_right_from_the_first_ones() -> None:
+    in_flight = answers = 0
+    view = lambda: TransferView((AssociationView(1, "open", in_flight=in_flight, answers=answers),))  # noqa: E731
+    outlook = Outlook(Report(), view, lambda: None)
+    seconds = {}
+    for quarter in range(40):  # sixteen at a time, each answered after three seconds
+        in_flight, answers = 16 if quarter else 0, 16 * (quarter // 12)
+        seconds[quarter] = outlook.look(quarter / 4).rates[1].answer_seconds
+    assert seconds[11] is None
+    assert all(2.0 < (seconds[quarter] or 0) < 4.0 for quarter in range(13, 40)), seconds
+
+
 def test_a_source_is_slow_if_nothing_is_ready_for_a_while() -> None:
     waiting = [0, 0, 5, 0]
     outlook = Outlook(Report(), lambda: TransferView(waiting=waiting.pop(0)), lambda: None)

@@ -7,10 +7,12 @@ from collections import Counter
 
 import pytest
 
+from asyncstore.cli.counting import InputCount
 from asyncstore.cli.output.outlook import Outlook
 from asyncstore.cli.output.progress import Marks, display_lines, stats_line, waits_text
 from asyncstore.cli.output.screen import width_of
 from asyncstore.errors import ConnectFailed, StoreFailed
+from asyncstore.inputs.count import Request
 from asyncstore.instances.outcome import State
 from asyncstore.status import Status
 from asyncstore.transfer.report import Report, Waiting
@@ -61,10 +63,25 @@ def test_the_counters_are_those_that_are_not_0() -> None:
     report.states |= Counter(
         {State.WARNING: 4, State.DUPLICATE: 5, State.RESUMED: 6, State.SKIPPED: 7, State.SOURCE_PROBLEM: 1}
     )
-    counters = shown(report, TransferView(waiting=1, retrying=8, suspected=2), (120, 24))[2]
+    counters = shown(report, TransferView(waiting=1, retrying=8, suspected=2), (140, 24))[2]
     assert counters == (
-        "1,204 stored  4 with a warning  6 stored earlier  5 duplicate  7 not DICOM"
-        "  8 to be sent again (2 suspected)  4 failed"
+        "1,204 stored  4 failed  8 to be sent again (2 of them alone)  4 with a warning  6 stored earlier  5 duplicate"
+        "  7 not DICOM"
+    )
+
+
+@pytest.mark.parametrize("width", [30, 60, 80])
+def test_no_counter_is_cut_where_the_terminal_is_narrow(width: int) -> None:
+    million = 1_000_000
+    states = Counter(dict.fromkeys((State.STORED, State.WARNING, State.DUPLICATE, State.RESUMED), million))
+    states |= Counter({State.FAILED: million, State.SKIPPED: million})
+    view = TransferView(waiting=1, retrying=million)
+    lines = shown(Report(states=states, scan_finished=True), view, (width, 24))
+    assert all(len(line) < width for line in lines)
+    whole = "  ".join(lines[2:])
+    assert whole == (
+        "2,000,000 stored  1,000,000 failed  1,000,000 to be sent again  1,000,000 with a warning"
+        "  1,000,000 stored earlier  1,000,000 duplicate  1,000,000 not DICOM"
     )
 
 
@@ -108,6 +125,15 @@ def test_every_line_fits(width: int) -> None:
     assert all(width_of(line) < width for line in shown(a_report(scan_finished=True), view, (width, 24)))
 
 
+def test_a_name_is_worth_more_than_rates_where_the_terminal_is_narrow() -> None:
+    wide, narrow, narrower = (
+        shown(a_report(scan_finished=True), TransferView((SMALL,), 1), (width, 24))[-1] for width in (80, 60, 40)
+    )
+    assert wide.split() == ["[2]", "/mnt/old/study/series/0001.dcm", "9.20", "kB", "0/s"]
+    assert narrow.split() == ["[2]", "/mnt/old/…udy/series/0001.dcm", "9.20", "kB", "0/s"]
+    assert narrower.split() == ["[2]", "/mnt/old/study/series/0001.dcm"]
+
+
 def test_a_narrow_terminal_shows_whole_parts() -> None:
     assert (
         shown(a_report(scan_finished=True), size=(60, 24))[1]
@@ -126,9 +152,14 @@ def test_a_path_cannot_move_the_cursor_and_ascii_is_enough() -> None:
     [
         (TransferView(waiting=1), ""),
         (TransferView(is_stopping=True, in_flight=2), "stopping: 2 answers to come"),
+        (TransferView(is_stopping=True), "stopping: the associations are ending"),
         (
             TransferView((SMALL._replace(silent_seconds=30.0), LARGE._replace(silent_seconds=9.0)), 1),
             "the peer has not answered for 9 s",
+        ),
+        (
+            TransferView((SMALL._replace(silent_seconds=9.0, answer_limit_seconds=30.0),), 1),
+            "the peer has not answered for 9 s; -td ends its association after 30 s",
         ),
         (TransferView((SMALL._replace(silent_seconds=30.0), LARGE), 1), ""),
         (TransferView(retrying=3, retry_seconds=4.2), "3 instances to be sent again, the next in 4 s"),
@@ -142,10 +173,17 @@ def test_a_peer_that_is_away_is_told_with_the_reason_and_the_end(monkeypatch: py
     monkeypatch.setattr(time, "localtime", time.gmtime)
     monkeypatch.setattr(time, "time", lambda: 0.0)
     away = Trouble(ConnectFailed("connection refused\x1b[2J"), 3661.0)
-    assert waits(TransferView(trouble=away)) == "the peer takes nothing: connection refused[2J; trying until 01:01:01"
+    assert waits(TransferView(trouble=away)) == "the peer takes nothing, trying until 01:01:01: connection refused[2J"
     full = Trouble(StoreFailed("Refused: out of resources (0xA700)", Status(0xA700)), 61.0)
-    expected = "the peer is out of resources: Refused: out of resources (0xA700); trying until 00:01:01"
+    expected = "the peer is out of resources, trying until 00:01:01: Refused: out of resources (0xA700)"
     assert waits(TransferView(trouble=full)) == expected
+    stopping = TransferView(is_stopping=True, in_flight=1, drain_seconds=30.0)
+    assert waits(stopping) == "stopping: 1 answer to come, until 00:00:30 at most"
+
+
+def test_a_peer_that_was_never_there_is_not_promised_a_time() -> None:
+    away = Trouble(ConnectFailed("connection refused"), None)
+    assert waits(TransferView(trouble=away)) == "no association yet, trying again: connection refused"
 
 
 def test_a_pause_a_slow_source_and_a_slow_association_are_told() -> None:
@@ -165,6 +203,26 @@ def test_the_line_for_a_log_has_the_same_in_one_line() -> None:
     assert stats_line(outlook.look(10.0)) == (
         "2,203/5,000 instances, 20.0 MB/40.0 MB, 1.00 MB/s, 100/s, 4 associations, 25 s left, 3 failed"
     )
+
+
+def test_the_line_for_a_log_has_every_counter() -> None:
+    report = a_report(scan_finished=True)
+    report.states |= Counter({State.WARNING: 4, State.RESUMED: 6})
+    outlook = Outlook(report, lambda: TransferView(waiting=1, retrying=8), lambda: None)
+    expected = "associations, 3 failed, 8 to be sent again, 4 with a warning, 6 stored earlier"
+    assert stats_line(outlook.look(0.0)).endswith(expected)
+
+
+def test_no_time_is_promised_where_it_would_be_0_at_least() -> None:
+    report = Report(found=1000, found_bytes=10_000, stored_bytes=0)
+    counted = InputCount(Request([], False))
+    counted.entries, counted.size_bytes = 1000, 10_000
+    outlook = Outlook(report, lambda: TransferView(waiting=1), lambda: counted)
+    outlook.look(0.0)
+    report.states[State.STORED], report.stored_bytes = 999, 9_990
+    assert "left" not in stats_line(outlook.look(10.0))
+    report.scan_finished = True
+    assert ", 0 s left" in stats_line(outlook.look(10.0))
 
 
 def test_a_bar_is_full_only_when_all_is_done() -> None:

@@ -18,13 +18,22 @@ if TYPE_CHECKING:
     from typing import TextIO
 
 
+class KeepingScreen(pyte.HistoryScreen):
+    """What tmux does: the whole screen goes into the history when everything from its first row on is erased."""
+
+    def erase_in_display(self, how: int = 0, *args: object, **known: object) -> None:
+        if how == 0 and (self.cursor.x, self.cursor.y) == (0, 0):
+            self.history.top.extend(self.buffer.pop(row) for row in range(self.lines) if self.buffer[row])
+        super().erase_in_display(how, *args, **known)
+
+
 class Terminal:
     """A terminal of 40 columns and 8 rows, and what is on it."""
 
     def __init__(self) -> None:
         self._ours, theirs = pty.openpty()
         self.stream: TextIO = open(theirs, "w", encoding="utf-8", errors="backslashreplace")  # noqa: SIM115
-        self._screen = pyte.HistoryScreen(40, 8, history=1000)
+        self._screen = KeepingScreen(40, 8, history=1000)
         self._emulator = pyte.ByteStream(self._screen)
         self.written = b""
         self.resize(40, 8)
@@ -96,6 +105,18 @@ def test_the_log_is_above_whole_and_in_order(terminal: Terminal) -> None:
     assert terminal.rows[-2:] == ["I: b", "W: last"]
 
 
+def test_lines_that_fill_the_terminal_leave_nothing_above(terminal: Terminal) -> None:
+    display = Screen(terminal.stream)
+    full = [f"row {number}" for number in range(7)]
+    for _ in range(3):
+        display.draw(lines(*full))
+    assert terminal.rows == full
+    display.print_above("I: first")
+    display.draw(lines(*full))
+    display.draw(lines(*full))
+    assert terminal.rows == ["I: first", *full]
+
+
 def test_many_log_lines_are_printed_together_and_none_is_lost(terminal: Terminal) -> None:
     display = Screen(terminal.stream)
     display.draw(lines("bar"))
@@ -138,7 +159,7 @@ def test_a_narrower_terminal_has_wrapped_what_it_shows(terminal: Terminal) -> No
     terminal.resize(20, 8)
     display.draw(lines("c"))
     assert terminal.rows is not None
-    assert b"\r\x1b[3A\x1b[J" in terminal.written  # two rows of the first, one of the second
+    assert b"\r\x1b[3A\x1b[K" in terminal.written  # two rows of the first, one of the second
 
 
 def test_after_somebody_else_has_written_the_lines_begin_anew(terminal: Terminal) -> None:

@@ -92,7 +92,8 @@ def test_the_next_commands_can_be_typed_as_they_are() -> None:
     stopped = a_report(states=Counter({State.STORED: 9, State.LEFT: 1}))
     assert steps(done) == []
     assert steps(failed) == ["asyncstore report --failed-files run.db", SAME]
-    assert steps(failed, ledger=None) == []
+    assert steps(failed, ledger=None) == [SAME]
+    assert steps(a_report(states=Counter({State.STORED: 9, State.SOURCE_PROBLEM: 1}), problems=1), ledger=None) == []
     assert steps(stopped) == [SAME]
     assert steps(stopped, ledger=None) == [SAME]
     assert steps(stopped, can_repeat=False) == []
@@ -100,6 +101,28 @@ def test_the_next_commands_can_be_typed_as_they_are() -> None:
     with_option = SAME.replace("storescu", "storescu --retry-set-aside")
     assert steps(aside) == ["asyncstore report --failed-files run.db", with_option]
     assert steps(aside, more=("--retry-set-aside",)) == ["asyncstore report --failed-files run.db", with_option]
+
+
+def test_what_a_next_command_is_for_fits_the_run() -> None:
+    def purposes(report: Report, ledger: str | None) -> list[str]:
+        return [purpose for _, purpose in next_steps(report, ledger=ledger, can_repeat=True, arguments=ARGUMENTS)]
+
+    nothing = a_report(states=Counter({State.LEFT: 1}))
+    some = a_report(states=Counter({State.STORED: 9, State.LEFT: 1}))
+    assert purposes(nothing, None) == ["to try again"]
+    assert purposes(some, "run.db") == ["to resume"]
+    advice = "to send all again (--ledger FILE would send only the rest)"
+    assert purposes(some, None) == purposes(a_report(), None) == [advice]
+
+
+def test_a_run_that_sent_nothing_has_no_speed() -> None:
+    report = a_report(states=Counter({State.LEFT: 3}), attempts=0, associations_established=0, sop_classes=Counter())
+    assert not any(line.startswith("Sent") for line in Summary(report, ExitCode.NO_ASSOCIATION).lines())
+
+
+def test_a_slow_run_has_a_rate() -> None:
+    report = a_report(states=Counter({State.STORED: 3}), stored_bytes=10)
+    assert "Sent         10 bytes in 10 s: 1 bytes/s, 0.3 instances/s, 3 associations" in Summary(report, 0).lines()
 
 
 def test_a_program_that_was_called_as_a_module_is_named_so() -> None:

@@ -1,0 +1,172 @@
+"""The named peers of the configuration file: `@archive` in the place of ADDR PORT, with options of its own.
+
+    [peers.archive]
+    address = "pacs.example"
+    port = 11112
+    called_aet = "ARCHIVE"
+    associations = 4
+
+The keys are the long names of options. What the command line or the environment says comes first.
+"""
+
+from __future__ import annotations
+
+import difflib
+import os
+import tomllib
+from typing import TYPE_CHECKING, Any, Final, NoReturn
+
+import typer
+
+from asyncstore.cli.output.plain_text import path_text
+from asyncstore.errors import AsyncStoreError
+from asyncstore.net.peer import Peer
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from typer.core import TyperCommand
+
+_TABLE: Final = "peers"
+_KEYS_OF_ARGUMENTS: Final = {"addr": "address", "port": "port"}
+# What a file cannot say for a run: where it is itself, and what the run is about.
+_LEFT_OUT: Final = ("config", "help", "version", "paths")
+
+
+def path_of(given: str | None) -> str:
+    """The configuration file: the one that was given, here or in the environment, or that of the user."""
+    home = os.environ.get("XDG_CONFIG_HOME") or os.path.join(os.path.expanduser("~"), ".config")
+    return given or os.environ.get("ASYNCSTORE_CONFIG") or os.path.join(home, "asyncstore", "peers.toml")
+
+
+class PeersFile:
+    """The tables of a configuration file, by the name of the peer. Raises typer.BadParameter for one that is wrong."""
+
+    def __init__(self, path: str) -> None:
+        self._path = path
+        try:
+            with open(path, "rb") as file:
+                content = tomllib.load(file)
+        except OSError as error:
+            self._refuse(error.strerror or str(error))
+        except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+            self._refuse(str(error))
+        for name in content:
+            if name != _TABLE:
+                self._refuse(f"[{name}] is not known; a peer is a table such as [{_TABLE}.archive]")
+        self.tables = content.get(_TABLE, {})
+        if not isinstance(self.tables, dict):
+            self._refuse(f"{_TABLE} is not a table, such as [{_TABLE}.archive]")
+
+    def peer(self, name: str) -> Peer:
+        """The peer of that name, without what else its table says."""
+        table = self._table(name)
+        try:
+            return Peer(str(table["address"]), int(table["port"]), str(table.get("called_aet", "ANY-SCP")))
+        except (AsyncStoreError, TypeError, ValueError) as error:
+            self._refuse(f"[{_TABLE}.{name}] {error}")
+
+    def options(self, command: TyperCommand, context: typer.Context, name: str, known: Callable[[], set[str]]) -> Any:
+        """The options that the table gives to a command, and its address and port, by the name of the parameter.
+
+        `known` are the parameters of all commands: a table may have options that only another command knows.
+        """
+        params = {param.name: param for param in command.params}
+        return {
+            parameter: self._value(params[parameter], value, context, f"[{_TABLE}.{name}] {key}")
+            for parameter, key, value in self._entries(name, known)
+            if parameter in params
+        }
+
+    def _table(self, name: str) -> dict[str, Any]:
+        table = self.tables.get(name)
+        if table is None:
+            self._refuse(f"there is no [{_TABLE}.{name}]{_nearest(name, self.tables)}")
+        if not isinstance(table, dict):
+            self._refuse(f"{_TABLE}.{name} is not a table")
+        for key in _KEYS_OF_ARGUMENTS.values():
+            if key not in table:
+                self._refuse(f"[{_TABLE}.{name}] has no {key}")
+        return table
+
+    def _entries(self, name: str, known: Callable[[], set[str]]) -> Iterator[tuple[str, str, Any]]:
+        arguments = {key: parameter for parameter, key in _KEYS_OF_ARGUMENTS.items()}
+        options = known().difference(_LEFT_OUT, arguments.values())
+        for key, value in self._table(name).items():
+            parameter = arguments.get(key) or key.replace("-", "_")
+            if key not in arguments and parameter not in options:
+                self._refuse(f"[{_TABLE}.{name}] {key} is not an option{_nearest(key, {*options, *arguments})}")
+            yield parameter, key, value
+
+    def _value(self, param: Any, value: Any, context: typer.Context, where: str) -> Any:
+        """A value as the command line would give it: the text of a number, true or false, or several."""
+        if getattr(param, "is_flag", False):
+            if not isinstance(value, bool):
+                self._refuse(f"{where} = {value!r}: it is true or false")
+            return value
+        values = value if param.multiple and isinstance(value, list) else [value]
+        for each in values:
+            if isinstance(each, bool | list | dict):
+                self._refuse(f"{where} = {each!r}: it is text or a number{', or a list' if param.multiple else ''}")
+        texts = [str(each) for each in values]
+        given = texts if param.multiple else texts[0]
+        try:
+            param.type_cast_value(context, given)
+        except typer.BadParameter as error:
+            self._refuse(f"{where}: {error.message}")
+        return given
+
+    def _refuse(self, reason: str) -> NoReturn:
+        raise typer.BadParameter(path_text(f"{self._path}: {reason}"), param_hint="@NAME")
+
+
+def _nearest(name: str, names: Any) -> str:
+    nearest = difflib.get_close_matches(name, sorted(names), 1, 0.0)
+    return f"; the nearest name is {nearest[0]}" if nearest else ""
+
+
+def expanded(
+    command: TyperCommand, context: typer.Context, words: list[str], known: Callable[[], set[str]]
+) -> list[str]:
+    """A command line with ADDR PORT in the place of @NAME; the options of the peer become defaults of the command."""
+    given = _parsed(command, context, words)
+    name = str(given.get("addr") or "")
+    if not name.startswith("@"):
+        if given.get("config"):
+            raise typer.BadParameter("it goes with @NAME in the place of ADDR PORT", param_hint="--config")
+        return words
+    if given.get("help") or given.get("version"):
+        return words
+    options = PeersFile(path_of(given.get("config"))).options(command, context, name[1:], known)
+    address, port = options.pop("addr"), options.pop("port")
+    context.default_map = {**(context.default_map or {}), **options}
+    place = _place(command, context, words, name)
+    return [*words[:place], address, port, *words[place + 1 :]]
+
+
+def _place(command: TyperCommand, context: typer.Context, words: list[str], name: str) -> int:
+    """Where @NAME is the address: it may also be the value of an option."""
+    other = f"{name}@"
+    places = (place for place, word in enumerate(words) if word == name)
+    return next(
+        place
+        for place in places
+        if _parsed(command, context, [*words[:place], other, *words[place + 1 :]]).get("addr") == other
+    )
+
+
+def _parsed(command: TyperCommand, context: typer.Context, words: list[str]) -> Any:
+    """What the command line gives, as text and by the name of the parameter."""
+    return command.make_parser(context).parse_args(list(words))[0]
+
+
+def completions(incomplete: str) -> list[tuple[str, str]]:
+    """The names that begin like this, each with its peer; none if the file is not as it should be."""
+    if not incomplete.startswith("@"):
+        return []
+    try:
+        file = PeersFile(path_of(None))
+        names = [name for name in file.tables if f"@{name}".startswith(incomplete)]
+        return [(f"@{name}", str(file.peer(name))) for name in names]
+    except typer.BadParameter:
+        return []
