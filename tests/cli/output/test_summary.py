@@ -69,7 +69,7 @@ def test_what_is_left_is_told_and_all_is_well_without_reasons() -> None:
     lines = list(Summary(report, ExitCode.STOPPED_EARLY, "7 instances left").lines())
     assert lines[:3] == [
         "Outcome      3  stored",
-        "             2  files that are not DICOM, skipped",
+        "             2  not DICOM: skipped",
         "             7 instances left",
     ]
     assert not any("not a DICOM file" in line for line in lines)
