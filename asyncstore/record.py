@@ -14,6 +14,8 @@ if TYPE_CHECKING:
 
 _T = TypeVar("_T")
 
+field = dataclasses.field
+
 
 @dataclass_transform(field_specifiers=(dataclasses.field,))
 def record(
@@ -36,6 +38,8 @@ def record(
         deferred = [name for name in _methods(**wanted) if name not in own]
         for name in deferred:
             setattr(cls, name, _deferred(name, compile_methods))
+        if eq and "__hash__" not in (*own, *deferred):
+            cls.__hash__ = None  # type: ignore[assignment]
         if frozen:
             for name, method in _FROZEN.items():
                 if name not in own:

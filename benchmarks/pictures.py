@@ -91,7 +91,7 @@ class Terminal:
             "PYTHONPATH": sys.path[0],
         }
         process = subprocess.Popen(
-            [sys.executable, "-m", *words],
+            [Path(sys.executable).with_name(words[0]), *words[1:]],
             cwd=directory,
             env=variables,
             stdin=terminal,

@@ -23,7 +23,7 @@ PACKAGE: Final = ROOT / "asyncstore"
 
 # Part -> floor. Above the design's floors stand the public names, the command line, which may use them, and the door.
 FLOORS: Final = {
-    "record": 0,
+    "record": -1,  # what the floors are made of
     "errors": 0,
     "status": 0,
     "uids": 0,

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Final
 if TYPE_CHECKING:
     from asyncstore.cli.named_paths import NamedPaths
     from asyncstore.inputs.count import Request
+    from asyncstore.inputs.selection import Selection
 
 _ROOT: Final = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 # Without the site packages and the user's environment: the program needs neither.
@@ -21,12 +22,18 @@ _PROGRAM: Final = "import sys; sys.path.append(sys.argv[1]); from asyncstore.inp
 _END_SECONDS: Final = 0.5
 
 
-def may_count(listed: str | None) -> bool:
-    """Whether an input can be counted: its list, if it has one, must be a file that can be read twice."""
-    if not sys.executable or getattr(sys, "frozen", False):
+def may_count(listed: str | None, selection: Selection) -> bool:
+    """Whether an input can be counted without opening its files.
+
+    Its list, if it has one, must be a file that can be read twice; the files that it names are opened by a selection
+    that includes some only.
+    """
+    if not sys.executable or getattr(sys, "frozen", False) or selection.opens_files:
         return False
     if listed is None:
         return True
+    if selection.include:
+        return False
     try:
         return stat.S_ISREG(os.stat(listed).st_mode)
     except (OSError, ValueError):
@@ -51,11 +58,11 @@ class InputCount:
         self._turn = threading.Lock()
 
     @classmethod
-    def of(cls, paths: NamedPaths, *, recursive: bool, own_files: tuple[str, ...]) -> InputCount:
-        """The count of what the user named, without the files that the run writes."""
+    def of(cls, paths: NamedPaths, selection: Selection, *, recursive: bool, own_files: tuple[str, ...]) -> InputCount:
+        """The count of what the user named and selected, without the files that the run writes."""
         from asyncstore.inputs.count import Request
 
-        return cls(Request(paths.given, recursive, paths.list_name, paths.ends_in_nul, own_files))
+        return cls(Request(paths.given, recursive, paths.list_name, paths.ends_in_nul, own_files, selection))
 
     def start(self) -> None:
         """Begin to count, in the background."""

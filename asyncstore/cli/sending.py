@@ -7,7 +7,6 @@ import functools
 import logging
 import os
 import sys
-from dataclasses import field
 from typing import TYPE_CHECKING, Final
 
 from asyncstore import __version__
@@ -17,9 +16,9 @@ from asyncstore.cli.exit_codes import ExitCode
 from asyncstore.cli.named_paths import NamedPaths, why_not_all, why_nothing
 from asyncstore.cli.output.documented_log import QUIET, logger
 from asyncstore.cli.output.plain_text import count_text, duration_text, path_text, size_text
-from asyncstore.errors import AsyncStoreError, LedgerError
+from asyncstore.errors import AsyncStoreError, LedgerError, LocalProtocolError
 from asyncstore.instances.outcome import State
-from asyncstore.record import record
+from asyncstore.record import field, record
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -50,6 +49,7 @@ class StorescuRun:
     `progress` None shows a display if stderr is a terminal, `summary` a table at the end. `stats_seconds` is the time
     between two lines that say how far the run is. `is_counted`: the input is counted ahead. `records_path`, `ledger`,
     `control_path` and `log_path` are file names or None. `force_ledger` allows a ledger on a network file system.
+    `moved` are places of which the ledger has paths, each with the place where the files are now.
     """
 
     peer: Peer
@@ -57,6 +57,7 @@ class StorescuRun:
     options: TransferOptions
     ledger: str | None = None
     force_ledger: bool = False
+    moved: dict[str, str] = field(default_factory=dict)
     records_path: str | None = None
     json: bool = False
     progress: bool | None = None
@@ -73,6 +74,14 @@ class StorescuRun:
     def run(self, log: DocumentedLog) -> int:
         """Send everything and return the exit code."""
         _say_hello()
+        if self.moved and self.ledger is not None:
+            from asyncstore.cli.rebinding import rebind_ledger
+
+            try:
+                rebind_ledger(self.ledger, self.moved, destination=str(self.peer), forced=self.force_ledger)
+            except LocalProtocolError as error:
+                logger.error("--rebind: %s", error)
+                return ExitCode.USAGE
         with contextlib.ExitStack() as stack:
             try:
                 writers, json_lines = self._open_records(stack)
@@ -193,9 +202,7 @@ class StorescuRun:
     @contextlib.contextmanager
     def _counted(self, transfer: Transfer, log: DocumentedLog) -> Iterator[None]:
         """Count the input while the transfer reads it, if it does so for a while and the count is shown anywhere."""
-        # What a selection leaves out is known only when the run reads it.
-        may_count = self.is_counted and not self.options.selection.may_leave_out
-        is_wanted = may_count and (log.threshold < QUIET or self.json)
+        is_wanted = self.is_counted and (log.threshold < QUIET or self.json)
         begin = functools.partial(self._begin_count, transfer)
         after = _COUNT_AFTER_SECONDS if self._may_watch(log) else _COUNT_UNSEEN_AFTER_SECONDS
         with running.later(after, begin) if is_wanted else contextlib.nullcontext():
@@ -208,11 +215,12 @@ class StorescuRun:
     def _begin_count(self, transfer: Transfer) -> None:
         from asyncstore.cli.counting import InputCount, may_count
 
-        if transfer.report.scan_finished or transfer.view().is_stopping or not may_count(self.paths.list_name):
+        options, paths = self.options, self.paths
+        has_ended = transfer.report.scan_finished or transfer.view().is_stopping
+        if has_ended or not may_count(paths.list_name, options.selection):
             return
-        self._count = InputCount.of(
-            self.paths, recursive=self.options.recursive, own_files=(*self._own_files, *transfer.ledger_files)
-        )
+        own_files = (*self._own_files, *transfer.ledger_files)
+        self._count = InputCount.of(paths, options.selection, recursive=options.recursive, own_files=own_files)
         self._count.start()
 
     def _control(self, transfer: Transfer) -> contextlib.AbstractAsyncContextManager[None]:

@@ -13,11 +13,12 @@ import json
 import os
 import signal
 import sys
-from dataclasses import asdict
-from typing import TYPE_CHECKING, Final
+from dataclasses import asdict, field, replace
+from typing import TYPE_CHECKING, Final, cast
 
 from asyncstore.inputs.listed import listed_paths
 from asyncstore.inputs.own_files import OwnFiles
+from asyncstore.inputs.selection import Choice, Selection
 from asyncstore.inputs.walk import walk
 from asyncstore.record import record
 
@@ -28,13 +29,14 @@ if TYPE_CHECKING:
 
 _LINE_SECONDS: Final = 0.25
 _LOWEST_PRIORITY: Final = 19
+_EVERYTHING: Final = Selection()
 
 
 @record(frozen=True, slots=True)
 class Request:
     """What is to be counted: paths, and those in the file `listed`, each ended by NUL or a newline.
 
-    `own_files` are those that the run itself writes.
+    `own_files` are those that the run itself writes. Of a `selection` that opens files nothing can be counted.
     """
 
     paths: list[str]
@@ -42,6 +44,7 @@ class Request:
     listed: str | None = None
     ends_in_nul: bool = False
     own_files: tuple[str, ...] = ()
+    selection: Selection = field(default_factory=Selection)
 
     def to_json(self) -> bytes:
         """The request for the program; undecodable bytes of a path survive as lone surrogates."""
@@ -49,18 +52,30 @@ class Request:
 
     @classmethod
     def from_json(cls, data: bytes) -> Request:
-        return cls(**json.loads(data))
+        request = json.loads(data)
+        return cls(**request | {"selection": Selection(**request["selection"])})
 
 
 def found(request: Request) -> Iterator[str | ScanProblem]:
-    """All that the feed of a run will find, in some order: files, and paths that cannot be read."""
+    """All that the feed of a run will find and take, in some order: files, and paths that cannot be read."""
+    selection = replace(request.selection, order="found")
     if request.listed is None:
-        yield from walk(request.paths, recursive=request.recursive)
+        yield from _found(request.paths, selection, recursive=request.recursive)
         return
     # A directory may be listed again on purpose: the feed does not remember which it has walked either.
     with open(request.listed, "rb") as stream:
         for path in itertools.chain(request.paths, listed_paths(stream, ends_in_nul=request.ends_in_nul)):
-            yield from walk(path, recursive=request.recursive)
+            yield from _found([path], selection, recursive=request.recursive)
+
+
+def _found(paths: list[str], selection: Selection, *, recursive: bool) -> Iterator[str | ScanProblem]:
+    if selection == _EVERYTHING:
+        yield from walk(paths, recursive=recursive)
+        return
+    from asyncstore.inputs.entry import FileEntry, entries_of
+
+    for entry in entries_of(paths, recursive=recursive, walked={}, choice=Choice.of(selection)):
+        yield entry.name if isinstance(entry, FileEntry) else cast("ScanProblem", entry.read_head())
 
 
 class Tally:
@@ -72,7 +87,7 @@ class Tally:
         self._size_bytes = 0
 
     def count(self, request: Request) -> None:
-        """Count all, and write the last line."""
+        """Count all."""
         own_files = OwnFiles(request.own_files) if request.own_files else None
         for path in found(request):
             if type(path) is str:
@@ -84,7 +99,6 @@ class Tally:
                     size_bytes = 0
                 self._size_bytes += size_bytes
             self._entries += 1
-        self.write(" end")
 
     def write(self, end: str = "") -> None:
         """Write a line; ends the program if nobody reads it."""
@@ -104,6 +118,9 @@ def main() -> None:
         signal.signal(signal.SIGALRM, lambda *_: tally.write())
         signal.setitimer(signal.ITIMER_REAL, _LINE_SECONDS, _LINE_SECONDS)
     tally.count(request)
+    if hasattr(signal, "setitimer"):
+        signal.setitimer(signal.ITIMER_REAL, 0)  # no line comes after the last one
+    tally.write(" end")
 
 
 if __name__ == "__main__":

@@ -57,9 +57,9 @@ class Selection:
     order: Order = "found"
 
     @property
-    def may_leave_out(self) -> bool:
-        """Whether there may be files that are not taken."""
-        return bool(self.include or self.exclude or self.modalities) or self.newer_than is not None
+    def opens_files(self) -> bool:
+        """Whether files found in directories must be opened to tell which are taken."""
+        return bool(self.modalities or (self.include and self.archives))
 
     def __post_init__(self) -> None:
         for name in ("include", "exclude", "modalities"):

@@ -7,7 +7,6 @@ import os
 import secrets
 import threading
 import time
-from dataclasses import field
 from typing import TYPE_CHECKING, Final
 
 import anyio.to_thread
@@ -16,7 +15,7 @@ from asyncstore.instances.elements import CutShort
 from asyncstore.instances.identity import Refused, uids_of_data_set
 from asyncstore.instances.part10 import file_meta_information
 from asyncstore.instances.source import OPEN_FLAGS
-from asyncstore.record import record
+from asyncstore.record import field, record
 from asyncstore.status import Status
 from asyncstore.uids import LONGEST_UID_CHARACTERS
 

@@ -1,8 +1,9 @@
 """Decides what may be taken now: the feed delivers instances here, and associations take them.
 
 Gates keep everything back for a while: the destination needs a pause, the ledger cannot write as fast as outcomes
-come, too many instances are being compared, or the caller has too many outcomes to read. Single instances are
-kept back too: those of a kind that the peer has refused, and those that may be stored already from another file.
+come, too many instances are being compared, the caller has too many outcomes to read, or nothing may be sent at this
+time. Single instances are kept back too: those of a kind that the peer has refused, and those that may be stored
+already from another file.
 """
 
 from __future__ import annotations
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
     from asyncstore.transfer.attempts import Attempts
     from asyncstore.transfer.destination import Destination
     from asyncstore.transfer.duplicates import Duplicates
+    from asyncstore.transfer.limiter import Limiter
     from asyncstore.transfer.outcomes import Outcomes
     from asyncstore.transfer.pending import Pending
     from asyncstore.transfer.plan import Pair, Plan
@@ -92,6 +94,7 @@ class Admission:
         duplicates: Duplicates | None,
         work: Work,
         destination: Destination,
+        limiter: Limiter,
         plan: Plan,
         report: Report,
         recorder: Recorder | None,
@@ -115,9 +118,10 @@ class Admission:
             self._gates.append(duplicates)
         if recorder is not None:
             self._gates.append(RecorderGate(recorder))
-        # Mostly the gate of the probe is open for sure: asking it each time would only cost time.
+        # Before each instance only the gates that may be closed then: that of the probe is open while the peer is well,
+        # and that of the limits ends the associations that would ask.
         self._probe_gate = ProbeGate(destination, work)
-        self._gates_in_trouble = [*self._gates, self._probe_gate]
+        self._all_gates = [*self._gates, self._probe_gate, limiter]
         self._was_closed = False
         self._feed_waits = False
         self._room = Signal()
@@ -179,7 +183,7 @@ class Admission:
 
     def closed_until(self, now: float) -> float:
         """The time until which nothing may be taken: that of the gate that opens last."""
-        return max(gate.closed_until(now) for gate in self._gates_in_trouble)
+        return max(gate.closed_until(now) for gate in self._all_gates)
 
     def take(self, taker: object, served: Container[Pair]) -> Pending | None:
         """The next instance for an association that can carry the pairs `served`; None when there is none now."""
@@ -187,7 +191,7 @@ class Admission:
         while not destination.is_stopped:
             now = time.monotonic()
             is_well = destination.is_well
-            for gate in self._gates if is_well and not destination.dies_as_one else self._gates_in_trouble:
+            for gate in self._gates if is_well and not destination.dies_as_one else self._all_gates:
                 if gate.closed_until(now) > now:
                     self._was_closed = True
                     return None

@@ -141,6 +141,7 @@ class Transfer:
             duplicates=duplicates,
             work=work,
             destination=destination,
+            limiter=limiter,
             plan=plan,
             report=report,
             recorder=ledger,

@@ -1,6 +1,7 @@
 """Applies the limits of a transfer as time goes by: how fast, on how many associations, and whether at all.
 
-A closed window is not a gate before each instance: it releases the associations, and none is left to ask for one.
+Windows and pauses are a gate among others, and the only one that releases the associations: it stays closed for hours,
+and nobody knows how long the peer keeps an association that carries nothing.
 """
 
 from __future__ import annotations
@@ -31,8 +32,8 @@ logger: logging.Logger = logging.getLogger("asyncstore.transfer")
 class Limiter:
     """The limits as they are now, after `look`.
 
-    `pacer` is what associations keep pace with; None while there is no limit. `is_closed`: no association may be open.
-    `changed` is set when there are other limits to look at.
+    `pacer` is what associations keep pace with; None while there is no limit. `changed` is set when there are other
+    limits to look at. While it is closed, no association may be open; the report says what the run waits for.
     """
 
     def __init__(self, options: TransferOptions, concurrency: Concurrency, report: Report) -> None:
@@ -44,10 +45,15 @@ class Limiter:
         self._concurrency = concurrency
         self._report = report
         self._began_at = math.inf
+        self._waiting: Waiting | None = None
 
     @property
     def is_closed(self) -> bool:
-        return self._report.waiting_for is not None
+        return self._waiting is not None
+
+    def closed_until(self, now: float) -> float:
+        """When the gate opens: not known, as the clock on the wall may jump. Each look finds out."""
+        return math.inf if self._waiting is not None else 0.0
 
     def change(self, limits: Limits) -> None:
         """Have other limits from now on."""
@@ -96,6 +102,6 @@ class Limiter:
         return Waiting(None if minutes is None else minutes_later(local, minutes))
 
     def _open_or_close(self, waiting: Waiting | None) -> None:
-        before, self._report.waiting_for = self._report.waiting_for, waiting
-        if waiting != before:
+        if waiting != self._waiting:
+            self._waiting = self._report.waiting_for = waiting
             emit(logger, SendingBegins() if waiting is None else SendingWaits(waiting=str(waiting)))

@@ -8,7 +8,6 @@ from __future__ import annotations
 import dataclasses
 import itertools
 import random
-from dataclasses import field
 from typing import TYPE_CHECKING, Any, Final, Literal, Self, TypeAlias, get_args
 
 from asyncstore.dimse.messages import HIGH, LOW, MEDIUM
@@ -16,7 +15,7 @@ from asyncstore.errors import LocalProtocolError
 from asyncstore.inputs.selection import Selection
 from asyncstore.instances.outcome import State
 from asyncstore.net.peer import Timeouts, check_ae_title, check_length, check_seconds, check_window
-from asyncstore.record import record
+from asyncstore.record import field, record
 from asyncstore.transfer.limits import Limits
 from asyncstore.transfer.reactions import STATUS_REACTIONS, Reaction, Reactions, StatusReaction
 from asyncstore.uids import can_be_sent

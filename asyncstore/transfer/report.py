@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from dataclasses import field
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from asyncstore.instances.outcome import FAILED_STATES, FOUND_EARLIER_STATES, STORED_STATES, State
-from asyncstore.record import record
+from asyncstore.record import field, record
 
 if TYPE_CHECKING:
     from asyncstore.instances.instance import Instance

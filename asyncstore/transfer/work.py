@@ -14,12 +14,11 @@ import math
 import os
 import random
 from collections import deque
-from dataclasses import field
 from typing import TYPE_CHECKING, Final
 
 from asyncstore.aio.signal import Signal
 from asyncstore.instances.head import SMALL_FILE_BYTES
-from asyncstore.record import record
+from asyncstore.record import field, record
 from asyncstore.transfer.pending import Pending
 from asyncstore.transfer.suspects import Suspects
 

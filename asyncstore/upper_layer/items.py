@@ -7,11 +7,11 @@ Every class encodes itself with its 4-byte header, and decodes the bytes after t
 from __future__ import annotations
 
 import struct
-from dataclasses import field
 from typing import TYPE_CHECKING, Any, Final
 
 from asyncstore.errors import RemoteProtocolError, say_nothing
-from asyncstore.record import record
+from asyncstore.record import field, record
+from asyncstore.uids import LONGEST_UID_CHARACTERS
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -29,7 +29,6 @@ PROPOSED_CONTEXT: Final = 0x20
 CONTEXT_RESULT: Final = 0x21
 USER_INFORMATION: Final = 0x50
 
-MAXIMUM_UID_CHARACTERS: Final = 64
 MAXIMUM_VERSION_NAME_CHARACTERS: Final = 16
 # The peer's maximum if it does not send one, against PS3.8 D.1: every implementation accepts this much.
 UNSTATED_MAXIMUM_LENGTH: Final = 16384
@@ -78,15 +77,15 @@ def decode_items(
 
 def encode_uid(uid: str, *, field: str) -> bytes:
     """The bytes of a UID of 1 to 64 ASCII characters, without padding (PS3.8 Annex F)."""
-    if not 0 < len(uid) <= MAXIMUM_UID_CHARACTERS or not uid.isascii():
+    if not 0 < len(uid) <= LONGEST_UID_CHARACTERS or not uid.isascii():
         raise ValueError(f"{field}: {uid!r} is not a UID of 1 to 64 characters")
     return uid.encode("ascii")
 
 
 def decode_uid(data: memoryview, *, pdu: str, field: str) -> str:
     """A UID without the padding that some peers add. Raises RemoteProtocolError if it cannot be a UID."""
-    raw = bytes(data[: 2 * MAXIMUM_UID_CHARACTERS]).rstrip(b"\0 ")
-    if not raw or len(raw) > MAXIMUM_UID_CHARACTERS:
+    raw = bytes(data[: 2 * LONGEST_UID_CHARACTERS]).rstrip(b"\0 ")
+    if not raw or len(raw) > LONGEST_UID_CHARACTERS:
         raise RemoteProtocolError(f"{len(data)} bytes where a UID has 1 to 64", pdu=pdu, field=field)
     text = raw.decode("latin-1")
     if not (text.isascii() and text.isprintable()):

@@ -168,12 +168,15 @@ async def test_ctrl_c_leaves_the_log_and_the_summary_and_nothing_else(tmp_path: 
 
 
 @on_one_loop
-async def test_all_counts_of_a_run_cut_short_are_those_of_the_peer(tmp_path: Path) -> None:
+@pytest.mark.parametrize("options", [(), ("--exclude", "*.txt")])
+async def test_all_counts_of_a_run_cut_short_are_those_of_the_peer(options: tuple[str, ...], tmp_path: Path) -> None:
     """The input is longer than the read-ahead: what is left is known because it was counted ahead."""
     write_files(tmp_path / "in", 3000)
+    if options:
+        (tmp_path / "in" / "notes.txt").touch()
     async with HeldSCP(100) as scp:
         arguments = ("--json", "--stats", "0.1", "--ledger", tmp_path / "run.db", tmp_path / "in")
-        process = command.start("storescu", LOOPBACK, scp.port, *arguments)
+        process = command.start("storescu", LOOPBACK, scp.port, *options, *arguments)
         lines: list[str] = []
 
         def read_until_counted() -> None:
@@ -202,7 +205,7 @@ async def test_all_counts_of_a_run_cut_short_are_those_of_the_peer(tmp_path: Pat
 
 
 @on_one_loop
-@pytest.mark.parametrize("options", [("--no-count",), ("--exclude", "*.txt")])
+@pytest.mark.parametrize("options", [("--no-count",), ("--include", "*", "--archives")])
 async def test_without_a_count_a_run_cut_short_knows_only_what_it_has_read(
     options: tuple[str, ...], tmp_path: Path
 ) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
 import threading
@@ -14,10 +15,14 @@ from asyncstore.cli import counting
 from asyncstore.cli.counting import InputCount, may_count
 from asyncstore.inputs.count import Request, found
 from asyncstore.inputs.entry import entries_of
+from asyncstore.inputs.selection import Choice, Selection
 from tests.support import command
 
 if TYPE_CHECKING:
     from pathlib import Path
+
+
+EVERYTHING = Selection()
 
 
 def tree(root: Path) -> Path:
@@ -52,6 +57,37 @@ def test_what_is_counted_is_what_the_feed_finds(tmp_path: Path, recursive: bool)
     assert names == fed
     sizes = sum(os.stat(name).st_size for name in fed if name and os.path.isfile(name))
     assert counted(Request(paths, recursive)) == (len(fed), sizes, True)
+
+
+@pytest.mark.parametrize(
+    "selection",
+    [
+        Selection(include=("*.dcm",)),
+        Selection(exclude=("sub/deeper/", "*.txt")),
+        Selection(newer_than=1000.0),
+        Selection(include=("/sub/**",), exclude=("c.*",), newer_than=1000.0, order="largest"),
+        Selection(archives=True, order="path"),
+    ],
+)
+def test_what_a_selection_leaves_out_is_not_counted(tmp_path: Path, selection: Selection) -> None:
+    root = tree(tmp_path)
+    os.utime(root / "sub" / "b.dcm", (1, 1))
+    paths = [str(root), str(root / "a.dcm")]
+    fed = [entry.name for entry in entries_of(paths, recursive=True, walked={}, choice=Choice.of(selection))]
+    request = Request(paths, True, selection=selection)
+    names = [each if isinstance(each, str) else each.path for each in found(request)]
+    assert sorted(names) == sorted(filter(None, fed))
+    assert counted(request)[::2] == (len(fed), True)
+    assert may_count(None, selection)
+
+
+def test_what_files_contain_is_not_counted(tmp_path: Path) -> None:
+    """They would have to be opened."""
+    (tmp_path / "list").touch()
+    for selection in (Selection(modalities=("CT",)), Selection(include=("*.dcm",), archives=True)):
+        assert not may_count(None, selection)
+    assert not may_count(str(tmp_path / "list"), Selection(include=("*.dcm",)))
+    assert may_count(str(tmp_path / "list"), Selection(exclude=("*.txt",), newer_than=1000.0))
 
 
 @pytest.mark.parametrize("ends_in_nul", [False, True])
@@ -113,6 +149,18 @@ def test_without_a_process_there_is_no_count(monkeypatch: pytest.MonkeyPatch) ->
     assert counted(Request(["/"], True)) == (0, 0, False)
 
 
+@pytest.mark.skipif(not hasattr(signal, "setitimer"), reason="the lines in between come by a timer")
+def test_the_last_line_is_the_one_that_says_so(tmp_path: Path) -> None:
+    """However often lines come in between, none comes after it."""
+    (tmp_path / "a.dcm").touch()
+    program = "from asyncstore.inputs import count; count._LINE_SECONDS = 0.0001; count.main()"
+    for _ in range(10):
+        done = subprocess.run(
+            [sys.executable, "-c", program], input=Request([str(tmp_path)], True).to_json(), capture_output=True
+        )
+        assert done.stdout.splitlines()[-1] == b"1 0 end"
+
+
 def test_the_program_ends_when_its_reader_has_gone(tmp_path: Path) -> None:
     """Even while its walk yields nothing: a killed run leaves nothing behind."""
     waiting = (
@@ -143,6 +191,7 @@ def test_the_program_ends_when_its_reader_has_gone(tmp_path: Path) -> None:
 def test_only_a_list_that_can_be_read_twice_is_counted(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "fifo")
     (tmp_path / "list").touch()
-    assert may_count(None)
-    assert may_count(str(tmp_path / "list"))
-    assert not any(map(may_count, ("-", str(tmp_path / "fifo"), str(tmp_path / "gone"), "nul\0")))
+    assert may_count(None, EVERYTHING)
+    assert may_count(str(tmp_path / "list"), EVERYTHING)
+    for name in ("-", str(tmp_path / "fifo"), str(tmp_path / "gone"), "nul\0"):
+        assert not may_count(name, EVERYTHING)

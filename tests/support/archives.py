@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import tarfile
+import warnings
 import zipfile
 from typing import TYPE_CHECKING, Any
 
@@ -12,7 +13,7 @@ from tests.support import files
 from tests.support.transfers import uid_of
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
     from pathlib import Path
 
 
@@ -57,6 +58,21 @@ def write_any(path: Path, content: Mapping[str, bytes]) -> Path:
         is_stored = path.name.endswith(".stored.zip")
         return write_zip(path, content, method=zipfile.ZIP_STORED if is_stored else zipfile.ZIP_DEFLATED)
     return write_tar(path, content, mode="w:gz" if path.suffix == ".tgz" else "w")
+
+
+def write_same_names(path: Path, name: str, contents: Sequence[bytes]) -> Path:
+    """An archive, of a kind as with `write_any`, in which all members have one name."""
+    if path.suffix == ".zip":
+        with warnings.catch_warnings(action="ignore"), zipfile.ZipFile(path, "w") as archive:
+            for data in contents:
+                archive.writestr(name, data)
+        return path
+    with tarfile.open(path, "w:gz" if path.suffix == ".tgz" else "w") as archive:
+        for data in contents:
+            info = tarfile.TarInfo(name)
+            info.size = len(data)
+            archive.addfile(info, io.BytesIO(data))
+    return path
 
 
 KINDS = ("a.stored.zip", "a.zip", "a.tar", "a.tgz")

@@ -17,6 +17,7 @@ from asyncstore.transfer import outcomes as outcomes_module
 from asyncstore.transfer import work as work_module
 from asyncstore.transfer.admission import Admission, RecorderGate
 from asyncstore.transfer.engine import Transfer
+from asyncstore.transfer.limits import Limits
 from asyncstore.transfer.options import RetryPolicy, TransferOptions
 from asyncstore.uids import CT_IMAGE_STORAGE, EXPLICIT_VR_LITTLE_ENDIAN
 from tests.support.transfers import LIMIT_SECONDS, instance
@@ -46,8 +47,9 @@ class Stations:
         self.outcomes = transfer._outcomes
         self.destination = transfer._destination
         self.work = transfer._supervisor._work
+        self.limiter = transfer._limiter
         self.ledger = Room()
-        for gates in (self.admission._gates, self.admission._gates_in_trouble):
+        for gates in (self.admission._gates, self.admission._all_gates):
             gates.append(RecorderGate(self.ledger))  # type: ignore[arg-type]
 
     async def deliver(self, *numbers: int) -> None:
@@ -110,6 +112,16 @@ async def test_a_closed_gate_keeps_everything_back_until_it_opens(gate: str) -> 
     assert stations.take() is None
     stations.open(gate)
     assert stations.take() is not None
+
+
+async def test_a_pause_is_a_gate_too() -> None:
+    stations = Stations()
+    limiter = stations.limiter
+    for is_paused in (True, False):
+        limiter.change(Limits(is_paused=is_paused))
+        limiter.look(time.monotonic(), time.localtime())
+        now = time.monotonic()
+        assert (stations.admission.closed_until(now) > now) is is_paused
 
 
 @pytest.mark.parametrize("gate", GATES)

@@ -9,7 +9,7 @@ import pytest
 
 from asyncstore import RetryPolicy, Selection, State, Transfer, TransferOptions
 from asyncstore.status import SUCCESS, Status
-from tests.support.archives import KINDS, dicom, members, write_any
+from tests.support.archives import KINDS, dicom, members, write_any, write_same_names
 from tests.support.transfers import KeepingSCP, check_account, on_one_loop, outcomes_of, peer_at, transfer_to, uid_of
 
 if TYPE_CHECKING:
@@ -58,6 +58,26 @@ async def test_a_second_run_with_the_ledger_sends_only_what_is_new(name: str, tm
         write_any(path, members(51))
         transfer, outcomes = await send(scp, [str(path)], ledger=ledger)
     assert transfer.report.states[State.STORED] == 51  # another archive: all its members are others
+
+
+@on_one_loop
+@pytest.mark.parametrize("name", ["a.zip", "a.tar", "a.tgz"])
+async def test_members_of_one_name_are_sent_each_and_resumed_each(name: str, tmp_path: Path) -> None:
+    path = write_same_names(tmp_path / name, "a.dcm", [dicom(1), dicom(2), dicom(3)])
+    ledger = tmp_path / "run.db"
+    answers = {uid_of(2): Status(0xA900)}
+    async with KeepingSCP(lambda arrival: answers.get(arrival.request.affected_sop_instance_uid, SUCCESS)) as scp:
+        _, outcomes = await send(scp, str(path), ledger=ledger)
+        assert {outcome.path: outcome.state for outcome in outcomes} == {
+            f"{path}!/a.dcm": State.STORED,
+            f"{path}!/a (2).dcm": State.FAILED,
+            f"{path}!/a (3).dcm": State.STORED,
+        }
+        answers.clear()
+        transfer, _ = await send(scp, str(path), ledger=ledger)
+        assert transfer.report.states == {State.RESUMED: 2, State.STORED: 1}
+        await send(scp, f"{path}!/a (3).dcm")
+    assert scp.uids == {uid_of(1): 1, uid_of(2): 2, uid_of(3): 2}
 
 
 @on_one_loop

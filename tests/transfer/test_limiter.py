@@ -92,6 +92,16 @@ def test_it_is_closed_outside_the_windows_and_says_until_when() -> None:
     assert looking.report.waiting_for is None
 
 
+def test_it_is_a_gate_whose_state_is_its_own() -> None:
+    """The report only shows it: whoever resets what is shown opens nothing."""
+    looking = Looking(Limits(between=windows("18:00-06:00")))
+    assert looking.at(5).closed_until(looking.now) <= looking.now
+    assert looking.at(6).closed_until(looking.now) > looking.now
+    looking.report.waiting_for = None
+    assert looking.at(6).is_closed
+    assert looking.limiter.closed_until(looking.now) > looking.now
+
+
 def test_a_pause_comes_before_the_windows_and_ends_when_the_caller_says() -> None:
     looking = Looking(Limits(between=windows("18:00-06:00"), is_paused=True))
     assert looking.at(5).is_closed

@@ -20,7 +20,7 @@ TRANSFER: Final = Path(__file__).parents[2] / "asyncstore" / "transfer"
 MODULES: Final = {path.stem: path.read_text(encoding="utf-8") for path in sorted(TRANSFER.glob("*.py"))}
 # From the top down. Those of one row do not know each other; the last row is beside all the others.
 STATIONS: Final = (
-    ("engine",),
+    ("engine", "acceptance"),
     ("supervisor",),
     ("pool",),
     ("worker",),

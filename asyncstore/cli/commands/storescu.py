@@ -13,7 +13,7 @@ from typing import Annotated, Any, Literal, cast
 
 import typer
 
-from asyncstore.cli import options, running, selecting, showing
+from asyncstore.cli import options, rebinding, running, selecting, showing
 from asyncstore.cli.named_paths import NamedPaths
 from asyncstore.cli.output.plain_text import path_text
 from asyncstore.cli.sending import StorescuRun
@@ -219,6 +219,7 @@ def storescu(
         bool,
         options.option("--force-ledger", help="Allow the ledger on a network file system.", panel=options.BULK),
     ] = False,
+    rebind: rebinding.Rebind = None,
     dry_run: Annotated[
         bool,
         options.option(
@@ -368,6 +369,7 @@ def storescu(
         transfer_options,
         ledger=ledger,
         force_ledger=force_ledger,
+        moved=rebinding.checked(rebind, ledger=ledger, dry_run=dry_run),
         records_path=report,
         json=json,
         progress=progress,

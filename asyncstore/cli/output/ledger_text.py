@@ -18,11 +18,12 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
     from asyncstore.cli.running import Results
-    from asyncstore.ledger.rows import ReasonCount, RunRecord, StudyCount
+    from asyncstore.ledger.rows import ReasonCount, RunRecord, StateCount, StudyCount
     from asyncstore.ledger.sqlite.reader import LedgerReader
 
 _REASONS: Final = 20
 _DIRECTORIES: Final = 10
+_AT_REST: Final = STORED | {State.DUPLICATE, State.SKIPPED}
 _STUDIES: Final = 20
 # To count the states of more rows takes longer than a run should wait with its first file: 0.8 s for a million.
 _COUNTED_AT_ONCE: Final = 200_000
@@ -45,6 +46,8 @@ class Account:
         yield f"Ledger of {peer_text(ledger.destination)}, begun {time_text(ledger.created_at)}"
         yield runs_text(runs)
         states = ledger.by_state()
+        if _is_all_stored(runs, states):
+            yield "All of the input of the last run is stored, and nothing has failed or is left"
         yield "By state"
         yield from _table((count.instances, count.state.value) for count in states)
         doubtful = ledger.count_doubtful()
@@ -86,12 +89,14 @@ class Account:
     def to_dict(self) -> dict[str, Any]:
         """The counts as plain data."""
         ledger = self._ledger
+        runs, states = ledger.runs(), ledger.by_state()
         data: dict[str, Any] = {
             "destination": ledger.destination,
             "created_at": ledger.created_at.isoformat(timespec="milliseconds"),
-            "runs": [_run_data(run) for run in ledger.runs()],
+            "runs": [_run_data(run) for run in runs],
+            "all_stored": _is_all_stored(runs, states),
             "doubtful": ledger.count_doubtful(),
-            "states": {count.state.value: count.instances for count in ledger.by_state()},
+            "states": {count.state.value: count.instances for count in states},
             "statuses": {f"{value:04X}": count for value, count in ledger.by_status().items()},
             "reasons": [_reason_data(count) for count in ledger.by_reason()],
             "worst_directories": [count._asdict() for count in ledger.worst_directories(_DIRECTORIES)],
@@ -123,6 +128,12 @@ class Account:
                 results.print(path_text(row.path))
             elif row.path is not None:
                 results.write_bytes(os.fsencode(row.path) + end)
+
+
+def _is_all_stored(runs: list[RunRecord], states: list[StateCount]) -> bool:
+    """Whether the peer has every instance: those of all rows, and the input of the last run has no others."""
+    is_read = bool(runs) and runs[-1].state is RunState.FINISHED and runs[-1].scan_finished is True
+    return is_read and bool(states) and _AT_REST.issuperset(count.state for count in states)
 
 
 def _encoded(cells: Iterable[str]) -> bytes:

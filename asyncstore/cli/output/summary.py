@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from typing import TYPE_CHECKING, Final
 
 from asyncstore.cli.exit_codes import ExitCode
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
 
 _MOST_ROWS: Final = 8
 _REASON_CHARACTERS: Final = 160
+_TEXT_COLUMNS: Final = 79 - 13 - 2  # of a terminal of 80, behind a title, for a count and its text
 
 _MEANINGS: Final = {
     ExitCode.STORED: "everything is stored",
@@ -39,7 +41,7 @@ _STATES: Final = (
     (State.NO_CONTEXT, "without an accepted presentation context"),
     (State.UNKNOWN, "sent, and never answered"),
     (State.SOURCE_PROBLEM, "that cannot be read or sent"),
-    (State.SKIPPED, "files that are not DICOM, skipped"),
+    (State.SKIPPED, "not DICOM: skipped"),
 )
 
 
@@ -87,7 +89,7 @@ class Summary:
         """Why instances are not stored, or stored with a warning, the most frequent reasons first."""
         if not any(self.report.states[state] for state in (*FAILED_STATES, State.WARNING, State.LEFT)):
             return []
-        reasons = self.report.reasons.most_common()
+        reasons = sorted(self.report.reasons.items(), key=lambda reason: (-reason[1], reason[0]))
         return _table([(count, path_text(peer_text(reason, _REASON_CHARACTERS))) for reason, count in reasons])
 
 
@@ -99,7 +101,10 @@ def _table(rows: list[tuple[int, str]]) -> list[str]:
     """Counts and what they count, the counts aligned; after the first ones, how many rows are left out."""
     counted = [(f"{count:,}", text) for count, text in rows[:_MOST_ROWS]]
     width = max((len(count) for count, _ in counted), default=0)
-    lines = [f"{count:>{width}}  {text}" for count, text in counted]
+    lines = []
+    for count, text in counted:
+        first, *others = textwrap.wrap(text, _TEXT_COLUMNS - width) or [""]
+        lines += [f"{count:>{width}}  {first}", *(f"{'':{width}}  {other}" for other in others)]
     more = rows[_MOST_ROWS:]
     if more:
         lines.append(f"{sum(count for count, _ in more):,} in {len(more):,} more")

@@ -90,6 +90,11 @@ class MemberEntry:
         self.name: str = member_path(archive.path, self.inner_name)
         self.is_named: bool = False
 
+    def rename(self, inner_name: str) -> None:
+        """Give it another name, as the archive has several members of this one."""
+        self.inner_name = inner_name
+        self.name = member_path(self._archive.path, inner_name)
+
     def stamp(self) -> tuple[int, int] | None:
         return self._archive.size_bytes, self._archive.mtime_ns
 

@@ -17,6 +17,7 @@ from asyncstore.inputs.archives.members import (
     StreamedEntry,
     ZipEntry,
 )
+from asyncstore.inputs.archives.names import Names
 from asyncstore.inputs.archives.tar_members import BLOCK_BYTES, TarMember, is_tar, tar_members
 from asyncstore.inputs.archives.zip_members import STORED, ZipMember, is_zip, zip_members
 from asyncstore.instances.head import problem_of_error, read_head
@@ -115,9 +116,14 @@ def find_member(path: str) -> Member | None:
 
 
 def _telling(archive: Archive, kind: str, members: Callable[[Archive], Iterator[MemberEntry]]) -> Iterator[Member]:
-    """The members, and a problem instead of an exception."""
+    """The members, each with a name of its own, and a problem instead of an exception."""
+    names = Names()
     try:
-        yield from members(archive)
+        for member in members(archive):
+            name = names.own(member.inner_name)
+            if name != member.inner_name:
+                member.rename(name)
+            yield member
     except Damaged as error:
         yield unreadable(archive.path, f"the {kind} archive is damaged: {error}")
     except OSError as error:

@@ -17,7 +17,7 @@ import anyio
 import pytest
 
 from asyncstore.cli.output import ledger_text
-from asyncstore.cli.output.ledger_text import recorded_text
+from asyncstore.cli.output.ledger_text import Account, recorded_text
 from asyncstore.instances.outcome import Outcome, State
 from asyncstore.ledger.sqlite.reader import LedgerReader
 from asyncstore.status import Status
@@ -127,6 +127,41 @@ def test_json_has_the_same_counts(ledger: Path) -> None:
     assert study == {"study_instance_uid": "1.2.2", "found": 7, "stored": 1, "failed": 4, "left": 2}
     assert [run["number"] for run in data["runs"]] == [1]
     assert "studies" not in json.loads(command.run("report", ledger, "--json").stdout)
+
+
+ALL_STORED = "All of the input of the last run is stored, and nothing has failed or is left"
+
+
+@pytest.mark.parametrize(
+    ("states", "ends", "is_all_stored"),
+    [
+        ([State.STORED, State.WARNING, State.DUPLICATE, State.SKIPPED], [(True, "")], True),
+        ([State.STORED], [(False, "interrupted"), (True, "")], True),
+        ([State.STORED], [(True, ""), (False, "interrupted")], False),
+        ([State.STORED], [(True, "the peer went away")], False),
+        ([State.STORED], [None], False),
+        ([State.STORED, State.FAILED], [(True, "")], False),
+        ([State.STORED, State.UNKNOWN], [(True, "")], False),
+        ([State.STORED, State.SOURCE_PROBLEM], [(True, "")], False),
+        ([State.STORED, State.LEFT], [(True, "")], False),
+        ([], [(True, "")], False),
+    ],
+)
+def test_it_says_that_all_is_stored_only_if_the_input_was_read_to_its_end(
+    states: list[State], ends: list[tuple[bool, str] | None], tmp_path: Path, *, is_all_stored: bool
+) -> None:
+    """None: the run never wrote its end."""
+    path = tmp_path / "run.db"
+    for end in ends:
+        with opened(path) as written:
+            for number, state in enumerate(states):
+                written.record(outcome_of(instance_of(number), state))
+            if end is not None:
+                written.note_end(scan_finished=end[0], stopped=end[1])
+    with LedgerReader(path) as reader:
+        account = Account(reader)
+        assert (ALL_STORED in account.lines()) is is_all_stored
+        assert json.loads(account.json_line())["all_stored"] is is_all_stored
 
 
 def raw(*arguments: str | Path) -> bytes:

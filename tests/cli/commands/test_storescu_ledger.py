@@ -75,6 +75,48 @@ async def test_the_same_command_again_sends_nothing_and_says_what_is_there(tmp_p
 
 
 @on_one_loop
+async def test_what_has_moved_is_not_sent_again_when_the_command_says_so(tmp_path: Path) -> None:
+    ledger, old, new = tmp_path / "run.db", tmp_path / "old", tmp_path / "new"
+    write_files(old, 20)
+    async with KeepingSCP() as scp:
+        await send(scp, old, "--ledger", ledger)
+        old.rename(new)
+        write_files(new, 1, first=21)
+        arguments = (new, "--ledger", ledger, "--rebind", f"{old}={new}", "-v")
+        moved = await send(scp, *arguments)
+        again = await send(scp, *arguments)
+        wrong = await send(scp, new, "--ledger", ledger, "--rebind", f"{old}=/elsewhere")
+        assert scp.uids == {uid_of(number): 1 for number in range(1, 22)}
+    assert (moved.returncode, again.returncode, wrong.returncode) == (0, 0, 2)
+    assert f"I: Ledger: 20 paths moved from {old} to {new}\n" in moved.stderr
+    assert "20 stored by an earlier run" in moved.stderr
+    assert "nothing new to send; 21 already stored by an earlier run" in again.stderr
+    assert wrong.stderr == f"E: --rebind: the ledger has nothing at {str(old)!r}, nor at '/elsewhere'\n"
+    rows = await anyio.to_thread.run_sync(rows_of, ledger)
+    assert {Path(row.path or "").parent for row in rows} == {new}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "what"),
+    [
+        (["--rebind", "/a=/b"], "--ledger"),
+        (["--rebind", "/a=/b", "--ledger", "run.db", "--dry-run"], "--dry-run"),
+        (["--rebind", "/a", "--ledger", "run.db"], "OLD=NEW"),
+        (["--rebind", "=/a", "--ledger", "run.db"], "OLD=NEW"),
+        (["--rebind", "/a=/b", "--rebind", "/a=/c", "--ledger", "run.db"], "one other place"),
+        (["--rebind", "/a=/b", "--ledger", "run.db"], "no ledger"),
+    ],
+)
+def test_a_place_that_makes_no_sense_is_a_usage_error(
+    arguments: list[str], what: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert run_command_line(["storescu", LOOPBACK, "104", ".", *arguments]) == 2
+    assert what in capsys.readouterr().err
+    assert list(tmp_path.iterdir()) == []
+
+
+@on_one_loop
 async def test_a_run_that_is_killed_is_finished_by_the_same_command(tmp_path: Path) -> None:
     write_files(tmp_path / "in", 300)
     (tmp_path / "kept").mkdir()

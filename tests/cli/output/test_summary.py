@@ -52,13 +52,24 @@ def test_a_run_is_summed_up() -> None:
     ]
 
 
+def test_a_long_reason_goes_on_below_itself() -> None:
+    reason = "a damaged DICOM file: the File Meta Information is damaged: the value of (0002,0012) is cut off"
+    lines = list(Summary(a_report(reasons=Counter({reason: 12})), ExitCode.SOME_FAILED).lines())
+    place = next(number for number, line in enumerate(lines) if line.startswith("Reasons"))
+    assert lines[place : place + 2] == [
+        "Reasons      12  a damaged DICOM file: the File Meta Information is damaged:",
+        "                 the value of (0002,0012) is cut off",
+    ]
+    assert all(len(line) < 80 for line in lines)
+
+
 def test_what_is_left_is_told_and_all_is_well_without_reasons() -> None:
     states = Counter({State.STORED: 3, State.SKIPPED: 2})
     report = a_report(states=states, reasons=Counter({"not a DICOM file": 2}))
     lines = list(Summary(report, ExitCode.STOPPED_EARLY, "7 instances left").lines())
     assert lines[:3] == [
         "Outcome      3  stored",
-        "             2  files that are not DICOM, skipped",
+        "             2  not DICOM: skipped",
         "             7 instances left",
     ]
     assert not any("not a DICOM file" in line for line in lines)
