@@ -45,7 +45,7 @@ class MetricsFile:
         self._new_path = os.path.join(directory, f".{name}.{os.getpid()}.new")
         self._turn = threading.Lock()
         self._is_last_written = False
-        self.files = (self._path, self._new_path)
+        self.files: tuple[str, str] = (self._path, self._new_path)
 
     def check(self) -> None:
         """Refuse to replace a file that is something else."""
@@ -85,7 +85,7 @@ class Meter:
     """
 
     def __init__(self, path: str, peer: Peer) -> None:
-        self.file = MetricsFile(path)
+        self.file: MetricsFile = MetricsFile(path)
         name = os.path.splitext(os.path.basename(path))[0]
         now = time.time()
         self._path = path

@@ -54,7 +54,7 @@ class PeersFile:
         for name in content:
             if name != _TABLE:
                 self._refuse(f"[{name}] is not known; a peer is a table such as [{_TABLE}.archive]")
-        self.tables = content.get(_TABLE, {})
+        self.tables: dict[str, Any] = content.get(_TABLE, {})
         if not isinstance(self.tables, dict):
             self._refuse(f"{_TABLE} is not a table, such as [{_TABLE}.archive]")
 

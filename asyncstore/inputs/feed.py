@@ -91,7 +91,7 @@ class Feed:
         self._limiter = anyio.CapacityLimiter(MANY_READERS)
         self._reading = 0
         self._batch_was_read = Signal()
-        self.archives_opened = 0
+        self.archives_opened: int = 0
         self._opened = 0  # those of them that are not read to their end
         self._opening = Turn()
         self._was_closed = Signal()

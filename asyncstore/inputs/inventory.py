@@ -46,10 +46,10 @@ class Inventory:
     def __init__(self) -> None:
         self.instances: Counter[tuple[str, str]] = Counter()
         self.size_bytes: Counter[tuple[str, str]] = Counter()
-        self.studies = HashSet()
-        self.patients = HashSet()
-        self.without_study = 0
-        self.repeated = 0
+        self.studies: HashSet = HashSet()
+        self.patients: HashSet = HashSet()
+        self.without_study: int = 0
+        self.repeated: int = 0
         self.repetitions: list[tuple[str, str]] = []
         self.problems: Counter[ProblemKind] = Counter()
         self.examples: dict[ProblemKind, list[tuple[str, str]]] = {}
