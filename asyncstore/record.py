@@ -7,6 +7,7 @@ this package that is an eighth of the time that a command needs to start.
 from __future__ import annotations
 
 import dataclasses
+from dataclasses import field
 from typing import TYPE_CHECKING, Any, TypeVar, dataclass_transform
 
 if TYPE_CHECKING:
@@ -14,7 +15,7 @@ if TYPE_CHECKING:
 
 _T = TypeVar("_T")
 
-field = dataclasses.field
+__all__ = ["field", "record"]
 
 
 @dataclass_transform(field_specifiers=(dataclasses.field,))

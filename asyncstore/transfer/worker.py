@@ -77,7 +77,7 @@ class Worker:
         self._in_flight: dict[int, _Sent] = {}
         self._sending: _Sent | None = None
         self._is_waiting = False  # the task waits for something to do
-        self._handed: Pending | None = None  # taken for the task by the callback of an answer
+        self._handed: Pending | None = None  # taken, and sent next by the task or the callback of an answer
         self._changed = Signal()  # an answer, the end of the association, or a request of the pool
         association.on_failure = self._changed.set
 
@@ -211,16 +211,25 @@ class Worker:
             pending, self._handed = self._handed, None
             if pending is None and not self.retiring:
                 pending = admission.take(self, served)
-            if pending is not None:
+            if pending is not None and not self._waits_for_room(pending):
                 await self._send(pending)
-            elif self._in_flight or bench.held or (not self.retiring and admission.has_more_for(self)):
-                if not self._in_flight and not bench.held and self.idle_since == math.inf:
-                    self.idle_since = time.monotonic()
-                self._is_waiting = True
-                await wait_for_any(self._changed, bench.changed, *admission.changed)
-                self._is_waiting = False
-            else:
+                continue
+            self._handed = pending
+            if not (self._in_flight or bench.held or (not self.retiring and admission.has_more_for(self))):
                 return
+            if not self._in_flight and not bench.held and self.idle_since == math.inf:
+                self.idle_since = time.monotonic()
+            self._is_waiting = True
+            await wait_for_any(self._changed, bench.changed, *admission.changed)
+            self._is_waiting = False
+
+    def _waits_for_room(self, pending: Pending) -> bool:
+        """Whether the callback of the next answer should send this instance: it is in memory, and the window full.
+
+        Any other one is read while it waits for room.
+        """
+        is_ready = pending.held_bytes > 0 and not pending.losses
+        return is_ready and bool(self._in_flight) and not self.association.operations.has_room
 
     async def _send(self, pending: Pending, prepared: Prepared | Outcome | None = None) -> None:
         """Send one instance; when this returns it is in flight, is being converted, or has an outcome."""
@@ -282,9 +291,11 @@ class Worker:
 
         False if the task must look: nothing can be taken, or what was taken needs a wait or has an outcome already.
         """
-        if self.retiring or self._bench.held or self._handed is not None:
+        if self.retiring or self._bench.held:
             return False
-        pending = self._admission.take(self, self._served)
+        pending, self._handed = self._handed, None
+        if pending is None:
+            pending = self._admission.take(self, self._served)
         if pending is None:
             return False
         instance, association, options = pending.instance, self.association, self._options
