@@ -95,7 +95,7 @@ def split_path(path: str) -> Iterator[tuple[str, str]]:
 
 def clean_name(name: str) -> str:
     """A member's name without empty and `.` parts."""
-    if not name.startswith(".") and "//" not in name and "/." not in name:
+    if not name.startswith(".") and not name.endswith("/") and "//" not in name and "/." not in name:
         return name
     return "/".join(part for part in name.split("/") if part not in ("", "."))
 
