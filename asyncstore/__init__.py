@@ -32,6 +32,7 @@ if TYPE_CHECKING:
         SourceError,
         StoreFailed,
         Timeout,
+        TLSFailed,
     )
     from asyncstore.inputs.opening import instance_from, instance_from_bytes
     from asyncstore.inputs.scan import scan
@@ -46,6 +47,7 @@ if TYPE_CHECKING:
     from asyncstore.net.mock import MockTransport
     from asyncstore.net.peer import Peer, Timeouts
     from asyncstore.net.provider import NO_ANSWER, ServiceProvider
+    from asyncstore.net.tls_settings import TLS
     from asyncstore.net.transport import Transport
     from asyncstore.services.scu import Association, associate
     from asyncstore.services.storage_scp import Arrival, OnStore, StorageSCP
@@ -62,7 +64,7 @@ __version__ = "0.1.0"
 
 __all__ = [
     # to whom, and one association
-    "Peer", "Timeouts", "UserIdentity", "associate", "Association", "LOW", "MEDIUM", "HIGH",
+    "Peer", "TLS", "Timeouts", "UserIdentity", "associate", "Association", "LOW", "MEDIUM", "HIGH",
     # many instances
     "store", "Transfer", "TransferOptions", "RetryPolicy", "Limits", "Timetable", "Report",
     "Ledger", "SqliteLedger", "LedgerReader", "StatusReaction", "Reaction", "Reactions",
@@ -73,8 +75,8 @@ __all__ = [
     "StorageSCP", "Arrival", "OnStore", "NO_ANSWER", "ServiceProvider", "Transport", "MockTransport",
     # errors
     "AsyncStoreError", "SourceError", "NotDicom", "MissingUID", "SourceChanged", "AssociateError", "ConnectFailed",
-    "AssociationRejected", "NoAcceptedContext", "AssociationLost", "Aborted", "ConnectionLost", "Timeout",
-    "ProtocolError", "LocalProtocolError", "RemoteProtocolError", "LedgerError", "StoreFailed",
+    "TLSFailed", "AssociationRejected", "NoAcceptedContext", "AssociationLost", "Aborted", "ConnectionLost",
+    "Timeout", "ProtocolError", "LocalProtocolError", "RemoteProtocolError", "LedgerError", "StoreFailed",
 ]  # fmt: skip
 
 _MODULES = {
@@ -94,6 +96,7 @@ _MODULES = {
     "asyncstore.net.mock": ("MockTransport",),
     "asyncstore.net.peer": ("Peer", "Timeouts"),
     "asyncstore.net.provider": ("NO_ANSWER", "ServiceProvider"),
+    "asyncstore.net.tls_settings": ("TLS",),
     "asyncstore.net.transport": ("Transport",),
     "asyncstore.status": ("Status",),
     "asyncstore.transfer.engine": ("Transfer", "store"),

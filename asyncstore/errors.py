@@ -9,6 +9,7 @@ A failed instance is returned as an `Outcome`. A failed association raises one o
         SourceChanged                          it changed, shrank or vanished after it was scanned
       AssociateError                         no association could be established
         ConnectFailed                          DNS or TCP: the host is unknown or does not answer
+          TLSFailed                              TCP, but no TLS on it: a certificate, a version, a cipher
         AssociationRejected                    A-ASSOCIATE-RJ: result, source, reason
         NoAcceptedContext                      accepted, but without any usable presentation context
       AssociationLost                        an association ended before its work was done
@@ -69,6 +70,29 @@ class ConnectFailed(AssociateError):
     """The host name cannot be resolved (not retryable), or the host does not accept the connection (retryable)."""
 
     retryable = True
+
+
+class TLSFailed(ConnectFailed):
+    """There is no TLS on the connection, or the peer ended it because of our certificate. Not retryable.
+
+    `cause` says what must be mended:
+
+        authority                      the peer's certificate is not of an authority that we trust
+        name, fingerprint              it is for other names; it is another one
+        expired, not-yet-valid         its dates
+        revoked, no-crl                it was revoked; there is no current list of revocations
+        not-tls                        the peer does not seem to speak TLS on this port
+        no-common                      there is no common version or cipher
+        our-certificate                the peer refused our certificate, or wants one
+        files, passphrase              a file of ours cannot be used; its key needs another passphrase
+        other
+    """
+
+    retryable = False
+
+    def __init__(self, message: str, cause: str = "other") -> None:
+        super().__init__(message)
+        self.cause = cause
 
 
 # PS3.8 Table 9-21: the texts are those of the standard; (result source, reason) -> text.

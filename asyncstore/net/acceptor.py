@@ -13,7 +13,7 @@ import anyio
 import anyio.abc
 
 from asyncstore.aio.loop_share import LoopShare
-from asyncstore.errors import AsyncStoreError, RemoteProtocolError
+from asyncstore.errors import AsyncStoreError, RemoteProtocolError, TLSFailed
 from asyncstore.net.association import Association
 from asyncstore.net.peer import Timeouts, check_ae_title, check_range
 from asyncstore.net.transport import SocketTransport
@@ -25,10 +25,12 @@ from asyncstore.upper_layer.machine import AssociationRequested
 from asyncstore.upper_layer.pdu import AssociateAC, AssociateRJ
 
 if TYPE_CHECKING:
+    import ssl
     from collections.abc import Awaitable, Collection
     from types import TracebackType
 
     from asyncstore.net.provider import Providers
+    from asyncstore.net.tls_settings import TLS
     from asyncstore.net.transport import Transport
     from asyncstore.trace import TraceEvent
     from asyncstore.upper_layer.machine import UpperLayerEvent
@@ -66,11 +68,13 @@ class Acceptor:
     window                how many operations a peer may have outstanding (PS3.7 D.3.3.3)
     maximum_associations  further ones are rejected as "local limit exceeded"; 0: no limit
     acse_seconds          how long to wait for the request, and for the peer to close at the end (ARTIM, PS3.8 9.1.5)
+    tls                   accept by TLS only: a TLS with our certificate, or an ssl.SSLContext; None: clear text only
     idle_seconds          abort an association if its peer neither sends nor takes a byte for this long and no provider
                           owes it an answer; 0: never
 
     `associations` counts the associations that were accepted. Raises LocalProtocolError for a value that makes no
-    sense. Entering the block raises OSError if it cannot listen on the port; leaving it aborts what is open.
+    sense. Entering the block raises OSError if it cannot listen on the port, and TLSFailed if `tls` cannot be used;
+    leaving it aborts what is open.
     """
 
     def __init__(
@@ -88,6 +92,7 @@ class Acceptor:
         maximum_associations: int = 0,
         acse_seconds: float = 30.0,
         idle_seconds: float = 600.0,
+        tls: TLS | ssl.SSLContext | None = None,
     ) -> None:
         check_range("port", port, 0, 65535)
         check_range("maximum_length", maximum_length or MINIMUM_LENGTH, MINIMUM_LENGTH, 0xFFFFFFFF)
@@ -108,12 +113,14 @@ class Acceptor:
         self.window = window
         self.maximum_associations = maximum_associations
         self.idle_seconds = idle_seconds
+        self.tls = tls
         self.timeouts = Timeouts(acse_seconds=acse_seconds, dimse_seconds=math.inf, network_seconds=math.inf)
         self.associations = 0
         self._open: set[AcceptedAssociation] = set()
         self._stack: contextlib.AsyncExitStack
 
     async def __aenter__(self) -> Self:
+        await self._check_tls()
         listener = socket.create_server((self.host, self.port), backlog=128, family=_family(self.host))
         listener.setblocking(False)
         self.port = listener.getsockname()[1]
@@ -148,14 +155,38 @@ class Acceptor:
 
     async def _serve(self, sock: socket.socket) -> None:
         """Serve one association from its first byte to its last; no peer can end the association of another."""
+        tcp = SocketTransport(sock)
+        transport = tcp if self.tls is None else await self._secured(tcp, self.tls)
+        if transport is None:
+            return
         over_limit = 0 < self.maximum_associations <= len(self._open)
         association = AcceptedAssociation(self, over_limit=over_limit)
         self._open.add(association)
         try:
-            await association.run(SocketTransport(sock))
+            await association.run(transport)
         finally:
             self._open.remove(association)
             await association.finish()
+
+    async def _check_tls(self) -> None:
+        """Raise TLSFailed for settings that cannot be used, so that not every peer finds that out."""
+        if self.tls is not None and not hasattr(self.tls, "wrap_bio"):
+            import anyio.to_thread
+
+            from asyncstore.net.tls_context import server_context
+
+            await anyio.to_thread.run_sync(server_context, self.tls)
+
+    async def _secured(self, tcp: SocketTransport, tls: TLS | ssl.SSLContext) -> Transport | None:
+        """TLS on a connection; None if there is none, which is logged."""
+        from asyncstore.net.tls import accept
+
+        where = tcp.peer_address
+        try:
+            return await accept(tcp, tls, self.timeouts.acse_seconds)
+        except TLSFailed as error:
+            logger.warning("no TLS with %s: %s", where, error)
+            return None
 
     async def _watch(self) -> None:
         """Abort associations that are idle."""

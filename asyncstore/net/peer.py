@@ -3,9 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from asyncstore.errors import LocalProtocolError
 from asyncstore.upper_layer.framing import MINIMUM_LENGTH
+
+if TYPE_CHECKING:
+    import ssl
+
+    from asyncstore.net.tls_settings import TLS
 
 MAXIMUM_AE_TITLE_CHARACTERS = 16
 _LARGEST_WINDOW = 0xFFFF  # 16 bits (PS3.7 D.3.3.3), as a Message ID has
@@ -18,11 +24,13 @@ class Peer:
         asyncstore.Peer("pacs.example", 11112, ae_title="ARCHIVE")
 
     `ae_title` is sent as the Called AE title (PS3.8 9.3.2). An IPv6 address may be in brackets, as URLs write it.
+    `tls` secures the connection: a TLS, or an ssl.SSLContext of your own; None: clear text.
     """
 
     host: str
     port: int
     ae_title: str = "ANY-SCP"
+    tls: TLS | ssl.SSLContext | None = None
 
     def __post_init__(self) -> None:
         if self.host.startswith("[") and self.host.endswith("]") and ":" in self.host:

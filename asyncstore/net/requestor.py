@@ -18,8 +18,8 @@ from asyncstore.errors import (
 )
 from asyncstore.net import trace
 from asyncstore.net.association import Association
+from asyncstore.net.connecting import connect as connect_to
 from asyncstore.net.peer import Timeouts, check_ae_title, check_length, check_window
-from asyncstore.net.transport import connect as connect_by_tcp
 from asyncstore.upper_layer.contexts import AcceptedContexts, propose
 from asyncstore.upper_layer.framing import fragment_capacity
 from asyncstore.upper_layer.machine import AssociationAccepted, AssociationRefused
@@ -56,7 +56,7 @@ class Requestor(Association):
         maximum_send_length: int = 0,
         user_identity: UserIdentity | None = None,
         providers: Providers | None = None,
-        connect: Connect = connect_by_tcp,
+        connect: Connect = connect_to,
     ) -> None:
         check_ae_title(calling_ae_title)
         check_window(window)

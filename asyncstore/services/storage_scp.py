@@ -24,10 +24,12 @@ from asyncstore.uids import STORAGE_SOP_CLASSES, VERIFICATION
 
 if TYPE_CHECKING:
     import os
+    import ssl
     from collections.abc import Collection
 
     from asyncstore.dimse.performing import PeerRequest
     from asyncstore.net.provider import ServiceProvider, Sink
+    from asyncstore.net.tls_settings import TLS
 
 logger = logging.getLogger("asyncstore.net.acceptor")
 
@@ -121,6 +123,7 @@ class StorageSCP(Acceptor):
         maximum_associations: int = 0,
         acse_seconds: float = 30.0,
         idle_seconds: float = 600.0,
+        tls: TLS | ssl.SSLContext | None = None,
         on_store: OnStore | None = None,
     ) -> None:
         self.output_directory = None if output_directory is None else Path(output_directory)
@@ -146,6 +149,7 @@ class StorageSCP(Acceptor):
             maximum_associations=maximum_associations,
             acse_seconds=acse_seconds,
             idle_seconds=idle_seconds,
+            tls=tls,
         )
 
     async def __aenter__(self) -> Self:
