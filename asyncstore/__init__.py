@@ -21,6 +21,7 @@ if TYPE_CHECKING:
         AsyncStoreError,
         ConnectFailed,
         ConnectionLost,
+        IdentityNotConfirmed,
         LedgerError,
         LocalProtocolError,
         MissingUID,
@@ -49,6 +50,7 @@ if TYPE_CHECKING:
     from asyncstore.net.provider import NO_ANSWER, ServiceProvider
     from asyncstore.net.tls_settings import TLS
     from asyncstore.net.transport import Transport
+    from asyncstore.net.user_identity import Authenticate, Caller
     from asyncstore.services.scu import Association, associate
     from asyncstore.services.storage_scp import Arrival, OnStore, StorageSCP
     from asyncstore.status import Status
@@ -72,11 +74,12 @@ __all__ = [
     "scan", "Selection", "ScanProblem", "ProblemKind", "Instance", "instance_from", "instance_from_bytes",
     "DataSource", "FileSource", "BytesSource", "Outcome", "State", "Status",
     # the other end
-    "StorageSCP", "Arrival", "OnStore", "NO_ANSWER", "ServiceProvider", "Transport", "MockTransport",
+    "StorageSCP", "Arrival", "OnStore", "Caller", "Authenticate", "NO_ANSWER", "ServiceProvider", "Transport",
+    "MockTransport",
     # errors
     "AsyncStoreError", "SourceError", "NotDicom", "MissingUID", "SourceChanged", "AssociateError", "ConnectFailed",
-    "TLSFailed", "AssociationRejected", "NoAcceptedContext", "AssociationLost", "Aborted", "ConnectionLost",
-    "Timeout", "ProtocolError", "LocalProtocolError", "RemoteProtocolError", "LedgerError", "StoreFailed",
+    "TLSFailed", "AssociationRejected", "NoAcceptedContext", "IdentityNotConfirmed", "AssociationLost", "Aborted",
+    "ConnectionLost", "Timeout", "ProtocolError", "LocalProtocolError", "RemoteProtocolError", "LedgerError", "StoreFailed",
 ]  # fmt: skip
 
 _MODULES = {
@@ -98,6 +101,7 @@ _MODULES = {
     "asyncstore.net.provider": ("NO_ANSWER", "ServiceProvider"),
     "asyncstore.net.tls_settings": ("TLS",),
     "asyncstore.net.transport": ("Transport",),
+    "asyncstore.net.user_identity": ("Authenticate", "Caller"),
     "asyncstore.status": ("Status",),
     "asyncstore.transfer.engine": ("Transfer", "store"),
     "asyncstore.transfer.limits": ("Limits",),

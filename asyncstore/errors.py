@@ -12,6 +12,7 @@ A failed instance is returned as an `Outcome`. A failed association raises one o
           TLSFailed                              TCP, but no TLS on it: a certificate, a version, a cipher
         AssociationRejected                    A-ASSOCIATE-RJ: result, source, reason
         NoAcceptedContext                      accepted, but without any usable presentation context
+        IdentityNotConfirmed                   accepted, but without the answer to our user identity
       AssociationLost                        an association ended before its work was done
         Aborted                                A-ABORT or A-P-ABORT: source, reason
         ConnectionLost                         the transport connection closed or broke
@@ -131,6 +132,10 @@ class AssociationRejected(AssociateError):
 
 class NoAcceptedContext(AssociateError):
     """The peer accepted the association, but none of the proposed presentation contexts."""
+
+
+class IdentityNotConfirmed(AssociateError):
+    """The peer accepted the association, but did not answer the user identity, although it was asked to."""
 
 
 class AssociationLost(AsyncStoreError):

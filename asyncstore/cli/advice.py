@@ -36,7 +36,7 @@ def explain_failure(error: Exception, peer: Peer, calling_ae_title: str, log: Do
         logger.error("No connection to %s:%s", peer.host, peer.port)
     elif not log.errors:
         logger.error("%s", error)
-    if isinstance(error, ConnectionLost) and not error.outstanding:
+    if isinstance(error, ConnectionLost) and not error.outstanding and peer.tls is None:
         logger.error("Possible reasons: the port expects TLS, or the peer does not allow our host or the AE titles")
 
 

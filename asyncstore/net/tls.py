@@ -64,6 +64,11 @@ class TLSTransport:
         """Whether we have closed it."""
         return self._tcp.is_closed
 
+    @property
+    def peer_certificate(self) -> dict[str, Any] | None:
+        """The peer's certificate as `ssl.SSLSocket.getpeercert` gives it; None if there is none, or it is not checked."""
+        return self._wire.tls.getpeercert() or None
+
     # -- sending -------------------------------------------------------------------------------------------------------
 
     def send_some(self, parts: Sequence[memoryview | bytes]) -> int:

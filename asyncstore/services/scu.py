@@ -32,11 +32,13 @@ class Association(Requestor):
     maximum_length       longest PDU to receive, in bytes; 0: no limit
     maximum_send_length  longest PDU to send, in bytes, if the peer accepts longer ones; 0: only the peer's limit
     user_identity        user identity to propose (PS3.7 D.3.3.7)
+    allow_plaintext_credentials  send a passcode, ticket or token also without TLS
     providers            a ServiceProvider for each abstract syntax that the peer may ask of us
-    connect              opens the connection; by default TCP
+    connect              opens the connection; by default TCP, and TLS if `peer.tls` says so
 
     Raises LocalProtocolError for a value that cannot be proposed, before it connects. Entering the block raises
-    ConnectFailed, Timeout, AssociationRejected, Aborted, ConnectionLost, RemoteProtocolError or NoAcceptedContext.
+    ConnectFailed, Timeout, AssociationRejected, Aborted, ConnectionLost, RemoteProtocolError, NoAcceptedContext, TLSFailed or
+    IdentityNotConfirmed.
     Leaving the block releases the association, or aborts it after an exception or cancellation, or with operations
     outstanding. An exception of a callback or a logging handler aborts it too, and is raised out of the block. The
     block can be entered once.

@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from asyncstore.dimse.performing import PeerRequest
     from asyncstore.net.provider import ServiceProvider, Sink
     from asyncstore.net.tls_settings import TLS
+    from asyncstore.net.user_identity import Authenticate
 
 logger = logging.getLogger("asyncstore.net.acceptor")
 
@@ -124,6 +125,7 @@ class StorageSCP(Acceptor):
         acse_seconds: float = 30.0,
         idle_seconds: float = 600.0,
         tls: TLS | ssl.SSLContext | None = None,
+        authenticate: Authenticate | None = None,
         on_store: OnStore | None = None,
     ) -> None:
         self.output_directory = None if output_directory is None else Path(output_directory)
@@ -150,6 +152,7 @@ class StorageSCP(Acceptor):
             acse_seconds=acse_seconds,
             idle_seconds=idle_seconds,
             tls=tls,
+            authenticate=authenticate,
         )
 
     async def __aenter__(self) -> Self:

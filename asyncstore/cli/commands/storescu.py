@@ -15,7 +15,7 @@ from typing import Annotated, Any, Literal, cast
 
 import typer
 
-from asyncstore.cli import options, running, selecting
+from asyncstore.cli import options, running, securing, selecting
 from asyncstore.cli.named_paths import NamedPaths
 from asyncstore.cli.output.plain_text import path_text
 from asyncstore.cli.sending import StorescuRun
@@ -72,6 +72,7 @@ def _is_same(path: str, other: str | None) -> bool:
     return other is not None and os.path.realpath(path) == os.path.realpath(other)
 
 
+@securing.calls
 def storescu(
     context: typer.Context,
     addr: options.Address,
@@ -418,6 +419,8 @@ def storescu(
         retry_set_aside=retry_set_aside,
         strict_source=strict_source,
         fail_fast=fail_fast,
+        user_identity=securing.user_identity(context),
+        allow_plaintext_credentials=context.params["allow_plaintext_credentials"],
         limits=Limits(
             bytes_per_second=bwlimit,
             associations=None if is_fixed else associations,
@@ -426,7 +429,7 @@ def storescu(
         ),
     )
     run = StorescuRun(
-        Peer(addr, port, called_aet),
+        Peer(addr, port, called_aet, tls=securing.caller_tls(context)),
         NamedPaths(paths or [], listed, list_name=files_from, ends_in_nul=null),
         transfer_options,
         ledger=ledger,
@@ -441,4 +444,5 @@ def storescu(
         log_path=log_file,
     )
     log_to = None if log_file is None else (log_file, options.file_log_level(context))
-    raise typer.Exit(running.run(level, run.plan if dry_run else run.run, log_to=log_to))
+    command = run.plan if dry_run else securing.telling(context, run.run)
+    raise typer.Exit(running.run(level, command, log_to=log_to))
