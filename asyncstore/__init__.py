@@ -79,7 +79,8 @@ __all__ = [
     # errors
     "AsyncStoreError", "SourceError", "NotDicom", "MissingUID", "SourceChanged", "AssociateError", "ConnectFailed",
     "TLSFailed", "AssociationRejected", "NoAcceptedContext", "IdentityNotConfirmed", "AssociationLost", "Aborted",
-    "ConnectionLost", "Timeout", "ProtocolError", "LocalProtocolError", "RemoteProtocolError", "LedgerError", "StoreFailed",
+    "ConnectionLost", "Timeout", "ProtocolError", "LocalProtocolError", "RemoteProtocolError", "LedgerError",
+    "StoreFailed",
 ]  # fmt: skip
 
 _MODULES = {

@@ -66,7 +66,7 @@ class TLSTransport:
 
     @property
     def peer_certificate(self) -> dict[str, Any] | None:
-        """The peer's certificate as `ssl.SSLSocket.getpeercert` gives it; None if there is none, or it is not checked."""
+        """The peer's certificate as `ssl.SSLSocket.getpeercert` gives it; None if none was checked."""
         return self._wire.tls.getpeercert() or None
 
     # -- sending -------------------------------------------------------------------------------------------------------

@@ -92,7 +92,7 @@ def ended_by_alert(error: ssl.SSLError, suspicion: Suspicion) -> TLSFailed:
     name = found[1] if found else reason
     said = name.lower().replace("_", " ")
     if found and name in _OF_OUR_CERTIFICATE:
-        return TLSFailed(f"the peer {suspicion.refused} (it says: {said})", "our-certificate")
+        return TLSFailed(f"the peer {suspicion.refused} ({said})", "our-certificate")
     if name in _VERSIONS:
         text = f"no common version of TLS: we take 1.2 and 1.3, as the profile demands ({said})"
         return TLSFailed(text, "no-common")

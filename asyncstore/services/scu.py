@@ -37,9 +37,8 @@ class Association(Requestor):
     connect              opens the connection; by default TCP, and TLS if `peer.tls` says so
 
     Raises LocalProtocolError for a value that cannot be proposed, before it connects. Entering the block raises
-    ConnectFailed, Timeout, AssociationRejected, Aborted, ConnectionLost, RemoteProtocolError, NoAcceptedContext, TLSFailed or
-    IdentityNotConfirmed.
-    Leaving the block releases the association, or aborts it after an exception or cancellation, or with operations
+    ConnectFailed, TLSFailed, Timeout, AssociationRejected, Aborted, ConnectionLost, RemoteProtocolError,
+    NoAcceptedContext or IdentityNotConfirmed. Leaving the block releases the association, or aborts it after an exception or cancellation, or with operations
     outstanding. An exception of a callback or a logging handler aborts it too, and is raised out of the block. The
     block can be entered once.
 

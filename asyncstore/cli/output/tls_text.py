@@ -21,4 +21,4 @@ _ADVICE: Final = {
 def with_advice(text: str, cause: str) -> str:
     """A text about TLS that failed, with what may help."""
     advice = _ADVICE.get(cause)
-    return f"{text} ({advice})" if advice else text
+    return f"{text}; {advice}" if advice else text
