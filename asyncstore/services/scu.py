@@ -38,9 +38,9 @@ class Association(Requestor):
 
     Raises LocalProtocolError for a value that cannot be proposed, before it connects. Entering the block raises
     ConnectFailed, TLSFailed, Timeout, AssociationRejected, Aborted, ConnectionLost, RemoteProtocolError,
-    NoAcceptedContext or IdentityNotConfirmed. Leaving the block releases the association, or aborts it after an exception or cancellation, or with operations
-    outstanding. An exception of a callback or a logging handler aborts it too, and is raised out of the block. The
-    block can be entered once.
+    NoAcceptedContext or IdentityNotConfirmed. Leaving the block releases the association, or aborts it after an
+    exception or cancellation, or with operations outstanding. An exception of a callback or a logging handler aborts it
+    too, and is raised out of the block. The block can be entered once.
 
     Several tasks may call `store` at once: the negotiated `window` limits how many requests are outstanding, and the
     others wait. `contexts` has the accepted presentation contexts. `outstanding` has the operations without a final
