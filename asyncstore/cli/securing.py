@@ -3,7 +3,6 @@
 A command takes them by a decorator and reads them from its context: three commands share them.
 """
 
-import getpass
 import inspect
 import logging
 import os
@@ -17,11 +16,11 @@ from asyncstore.cli import options
 from asyncstore.cli.output.plain_text import path_text
 from asyncstore.cli.output.tls_text import with_advice
 from asyncstore.errors import LocalProtocolError, TLSFailed
-from asyncstore.net.tls_settings import TLS, ClientCertificate, Profile
-from asyncstore.upper_layer.items import UserIdentity
 
 if TYPE_CHECKING:
     from asyncstore.cli.output.documented_log import DocumentedLog
+    from asyncstore.net.tls_settings import TLS
+    from asyncstore.upper_layer.items import UserIdentity
 
 _PANEL: Final = "Security Options"
 _NOT_VERIFIED: Final = (
@@ -52,7 +51,7 @@ _OF_BOTH: Final = {
         "PROFILE",
         "bcp195 (PS3.15 B.12), non-downgrading (B.10) or modified (B.13): the ciphers of TLS 1.2."
         + options.default_text("bcp195"),
-        options.choice(*get_args(Profile)),
+        options.choice("bcp195", "non-downgrading", "modified"),
     ),
     "tls_ciphers": _value(
         "LIST", "OpenSSL's list of ciphers of TLS 1.2, in place of the profile's: DEFAULT:AES128-SHA for old peers."
@@ -87,7 +86,7 @@ _OF_THE_CALLED: Final = {
     "tls_client_cert": _value(
         "required|optional",
         "Whether a caller may come without a certificate." + options.default_text("required"),
-        options.choice(*get_args(ClientCertificate)[:2]),
+        options.choice("required", "optional"),
     ),
 }
 
@@ -125,7 +124,7 @@ def _with_options(command: Callable[..., None], more: dict[str, Any]) -> Callabl
 # -- TLS ---------------------------------------------------------------------------------------------------------------
 
 
-def caller_tls(context: typer.Context) -> TLS | None:
+def caller_tls(context: typer.Context) -> "TLS | None":
     """The TLS settings that the options ask for, tried once; None: clear text."""
     given = context.params
     return _tls(
@@ -138,7 +137,7 @@ def caller_tls(context: typer.Context) -> TLS | None:
     )
 
 
-def called_tls(context: typer.Context) -> TLS | None:
+def called_tls(context: typer.Context) -> "TLS | None":
     """The same of a command that is called."""
     given = context.params
     if given["tls"] and given["tls_cert"] is None:
@@ -146,11 +145,13 @@ def called_tls(context: typer.Context) -> TLS | None:
     return _tls(context, is_caller=False, ca=given["tls_client_ca"], client_certificate=given["tls_client_cert"])
 
 
-def _tls(context: typer.Context, *, is_caller: bool, **settings: Any) -> TLS | None:
+def _tls(context: typer.Context, *, is_caller: bool, **settings: Any) -> "TLS | None":
     given = context.params
     if not given["tls"]:
         _refuse_without_tls(context)
         return None
+    from asyncstore.net.tls_settings import TLS
+
     passphrase = _secret(given["tls_key_passphrase_file"], "--tls-key-passphrase-file", "ASYNCSTORE_TLS_KEY_PASSPHRASE")
 
     def made(passphrase: bytes | None) -> TLS:
@@ -168,7 +169,7 @@ def _tls(context: typer.Context, *, is_caller: bool, **settings: Any) -> TLS | N
         tls = made(passphrase)
         error = _problem_with(tls, is_caller=is_caller)
         if error is not None and error.cause == "passphrase" and passphrase is None and sys.stdin.isatty():
-            tls = made(getpass.getpass(f"Passphrase of {path_text(given['tls_key'] or given['tls_cert'])}: ").encode())
+            tls = made(_asked_for(f"Passphrase of {path_text(given['tls_key'] or given['tls_cert'])}"))
             error = _problem_with(tls, is_caller=is_caller)
     except LocalProtocolError as mistake:
         raise typer.BadParameter(str(mistake), param_hint="--tls") from None
@@ -177,7 +178,7 @@ def _tls(context: typer.Context, *, is_caller: bool, **settings: Any) -> TLS | N
     return tls
 
 
-def _problem_with(tls: TLS, *, is_caller: bool) -> TLSFailed | None:
+def _problem_with(tls: "TLS", *, is_caller: bool) -> TLSFailed | None:
     """What is wrong with the files, if anything; the first association finds them loaded."""
     from asyncstore.net import tls_context
 
@@ -212,8 +213,10 @@ def telling(context: typer.Context, command: Callable[["DocumentedLog"], int]) -
 # -- user identity -----------------------------------------------------------------------------------------------------
 
 
-def user_identity(context: typer.Context) -> UserIdentity | None:
+def user_identity(context: typer.Context) -> "UserIdentity | None":
     """The user identity that the options and the environment ask for; None: none."""
+    from asyncstore.upper_layer.items import UserIdentity
+
     given = context.params
     confirmed = given["require_identity_response"]
     claims: dict[str, UserIdentity] = {}
@@ -245,12 +248,19 @@ def user_identity(context: typer.Context) -> UserIdentity | None:
     return identity
 
 
+def _asked_for(what: str) -> bytes:
+    """A secret from the terminal, which does not show it."""
+    import getpass
+
+    return getpass.getpass(f"{what}: ").encode()
+
+
 def _secret(
     path: str | None, spelled: str, variable: str | None, *, is_text: bool = True, asks_for: str | None = None
 ) -> bytes | None:
     """A secret from a file, the terminal or the environment; None if there is none. It is never in an argument."""
     if path == "-" and asks_for is not None:
-        return getpass.getpass(f"{asks_for}: ").encode()
+        return _asked_for(asks_for)
     if path is None:
         value = os.environ.get(variable) if variable is not None else None
         return None if value is None else os.fsencode(value)

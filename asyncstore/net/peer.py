@@ -12,8 +12,11 @@ if TYPE_CHECKING:
     import ssl
 
     from asyncstore.net.tls_settings import TLS
+    from asyncstore.upper_layer.items import UserIdentity
 
 MAXIMUM_AE_TITLE_CHARACTERS = 16
+# What each kind of user identity (PS3.7 D.3.3.7) holds that nobody else may know; a user name (1) is none.
+_SECRETS = {2: "passcode", 3: "Kerberos ticket", 4: "SAML assertion", 5: "JSON Web Token"}
 _LARGEST_WINDOW = 0xFFFF  # 16 bits (PS3.7 D.3.3.3), as a Message ID has
 
 
@@ -79,6 +82,14 @@ def check_ae_title(title: str) -> str:
     if "\\" in title or not title.isascii() or not title.isprintable():
         raise LocalProtocolError(f"AE title {title!r} has a character that an AE title cannot have")
     return title
+
+
+def check_secret(identity: UserIdentity | None, peer: Peer, *, may_be_in_clear: bool) -> None:
+    """Refuse to send the secret of a user identity where everybody on the way can read it."""
+    secret = None if identity is None else _SECRETS.get(identity.kind)
+    if secret is not None and peer.tls is None and not may_be_in_clear:
+        text = "would be sent in clear text: use TLS, or allow it (allow_plaintext_credentials)"
+        raise LocalProtocolError(f"the {secret} {text}")
 
 
 def check_seconds(name: str, seconds: object) -> None:

@@ -21,8 +21,7 @@ from asyncstore.errors import (
 from asyncstore.net import trace
 from asyncstore.net.association import Association
 from asyncstore.net.connecting import connect as connect_to
-from asyncstore.net.peer import Timeouts, check_ae_title, check_length, check_window
-from asyncstore.net.user_identity import check_secret
+from asyncstore.net.peer import Timeouts, check_ae_title, check_length, check_secret, check_window
 from asyncstore.upper_layer.contexts import AcceptedContexts, propose
 from asyncstore.upper_layer.framing import fragment_capacity
 from asyncstore.upper_layer.machine import AssociationAccepted, AssociationRefused

@@ -1,19 +1,13 @@
-"""User identity negotiation (PS3.7 D.3.3.7): when a secret may be sent, and who decides about one that came."""
+"""Who decides about the caller of an acceptor, and what that caller claims (PS3.7 D.3.3.7)."""
 
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Final, TypeAlias
-
-from asyncstore.errors import LocalProtocolError
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 if TYPE_CHECKING:
-    from asyncstore.net.peer import Peer
     from asyncstore.upper_layer.items import UserIdentity
-
-# What each kind of identity holds that nobody else may know; a user name (1) is none.
-SECRETS: Final[Mapping[int, str]] = {2: "passcode", 3: "Kerberos ticket", 4: "SAML assertion", 5: "JSON Web Token"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,12 +37,3 @@ Authenticate: TypeAlias = Callable[[Caller], Answer | Awaitable[Answer]]
     authenticate=lambda caller: caller.user_identity is not None and caller.user_identity.user_name == "scanner"
 
 If it raises, this is logged and the caller is rejected."""
-
-
-def check_secret(identity: UserIdentity | None, peer: Peer, *, may_be_in_clear: bool) -> None:
-    """Refuse to send a secret where everybody on the way can read it. Raises LocalProtocolError."""
-    secret = None if identity is None else SECRETS.get(identity.kind)
-    if secret is not None and peer.tls is None and not may_be_in_clear:
-        raise LocalProtocolError(
-            f"the {secret} would be sent in clear text: use TLS, or allow it (allow_plaintext_credentials)"
-        )

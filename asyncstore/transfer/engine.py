@@ -24,7 +24,7 @@ from asyncstore.errors import LocalProtocolError, cause_of
 from asyncstore.inputs.feed import Feed
 from asyncstore.inputs.own_files import OwnFiles
 from asyncstore.inputs.selection import Choice
-from asyncstore.net.user_identity import check_secret
+from asyncstore.net.peer import check_secret
 from asyncstore.transfer.admission import Admission
 from asyncstore.transfer.attempts import Attempts
 from asyncstore.transfer.concurrency import Concurrency
