@@ -99,28 +99,32 @@ class TLSTransport:
         if sent_bytes == len(encrypted):
             return True
         self._unsent = memoryview(encrypted)[sent_bytes:]
-        self._flusher = _in_background(self._flush)
+        if self._flusher is None:
+            self._flusher = _in_background(self._flush)
         return False
 
     async def _flush(self) -> None:
-        """Send what waits, as the socket takes it."""
+        """Send what waits, and return when the socket takes more: then an A-ABORT that follows goes out at once."""
         try:
-            while self._unsent and not self._tcp.is_closed:
+            while not self._tcp.is_closed:
                 await self._tcp.wait_writable()
+                if not self._unsent:
+                    return
                 self._unsent = self._unsent[self._tcp.send_some((self._unsent,)) :]
         except ConnectionLost as error:
             self._lost = error
         finally:
+            self._flusher = None
             self._drained.set()
 
     async def wait_writable(self) -> None:
         """Wait until bytes are taken again."""
-        while self._unsent:
-            if self._lost is not None:
-                raise self._lost
-            if self._tcp.is_closed:
-                raise ConnectionLost("the connection was closed")
+        while self._flusher is not None:
             await self._drained.wait()
+        if self._lost is not None:
+            raise self._lost
+        if self._tcp.is_closed:
+            raise ConnectionLost("the connection was closed")
 
     # -- receiving -----------------------------------------------------------------------------------------------------
 
@@ -151,6 +155,7 @@ class TLSTransport:
         try:
             while record := self._wire.tls.read(_RECORD_BYTES):
                 records.append(record)
+                self._suspicion = None
             end = b""
         except ssl.SSLWantReadError:
             pass
@@ -159,7 +164,6 @@ class TLSTransport:
         except ssl.SSLError as error:
             end = self._broken_by(error)
         if records:
-            self._suspicion = None
             self._ready.append(records[0] if len(records) == 1 else b"".join(records))
         if end == b"" and self._suspicion is not None:
             end = self._suspected()
