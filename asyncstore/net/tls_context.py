@@ -18,10 +18,8 @@ _Stamp = tuple[int, int, int]
 # OpenSSL's reasons for not loading a certificate or key.
 _REASONS: Final = {
     "KEY_VALUES_MISMATCH": "the key does not belong to the certificate",
-    "NO_START_LINE": "there is no PEM in it",
-    "PEM": "there is no PEM in it",
-    "BAD_DECRYPT": "the passphrase is wrong",
-    "BAD_PASSWORD_READ": "the passphrase is wrong",
+    "NO_CERTIFICATE_OR_CRL_FOUND": "there is no certificate in it (PEM)",
+    "NO_START_LINE": "there is no certificate in it (PEM)",
     "EE_KEY_TOO_SMALL": "the key is too short for today's OpenSSL",
     "CA_MD_TOO_WEAK": "its signature is too weak for today's OpenSSL",
 }
@@ -122,8 +120,11 @@ def _load(context: ssl.SSLContext, path: str | os.PathLike[str]) -> None:
 def _load_certificate(context: ssl.SSLContext, settings: TLS) -> None:
     certificate = settings.certificate
     assert certificate is not None
+    was_asked = False
 
     def passphrase() -> str | bytes:
+        nonlocal was_asked
+        was_asked = True
         # Without a function, OpenSSL asks at the terminal.
         if settings.passphrase is None:
             raise TLSFailed(f"the key {_name(settings.key or certificate)} needs a passphrase", "passphrase")
@@ -132,14 +133,16 @@ def _load_certificate(context: ssl.SSLContext, settings: TLS) -> None:
     try:
         context.load_cert_chain(certificate, settings.key, passphrase)
     except OSError as error:
+        if was_asked and isinstance(error, ssl.SSLError):
+            raise TLSFailed(f"the passphrase of {_name(settings.key or certificate)} is wrong", "passphrase") from error
         raise _unusable(error, certificate, settings.key) from error
 
 
 def _unusable(error: OSError, *paths: str | os.PathLike[str] | None) -> TLSFailed:
     names = " with ".join(_name(path) for path in paths if path is not None)
     if isinstance(error, ssl.SSLError):
-        reason = _REASONS.get(error.reason or "PEM", str(error.reason))
-        return TLSFailed(f"cannot use {names}: {reason}", "passphrase" if "passphrase" in reason else "files")
+        reason = _REASONS.get(error.reason, error.reason) if error.reason else "there is no key in it (PEM)"
+        return TLSFailed(f"cannot use {names}: {reason}", "files")
     return TLSFailed(f"cannot read {names}: {error.strerror or error}", "files")
 
 

@@ -85,7 +85,7 @@ class Authority:
         self_signed: bool = False,
     ) -> Certificate:
         """A certificate for these names, valid from one day to another, counted from today."""
-        number = 10 + len(name) % 3
+        number = 10 + sum(map(ord, name)) % 5
         certificate = self._sign(name, names, number, days=days, self_signed=self_signed)
         paths = [self.directory / f"{name}{suffix}" for suffix in (".crt", ".key", ".encrypted.key")]
         paths[0].write_bytes(certificate.public_bytes(serialization.Encoding.PEM))
