@@ -83,6 +83,7 @@ class TLSFailed(ConnectFailed):
         expired, not-yet-valid         its dates
         revoked, no-crl                it was revoked; there is no current list of revocations
         not-tls                        the peer does not seem to speak TLS on this port
+        no-answer                      the peer did not finish the handshake in time
         no-common                      there is no common version or cipher
         our-certificate                the peer refused our certificate, or wants one
         files, passphrase              a file of ours cannot be used; its key needs another passphrase

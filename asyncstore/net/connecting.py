@@ -24,4 +24,4 @@ async def connect(peer: Peer, timeout_seconds: float) -> Transport:
         return tcp
     from asyncstore.net import tls
 
-    return await tls.call(tcp, peer, max(0.0, begun_at + timeout_seconds - anyio.current_time()))
+    return await tls.call(tcp, peer, timeout_seconds, spent_seconds=anyio.current_time() - begun_at)

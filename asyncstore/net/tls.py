@@ -280,10 +280,13 @@ def _in_background(function: Callable[[], Any]) -> object:
 # -- establishing ------------------------------------------------------------------------------------------------------
 
 
-async def call(tcp: SocketTransport, peer: Peer, timeout_seconds: float) -> TLSTransport:
-    """Begin TLS on a connection to a peer, which is closed if that fails. Raises TLSFailed."""
+async def call(tcp: SocketTransport, peer: Peer, timeout_seconds: float, *, spent_seconds: float = 0.0) -> TLSTransport:
+    """Begin TLS on a connection to a peer, which is closed if that fails; a part of the time may be spent already.
+
+    Raises TLSFailed.
+    """
     try:
-        with anyio.fail_after(timeout_seconds):
+        with anyio.fail_after(max(0.0, timeout_seconds - spent_seconds)):
             return await _call(tcp, peer)
     except TimeoutError:
         tcp.close()

@@ -82,7 +82,7 @@ def closed_early() -> TLSFailed:
 def silent(seconds: float) -> TLSFailed:
     """For a peer that did not answer."""
     text = f"the peer did not finish the TLS handshake within {seconds:g} s: it may not speak TLS on this port"
-    return TLSFailed(text, "not-tls")
+    return TLSFailed(text, "no-answer")
 
 
 def ended_by_alert(error: ssl.SSLError, suspicion: Suspicion) -> TLSFailed:

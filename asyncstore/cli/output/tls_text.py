@@ -12,6 +12,7 @@ _ADVICE: Final = {
     "not-yet-valid": "compare the clocks of both machines",
     "no-crl": "--tls-crl FILE gives one",
     "not-tls": "leave --tls out only if the data may travel in clear text",
+    "no-answer": "--connect-timeout gives it more time",
     "no-common": "--tls-ciphers takes other ciphers of TLS 1.2",
     "our-certificate": "--tls-cert and --tls-key say which one to send",
     "passphrase": "--tls-key-passphrase-file FILE gives it",
