@@ -77,7 +77,7 @@ def caller(authority: Authority, port: int) -> Peer:
 
 async def send_all(transport: Transport, *parts: bytes) -> None:
     left = memoryview(b"".join(parts))
-    left = left[transport.send_some([*map(memoryview, parts)]) :]
+    left = left[transport.send_some(parts) :]
     while left:
         await transport.wait_writable()
         left = left[transport.send_some([left]) :]
