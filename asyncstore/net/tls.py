@@ -251,8 +251,9 @@ class Wire:
 
 def _pieces(parts: Sequence[memoryview | bytes]) -> Iterator[memoryview | bytes]:
     """The bytes of the parts as they are encrypted: a single part without a copy, several laid together."""
+    size = _piece_bytes(sum(map(len, parts)))
     held: list[memoryview] = []
-    room = _PIECE_BYTES
+    room = size
     for part in parts:
         left = memoryview(part)
         while left:
@@ -261,9 +262,15 @@ def _pieces(parts: Sequence[memoryview | bytes]) -> Iterator[memoryview | bytes]
             room -= len(held[-1])
             if not room:
                 yield held[0] if len(held) == 1 else b"".join(held)
-                held, room = [], _PIECE_BYTES
+                held, room = [], size
     if held:
         yield held[0] if len(held) == 1 else b"".join(held)
+
+
+def _piece_bytes(total_bytes: int) -> int:
+    """The length of pieces of equal length, in whole records: a little rest would cost as much as a whole piece."""
+    count = max(1, round(total_bytes / _PIECE_BYTES))
+    return -(-total_bytes // (count * _RECORD_BYTES)) * _RECORD_BYTES
 
 
 def _in_background(function: Callable[[], Any]) -> object:

@@ -350,6 +350,15 @@ def test_a_fingerprint_may_be_written_in_any_way() -> None:
     assert TLS(fingerprint=colons).fingerprint == "sha256:" + "ab" * 32
 
 
+@pytest.mark.parametrize("length", [1, 16384, 16385, 300_000, 525_100, 1 << 20, (1 << 20) + 1])
+def test_pieces_are_of_about_equal_length_and_of_whole_records(length: int) -> None:
+    pieces = list(map(len, tls._pieces([bytes(length)])))
+    assert sum(pieces) == length
+    assert max(pieces) <= 1.5 * tls._PIECE_BYTES
+    assert all(piece % tls._RECORD_BYTES == 0 for piece in pieces[:-1])
+    assert len(pieces) == 1 or pieces[-1] > tls._PIECE_BYTES / 2
+
+
 def test_single_parts_are_not_copied() -> None:
     whole = memoryview(bytes(1 << 20))
     pieces = list(tls._pieces([whole]))
