@@ -22,6 +22,7 @@ if TYPE_CHECKING:
         AsyncStoreError,
         ConnectFailed,
         ConnectionLost,
+        IdentityNotConfirmed,
         LedgerError,
         LocalProtocolError,
         MissingUID,
@@ -33,6 +34,7 @@ if TYPE_CHECKING:
         SourceError,
         StoreFailed,
         Timeout,
+        TLSFailed,
     )
     from asyncstore.inputs.entry import Source
     from asyncstore.inputs.opening import AnyPath, instance_from, instance_from_bytes
@@ -59,7 +61,9 @@ if TYPE_CHECKING:
     from asyncstore.net.mock import MockTransport
     from asyncstore.net.peer import Peer, Timeouts
     from asyncstore.net.provider import NO_ANSWER, ServiceProvider, Silence, Sink
+    from asyncstore.net.tls_settings import TLS
     from asyncstore.net.transport import Connect, Transport
+    from asyncstore.net.user_identity import Authenticate, Caller
     from asyncstore.services.scu import Association, associate
     from asyncstore.services.storage_scp import Arrival, OnStore, StorageSCP
     from asyncstore.status import Category, Status
@@ -78,7 +82,7 @@ __version__ = "0.1.0"
 
 __all__ = [
     # to whom, and one association
-    "Peer", "Timeouts", "UserIdentity", "associate", "Association", "AcceptedContext", "LOW", "MEDIUM", "HIGH",
+    "Peer", "TLS", "Timeouts", "UserIdentity", "associate", "Association", "AcceptedContext", "LOW", "MEDIUM", "HIGH",
     # many instances
     "store", "Transfer", "TransferOptions", "RetryPolicy", "Limits", "Timetable", "Source", "AnyPath", "KeepTogether",
     "OnDuplicate", "StatusReaction", "Reaction", "Reactions",
@@ -92,12 +96,13 @@ __all__ = [
     "RunState", "StateCount", "ReasonCount", "StudyCount", "DirectoryCount", "StoredOverTime",
     "StoredPart",
     # the other end
-    "StorageSCP", "Arrival", "CStoreRQ", "OnStore", "NO_ANSWER", "Silence", "ServiceProvider", "PeerRequest", "Sink",
-    "Transport", "Connect", "MockTransport",
+    "StorageSCP", "Arrival", "CStoreRQ", "OnStore", "Caller", "Authenticate", "NO_ANSWER", "Silence",
+    "ServiceProvider", "PeerRequest", "Sink", "Transport", "Connect", "MockTransport",
     # errors
     "AsyncStoreError", "SourceError", "NotDicom", "MissingUID", "SourceChanged", "AssociateError", "ConnectFailed",
-    "AssociationRejected", "NoAcceptedContext", "AssociationLost", "Aborted", "ConnectionLost", "Timeout",
-    "ProtocolError", "LocalProtocolError", "RemoteProtocolError", "LedgerError", "StoreFailed",
+    "TLSFailed", "AssociationRejected", "NoAcceptedContext", "IdentityNotConfirmed", "AssociationLost", "Aborted",
+    "ConnectionLost", "Timeout", "ProtocolError", "LocalProtocolError", "RemoteProtocolError", "LedgerError",
+    "StoreFailed",
 ]  # fmt: skip
 
 _MODULES = {
@@ -163,9 +168,14 @@ _MODULES = {
         "Silence",
         "Sink",
     ),
+    "asyncstore.net.tls_settings": ("TLS",),
     "asyncstore.net.transport": (
         "Connect",
         "Transport",
+    ),
+    "asyncstore.net.user_identity": (
+        "Authenticate",
+        "Caller",
     ),
     "asyncstore.services.scu": (
         "Association",

@@ -9,8 +9,10 @@ A failed instance is returned as an `Outcome`. A failed association raises one o
         SourceChanged                          it changed, shrank or vanished after it was scanned
       AssociateError                         no association could be established
         ConnectFailed                          DNS or TCP: the host is unknown or does not answer
+          TLSFailed                              TCP, but no TLS on it: a certificate, a version, a cipher
         AssociationRejected                    A-ASSOCIATE-RJ: result, source, reason
         NoAcceptedContext                      accepted, but without any usable presentation context
+        IdentityNotConfirmed                   accepted, but without the answer to our user identity
       AssociationLost                        an association ended before its work was done
         Aborted                                A-ABORT or A-P-ABORT: source, reason
         ConnectionLost                         the transport connection closed or broke
@@ -72,6 +74,30 @@ class ConnectFailed(AssociateError):
     retryable = True
 
 
+class TLSFailed(ConnectFailed):
+    """There is no TLS on the connection, or the peer ended it because of our certificate. Not retryable.
+
+    `cause` says what must be mended:
+
+        authority                      the peer's certificate is not of an authority that we trust
+        name, fingerprint              it is for other names; it is another one
+        expired, not-yet-valid         its dates
+        revoked, no-crl                it was revoked; there is no current list of revocations
+        not-tls                        the peer does not seem to speak TLS on this port
+        no-answer                      the peer did not finish the handshake in time
+        no-common                      there is no common version or cipher
+        our-certificate                the peer refused our certificate, or wants one
+        files, passphrase              a file of ours cannot be used; its key needs another passphrase
+        other
+    """
+
+    retryable = False
+
+    def __init__(self, message: str, cause: str = "other") -> None:
+        super().__init__(message)
+        self.cause = cause
+
+
 # PS3.8 Table 9-21: the texts are those of the standard; (result source, reason) -> text.
 _REJECT_REASONS: dict[tuple[int, int], str] = {
     (1, 1): "No reason given",
@@ -108,6 +134,10 @@ class AssociationRejected(AssociateError):
 
 class NoAcceptedContext(AssociateError):
     """The peer accepted the association, but none of the proposed presentation contexts."""
+
+
+class IdentityNotConfirmed(AssociateError):
+    """The peer accepted the association, but did not answer the user identity, although it was asked to."""
 
 
 class AssociationLost(AsyncStoreError):

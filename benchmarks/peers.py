@@ -26,6 +26,7 @@ if not __package__:
     # Run as a script: the project comes first, and this directory's profile.py must not stand for Python's own.
     sys.path[0] = str(Path(__file__).resolve().parent.parent)
 
+from benchmarks.certificates import certificates
 from benchmarks.measure import PROJECT, native_program, output_of, run_process
 
 if TYPE_CHECKING:
@@ -163,6 +164,49 @@ def asyncstore_slow(name: str, *wrapper_options: str) -> Sender:
     return Sender(name, "asyncstore", command, asyncstore_version, warm_up=_ASYNCSTORE_WARM_UP)
 
 
+def asyncstore_tls(name: str, *options: str) -> Sender:
+    """A row of our own over TLS, with certificates of both."""
+
+    def command(port: int, directory: Path) -> list[str]:
+        file = certificates().file
+        keys = ["--tls-ca", file("ca.crt"), "--tls-cert", file("sender.crt"), "--tls-key", file("sender.key")]
+        program = [sys.executable, "-m", "asyncstore", "storescu", "-r", *options, "--tls", *keys]
+        return [*program, "127.0.0.1", str(port), str(directory)]
+
+    return Sender(name, "asyncstore", command, asyncstore_version, warm_up=_ASYNCSTORE_WARM_UP)
+
+
+def _dcmtk_tls() -> Sender:
+    path = native_program("storescu") or "storescu"
+
+    def command(port: int, directory: Path) -> list[str]:
+        file = certificates().file
+        keys = ["+tls", file("sender.key"), file("sender.crt"), "+cf", file("ca.crt")]
+        options = ["+sd", "+r", "+fo", "-nh", "-pdu", "131072"]
+        return [path, *options, *keys, "127.0.0.1", str(port), str(directory)]
+
+    return Sender("DCMTK storescu +tls", "dcmtk", command, lambda: _dcmtk_version("storescu"))
+
+
+def _dicom_rs_tls(connections: int) -> Sender:
+    def command(port: int, directory: Path) -> list[str]:
+        file = certificates().file
+        keys = ["--tls", "--key", file("sender.key"), "--cert", file("sender.crt"), "--add-certs", file("ca.crt")]
+        options = ["--fail-first", "--never-transcode", "--max-pdu-length", "131072", "-c", str(connections)]
+        program = dicom_rs_program() or "dicom-storescu"
+        return [program, *options, *keys, f"ANY-SCP@127.0.0.1:{port}", str(directory)]
+
+    note = "dicom-rs needs `cargo install dicom-storescu --features tls` for this row."
+    return Sender(f"dicom-rs -c {connections} --tls", "dicom-rs", command, _dicom_rs_tls_version, note=note)
+
+
+@cache
+def _dicom_rs_tls_version() -> str | None:
+    """The version of dicom-rs's dicom-storescu, or None if it was built without TLS."""
+    program = dicom_rs_program()
+    return _dicom_rs_version() if program and "--tls" in (output_of([program, "--help"]) or "") else None
+
+
 def _dcmtk(name: str, program: str, *options: str) -> Sender:
     path = native_program(program) or program
 
@@ -214,6 +258,12 @@ def _senders() -> list[Sender]:
         # -R is left out: it makes storescu read every file twice.
         _dcmtk("DCMTK storescu", "storescu", "+fo", "-nh"),
         _dcmtk("DCMTK dcmsend", "dcmsend", "+fo", "-nh", "-nuc", "-dn"),
+        asyncstore_tls("asyncstore --tls"),
+        asyncstore_tls("asyncstore -j 1 --tls", "-j", "1"),
+        asyncstore_tls("asyncstore -j 4 --tls", "-j", "4"),
+        _dcmtk_tls(),
+        _dicom_rs_tls(1),
+        _dicom_rs_tls(4),
         _dicom_rs(1),
         _dicom_rs(2),
         _dicom_rs(4),
@@ -258,7 +308,7 @@ def smoke() -> int:
     failed = 0
     with RECEIVERS[choose_receiver("storescp", "asyncstore")].start() as endpoint:
         for sender in SENDERS.values():
-            if sender.version() is None:
+            if sender.version() is None or sender.name.endswith("tls"):
                 continue
             run = sender.run(endpoint.port, files.root, 60)
             good = sender.succeeded(run)

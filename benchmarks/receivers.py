@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
+from benchmarks import certificates
 from benchmarks.measure import background, free_port, native_program, output_of
 from benchmarks.peers import HERE, asyncstore_version, dcmjs_version
 
@@ -60,6 +61,16 @@ def _storescp(tuned: bool) -> Iterator[Endpoint]:
         environment["TCP_NODELAY"] = "1"
     port = free_port()
     with background([_STORESCP, "--ignore", "--fork", str(port)], [port], environment=environment):
+        yield Endpoint(port)
+
+
+@contextlib.contextmanager
+def _storescp_tls() -> Iterator[Endpoint]:
+    port = free_port()
+    file = certificates.certificates().file
+    keys = ["+tls", file("receiver.key"), file("receiver.crt"), "+cf", file("ca.crt"), "-rc"]
+    command = [_STORESCP, "--ignore", "--fork", *keys, str(port)]
+    with background(command, [port], environment={**os.environ, "TCP_NODELAY": "1"}):
         yield Endpoint(port)
 
 
@@ -156,6 +167,12 @@ RECEIVERS: Final[dict[str, Receiver]] = {
             "DCMTK storescp --ignore --fork as installed (Nagle's algorithm on)",
             lambda: _storescp(tuned=False),
             _program_missing("storescp"),
+        ),
+        Receiver(
+            "storescp +tls",
+            "DCMTK storescp --ignore --fork +tls -rc, TCP_NODELAY=1: TLS 1.3, AES-256-GCM, certificates of both",
+            _storescp_tls,
+            lambda: _program_missing("storescp")() or certificates.missing(),
         ),
         Receiver("orthanc", "Orthanc as installed, empty storage", _orthanc, _program_missing("Orthanc"), keeps=True),
         Receiver("dcmjs-dimse", "dcmjs-dimse SCP, operations window 16", _dcmjs, _dcmjs_missing),

@@ -9,6 +9,14 @@ ROUND_TRIP_SECONDS: Final = 0.020
 
 _OURS: Final = ("asyncstore", "asyncstore -j 1")
 _PEERS: Final = ("DCMTK storescu", "DCMTK dcmsend", "dicom-rs -c 1", "dicom-rs -c 2", "dicom-rs -c 4")
+_BY_TLS: Final = (
+    "asyncstore --tls",
+    "asyncstore -j 1 --tls",
+    "asyncstore -j 4 --tls",
+    "DCMTK storescu +tls",
+    "dicom-rs -c 1 --tls",
+    "dicom-rs -c 4 --tls",
+)
 _SLOW_PEERS: Final = ("gdcmscu", "pynetdicom", "dcmjs-dimse")
 _EVERYBODY: Final = (*_OURS, *_PEERS, *_SLOW_PEERS)
 
@@ -79,6 +87,9 @@ SCENES: Final[tuple[Scene, ...]] = (
         smoke_count=4,
         round_trip_seconds=ROUND_TRIP_SECONDS,
     ),
+    Scene("tls-small", "tls", "10,000 x 9 KB by TLS", "small", "storescp +tls", _BY_TLS),
+    Scene("tls-ct", "tls", "2,000 x 512 KB by TLS", "ct", "storescp +tls", _BY_TLS),
+    Scene("tls-big", "tls", "4 x 256 MB by TLS", "big", "storescp +tls", _BY_TLS),
     Scene(
         "window-dcmjs",
         "window",
@@ -165,5 +176,7 @@ SCENES: Final[tuple[Scene, ...]] = (
 GROUPS: Final = tuple(dict.fromkeys(scene.group for scene in SCENES))
 
 # Enough to see ours beside the two that are quick to start; a smoke run is over in seconds.
-SMOKE_PEERS: Final = frozenset({"DCMTK dcmsend", "DCMTK storescu", "dicom-rs -c 4"})
+SMOKE_PEERS: Final = frozenset(
+    {"DCMTK dcmsend", "DCMTK storescu", "dicom-rs -c 4", "DCMTK storescu +tls", "dicom-rs -c 4 --tls"}
+)
 SMOKE_ROUND_TRIP_SECONDS: Final = 0.005

@@ -18,6 +18,7 @@ from asyncstore.errors import (
     AsyncStoreError,
     ConnectFailed,
     ConnectionLost,
+    IdentityNotConfirmed,
     LedgerError,
     LocalProtocolError,
     MissingUID,
@@ -29,6 +30,7 @@ from asyncstore.errors import (
     SourceError,
     StoreFailed,
     Timeout,
+    TLSFailed,
     cause_of,
 )
 from asyncstore.status import Status
@@ -56,7 +58,7 @@ def test_the_tree_is_the_one_in_the_docstring() -> None:
         if isinstance(each, type) and issubclass(each, Exception)
     }
     assert documented_tree() == defined
-    assert len(defined) == 18
+    assert len(defined) == 20
 
 
 @pytest.mark.parametrize(
@@ -67,6 +69,7 @@ def test_the_tree_is_the_one_in_the_docstring() -> None:
         (MissingUID("x"), False),
         (SourceChanged("x"), False),
         (ConnectFailed("x"), True),
+        (TLSFailed("x"), False),
         (NoAcceptedContext("x"), False),
         (AssociationLost("x"), True),
         (Aborted(0, 0), True),
@@ -181,8 +184,10 @@ ONE_OF_EACH = [
     SourceChanged("x"),
     AssociateError("x"),
     ConnectFailed("x"),
+    TLSFailed("x", "expired"),
     AssociationRejected(2, 3, 1),
     NoAcceptedContext("x"),
+    IdentityNotConfirmed("x"),
     AssociationLost("x", [1]),
     Aborted(2, 1, [1, 2]),
     ConnectionLost("x", [3]),

@@ -36,8 +36,10 @@ def explain_failure(error: Exception, peer: Peer, calling_ae_title: str, log: Do
         logger.error("No connection to %s:%s", peer.host, peer.port)
     elif not log.errors:
         logger.error("%s", error)
-    if isinstance(error, ConnectionLost) and not error.outstanding:
-        logger.error("Possible reasons: the port expects TLS, or the peer does not allow our host or the AE titles")
+    if isinstance(error, ConnectionLost) and not error.outstanding and peer.tls is None:
+        logger.error(
+            "Possible reasons: the port expects TLS (--tls), or the peer does not allow our host or the AE titles"
+        )
 
 
 def _is_about_the_connection(error: Exception) -> bool:

@@ -267,7 +267,7 @@ def one_of(context: typer.Context, *names: str) -> str | None:
     Raises typer.BadParameter when they contradict each other.
     """
     given = [name for name in names if context.params[name]]
-    typed = [name for name in given if _is_typed(context, name)]
+    typed = [name for name in given if is_typed(context, name)]
     chosen = typed or given
     if len(chosen) > 1:
         spelled = " and ".join(f"--{name.replace('_', '-')}" for name in chosen)
@@ -275,7 +275,8 @@ def one_of(context: typer.Context, *names: str) -> str | None:
     return chosen[0] if chosen else None
 
 
-def _is_typed(context: typer.Context, name: str) -> bool:
+def is_typed(context: typer.Context, name: str) -> bool:
+    """Whether the command line has the option, and not only the environment."""
     source = context.get_parameter_source(name)
     return source is not None and source.name == "COMMANDLINE"
 

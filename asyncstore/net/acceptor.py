@@ -7,16 +7,18 @@ import logging
 import math
 import socket
 import time
+from collections.abc import Awaitable
 from typing import TYPE_CHECKING, Final, Self
 
 import anyio
 import anyio.abc
 
 from asyncstore.aio.loop_share import LoopShare
-from asyncstore.errors import AsyncStoreError, RemoteProtocolError
+from asyncstore.errors import AsyncStoreError, RemoteProtocolError, TLSFailed
 from asyncstore.net.association import Association
 from asyncstore.net.peer import Timeouts, check_ae_title, check_range
 from asyncstore.net.transport import SocketTransport
+from asyncstore.net.user_identity import Caller
 from asyncstore.uids import IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION_NAME, TRANSFER_SYNTAXES
 from asyncstore.upper_layer.contexts import AcceptedContexts
 from asyncstore.upper_layer.framing import MINIMUM_LENGTH, fragment_capacity
@@ -25,11 +27,15 @@ from asyncstore.upper_layer.machine import AssociationRequested
 from asyncstore.upper_layer.pdu import AssociateAC, AssociateRJ
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Collection
+    import ssl
+    from collections.abc import Collection
     from types import TracebackType
 
     from asyncstore.net.provider import Providers
+    from asyncstore.net.tls_settings import TLS
     from asyncstore.net.transport import Transport
+    from asyncstore.net.user_identity import Answer as Decision
+    from asyncstore.net.user_identity import Authenticate
     from asyncstore.trace import TraceEvent
     from asyncstore.upper_layer.machine import UpperLayerEvent
     from asyncstore.upper_layer.pdu import AssociateRQ
@@ -47,6 +53,7 @@ ANY_SCP: Final = "ANY-SCP"
 _WRONG_CALLED_AE_TITLE: Final = AssociateRJ(1, 1, 7)
 _WRONG_CALLING_AE_TITLE: Final = AssociateRJ(1, 1, 3)
 _LIMIT_EXCEEDED: Final = AssociateRJ(2, 3, 2)
+_NOT_AUTHENTICATED: Final = AssociateRJ(1, 1, 1)
 # PS3.8 Table 9-18, result/reason of a presentation context.
 _ACCEPTED, _ABSTRACT_SYNTAX_UNKNOWN, _TRANSFER_SYNTAXES_UNKNOWN = 0, 3, 4
 
@@ -66,11 +73,14 @@ class Acceptor:
     window                how many operations a peer may have outstanding (PS3.7 D.3.3.3)
     maximum_associations  further ones are rejected as "local limit exceeded"; 0: no limit
     acse_seconds          how long to wait for the request, and for the peer to close at the end (ARTIM, PS3.8 9.1.5)
+    authenticate          decides about each caller whose AE titles are right (see Authenticate); None: all may
+    tls                   accept by TLS only: a TLS with our certificate, or an ssl.SSLContext; None: clear text only
     idle_seconds          abort an association if its peer neither sends nor takes a byte for this long and no provider
                           owes it an answer; 0: never
 
     `associations` counts the associations that were accepted. Raises LocalProtocolError for a value that makes no
-    sense. Entering the block raises OSError if it cannot listen on the port; leaving it aborts what is open.
+    sense. Entering the block raises OSError if it cannot listen on the port, and TLSFailed if `tls` cannot be used;
+    leaving it aborts what is open.
     """
 
     def __init__(
@@ -88,6 +98,8 @@ class Acceptor:
         maximum_associations: int = 0,
         acse_seconds: float = 30.0,
         idle_seconds: float = 600.0,
+        tls: TLS | ssl.SSLContext | None = None,
+        authenticate: Authenticate | None = None,
     ) -> None:
         check_range("port", port, 0, 65535)
         check_range("maximum_length", maximum_length or MINIMUM_LENGTH, MINIMUM_LENGTH, 0xFFFFFFFF)
@@ -110,12 +122,15 @@ class Acceptor:
         self.window = window
         self.maximum_associations = maximum_associations
         self.idle_seconds = idle_seconds
+        self.tls: TLS | ssl.SSLContext | None = tls
+        self.authenticate: Authenticate | None = authenticate
         self.timeouts: Timeouts = Timeouts(acse_seconds=acse_seconds, dimse_seconds=math.inf, network_seconds=math.inf)
         self.associations = 0
         self._open: set[AcceptedAssociation] = set()
         self._stack: contextlib.AsyncExitStack
 
     async def __aenter__(self) -> Self:
+        await self._check_tls()
         listener = socket.create_server((self.host, self.port), backlog=128, family=_family(self.host))
         listener.setblocking(False)
         self.port = listener.getsockname()[1]
@@ -150,14 +165,38 @@ class Acceptor:
 
     async def _serve(self, sock: socket.socket) -> None:
         """Serve one association from its first byte to its last; no peer can end the association of another."""
+        tcp = SocketTransport(sock)
+        transport = tcp if self.tls is None else await self._secured(tcp, self.tls)
+        if transport is None:
+            return
         over_limit = 0 < self.maximum_associations <= len(self._open)
         association = AcceptedAssociation(self, over_limit=over_limit)
         self._open.add(association)
         try:
-            await association.run(SocketTransport(sock))
+            await association.run(transport)
         finally:
             self._open.remove(association)
             await association.finish()
+
+    async def _check_tls(self) -> None:
+        """Raise TLSFailed for settings that cannot be used, so that not every peer finds that out."""
+        if self.tls is not None and not hasattr(self.tls, "wrap_bio"):
+            import anyio.to_thread
+
+            from asyncstore.net.tls_context import server_context
+
+            await anyio.to_thread.run_sync(server_context, self.tls)
+
+    async def _secured(self, tcp: SocketTransport, tls: TLS | ssl.SSLContext) -> Transport | None:
+        """TLS on a connection; None if there is none, which is logged."""
+        from asyncstore.net.tls import accept
+
+        where = tcp.peer_address
+        try:
+            return await accept(tcp, tls, self.timeouts.acse_seconds)
+        except TLSFailed as error:
+            logger.warning("no TLS with %s: %s", where, error)
+            return None
 
     async def _watch(self) -> None:
         """Abort associations that are idle."""
@@ -168,7 +207,7 @@ class Acceptor:
 
     # -- negotiation ---------------------------------------------------------------------------------------------------
 
-    def _rejection_of(self, request: AssociateRQ) -> AssociateRJ | None:
+    def rejection_of(self, request: AssociateRQ) -> AssociateRJ | None:
         """The rejection of a request; None if it is accepted."""
         if self.called_ae_titles is not None and request.called_ae_title not in self.called_ae_titles:
             return _WRONG_CALLED_AE_TITLE
@@ -176,8 +215,9 @@ class Acceptor:
             return _WRONG_CALLING_AE_TITLE
         return None
 
-    def _answer_to(self, request: AssociateRQ) -> AssociateAC:
+    def answer_to(self, request: AssociateRQ, identity_response: bytes = b"") -> AssociateAC:
         """The acceptance of a request, with a result for each presentation context."""
+        identity = request.user_information.user_identity
         window = request.user_information.operations_window
         granted = min(window.invoked or _UNLIMITED_WINDOW, self.window) if window else 1
         return AssociateAC(
@@ -192,6 +232,7 @@ class Acceptor:
                 implementation_class_uid=IMPLEMENTATION_CLASS_UID,
                 implementation_version_name=IMPLEMENTATION_VERSION_NAME,
                 operations_window=OperationsWindow(granted, 1) if granted > 1 else None,
+                user_identity_response=identity_response if identity and identity.response_requested else None,
             ),
         )
 
@@ -276,14 +317,47 @@ class AcceptedAssociation(Association):
 
     def _negotiate(self, event: UpperLayerEvent) -> Awaitable[object] | None:
         assert isinstance(event, AssociationRequested)
-        request, now = event.request, time.monotonic()
-        rejection = _LIMIT_EXCEEDED if self._over_limit else self._acceptor._rejection_of(request)
+        request = event.request
+        rejection = _LIMIT_EXCEEDED if self._over_limit else self._acceptor.rejection_of(request)
+        if rejection is not None or self._acceptor.authenticate is None:
+            return self._answer(request, rejection)
+        decided = self._decided_on(request, self._acceptor.authenticate)
+        if isinstance(decided, Awaitable):
+            return self._answer_later(request, decided)
+        return self._answer_authenticated(request, decided)
+
+    def _decided_on(self, request: AssociateRQ, authenticate: Authenticate) -> Decision | Awaitable[Decision]:
+        certificate = getattr(self.transport, "peer_certificate", None)
+        identity = request.user_information.user_identity
+        try:
+            return authenticate(Caller(request.calling_ae_title, request.called_ae_title, identity, certificate))
+        except Exception as error:
+            return _not_decided(error)
+
+    async def _answer_later(self, request: AssociateRQ, awaitable: Awaitable[Decision]) -> None:
+        try:
+            decided = await awaitable
+        except Exception as error:
+            decided = _not_decided(error)
+        rest = self._answer_authenticated(request, decided)
+        if rest is not None:
+            await rest
+
+    def _answer_authenticated(self, request: AssociateRQ, decided: Decision) -> Awaitable[object] | None:
+        if isinstance(decided, bytes):
+            return self._answer(request, None, decided)
+        return self._answer(request, None if decided is True else _NOT_AUTHENTICATED)
+
+    def _answer(
+        self, request: AssociateRQ, rejection: AssociateRJ | None, identity_response: bytes = b""
+    ) -> Awaitable[object] | None:
+        now = time.monotonic()
         if rejection is not None:
             self._upper_layer.reject(rejection, now)
         else:
             self._acceptor.associations += 1
             self.calling_ae_title: str = request.calling_ae_title
-            answer = self._acceptor._answer_to(request)
+            answer = self._acceptor.answer_to(request, identity_response)
             capacity = fragment_capacity(request.user_information.maximum_length)
             self._upper_layer.accept(answer, now)
             window = answer.user_information.operations_window
@@ -306,6 +380,11 @@ class AcceptedAssociation(Association):
 
     def _trace(self, kind: type[TraceEvent], **fields: object) -> None:
         """Do nothing: only requestors log events."""
+
+
+def _not_decided(error: Exception) -> bool:
+    logger.error("authenticate failed", exc_info=error)
+    return False
 
 
 def several(words: Collection[str]) -> tuple[str, ...]:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, cast
 import anyio
 
 from asyncstore.dimse.reassembly import Incoming
-from asyncstore.errors import AsyncStoreError, ConnectionLost, RemoteProtocolError, Timeout
+from asyncstore.errors import AsyncStoreError, ConnectionLost, RemoteProtocolError, Timeout, TLSFailed
 from asyncstore.net import trace
 from asyncstore.net.invoker import Invoker
 from asyncstore.net.link import Link
@@ -167,7 +167,9 @@ class Association(Link):
             await anyio.sleep(min(left, longest))
 
     def _trace_failure(self, error: AsyncStoreError) -> None:
-        if isinstance(error, Timeout):
+        if isinstance(error, TLSFailed):
+            self._trace(trace.NotSecured, detail=str(error), cause=error.cause)
+        elif isinstance(error, Timeout):
             self._trace(trace.TimedOut, which=error.which, seconds=error.seconds)
         elif isinstance(error, RemoteProtocolError) and self._releasing:
             self._tolerate(error)  # everything was answered before

@@ -2,11 +2,21 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from asyncstore.errors import LocalProtocolError
 from asyncstore.record import record
 from asyncstore.upper_layer.framing import MINIMUM_LENGTH
 
+if TYPE_CHECKING:
+    import ssl
+
+    from asyncstore.net.tls_settings import TLS
+    from asyncstore.upper_layer.items import UserIdentity
+
 MAXIMUM_AE_TITLE_CHARACTERS = 16
+# What each kind of user identity (PS3.7 D.3.3.7) holds that nobody else may know; a user name (1) is none.
+_SECRETS = {2: "passcode", 3: "Kerberos ticket", 4: "SAML assertion", 5: "JSON Web Token"}
 _LARGEST_WINDOW = 0xFFFF  # 16 bits (PS3.7 D.3.3.3), as a Message ID has
 
 
@@ -19,12 +29,14 @@ class Peer:
     `ae_title` is sent as the Called AE title (PS3.8 9.3.2). An IPv6 address may be in brackets, as URLs write it.
     `source_address` is the address of this machine from which the peer is called, and a port, as for
     `socket.create_connection`: ("192.0.2.7", 0). Port 0 is any; another one serves one association at a time.
+    `tls` secures the connection: a TLS, or an ssl.SSLContext of your own; None: clear text.
     """
 
     host: str
     port: int
     ae_title: str = "ANY-SCP"
     source_address: tuple[str, int] | None = None
+    tls: TLS | ssl.SSLContext | None = None
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "host", _without_brackets(self.host))
@@ -84,6 +96,14 @@ def check_ae_title(title: str) -> str:
     if "\\" in title or not title.isascii() or not title.isprintable():
         raise LocalProtocolError(f"AE title {title!r} has a character that an AE title cannot have")
     return title
+
+
+def check_secret(identity: UserIdentity | None, peer: Peer, *, may_be_in_clear: bool) -> None:
+    """Refuse to send the secret of a user identity where everybody on the way can read it."""
+    secret = None if identity is None else _SECRETS.get(identity.kind)
+    if secret is not None and peer.tls is None and not may_be_in_clear:
+        text = "would be sent in clear text: use TLS, or allow it (allow_plaintext_credentials)"
+        raise LocalProtocolError(f"the {secret} {text}")
 
 
 def check_seconds(name: str, seconds: object) -> None:

@@ -12,14 +12,16 @@ from asyncstore.errors import (
     AsyncStoreError,
     ConnectFailed,
     ConnectionLost,
+    IdentityNotConfirmed,
     LocalProtocolError,
     NoAcceptedContext,
     Timeout,
+    TLSFailed,
 )
 from asyncstore.net import trace
 from asyncstore.net.association import Association
-from asyncstore.net.peer import Timeouts, check_ae_title, check_length, check_window
-from asyncstore.net.transport import connect as connect_by_tcp
+from asyncstore.net.connecting import connect as connect_to
+from asyncstore.net.peer import Timeouts, check_ae_title, check_length, check_secret, check_window
 from asyncstore.upper_layer.contexts import AcceptedContexts, propose
 from asyncstore.upper_layer.framing import fragment_capacity
 from asyncstore.upper_layer.machine import AssociationAccepted, AssociationRefused
@@ -55,13 +57,15 @@ class Requestor(Association):
         maximum_length: int = 16382,
         maximum_send_length: int = 0,
         user_identity: UserIdentity | None = None,
+        allow_plaintext_credentials: bool = False,
         providers: Providers | None = None,
-        connect: Connect = connect_by_tcp,
+        connect: Connect = connect_to,
     ) -> None:
         check_ae_title(calling_ae_title)
         check_window(window)
         check_length("maximum_length", maximum_length)
         check_length("maximum_send_length", maximum_send_length)
+        check_secret(user_identity, peer, may_be_in_clear=allow_plaintext_credentials)
         super().__init__(
             acceptor=False,
             maximum_length=maximum_length,
@@ -101,6 +105,9 @@ class Requestor(Association):
         self._trace(trace.Requesting, peer=self.peer)
         try:
             transport = await self._connect(self.peer, self.timeouts.connect_seconds)
+        except TLSFailed as error:
+            self._trace_failure(error)
+            raise
         except (ConnectFailed, Timeout) as error:
             self._trace(trace.ConnectionFailed, detail=str(error))
             raise
@@ -179,6 +186,13 @@ class Requestor(Association):
 
     def _accepted(self, answer: AssociateAC) -> None:
         self._trace(trace.Accepted, request=self._request, answer=answer)
+        identity = self._request.user_information.user_identity
+        if (
+            identity is not None
+            and identity.response_requested
+            and answer.user_information.user_identity_response is None
+        ):
+            raise IdentityNotConfirmed(f"{self.peer} did not confirm the user identity")
         contexts = AcceptedContexts.of(self._request.presentation_contexts, answer.results)
         proposed, granted = self._request.user_information.operations_window, answer.user_information.operations_window
         if proposed and granted:  # 0 is unlimited (PS3.7 D.3.3.3): then what we proposed is the limit

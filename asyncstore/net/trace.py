@@ -72,6 +72,15 @@ class ConnectionFailed(TraceEvent):
         return f"cannot connect: {self.detail}"
 
 
+class NotSecured(ConnectionFailed):
+    """There is no TLS on the connection; `cause` is that of TLSFailed."""
+
+    cause: str
+
+    def __str__(self) -> str:
+        return f"no TLS: {self.detail}"
+
+
 class NothingAccepted(TraceEvent):
     """The association was accepted without a single presentation context."""
 

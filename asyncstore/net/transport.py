@@ -108,6 +108,15 @@ class SocketTransport:
             with contextlib.suppress(OSError):
                 sock.setsockopt(level, option, value)
 
+    @property
+    def peer_address(self) -> str:
+        """The address and port of the other end."""
+        try:
+            host, port, *_ = self._socket.getpeername()
+        except OSError:  # it has left
+            return "a peer that left"
+        return f"{host} port {port}"
+
     def send_some(self, parts: Sequence[memoryview | bytes]) -> int:
         """Send as much of `parts`, in order, as the socket takes at once; returns how many bytes that was."""
         try:
@@ -127,6 +136,10 @@ class SocketTransport:
             return None
         except OSError as error:
             _lost(error)
+
+    async def wait_readable(self) -> None:
+        """Wait until something can be received, while nothing watches."""
+        await self._wait(anyio.wait_readable)
 
     async def wait_writable(self) -> None:
         """Wait until the socket takes bytes again; one task at a time."""

@@ -42,14 +42,15 @@ class Association:
     maximum_length       longest PDU to receive, in bytes; 0: no limit
     maximum_send_length  longest PDU to send, in bytes, if the peer accepts longer ones; 0: only the peer's limit
     user_identity        user identity to propose (PS3.7 D.3.3.7)
+    allow_plaintext_credentials  send a passcode, ticket or token also without TLS
     providers            a ServiceProvider for each abstract syntax that the peer may ask of us
-    connect              opens the connection; by default TCP
+    connect              opens the connection; by default TCP, and TLS if `peer.tls` says so
 
     Raises LocalProtocolError for a value that cannot be proposed, before it connects. Entering the block raises
-    ConnectFailed, Timeout, AssociationRejected, Aborted, ConnectionLost, RemoteProtocolError or NoAcceptedContext.
-    Leaving the block releases the association, or aborts it after an exception or cancellation, or with operations
-    outstanding. An exception of a callback or a logging handler aborts it too, and is raised out of the block. The
-    block can be entered once.
+    ConnectFailed, TLSFailed, Timeout, AssociationRejected, Aborted, ConnectionLost, RemoteProtocolError,
+    NoAcceptedContext or IdentityNotConfirmed. Leaving the block releases the association, or aborts it after an
+    exception or cancellation, or with operations outstanding. An exception of a callback or a logging handler aborts it
+    too, and is raised out of the block. The block can be entered once.
 
     Several tasks may call `store` at once: the negotiated `window` limits how many requests are outstanding, and the
     others wait.
@@ -66,6 +67,7 @@ class Association:
         maximum_length: int = 16382,
         maximum_send_length: int = 0,
         user_identity: UserIdentity | None = None,
+        allow_plaintext_credentials: bool = False,
         providers: Providers | None = None,
         connect: Connect = connect_by_tcp,
     ) -> None:
@@ -78,6 +80,7 @@ class Association:
             maximum_length=maximum_length,
             maximum_send_length=maximum_send_length,
             user_identity=user_identity,
+            allow_plaintext_credentials=allow_plaintext_credentials,
             providers=providers,
             connect=connect,
         )

@@ -24,10 +24,13 @@ from asyncstore.uids import STORAGE_SOP_CLASSES, VERIFICATION
 
 if TYPE_CHECKING:
     import os
+    import ssl
     from collections.abc import Collection
 
     from asyncstore.dimse.performing import PeerRequest
     from asyncstore.net.provider import ServiceProvider, Sink
+    from asyncstore.net.tls_settings import TLS
+    from asyncstore.net.user_identity import Authenticate
 
 logger: logging.Logger = logging.getLogger("asyncstore.net.acceptor")
 
@@ -132,6 +135,8 @@ class StorageSCP(Acceptor):
         maximum_associations: int = 0,
         acse_seconds: float = 30.0,
         idle_seconds: float = 600.0,
+        tls: TLS | ssl.SSLContext | None = None,
+        authenticate: Authenticate | None = None,
         on_store: OnStore | None = None,
     ) -> None:
         self.output_directory: Path | None = None if output_directory is None else Path(output_directory)
@@ -157,6 +162,8 @@ class StorageSCP(Acceptor):
             maximum_associations=maximum_associations,
             acse_seconds=acse_seconds,
             idle_seconds=idle_seconds,
+            tls=tls,
+            authenticate=authenticate,
         )
 
     async def __aenter__(self) -> Self:

@@ -24,6 +24,7 @@ from asyncstore.errors import LocalProtocolError, cause_of
 from asyncstore.inputs.feed import Feed
 from asyncstore.inputs.own_files import OwnFiles
 from asyncstore.inputs.selection import Choice
+from asyncstore.net.peer import check_secret
 from asyncstore.transfer.admission import Admission
 from asyncstore.transfer.attempts import Attempts
 from asyncstore.transfer.concurrency import Concurrency
@@ -103,6 +104,7 @@ class Transfer:
         own_files: Iterable[AnyPath] = (),
     ) -> None:
         options = _with(options or TransferOptions(), associations=associations, window=window)
+        check_secret(options.user_identity, peer, may_be_in_clear=options.allow_plaintext_credentials)
         self.peer = peer
         self.options: TransferOptions = options if ledger is None else options.for_ledger()
         self.report: Report = Report()

@@ -147,6 +147,7 @@ class TransferOptions:
     fail_fast             stop at the first instance that fails
     drain_seconds         how long `Transfer.drain` waits for instances in flight
     user_identity         user identity to propose (PS3.7 D.3.3.7)
+    allow_plaintext_credentials  send a passcode, ticket or token also without TLS
 
     Raises LocalProtocolError for a value that makes no sense.
     """
@@ -170,6 +171,7 @@ class TransferOptions:
     fail_fast: bool = False
     drain_seconds: float = 30.0
     user_identity: UserIdentity | None = None
+    allow_plaintext_credentials: bool = False
     limits: Limits = _NO_LIMITS
 
     def __post_init__(self) -> None:

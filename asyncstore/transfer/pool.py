@@ -164,6 +164,7 @@ class Pool:
             maximum_length=options.maximum_length,
             maximum_send_length=options.maximum_send_length,
             user_identity=options.user_identity,
+            allow_plaintext_credentials=options.allow_plaintext_credentials,
         )
         association.on_trouble = self._take_trouble
         association.pacer = self._limiter.pacer

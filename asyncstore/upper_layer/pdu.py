@@ -89,6 +89,11 @@ _STRANGERS: tuple[tuple[bytes, str], ...] = (
 )
 
 
+def stranger_of(data: bytes) -> str | None:
+    """What bytes look like that begin as another protocol does."""
+    return next((name for start, name in _STRANGERS if data.startswith(start)), None)
+
+
 def _pdu_bytes(pdu_type: int, body: bytes) -> bytes:
     return _HEADER.pack(pdu_type, len(body)) + body
 
@@ -401,8 +406,8 @@ def check_header(header: bytes | bytearray | memoryview, maximum_length: int) ->
 
 def _check_short_header(header: bytes, pdu_type: int, length: int) -> None:
     if pdu_type not in PDU_NAMES:
-        stranger = next((f"; this looks like {name}" for start, name in _STRANGERS if header.startswith(start)), "")
-        text = f"0x{pdu_type:02X} is not a PDU type{stranger}"
+        stranger = stranger_of(header)
+        text = f"0x{pdu_type:02X} is not a PDU type{f'; this looks like {stranger}' if stranger else ''}"
         raise RemoteProtocolError(text, pdu="unknown PDU", field=PDU_TYPE_FIELD)
     if length > MAXIMUM_FIXED_BYTES:
         text = f"{length} bytes where there should be 4"

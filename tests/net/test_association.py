@@ -451,7 +451,14 @@ async def test_an_echo_needs_a_context_for_verification() -> None:
 async def test_the_request_says_who_we_are_and_what_we_propose() -> None:
     identity = UserIdentity(2, b"user", b"secret")
     with ScriptedSCP() as scp:
-        association = to(scp, calling_ae_title="CALLER", maximum_length=32768, window=7, user_identity=identity)
+        association = to(
+            scp,
+            calling_ae_title="CALLER",
+            maximum_length=32768,
+            window=7,
+            user_identity=identity,
+            allow_plaintext_credentials=True,
+        )
         async with association:
             pass
     request = scp.wires[0].received[0]

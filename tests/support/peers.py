@@ -27,6 +27,7 @@ from asyncstore.uids import VERIFICATION
 from tests.support.command import environment, words
 
 if TYPE_CHECKING:
+    import ssl
     from collections.abc import Callable, Iterator, Mapping, Sequence
 
 LOOPBACK = "127.0.0.1"
@@ -383,11 +384,17 @@ class InProcessSCP:
 
 @contextlib.contextmanager
 def pynetdicom_server(
-    *, status: int = 0x0000, maximum_length: int = 16382, called_ae_title: str | None = None
+    *,
+    status: int = 0x0000,
+    maximum_length: int = 16382,
+    called_ae_title: str | None = None,
+    ssl_context: ssl.SSLContext | None = None,
+    on_user_identity: Callable[[Any], tuple[bool, bytes | None]] | None = None,
 ) -> Iterator[InProcessSCP]:
     """pynetdicom in this process: starts in milliseconds, keeps every request in memory, answers all with `status`.
 
-    With `called_ae_title` it rejects whoever calls another.
+    With `called_ae_title` it rejects whoever calls another, with `ssl_context` it is called by TLS, and
+    `on_user_identity` decides about the user identities that come.
     """
     from pynetdicom import AE, AllStoragePresentationContexts, evt
     from pynetdicom._globals import ALL_TRANSFER_SYNTAXES
@@ -417,7 +424,10 @@ def pynetdicom_server(
         assert context.abstract_syntax is not None
         entity.add_supported_context(context.abstract_syntax, ALL_TRANSFER_SYNTAXES)
     entity.add_supported_context(VERIFICATION)
-    server = entity.start_server((LOOPBACK, 0), block=False, evt_handlers=[(evt.EVT_C_STORE, handle_store)])
+    handlers: list[Any] = [(evt.EVT_C_STORE, handle_store)]
+    if on_user_identity is not None:
+        handlers.append((evt.EVT_USER_ID, on_user_identity))
+    server = entity.start_server((LOOPBACK, 0), block=False, evt_handlers=handlers, ssl_context=ssl_context)
     assert server is not None
     try:
         yield InProcessSCP(server.server_address[1], received)

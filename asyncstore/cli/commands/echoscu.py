@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from asyncstore import __version__
-from asyncstore.cli import options, running
+from asyncstore.cli import options, running, securing
 from asyncstore.cli.advice import explain_failure
 from asyncstore.cli.exit_codes import ExitCode, interrupted_by
 from asyncstore.cli.output.documented_log import logger
@@ -23,6 +23,7 @@ DETAILS = """Exit codes: 0 the peer answered with success, 1 no association, 2 u
 status or not at all, 130 or 143 interrupted."""
 
 
+@securing.calls
 def echoscu(
     context: typer.Context,
     addr: options.Address,
@@ -62,11 +63,9 @@ def echoscu(
 ) -> None:
     """Send C-ECHO requests; the help is made from DETAILS."""
     syntax = options.transfer_syntax(context)
-    peer, timeouts, level = (
-        Peer(addr, port, called_aet, source_address),
-        options.timeouts(context),
-        options.log_level(context),
-    )
+    peer = Peer(addr, port, called_aet, source_address, securing.caller_tls(context))
+    identity = securing.user_identity(context)
+    timeouts, level = options.timeouts(context), options.log_level(context)
 
     def command(log: DocumentedLog) -> int:
         logger.debug("asyncstore echoscu v%s", __version__)
@@ -76,10 +75,12 @@ def echoscu(
             "calling_ae_title": calling_aet,
             "timeouts": timeouts,
             "maximum_length": max_pdu,
+            "user_identity": identity,
+            "allow_plaintext_credentials": context.params["allow_plaintext_credentials"],
         }
         return running.run_async(_verify, peer, proposal, repeat, abort, log)
 
-    raise typer.Exit(running.run(level, command))
+    raise typer.Exit(running.run(level, securing.telling(context, command)))
 
 
 async def _verify(peer: Peer, proposal: dict[str, Any], repeat: int, abort: bool, log: DocumentedLog) -> int:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from asyncstore import __version__
-from asyncstore.cli import options, running
+from asyncstore.cli import options, running, securing
 from asyncstore.cli.exit_codes import ExitCode
 from asyncstore.cli.output.documented_log import logger
 from asyncstore.cli.output.plain_text import count_text, path_text, peer_text, size_text
@@ -23,11 +23,13 @@ if TYPE_CHECKING:
 DETAILS = """Runs until Ctrl-C (SIGINT) or SIGTERM, then prints a summary at info level, and on a terminal at any level.
 
 Listens on all addresses unless --bind-address names one, and any peer that reaches the port may store. --ae-title, \
---accept and --accept-calling restrict the AE titles; they do not authenticate a peer.
+--accept and --accept-calling restrict the AE titles; they do not authenticate a peer. --tls --tls-cert with \
+--tls-client-ca does.
 
 Exit codes: 0 stopped by a signal, 1 cannot listen on the port, 2 usage."""
 
 
+@securing.is_called
 def storescp(
     context: typer.Context,
     port: Annotated[
@@ -136,6 +138,7 @@ def storescp(
         "maximum_length": max_pdu,
         "window": window,
         "acse_seconds": acse_timeout,
+        "tls": securing.called_tls(context),
     }
     raise typer.Exit(
         running.run(options.log_level(context), lambda log: running.run_async(_listen, settings, is_new, log))
@@ -174,7 +177,8 @@ async def _listen(settings: dict[str, Any], is_new: bool, log: DocumentedLog) ->
             logger.error("Cannot listen on %s: %s", where, running.system_text(error))
             return ExitCode.NO_ASSOCIATION
         try:
-            log.notice(logging.INFO, f"Listening on {scp.host} port {scp.port} as {scp.ae_title}")
+            how = ", by TLS only" if scp.tls is not None else ""
+            log.notice(logging.INFO, f"Listening on {scp.host} port {scp.port} as {scp.ae_title}{how}")
             await anyio.sleep_forever()
         finally:
             await scp.__aexit__(None, None, None)

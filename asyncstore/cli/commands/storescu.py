@@ -13,7 +13,7 @@ from typing import Annotated, Any, Literal, cast
 
 import typer
 
-from asyncstore.cli import options, rebinding, running, selecting, showing
+from asyncstore.cli import options, rebinding, running, securing, selecting, showing
 from asyncstore.cli.named_paths import NamedPaths
 from asyncstore.cli.output.plain_text import path_text
 from asyncstore.cli.sending import StorescuRun
@@ -57,6 +57,7 @@ def opened_list(name: str, *, ends_in_nul: bool) -> Iterator[str]:
     return listed_paths(stream, ends_in_nul=ends_in_nul)
 
 
+@securing.calls
 def storescu(
     context: typer.Context,
     addr: options.Address,
@@ -356,6 +357,8 @@ def storescu(
         retry_set_aside=retry_set_aside,
         strict_source=strict_source,
         fail_fast=fail_fast,
+        user_identity=securing.user_identity(context),
+        allow_plaintext_credentials=context.params["allow_plaintext_credentials"],
         limits=Limits(
             bytes_per_second=bwlimit,
             associations=None if is_fixed else associations,
@@ -364,7 +367,7 @@ def storescu(
         ),
     )
     run = StorescuRun(
-        Peer(addr, port, called_aet, source_address),
+        Peer(addr, port, called_aet, source_address, securing.caller_tls(context)),
         NamedPaths(paths or [], listed, list_name=files_from, ends_in_nul=null),
         transfer_options,
         ledger=ledger,
@@ -381,4 +384,5 @@ def storescu(
         metrics_path=metrics_file,
     )
     log_to = None if log_file is None else (log_file, options.file_log_level(context))
-    raise typer.Exit(running.run(level, run.plan if dry_run else run.run, log_to=log_to))
+    command = run.plan if dry_run else securing.telling(context, run.run)
+    raise typer.Exit(running.run(level, command, log_to=log_to))

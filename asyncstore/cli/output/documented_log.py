@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 
 from asyncstore.cli.output import pdu_text
 from asyncstore.cli.output.plain_text import count_text, duration_text, path_text, peer_text
+from asyncstore.cli.output.tls_text import with_advice
 from asyncstore.errors import AssociationRejected, MissingUID, NotDicom, Timeout
 from asyncstore.inputs.trace import LeftOut
 from asyncstore.instances.outcome import State, reason_of
@@ -127,6 +128,12 @@ def _(event: trace.Rejected) -> Iterator[Line]:
 @lines_of.register
 def _(event: trace.ConnectionFailed) -> Iterator[Line]:
     return _connection_failed(event.detail)
+
+
+@lines_of.register
+def _(event: trace.NotSecured) -> Iterator[Line]:
+    detail = peer_text(event.detail, DETAIL_CHARACTERS)
+    return _error(f"TLS was not established: {with_advice(detail, event.cause)}")
 
 
 def _connection_failed(detail: str) -> Iterator[Line]:

@@ -19,7 +19,9 @@ if TYPE_CHECKING:
 
     from tests.support.peers import RunningPeer
 
-USUAL_REASONS = "E: Possible reasons: the port expects TLS, or the peer does not allow our host or the AE titles"
+USUAL_REASONS = (
+    "E: Possible reasons: the port expects TLS (--tls), or the peer does not allow our host or the AE titles"
+)
 
 
 def test_an_answer_is_code_0_and_the_steps_are_logged(storescp: RunningPeer) -> None:

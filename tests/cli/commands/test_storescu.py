@@ -210,7 +210,7 @@ def test_a_peer_that_ends_every_connection_instead_of_answering_is_explained_onc
         f"W: {reset}; trying without an asynchronous operations window\n"
         f"W: {reset}; trying without the default presentation contexts\n"
         f"E: Connection lost: {reset}\n"
-        "E: Possible reasons: the port expects TLS, or the peer does not allow our host or the AE titles\n",
+        "E: Possible reasons: the port expects TLS (--tls), or the peer does not allow our host or the AE titles\n",
     )
 
 
