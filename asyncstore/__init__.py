@@ -26,6 +26,7 @@ if TYPE_CHECKING:
         MissingUID,
         NoAcceptedContext,
         NotDicom,
+        OperationFailed,
         ProtocolError,
         RemoteProtocolError,
         SourceChanged,
@@ -47,6 +48,7 @@ if TYPE_CHECKING:
     from asyncstore.net.peer import Peer, Timeouts
     from asyncstore.net.provider import NO_ANSWER, ServiceProvider
     from asyncstore.net.transport import Transport
+    from asyncstore.services.query import Matches
     from asyncstore.services.scu import Association, associate
     from asyncstore.services.storage_scp import Arrival, OnStore, StorageSCP
     from asyncstore.status import Status
@@ -62,7 +64,7 @@ __version__ = "0.1.0"
 
 __all__ = [
     # to whom, and one association
-    "Peer", "Timeouts", "UserIdentity", "associate", "Association", "LOW", "MEDIUM", "HIGH",
+    "Peer", "Timeouts", "UserIdentity", "associate", "Association", "Matches", "LOW", "MEDIUM", "HIGH",
     # many instances
     "store", "Transfer", "TransferOptions", "RetryPolicy", "Limits", "Timetable", "Report",
     "Ledger", "SqliteLedger", "LedgerReader", "StatusReaction", "Reaction", "Reactions",
@@ -75,6 +77,7 @@ __all__ = [
     "AsyncStoreError", "SourceError", "NotDicom", "MissingUID", "SourceChanged", "AssociateError", "ConnectFailed",
     "AssociationRejected", "NoAcceptedContext", "AssociationLost", "Aborted", "ConnectionLost", "Timeout",
     "ProtocolError", "LocalProtocolError", "RemoteProtocolError", "LedgerError", "StoreFailed",
+    "OperationFailed",
 ]  # fmt: skip
 
 _MODULES = {
@@ -90,6 +93,7 @@ _MODULES = {
     "asyncstore.ledger.sqlite.ledger": ("SqliteLedger",),
     "asyncstore.ledger.sqlite.reader": ("LedgerReader",),
     "asyncstore.services.storage_scp": ("Arrival", "OnStore", "StorageSCP"),
+    "asyncstore.services.query": ("Matches",),
     "asyncstore.services.scu": ("Association", "associate"),
     "asyncstore.net.mock": ("MockTransport",),
     "asyncstore.net.peer": ("Peer", "Timeouts"),

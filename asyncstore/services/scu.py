@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from asyncstore.dimse.messages import LOW
+from asyncstore.dimse.messages import LOW, MEDIUM
 from asyncstore.net.requestor import Requestor
 from asyncstore.services import storage
+from asyncstore.uids import STUDY_ROOT_FIND
 
 if TYPE_CHECKING:
     from pydicom.dataset import Dataset
@@ -14,6 +15,7 @@ if TYPE_CHECKING:
     from asyncstore.inputs.opening import AnyPath
     from asyncstore.instances.instance import Instance
     from asyncstore.instances.outcome import Outcome
+    from asyncstore.services.query import Matches
     from asyncstore.status import Status
 
 
@@ -32,6 +34,8 @@ class Association(Requestor):
     maximum_length       longest PDU to receive, in bytes; 0: no limit
     maximum_send_length  longest PDU to send, in bytes, if the peer accepts longer ones; 0: only the peer's limit
     user_identity        user identity to propose (PS3.7 D.3.3.7)
+    extended_negotiations  bytes to propose for SOP classes (PS3.7 D.3.3.5), such as {STUDY_ROOT_FIND: b"\x01"} for
+                         relational queries (PS3.4 C.5.1.1); what the peer accepts is in the attribute of that name
     providers            a ServiceProvider for each abstract syntax that the peer may ask of us
     connect              opens the connection; by default TCP
 
@@ -60,6 +64,26 @@ class Association(Requestor):
         half a message cannot be taken back. Cancelling it before or after that does not affect the others.
         """
         return await storage.store(self, source, priority=priority)
+
+    def find(self, identifier: Dataset, *, model: str = STUDY_ROOT_FIND, priority: int = MEDIUM) -> Matches:
+        """Query the peer (C-FIND, PS3.4 Annex C): an async iterator of its matches, as pydicom Datasets.
+
+            query = Dataset()
+            query.QueryRetrieveLevel, query.PatientID, query.StudyInstanceUID = "STUDY", "4711", ""
+            async for match in association.find(query):
+                print(match.StudyInstanceUID)
+
+        `identifier` has the keys: a value to match, or an empty one to be told. `model` is the SOP class of the query,
+        for which the peer must have accepted a context. `async with association.find(query) as matches` cancels the
+        query if the block is left before the last match; `await matches.aclose()` does so too.
+
+        The iterator raises OperationFailed when the peer refuses the query, or after the matches if it ended its list
+        early; AssociationLost or RemoteProtocolError when the association ends before that. LocalProtocolError when
+        there is no context for the model, and SourceError when the identifier cannot be encoded.
+        """
+        from asyncstore.services.query import Matches
+
+        return Matches(self, identifier, model=model, priority=priority)
 
     async def echo(self) -> Status:
         """Verify that the peer answers (C-ECHO, PS3.7 9.1.5), and return its status.
