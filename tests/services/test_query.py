@@ -8,7 +8,7 @@ import anyio
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from pydicom import Dataset
+from pydicom import DataElement, Dataset
 
 from asyncstore.dimse.query_messages import CCancelRQ, CFindRQ, CFindRSP
 from asyncstore.errors import (
@@ -113,10 +113,10 @@ async def test_a_success_or_a_warning_ends_the_list(last: int) -> None:
 @pytest.mark.parametrize(
     ("last", "text"),
     [
-        (0xA700, "the peer refused the query: 0xA700"),
-        (0xA900, "the peer refused the query: 0xA900"),
-        (0xC000, "the peer refused the query: 0xC000"),
-        (0xFE00, "the peer ended its list of matches early: 0xFE00"),
+        (0xA700, "the peer refused the query: .*0xA700"),
+        (0xA900, "the peer refused the query: .*0xA900"),
+        (0xC000, "the peer refused the query: .*0xC000"),
+        (0xFE00, "the peer ended its list of matches early: .*0xFE00"),
     ],
 )
 async def test_any_other_end_is_an_error_after_the_matches(last: int, text: str) -> None:
@@ -190,7 +190,7 @@ async def test_a_match_that_cannot_be_read_is_an_error_of_the_peer(data_set: byt
 
 async def test_a_query_needs_a_context_of_its_model_and_an_identifier_that_can_be_encoded() -> None:
     bad = identifier(PatientID="4711")
-    bad.add_new(0x00280010, "US", 70000)
+    bad.add(DataElement(0x00280010, "US", 70000, already_converted=True))
     with ScriptedSCP(accepting(Wire.answer_release)) as scp, anyio.fail_after(LIMIT_SECONDS):
         async with to(scp, contexts=CONTEXTS) as association:
             with pytest.raises(LocalProtocolError, match="Patient Root"):
