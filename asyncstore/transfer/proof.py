@@ -148,7 +148,7 @@ class Proof:
         self._pace = Pace()
         self._turn = anyio.Lock()
         self._waiting: ExpectedStudy | None = None
-        self._was_established = False
+        self._established = anyio.Event()
         self._failed_lots = 0
 
     async def run(self) -> None:
@@ -159,19 +159,27 @@ class Proof:
         """
         try:
             async with anyio.create_task_group() as group:
-                for _ in range(self._associations):
+                group.start_soon(self._work)
+                await self._established.wait()  # a peer that cannot be reached is tried and reported once
+                for _ in range(self._associations - 1):
                     group.start_soon(self._work)
         except ExceptionGroup as errors:
             raise _first_of(errors) from None
 
     async def _work(self) -> None:
+        try:
+            await self._compare_lots()
+        finally:
+            self._established.set()
+
+    async def _compare_lots(self) -> None:
         """Compare lot after lot, on one association after another."""
         lot = await self._next_lot()
         tries = 0
         while lot:
             try:
                 async with associate(self._peer, _CONTEXTS, **self._options) as association:
-                    self._was_established = True
+                    self._established.set()
                     inquiry = Inquiry(association, self._habits, self._pace)
                     while lot:
                         for verdict in await self._examine(inquiry, lot):
@@ -179,7 +187,7 @@ class Proof:
                         self._failed_lots = tries = 0
                         lot = await self._next_lot()
             except (AssociateError, AssociationLost, RemoteProtocolError) as error:
-                if not self._was_established or self._failed_lots >= _TRIES:
+                if not self._established.is_set() or self._failed_lots >= _TRIES:
                     raise
                 tries += 1
                 if tries < _TRIES:

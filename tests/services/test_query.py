@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from typing import TYPE_CHECKING, Any
 
 import anyio
@@ -18,10 +19,12 @@ from asyncstore.errors import (
     RemoteProtocolError,
     SourceError,
 )
-from asyncstore.services.identifiers import decode_identifier, encode_identifier
-from asyncstore.services.query import RELATIONAL_QUERIES, Matches
+from asyncstore.services import identifiers
+from asyncstore.services.identifiers import decode_identifier, decode_keys, encode_identifier, encode_keys
+from asyncstore.services.query import RELATIONAL_QUERIES, KeyQuery, Matches
 from asyncstore.status import Status
 from asyncstore.uids import (
+    EXPLICIT_VR_LITTLE_ENDIAN,
     IMPLICIT_VR_LITTLE_ENDIAN,
     PATIENT_ROOT_FIND,
     STUDY_ROOT_FIND,
@@ -247,3 +250,39 @@ def test_an_identifier_is_read_as_it_was_written(patient_id: str, accession: str
     decoded = decode_identifier(encoded, syntax)
     for name in ("PatientID", "AccessionNumber", "StudyInstanceUID"):
         assert (decoded[name].value or "") == (data_set[name].value or "")
+
+
+uids = st.lists(st.from_regex(r"[12](\.[1-9][0-9]{0,6}){1,6}", fullmatch=True), max_size=3).map("\\".join)
+
+
+@given(uids, uids, st.sampled_from(["STUDY", "SERIES", "IMAGE"]), st.booleans())
+def test_keys_are_what_pydicom_writes_and_reads(study: str, series: str, level: str, is_implicit: bool) -> None:
+    syntax = IMPLICIT_VR_LITTLE_ENDIAN if is_implicit else EXPLICIT_VR_LITTLE_ENDIAN
+    keys = {
+        identifiers.QUERY_RETRIEVE_LEVEL: level,
+        identifiers.STUDY_INSTANCE_UID: study,
+        identifiers.SERIES_INSTANCE_UID: series,
+        identifiers.STUDY_RELATED_INSTANCES: "7",
+    }
+    data_set = identifier(QueryRetrieveLevel=level, NumberOfStudyRelatedInstances="7")
+    data_set.StudyInstanceUID = study.split("\\") if study else ""
+    data_set.SeriesInstanceUID = series.split("\\") if series else ""
+    encoded = encode_keys(keys, syntax)
+    assert encoded == encode_identifier(data_set, syntax)
+    assert decode_keys(encoded, syntax) == keys
+
+
+@given(st.binary(max_size=60), st.booleans())
+def test_any_bytes_are_keys_or_a_value_error(data: bytes, is_implicit: bool) -> None:
+    with contextlib.suppress(ValueError):
+        decode_keys(data, IMPLICIT_VR_LITTLE_ENDIAN if is_implicit else EXPLICIT_VR_LITTLE_ENDIAN)
+
+
+async def test_a_query_by_keys_gives_text_by_tag_and_refuses_a_match_that_is_cut_short() -> None:
+    keys = {identifiers.QUERY_RETRIEVE_LEVEL: "STUDY", identifiers.STUDY_INSTANCE_UID: ""}
+    with ScriptedSCP(answering(match("1.2"), match("1.3")[:-1])) as scp, anyio.fail_after(LIMIT_SECONDS):
+        async with to(scp, contexts=CONTEXTS) as association:
+            query = KeyQuery(association, keys, model=STUDY_ROOT_FIND)
+            assert await anext(query) == {identifiers.STUDY_INSTANCE_UID: "1.2"}
+            with pytest.raises(RemoteProtocolError):
+                await anext(query)
