@@ -68,8 +68,9 @@ class Listing:
 
 @dataclass(slots=True)
 class Habits:
-    """How a peer answers, as learnt so far; shared by all associations with it."""
+    """How a peer answers, as learnt so far; shared by all associations with it. `answers`: it has answered a query."""
 
+    answers: bool = False
     lists_several_studies: bool = True
     lists_whole_studies: bool = True
 
@@ -212,6 +213,7 @@ class Inquiry:
                     matches.append(match)  # noqa: PERF401 - those before a failure count
             except OperationFailed as error:
                 failure = error
+            self._habits.answers = True
             pause = self._pace.pause_seconds(time.monotonic() - began_at, len(matches))
             if failure is None or not _is_out_of_resources(failure.status) or tried == _TRIES:
                 break

@@ -15,6 +15,7 @@ import anyio
 import anyio.to_thread
 
 from asyncstore.errors import (
+    Aborted,
     AssociateError,
     AssociationLost,
     AsyncStoreError,
@@ -155,7 +156,7 @@ class Proof:
         """Compare everything.
 
         Raises AssociateError, AssociationLost or RemoteProtocolError if there is no association, or if they fail again
-        and again.
+        and again; also Aborted if the peer aborts the first query, as Orthanc does to an AE that it does not know.
         """
         try:
             async with anyio.create_task_group() as group:
@@ -187,7 +188,8 @@ class Proof:
                         self._failed_lots = tries = 0
                         lot = await self._next_lot()
             except (AssociateError, AssociationLost, RemoteProtocolError) as error:
-                if not self._established.is_set() or self._failed_lots >= _TRIES:
+                is_refusal = isinstance(error, Aborted) and not self._habits.answers
+                if not self._established.is_set() or is_refusal or self._failed_lots >= _TRIES:
                     raise
                 tries += 1
                 if tries < _TRIES:

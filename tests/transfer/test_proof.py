@@ -9,7 +9,7 @@ import anyio
 import anyio.lowlevel
 import pytest
 
-from asyncstore.errors import AssociationRejected, ConnectFailed, NoAcceptedContext
+from asyncstore.errors import Aborted, AssociationRejected, ConnectFailed, NoAcceptedContext
 from asyncstore.net.acceptor import Acceptor
 from asyncstore.net.peer import Peer
 from asyncstore.services.verification import VerificationProvider
@@ -18,6 +18,7 @@ from asyncstore.transfer.expected import Expected, ExpectedInstance, ExpectedStu
 from asyncstore.transfer.inquiry import Pace
 from asyncstore.transfer.proof import Kind, Proof, Verdict
 from asyncstore.uids import CT_IMAGE_STORAGE, STUDY_ROOT_FIND, VERIFICATION
+from asyncstore.upper_layer.pdu import Abort
 from tests.support.archive import Archive
 from tests.support.associations import LIMIT_SECONDS, MR_IMAGE_STORAGE
 from tests.support.peers import free_port
@@ -200,6 +201,19 @@ async def test_a_peer_that_is_lost_again_and_again_is_given_up() -> None:
         await Proof(peer, Given(TREE), verdicts.append, associations=1).run()  # type: ignore[arg-type]
     assert len(verdicts) == STUDIES
     assert all(verdict.problem and not verdict.differences for verdict in verdicts)
+
+
+async def test_a_first_query_that_is_aborted_is_a_refusal() -> None:
+    def aborts(wire: Wire) -> None:
+        wire.accept()
+        wire.read_message()
+        wire.send(Abort(0, 0))
+
+    with ScriptedSCP(aborts) as scp, anyio.fail_after(LIMIT_SECONDS):
+        peer = Peer(scp.host, scp.port, scp.ae_title)
+        with pytest.raises(Aborted):
+            await Proof(peer, Given(TREE), print).run()  # type: ignore[arg-type]
+    assert len(scp.wires) == 1
 
 
 async def test_no_association_is_an_error() -> None:

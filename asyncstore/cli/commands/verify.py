@@ -11,7 +11,7 @@ from asyncstore.cli.advice import explain_failure
 from asyncstore.cli.exit_codes import ExitCode, interrupted_by
 from asyncstore.cli.output.documented_log import logger
 from asyncstore.cli.output.plain_text import path_text, peer_text
-from asyncstore.errors import AssociateError, AsyncStoreError
+from asyncstore.errors import Aborted, AssociateError, AsyncStoreError
 from asyncstore.net.peer import Peer
 
 if TYPE_CHECKING:
@@ -153,6 +153,11 @@ async def _compare(
             await Proof(peer, expected, text.add, **settings).run()
         except AsyncStoreError as error:
             explain_failure(error, peer, settings["calling_ae_title"], log)
+            if isinstance(error, Aborted) and not text.studies:
+                us = settings["calling_ae_title"]
+                logger.error(
+                    "It aborted the first query: perhaps it does not know us as %s (-aet), or allows no query", us
+                )
             has_begun = text.studies or not isinstance(error, AssociateError)
             code = ExitCode.STOPPED_EARLY if has_begun else ExitCode.NO_ASSOCIATION
     return code if received.signal_number is None else interrupted_by(received.signal_number)
