@@ -44,12 +44,14 @@ if TYPE_CHECKING:
     from asyncstore.ledger.protocol import Ledger
     from asyncstore.ledger.sqlite.ledger import SqliteLedger
     from asyncstore.ledger.sqlite.reader import LedgerReader
+    from asyncstore.net.acceptor import Acceptor
     from asyncstore.net.mock import MockTransport
     from asyncstore.net.peer import Peer, Timeouts
     from asyncstore.net.provider import NO_ANSWER, ServiceProvider
     from asyncstore.net.transport import Transport
     from asyncstore.services.query import Matches
     from asyncstore.services.scu import Association, associate
+    from asyncstore.services.storage_commitment import CommitmentReport, CommitmentReports, Reference
     from asyncstore.services.storage_scp import Arrival, OnStore, StorageSCP
     from asyncstore.status import Status
     from asyncstore.transfer.engine import Transfer, store
@@ -73,6 +75,8 @@ __all__ = [
     "DataSource", "FileSource", "BytesSource", "Outcome", "State", "Status",
     # the other end
     "StorageSCP", "Arrival", "OnStore", "NO_ANSWER", "ServiceProvider", "Transport", "MockTransport",
+    # storage commitment
+    "Acceptor", "CommitmentReports", "CommitmentReport", "Reference",
     # errors
     "AsyncStoreError", "SourceError", "NotDicom", "MissingUID", "SourceChanged", "AssociateError", "ConnectFailed",
     "AssociationRejected", "NoAcceptedContext", "AssociationLost", "Aborted", "ConnectionLost", "Timeout",
@@ -92,9 +96,11 @@ _MODULES = {
     "asyncstore.ledger.protocol": ("Ledger",),
     "asyncstore.ledger.sqlite.ledger": ("SqliteLedger",),
     "asyncstore.ledger.sqlite.reader": ("LedgerReader",),
+    "asyncstore.services.storage_commitment": ("CommitmentReport", "CommitmentReports", "Reference"),
     "asyncstore.services.storage_scp": ("Arrival", "OnStore", "StorageSCP"),
     "asyncstore.services.query": ("Matches",),
     "asyncstore.services.scu": ("Association", "associate"),
+    "asyncstore.net.acceptor": ("Acceptor",),
     "asyncstore.net.mock": ("MockTransport",),
     "asyncstore.net.peer": ("Peer", "Timeouts"),
     "asyncstore.net.provider": ("NO_ANSWER", "ServiceProvider"),

@@ -10,12 +10,15 @@ from asyncstore.services import storage
 from asyncstore.uids import STUDY_ROOT_FIND
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from pydicom.dataset import Dataset
 
     from asyncstore.inputs.opening import AnyPath
     from asyncstore.instances.instance import Instance
     from asyncstore.instances.outcome import Outcome
     from asyncstore.services.query import Matches
+    from asyncstore.services.storage_commitment import Reference
     from asyncstore.status import Status
 
 
@@ -84,6 +87,21 @@ class Association(Requestor):
         from asyncstore.services.query import Matches
 
         return Matches(self, identifier, model=model, priority=priority)
+
+    async def request_commitment(self, references: Sequence[Reference], *, transaction_uid: str | None = None) -> str:
+        """Ask the peer to commit to keep instances (N-ACTION, PS3.4 Annex J); returns the Transaction UID.
+
+        `references` are pairs of a SOP Class UID and a SOP Instance UID, at most some hundred: some peers need much
+        longer for more. The peer reports later, to a `CommitmentReports`: see there. Its report may come before this
+        returns; who keeps a record gives a `transaction_uid` of their own, and writes it down before.
+
+        Needs a context for Storage Commitment: raises LocalProtocolError if the peer accepted none. Raises
+        OperationFailed if the peer refuses, AssociationLost or RemoteProtocolError when the association ends before
+        the answer: Orthanc aborts it if our AE title is not in its list of modalities.
+        """
+        from asyncstore.services.storage_commitment import request_commitment
+
+        return await request_commitment(self, references, transaction_uid)
 
     async def echo(self) -> Status:
         """Verify that the peer answers (C-ECHO, PS3.7 9.1.5), and return its status.
