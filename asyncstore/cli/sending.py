@@ -17,12 +17,13 @@ from asyncstore.cli.exit_codes import ExitCode
 from asyncstore.cli.named_paths import NamedPaths, why_nothing
 from asyncstore.cli.output.documented_log import QUIET, logger
 from asyncstore.cli.output.plain_text import count_text, duration_text, path_text, size_text
-from asyncstore.errors import AsyncStoreError, LedgerError
+from asyncstore.errors import AsyncStoreError, ConnectFailed, LedgerError
 from asyncstore.instances.outcome import State
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from asyncstore.cli.committing import CommitOptions, Committing
     from asyncstore.cli.counting import InputCount
     from asyncstore.cli.output.documented_log import DocumentedLog
     from asyncstore.cli.output.records import JsonLines, RecordWriter
@@ -49,6 +50,7 @@ class StorescuRun:
     `progress` None shows a display if stderr is a terminal, `summary` a table at the end. `stats_seconds` is the time
     between two lines that say how far the run is. `is_counted`: the input is counted ahead. `records_path`, `ledger`,
     `control_path` and `log_path` are file names or None. `force_ledger` allows a ledger on a network file system.
+    `commit`: the peer is asked to commit to what it stores.
     """
 
     peer: Peer
@@ -64,6 +66,7 @@ class StorescuRun:
     is_counted: bool = True
     summary: bool = False
     log_path: str | None = None
+    commit: CommitOptions | None = None
     _cannot_record: bool = field(default=False, init=False)
     _count: InputCount | None = field(default=None, init=False)
 
@@ -101,8 +104,11 @@ class StorescuRun:
             own_files=self._own_files,
         )
         failure: AsyncStoreError | None = None
+        committing: Committing | None = None
 
         def drain() -> None:
+            if committing is not None:
+                committing.interrupt()
             _notice(log, logging.WARNING, "Interrupted: finishing what is in flight; once more aborts it")
             transfer.drain()
 
@@ -114,14 +120,26 @@ class StorescuRun:
         with running.interrupts(drain, abort) as received, self._counted(transfer, log), self._watched(transfer, log):
             async with self._control(transfer):
                 try:
-                    async with transfer:
-                        async for outcome in transfer:
-                            self._record(outcome, writers, transfer)
+                    async with contextlib.AsyncExitStack() as beside:
+                        committing = await self._begin_committing(beside)
+                        async with transfer:
+                            if committing is not None and self.ledger is not None:
+                                committing.open_record(self.ledger)
+                            async for outcome in transfer:
+                                self._record(outcome, writers, transfer)
+                                if committing is not None:
+                                    committing.add(outcome)
+                        if committing is not None:
+                            await self._finish_committing(committing)
                     self._record(None, writers, transfer)
                 except AsyncStoreError as error:
                     failure = error
         code = self._exit_code(transfer.report, failure, received.signal_number)
+        if committing is not None and not committing.is_complete and code == ExitCode.STORED:
+            code = ExitCode.SOME_FAILED
         self._explain(failure, transfer.report, log)
+        if committing is not None and failure is None:
+            committing.tell()
         if failure is None and code != ExitCode.NO_ASSOCIATION:
             left = left_text(transfer.report, self._count)
             self._summarize(transfer.report, log, left, nothing_to_send=code == ExitCode.NOTHING_TO_SEND)
@@ -131,6 +149,27 @@ class StorescuRun:
             files = count.entries if count is not None and count.is_complete else None
             json_lines.write_summary(transfer.report, code, input_files=files)
         return code
+
+    async def _begin_committing(self, beside: contextlib.AsyncExitStack) -> Committing | None:
+        """Begin to have the peer commit to what it stores, if that is wanted."""
+        if self.commit is None:
+            return None
+        from asyncstore.cli.committing import Committing
+
+        try:
+            return await beside.enter_async_context(Committing.of(self.commit, self.peer, self.options))
+        except OSError as error:
+            raise ConnectFailed(f"cannot listen on port {self.commit.port}: {running.system_text(error)}") from error
+
+    async def _finish_committing(self, committing: Committing) -> None:
+        """Wait for the reports, and send once more what the peer does not have, after all."""
+        from asyncstore.transfer.engine import Transfer
+
+        if paths := await committing.finish():
+            async with Transfer(self.peer, paths, options=self.options) as again:
+                async for outcome in again:
+                    committing.add(outcome, was_sent_again=True)
+            await committing.finish()
 
     def _exit_code(self, report: Report, failure: AsyncStoreError | None, signal_number: int | None) -> int:
         cannot_record = self._cannot_record or isinstance(failure, LedgerError)

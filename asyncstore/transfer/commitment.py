@@ -86,7 +86,8 @@ class Committer:
             await committer.finish()
 
     `port` is where the peer may open an association to report; None: it must report on ours. `wait_seconds` is how long
-    to wait for a report before asking again, `record` a Record or None. Entering raises OSError if it cannot listen.
+    to wait for a report before asking again, `record` a Record or None,
+    which may be set later. Entering raises OSError if it cannot listen.
 
     `committed` counts the committed instances. `failures` counts the others by reason, once `finish` has returned.
     `to_send_again` are the paths of instances that the peer does not have. `refusal` says why nothing is asked for any
@@ -110,7 +111,7 @@ class Committer:
         self.refusal: AsyncStoreError | None = None
         self._peer = peer
         self._wait_seconds = wait_seconds
-        self._record = record
+        self.record = record
         self._reports = CommitmentReports(self._on_report)
         self._providers = {STORAGE_COMMITMENT_PUSH_MODEL: self._reports}
         self._options: dict[str, Any] = {"calling_ae_title": calling_ae_title, "timeouts": timeouts or Timeouts()}
@@ -243,9 +244,9 @@ class Committer:
                 if self.refusal is not None:
                     return False
                 self._transactions.add(transaction_uid)
-                if self._record is not None:
+                if self.record is not None:
                     uids = [reference.sop_instance_uid for reference in references]
-                    self._record.note_request(transaction_uid, uids)
+                    self.record.note_request(transaction_uid, uids)
                 association = await self._associated()
                 await association.request_commitment(references, transaction_uid=transaction_uid)
                 self._was_answered = True
@@ -287,8 +288,8 @@ class Committer:
         """Record a report, before it is acknowledged, and take its answers."""
         answers = {reference.sop_instance_uid: 0 for reference in report.committed}
         answers.update((reference.sop_instance_uid, reason) for reference, reason in report.failed.items())
-        if self._record is not None:
-            self._record.note_answers(report.transaction_uid, answers)
+        if self.record is not None:
+            self.record.note_answers(report.transaction_uid, answers)
         if report.transaction_uid not in self._transactions:
             return
         for uid, answer in answers.items():

@@ -233,6 +233,9 @@ def storescu(
         bool,
         options.option("--force-ledger", help="Allow the ledger on a network file system.", panel=options.BULK),
     ] = False,
+    commit: options.Commit = False,
+    commit_port: options.CommitPort = None,
+    commit_wait: options.CommitWait = 60,
     dry_run: Annotated[
         bool,
         options.option("--dry-run", help="Print what would be sent, and how; open no association.", panel=options.BULK),
@@ -382,6 +385,7 @@ def storescu(
         raise typer.BadParameter("the report and the ledger cannot be one file", param_hint="--report")
     if log_file is not None and any(map(functools.partial(_is_same, log_file), (report, ledger, *(paths or ())))):
         raise typer.BadParameter("the log must be a file of its own", param_hint="--log-file")
+    commit_options = options.commit_options(context)
     listed = None if files_from is None else opened_list(files_from, ends_in_nul=null)
     retry_policy = RetryPolicy if ledger is None else RetryPolicy.for_ledger
     # A number goes where numbers always went; only a timetable is a limit.
@@ -439,6 +443,7 @@ def storescu(
         is_counted=count,
         summary=summary,
         log_path=log_file,
+        commit=commit_options,
     )
     log_to = None if log_file is None else (log_file, options.file_log_level(context))
     raise typer.Exit(running.run(level, run.plan if dry_run else run.run, log_to=log_to))

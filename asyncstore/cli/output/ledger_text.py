@@ -42,6 +42,9 @@ class Account:
         states = ledger.by_state()
         yield "By state"
         yield from _table((count.instances, count.state.value) for count in states)
+        committed = ledger.committed()
+        if committed is not None:
+            yield f"{committed:,} of the stored are committed: the peer said that it keeps them"
         doubtful = ledger.count_doubtful()
         if doubtful:
             what = f"{doubtful:,} of the stored are doubtful"
@@ -77,6 +80,7 @@ class Account:
             "created_at": ledger.created_at.isoformat(timespec="milliseconds"),
             "runs": [_run_data(run) for run in ledger.runs()],
             "doubtful": ledger.count_doubtful(),
+            "committed": ledger.committed(),
             "states": {count.state.value: count.instances for count in ledger.by_state()},
             "statuses": {f"{value:04X}": count for value, count in ledger.by_status().items()},
             "reasons": [_reason_data(count) for count in ledger.by_reason()],

@@ -6,6 +6,7 @@ read a ledger that has them.
 
 from __future__ import annotations
 
+import os
 import sqlite3
 import time
 from typing import TYPE_CHECKING, Final
@@ -15,7 +16,7 @@ from asyncstore.ledger.sqlite.file import ledger_errors
 from asyncstore.ledger.sqlite.packing import pack_uid, unpack_uid
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Mapping
+    from collections.abc import Iterable, Mapping
     from types import TracebackType
     from typing import Self
 
@@ -87,19 +88,22 @@ class CommitmentRecord:
                     "UPDATE commitment SET answer = ?, answered_at = ? WHERE sop_instance_uid = ?", rows
                 )
 
-    def uncommitted(self) -> Iterator[tuple[str, str, bytes]]:
-        """SOP class, SOP instance and path of each instance that is stored and not committed."""
+    def uncommitted(self) -> list[tuple[tuple[str, str], str | None]]:
+        """SOP class and SOP instance, and the path, of each instance that is stored and not committed."""
         query = f"SELECT a.sop_class, i.sop_instance_uid, i.path {_STORED_ROWS} AND NOT {_IS_COMMITTED}"
         with ledger_errors(self._path, "read"):
-            for sop_class, uid, path in self._connection.execute(query, sorted(STORED)):
-                yield str(sop_class), unpack_uid(uid), bytes(path)
+            return [
+                ((str(sop_class), unpack_uid(uid)), os.fsdecode(path) if path else None)
+                for sop_class, uid, path in self._connection.execute(query, sorted(STORED))
+            ]
 
-    def counts(self) -> tuple[int, int]:
-        """The numbers of stored instances that are committed, and that are not."""
-        with ledger_errors(self._path, "read"):
-            query = f"SELECT coalesce(sum({_IS_COMMITTED}), 0), count(*) {_STORED_ROWS}"
-            committed, stored = self._connection.execute(query, sorted(STORED)).fetchone()
-        return int(committed), int(stored) - int(committed)
+
+def count_committed(connection: sqlite3.Connection) -> int | None:
+    """The number of stored instances in a ledger that the peer has committed; None if it was never asked to."""
+    if not connection.execute("SELECT count(*) FROM sqlite_master WHERE name = 'commitment'").fetchone()[0]:
+        return None
+    query = f"SELECT coalesce(sum({_IS_COMMITTED}), 0) {_STORED_ROWS}"
+    return int(connection.execute(query, sorted(STORED)).fetchone()[0])
 
 
 def _now_ms() -> int:
