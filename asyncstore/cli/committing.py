@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final
 
 import anyio
+import anyio.to_thread
 
 from asyncstore.cli.output.documented_log import logger
 from asyncstore.cli.output.plain_text import count_text, peer_text
@@ -60,13 +61,13 @@ class Committing:
             async with committer:
                 yield cls(committer, transfer_options.calling_ae_title, records)
 
-    def open_record(self, ledger: str) -> None:
+    async def open_record(self, ledger: str) -> None:
         """Record what is asked for in a ledger; also ask for what earlier runs have stored. LedgerError if it fails."""
         from asyncstore.ledger.sqlite.commitments import CommitmentRecord
 
-        record = self._records.enter_context(CommitmentRecord(ledger))
+        record = self._records.enter_context(await anyio.to_thread.run_sync(CommitmentRecord, ledger))
         self.committer.record = record
-        for reference, path in record.uncommitted():
+        for reference, path in await anyio.to_thread.run_sync(record.uncommitted):
             self.committer.add(Reference(*reference), path)
 
     def add(self, outcome: Outcome, *, was_sent_again: bool = False) -> None:

@@ -17,7 +17,7 @@ from asyncstore.cli.exit_codes import ExitCode
 from asyncstore.cli.named_paths import NamedPaths, why_nothing
 from asyncstore.cli.output.documented_log import QUIET, logger
 from asyncstore.cli.output.plain_text import count_text, duration_text, path_text, size_text
-from asyncstore.errors import AsyncStoreError, ConnectFailed, LedgerError
+from asyncstore.errors import AsyncStoreError, LedgerError, LocalProtocolError
 from asyncstore.instances.outcome import State
 
 if TYPE_CHECKING:
@@ -124,7 +124,7 @@ class StorescuRun:
                         committing = await self._begin_committing(beside)
                         async with transfer:
                             if committing is not None and self.ledger is not None:
-                                committing.open_record(self.ledger)
+                                await committing.open_record(self.ledger)
                             async for outcome in transfer:
                                 self._record(outcome, writers, transfer)
                                 if committing is not None:
@@ -159,7 +159,9 @@ class StorescuRun:
         try:
             return await beside.enter_async_context(Committing.of(self.commit, self.peer, self.options))
         except OSError as error:
-            raise ConnectFailed(f"cannot listen on port {self.commit.port}: {running.system_text(error)}") from error
+            raise LocalProtocolError(
+                f"cannot listen on port {self.commit.port}: {running.system_text(error)}"
+            ) from error
 
     async def _finish_committing(self, committing: Committing) -> None:
         """Wait for the reports, and send once more what the peer does not have, after all."""

@@ -19,6 +19,7 @@ from __future__ import annotations
 import enum
 import uuid
 from collections import OrderedDict
+from collections.abc import Awaitable
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 from asyncstore.aio.signal import Signal
@@ -165,8 +166,9 @@ def item_of(reference: Reference) -> Dataset:
 class CommitmentReports:
     """Takes the reports of storage commitment: a ServiceProvider for associations of either role.
 
-    `on_report(report)` is called with each report, also with one for a transaction that nobody waits for. If it raises,
-    the peer is answered 0110, and may report again.
+    `on_report(report)` is called with each report, also with one for a transaction that nobody waits for; what it
+    returns is awaited if it is awaitable. Until then the report is not acknowledged. If it raises, the peer is answered
+    0110, and may report again.
     """
 
     performs_as_scu = True
@@ -196,7 +198,7 @@ class CommitmentReports:
         elif message.event_type_id not in (ALL_COMMITTED, SOME_FAILED):
             request.refused_with = _NO_SUCH_EVENT_TYPE
 
-    def perform(self, request: PeerRequest, data_set: object) -> Answer:
+    async def perform(self, request: PeerRequest, data_set: object) -> Answer:
         """Take a report."""
         message = request.message
         assert isinstance(message, NEventReportRQ)
@@ -205,7 +207,9 @@ class CommitmentReports:
         except ValueError:
             return self._response(message, _INVALID_ARGUMENT)
         if self._on_report is not None:
-            self._on_report(report)
+            told = self._on_report(report)
+            if isinstance(told, Awaitable):
+                await told
         answers = self._answers.setdefault(report.transaction_uid, Answers(set(), {}))
         answers.committed.update(reference.sop_instance_uid for reference in report.committed)
         answers.failed.update((reference.sop_instance_uid, reason) for reference, reason in report.failed.items())

@@ -90,6 +90,7 @@ class StorageSCP(Acceptor):
     output_directory  directory for the files, named by SOP Instance UID; None: discard the instances
     on_store          called for each instance, decides the answer (see OnStore); None: success
     sop_classes       SOP classes to accept, besides Verification; None: every Storage SOP Class of the standard
+    further_providers  a ServiceProvider for each abstract syntax of another service
     any_class         accept private and unknown SOP classes too: all but those known to be of another service
 
     The other arguments are those of Acceptor. `stored` counts the answers with success or a warning, `failed` all other
@@ -122,6 +123,7 @@ class StorageSCP(Acceptor):
         acse_seconds: float = 30.0,
         idle_seconds: float = 600.0,
         on_store: OnStore | None = None,
+        further_providers: Mapping[str, ServiceProvider] | None = None,
     ) -> None:
         self.output_directory = None if output_directory is None else Path(output_directory)
         self.on_store = on_store
@@ -133,6 +135,7 @@ class StorageSCP(Acceptor):
             STORAGE_SOP_CLASSES if sop_classes is None else several(sop_classes), storage
         )
         providers[VERIFICATION] = VerificationProvider()
+        providers.update(further_providers or {})
         super().__init__(
             _OfAnyClass(providers, storage) if any_class else providers,
             host=host,

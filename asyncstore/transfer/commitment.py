@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final, Protocol, Self
 
 import anyio
+import anyio.to_thread
 
 from asyncstore.aio.signal import Signal
 from asyncstore.errors import (
@@ -62,7 +63,7 @@ NO_REPORT: Final = "the peer never reported"
 
 
 class Record(Protocol):
-    """Where requests are recorded before they are sent, and answers before they are acknowledged."""
+    """Where requests are recorded before they are sent, and answers before they are acknowledged; called in threads."""
 
     def note_request(self, transaction_uid: str, sop_instance_uids: Sequence[str]) -> None: ...
     def note_answers(self, transaction_uid: str, answers: Mapping[str, int]) -> None: ...
@@ -246,7 +247,7 @@ class Committer:
                 self._transactions.add(transaction_uid)
                 if self.record is not None:
                     uids = [reference.sop_instance_uid for reference in references]
-                    self.record.note_request(transaction_uid, uids)
+                    await anyio.to_thread.run_sync(self.record.note_request, transaction_uid, uids)
                 association = await self._associated()
                 await association.request_commitment(references, transaction_uid=transaction_uid)
                 self._was_answered = True
@@ -284,12 +285,12 @@ class Committer:
         finally:
             opened.set()
 
-    def _on_report(self, report: CommitmentReport) -> None:
+    async def _on_report(self, report: CommitmentReport) -> None:
         """Record a report, before it is acknowledged, and take its answers."""
         answers = {reference.sop_instance_uid: 0 for reference in report.committed}
         answers.update((reference.sop_instance_uid, reason) for reference, reason in report.failed.items())
         if self.record is not None:
-            self.record.note_answers(report.transaction_uid, answers)
+            await anyio.to_thread.run_sync(self.record.note_answers, report.transaction_uid, answers)
         if report.transaction_uid not in self._transactions:
             return
         for uid, answer in answers.items():

@@ -16,7 +16,8 @@ from asyncstore.status import SUCCESS, Status
 from asyncstore.uids import name_of
 
 if TYPE_CHECKING:
-    from asyncstore.services.storage_scp import Arrival
+    from asyncstore.net.provider import ServiceProvider
+    from asyncstore.services.storage_scp import Arrival, OnStore
 
 DETAILS = """Runs until Ctrl-C (SIGINT) or SIGTERM, then prints a summary at info level.
 
@@ -117,10 +118,21 @@ def storescp(
         bool,
         options.option("--ignore", help="Discard the instances.", panel=options.RESULTS),
     ] = False,
+    commitment: Annotated[
+        bool,
+        options.option(
+            "--commitment",
+            help="Also answer queries (C-FIND, study root) about what came since the start, and commit to keep it "
+            "(storage commitment; reports on the association of the request).",
+            panel=options.RESULTS,
+        ),
+    ] = False,
 ) -> None:
     """Listen until a signal comes; the help is made from DETAILS."""
     if ignore and output_directory is not None:
         raise typer.BadParameter("--ignore and --output-directory contradict each other: give one of them")
+    if ignore and commitment:
+        raise typer.BadParameter("--ignore and --commitment contradict each other: nothing discarded can be committed")
     directory = None if ignore else output_directory or "."
     is_new = directory is not None and _made(directory)
     settings: dict[str, Any] = {
@@ -135,7 +147,9 @@ def storescp(
         "window": window,
         "acse_seconds": acse_timeout,
     }
-    raise typer.Exit(running.run(options.log_level(context), lambda _: running.run_async(_listen, settings, is_new)))
+    raise typer.Exit(
+        running.run(options.log_level(context), lambda _: running.run_async(_listen, settings, is_new, commitment))
+    )
 
 
 def _made(directory: str) -> bool:
@@ -151,7 +165,7 @@ def _made(directory: str) -> bool:
     return is_new
 
 
-async def _listen(settings: dict[str, Any], is_new: bool) -> int:
+async def _listen(settings: dict[str, Any], is_new: bool, commitment: bool) -> int:
     """Receive until the first signal."""
     import anyio
 
@@ -161,7 +175,10 @@ async def _listen(settings: dict[str, Any], is_new: bool) -> int:
     logger.debug("")
     if is_new:
         logger.info("Created the directory %s", path_text(settings["output_directory"]))
-    scp = StorageSCP(**settings, on_store=_say_what_came)
+    on_store: OnStore = _say_what_came
+    if commitment:
+        on_store, settings["further_providers"] = _archive()
+    scp = StorageSCP(**settings, on_store=on_store)
     with anyio.CancelScope() as scope, running.interrupts(scope.cancel, scope.cancel):
         try:
             await scp.__aenter__()
@@ -179,6 +196,34 @@ async def _listen(settings: dict[str, Any], is_new: bool) -> int:
     replaced = f", {scp.replaced:,} in place of another data set" if scp.replaced else ""
     logger.info("%s received on %s%s%s", received, count_text(scp.associations, "association"), failed, replaced)
     return ExitCode.STORED
+
+
+def _archive() -> tuple[OnStore, dict[str, ServiceProvider]]:
+    """What notes each instance that came, and the providers that answer for these."""
+    import anyio.to_thread
+
+    from asyncstore.inputs.opening import instance_from
+    from asyncstore.instances.study import keys_of
+    from asyncstore.services.archive_scp import CommitmentProvider, FindProvider, Holdings
+    from asyncstore.services.storage_commitment import Reference
+    from asyncstore.uids import STORAGE_COMMITMENT_PUSH_MODEL, STUDY_ROOT_FIND
+
+    holdings = Holdings()
+
+    async def note(arrival: Arrival) -> Status:
+        path = str(arrival.path)
+        request = arrival.request
+        reference = Reference(request.affected_sop_class_uid, request.affected_sop_instance_uid)
+
+        def add() -> None:
+            study, series = keys_of(instance_from(path))
+            holdings.add(study or "", series or "", reference, path)
+
+        await anyio.to_thread.run_sync(add)
+        return _say_what_came(arrival)
+
+    commitment = CommitmentProvider(holdings)
+    return note, {STUDY_ROOT_FIND: FindProvider(holdings), STORAGE_COMMITMENT_PUSH_MODEL: commitment}
 
 
 def _say_what_came(arrival: Arrival) -> Status:

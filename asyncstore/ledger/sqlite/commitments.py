@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import sqlite3
+import threading
 import time
 from typing import TYPE_CHECKING, Final
 
@@ -47,13 +48,16 @@ _IS_COMMITTED: Final = "coalesce(c.answer = 0 AND c.answered_at >= i.recorded_at
 class CommitmentRecord:
     """Requests for commitment and the answers to them, in a ledger that exists.
 
-    Blocks. Any method may raise LedgerError.
+    Blocks; several threads may use it. Any method may raise LedgerError.
     """
 
     def __init__(self, path: str) -> None:
         self._path = path
+        self._lock = threading.Lock()
         with ledger_errors(path, "opened"):
-            self._connection = sqlite3.connect(path, timeout=_BUSY_SECONDS, isolation_level=None)
+            self._connection = sqlite3.connect(
+                path, timeout=_BUSY_SECONDS, isolation_level=None, check_same_thread=False
+            )
             for statement in _SCHEMA:
                 self._connection.execute(statement)
 
@@ -68,7 +72,7 @@ class CommitmentRecord:
     def note_request(self, transaction_uid: str, sop_instance_uids: Iterable[str]) -> None:
         """Record a request before it is sent: its report may come before its answer."""
         rows = [(pack_uid(uid), transaction_uid, _ASKED, 0) for uid in sop_instance_uids]
-        with ledger_errors(self._path, "written"), self._connection as connection:
+        with ledger_errors(self._path, "written"), self._lock, self._connection as connection:
             connection.execute("BEGIN IMMEDIATE")
             connection.execute("INSERT INTO commitment_request VALUES (?, ?)", (transaction_uid, _now_ms()))
             connection.executemany("INSERT OR REPLACE INTO commitment VALUES (?, ?, ?, ?)", rows)
@@ -80,7 +84,7 @@ class CommitmentRecord:
         """
         now = _now_ms()
         rows = [(answer, now, pack_uid(uid)) for uid, answer in answers.items()]
-        with ledger_errors(self._path, "written"), self._connection as connection:
+        with ledger_errors(self._path, "written"), self._lock, self._connection as connection:
             connection.execute("BEGIN IMMEDIATE")
             query = "SELECT count(*) FROM commitment_request WHERE transaction_uid = ?"
             if connection.execute(query, (transaction_uid,)).fetchone()[0]:
@@ -91,7 +95,7 @@ class CommitmentRecord:
     def uncommitted(self) -> list[tuple[tuple[str, str], str | None]]:
         """SOP class and SOP instance, and the path, of each instance that is stored and not committed."""
         query = f"SELECT a.sop_class, i.sop_instance_uid, i.path {_STORED_ROWS} AND NOT {_IS_COMMITTED}"
-        with ledger_errors(self._path, "read"):
+        with ledger_errors(self._path, "read"), self._lock:
             return [
                 ((str(sop_class), unpack_uid(uid)), os.fsdecode(path) if path else None)
                 for sop_class, uid, path in self._connection.execute(query, sorted(STORED))
