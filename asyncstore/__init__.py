@@ -50,8 +50,9 @@ if TYPE_CHECKING:
     from asyncstore.net.provider import NO_ANSWER, ServiceProvider
     from asyncstore.net.transport import Transport
     from asyncstore.services.query import Matches
+    from asyncstore.services.references import CommitmentReport, Reference
     from asyncstore.services.scu import Association, associate
-    from asyncstore.services.storage_commitment import CommitmentReport, CommitmentReports, Reference
+    from asyncstore.services.storage_commitment import CommitmentReports
     from asyncstore.services.storage_scp import Arrival, OnStore, StorageSCP
     from asyncstore.status import Status
     from asyncstore.transfer.engine import Transfer, store
@@ -96,7 +97,8 @@ _MODULES = {
     "asyncstore.ledger.protocol": ("Ledger",),
     "asyncstore.ledger.sqlite.ledger": ("SqliteLedger",),
     "asyncstore.ledger.sqlite.reader": ("LedgerReader",),
-    "asyncstore.services.storage_commitment": ("CommitmentReport", "CommitmentReports", "Reference"),
+    "asyncstore.services.references": ("CommitmentReport", "Reference"),
+    "asyncstore.services.storage_commitment": ("CommitmentReports",),
     "asyncstore.services.storage_scp": ("Arrival", "OnStore", "StorageSCP"),
     "asyncstore.services.query": ("Matches",),
     "asyncstore.services.scu": ("Association", "associate"),

@@ -13,7 +13,7 @@ from asyncstore.cli.output.documented_log import logger
 from asyncstore.cli.output.plain_text import count_text, peer_text
 from asyncstore.errors import Aborted
 from asyncstore.instances.outcome import State
-from asyncstore.services.storage_commitment import Reference
+from asyncstore.services.references import Reference
 from asyncstore.transfer.commitment import Committer
 
 if TYPE_CHECKING:

@@ -21,18 +21,10 @@ from asyncstore.errors import AsyncStoreError
 from asyncstore.net.invoker import FinalResponse
 from asyncstore.net.provider import Reply
 from asyncstore.services import identifiers as keys
-from asyncstore.services.identifiers import decode_keys, encode_identifier, encode_keys
+from asyncstore.services.identifiers import decode_keys, encode_keys
 from asyncstore.services.query import RELATIONAL_QUERIES
-from asyncstore.services.storage_commitment import (
-    ALL_COMMITTED,
-    PUSH_MODEL_INSTANCE,
-    REQUEST_COMMITMENT,
-    SOME_FAILED,
-    CommitmentReport,
-    Reference,
-    item_of,
-    read_report,
-)
+from asyncstore.services.references import CommitmentReport, Reference, encode_report, read_report
+from asyncstore.services.storage_commitment import ALL_COMMITTED, PUSH_MODEL_INSTANCE, REQUEST_COMMITMENT, SOME_FAILED
 from asyncstore.status import SUCCESS, Status
 from asyncstore.uids import (
     EXPLICIT_VR_LITTLE_ENDIAN,
@@ -203,26 +195,13 @@ class CommitmentProvider:
         return NActionRSP(request.message_id, SUCCESS, *uids, message.action_type_id)
 
     async def _report(self, request: PeerRequest, asked: CommitmentReport) -> None:
-        from pydicom.dataset import Dataset
-
         association: Association = request.association
-        report = Dataset()
-        report.TransactionUID = asked.transaction_uid
-        committed, failed = [], []
         reasons = await anyio.to_thread.run_sync(lambda: list(map(self._holdings.failure_of, asked.committed)))
-        for reference, reason in zip(asked.committed, reasons, strict=True):
-            item = item_of(reference)
-            if reason:
-                item.FailureReason = reason
-                failed.append(item)
-            else:
-                committed.append(item)
-        if committed:
-            report.ReferencedSOPSequence = committed
-        if failed:
-            report.FailedSOPSequence = failed
+        answers = list(zip(asked.committed, reasons, strict=True))
+        committed = [reference for reference, reason in answers if not reason]
+        failed = {reference: reason for reference, reason in answers if reason}
         event_type = SOME_FAILED if failed else ALL_COMMITTED
-        encoded = encode_identifier(report, request.context.transfer_syntax_uid)
+        encoded = encode_report(asked.transaction_uid, committed, failed, request.context.transfer_syntax_uid)
         arguments = (STORAGE_COMMITMENT_PUSH_MODEL, PUSH_MODEL_INSTANCE, event_type)
         response = FinalResponse()
         try:

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from asyncstore.instances.instance import Instance
     from asyncstore.instances.outcome import Outcome
     from asyncstore.services.query import Matches
-    from asyncstore.services.storage_commitment import Reference
+    from asyncstore.services.references import Reference
     from asyncstore.status import Status
 
 

@@ -28,14 +28,12 @@ from asyncstore.dimse.performing import UNRECOGNISED_OPERATION
 from asyncstore.errors import LocalProtocolError, OperationFailed
 from asyncstore.instances.outcome import reason_of
 from asyncstore.net.invoker import FinalResponse
-from asyncstore.services.identifiers import decode_identifier, encode_identifier
+from asyncstore.services.references import CommitmentReport, Reference, encode_report, read_report
 from asyncstore.status import SUCCESS, Status
 from asyncstore.uids import STORAGE_COMMITMENT_PUSH_MODEL
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator, Sequence
-
-    from pydicom.dataset import Dataset
+    from collections.abc import Callable, Iterable, Sequence
 
     from asyncstore.dimse.performing import PeerRequest
     from asyncstore.net.association import Association
@@ -54,13 +52,6 @@ MAXIMUM_REFERENCES: Final = 300
 _KEPT_TRANSACTIONS: Final = 1000
 _NO_SUCH_EVENT_TYPE: Final = Status(0x0113)
 _INVALID_ARGUMENT: Final = Status(0x0115, "the report cannot be read")
-
-
-class Reference(NamedTuple):
-    """An instance, as a request and a report name it."""
-
-    sop_class_uid: str
-    sop_instance_uid: str
 
 
 class Remedy(enum.Enum):
@@ -99,14 +90,6 @@ def remedy_of(reason: int) -> Remedy:
     return known.remedy if known else Remedy.NONE
 
 
-class CommitmentReport(NamedTuple):
-    """One N-EVENT-REPORT: the committed instances, and the Failure Reason of each that is not."""
-
-    transaction_uid: str
-    committed: tuple[Reference, ...]
-    failed: dict[Reference, int]
-
-
 class Answers(NamedTuple):
     """The answers to the references of a transaction, all parts of the report together."""
 
@@ -128,7 +111,7 @@ async def request_commitment(
         raise LocalProtocolError("the peer accepted no presentation context for Storage Commitment")
     transaction_uid = transaction_uid or new_transaction_uid()
     syntax = association.contexts.by_id[context_id].transfer_syntax_uid
-    information = encode_identifier(_request_of(transaction_uid, references), syntax)
+    information = encode_report(transaction_uid, references, {}, syntax)
     arguments = (STORAGE_COMMITMENT_PUSH_MODEL, PUSH_MODEL_INSTANCE, REQUEST_COMMITMENT)
     response = FinalResponse()
     await association.invoker.send_command(
@@ -143,24 +126,6 @@ async def request_commitment(
 def new_transaction_uid() -> str:
     """A UID of its own for a request (PS3.5 B.2)."""
     return f"2.25.{uuid.uuid4().int}"
-
-
-def _request_of(transaction_uid: str, references: Iterable[Reference]) -> Dataset:
-    from pydicom.dataset import Dataset
-
-    data_set = Dataset()
-    data_set.TransactionUID = transaction_uid
-    data_set.ReferencedSOPSequence = list(map(item_of, references))
-    return data_set
-
-
-def item_of(reference: Reference) -> Dataset:
-    """A reference as an item of a sequence."""
-    from pydicom.dataset import Dataset
-
-    item = Dataset()
-    item.ReferencedSOPClassUID, item.ReferencedSOPInstanceUID = reference
-    return item
 
 
 class CommitmentReports:
@@ -221,27 +186,3 @@ class CommitmentReports:
     def _response(self, message: NEventReportRQ, status: Status) -> NEventReportRSP:
         uids = (message.affected_sop_class_uid, message.affected_sop_instance_uid)
         return NEventReportRSP(message.message_id, status, *uids, message.event_type_id)
-
-
-def read_report(data: bytes, transfer_syntax_uid: str) -> CommitmentReport:
-    """The contents of a report; ValueError if it cannot be read or has no Transaction UID."""
-    data_set = decode_identifier(data, transfer_syntax_uid)
-    try:
-        transaction_uid = str(data_set.get("TransactionUID") or "")
-        committed = tuple(_reference(item) for item in _items(data_set, "ReferencedSOPSequence"))
-        failed = {
-            _reference(item): int(item.get("FailureReason") or 0x0110) for item in _items(data_set, "FailedSOPSequence")
-        }
-    except Exception as error:  # pydicom decodes elements when they are asked for, and raises any type
-        raise ValueError(f"the report cannot be read: {error}") from error
-    if not transaction_uid:
-        raise ValueError("the report has no Transaction UID")
-    return CommitmentReport(transaction_uid, committed, failed)
-
-
-def _items(data_set: Dataset, keyword: str) -> Iterator[Dataset]:
-    yield from data_set.get(keyword) or ()
-
-
-def _reference(item: Dataset) -> Reference:
-    return Reference(str(item.get("ReferencedSOPClassUID") or ""), str(item.get("ReferencedSOPInstanceUID") or ""))

@@ -30,7 +30,6 @@ from asyncstore.services.scu import Association, associate
 from asyncstore.services.storage_commitment import (
     MAXIMUM_REFERENCES,
     CommitmentReports,
-    Reference,
     Remedy,
     new_transaction_uid,
     remedy_of,
@@ -52,7 +51,7 @@ if TYPE_CHECKING:
 
     from asyncstore.net.peer import Peer
     from asyncstore.net.provider import ServiceProvider
-    from asyncstore.services.storage_commitment import CommitmentReport
+    from asyncstore.services.references import CommitmentReport, Reference
 
 _CONTEXTS: Final = ((STORAGE_COMMITMENT_PUSH_MODEL, (EXPLICIT_VR_LITTLE_ENDIAN, IMPLICIT_VR_LITTLE_ENDIAN)),)
 _COLLECTED_SECONDS: Final = 5.0  # a transaction is asked for after this time, even if it has few references

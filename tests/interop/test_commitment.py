@@ -12,8 +12,9 @@ from pydicom import Dataset
 
 import asyncstore
 from asyncstore.net.acceptor import Acceptor
-from asyncstore.services.storage_commitment import PUSH_MODEL_INSTANCE, item_of
+from asyncstore.services.storage_commitment import PUSH_MODEL_INSTANCE
 from asyncstore.uids import CT_IMAGE_STORAGE, IMPLICIT_VR_LITTLE_ENDIAN, STORAGE_COMMITMENT_PUSH_MODEL
+from tests.support.archive import item_of
 from tests.support.associations import MR_IMAGE_STORAGE
 from tests.support.peers import LOOPBACK, free_port, orthanc
 

@@ -13,7 +13,7 @@ from asyncstore.net.acceptor import Acceptor
 from asyncstore.services import identifiers as keys
 from asyncstore.services.archive_scp import CommitmentProvider, FindProvider, Holdings
 from asyncstore.services.query import RELATIONAL_QUERIES
-from asyncstore.services.storage_commitment import Reference
+from asyncstore.services.references import Reference
 from asyncstore.uids import (
     CT_IMAGE_STORAGE,
     EXPLICIT_VR_BIG_ENDIAN,

@@ -17,15 +17,12 @@ from asyncstore.dimse.n_messages import NActionRQ, NActionRSP, NEventReportRQ, N
 from asyncstore.errors import Aborted, LocalProtocolError, OperationFailed
 from asyncstore.net.acceptor import Acceptor
 from asyncstore.services.identifiers import decode_identifier, encode_identifier
+from asyncstore.services.references import CommitmentReport, Reference, encode_report, read_report
 from asyncstore.services.storage_commitment import (
     PUSH_MODEL_INSTANCE,
-    CommitmentReport,
     CommitmentReports,
-    Reference,
     Remedy,
-    item_of,
     new_transaction_uid,
-    read_report,
     remedy_of,
     text_of_reason,
 )
@@ -41,6 +38,7 @@ from asyncstore.uids import (
 )
 from asyncstore.upper_layer.items import PresentationContext, RoleSelection, UserInformation
 from asyncstore.upper_layer.pdu import Abort, AssociateAC, AssociateRQ
+from tests.support.archive import item_of
 from tests.support.associations import LIMIT_SECONDS, accepting, to
 from tests.support.wire import ScriptedSCP, Wire, play_scu
 
@@ -261,6 +259,36 @@ def test_a_report_is_read_as_it_was_written(committed: set[str], failed: dict[st
     assert report.transaction_uid == TRANSACTION
     assert {reference.sop_instance_uid for reference in report.committed} == committed
     assert {reference.sop_instance_uid: reason for reference, reason in report.failed.items()} == failed
+
+
+@given(
+    st.sets(uids, max_size=5),
+    st.dictionaries(uids, st.integers(1, 0xFFFF), max_size=5),
+    st.sampled_from(sorted(UNCOMPRESSED_TRANSFER_SYNTAXES)),
+)
+def test_pydicom_reads_the_report_that_we_write(committed: set[str], failed: dict[str, int], syntax: str) -> None:
+    references = [Reference(CT_IMAGE_STORAGE, uid) for uid in committed]
+    reasons = {Reference(CT_IMAGE_STORAGE, uid): reason for uid, reason in failed.items()}
+    encoded = encode_report(TRANSACTION, references, reasons, syntax)
+    data_set = decode_identifier(encoded, syntax)
+    assert data_set.TransactionUID == TRANSACTION
+    named = data_set.get("ReferencedSOPSequence") or ()
+    assert [(each.ReferencedSOPClassUID, each.ReferencedSOPInstanceUID) for each in named] == references
+    named = data_set.get("FailedSOPSequence") or ()
+    assert {each.ReferencedSOPInstanceUID: each.FailureReason for each in named} == failed
+    assert read_report(encoded, syntax) == (TRANSACTION, tuple(references), reasons)
+
+
+def test_items_and_sequences_of_undefined_length_are_read() -> None:
+    data_set = Dataset()
+    data_set.TransactionUID = TRANSACTION
+    data_set.ReferencedSOPSequence = [item_of(reference) for reference in REFERENCES]
+    data_set["ReferencedSOPSequence"].is_undefined_length = True
+    for item in data_set.ReferencedSOPSequence:
+        item.is_undefined_length_sequence_item = True
+    encoded = encode_identifier(data_set, EXPLICIT_VR_LITTLE_ENDIAN)
+    assert b"\xfe\xff\x0d\xe0" in encoded
+    assert read_report(encoded, EXPLICIT_VR_LITTLE_ENDIAN).committed == tuple(REFERENCES)
 
 
 @given(st.binary(max_size=80))

@@ -6,6 +6,8 @@ from collections import Counter
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from pydicom import Dataset
+
 from asyncstore.dimse.query_messages import CFindRSP
 from asyncstore.net.provider import Reply
 from asyncstore.services import identifiers as keys
@@ -94,3 +96,10 @@ class Archive:
     def _wanted(self, value: str) -> set[str]:
         uids = value.split("\\") if value else []
         return set(uids if self.matches_lists else uids[:1])
+
+
+def item_of(reference: tuple[str, str]) -> Dataset:
+    """A reference of storage commitment as an item of a sequence."""
+    item = Dataset()
+    item.ReferencedSOPClassUID, item.ReferencedSOPInstanceUID = reference
+    return item

@@ -13,13 +13,15 @@ from asyncstore.errors import Aborted, LedgerError
 from asyncstore.net.acceptor import Acceptor
 from asyncstore.net.peer import Peer
 from asyncstore.services.identifiers import decode_identifier, encode_identifier
+from asyncstore.services.references import Reference
 from asyncstore.services.scu import associate
-from asyncstore.services.storage_commitment import PUSH_MODEL_INSTANCE, Reference, item_of
+from asyncstore.services.storage_commitment import PUSH_MODEL_INSTANCE
 from asyncstore.status import SUCCESS, Status
 from asyncstore.transfer import commitment
 from asyncstore.transfer.commitment import NO_REPORT, Committer
 from asyncstore.uids import CT_IMAGE_STORAGE, IMPLICIT_VR_LITTLE_ENDIAN, STORAGE_COMMITMENT_PUSH_MODEL
 from asyncstore.upper_layer.pdu import Abort
+from tests.support.archive import item_of
 from tests.support.associations import LIMIT_SECONDS
 from tests.support.wire import ScriptedSCP, Wire
 

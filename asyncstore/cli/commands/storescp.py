@@ -205,7 +205,7 @@ def _archive() -> tuple[OnStore, dict[str, ServiceProvider]]:
     from asyncstore.inputs.opening import instance_from
     from asyncstore.instances.study import keys_of
     from asyncstore.services.archive_scp import CommitmentProvider, FindProvider, Holdings
-    from asyncstore.services.storage_commitment import Reference
+    from asyncstore.services.references import Reference
     from asyncstore.uids import STORAGE_COMMITMENT_PUSH_MODEL, STUDY_ROOT_FIND
 
     holdings = Holdings()
