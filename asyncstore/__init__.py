@@ -28,6 +28,7 @@ if TYPE_CHECKING:
         MissingUID,
         NoAcceptedContext,
         NotDicom,
+        OperationFailed,
         ProtocolError,
         RemoteProtocolError,
         SourceChanged,
@@ -58,13 +59,17 @@ if TYPE_CHECKING:
     )
     from asyncstore.ledger.sqlite.ledger import SqliteLedger
     from asyncstore.ledger.sqlite.reader import LedgerReader
+    from asyncstore.net.acceptor import Acceptor
     from asyncstore.net.mock import MockTransport
     from asyncstore.net.peer import Peer, Timeouts
     from asyncstore.net.provider import NO_ANSWER, ServiceProvider, Silence, Sink
     from asyncstore.net.tls_settings import TLS
     from asyncstore.net.transport import Connect, Transport
     from asyncstore.net.user_identity import Authenticate, Caller
+    from asyncstore.services.query import Matches
+    from asyncstore.services.references import CommitmentReport, Reference
     from asyncstore.services.scu import Association, associate
+    from asyncstore.services.storage_commitment import CommitmentAnswers, CommitmentReports
     from asyncstore.services.storage_scp import Arrival, OnStore, StorageSCP
     from asyncstore.status import Category, Status
     from asyncstore.transfer.engine import Transfer, store
@@ -82,7 +87,8 @@ __version__ = "0.1.0"
 
 __all__ = [
     # to whom, and one association
-    "Peer", "TLS", "Timeouts", "UserIdentity", "associate", "Association", "AcceptedContext", "LOW", "MEDIUM", "HIGH",
+    "Peer", "TLS", "Timeouts", "UserIdentity", "associate", "Association", "AcceptedContext", "Matches", "LOW",
+    "MEDIUM", "HIGH",
     # many instances
     "store", "Transfer", "TransferOptions", "RetryPolicy", "Limits", "Timetable", "Source", "AnyPath", "KeepTogether",
     "OnDuplicate", "StatusReaction", "Reaction", "Reactions",
@@ -96,13 +102,15 @@ __all__ = [
     "RunState", "StateCount", "ReasonCount", "StudyCount", "DirectoryCount", "StoredOverTime",
     "StoredPart",
     # the other end
-    "StorageSCP", "Arrival", "CStoreRQ", "OnStore", "Caller", "Authenticate", "NO_ANSWER", "Silence",
+    "StorageSCP", "Acceptor", "Arrival", "CStoreRQ", "OnStore", "Caller", "Authenticate", "NO_ANSWER", "Silence",
     "ServiceProvider", "PeerRequest", "Sink", "Transport", "Connect", "MockTransport",
+    # storage commitment
+    "CommitmentReports", "CommitmentReport", "CommitmentAnswers", "Reference",
     # errors
     "AsyncStoreError", "SourceError", "NotDicom", "MissingUID", "SourceChanged", "AssociateError", "ConnectFailed",
     "TLSFailed", "AssociationRejected", "NoAcceptedContext", "IdentityNotConfirmed", "AssociationLost", "Aborted",
     "ConnectionLost", "Timeout", "ProtocolError", "LocalProtocolError", "RemoteProtocolError", "LedgerError",
-    "StoreFailed",
+    "StoreFailed", "OperationFailed",
 ]  # fmt: skip
 
 _MODULES = {
@@ -157,6 +165,7 @@ _MODULES = {
     ),
     "asyncstore.ledger.sqlite.ledger": ("SqliteLedger",),
     "asyncstore.ledger.sqlite.reader": ("LedgerReader",),
+    "asyncstore.net.acceptor": ("Acceptor",),
     "asyncstore.net.mock": ("MockTransport",),
     "asyncstore.net.peer": (
         "Peer",
@@ -177,9 +186,18 @@ _MODULES = {
         "Authenticate",
         "Caller",
     ),
+    "asyncstore.services.query": ("Matches",),
+    "asyncstore.services.references": (
+        "CommitmentReport",
+        "Reference",
+    ),
     "asyncstore.services.scu": (
         "Association",
         "associate",
+    ),
+    "asyncstore.services.storage_commitment": (
+        "CommitmentAnswers",
+        "CommitmentReports",
     ),
     "asyncstore.services.storage_scp": (
         "Arrival",

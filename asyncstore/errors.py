@@ -22,6 +22,7 @@ A failed instance is returned as an `Outcome`. A failed association raises one o
         RemoteProtocolError                    the peer sent something that PS3.7 or PS3.8 forbids: pdu, field
       LedgerError                            the durable record cannot be opened, read or written
       StoreFailed                            only from Outcome.raise_for_failure()
+      OperationFailed                        the peer refused a query or another request, or ended its list early
 
 To catch every failure of an association, catch AssociateError and AssociationLost. A Timeout is an AssociationLost even
 when no association was established yet (`which` is "connect" or "acse"), and the peer can abort before it accepts.
@@ -251,6 +252,15 @@ class StoreFailed(AsyncStoreError):
         super().__init__(message)
         self.status = status
         self.retryable = retryable
+
+
+class OperationFailed(AsyncStoreError):
+    """The peer refused a C-FIND or N-ACTION, or ended its list of matches early. `status` is its answer."""
+
+    def __init__(self, message: str, status: Status) -> None:
+        super().__init__(message)
+        self.status = status
+        self.retryable = status.retryable
 
 
 # The messages of the groups in which task groups of asyncio (under anyio) and trio raise an error.

@@ -11,6 +11,9 @@ from typing import Final
 
 APPLICATION_CONTEXT: Final = "1.2.840.10008.3.1.1.1"
 VERIFICATION: Final = "1.2.840.10008.1.1"
+PATIENT_ROOT_FIND: Final = "1.2.840.10008.5.1.4.1.2.1.1"
+STUDY_ROOT_FIND: Final = "1.2.840.10008.5.1.4.1.2.2.1"
+STORAGE_COMMITMENT_PUSH_MODEL: Final = "1.2.840.10008.1.20.1"
 MEDIA_STORAGE_DIRECTORY: Final = "1.2.840.10008.1.3.10"
 
 IMPLICIT_VR_LITTLE_ENDIAN: Final = "1.2.840.10008.1.2"
@@ -312,6 +315,9 @@ _NAMES: Final = {
     **TRANSFER_SYNTAXES,
     APPLICATION_CONTEXT: "DICOM Application Context Name",
     VERIFICATION: "Verification SOP Class",
+    PATIENT_ROOT_FIND: "Patient Root Query/Retrieve Information Model - FIND",
+    STUDY_ROOT_FIND: "Study Root Query/Retrieve Information Model - FIND",
+    STORAGE_COMMITMENT_PUSH_MODEL: "Storage Commitment Push Model SOP Class",
     MEDIA_STORAGE_DIRECTORY: "Media Storage Directory Storage",
 }
 

@@ -24,6 +24,7 @@ from asyncstore.errors import (
     MissingUID,
     NoAcceptedContext,
     NotDicom,
+    OperationFailed,
     ProtocolError,
     RemoteProtocolError,
     SourceChanged,
@@ -58,7 +59,7 @@ def test_the_tree_is_the_one_in_the_docstring() -> None:
         if isinstance(each, type) and issubclass(each, Exception)
     }
     assert documented_tree() == defined
-    assert len(defined) == 20
+    assert len(defined) == 21
 
 
 @pytest.mark.parametrize(
@@ -197,6 +198,7 @@ ONE_OF_EACH = [
     RemoteProtocolError("x", pdu="C-STORE-RSP", field="Status"),
     LedgerError("x"),
     StoreFailed("x", Status(0xA700), retryable=True),
+    OperationFailed("x", Status(0xA700)),
 ]
 
 

@@ -22,6 +22,7 @@ COMMANDS: Final = {
     "echoscu": "Check that a peer answers (C-ECHO).",
     "storescp": "Receive instances (C-STORE) and keep or discard them.",
     "scan": "List what would be sent, by SOP class and transfer syntax.",
+    "verify": "Check that a peer has what was sent (C-FIND).",
     "report": "Summarise a ledger: counts, failures by reason, CSV, JSON.",
     "peers": "List the named peers of the configuration file.",
     "demo": "Send sample files to a throw-away SCP on this machine.",

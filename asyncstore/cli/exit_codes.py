@@ -25,6 +25,7 @@ class ExitCode(enum.IntEnum):
     STOPPED_EARLY = 4  # instances are left: run it again
     NOTHING_TO_SEND = 5  # no instance was found, and nothing failed
     CANNOT_RECORD = 6  # the ledger, the report or stdout cannot be written
+    DIFFERENT = 7  # a verification found a difference
     INTERNAL_ERROR = 70
     HUNG_UP = 129
     INTERRUPTED = 130

@@ -23,6 +23,7 @@ from asyncstore.record import field, record
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from asyncstore.cli.committing import CommitOptions, Committing
     from asyncstore.cli.counting import InputCount
     from asyncstore.cli.metering import Meter
     from asyncstore.cli.output.documented_log import DocumentedLog
@@ -50,6 +51,7 @@ class StorescuRun:
     between two lines that say how far the run is. `is_counted`: the input is counted ahead. `records_path`, `ledger`,
     `control_path` and `log_path` are file names or None. `force_ledger` allows a ledger on a network file system.
     `moved` are places of which the ledger has paths, each with the place where the files are now.
+    `commit`: the peer is asked to commit to what it stores.
     """
 
     peer: Peer
@@ -67,6 +69,7 @@ class StorescuRun:
     summary: bool = False
     log_path: str | None = None
     metrics_path: str | None = None
+    commit: CommitOptions | None = None
     _cannot_record: bool = field(default=False, init=False)
     _count: InputCount | None = field(default=None, init=False)
     _meter: Meter | None = field(default=None, init=False)
@@ -129,12 +132,17 @@ class StorescuRun:
             own_files=self._own_files,
         )
         failure: AsyncStoreError | None = None
+        committing: Committing | None = None
 
         def drain() -> None:
+            if committing is not None:
+                committing.interrupt()
             log.notice(logging.WARNING, "Interrupted: finishing what is in flight; once more aborts it")
             transfer.drain()
 
         def abort() -> None:
+            if committing is not None:
+                committing.interrupt()
             log.notice(logging.WARNING, "Interrupted again: aborting")
             transfer.abort()
 
@@ -142,15 +150,27 @@ class StorescuRun:
         with running.interrupts(drain, abort) as received, self._counted(transfer, log), self._watched(transfer, log):
             async with self._control(transfer), self._metered(transfer):
                 try:
-                    async with transfer:
-                        async for outcome in transfer:
-                            self._record(outcome, writers, transfer)
+                    async with contextlib.AsyncExitStack() as beside:
+                        committing = await self._begin_committing(beside)
+                        async with transfer:
+                            if committing is not None and self.ledger is not None:
+                                await committing.open_record(self.ledger)
+                            async for outcome in transfer:
+                                self._record(outcome, writers, transfer)
+                                if committing is not None:
+                                    committing.add(outcome)
+                        if committing is not None:
+                            await committing.finish()
                     self._record(None, writers, transfer)
                 except AsyncStoreError as error:
                     failure = error
         code = self._exit_code(transfer.report, failure, received.signal_number)
+        if committing is not None and not committing.is_complete and code == ExitCode.STORED:
+            code = ExitCode.SOME_FAILED
         self._explain(failure, transfer.report, log)
         left = instances_left_text(transfer.report, self._count)
+        if committing is not None and failure is None:
+            committing.tell()
         if failure is None and code != ExitCode.NO_ASSOCIATION:
             self._summarize(transfer.report, log, left, nothing_to_send=code == ExitCode.NOTHING_TO_SEND)
         self._print_summary(transfer.report, log, left, code, because=failure or transfer.report.stopped_because)
@@ -161,6 +181,14 @@ class StorescuRun:
         if self._meter is not None:
             await self._meter.finish(transfer.report, code)
         return code
+
+    async def _begin_committing(self, beside: contextlib.AsyncExitStack) -> Committing | None:
+        """Begin to have the peer commit to what it stores, if that is wanted."""
+        if self.commit is None:
+            return None
+        from asyncstore.cli.committing import Committing
+
+        return await beside.enter_async_context(Committing.of(self.commit, self.peer, self.options))
 
     def _exit_code(self, report: Report, failure: AsyncStoreError | None, signal_number: int | None) -> int:
         cannot_record = self._cannot_record or isinstance(failure, LedgerError)

@@ -21,6 +21,7 @@ Value: TypeAlias = int | str | tuple[int, ...] | bytes
 
 GROUP_LENGTH: Final = 0x0000
 AFFECTED_SOP_CLASS_UID: Final = 0x0002
+REQUESTED_SOP_CLASS_UID: Final = 0x0003
 COMMAND_FIELD: Final = 0x0100
 MESSAGE_ID: Final = 0x0110
 RESPONDED_TO: Final = 0x0120
@@ -30,6 +31,9 @@ STATUS: Final = 0x0900
 OFFENDING_ELEMENT: Final = 0x0901
 ERROR_COMMENT: Final = 0x0902
 AFFECTED_SOP_INSTANCE_UID: Final = 0x1000
+REQUESTED_SOP_INSTANCE_UID: Final = 0x1001
+EVENT_TYPE_ID: Final = 0x1002
+ACTION_TYPE_ID: Final = 0x1008
 MOVE_ORIGINATOR_AE_TITLE: Final = 0x1030
 MOVE_ORIGINATOR_MESSAGE_ID: Final = 0x1031
 
@@ -40,7 +44,7 @@ MAXIMUM_BYTES: Final = 65536
 _ELEMENTS: Final[dict[int, tuple[str, str]]] = {
     GROUP_LENGTH: ("UL", "Command Group Length"),
     AFFECTED_SOP_CLASS_UID: ("UI", "Affected SOP Class UID"),
-    0x0003: ("UI", "Requested SOP Class UID"),
+    REQUESTED_SOP_CLASS_UID: ("UI", "Requested SOP Class UID"),
     COMMAND_FIELD: ("US", "Command Field"),
     MESSAGE_ID: ("US", "Message ID"),
     RESPONDED_TO: ("US", "Message ID Being Responded To"),
@@ -52,10 +56,10 @@ _ELEMENTS: Final[dict[int, tuple[str, str]]] = {
     ERROR_COMMENT: ("LO", "Error Comment"),
     0x0903: ("US", "Error ID"),
     AFFECTED_SOP_INSTANCE_UID: ("UI", "Affected SOP Instance UID"),
-    0x1001: ("UI", "Requested SOP Instance UID"),
-    0x1002: ("US", "Event Type ID"),
+    REQUESTED_SOP_INSTANCE_UID: ("UI", "Requested SOP Instance UID"),
+    EVENT_TYPE_ID: ("US", "Event Type ID"),
     0x1005: ("AT", "Attribute Identifier List"),
-    0x1008: ("US", "Action Type ID"),
+    ACTION_TYPE_ID: ("US", "Action Type ID"),
     0x1020: ("US", "Number of Remaining Sub-operations"),
     0x1021: ("US", "Number of Completed Sub-operations"),
     0x1022: ("US", "Number of Failed Sub-operations"),

@@ -30,6 +30,10 @@ from asyncstore.dimse.messages import (
     C_STORE_RQ,
     C_STORE_RSP,
     MEDIUM,
+    N_ACTION_RQ,
+    N_ACTION_RSP,
+    N_EVENT_REPORT_RQ,
+    N_EVENT_REPORT_RSP,
     NO_DATA_SET,
     CEchoRQ,
     CEchoRSP,
@@ -45,6 +49,7 @@ if TYPE_CHECKING:
     from typing import Any
 
     from asyncstore.dimse.message_types import Message
+    from asyncstore.dimse.n_messages import NActionRQ, NActionRSP, NEventReportRQ, NEventReportRSP
     from asyncstore.dimse.query_messages import CCancelRQ, CFindRQ, CFindRSP
     from asyncstore.errors import Tolerate
 
@@ -194,6 +199,24 @@ def _read_c_cancel_rq(elements: dict[int, Any], has_data_set: bool) -> CCancelRQ
     return CCancelRQ(elements[RESPONDED_TO])
 
 
+def _read_n_request(elements: dict[int, Any], has_data_set: bool) -> NActionRQ | NEventReportRQ | UnknownMessage:
+    from asyncstore.dimse.n_messages import NActionRQ, NEventReportRQ
+
+    kind = NActionRQ if elements[COMMAND_FIELD] == N_ACTION_RQ else NEventReportRQ
+    return kind.read(elements, has_data_set)
+
+
+def _read_n_response(elements: dict[int, Any], has_data_set: bool) -> NActionRSP | NEventReportRSP:
+    from asyncstore.dimse.n_messages import NActionRSP, NEventReportRSP
+
+    kind = NActionRSP if elements[COMMAND_FIELD] == N_ACTION_RSP else NEventReportRSP
+    if RESPONDED_TO not in elements:
+        raise _missing(RESPONDED_TO, kind.name)
+    uids = (elements.get(AFFECTED_SOP_CLASS_UID, ""), elements.get(AFFECTED_SOP_INSTANCE_UID, ""))
+    status = _read_status(elements, kind.name)
+    return kind(elements[RESPONDED_TO], status, *uids, elements.get(kind.type_id_tag), has_data_set)
+
+
 def _read_unknown(elements: dict[int, Any], has_data_set: bool) -> UnknownMessage:
     return UnknownMessage(elements[COMMAND_FIELD], elements.get(MESSAGE_ID), elements.get(RESPONDED_TO), has_data_set)
 
@@ -206,6 +229,10 @@ _READERS: Final[dict[int, Callable[[dict[int, Any], bool], Message]]] = {
     C_ECHO_RQ: _read_c_echo_rq,
     C_ECHO_RSP: _read_c_echo_rsp,
     C_CANCEL_RQ: _read_c_cancel_rq,
+    N_EVENT_REPORT_RQ: _read_n_request,
+    N_EVENT_REPORT_RSP: _read_n_response,
+    N_ACTION_RQ: _read_n_request,
+    N_ACTION_RSP: _read_n_response,
 }
 
 

@@ -7,13 +7,14 @@ from typing import TYPE_CHECKING, TypeAlias
 from asyncstore.dimse.messages import RESPONSE_BIT, CEchoRQ, CEchoRSP, CStoreRQ, CStoreRSP, UnknownMessage
 
 if TYPE_CHECKING:
+    from asyncstore.dimse.n_messages import NActionRQ, NActionRSP, NEventReportRQ, NEventReportRSP
     from asyncstore.dimse.query_messages import CCancelRQ, CFindRQ, CFindRSP
     from asyncstore.status import Status
 
-Request: TypeAlias = "CStoreRQ | CFindRQ | CEchoRQ"
+Request: TypeAlias = "CStoreRQ | CFindRQ | CEchoRQ | NActionRQ | NEventReportRQ"
 """The requests that we send, each of which the peer must answer."""
 
-Response: TypeAlias = "CStoreRSP | CFindRSP | CEchoRSP"
+Response: TypeAlias = "CStoreRSP | CFindRSP | CEchoRSP | NActionRSP | NEventReportRSP"
 
 Message: TypeAlias = "Request | Response | CCancelRQ | UnknownMessage"
 
@@ -28,6 +29,18 @@ def response_to(request: Request | UnknownMessage, status: Status) -> Response |
             return CEchoRSP(request.message_id, status)
         case UnknownMessage():
             return UnknownMessage(request.command_field | RESPONSE_BIT, None, request.message_id, False, status)
+    return _response_to_other(request, status)
+
+
+def _response_to_other(request: CFindRQ | NActionRQ | NEventReportRQ, status: Status) -> Response:
+    from asyncstore.dimse.n_messages import NActionRQ, NActionRSP, NEventReportRQ, NEventReportRSP
     from asyncstore.dimse.query_messages import CFindRSP
 
+    match request:
+        case NActionRQ():
+            uids = (request.requested_sop_class_uid, request.requested_sop_instance_uid)
+            return NActionRSP(request.message_id, status, *uids, request.action_type_id)
+        case NEventReportRQ():
+            uids = (request.affected_sop_class_uid, request.affected_sop_instance_uid)
+            return NEventReportRSP(request.message_id, status, *uids, request.event_type_id)
     return CFindRSP(request.message_id, status, request.affected_sop_class_uid)

@@ -1,4 +1,5 @@
-"""The DIMSE messages as dataclasses, not to be changed (PS3.7 9.3): C-STORE and C-ECHO; C-FIND is in query_messages.
+"""The DIMSE messages as dataclasses, not to be changed (PS3.7 9.3): C-STORE and C-ECHO. C-FIND is in
+query_messages, N-ACTION and N-EVENT-REPORT are in n_messages.
 
 `message.encode()` gives the whole command set; `decoding.decode` reads one that the peer sent. Any other command
 becomes an `UnknownMessage`. Every message has `name` ("C-STORE-RQ"), `has_data_set`, and `responded_to`, which is None
@@ -66,6 +67,10 @@ C_FIND_RSP: Final = 0x8020
 C_ECHO_RQ: Final = 0x0030
 C_ECHO_RSP: Final = 0x8030
 C_CANCEL_RQ: Final = 0x0FFF
+N_EVENT_REPORT_RQ: Final = 0x0100
+N_EVENT_REPORT_RSP: Final = 0x8100
+N_ACTION_RQ: Final = 0x0130
+N_ACTION_RSP: Final = 0x8130
 
 # A tag of group 0000 is element << 16 as one little-endian number.
 _GROUP_LENGTH: Final = struct.Struct("<III")

@@ -186,7 +186,7 @@ class Operations:
         if not told:
             return
         asked = operation.request.affected_sop_instance_uid
-        error = _refused(message, "Affected SOP Instance UID", f"{told!a}, but the request was to store {asked!a}")
+        error = _refused(message, "Affected SOP Instance UID", f"{told!a}, but the request was about {asked!a}")
         if any(other.request.affected_sop_instance_uid == told for other in self._operations.values()):
             raise error
         self._tolerate(error)

@@ -10,7 +10,7 @@ A peer may send requests on an association of either role. `outstanding` has tho
 from __future__ import annotations
 
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from asyncstore.dimse.query_messages import CCancelRQ
 from asyncstore.errors import RemoteProtocolError
@@ -38,7 +38,8 @@ class PeerRequest:
     `message` is the request as it came, `context` the accepted presentation context that it came in. `calling_ae_title`
     is that of the peer if it requested the association. `data_set_bytes` is how much of its data set has come.
     `refused_with` is the status of its response if it is refused before its data set is whole. `is_cancelled`: the peer
-    asked to end it (C-CANCEL).
+    asked to end it (C-CANCEL). `association` is the one on which it came: a provider may invoke operations on it in
+    turn.
     """
 
     context: AcceptedContext
@@ -47,6 +48,7 @@ class PeerRequest:
     data_set_bytes: int = 0
     refused_with: Status | None = None
     is_cancelled: bool = False
+    association: Any = None
 
     @property
     def message_id(self) -> int:
@@ -56,11 +58,14 @@ class PeerRequest:
 
 
 class Performing:
-    """The requests of one peer; `contexts` are the accepted presentation contexts, by ID."""
+    """The requests of one peer on `association`; `contexts` are the accepted presentation contexts, by ID."""
 
-    def __init__(self, contexts: Mapping[int, AcceptedContext], calling_ae_title: str = "") -> None:
+    def __init__(
+        self, contexts: Mapping[int, AcceptedContext], calling_ae_title: str = "", association: object = None
+    ) -> None:
         self._contexts = contexts
         self._calling_ae_title = calling_ae_title
+        self._association = association
         self._requests: dict[int, PeerRequest] = {}
         self.outstanding: Mapping[int, PeerRequest] = MappingProxyType(self._requests)
 
@@ -83,7 +88,7 @@ class Performing:
         assert message.responded_to is None, "a request of the peer"
         if message.message_id is None:
             raise RemoteProtocolError("missing", pdu=message.name, field="Message ID")
-        request = PeerRequest(context, message, self._calling_ae_title)
+        request = PeerRequest(context, message, self._calling_ae_title, association=self._association)
         if message.message_id in self._requests:
             request.refused_with = DUPLICATE_INVOCATION
         else:

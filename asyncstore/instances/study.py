@@ -22,6 +22,7 @@ _USUAL_BYTES: Final = 8192
 _MODALITY: Final = 0x00080060
 _PATIENT_ID: Final = 0x00100020
 _STUDY_INSTANCE_UID: Final = 0x0020000D
+_SERIES_INSTANCE_UID: Final = 0x0020000E
 
 _SHORT_VRS: Final = elements.VRS - elements.LONG_VRS
 _EXPLICIT_HEADER: Final = struct.Struct("<H2x2sH").unpack_from
@@ -39,6 +40,12 @@ def study_of(instance: Instance) -> str | None:
 def modality_of(instance: Instance) -> str | None:
     """The Modality (0008,0060) of an instance, in the same way."""
     return _text(_values_of(instance, (_MODALITY,))[0])
+
+
+def keys_of(instance: Instance) -> tuple[str | None, str | None]:
+    """The Study Instance UID and the Series Instance UID of an instance, in the same way."""
+    study, series = _values_of(instance, (_STUDY_INSTANCE_UID, _SERIES_INSTANCE_UID))
+    return _text(study), _text(series)
 
 
 def patient_and_study_of(instance: Instance) -> Sequence[bytes]:

@@ -2,13 +2,24 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 if TYPE_CHECKING:
     import os
     from collections.abc import Mapping
 
     from asyncstore.ledger.protocol import Ledger
+
+_SQLITE: Final = b"SQLite format 3\0"
+
+
+def is_ledger(path: str) -> bool:
+    """Whether a file is a ledger, or another database of SQLite."""
+    try:
+        with open(path, "rb") as file:
+            return file.read(len(_SQLITE)) == _SQLITE
+    except OSError:
+        return False
 
 
 def open_ledger(

@@ -17,18 +17,25 @@ from asyncstore.aio.loop_share import LoopShare
 from asyncstore.errors import AsyncStoreError, RemoteProtocolError, TLSFailed
 from asyncstore.net.association import Association
 from asyncstore.net.peer import Timeouts, check_ae_title, check_range
+from asyncstore.net.provider import performs_as_scu
 from asyncstore.net.transport import SocketTransport
 from asyncstore.net.user_identity import Caller
 from asyncstore.uids import IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION_NAME, TRANSFER_SYNTAXES
 from asyncstore.upper_layer.contexts import AcceptedContexts
 from asyncstore.upper_layer.framing import MINIMUM_LENGTH, fragment_capacity
-from asyncstore.upper_layer.items import OperationsWindow, PresentationContextResult, UserInformation
+from asyncstore.upper_layer.items import (
+    ExtendedNegotiation,
+    OperationsWindow,
+    PresentationContextResult,
+    RoleSelection,
+    UserInformation,
+)
 from asyncstore.upper_layer.machine import AssociationRequested
 from asyncstore.upper_layer.pdu import AssociateAC, AssociateRJ
 
 if TYPE_CHECKING:
     import ssl
-    from collections.abc import Collection
+    from collections.abc import Collection, Iterator
     from types import TracebackType
 
     from asyncstore.net.provider import Providers
@@ -233,8 +240,24 @@ class Acceptor:
                 implementation_version_name=IMPLEMENTATION_VERSION_NAME,
                 operations_window=OperationsWindow(granted, 1) if granted > 1 else None,
                 user_identity_response=identity_response if identity and identity.response_requested else None,
+                role_selections=tuple(self._roles(request)),
+                extended_negotiations=tuple(self._negotiated(request)),
             ),
         )
+
+    def _roles(self, request: AssociateRQ) -> Iterator[RoleSelection]:
+        """The SCP role for peers that propose it, where our provider performs as the SCU (PS3.7 D.3.3.4)."""
+        for proposed in request.user_information.role_selections:
+            provider = self.providers.get(proposed.sop_class_uid)
+            if provider is not None and performs_as_scu(provider):
+                yield RoleSelection(proposed.sop_class_uid, False, proposed.scp)
+
+    def _negotiated(self, request: AssociateRQ) -> Iterator[ExtendedNegotiation]:
+        """What the providers' `negotiate`, if they have it, answers to the proposed bytes (PS3.7 D.3.3.5)."""
+        for proposed in request.user_information.extended_negotiations:
+            negotiate = getattr(self.providers.get(proposed.sop_class_uid), "negotiate", None)
+            if negotiate is not None:
+                yield ExtendedNegotiation(proposed.sop_class_uid, negotiate(proposed.information))
 
     def _result_of(self, context_id: int, abstract_syntax: str, proposed: Collection[str]) -> PresentationContextResult:
         syntax = self._choose(proposed)

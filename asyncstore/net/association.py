@@ -183,4 +183,5 @@ class Association(Link):
         if not self.established:
             return "A-ASSOCIATE"
         names = {operation.request.name for operation in self.outstanding.values()}
-        return "C-ECHO" if "C-ECHO-RQ" in names else "C-STORE"
+        other = next(iter(sorted(names - {"C-STORE-RQ"})), "C-STORE-RQ")
+        return other.removesuffix("-RQ")

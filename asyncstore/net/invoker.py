@@ -14,7 +14,7 @@ from asyncstore.net import trace
 from asyncstore.net.source_reader import SourceReader
 from asyncstore.net.writer import Unwritten
 from asyncstore.trace import emit
-from asyncstore.upper_layer.framing import Framer, Run, frame_command, run_of_pdus
+from asyncstore.upper_layer.framing import Framer, Run, frame_command, frame_message, run_of_pdus
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -210,27 +210,53 @@ class Invoker:
         run.put_command(frame_command(payload.context_id, command_set, self.framer.capacity))
 
     async def send_command(
-        self, context_id: int, make_request: Callable[..., Request], on_response: OnResponse
+        self,
+        context_id: int,
+        make_request: Callable[..., Request],
+        on_response: OnResponse,
+        *arguments: object,
+        data_set: bytes | None = None,
     ) -> Operation:
-        """Write the request `make_request(message_id)`, which has no data set; see `send`."""
+        """Write the request `make_request(message_id, *arguments)`, with a small data set or none; see `send`."""
         link = self._link
         await link.writer.turn.wait()
         with link.writer.turn:
             await link.wait_room()
-            operation = link.operations.begin(context_id, make_request)
+            operation = link.operations.begin(context_id, make_request, *arguments)
+            try:
+                command_set = operation.request.encode()
+            except LocalProtocolError:
+                link.operations.withdraw(operation.message_id)
+                raise
             self._trace_sent(operation, None)
             operation.on_response = on_response
-            run = run_of_pdus(frame_command(context_id, operation.request.encode(), self.framer.capacity))
-            try:
-                await link.writer.send_rest(run, 0)
-            except AsyncStoreError as error:
-                failure = link.ended_by(error)
-                raise failure.with_traceback(None) from failure.__cause__
-            except BaseException:
-                link.fail(AssociationLost(_CANCELLED))
-                raise
+            await self._write_whole(frame_message(context_id, command_set, data_set, self.framer.capacity))
             self._sent(operation)
             return operation
+
+    async def cancel(self, operation: Operation) -> None:
+        """Ask the peer to end an operation of several responses (C-CANCEL, PS3.7 9.3.2.3); its final one is to come."""
+        from asyncstore.dimse.query_messages import CCancelRQ
+
+        writer = self._link.writer
+        await writer.turn.wait()
+        with writer.turn:
+            self._link.check_open()
+            if not operation.is_final:
+                command_set = CCancelRQ(operation.message_id).encode()
+                await self._write_whole(frame_command(operation.context_id, command_set, self.framer.capacity))
+
+    async def _write_whole(self, pdus: bytes) -> None:
+        """Write the PDUs of a message; if that does not succeed, the association has failed."""
+        link = self._link
+        try:
+            await link.writer.send_rest(run_of_pdus(pdus), 0)
+        except AsyncStoreError as error:
+            failure = link.ended_by(error)
+            raise failure.with_traceback(None) from failure.__cause__
+        except BaseException:
+            link.fail(AssociationLost(_CANCELLED))
+            raise
 
     def _encode(self, operation: Operation, payload: Payload) -> bytes:
         try:

@@ -144,6 +144,10 @@ class Link(Tracing):
         self._attention.cancel()
         await self._background.__aexit__(None, None, None)
 
+    def start_soon(self, function: Callable[..., Coroutine[Any, Any, object]], *arguments: object) -> None:
+        """Run a task that ends with the association at the latest."""
+        self._background.start_soon(function, *arguments)
+
     async def release(self) -> None:
         """Release the association (PS3.8 7.2) and close the connection; does nothing if that was done before.
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Awaitable
+from collections.abc import AsyncIterator, Awaitable
 from functools import partial
 from typing import TYPE_CHECKING, Final
 
@@ -20,10 +20,10 @@ from asyncstore.dimse.message_types import response_to
 from asyncstore.dimse.performing import SOP_CLASS_NOT_SUPPORTED, Performing
 from asyncstore.dimse.reassembly import MAXIMUM_DATA_SET_BYTES
 from asyncstore.errors import AsyncStoreError, RemoteProtocolError, Timeout
-from asyncstore.net.provider import NO_ANSWER, Silence
-from asyncstore.status import SUCCESS, Status
+from asyncstore.net.provider import NO_ANSWER, Reply, Silence
+from asyncstore.status import SUCCESS, Category, Status
 from asyncstore.uids import name_of
-from asyncstore.upper_layer.framing import frame_command
+from asyncstore.upper_layer.framing import frame_message
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -43,6 +43,7 @@ logger: logging.Logger = logging.getLogger("asyncstore.net")
 # How long the requests of one peer may keep the event loop to themselves; a pause costs 50 us.
 _TURN_SECONDS: Final = 0.002
 _FAILED: Final = Status(0x0110, "the receiver failed to handle the request")
+_CANCELLED: Final = Status(0xFE00)
 
 
 class Performer:
@@ -67,7 +68,7 @@ class Performer:
         self._window = window
         self._link = link
         self._capacity = capacity
-        self._performing = Performing(contexts.by_id, calling_ae_title)
+        self._performing = Performing(contexts.by_id, calling_ae_title, link)
         self._providers = providers
         self._group = group
         self._request: PeerRequest | None = None  # the one whose data set is arriving
@@ -215,11 +216,16 @@ class Performer:
             answer = provider.perform(request, data_set)
         except Exception as error:
             answer = self._failed(request, error)
-        if not isinstance(answer, Awaitable):
+        if isinstance(answer, Awaitable):
+            self._unanswered += 1
+            self.at_work += 1
+            self._group.start_soon(self._answer_later, request, answer)
+        elif isinstance(answer, AsyncIterator):
+            self._unanswered += 1
+            self.at_work += 1
+            self._group.start_soon(self._answer_each, request, answer)
+        else:
             return self._respond(request, answer)
-        self._unanswered += 1
-        self.at_work += 1
-        self._group.start_soon(self._answer_later, request, answer)
         return None
 
     async def _answer_later(self, request: PeerRequest, awaitable: Awaitable[Answer]) -> None:
@@ -234,36 +240,90 @@ class Performer:
         finally:
             self.at_work -= 1
         try:
-            if (pause := self._respond(request, answer)) is not None:
-                await pause
-        except Timeout as error:  # part of the response may be on the wire
-            self._link.fail(error)
-        except AsyncStoreError:
-            pass  # the peer has left before its answer
+            await self._write_response(request, answer)
         finally:
             self._unanswered -= 1
             self._answered.set()
+
+    async def _answer_each(self, request: PeerRequest, answers: AsyncIterator[Answer]) -> None:
+        """Send the responses of an async iterator, until the peer cancels the request or leaves."""
+        try:
+            last = await self._write_pending(request, answers)
+        finally:
+            self.at_work -= 1
+            if (close := getattr(answers, "aclose", None)) is not None:
+                with anyio.CancelScope(shield=True):
+                    await close()
+        try:
+            await self._write_response(request, last)
+        finally:
+            self._unanswered -= 1
+            self._answered.set()
+
+    async def _write_pending(self, request: PeerRequest, answers: AsyncIterator[Answer]) -> Answer:
+        """Send the pending responses; returns the final one."""
+        turn_ends_at = time.monotonic() + _TURN_SECONDS
+        try:
+            async for answer in answers:
+                if request.is_cancelled:
+                    break
+                if not _is_pending(answer):
+                    return answer
+                if not await self._write_response(request, answer, is_final=False):
+                    return NO_ANSWER
+                if time.monotonic() >= turn_ends_at:
+                    await anyio.lowlevel.checkpoint()
+                    turn_ends_at = time.monotonic() + _TURN_SECONDS
+        except Exception as error:
+            return self._failed(request, error)
+        return response_to(request.message, _CANCELLED if request.is_cancelled else SUCCESS)
+
+    async def _write_response(self, request: PeerRequest, answer: Answer, *, is_final: bool = True) -> bool:
+        """Send a response; returns False if the peer has left."""
+        try:
+            if (pause := self._respond(request, answer, is_final=is_final)) is not None:
+                await pause
+        except Timeout as error:  # part of the response may be on the wire
+            self._link.fail(error)
+            return False
+        except AsyncStoreError:
+            return False
+        return True
 
     def _failed(self, request: PeerRequest, error: BaseException) -> Response | UnknownMessage:
         logger.error("performing a %s failed", request.message.name, exc_info=error)
         return response_to(request.message, _FAILED)
 
-    def _respond(self, request: PeerRequest, answer: Answer) -> Awaitable[object] | None:
-        self._performing.end(request)
+    def _respond(self, request: PeerRequest, answer: Answer, *, is_final: bool = True) -> Awaitable[object] | None:
+        if is_final:
+            self._performing.end(request)
         if answer is NO_ANSWER:
             return None
+        data_set = None
         try:
+            if isinstance(answer, Reply):
+                answer, data_set = answer
+                if not answer.has_data_set:
+                    raise TypeError(f"perform gave a data set, but its response announces none: {answer!r:.200}")
             command_set = _checked(request, answer).encode()
         except Exception as error:
-            command_set = self._failed(request, error).encode()
+            command_set, data_set = self._failed(request, error).encode(), None
         self._link.check_not_failed()
-        return self._link.writer.write(frame_command(request.context.context_id, command_set, self._capacity))
+        pdus = frame_message(request.context.context_id, command_set, data_set, self._capacity)
+        return self._link.writer.write(pdus)
 
     def _pause_if_due(self, pause: Awaitable[object] | None) -> Awaitable[object] | None:
         """The same pause, or one for the other tasks of the program if this peer has had its turn."""
         if pause is None and time.monotonic() >= self._turn_ends_at:
             return anyio.lowlevel.checkpoint()
         return pause
+
+
+def _is_pending(answer: Answer) -> bool:
+    """Whether other responses follow this one."""
+    response = answer.response if isinstance(answer, Reply) else answer
+    status = getattr(response, "status", None)
+    return isinstance(status, Status) and status.category is Category.PENDING
 
 
 def _checked_sink(sink: Sink | None) -> Sink | None:
@@ -277,7 +337,7 @@ def _checked(request: PeerRequest, answer: Answer) -> Response | UnknownMessage:
     """What a provider returned as a response; raises TypeError if it does not answer the request."""
     if answer is None:
         return response_to(request.message, SUCCESS)
-    if isinstance(answer, Silence) or getattr(answer, "responded_to", None) != request.message_id:
+    if isinstance(answer, Silence | Reply) or getattr(answer, "responded_to", None) != request.message_id:
         wanted = f"a response to request {request.message_id}, NO_ANSWER or None"
         raise TypeError(f"perform gave {answer!r:.200}, not {wanted}")
     return answer

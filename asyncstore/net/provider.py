@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import enum
-from typing import TYPE_CHECKING, Final, Protocol, TypeAlias
+from typing import TYPE_CHECKING, Final, NamedTuple, Protocol, TypeAlias
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Mapping
+    from collections.abc import AsyncIterator, Awaitable, Mapping
 
     from asyncstore.dimse.message_types import Response
     from asyncstore.dimse.messages import UnknownMessage
@@ -22,7 +22,15 @@ class Silence(enum.Enum):
 NO_ANSWER: Final = Silence.NO_ANSWER
 """Returned by `on_store` or by `ServiceProvider.perform` to leave the peer without an answer, until it gives up."""
 
-Answer: TypeAlias = "Response | UnknownMessage | Silence | None"
+
+class Reply(NamedTuple):
+    """A response with a data set, encoded in the transfer syntax of the request's presentation context."""
+
+    response: Response
+    data_set: bytes
+
+
+Answer: TypeAlias = "Response | UnknownMessage | Reply | Silence | None"
 """The response to a peer's request; None is success, NO_ANSWER sends no response."""
 
 
@@ -72,13 +80,28 @@ class ServiceProvider(Protocol):
         the provider does not perform, that is UNRECOGNISED_OPERATION.
         """
 
-    def perform(self, request: PeerRequest, data_set: Sink | bytes | None) -> Answer | Awaitable[Answer]:
+    def perform(
+        self, request: PeerRequest, data_set: Sink | bytes | None
+    ) -> Answer | Awaitable[Answer] | AsyncIterator[Answer]:
         """Perform the request and return the response; `data_set` is None if the request has none.
 
         None stands for a response with success, NO_ANSWER for no response at all: the peer then waits until it gives
         up. Awaitables run side by side, as many as the operations window allows, so responses may be late and come in
         any order. One goes on when its peer has left.
+
+        An async iterator gives several responses, for example the matches of a C-FIND: pending ones, then the final
+        one, which is success if it ends without one. It is closed early when the peer cancels the request (C-CANCEL),
+        which is then answered with FE00, and when the peer has left.
         """
+
+
+def performs_as_scu(provider: ServiceProvider) -> bool:
+    """Whether a provider performs what an SCP asks of its SCU, such as the reports of storage commitment.
+
+    Its attribute `performs_as_scu` says so. An SCP that we ask needs no role selection for that; one that asks for the
+    association itself does, and is given the role (PS3.7 D.3.3.4).
+    """
+    return getattr(provider, "performs_as_scu", False)
 
 
 Providers: TypeAlias = "Mapping[str, ServiceProvider]"

@@ -22,6 +22,7 @@ from asyncstore.net import trace
 from asyncstore.net.association import Association
 from asyncstore.net.connecting import connect as connect_to
 from asyncstore.net.peer import Timeouts, check_ae_title, check_length, check_secret, check_window
+from asyncstore.net.provider import performs_as_scu
 from asyncstore.upper_layer.contexts import AcceptedContexts, propose
 from asyncstore.upper_layer.framing import fragment_capacity
 from asyncstore.upper_layer.machine import AssociationAccepted, AssociationRefused
@@ -29,7 +30,7 @@ from asyncstore.upper_layer.pdu import AssociateRQ
 from asyncstore.upper_layer.request import information_of_requestor
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Iterable, Mapping, Sequence
     from types import TracebackType
 
     from asyncstore.net.peer import Peer
@@ -43,6 +44,7 @@ if TYPE_CHECKING:
 class Requestor(Association):
     """An association that we request: `async with` establishes it, and the end of the block releases it.
 
+    `extended_negotiations` is what the peer accepted of those that we proposed, by SOP class (PS3.7 D.3.3.5).
     See `asyncstore.Association` for the arguments and for what is raised.
     """
 
@@ -58,6 +60,7 @@ class Requestor(Association):
         maximum_send_length: int = 0,
         user_identity: UserIdentity | None = None,
         allow_plaintext_credentials: bool = False,
+        extended_negotiations: Mapping[str, bytes] | None = None,
         providers: Providers | None = None,
         connect: Connect = connect_to,
     ) -> None:
@@ -84,13 +87,19 @@ class Requestor(Association):
                     maximum_length=maximum_length,
                     window=window,
                     user_identity=user_identity,
-                    both_roles=(uid for uid in providers or () if uid in abstract_syntaxes),
+                    both_roles=(
+                        uid
+                        for uid, provider in (providers or {}).items()
+                        if uid in abstract_syntaxes and not performs_as_scu(provider)
+                    ),
+                    extended_negotiations=extended_negotiations or {},
                 ),
             )
             self._request.encode()
         except ValueError as error:
             raise LocalProtocolError(f"the association cannot be asked for: {error}") from error
         self.peer = peer
+        self.extended_negotiations: dict[str, bytes] = {}
         self._maximum_send_length = maximum_send_length
         self._connect = connect
         self._was_entered = False
@@ -201,4 +210,7 @@ class Requestor(Association):
             self._trace(trace.NothingAccepted)
             raise NoAcceptedContext(f"{self.peer} accepted none of the proposed presentation contexts")
         capacity = fragment_capacity(answer.user_information.maximum_length, self._maximum_send_length)
+        self.extended_negotiations = {
+            item.sop_class_uid: item.information for item in answer.user_information.extended_negotiations
+        }
         self._begin_data(contexts, capacity, window=1)

@@ -181,7 +181,7 @@ class TimedOut(TraceEvent):
 
 
 class InvalidAnswer(TraceEvent):
-    """The peer violated the standard; `to_request` is "A-ASSOCIATE", "C-STORE" or "C-ECHO"."""
+    """The peer violated the standard; `to_request` is "A-ASSOCIATE", "C-STORE", "C-FIND" or so."""
 
     level: ClassVar[int] = logging.ERROR
     to_request: str

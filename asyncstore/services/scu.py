@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Self
 
-from asyncstore.dimse.messages import LOW
+from asyncstore.dimse.messages import LOW, MEDIUM
 from asyncstore.net.requestor import Requestor
 from asyncstore.net.transport import connect as connect_by_tcp
 from asyncstore.services import storage
+from asyncstore.uids import STUDY_ROOT_FIND
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Iterable, Mapping, Sequence
     from types import TracebackType
 
     from pydicom.dataset import Dataset
@@ -22,6 +23,8 @@ if TYPE_CHECKING:
     from asyncstore.net.peer import Peer, Timeouts
     from asyncstore.net.provider import Providers
     from asyncstore.net.transport import Connect
+    from asyncstore.services.query import Matches
+    from asyncstore.services.references import Reference
     from asyncstore.status import Status
     from asyncstore.upper_layer.contexts import AcceptedContext
     from asyncstore.upper_layer.items import UserIdentity
@@ -43,6 +46,8 @@ class Association:
     maximum_send_length  longest PDU to send, in bytes, if the peer accepts longer ones; 0: only the peer's limit
     user_identity        user identity to propose (PS3.7 D.3.3.7)
     allow_plaintext_credentials  send a passcode, ticket or token also without TLS
+    extended_negotiations  bytes to propose for SOP classes (PS3.7 D.3.3.5), such as {STUDY_ROOT_FIND: b"\x01"} for
+                         relational queries (PS3.4 C.5.1.1); what the peer accepts is in the attribute of that name
     providers            a ServiceProvider for each abstract syntax that the peer may ask of us
     connect              opens the connection; by default TCP, and TLS if `peer.tls` says so
 
@@ -68,6 +73,7 @@ class Association:
         maximum_send_length: int = 0,
         user_identity: UserIdentity | None = None,
         allow_plaintext_credentials: bool = False,
+        extended_negotiations: Mapping[str, bytes] | None = None,
         providers: Providers | None = None,
         connect: Connect = connect_by_tcp,
     ) -> None:
@@ -81,6 +87,7 @@ class Association:
             maximum_send_length=maximum_send_length,
             user_identity=user_identity,
             allow_plaintext_credentials=allow_plaintext_credentials,
+            extended_negotiations=extended_negotiations,
             providers=providers,
             connect=connect,
         )
@@ -123,6 +130,11 @@ class Association:
         return tuple(self._requestor.contexts.by_id.values())
 
     @property
+    def extended_negotiations(self) -> Mapping[str, bytes]:
+        """What the peer accepted of the proposed ones, by SOP class (PS3.7 D.3.3.5)."""
+        return self._requestor.extended_negotiations
+
+    @property
     def window(self) -> int:
         """How many operations may be outstanding, as negotiated (PS3.7 D.3.3.3); 1 without negotiation."""
         return self._requestor.window
@@ -146,6 +158,41 @@ class Association:
         half a message cannot be taken back. Cancelling it before or after that does not affect the others.
         """
         return await storage.store(self._requestor, source, priority=priority)
+
+    def find(self, identifier: Dataset, *, model: str = STUDY_ROOT_FIND, priority: int = MEDIUM) -> Matches:
+        """Query the peer (C-FIND, PS3.4 Annex C): an async iterator of its matches, as pydicom Datasets.
+
+            query = Dataset()
+            query.QueryRetrieveLevel, query.PatientID, query.StudyInstanceUID = "STUDY", "4711", ""
+            async for match in association.find(query):
+                print(match.StudyInstanceUID)
+
+        `identifier` has the keys: a value to match, or an empty one to be told. `model` is the SOP class of the query,
+        for which the peer must have accepted a context. `async with association.find(query) as matches` cancels the
+        query if the block is left before the last match; `await matches.aclose()` does so too.
+
+        The iterator raises OperationFailed when the peer refuses the query, or after the matches if it ended its list
+        early; AssociationLost or RemoteProtocolError when the association ends before that. LocalProtocolError when
+        there is no context for the model, and SourceError when the identifier cannot be encoded.
+        """
+        from asyncstore.services.query import Matches
+
+        return Matches(self._requestor, identifier, model=model, priority=priority)
+
+    async def request_commitment(self, references: Sequence[Reference], *, transaction_uid: str | None = None) -> str:
+        """Ask the peer to commit to keep instances (N-ACTION, PS3.4 Annex J); returns the Transaction UID.
+
+        `references` are pairs of a SOP Class UID and a SOP Instance UID, at most some hundred: some peers need much
+        longer for more. The peer reports later, to a `CommitmentReports`: see there. Its report may come before this
+        returns; who keeps a record gives a `transaction_uid` of their own, and writes it down before.
+
+        Needs a context for Storage Commitment: raises LocalProtocolError if the peer accepted none. Raises
+        OperationFailed if the peer refuses, AssociationLost or RemoteProtocolError when the association ends before
+        the answer: Orthanc aborts it if our AE title is not in its list of modalities.
+        """
+        from asyncstore.services.storage_commitment import request_commitment
+
+        return await request_commitment(self._requestor, references, transaction_uid)
 
     async def echo(self) -> Status:
         """Verify that the peer answers (C-ECHO, PS3.7 9.1.5), and return its status.

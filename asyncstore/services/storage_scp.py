@@ -82,6 +82,7 @@ class StorageSCP(Acceptor):
     output_directory  directory for the files, named by SOP Instance UID; None: discard the instances
     on_store          called with an Arrival for each instance, and decides the answer; None: success
     sop_classes       SOP classes to accept, besides Verification; None: every Storage SOP Class of the standard
+    further_providers  a ServiceProvider for each abstract syntax of another service
     any_class         accept private and unknown SOP classes too: all but those known to be of another service
     host, port            address to listen on; port 0 takes a free one, and `scp.port` is its number
     ae_title              our AE title: calls to any other are rejected; ANY-SCP accepts all
@@ -138,6 +139,7 @@ class StorageSCP(Acceptor):
         tls: TLS | ssl.SSLContext | None = None,
         authenticate: Authenticate | None = None,
         on_store: OnStore | None = None,
+        further_providers: Mapping[str, ServiceProvider] | None = None,
     ) -> None:
         self.output_directory: Path | None = None if output_directory is None else Path(output_directory)
         self.on_store = on_store
@@ -149,6 +151,7 @@ class StorageSCP(Acceptor):
             STORAGE_SOP_CLASSES if sop_classes is None else several(sop_classes), storage
         )
         providers[VERIFICATION] = VerificationProvider()
+        providers.update(further_providers or {})
         super().__init__(
             _OfAnyClass(providers, storage) if any_class else providers,
             host=host,

@@ -106,8 +106,18 @@ def frame_command(context_id: int, command_set: bytes, capacity: int) -> bytes:
     """The P-DATA-TF PDUs of a whole command set."""
     if len(command_set) <= capacity:
         return _header(context_id, len(command_set), _COMMAND | _LAST) + command_set
-    pieces = [command_set[start : start + capacity] for start in range(0, len(command_set), capacity)]
-    controls = [_COMMAND] * (len(pieces) - 1) + [_COMMAND | _LAST]
+    return _frame(context_id, command_set, capacity, _COMMAND)
+
+
+def frame_message(context_id: int, command_set: bytes, data_set: bytes | None, capacity: int) -> bytes:
+    """The P-DATA-TF PDUs of a whole message whose data set is small: an identifier, say. None: it has no data set."""
+    command = frame_command(context_id, command_set, capacity)
+    return command if data_set is None else command + _frame(context_id, data_set, capacity, _DATA_SET)
+
+
+def _frame(context_id: int, data: bytes, capacity: int, kind: int) -> bytes:
+    pieces = [data[start : start + capacity] for start in range(0, max(len(data), 1), capacity)]
+    controls = [kind] * (len(pieces) - 1) + [kind | _LAST]
     return b"".join(
         _header(context_id, len(piece), control) + piece for piece, control in zip(pieces, controls, strict=True)
     )

@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
+from types import MappingProxyType
 from typing import TYPE_CHECKING
 
 from asyncstore.uids import IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION_NAME
-from asyncstore.upper_layer.items import OperationsWindow, PresentationContext, RoleSelection, UserInformation
+from asyncstore.upper_layer.items import (
+    ExtendedNegotiation,
+    OperationsWindow,
+    PresentationContext,
+    RoleSelection,
+    UserInformation,
+)
 from asyncstore.upper_layer.pdu import AssociateRQ
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Iterable, Mapping, Sequence
 
     from asyncstore.upper_layer.items import UserIdentity
 
@@ -20,10 +27,12 @@ def information_of_requestor(
     window: int = 1,
     user_identity: UserIdentity | None = None,
     both_roles: Iterable[str] = (),
+    extended_negotiations: Mapping[str, bytes] = MappingProxyType({}),
 ) -> UserInformation:
     """The user information of our request: a `window` of 1 proposes none, and `both_roles` are SOP Class UIDs.
 
-    Without a role selection the peer may only perform what we ask for (PS3.7 D.3.3.4).
+    Without a role selection the peer may only perform what we ask for (PS3.7 D.3.3.4). `extended_negotiations` are by
+    SOP Class UID (PS3.7 D.3.3.5).
     """
     return UserInformation(
         maximum_length=maximum_length,
@@ -31,6 +40,7 @@ def information_of_requestor(
         implementation_version_name=IMPLEMENTATION_VERSION_NAME,
         operations_window=OperationsWindow(window, 1) if window > 1 else None,
         role_selections=tuple(RoleSelection(uid, True, True) for uid in both_roles),
+        extended_negotiations=tuple(ExtendedNegotiation(*each) for each in extended_negotiations.items()),
         user_identity=user_identity,
     )
 

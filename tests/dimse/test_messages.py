@@ -15,12 +15,13 @@ from asyncstore.dimse import command_set
 from asyncstore.dimse.decoding import _read_any, _read_usual_success, decode
 from asyncstore.dimse.message_types import Message, response_to
 from asyncstore.dimse.messages import HIGH, LOW, MEDIUM, CEchoRQ, CEchoRSP, CStoreRQ, CStoreRSP, UnknownMessage
+from asyncstore.dimse.n_messages import NActionRQ, NActionRSP, NEventReportRQ, NEventReportRSP
 from asyncstore.dimse.query_messages import CCancelRQ, CFindRQ, CFindRSP
 from asyncstore.errors import LocalProtocolError, RemoteProtocolError, say_nothing
 from asyncstore.status import SUCCESS, Status
 from asyncstore.uids import CT_IMAGE_STORAGE, VERIFICATION
 
-KNOWN_FIELDS = (0x0001, 0x8001, 0x0030, 0x8030)
+KNOWN_FIELDS = (0x0001, 0x8001, 0x0030, 0x8030, 0x0020, 0x8020, 0x0FFF, 0x0100, 0x8100, 0x0130, 0x8130)
 SECONDARY_CAPTURE = "1.2.840.10008.5.1.4.1.1.7"
 INSTANCE_UID = "1.3.6.1.4.1.5962.1.1.1.1.1.20040119072730.12322"
 
@@ -36,6 +37,13 @@ messages: st.SearchStrategy[Message] = st.one_of(
     st.builds(CStoreRSP, numbers, statuses, optional_uids, optional_uids, st.booleans()),
     st.builds(CEchoRQ, numbers, optional_uids),
     st.builds(CEchoRSP, numbers, statuses, optional_uids),
+    st.builds(CFindRQ, numbers, uids, numbers),
+    st.builds(CFindRSP, numbers, statuses, optional_uids, st.booleans()),
+    st.builds(CCancelRQ, numbers),
+    st.builds(NActionRQ, numbers, uids, uids, numbers, st.booleans()),
+    st.builds(NActionRSP, numbers, statuses, optional_uids, optional_uids, st.none() | numbers, st.booleans()),
+    st.builds(NEventReportRQ, numbers, uids, uids, numbers, st.booleans()),
+    st.builds(NEventReportRSP, numbers, statuses, optional_uids, optional_uids, st.none() | numbers, st.booleans()),
     st.builds(
         UnknownMessage,
         numbers.filter(lambda number: number not in KNOWN_FIELDS),
@@ -307,7 +315,7 @@ def test_only_responses_answer_something() -> None:
         (0x0021, "C-MOVE-RQ"),
         (0x8021, "C-MOVE-RSP"),
         (0x0100, "N-EVENT-REPORT-RQ"),
-        (0x8130, "N-ACTION-RSP"),
+        (0x8120, "N-SET-RSP"),
         (0x4321, "command 0x4321"),
         (0xC321, "command 0xC321"),
     ],
@@ -378,7 +386,9 @@ def test_what_a_query_or_its_end_cannot_do_without(elements: dict[int, Any], pdu
         (CStoreRQ(3, FIND, "1.2.3"), CStoreRSP(3, Status(0x0122), FIND, "1.2.3")),
         (CEchoRQ(4), CEchoRSP(4, Status(0x0122))),
         (CFindRQ(5, FIND), CFindRSP(5, Status(0x0122), FIND)),
-        (UnknownMessage(0x0130, 6, None, True), UnknownMessage(0x8130, None, 6, False, Status(0x0122))),
+        (NActionRQ(6, FIND, "1.2.3", 1), NActionRSP(6, Status(0x0122), FIND, "1.2.3", 1)),
+        (NEventReportRQ(7, FIND, "1.2.3", 2), NEventReportRSP(7, Status(0x0122), FIND, "1.2.3", 2)),
+        (UnknownMessage(0x0120, 6, None, True), UnknownMessage(0x8120, None, 6, False, Status(0x0122))),
     ],
 )
 def test_every_request_has_a_response_that_refuses_it(request_: Any, response: Any) -> None:
@@ -386,3 +396,48 @@ def test_every_request_has_a_response_that_refuses_it(request_: Any, response: A
     assert refusal == response
     elements = command_set.decode(refusal.encode())
     assert (elements[0x0120], elements[0x0900]) == (request_.message_id, 0x0122)
+
+
+COMMITMENT = "1.2.840.10008.1.20.1"
+
+
+def test_another_implementation_reads_an_action_and_a_report() -> None:
+    action = independent_decode(BytesIO(NActionRQ(7, COMMITMENT, "1.2.3", 1).encode()), True, True)
+    assert (action.CommandField, action.MessageID, action.ActionTypeID) == (0x0130, 7, 1)
+    assert (action.RequestedSOPClassUID, action.RequestedSOPInstanceUID) == (COMMITMENT, "1.2.3")
+    assert action.CommandDataSetType != 0x0101
+    answer = NEventReportRSP(7, SUCCESS, COMMITMENT, "1.2.3", 2)
+    report = independent_decode(BytesIO(answer.encode()), True, True)
+    assert (report.CommandField, report.MessageIDBeingRespondedTo, report.EventTypeID) == (0x8100, 7, 2)
+    assert (report.AffectedSOPClassUID, report.AffectedSOPInstanceUID) == (COMMITMENT, "1.2.3")
+    assert report.CommandDataSetType == 0x0101
+
+
+N_ACTION_RQ = {0x0003: "1.2", 0x0100: 0x0130, 0x0110: 7, 0x0800: 1, 0x1001: "1.2.3", 0x1008: 1}
+N_EVENT_REPORT_RQ = {0x0002: "1.2", 0x0100: 0x0100, 0x0110: 7, 0x0800: 1, 0x1000: "1.2.3", 0x1002: 1}
+
+
+@pytest.mark.parametrize(
+    ("elements", "missing"),
+    [
+        (elements, tag)
+        for elements in (N_ACTION_RQ, N_EVENT_REPORT_RQ)
+        for tag in elements
+        if tag not in (0x0100, 0x0800)
+    ],
+)
+def test_an_incomplete_request_of_a_normalised_service_can_be_refused(elements: dict[int, Any], missing: int) -> None:
+    message = decode_elements({tag: value for tag, value in elements.items() if tag != missing})
+    assert message == UnknownMessage(elements[0x0100], None if missing == 0x0110 else 7, None, True)
+
+
+@pytest.mark.parametrize("command_field", [0x8100, 0x8130])
+@pytest.mark.parametrize(("missing", "field"), [(0x0120, "Message ID Being Responded To"), (0x0900, "Status")])
+def test_what_a_response_of_a_normalised_service_cannot_do_without(
+    command_field: int, missing: int, field: str
+) -> None:
+    elements = {0x0100: command_field, 0x0120: 3, 0x0800: 0x0101, 0x0900: 0}
+    del elements[missing]
+    with pytest.raises(RemoteProtocolError) as caught:
+        decode_elements(elements)
+    assert caught.value.field == field

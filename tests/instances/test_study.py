@@ -10,7 +10,7 @@ import pytest
 
 from asyncstore.errors import SourceError
 from asyncstore.inputs.opening import instance_from, instance_from_bytes
-from asyncstore.instances.study import LOOKED_AT_BYTES, patient_and_study_of, study_of
+from asyncstore.instances.study import LOOKED_AT_BYTES, keys_of, patient_and_study_of, study_of
 from asyncstore.uids import EXPLICIT_VR_LITTLE_ENDIAN
 from tests.support import files
 
@@ -53,6 +53,18 @@ def test_it_is_the_one_that_pydicom_reads(name: str) -> None:
 )
 def test_it_is_looked_for_where_it_should_be_and_no_further(more: tuple[bytes, ...], study: str | None) -> None:
     assert study_of(instance(*more)) == study
+
+
+@pytest.mark.parametrize("name", ["CT_small.dcm", "image_dfl.dcm", "MR_small_bigendian.dcm", "MR_small_implicit.dcm"])
+def test_study_and_series_are_found_at_once(name: str) -> None:
+    path = files.bundled(name)
+    data_set = pydicom.dcmread(path)
+    assert keys_of(instance_from(path)) == (data_set.StudyInstanceUID, data_set.SeriesInstanceUID)
+
+
+def test_a_study_is_found_without_a_series() -> None:
+    assert keys_of(instance(STUDY, PIXELS)) == ("1.2.3.4", None)
+    assert keys_of(instance(PIXELS)) == (None, None)
 
 
 def test_a_file_that_went_away_has_none(tmp_path: Path) -> None:

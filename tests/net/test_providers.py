@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import io
+import itertools
 import threading
 from typing import TYPE_CHECKING, Any
 
@@ -15,6 +16,7 @@ import pytest
 from asyncstore.dimse import command_set
 from asyncstore.dimse.message_types import response_to
 from asyncstore.dimse.messages import CEchoRQ, CEchoRSP, CStoreRQ, CStoreRSP, UnknownMessage
+from asyncstore.dimse.n_messages import NEventReportRSP
 from asyncstore.dimse.performing import UNRECOGNISED_OPERATION
 from asyncstore.dimse.query_messages import CCancelRQ, CFindRQ, CFindRSP
 from asyncstore.errors import Aborted, ConnectionLost, RemoteProtocolError, Timeout
@@ -22,7 +24,7 @@ from asyncstore.instances.source import BytesSource
 from asyncstore.net.acceptor import Acceptor
 from asyncstore.net.mock import MockTransport
 from asyncstore.net.peer import Peer, Timeouts
-from asyncstore.net.provider import NO_ANSWER
+from asyncstore.net.provider import NO_ANSWER, Reply
 from asyncstore.preparation.prepare import Prepared
 from asyncstore.services.scu import associate
 from asyncstore.services.storage_scp import StorageSCP
@@ -30,7 +32,13 @@ from asyncstore.services.verification import VerificationProvider
 from asyncstore.status import SUCCESS, Status
 from asyncstore.uids import CT_IMAGE_STORAGE, EXPLICIT_VR_LITTLE_ENDIAN, IMPLICIT_VR_LITTLE_ENDIAN, VERIFICATION
 from asyncstore.upper_layer import pdu
-from asyncstore.upper_layer.items import PresentationContextResult, UserInformation
+from asyncstore.upper_layer.items import (
+    ExtendedNegotiation,
+    PresentationContext,
+    PresentationContextResult,
+    RoleSelection,
+    UserInformation,
+)
 from asyncstore.upper_layer.pdu import Abort, AssociateAC, AssociateRQ, DataTF, Fragment, ReleaseRP
 from tests.support.associations import LIMIT_SECONDS, TINY_SECONDS, accepting, inside, instance, to, units_of
 from tests.support.wire import ScriptedSCP, Wire, play_scu
@@ -673,6 +681,145 @@ async def test_several_responses_to_one_request_arrive_in_order_with_their_data_
     assert came == [*[(0xFF00, match, False) for match in matches], (0, None, True)]
 
 
+def _pending(message_id: int, data_set: bytes) -> Reply:
+    return Reply(CFindRSP(message_id, Status(0xFF00), FIND, has_data_set=True), data_set)
+
+
+class Finds:
+    """A provider whose matches are these; `ended` is set when it is told to give no more."""
+
+    def __init__(self, matches: Iterable[Any], last: Any = None) -> None:
+        self.given = 0
+        self.ended = anyio.Event()
+        self._matches = matches
+        self._last = last
+
+    def begin(self, request: PeerRequest) -> None:
+        """Take the identifier in memory."""
+
+    async def perform(self, request: PeerRequest, data_set: object) -> Any:
+        try:
+            for match in self._matches:
+                if isinstance(match, Exception):
+                    raise match
+                yield _pending(request.message_id, match)
+                self.given += 1
+                await anyio.lowlevel.checkpoint()
+            if self._last is not None:
+                yield CFindRSP(request.message_id, self._last, FIND)
+        finally:
+            self.ended.set()
+
+
+def _read_all(wire: Wire) -> list[tuple[int, bytes | None]]:
+    """The responses up to the final one."""
+    came: list[tuple[int, bytes | None]] = []
+    while not came or came[-1][0] in (0xFF00, 0xFF01):
+        incoming = wire.read_message()
+        assert isinstance(incoming.message, CFindRSP)
+        came.append((incoming.message.status.value, incoming.data_set))
+    return came
+
+
+FIND_CONTEXT = PresentationContext(1, FIND, (IMPLICIT_VR_LITTLE_ENDIAN,))
+
+
+async def played(provider: Any, script: Callable[[Wire], Any]) -> Any:
+    """What a script gives that queries a provider."""
+
+    def whole(wire: Wire) -> Any:
+        wire.associate([FIND_CONTEXT])
+        wire.send_message(1, CFindRQ(5, FIND), b"identifier")
+        given = script(wire)
+        wire.release()
+        return given
+
+    with anyio.fail_after(LIMIT_SECONDS):
+        async with Acceptor({FIND: provider}) as acceptor:
+            return await anyio.to_thread.run_sync(play_scu, whole, acceptor.port)
+
+
+MATCHES = [b"first match", b"", b"x" * 40000]
+
+
+@pytest.mark.parametrize(
+    ("last", "status"),
+    [(None, 0x0000), (Status(0xA700), 0xA700), (SUCCESS, 0x0000)],
+    ids=["none", "failure", "success"],
+)
+async def test_a_provider_gives_several_responses_and_then_the_final_one(last: Status | None, status: int) -> None:
+    came = await played(Finds(MATCHES, last), _read_all)
+    assert came == [*((0xFF00, match) for match in MATCHES), (status, None)]
+
+
+async def test_a_provider_that_fails_after_some_matches_is_answered_for(caplog: pytest.LogCaptureFixture) -> None:
+    came = await played(Finds([b"match", ValueError("broken")]), _read_all)
+    assert came == [(0xFF00, b"match"), (0x0110, None)]
+    assert "performing a C-FIND-RQ failed" in caplog.text
+
+
+async def test_a_provider_whose_data_set_is_not_announced_is_answered_for() -> None:
+    class Wrong(Finds):
+        async def perform(self, request: PeerRequest, data_set: object) -> Any:
+            yield Reply(CFindRSP(request.message_id, SUCCESS, FIND), b"not announced")
+
+    assert await played(Wrong([]), _read_all) == [(0x0110, None)]
+
+
+async def test_a_cancelled_query_ends_early_and_is_answered_as_cancelled() -> None:
+    provider = Finds(b"match" for _ in itertools.count())
+
+    def cancels(wire: Wire) -> list[tuple[int, bytes | None]]:
+        wire.read_message()
+        wire.send_message(1, CCancelRQ(5))
+        return _read_all(wire)
+
+    came = await played(provider, cancels)
+    assert came[-1] == (0xFE00, None)
+    assert provider.ended.is_set()
+
+
+async def test_a_query_ends_when_its_peer_has_left() -> None:
+    provider = Finds(b"match" for _ in itertools.count())
+
+    def leaves(wire: Wire) -> None:
+        wire.associate([FIND_CONTEXT])
+        wire.send_message(1, CFindRQ(5, FIND), b"identifier")
+        wire.read_message()
+        wire.send(Abort(0, 0))
+        wire.close()
+
+    with anyio.fail_after(LIMIT_SECONDS):
+        async with Acceptor({FIND: provider}) as acceptor:
+            await anyio.to_thread.run_sync(play_scu, leaves, acceptor.port)
+            await provider.ended.wait()
+
+
+async def test_the_roles_and_the_negotiation_that_a_provider_wants_are_accepted() -> None:
+    class TakesReports(Recorder):
+        performs_as_scu = True
+
+        def negotiate(self, information: bytes) -> bytes:
+            return information[:1]
+
+    def asks(wire: Wire) -> UserInformation:
+        information = UserInformation(
+            implementation_class_uid="1.2.3",
+            role_selections=(RoleSelection(FIND, False, True), RoleSelection(VERIFICATION, True, True)),
+            extended_negotiations=(ExtendedNegotiation(FIND, b"\1\1"), ExtendedNegotiation(VERIFICATION, b"\1")),
+        )
+        wire.send(AssociateRQ("ANY-SCP", "SCRIPTED", (FIND_CONTEXT,), information))
+        answer = wire.expect(AssociateAC)
+        wire.release()
+        return answer.user_information
+
+    with anyio.fail_after(LIMIT_SECONDS):
+        async with Acceptor({FIND: TakesReports(), VERIFICATION: VerificationProvider()}) as acceptor:
+            answered = await anyio.to_thread.run_sync(play_scu, asks, acceptor.port)
+    assert answered.role_selections == (RoleSelection(FIND, False, True),)
+    assert answered.extended_negotiations == (ExtendedNegotiation(FIND, b"\1"),)
+
+
 # -- on an association that a peer opened ------------------------------------------------------------------------------
 
 
@@ -695,7 +842,7 @@ async def test_an_acceptor_of_other_services_performs_them_by_the_same_providers
         async with Acceptor({CT_IMAGE_STORAGE: provider}) as acceptor:
             script = _exchange([(1, EVENT_REPORT, b"abc"), (1, CEchoRQ(8), None)])
             given = await anyio.to_thread.run_sync(play_scu, script, acceptor.port)
-    assert given == [UnknownMessage(0x8100, None, 7, False), CEchoRSP(8, SUCCESS)]
+    assert given == [NEventReportRSP(7, SUCCESS), CEchoRSP(8, SUCCESS)]
     assert provider.got == [("N-EVENT-REPORT-RQ", b"abc"), ("C-ECHO-RQ", None)]
 
 

@@ -327,6 +327,7 @@ def _orthanc_settings(directory: Path, port: int, http_port: int, extra: Mapping
         "DicomAet": "ORTHANC",
         "DicomCheckCalledAet": False,
         "DicomAlwaysAllowStore": True,
+        "DicomAlwaysAllowFind": True,
         "UnknownSopClassAccepted": True,
         "OverwriteInstances": True,
         "Plugins": [],
@@ -433,3 +434,22 @@ def pynetdicom_server(
         yield InProcessSCP(server.server_address[1], received)
     finally:
         server.shutdown()
+
+
+@contextlib.contextmanager
+def dcmtk_qrscp(directory: Path) -> Iterator[RunningPeer]:
+    """DCMTK's dcmqrscp with an empty archive; several associations at once make it lose instances."""
+    program = require("dcmqrscp", "dcmtk")
+    configuration = directory / "dcmqrscp.cfg"
+
+    def settings(port: int) -> str:
+        tables = "".join(f"{name}Table BEGIN\n{name}Table END\n" for name in ("Host", "Vendor"))
+        area = f"AETable BEGIN\nQR {directory / 'received'} RW (1000, 1024mb) ANY\nAETable END\n"
+        return f"NetworkTCPPort = {port}\nMaxPDUSize = 16384\nMaxAssociations = 16\n{tables}{area}"
+
+    def words(port: int) -> list[str]:
+        configuration.write_text(settings(port))
+        return [program, "-c", str(configuration)]
+
+    with _running(directory, "dcmqrscp", "QR", words) as peer:
+        yield peer

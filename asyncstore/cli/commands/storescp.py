@@ -18,7 +18,8 @@ from asyncstore.uids import name_of
 
 if TYPE_CHECKING:
     from asyncstore.cli.output.documented_log import DocumentedLog
-    from asyncstore.services.storage_scp import Arrival
+    from asyncstore.net.provider import ServiceProvider
+    from asyncstore.services.storage_scp import Arrival, OnStore
 
 DETAILS = """Runs until Ctrl-C (SIGINT) or SIGTERM, then prints a summary at info level, and on a terminal at any level.
 
@@ -121,10 +122,21 @@ def storescp(
         bool,
         options.option("--ignore", help="Discard the instances.", panel=options.RESULTS),
     ] = False,
+    commitment: Annotated[
+        bool,
+        options.option(
+            "--commitment",
+            help="Also answer queries (C-FIND, study root) about what came since the start, and commit to keep it "
+            "(storage commitment; reports on the association of the request).",
+            panel=options.RESULTS,
+        ),
+    ] = False,
 ) -> None:
     """Listen until a signal comes; the help is made from DETAILS."""
     if ignore and output_directory is not None:
         raise typer.BadParameter("--ignore and --output-directory contradict each other: give one of them")
+    if ignore and commitment:
+        raise typer.BadParameter("--ignore and --commitment contradict each other: nothing discarded can be committed")
     directory = None if ignore else output_directory or "."
     is_new = directory is not None and _made(directory)
     settings: dict[str, Any] = {
@@ -141,7 +153,9 @@ def storescp(
         "tls": securing.called_tls(context),
     }
     raise typer.Exit(
-        running.run(options.log_level(context), lambda log: running.run_async(_listen, settings, is_new, log))
+        running.run(
+            options.log_level(context), lambda log: running.run_async(_listen, settings, is_new, commitment, log)
+        )
     )
 
 
@@ -158,7 +172,7 @@ def _made(directory: str) -> bool:
     return is_new
 
 
-async def _listen(settings: dict[str, Any], is_new: bool, log: DocumentedLog) -> int:
+async def _listen(settings: dict[str, Any], is_new: bool, commitment: bool, log: DocumentedLog) -> int:
     """Receive until the first signal."""
     import anyio
 
@@ -168,7 +182,10 @@ async def _listen(settings: dict[str, Any], is_new: bool, log: DocumentedLog) ->
     logger.debug("")
     if is_new:
         log.notice(logging.INFO, f"Created the directory {path_text(settings['output_directory'])}")
-    scp = StorageSCP(**settings, on_store=_say_what_came)
+    on_store: OnStore = _say_what_came
+    if commitment:
+        on_store, settings["further_providers"] = _archive()
+    scp = StorageSCP(**settings, on_store=on_store)
     with anyio.CancelScope() as scope, running.interrupts(scope.cancel, scope.cancel):
         try:
             await scp.__aenter__()
@@ -188,6 +205,34 @@ async def _listen(settings: dict[str, Any], is_new: bool, log: DocumentedLog) ->
     associations = count_text(scp.associations, "association")
     log.notice(logging.INFO, f"{received} received on {associations}{failed}{replaced}")
     return ExitCode.STORED
+
+
+def _archive() -> tuple[OnStore, dict[str, ServiceProvider]]:
+    """What notes each instance that came, and the providers that answer for these."""
+    import anyio.to_thread
+
+    from asyncstore.inputs.opening import instance_from
+    from asyncstore.instances.study import keys_of
+    from asyncstore.services.archive_scp import CommitmentProvider, FindProvider, Holdings
+    from asyncstore.services.references import Reference
+    from asyncstore.uids import STORAGE_COMMITMENT_PUSH_MODEL, STUDY_ROOT_FIND
+
+    holdings = Holdings()
+
+    async def note(arrival: Arrival) -> Status:
+        path = str(arrival.path)
+        request = arrival.request
+        reference = Reference(request.affected_sop_class_uid, request.affected_sop_instance_uid)
+
+        def add() -> None:
+            study, series = keys_of(instance_from(path))
+            holdings.add(study or "", series or "", reference, path)
+
+        await anyio.to_thread.run_sync(add)
+        return _say_what_came(arrival)
+
+    commitment = CommitmentProvider(holdings)
+    return note, {STUDY_ROOT_FIND: FindProvider(holdings), STORAGE_COMMITMENT_PUSH_MODEL: commitment}
 
 
 def _say_what_came(arrival: Arrival) -> Status:

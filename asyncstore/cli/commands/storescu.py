@@ -221,6 +221,9 @@ def storescu(
         options.option("--force-ledger", help="Allow the ledger on a network file system.", panel=options.BULK),
     ] = False,
     rebind: rebinding.Rebind = None,
+    commit: options.Commit = False,
+    commit_port: options.CommitPort = None,
+    commit_wait: options.CommitWait = 60,
     dry_run: Annotated[
         bool,
         options.option(
@@ -318,6 +321,7 @@ def storescu(
     if not paths and files_from is None:
         raise typer.BadParameter("give a file or directory to send, or --files-from", param_hint="PATH")
     showing.check_files(report, ledger, log_file, metrics_file, paths or [])
+    commit_options = options.commit_options(context)
     listed = None if files_from is None else opened_list(files_from, ends_in_nul=null)
     retry_policy = RetryPolicy if ledger is None else RetryPolicy.for_ledger
     # A number goes where numbers always went; only a timetable is a limit.
@@ -382,6 +386,7 @@ def storescu(
         summary=summary,
         log_path=log_file,
         metrics_path=metrics_file,
+        commit=commit_options,
     )
     log_to = None if log_file is None else (log_file, options.file_log_level(context))
     command = run.plan if dry_run else securing.telling(context, run.run)

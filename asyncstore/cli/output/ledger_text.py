@@ -50,6 +50,9 @@ class Account:
             yield "All of the input of the last run is stored, and nothing has failed or is left"
         yield "By state"
         yield from _table((count.instances, count.state.value) for count in states)
+        committed = ledger.committed()
+        if committed is not None:
+            yield f"{committed:,} of the stored are committed: the peer said that it keeps them"
         doubtful = ledger.count_doubtful()
         if doubtful:
             what = f"{doubtful:,} of the stored are doubtful"
@@ -96,6 +99,7 @@ class Account:
             "runs": [_run_data(run) for run in runs],
             "all_stored": _is_all_stored(runs, states),
             "doubtful": ledger.count_doubtful(),
+            "committed": ledger.committed(),
             "states": {count.state.value: count.instances for count in states},
             "statuses": {f"{value:04X}": count for value, count in ledger.by_status().items()},
             "reasons": [_reason_data(count) for count in ledger.by_reason()],

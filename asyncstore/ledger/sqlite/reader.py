@@ -24,6 +24,7 @@ from asyncstore.ledger.rows import (
     StoredPart,
     StudyCount,
 )
+from asyncstore.ledger.sqlite.commitments import count_committed
 from asyncstore.ledger.sqlite.file import SCHEMA_VERSION, ledger_errors, open_to_read
 from asyncstore.ledger.sqlite.lock import holder_of
 from asyncstore.ledger.sqlite.packing import checked, ledger_path, status_value, unpack_uid
@@ -108,6 +109,11 @@ class LedgerReader:
         """The number of instances in each state, largest first."""
         query = f"SELECT a.state, count(*), sum(i.bytes_sent) FROM {_BOTH} GROUP BY a.state ORDER BY 2 DESC, 1"
         return self._all(_state_count, query)
+
+    def committed(self) -> int | None:
+        """The number of stored instances that the peer has committed to keep; None if it was never asked to."""
+        with ledger_errors(self.path, "read"):
+            return count_committed(self._connection)
 
     def by_status(self) -> dict[int, int]:
         """The number of instances for each status that was the peer's last answer."""

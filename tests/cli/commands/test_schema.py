@@ -12,9 +12,12 @@ import pytest
 
 from asyncstore.cli.output.records import SCHEMA_VERSION
 from asyncstore.instances.outcome import State
+from asyncstore.net.acceptor import Acceptor
 from asyncstore.status import SUCCESS, Status
-from asyncstore.uids import CT_IMAGE_STORAGE
+from asyncstore.uids import CT_IMAGE_STORAGE, STUDY_ROOT_FIND
 from tests.support import command, files
+from tests.support.archive import Archive
+from tests.support.associations import image_file
 from tests.support.peers import LOOPBACK
 from tests.support.transfers import KeepingSCP, on_one_loop, uid_of, write_files
 
@@ -58,7 +61,11 @@ def lines_of(text: str) -> list[dict[str, Any]]:
 @on_one_loop
 async def test_each_line_of_every_command_is_as_the_schema_says(schema: Any, tmp_path: Path) -> None:
     source, ledger, report = archive(tmp_path / "in"), tmp_path / "run.db", tmp_path / "report.jsonl"
-    async with KeepingSCP(answer, sop_classes=[CT_IMAGE_STORAGE]) as scp:
+    has_other = Archive([("1.2.9", "1.2.9.1", "1.2.9.1.1", CT_IMAGE_STORAGE)])
+    async with (
+        KeepingSCP(answer, sop_classes=[CT_IMAGE_STORAGE]) as scp,
+        Acceptor({STUDY_ROOT_FIND: has_other}) as query_scp,
+    ):
 
         async def run(*arguments: str | Path) -> list[dict[str, Any]]:
             done = await anyio.to_thread.run_sync(lambda: command.run(*arguments, "--json"))
@@ -69,15 +76,20 @@ async def test_each_line_of_every_command_is_as_the_schema_says(schema: Any, tmp
         records = lines_of(report.read_text())
         again = await run(*common)
         others = [*await run(*common, "--dry-run"), *await run("scan", source), *await run("report", ledger)]
+        differing = image_file(tmp_path / "one.dcm")
+        verified = await run("verify", differing, LOOPBACK, str(query_scp.port))
     states = {line["state"] for line in (*first, *again) if line["event"] == "outcome"}
     assert states == {*State} - {State.UNKNOWN, State.LEFT}
     assert [line["event"] for line in others] == ["inventory", "inventory", "ledger"]
     assert len(records) == len(first) - 1
     validator = jsonschema.Draft202012Validator(schema, format_checker=jsonschema.FormatChecker())
-    for line in (*first, *records, *again, *others):
+    for line in (*first, *records, *again, *others, *verified):
         validator.validate(line)
         assert line["schema"] == SCHEMA_VERSION
     documented = schema["$defs"]
+    assert [line["event"] for line in verified] == ["study", "verified"]
+    for line in (others[-1], *verified):
+        assert line.keys() == documented[line["event"]]["properties"].keys() - {"studies"} | line.keys() & {"studies"}
     for line in (*first, *again):
         if line["event"] == "summary":
             assert line.keys() == documented["summary"]["properties"].keys()

@@ -1,0 +1,95 @@
+"""`storescu --commit` with `storescp --commitment`: stored, committed, neither; and verified."""
+
+from __future__ import annotations
+
+import contextlib
+import re
+from typing import TYPE_CHECKING
+
+import pytest
+
+from asyncstore.ledger.sqlite.reader import LedgerReader
+from tests.support import command
+from tests.support.associations import image_file
+from tests.support.peers import LOOPBACK, free_port
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+COUNT = 12
+
+
+@contextlib.contextmanager
+def archive(directory: Path, *options: str) -> Iterator[int]:
+    """A running storescp, and the port that it listens on."""
+    process = command.start("storescp", 0, "-v", "-ba", LOOPBACK, "-od", directory, *options)
+    assert process.stderr is not None
+    try:
+        for line in process.stderr:
+            if port := re.match(rb"I: Listening on 127\.0\.0\.1 port (\d+) as ", line):
+                yield int(port[1])
+                return
+        raise AssertionError("it does not listen")
+    finally:
+        process.kill()
+        process.communicate()
+
+
+@pytest.fixture
+def tree(tmp_path: Path) -> Path:
+    (tmp_path / "tree").mkdir()
+    for number in range(1, COUNT + 1):
+        image_file(tmp_path / "tree" / f"{number}.dcm", f"1.2.3.{number}")
+    return tmp_path / "tree"
+
+
+def test_what_is_stored_is_committed_and_verified(tree: Path, tmp_path: Path) -> None:
+    ledger = tmp_path / "run.db"
+    with archive(tmp_path / "in", "--commitment") as port:
+        done = command.run("storescu", "-v", "--commit", "--ledger", ledger, LOOPBACK, port, tree)
+        assert done.returncode == 0
+        assert f"I: {COUNT} instances committed" in done.stderr
+        assert command.run("verify", ledger, LOOPBACK, port).returncode == 0
+        assert command.run("verify", tree, "--counts", LOOPBACK, port).returncode == 0
+        (tmp_path / "in" / "1.2.3.5.dcm").unlink()
+        again = command.run("storescu", "-v", "--commit", "--ledger", ledger, LOOPBACK, port, tree)
+        assert (again.returncode, "I: 0 instances committed" in again.stderr) == (0, True)
+    with LedgerReader(ledger) as reader:
+        assert reader.committed() == COUNT
+    assert f"{COUNT} of the stored are committed" in command.run("report", ledger).stdout
+
+
+def test_what_an_earlier_run_stored_is_committed_later_and_what_is_gone_is_sent_once_more(
+    tree: Path, tmp_path: Path
+) -> None:
+    ledger = tmp_path / "run.db"
+    with archive(tmp_path / "in", "--commitment") as port:
+        assert command.run("storescu", "--ledger", ledger, LOOPBACK, port, tree).returncode == 0
+        (tmp_path / "in" / "1.2.3.5.dcm").unlink()
+        done = command.run("storescu", "-v", "--commit", "--ledger", ledger, LOOPBACK, port, tree)
+        assert (done.returncode, f"I: {COUNT} instances committed" in done.stderr) == (0, True)
+        assert (tmp_path / "in" / "1.2.3.5.dcm").exists()
+    with LedgerReader(ledger) as reader:
+        assert reader.committed() == COUNT
+
+
+def test_a_peer_without_the_service_has_committed_nothing(tree: Path, tmp_path: Path) -> None:
+    ledger = tmp_path / "run.db"
+    with archive(tmp_path / "in") as port:
+        done = command.run(
+            "storescu", "--commit", "--commit-port", free_port(), "--ledger", ledger, LOOPBACK, port, tree
+        )
+    assert done.returncode == 3
+    assert f"E: {COUNT} stored instances not committed: not asked for: " in done.stderr
+    with LedgerReader(ledger) as reader:
+        assert reader.committed() == 0
+
+
+def test_a_port_that_is_taken_and_mistakes_are_told(tree: Path, tmp_path: Path) -> None:
+    with archive(tmp_path / "in", "--commitment") as port:
+        done = command.run("storescu", "--commit", "--commit-port", port, LOOPBACK, port, tree)
+        assert done.returncode == 1
+        assert f"cannot listen on port {port}" in done.stderr
+    assert command.run("storescu", "--commit-port", 104, LOOPBACK, 104, tree).returncode == 2
+    assert command.run("storescp", "--ignore", "--commitment", 0).returncode == 2

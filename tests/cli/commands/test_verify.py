@@ -1,0 +1,167 @@
+"""`asyncstore verify`: the real command against archives in this process."""
+
+from __future__ import annotations
+
+import csv
+import functools
+import io
+import json
+from typing import TYPE_CHECKING, Any
+
+import anyio
+import anyio.to_thread
+import pytest
+
+from asyncstore.net.acceptor import Acceptor
+from asyncstore.services.storage_scp import StorageSCP
+from asyncstore.uids import CT_IMAGE_STORAGE, STUDY_ROOT_FIND
+from tests.support import command
+from tests.support.archive import Archive
+from tests.support.associations import image_file
+from tests.support.peers import LOOPBACK, free_port
+
+if TYPE_CHECKING:
+    import subprocess
+    from pathlib import Path
+
+STUDY, SERIES = "1.2.3.55", "1.2.3.66"  # of image_file
+UIDS = [f"1.2.3.{number}" for number in range(1, 6)]
+
+
+@pytest.fixture
+def tree(tmp_path: Path) -> Path:
+    (tmp_path / "tree").mkdir()
+    for uid in UIDS:
+        image_file(tmp_path / "tree" / f"{uid}.dcm", uid)
+    return tmp_path / "tree"
+
+
+def row(uid: str, sop_class: str = CT_IMAGE_STORAGE) -> tuple[str, str, str, str]:
+    return STUDY, SERIES, uid, sop_class
+
+
+def verify(archive: Archive, *words: Any, stdin: bytes = b"") -> subprocess.CompletedProcess[str]:
+    async def main() -> subprocess.CompletedProcess[str]:
+        async with Acceptor({STUDY_ROOT_FIND: archive}) as acceptor:
+            line = functools.partial(command.run, "verify", *words, LOOPBACK, acceptor.port, stdin=stdin)
+            return await anyio.to_thread.run_sync(line)
+
+    return anyio.run(main)
+
+
+def test_nothing_differs(tree: Path) -> None:
+    done = verify(Archive([row(uid) for uid in UIDS]), tree)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout == "5 instances in 1 study compared\nno difference\n"
+
+
+DIFFERENT = Archive([row(UIDS[0], "1.2.840.10008.5.1.4.1.1.4"), *map(row, UIDS[1:3]), row("1.2.3.99")])
+
+
+def test_the_differences_are_printed_by_study(tree: Path) -> None:
+    done = verify(DIFFERENT, tree)
+    assert (done.returncode, done.stderr) == (7, "")
+    first, *lines, compared, counts = done.stdout.splitlines()
+    assert first == f"study {STUDY}: 2 of 5 missing, 1 extra, 1 with another SOP class"
+    assert sorted(lines) == [
+        f"  extra: 1.2.3.99 in series {SERIES}",
+        f"  missing: {UIDS[3]} in series {SERIES}, {tree}/{UIDS[3]}.dcm",
+        f"  missing: {UIDS[4]} in series {SERIES}, {tree}/{UIDS[4]}.dcm",
+        f"  with another SOP class: {UIDS[0]} in series {SERIES}, MR Image Storage instead of CT Image Storage, "
+        f"{tree}/{UIDS[0]}.dcm",
+    ]
+    assert compared == "5 instances in 1 study compared"
+    assert counts == "1 study differs: 2 missing, 1 extra, 1 with another SOP class"
+
+
+def test_a_study_and_a_series_that_are_missing_are_one_line_each(tree: Path) -> None:
+    done = verify(Archive([]), tree)
+    assert done.returncode == 7
+    assert done.stdout.splitlines()[0] == f"study {STUDY}: 5 of 5 missing"
+    assert len(done.stdout.splitlines()) == 3
+    done = verify(Archive([(STUDY, "1.9", "1.9.9", CT_IMAGE_STORAGE)]), tree)
+    assert f"  missing: series {SERIES} with 5 instances\n" in done.stdout
+    assert done.stdout.count("missing:") == 1
+
+
+def test_as_json_and_as_csv(tree: Path) -> None:
+    done = verify(DIFFERENT, tree, "--json")
+    study, summary = map(json.loads, done.stdout.splitlines())
+    assert (study["event"], study["study_instance_uid"], study["expected"], study["found"]) == ("study", STUDY, 5, 4)
+    assert sorted((each["kind"], each["sop_instance_uid"]) for each in study["differences"]) == [
+        ("extra", "1.2.3.99"),
+        ("missing", UIDS[3]),
+        ("missing", UIDS[4]),
+        ("other-class", UIDS[0]),
+    ]
+    assert (summary["event"], summary["missing"], summary["extra"], summary["other_class"]) == ("verified", 2, 1, 1)
+    done = verify(DIFFERENT, tree, "--csv")
+    rows = list(csv.DictReader(io.StringIO(done.stdout)))
+    assert {(each["difference"], each["sop_instance_uid"], each["path"]) for each in rows} == {
+        ("extra", "1.2.3.99", ""),
+        ("missing", UIDS[3], f"{tree}/{UIDS[3]}.dcm"),
+        ("missing", UIDS[4], f"{tree}/{UIDS[4]}.dcm"),
+        ("other-class", UIDS[0], f"{tree}/{UIDS[0]}.dcm"),
+    }
+    assert done.returncode == 7
+
+
+@pytest.mark.parametrize("nul", [False, True])
+def test_what_is_missing_can_be_sent(tree: Path, nul: bool) -> None:
+    done = verify(DIFFERENT, tree, "--missing-files", *(["-0"] if nul else []))
+    assert done.returncode == 7
+
+    async def send() -> tuple[int, int]:
+        async with StorageSCP() as scp:
+            words: list[Any] = ["storescu", "--files-from", "-", *(["-0"] if nul else []), LOOPBACK, scp.port]
+            line = functools.partial(command.run, *words, stdin=done.stdout.encode())
+            return (await anyio.to_thread.run_sync(line)).returncode, scp.stored
+
+    assert anyio.run(send) == (0, 2)
+
+
+def test_a_ledger_is_compared_and_counts_are_told(tree: Path, tmp_path: Path) -> None:
+    ledger = tmp_path / "run.db"
+
+    async def send() -> None:
+        async with StorageSCP() as scp:
+            line = functools.partial(command.run, "storescu", "--ledger", ledger, LOOPBACK, scp.port, tree)
+            assert (await anyio.to_thread.run_sync(line)).returncode == 0
+
+    anyio.run(send)
+    image_file(tree / "later.dcm", "1.2.3.77")
+    archive = Archive([row(uid) for uid in UIDS], tells_counts=True)
+    done = verify(archive, ledger, "--counts")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout == "5 instances in 1 study compared, 1 of them by counts alone\nno difference\n"
+    archive.instances.pop()
+    assert f"missing: {UIDS[4]} " in verify(archive, ledger, "--counts").stdout
+
+
+def test_what_cannot_be_compared_is_code_3_unless_something_differs(tree: Path) -> None:
+    archive = Archive([row(uid) for uid in UIDS])
+    done = verify(archive, tree, tree / "missing")
+    assert (done.returncode, done.stdout.splitlines()[-1]) == (3, "no difference")
+    assert "missing" in done.stderr
+    refusing = Archive([], answers=[0x0124] * 100)
+    done = verify(refusing, tree)
+    assert done.returncode == 3
+    assert f"study {STUDY}: the peer refused the query" in done.stdout
+    assert "1 study could not be compared completely" in done.stdout
+    archive.instances.pop()
+    assert verify(archive, tree, tree / "missing").returncode == 7
+
+
+def test_nothing_to_compare_no_association_and_a_damaged_ledger_have_their_codes(tmp_path: Path, tree: Path) -> None:
+    (tmp_path / "empty").mkdir()
+    assert verify(Archive([]), tmp_path / "empty").returncode == 5
+    done = command.run("verify", tree, LOOPBACK, free_port())
+    assert (done.returncode, done.stderr.count("No connection to")) == (1, 1)
+    (tmp_path / "run.db").write_bytes(b"SQLite format 3\0" + bytes(2000))
+    done = verify(Archive([]), tmp_path / "run.db")
+    assert (done.returncode, done.stderr.count("\n")) == (6, 1)
+
+
+def test_a_mistake_in_the_options_is_code_2(tree: Path) -> None:
+    assert command.run("verify", tree, "-0", LOOPBACK, 104).returncode == 2
+    assert command.run("verify", tree, "--json", "--csv", LOOPBACK, 104).returncode == 2

@@ -1,0 +1,255 @@
+"""Commitment beside a transfer: reports late, in parts, twice, lost, refused; nothing is called committed falsely."""
+
+from __future__ import annotations
+
+import contextlib
+from typing import TYPE_CHECKING, Any
+
+import anyio
+import pytest
+
+from asyncstore.dimse.n_messages import NActionRQ, NActionRSP, NEventReportRQ
+from asyncstore.errors import Aborted, LedgerError
+from asyncstore.net.acceptor import Acceptor
+from asyncstore.net.peer import Peer
+from asyncstore.services.identifiers import decode_identifier, encode_identifier
+from asyncstore.services.references import Reference
+from asyncstore.services.scu import associate
+from asyncstore.services.storage_commitment import PUSH_MODEL_INSTANCE
+from asyncstore.status import SUCCESS, Status
+from asyncstore.transfer import commitment
+from asyncstore.transfer.commitment import NO_REPORT, Committer
+from asyncstore.uids import CT_IMAGE_STORAGE, IMPLICIT_VR_LITTLE_ENDIAN, STORAGE_COMMITMENT_PUSH_MODEL
+from asyncstore.upper_layer.pdu import Abort
+from tests.support.archive import item_of
+from tests.support.associations import LIMIT_SECONDS, inside
+from tests.support.wire import ScriptedSCP, Wire
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from pydicom import Dataset
+
+pytestmark = pytest.mark.every_loop
+
+REFERENCES = [Reference(CT_IMAGE_STORAGE, f"1.2.{number}") for number in range(1, 8)]
+REPORT = (STORAGE_COMMITMENT_PUSH_MODEL, PUSH_MODEL_INSTANCE)
+
+
+class CommittingPeer:
+    """Commits to everything but what `failures` names; `plan` says how it reports on each request, in order.
+
+    "same", "new": on the same or on a new association; "parts", "twice": in two parts, twice; "none": never;
+    "late": with the report to the next request. `refuses` is the status of its first answers.
+    """
+
+    def __init__(
+        self, *plan: str, failures: Mapping[str, list[int]] | None = None, refuses: Sequence[int] = ()
+    ) -> None:
+        self.requests: list[Dataset] = []
+        self.port = 0
+        self._plan = list(plan)
+        self._failures = dict(failures or {})
+        self._refuses = list(refuses)
+        self._late: list[Dataset] = []
+
+    def begin(self, request: Any) -> None:
+        """Take the action in memory."""
+
+    def perform(self, request: Any, data_set: Any) -> Any:
+        assert isinstance(request.message, NActionRQ)
+        if self._refuses:
+            return NActionRSP(request.message_id, Status(self._refuses.pop(0)))
+        asked = decode_identifier(data_set, request.context.transfer_syntax_uid)
+        self.requests.append(asked)
+        way = self._plan.pop(0) if len(self._plan) > 1 else self._plan[0]
+        request.association._background.start_soon(self._report, request.association, asked, way)
+        return NActionRSP(request.message_id, SUCCESS)
+
+    async def _report(self, association: Any, asked: Dataset, way: str) -> None:
+        if way == "late":
+            self._late.append(asked)
+        if way in ("late", "none"):
+            return
+        for each in (*self._late, asked):
+            parts = self._parts(each, 2 if way == "parts" else 1)
+            for part in parts * (2 if way == "twice" else 1):
+                if way == "new":
+                    contexts = [(STORAGE_COMMITMENT_PUSH_MODEL, (IMPLICIT_VR_LITTLE_ENDIAN,))]
+                    async with associate(Peer("127.0.0.1", self.port, "STORESCU"), contexts=contexts) as back:
+                        await self._send(inside(back), part)
+                else:
+                    await self._send(association, part)
+        self._late.clear()
+
+    async def _send(self, association: Any, part: Dataset) -> None:
+        context_id, context = next(iter(association.contexts.by_id.items()))
+        answered = anyio.Event()
+        encoded = encode_identifier(part, context.transfer_syntax_uid)
+        await association.invoker.send_command(
+            context_id, NEventReportRQ, lambda *_: answered.set(), *REPORT, 1, data_set=encoded
+        )
+        await answered.wait()
+
+    def _parts(self, asked: Dataset, count: int) -> list[Dataset]:
+        from pydicom import Dataset
+
+        parts = []
+        items = list(asked.ReferencedSOPSequence)
+        for number in range(count):
+            part = Dataset()
+            part.TransactionUID = asked.TransactionUID
+            part.ReferencedSOPSequence, part.FailedSOPSequence = [], []
+            for item in items[number::count]:
+                reasons = self._failures.get(item.ReferencedSOPInstanceUID)
+                named = item_of(Reference(item.ReferencedSOPClassUID, item.ReferencedSOPInstanceUID))
+                if reasons and (reason := reasons.pop(0)):
+                    named.FailureReason = reason
+                    part.FailedSOPSequence.append(named)
+                else:
+                    part.ReferencedSOPSequence.append(named)
+            parts.append(part)
+        return parts
+
+
+class Recorded:
+    """A record in memory."""
+
+    def __init__(self) -> None:
+        self.asked: dict[str, list[str]] = {}
+        self.answers: list[tuple[str, dict[str, int]]] = []
+
+    def note_request(self, transaction_uid: str, sop_instance_uids: Sequence[str]) -> None:
+        self.asked[transaction_uid] = list(sop_instance_uids)
+
+    def note_answers(self, transaction_uid: str, answers: Mapping[str, int]) -> None:
+        assert transaction_uid in self.asked
+        self.answers.append((transaction_uid, dict(answers)))
+
+
+async def committed_by(
+    provider: CommittingPeer, *, wait_seconds: float = LIMIT_SECONDS, record: Any = None, references: Any = REFERENCES
+) -> Committer:
+    with anyio.fail_after(2 * LIMIT_SECONDS):
+        async with Acceptor({STORAGE_COMMITMENT_PUSH_MODEL: provider}) as acceptor:
+            peer = Peer("127.0.0.1", acceptor.port)
+            committer = Committer(peer, port=0, wait_seconds=wait_seconds, record=record, host="127.0.0.1")
+            async with committer:
+                assert committer.port
+                provider.port = committer.port
+                for reference in references:
+                    committer.add(reference, f"/{reference.sop_instance_uid}")
+                await committer.finish()
+    return committer
+
+
+@pytest.mark.parametrize("way", ["same", "new", "parts", "twice"])
+async def test_reports_are_taken_however_they_come(way: str) -> None:
+    record = Recorded()
+    provider = CommittingPeer(way)
+    committer = await committed_by(provider, record=record)
+    assert (committer.committed, committer.failures, committer.refusal) == (len(REFERENCES), {}, None)
+    (request,) = provider.requests
+    assert record.asked == {request.TransactionUID: [reference.sop_instance_uid for reference in REFERENCES]}
+
+
+@pytest.mark.parametrize("first", ["none", "late"])
+async def test_a_report_that_does_not_come_is_asked_for_again_under_another_uid(first: str) -> None:
+    provider = CommittingPeer(first, "same")
+    committer = await committed_by(provider, wait_seconds=0.3)
+    assert (committer.committed, committer.failures) == (len(REFERENCES), {})
+    assert len({request.TransactionUID for request in provider.requests}) == len(provider.requests) == 2
+
+
+async def test_a_peer_that_never_reports_has_committed_nothing() -> None:
+    provider = CommittingPeer("none")
+    committer = await committed_by(provider, wait_seconds=0.05)
+    assert (committer.committed, committer.failures) == (0, {NO_REPORT: len(REFERENCES)})
+    assert len(provider.requests) == commitment._TRIES
+
+
+async def test_each_reason_decides() -> None:
+    failures = {"1.2.1": [0x0112], "1.2.2": [0x0119], "1.2.3": [0x0122], "1.2.4": [0x0213, 0x0110, 0]}
+    provider = CommittingPeer("same", failures=failures)
+    committer = await committed_by(provider)
+    assert committer.committed == len(REFERENCES) - 3
+    assert committer.failures == {
+        "the peer does not have the instance (0x0112)": 1,
+        "the peer has it with another SOP class (0x0119)": 1,
+        "the peer does not support its SOP class (0x0122)": 1,
+    }
+    assert committer.to_send_again == ["/1.2.1"]
+    asked = [[item.ReferencedSOPInstanceUID for item in request.ReferencedSOPSequence] for request in provider.requests]
+    assert asked[1:] == [["1.2.4"], ["1.2.4"]]
+
+
+async def test_many_instances_are_several_transactions() -> None:
+    provider = CommittingPeer("same")
+    many = [Reference(CT_IMAGE_STORAGE, f"1.3.{number}") for number in range(1, 701)]
+    committer = await committed_by(provider, references=many)
+    assert committer.committed == 700
+    assert sorted(len(request.ReferencedSOPSequence) for request in provider.requests) == [100, 300, 300]
+
+
+async def test_a_refusal_that_is_final_ends_the_asking() -> None:
+    committer = await committed_by(CommittingPeer("same", refuses=[0x0122]))
+    assert committer.committed == 0
+    (reason,) = committer.failures
+    assert reason.startswith("not asked for: the peer refused the request for commitment")
+
+
+async def test_a_peer_that_has_no_resources_is_asked_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    committer = await committed_by(CommittingPeer("same", refuses=[0x0213]), wait_seconds=0.2)
+    assert committer.committed == len(REFERENCES)
+
+
+async def test_an_abort_of_the_first_request_is_a_refusal() -> None:
+    def aborts(wire: Wire) -> None:
+        wire.accept()
+        wire.read_message()
+        wire.send(Abort(0, 0))
+
+    with ScriptedSCP(aborts) as scp, anyio.fail_after(LIMIT_SECONDS):
+        async with Committer(Peer(scp.host, scp.port, scp.ae_title)) as committer:
+            committer.add(REFERENCES[0])
+            await committer.finish()
+    assert isinstance(committer.refusal, Aborted)
+    assert (committer.committed, committer.failures.total()) == (0, 1)
+    assert len(scp.wires) == 1
+
+
+async def test_nothing_is_asked_for_that_could_not_be_recorded() -> None:
+    class Full(Recorded):
+        def note_request(self, transaction_uid: str, sop_instance_uids: Sequence[str]) -> None:
+            raise LedgerError("disk full")
+
+    provider = CommittingPeer("same")
+    committer = await committed_by(provider, record=Full())
+    assert (committer.committed, provider.requests) == (0, [])
+    assert committer.failures == {"not asked for: disk full": len(REFERENCES)}
+
+
+async def test_an_answer_that_could_not_be_recorded_does_not_count() -> None:
+    class FullLater(Recorded):
+        def note_answers(self, transaction_uid: str, answers: Mapping[str, int]) -> None:
+            raise LedgerError("disk full")
+
+    committer = await committed_by(CommittingPeer("same"), record=FullLater(), wait_seconds=0.05)
+    assert (committer.committed, committer.failures) == (0, {NO_REPORT: len(REFERENCES)})
+
+
+async def test_a_peer_that_leaves_between_request_and_report_is_asked_again() -> None:
+    provider = CommittingPeer("same")
+    original = provider._report
+    times = iter(range(10))
+
+    async def leaves_once(association: Any, asked: Any, way: str) -> None:
+        if next(times) == 0:
+            with contextlib.suppress(Exception):
+                await association.abort()
+            return
+        await original(association, asked, way)
+
+    provider._report = leaves_once  # type: ignore[method-assign]
+    committer = await committed_by(provider, wait_seconds=0.3)
+    assert (committer.committed, committer.failures) == (len(REFERENCES), {})
