@@ -260,7 +260,7 @@ class OperationFailed(AsyncStoreError):
     def __init__(self, message: str, status: Status) -> None:
         super().__init__(message)
         self.status = status
-        self.retryable = status.retryable
+        self.retryable: bool = status.retryable
 
 
 # The messages of the groups in which task groups of asyncio (under anyio) and trio raise an error.

@@ -30,6 +30,8 @@ def record(
         cls = dataclasses.dataclass(init=False, repr=False, eq=False, slots=slots)(cls)
 
         def compile_methods() -> None:
+            if "__signature__" in vars(cls):
+                del cls.__signature__  # type: ignore[attr-defined]
             made: type[Any] = dataclasses.dataclass(slots=slots, **wanted)(type(cls.__name__, cls.__bases__, own))
             for name in deferred:
                 method = vars(made)[name]
@@ -41,6 +43,8 @@ def record(
             setattr(cls, name, _deferred(name, compile_methods))
         if eq and "__hash__" not in (*own, *deferred):
             cls.__hash__ = None  # type: ignore[assignment]
+        if "__init__" in deferred:
+            cls.__signature__ = _Asked(compile_methods)  # type: ignore[attr-defined]
         if frozen:
             for name, method in _FROZEN.items():
                 if name not in own:
@@ -74,6 +78,16 @@ def _deferred(name: str, compile_methods: Callable[[], None]) -> Callable[..., A
         return getattr(self, name)(*arguments, **keywords)
 
     return method
+
+
+class _Asked:
+    """The signature of a class until it is asked for: then the compiled methods have it, as `help` shows it."""
+
+    def __init__(self, compile_methods: Callable[[], None]) -> None:
+        self._compile_methods = compile_methods
+
+    def __get__(self, instance: object, owner: type) -> None:
+        self._compile_methods()
 
 
 def _refuse_to_set(self: object, name: str, value: object) -> None:

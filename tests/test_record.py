@@ -6,6 +6,7 @@ import copy
 import dataclasses
 import inspect
 import pickle
+import pydoc
 from dataclasses import field
 from typing import Any
 
@@ -68,6 +69,21 @@ class Secret:
 
     def __repr__(self) -> str:
         return "Secret(...)"
+
+
+@record(frozen=True, slots=True)
+class Unused:
+    """One that nothing but its signature is asked of."""
+
+    first: int
+    second: str = "b"
+
+
+def test_the_arguments_can_be_asked_for_before_the_first_use() -> None:
+    assert list(inspect.signature(Unused).parameters) == ["first", "second"]
+    assert list(inspect.signature(Unused).parameters) == ["first", "second"]
+    assert Unused(1).second == "b"
+    assert "first: 'int'" in pydoc.plain(pydoc.render_doc(Frozen))
 
 
 def test_values_come_by_place_by_name_and_by_default() -> None:

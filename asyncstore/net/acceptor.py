@@ -214,7 +214,7 @@ class Acceptor:
 
     # -- negotiation ---------------------------------------------------------------------------------------------------
 
-    def rejection_of(self, request: AssociateRQ) -> AssociateRJ | None:
+    def _rejection_of(self, request: AssociateRQ) -> AssociateRJ | None:
         """The rejection of a request; None if it is accepted."""
         if self.called_ae_titles is not None and request.called_ae_title not in self.called_ae_titles:
             return _WRONG_CALLED_AE_TITLE
@@ -222,7 +222,7 @@ class Acceptor:
             return _WRONG_CALLING_AE_TITLE
         return None
 
-    def answer_to(self, request: AssociateRQ, identity_response: bytes = b"") -> AssociateAC:
+    def _answer_to(self, request: AssociateRQ, identity_response: bytes = b"") -> AssociateAC:
         """The acceptance of a request, with a result for each presentation context."""
         identity = request.user_information.user_identity
         window = request.user_information.operations_window
@@ -341,7 +341,7 @@ class AcceptedAssociation(Association):
     def _negotiate(self, event: UpperLayerEvent) -> Awaitable[object] | None:
         assert isinstance(event, AssociationRequested)
         request = event.request
-        rejection = _LIMIT_EXCEEDED if self._over_limit else self._acceptor.rejection_of(request)
+        rejection = _LIMIT_EXCEEDED if self._over_limit else self._acceptor._rejection_of(request)
         if rejection is not None or self._acceptor.authenticate is None:
             return self._answer(request, rejection)
         decided = self._decided_on(request, self._acceptor.authenticate)
@@ -380,7 +380,7 @@ class AcceptedAssociation(Association):
         else:
             self._acceptor.associations += 1
             self.calling_ae_title: str = request.calling_ae_title
-            answer = self._acceptor.answer_to(request, identity_response)
+            answer = self._acceptor._answer_to(request, identity_response)
             capacity = fragment_capacity(request.user_information.maximum_length)
             self._upper_layer.accept(answer, now)
             window = answer.user_information.operations_window

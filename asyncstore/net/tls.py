@@ -238,8 +238,9 @@ class Wire:
     """One side of TLS in memory: `tls` reads and writes `incoming` and `outgoing`."""
 
     def __init__(self, context: ssl.SSLContext, *, server_name: str | None = None, is_server: bool = False) -> None:
-        self.incoming, self.outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
-        self.tls = context.wrap_bio(self.incoming, self.outgoing, is_server, server_name)
+        self.incoming: ssl.MemoryBIO = ssl.MemoryBIO()
+        self.outgoing: ssl.MemoryBIO = ssl.MemoryBIO()
+        self.tls: ssl.SSLObject = context.wrap_bio(self.incoming, self.outgoing, is_server, server_name)
 
     def put(self, data: bytes) -> None:
         """Take in bytes of the peer; b"": it has closed its side."""

@@ -53,6 +53,7 @@ class Suspicion:
     """What a peer may hold against us that ends a connection: our certificate, or that it got none."""
 
     def __init__(self, certificate: str | None, *, is_known: bool = True) -> None:
+        self.refused: str
         if certificate is not None:
             self.refused = f"refused our certificate {certificate}"
         elif is_known:

@@ -39,7 +39,7 @@ if TYPE_CHECKING:
     from asyncstore.net.association import Association
     from asyncstore.net.provider import Answer
 
-logger = logging.getLogger("asyncstore.net.acceptor")
+logger: logging.Logger = logging.getLogger("asyncstore.net.acceptor")
 
 _PENDING: Final = Status(0xFF00)
 _PENDING_WITHOUT_SOME_KEYS: Final = Status(0xFF01)

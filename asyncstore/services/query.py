@@ -132,7 +132,11 @@ class Query(Generic[_Match]):
 
 
 class Matches(Query["Dataset"]):
-    """The matches of one C-FIND, as pydicom Datasets; `asyncstore.Association.find` makes it."""
+    """The matches of one C-FIND, as pydicom Datasets: an async iterator, made by `asyncstore.Association.find`.
+
+    It has that method's arguments `identifier`, `model` and `priority`, and asks on `association`. `status` is the
+    peer's final answer, None before it.
+    """
 
     def __init__(self, association: Association, identifier: Dataset, *, model: str, priority: int = MEDIUM) -> None:
         super().__init__(association, model=model, priority=priority)

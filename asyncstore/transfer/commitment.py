@@ -109,7 +109,7 @@ class Committer:
         record: Record | None = None,
         host: str = "",
     ) -> None:
-        self.committed = 0
+        self.committed: int = 0
         self.failures: Counter[str] = Counter()
         self.to_send_again: list[str] = []
         self.refusal: AsyncStoreError | None = None

@@ -77,7 +77,7 @@ class Expected:
     """
 
     def __init__(self, on_problem: OnProblem) -> None:
-        self.problems = 0
+        self.problems: int = 0
         self._on_problem = on_problem
         # An empty name: a file that SQLite removes by itself, and that is not written while it fits into the cache.
         self._connection = sqlite3.connect("", isolation_level=None, check_same_thread=False)

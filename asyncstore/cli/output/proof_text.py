@@ -37,11 +37,11 @@ class ProofText:
     """
 
     def __init__(self, results: Results, form: str, *, ends_in_nul: bool = False) -> None:
-        self.studies = 0
-        self.differing = 0
-        self.unknown = 0
-        self.by_counts = 0
-        self.instances = 0
+        self.studies: int = 0
+        self.differing: int = 0
+        self.unknown: int = 0
+        self.by_counts: int = 0
+        self.instances: int = 0
         self.differences: Counter[Kind] = Counter()
         self._results = results
         self._form = form
