@@ -85,9 +85,9 @@ class Acceptor:
     idle_seconds          abort an association if its peer neither sends nor takes a byte for this long and no provider
                           owes it an answer; 0: never
 
-    `associations` counts the associations that were accepted. Raises LocalProtocolError for a value that makes no
-    sense. Entering the block raises OSError if it cannot listen on the port, and TLSFailed if `tls` cannot be used;
-    leaving it aborts what is open.
+    `timeouts` are those of its associations; `associations` counts the accepted ones. Raises LocalProtocolError for a
+    value that makes no sense. Entering the block raises OSError if it cannot listen on the port, and TLSFailed if `tls`
+    cannot be used; leaving it aborts what is open.
     """
 
     def __init__(

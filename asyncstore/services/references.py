@@ -28,16 +28,16 @@ _PROCESSING_FAILURE: Final = 0x0110  # for an item that gives no reason
 
 
 class Reference(NamedTuple):
-    """An instance, as a request and a report name it."""
+    """An instance, as a request and a report name it: by `sop_class_uid` and `sop_instance_uid`."""
 
     sop_class_uid: str
     sop_instance_uid: str
 
 
 class CommitmentReport(NamedTuple):
-    """One N-EVENT-REPORT: the committed instances, and the Failure Reason of each that is not.
+    """One N-EVENT-REPORT: the `committed` instances, and the Failure Reason of each that is not (`failed`).
 
-    A request has the same form, without failures.
+    `transaction_uid` is that of the request, which has the same form, without failures.
     """
 
     transaction_uid: str

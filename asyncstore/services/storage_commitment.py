@@ -91,7 +91,11 @@ def remedy_of(reason: int) -> Remedy:
 
 
 class CommitmentAnswers(NamedTuple):
-    """The answers to the references of a transaction, all parts of the report together."""
+    """The answers to the references of a transaction, all parts of the report together.
+
+    `committed` are the SOP Instance UIDs that the peer commits to keep, `failed` the others, each with its Failure
+    Reason (PS3.3 C.14.1.1).
+    """
 
     committed: set[str]
     failed: dict[str, int]

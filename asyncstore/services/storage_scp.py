@@ -79,11 +79,11 @@ class StorageSCP(Acceptor):
         async with asyncstore.StorageSCP(ae_title="ARCHIVE", output_directory="in") as scp:
             peer = asyncstore.Peer("127.0.0.1", scp.port, ae_title="ARCHIVE")
 
-    output_directory  directory for the files, named by SOP Instance UID; None: discard the instances
-    on_store          called with an Arrival for each instance, and decides the answer; None: success
-    sop_classes       SOP classes to accept, besides Verification; None: every Storage SOP Class of the standard
-    further_providers  a ServiceProvider for each abstract syntax of another service
-    any_class         accept private and unknown SOP classes too: all but those known to be of another service
+    output_directory      directory for the files, named by SOP Instance UID; None: discard the instances
+    on_store              called with an Arrival for each instance, and decides the answer; None: success
+    sop_classes           SOP classes to accept, besides Verification; None: every Storage SOP Class of the standard
+    further_providers     a ServiceProvider for each abstract syntax of another service
+    any_class             accept private and unknown SOP classes too: all but those known to be of another service
     host, port            address to listen on; port 0 takes a free one, and `scp.port` is its number
     ae_title              our AE title: calls to any other are rejected; ANY-SCP accepts all
     called_ae_titles      AE titles to accept instead of `ae_title`
@@ -95,6 +95,8 @@ class StorageSCP(Acceptor):
     acse_seconds          how long to wait for the request, and for the peer to close at the end (ARTIM, PS3.8 9.1.5)
     idle_seconds          abort an association if its peer neither sends nor takes a byte for this long and no provider
                           owes it an answer; 0: never
+    tls                   accept by TLS only: a TLS with our certificate, or an ssl.SSLContext; None: clear text only
+    authenticate          decides about each caller whose AE titles are right (see Authenticate); None: all may
 
     `on_store` returns one of these, or an awaitable of one: a Status or its value; None, which is success; NO_ANSWER,
     which leaves the sender without an answer until it gives up, 30 seconds by default.
@@ -116,7 +118,7 @@ class StorageSCP(Acceptor):
     is discarded is not looked at.
 
     Raises LocalProtocolError for a value that makes no sense. Entering the block raises OSError if it cannot listen on
-    the port or the directory does not exist.
+    the port or the directory does not exist, and TLSFailed if `tls` cannot be used.
     """
 
     def __init__(
