@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Self
 
 from asyncstore.dimse.messages import LOW, MEDIUM
+from asyncstore.net.connecting import connect as connect_to
 from asyncstore.net.requestor import Requestor
-from asyncstore.net.transport import connect as connect_by_tcp
 from asyncstore.services import storage
 from asyncstore.uids import STUDY_ROOT_FIND
 
@@ -75,7 +75,7 @@ class Association:
         allow_plaintext_credentials: bool = False,
         extended_negotiations: Mapping[str, bytes] | None = None,
         providers: Providers | None = None,
-        connect: Connect = connect_by_tcp,
+        connect: Connect = connect_to,
     ) -> None:
         self._requestor = Requestor(
             peer,

@@ -329,6 +329,8 @@ def storescu(
     fixed = associations.at(0) if is_fixed else None
     if source_address is not None and source_address[1] and fixed != 1:
         raise typer.BadParameter("a port serves one association at a time: add -j 1", param_hint="--source-address")
+    if source_address is not None and source_address[1] and commit:
+        raise typer.BadParameter("a port serves one association at a time, and --commit asks on one of its own")
     outage: dict[str, Any] = {} if outage_wait is None else {"outage_seconds": outage_wait}
     transfer_options = TransferOptions(
         calling_ae_title=calling_aet,

@@ -93,3 +93,5 @@ def test_a_port_that_is_taken_and_mistakes_are_told(tree: Path, tmp_path: Path) 
         assert f"cannot listen on port {port}" in done.stderr
     assert command.run("storescu", "--commit-port", 104, LOOPBACK, 104, tree).returncode == 2
     assert command.run("storescp", "--ignore", "--commitment", 0).returncode == 2
+    from_port = ("--source-address", f"{LOOPBACK}:{free_port()}", "-j", "1")
+    assert command.run("storescu", "--commit", *from_port, LOOPBACK, 104, tree).returncode == 2
