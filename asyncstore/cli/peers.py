@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 _TABLE: Final = "peers"
 _KEYS_OF_ARGUMENTS: Final = {"addr": "address", "port": "port"}
 # What a file cannot say for a run: where it is itself, and what the run is about.
-_LEFT_OUT: Final = ("config", "help", "version", "paths")
+_LEFT_OUT: Final = ("config", "help", "version", "paths", "sources")
 
 
 def path_of(given: str | None) -> str:
@@ -130,7 +130,8 @@ def expanded(
 ) -> list[str]:
     """A command line with ADDR PORT in the place of @NAME; the options of the peer become defaults of the command."""
     given = _parsed(command, context, words)
-    name = str(given.get("addr") or "")
+    place = _place_of_name(command)
+    name = str(given.get(place) or "")
     if not name.startswith("@"):
         if given.get("config"):
             raise typer.BadParameter("it goes with @NAME in the place of ADDR PORT", param_hint="--config")
@@ -140,18 +141,23 @@ def expanded(
     options = PeersFile(path_of(given.get("config"))).options(command, context, name[1:], known)
     address, port = options.pop("addr"), options.pop("port")
     context.default_map = {**(context.default_map or {}), **options}
-    place = _place(command, context, words, name)
-    return [*words[:place], address, port, *words[place + 1 :]]
+    at = _word_of_name(command, context, words, name, place)
+    return [*words[:at], address, port, *words[at + 1 :]]
 
 
-def _place(command: TyperCommand, context: typer.Context, words: list[str], name: str) -> int:
-    """Where @NAME is the address: it may also be the value of an option."""
+def _place_of_name(command: TyperCommand) -> str:
+    """The argument that @NAME is read as, which stands for two: the last one, if several paths come before it."""
+    first = next(param for param in command.params if param.param_type_name == "argument")
+    return "addr" if first.name == "addr" else "port"
+
+
+def _word_of_name(command: TyperCommand, context: typer.Context, words: list[str], name: str, place: str) -> int:
+    """Where @NAME is that argument: it may also be the value of an option."""
     other = f"{name}@"
-    places = (place for place, word in enumerate(words) if word == name)
     return next(
-        place
-        for place in places
-        if _parsed(command, context, [*words[:place], other, *words[place + 1 :]]).get("addr") == other
+        at
+        for at in (at for at, word in enumerate(words) if word == name)
+        if _parsed(command, context, [*words[:at], other, *words[at + 1 :]]).get(place) == other
     )
 
 

@@ -11,6 +11,7 @@ import pytest
 from asyncstore.ledger.sqlite.reader import LedgerReader
 from tests.support import command
 from tests.support.associations import image_file
+from tests.support.certificates import Authority
 from tests.support.peers import LOOPBACK, free_port
 
 if TYPE_CHECKING:
@@ -72,6 +73,14 @@ def test_what_an_earlier_run_stored_is_committed_later_and_what_is_gone_is_sent_
         assert (tmp_path / "in" / "1.2.3.5.dcm").exists()
     with LedgerReader(ledger) as reader:
         assert reader.committed() == COUNT
+
+
+def test_commitment_is_asked_for_by_tls(tree: Path, tmp_path: Path) -> None:
+    authority = Authority(tmp_path / "certificates")
+    with archive(tmp_path / "in", "--commitment", "--tls", *authority.issue().words) as port:
+        tls = ("--tls", "--tls-ca", authority.ca)
+        done = command.run("storescu", "-v", "--commit", *tls, LOOPBACK, port, tree)
+    assert (done.returncode, f"I: {COUNT} instances committed" in done.stderr) == (0, True)
 
 
 def test_a_peer_without_the_service_has_committed_nothing(tree: Path, tmp_path: Path) -> None:

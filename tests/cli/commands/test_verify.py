@@ -18,6 +18,7 @@ from asyncstore.uids import CT_IMAGE_STORAGE, STUDY_ROOT_FIND
 from tests.support import command
 from tests.support.archive import Archive
 from tests.support.associations import image_file
+from tests.support.certificates import Authority
 from tests.support.peers import LOOPBACK, free_port
 
 if TYPE_CHECKING:
@@ -160,6 +161,27 @@ def test_nothing_to_compare_no_association_and_a_damaged_ledger_have_their_codes
     (tmp_path / "run.db").write_bytes(b"SQLite format 3\0" + bytes(2000))
     done = verify(Archive([]), tmp_path / "run.db")
     assert (done.returncode, done.stderr.count("\n")) == (6, 1)
+
+
+def test_a_named_peer_is_asked_by_tls(tree: Path, tmp_path: Path) -> None:
+    authority = Authority(tmp_path / "certificates")
+    server = authority.issue()
+    config = tmp_path / "peers.toml"
+
+    async def main(*words: Any) -> subprocess.CompletedProcess[str]:
+        archive = Archive([row(uid) for uid in UIDS])
+        async with Acceptor({STUDY_ROOT_FIND: archive}, tls=server.tls()) as acceptor:
+            table = f'address = "localhost"\nport = {acceptor.port}\ntls = true\n{words[0]}'
+            config.write_text(f"[peers.archive]\n{table}\n")
+            line = functools.partial(command.run, "verify", "--config", config, tree, "@archive", *words[1:])
+            return await anyio.to_thread.run_sync(line)
+
+    done = anyio.run(main, f'tls_ca = "{authority.ca}"', "--csv")
+    assert (done.returncode, done.stderr) == (0, "")
+    done = anyio.run(main, "")
+    assert (done.returncode, "certificate" in done.stderr) == (1, True)
+    done = anyio.run(main, "insecure = true")
+    assert (done.returncode, done.stderr.count("--insecure: the peer's certificate is not verified")) == (0, 1)
 
 
 def test_a_mistake_in_the_options_is_code_2(tree: Path) -> None:
