@@ -37,6 +37,8 @@ STATIONS: Final = (
     ("reactions", "concurrency", "report", "trace", "throttle", "schedule", "view"),
 )
 ROW_OF: Final = {name: row for row, names in enumerate(STATIONS) for name in names}
+# What asks a peer about the instances that it has: no station, and a transfer does without it.
+BESIDE: Final = ("commitment", "proof", "inquiry", "expected")
 # What may be called from below: by an association its worker, and by the feed the admission.
 UPWARDS: Final = {"_on_begin", "_on_response", "deliver"}
 
@@ -63,7 +65,13 @@ def is_protocol(node: ast.ClassDef) -> bool:
 
 
 def test_every_file_is_a_station() -> None:
-    assert MODULES.keys() - {"__init__"} == ROW_OF.keys()
+    assert MODULES.keys() - {"__init__", *BESIDE} == ROW_OF.keys()
+
+
+def test_the_stations_and_what_is_beside_them_do_not_know_each_other() -> None:
+    known = {module: {name for name, _ in stations_known_to(module)} for module in (*ROW_OF, *BESIDE)}
+    assert not {name for module in BESIDE for name in known[module]} & ROW_OF.keys()
+    assert not {name for module in ROW_OF for name in known[module]} & {*BESIDE}
 
 
 @pytest.mark.parametrize("module", ROW_OF)
