@@ -27,6 +27,7 @@ _MEANINGS: Final = {
     ExitCode.STOPPED_EARLY: "stopped early with work left",
     ExitCode.NOTHING_TO_SEND: "nothing to send",
     ExitCode.CANNOT_RECORD: "the ledger, the report or stdout cannot be written",
+    ExitCode.DIFFERENT: "the peer does not have the same instances",
     ExitCode.HUNG_UP: "interrupted by SIGHUP",
     ExitCode.INTERRUPTED: "interrupted by Ctrl-C",
     ExitCode.TERMINATED: "interrupted by SIGTERM",
