@@ -42,6 +42,7 @@ _VARIES: Final = (
     (re.compile(r"\bstud(y|ies)\b"), "studies"),
     (re.compile(r"\bpatients?\b"), "patients"),
     (re.compile(r"\binstances?\b"), "instances"),
+    (re.compile(r"\bassociations?\b"), "associations"),
     (re.compile(r" +"), " "),
 )
 

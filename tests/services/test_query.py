@@ -280,7 +280,14 @@ def test_any_bytes_are_keys_or_a_value_error(data: bytes, is_implicit: bool) -> 
 
 async def test_a_query_by_keys_gives_text_by_tag_and_refuses_a_match_that_is_cut_short() -> None:
     keys = {identifiers.QUERY_RETRIEVE_LEVEL: "STUDY", identifiers.STUDY_INSTANCE_UID: ""}
-    with ScriptedSCP(answering(match("1.2"), match("1.3")[:-1])) as scp, anyio.fail_after(LIMIT_SECONDS):
+
+    def script(wire: Wire) -> None:
+        wire.read_message()
+        pending(wire, match("1.2"))
+        pending(wire, match("1.3")[:-1])
+        wire.drain()
+
+    with ScriptedSCP(accepting(script)) as scp, anyio.fail_after(LIMIT_SECONDS):
         async with to(scp, contexts=CONTEXTS) as association:
             query = KeyQuery(inside(association), keys, model=STUDY_ROOT_FIND)
             assert await anext(query) == {identifiers.STUDY_INSTANCE_UID: "1.2"}
