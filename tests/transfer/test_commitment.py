@@ -20,6 +20,7 @@ from asyncstore.status import SUCCESS, Status
 from asyncstore.transfer import commitment
 from asyncstore.transfer.commitment import NO_REPORT, Committer
 from asyncstore.uids import CT_IMAGE_STORAGE, IMPLICIT_VR_LITTLE_ENDIAN, STORAGE_COMMITMENT_PUSH_MODEL
+from asyncstore.upper_layer.items import UserIdentity
 from asyncstore.upper_layer.pdu import Abort
 from tests.support.archive import item_of
 from tests.support.associations import LIMIT_SECONDS, inside
@@ -29,6 +30,8 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from pydicom import Dataset
+
+    from asyncstore.net.user_identity import Caller
 
 pytestmark = pytest.mark.every_loop
 
@@ -141,6 +144,24 @@ async def committed_by(
                     committer.add(reference, f"/{reference.sop_instance_uid}")
                 await committer.finish()
     return committer
+
+
+async def test_it_is_asked_for_by_the_user_that_sends() -> None:
+    names: list[str] = []
+
+    def authenticate(caller: Caller) -> bool:
+        names.append("" if caller.user_identity is None else caller.user_identity.user_name)
+        return True
+
+    providers = {STORAGE_COMMITMENT_PUSH_MODEL: CommittingPeer("same")}
+    user = UserIdentity(2, b"scanner", b"secret")
+    with anyio.fail_after(2 * LIMIT_SECONDS):
+        async with Acceptor(providers, authenticate=authenticate) as acceptor:
+            peer = Peer("127.0.0.1", acceptor.port)
+            async with Committer(peer, user_identity=user, allow_plaintext_credentials=True) as committer:
+                committer.add(REFERENCES[0])
+                await committer.finish()
+    assert (names, committer.committed) == (["scanner"], 1)
 
 
 @pytest.mark.parametrize("way", ["same", "new", "parts", "twice"])
