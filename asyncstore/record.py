@@ -44,6 +44,7 @@ def record(
         if eq and "__hash__" not in (*own, *deferred):
             cls.__hash__ = None  # type: ignore[assignment]
         if "__init__" in deferred:
+            cls.__init__ = _filling(cls, compile_methods)  # type: ignore[method-assign]
             cls.__signature__ = _Asked(compile_methods)  # type: ignore[attr-defined]
         if frozen:
             for name, method in _FROZEN.items():
@@ -54,6 +55,8 @@ def record(
     return decorate
 
 
+# How many objects are filled without a compiled `__init__`, which pays from about thirty on.
+_FILLED = 8
 # Of a class body: what a second class of it must not have.
 _NOT_OF_A_COPY = frozenset(("__dict__", "__weakref__", "__slots__"))
 
@@ -88,6 +91,46 @@ class _Asked:
 
     def __get__(self, instance: object, owner: type) -> None:
         self._compile_methods()
+
+
+def _filling(cls: type[Any], compile_methods: Callable[[], None]) -> Callable[..., None]:
+    """An `__init__` that sets the fields of the first few objects itself: of most classes a run makes no more."""
+    filled = 0
+
+    def __init__(self: object, *arguments: Any, **keywords: Any) -> None:
+        nonlocal filled
+        filled += 1
+        values = _values(cls, arguments, keywords) if filled <= _FILLED else None
+        if values is None:
+            compile_methods()
+            cls.__init__(self, *arguments, **keywords)
+            return
+        for name, value in values.items():
+            object.__setattr__(self, name, value)
+        if (check := getattr(self, "__post_init__", None)) is not None:
+            check()
+
+    return __init__
+
+
+def _values(cls: type[Any], arguments: tuple[object, ...], keywords: dict[str, object]) -> dict[str, object] | None:
+    """The value of each field; None if these are not its arguments: the compiled method says what is wrong."""
+    fields = dataclasses.fields(cls)
+    given: dict[str, object] = dict(zip((each.name for each in fields if each.init), arguments, strict=False))
+    if len(given) < len(arguments) or given.keys() & keywords.keys():
+        return None
+    given |= keywords
+    values: dict[str, object] = {}
+    for each in fields:
+        if each.init and each.name in given:
+            values[each.name] = given.pop(each.name)
+        elif each.default is not dataclasses.MISSING:
+            values[each.name] = each.default
+        elif each.default_factory is not dataclasses.MISSING:
+            values[each.name] = each.default_factory()
+        else:
+            return None
+    return None if given else values
 
 
 def _refuse_to_set(self: object, name: str, value: object) -> None:

@@ -93,6 +93,22 @@ def test_values_come_by_place_by_name_and_by_default() -> None:
     assert Plain(1).more is not Plain(1).more
 
 
+def test_the_first_objects_are_as_all_later_ones() -> None:
+    @record(frozen=True, slots=True)
+    class Fresh:
+        """A value, and another one by default."""
+
+        first: int
+        second: list[int] = field(default_factory=list)
+
+    made = [Fresh(number, [number]) for number in range(40)] + [Fresh(first=number) for number in range(40)]
+    assert [each.first for each in made] == [*range(40), *range(40)]
+    assert [each.second for each in made] == [*([number] for number in range(40)), *([] for _ in range(40))]
+    assert made[0] == Fresh(0, [0]) != made[40]
+    with pytest.raises(TypeError, match="missing 1 required positional argument: 'first'"):
+        Fresh()  # type: ignore[call-arg]
+
+
 @pytest.mark.parametrize("arguments", [{}, {"first": 1, "third": 3}, {"first": 1, "hidden": 3}])
 def test_wrong_arguments_are_refused_as_by_a_dataclass(arguments: dict[str, Any]) -> None:
     with pytest.raises(TypeError) as told:
@@ -147,7 +163,7 @@ def test_it_is_a_dataclass_to_whoever_asks() -> None:
     assert dataclasses.is_dataclass(Plain)
 
 
-def test_nothing_is_compiled_before_the_first_use(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_nothing_is_compiled_for_a_few_objects(monkeypatch: pytest.MonkeyPatch) -> None:
     made: list[object] = []
     real = dataclasses.dataclass
 
@@ -163,6 +179,7 @@ def test_nothing_is_compiled_before_the_first_use(monkeypatch: pytest.MonkeyPatc
 
         value: int
 
+    few = [Late(1), Late(2)]
     assert True not in made
-    assert [Late(1), Late(2)] == [Late(1), Late(2)]
+    assert few == [Late(1), Late(2)]
     assert made.count(True) == 1

@@ -1,0 +1,134 @@
+"""Counts the instructions that storescu needs for one small instance, and for its start-up.
+
+    python benchmarks/instructions.py             about a minute; exit code 1 if a count is above its ceiling
+    python benchmarks/instructions.py --smoke     few files and no ceilings: only that it works
+
+Seconds differ from machine to machine and from minute to minute, and hide a change of 5 %. Cachegrind (valgrind) counts
+the user instructions of a whole process, with an uncertainty of 3 % or so: how many answers come at once is up to the
+network. Two numbers of files give the cost of one more and of none. It also shows which imports the start-up pays for,
+and the calls of Python functions by module, counted by cProfile.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import re
+import shutil
+import statistics
+import subprocess
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+
+if not __package__:
+    # Run as a script: this directory's profile.py must not stand for Python's own, which cProfile imports.
+    sys.path[0] = str(Path(__file__).resolve().parent.parent)
+
+import cProfile
+from collections import Counter
+
+from benchmarks.data import part, prepare
+from benchmarks.receivers import RECEIVERS
+
+if TYPE_CHECKING:
+    from benchmarks.data import Files
+
+# Above today's counts by what a run may differ: a later change that costs more is seen.
+MOST_PER_INSTANCE: Final = 300_000
+MOST_AT_START: Final = 760_000_000
+
+FEW: Final = 200
+MANY: Final = 1200
+ROUNDS: Final = 3
+IMPORTS: Final = (
+    ("the interpreter", "pass"),
+    ("asyncio", "import asyncio"),
+    ("anyio", "import anyio, anyio._backends._asyncio"),
+    ("typer", "import typer"),
+    ("asyncstore", "import asyncstore.cli.commands.storescu, asyncstore.cli.sending, asyncstore.transfer.engine"),
+)
+_COUNT: Final = re.compile(rb"I\s+refs:\s+([\d,]+)")
+_PROJECT: Final = Path(__file__).resolve().parent.parent
+
+
+def instructions(*words: str) -> int:
+    """The user instructions of this Python with these arguments."""
+    command = ["valgrind", "--tool=cachegrind", "--cache-sim=no", "--cachegrind-out-file=/dev/null", sys.executable]
+    variables = {**os.environ, "PYTHONHASHSEED": "0", "PYTHONPATH": str(_PROJECT)}
+    done = subprocess.run([*command, *words], capture_output=True, env=variables, check=False)
+    counted = _COUNT.search(done.stderr)
+    if done.returncode or counted is None:
+        raise SystemExit(f"{' '.join(words)}: exit code {done.returncode}\n{done.stderr.decode()[-2000:]}")
+    return int(counted[1].replace(b",", b""))
+
+
+def arguments(files: Files, port: int) -> list[str]:
+    """One association and no display: what happens once in a while would only blur the counts."""
+    return ["storescu", "-r", "-j", "1", "--no-count", "--no-progress", "127.0.0.1", str(port), str(files.root)]
+
+
+def sent(files: Files, port: int, rounds: int) -> float:
+    """The instructions of storescu for these files, the median of several runs."""
+    return statistics.median(instructions("-m", "asyncstore", *arguments(files, port)) for _ in range(rounds))
+
+
+def imports() -> list[tuple[str, int]]:
+    """What each import costs after those before it."""
+    costs, before, total = [], "", 0
+    for name, statement in IMPORTS:
+        before = f"{before}\n{statement}"
+        counted = instructions("-c", before)
+        costs.append((name, counted - total))
+        total = counted
+    return costs
+
+
+def calls(files: Files, port: int) -> Counter[str]:
+    """How often storescu calls the Python functions of each module for these files."""
+    from asyncstore.cli.app import run_command_line
+
+    profiler = cProfile.Profile()
+    profiler.enable()
+    run_command_line(arguments(files, port))
+    profiler.disable()
+    counted: Counter[str] = Counter()
+    for entry in profiler.getstats():
+        if not isinstance(entry.code, str):
+            path = entry.code.co_filename.rpartition("site-packages/")[2].rpartition("/lib/")[2]
+            counted[path.removeprefix(f"{_PROJECT}/")] += entry.callcount
+    return counted
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+    parser.add_argument("--smoke", action="store_true", help="few files, one round, no ceilings")
+    options = parser.parse_args()
+    if shutil.which("valgrind") is None:
+        print("not available: no valgrind")
+        return 0 if options.smoke else 2
+    whole = prepare("smoke-small" if options.smoke else "small")
+    few, many = (10, 60) if options.smoke else (FEW, MANY)
+    rounds = 1 if options.smoke else ROUNDS
+    with RECEIVERS["asyncstore"].start() as endpoint:
+        small, large = part(whole, few), part(whole, many)
+        at_few, at_many = (sent(files, endpoint.port, rounds) for files in (small, large))
+        calls(small, endpoint.port)  # imports what is imported once
+        called = calls(large, endpoint.port)
+        called.subtract(calls(small, endpoint.port))
+    per_instance = (at_many - at_few) / (many - few)
+    at_start = at_few - few * per_instance
+    print(f"{per_instance:15,.0f}  instructions an instance (at most {MOST_PER_INSTANCE:,})")
+    print(f"{at_start:15,.0f}  at the start (at most {MOST_AT_START:,})")
+    for name, cost in imports():
+        print(f"{cost:15,}    import: {name}")
+    print("Calls of Python functions an instance, by module")
+    for module, count in called.most_common(24):
+        if count > 0:
+            print(f"{count / (many - few):15.2f}  {module}")
+    is_above = per_instance > MOST_PER_INSTANCE or at_start > MOST_AT_START
+    return int(is_above and not options.smoke)
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
