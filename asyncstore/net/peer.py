@@ -41,6 +41,7 @@ class Peer:
         if not 0 < self.port < 65536:
             raise LocalProtocolError(f"port {self.port} is out of range: a TCP port is 1 to 65535")
         check_ae_title(self.ae_title)
+        check_tls(self.tls)
 
     def __str__(self) -> str:
         host = f"[{self.host}]" if ":" in self.host else self.host
@@ -90,6 +91,12 @@ def check_secret(identity: UserIdentity | None, peer: Peer, *, may_be_in_clear: 
     if secret is not None and peer.tls is None and not may_be_in_clear:
         text = "would be sent in clear text: use TLS, or allow it (allow_plaintext_credentials)"
         raise LocalProtocolError(f"the {secret} {text}")
+
+
+def check_tls(tls: object) -> None:
+    """Refuse what is neither a TLS nor an ssl.SSLContext; None: clear text."""
+    if tls is not None and not hasattr(tls, "cipher_list") and not hasattr(tls, "wrap_bio"):
+        raise LocalProtocolError(f"tls is {tls!r:.200}: it is a TLS, an ssl.SSLContext or None")
 
 
 def check_seconds(name: str, seconds: object) -> None:

@@ -159,7 +159,7 @@ def test_dcmtk_storescu_calls_us_without_tls(ours: RunningPeer) -> None:
     program = peers.require("storescu", "dcmtk")
     plain = [program, "localhost", str(ours.port), str(CT)]
     assert subprocess.run(plain, capture_output=True, timeout=FINISH_SECONDS, check=False).returncode != 0
-    assert "does not speak TLS on this port: it answers with a PDU of DICOM, A-ASSOCIATE-RQ" in ours.output()
+    assert "does not speak TLS on this port: it sends a PDU of DICOM, A-ASSOCIATE-RQ" in ours.output()
 
 
 def test_pynetdicom_calls_us_by_tls(ours: RunningPeer, authority: Authority, client: Certificate) -> None:
@@ -173,6 +173,21 @@ def test_pynetdicom_calls_us_by_tls(ours: RunningPeer, authority: Authority, cli
     assert association.is_established
     assert association.send_c_echo().Status == 0
     association.release()
+
+
+def test_orthanc_calls_us_by_tls(ours: RunningPeer, authority: Authority, client: Certificate, tmp_path: Path) -> None:
+    modality = {"AET": "STORESCP", "Host": "127.0.0.1", "Port": ours.port, "UseDicomTls": True}
+    settings = {
+        "DicomModalities": {"ours": modality},
+        "DicomTlsCertificate": str(client.certificate),
+        "DicomTlsPrivateKey": str(client.key),
+        "DicomTlsTrustedCertificates": str(authority.ca),
+    }
+    ours.clear()
+    with peers.orthanc(tmp_path, **settings) as peer:
+        peer.get("/instances", CT.read_bytes())
+        peer.get("/modalities/ours/store", "\n".join(peer.instance_ids()).encode())
+    assert len(ours.received_files()) == 1
 
 
 def test_our_storescu_calls_our_storescp(ours: RunningPeer, authority: Authority, client: Certificate) -> None:
