@@ -52,7 +52,7 @@ class Peer:
 class Timeouts:
     """How long to wait for the peer, in seconds; each limits the whole wait, not each read.
 
-    connect_seconds  host name look-up and TCP connection
+    connect_seconds  host name look-up, TCP connection and TLS
     acse_seconds     the answer to an association or release request
     dimse_seconds    a DIMSE response; one to a large data set has a second more for each 10 MB
     network_seconds  the longest time without the peer accepting data

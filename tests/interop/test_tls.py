@@ -115,6 +115,18 @@ def test_pynetdicom_with_certificates_of_both(authority: Authority, server: Cert
         assert (done.returncode, done.stderr, len(peer.received)) == (0, "", 1)
 
 
+def test_dcmjs_dimse_with_certificates_of_both(
+    tmp_path: Path, authority: Authority, server: Certificate, client: Certificate
+) -> None:
+    files = {"key": str(server.key), "cert": str(server.certificate), "ca": str(authority.ca)}
+    with peers.dcmjs_scp(tmp_path, hold=1, tls=files) as peer:
+        assert call(peer, *secured(authority, *client.words)) == (0, [])
+        assert len(peer.received_files()) == 1
+        code, lines = call(peer, *secured(authority))
+        assert code == 1
+        assert "none was sent" in lines[0]
+
+
 def test_an_encrypted_key_with_its_passphrase_from_a_file_or_the_environment(
     demanding: RunningPeer, authority: Authority, client: Certificate, tmp_path: Path
 ) -> None:
