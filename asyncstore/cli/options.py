@@ -230,7 +230,7 @@ NetworkTimeout = Annotated[
     float, _timeout("-tn", "--network-timeout", what="Longest time without the peer accepting data.")
 ]
 ConnectTimeout = Annotated[
-    float, _timeout("--connect-timeout", what="Timeout for the host name look-up and the TCP connection.")
+    float, _timeout("--connect-timeout", what="Timeout for the host name look-up, the TCP connection and TLS.")
 ]
 
 

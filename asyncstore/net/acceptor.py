@@ -16,7 +16,7 @@ import anyio.abc
 from asyncstore.aio.loop_share import LoopShare
 from asyncstore.errors import AsyncStoreError, RemoteProtocolError, TLSFailed
 from asyncstore.net.association import Association
-from asyncstore.net.peer import Timeouts, check_ae_title, check_range
+from asyncstore.net.peer import Timeouts, check_ae_title, check_range, check_tls
 from asyncstore.net.provider import performs_as_scu
 from asyncstore.net.transport import SocketTransport
 from asyncstore.net.user_identity import Caller
@@ -129,6 +129,7 @@ class Acceptor:
         self.window = window
         self.maximum_associations = maximum_associations
         self.idle_seconds = idle_seconds
+        check_tls(tls)
         self.tls: TLS | ssl.SSLContext | None = tls
         self.authenticate: Authenticate | None = authenticate
         self.timeouts: Timeouts = Timeouts(acse_seconds=acse_seconds, dimse_seconds=math.inf, network_seconds=math.inf)

@@ -46,6 +46,7 @@ class Peer:
             host, port = self.source_address
             object.__setattr__(self, "source_address", (_without_brackets(host), port))
             _check_port(port, 0)
+        check_tls(self.tls)
 
     def __str__(self) -> str:
         host = f"[{self.host}]" if ":" in self.host else self.host
@@ -65,7 +66,7 @@ def _check_port(port: int, least: int) -> None:
 class Timeouts:
     """How long to wait for the peer, in seconds; each limits the whole wait, not each read.
 
-    connect_seconds  host name look-up and TCP connection
+    connect_seconds  host name look-up, TCP connection and TLS
     acse_seconds     the answer to an association or release request
     dimse_seconds    a DIMSE response; one to a large data set has a second more for each 10 MB
     network_seconds  the longest time without the peer accepting data
@@ -104,6 +105,12 @@ def check_secret(identity: UserIdentity | None, peer: Peer, *, may_be_in_clear: 
     if secret is not None and peer.tls is None and not may_be_in_clear:
         text = "would be sent in clear text: use TLS, or allow it (allow_plaintext_credentials)"
         raise LocalProtocolError(f"the {secret} {text}")
+
+
+def check_tls(tls: object) -> None:
+    """Refuse what is neither a TLS nor an ssl.SSLContext; None: clear text."""
+    if tls is not None and not hasattr(tls, "cipher_list") and not hasattr(tls, "wrap_bio"):
+        raise LocalProtocolError(f"tls is {tls!r:.200}: it is a TLS, an ssl.SSLContext or None")
 
 
 def check_seconds(name: str, seconds: object) -> None:

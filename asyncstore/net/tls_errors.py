@@ -109,7 +109,7 @@ def ended_by_alert(error: ssl.SSLError, suspicion: Suspicion) -> TLSFailed:
 
 def _looks_like(first: bytes) -> str:
     if first[0] in PDU_NAMES and (len(first) < 2 or not first[1]):
-        return f"it answers with a PDU of DICOM, {PDU_NAMES[first[0]]}"
+        return f"it sends a PDU of DICOM, {PDU_NAMES[first[0]]}"
     return f"it looks like {stranger_of(first) or 'another protocol'}"
 
 

@@ -115,6 +115,18 @@ def test_pynetdicom_with_certificates_of_both(authority: Authority, server: Cert
         assert (done.returncode, done.stderr, len(peer.received)) == (0, "", 1)
 
 
+def test_dcmjs_dimse_with_certificates_of_both(
+    tmp_path: Path, authority: Authority, server: Certificate, client: Certificate
+) -> None:
+    files = {"key": str(server.key), "cert": str(server.certificate), "ca": str(authority.ca)}
+    with peers.dcmjs_scp(tmp_path, hold=1, tls=files) as peer:
+        assert call(peer, *secured(authority, *client.words)) == (0, [])
+        assert len(peer.received_files()) == 1
+        code, lines = call(peer, *secured(authority))
+        assert code == 1
+        assert "none was sent" in lines[0]
+
+
 def test_an_encrypted_key_with_its_passphrase_from_a_file_or_the_environment(
     demanding: RunningPeer, authority: Authority, client: Certificate, tmp_path: Path
 ) -> None:
@@ -159,7 +171,7 @@ def test_dcmtk_storescu_calls_us_without_tls(ours: RunningPeer) -> None:
     program = peers.require("storescu", "dcmtk")
     plain = [program, "localhost", str(ours.port), str(CT)]
     assert subprocess.run(plain, capture_output=True, timeout=FINISH_SECONDS, check=False).returncode != 0
-    assert "does not speak TLS on this port: it answers with a PDU of DICOM, A-ASSOCIATE-RQ" in ours.output()
+    assert "does not speak TLS on this port: it sends a PDU of DICOM, A-ASSOCIATE-RQ" in ours.output()
 
 
 def test_pynetdicom_calls_us_by_tls(ours: RunningPeer, authority: Authority, client: Certificate) -> None:
@@ -173,6 +185,21 @@ def test_pynetdicom_calls_us_by_tls(ours: RunningPeer, authority: Authority, cli
     assert association.is_established
     assert association.send_c_echo().Status == 0
     association.release()
+
+
+def test_orthanc_calls_us_by_tls(ours: RunningPeer, authority: Authority, client: Certificate, tmp_path: Path) -> None:
+    modality = {"AET": "STORESCP", "Host": "127.0.0.1", "Port": ours.port, "UseDicomTls": True}
+    settings = {
+        "DicomModalities": {"ours": modality},
+        "DicomTlsCertificate": str(client.certificate),
+        "DicomTlsPrivateKey": str(client.key),
+        "DicomTlsTrustedCertificates": str(authority.ca),
+    }
+    ours.clear()
+    with peers.orthanc(tmp_path, **settings) as peer:
+        peer.get("/instances", CT.read_bytes())
+        peer.get("/modalities/ours/store", "\n".join(peer.instance_ids()).encode())
+    assert len(ours.received_files()) == 1
 
 
 def test_our_storescu_calls_our_storescp(ours: RunningPeer, authority: Authority, client: Certificate) -> None:

@@ -6,7 +6,7 @@ import contextlib
 import socket
 import ssl
 import threading
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import anyio
 import anyio.to_thread
@@ -343,6 +343,14 @@ async def test_an_encrypted_key_is_opened_by_its_passphrase(
 def test_settings_that_make_no_sense_are_refused(settings: dict[str, str], message: str) -> None:
     with pytest.raises(LocalProtocolError, match=message):
         TLS(**settings)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("settings", [True, "ca.pem"])
+def test_what_is_not_tls_is_refused_before_anything_is_sent_in_clear_text(settings: Any) -> None:
+    with pytest.raises(LocalProtocolError, match="it is a TLS, an"):
+        Peer("localhost", 104, tls=settings)
+    with pytest.raises(LocalProtocolError, match="it is a TLS, an"):
+        StorageSCP(tls=settings)
 
 
 def test_a_fingerprint_may_be_written_in_any_way() -> None:

@@ -185,7 +185,7 @@ async def test_a_peer_that_answers_and_closes_later_has_not_refused_our_certific
 @pytest.mark.parametrize(
     ("answer", "words"),
     [
-        (bytes((7, 0, 0, 0, 0, 4, 0, 0, 2, 1)), "it answers with a PDU of DICOM, A-ABORT"),
+        (bytes((7, 0, 0, 0, 0, 4, 0, 0, 2, 1)), "it sends a PDU of DICOM, A-ABORT"),
         (b"HTTP/1.1 400 Bad Request\r\n\r\n", "it looks like an HTTP server"),
         (b"SSH-2.0-OpenSSH_9.2\r\n", "it looks like an SSH server"),
         (b"\xff" * 20, "it looks like another protocol"),
@@ -223,7 +223,7 @@ async def test_a_caller_without_tls_is_told_apart_and_others_are_served(
             await call(Peer("localhost", scp.port))
         await call(caller(authority, scp.port))
         assert scp.associations == 1
-    assert "does not speak TLS on this port: it answers with a PDU of DICOM, A-ASSOCIATE-RQ" in caplog.text
+    assert "does not speak TLS on this port: it sends a PDU of DICOM, A-ASSOCIATE-RQ" in caplog.text
 
 
 @pytest.mark.parametrize(

@@ -140,4 +140,9 @@ net.Server.prototype.listen = function (port) {
 
 const server = new Server(WindowScp);
 server.on('networkError', () => {});
-server.listen(settings.port);
+const read = (name) => require('fs').readFileSync(name);
+const { key, cert, ca } = settings.tls || {};
+const security = key && {
+  securityOptions: { key: read(key), cert: read(cert), ca: read(ca), requestCert: true, rejectUnauthorized: true },
+};
+server.listen(settings.port, security || undefined);

@@ -236,13 +236,19 @@ def asyncstore_storescp(directory: Path, *options: str, ignore: bool = False) ->
 
 @contextlib.contextmanager
 def dcmjs_scp(
-    directory: Path, *, invoked: int = 16, performed: int = 16, hold: int = 4, maximum_length: int = 65536
+    directory: Path,
+    *,
+    invoked: int = 16,
+    performed: int = 16,
+    hold: int = 4,
+    maximum_length: int = 65536,
+    tls: Mapping[str, str] | None = None,
 ) -> Iterator[RunningPeer]:
     """dcmjs-dimse under node: an SCP with a real asynchronous operations window, which answers out of order.
 
     It answers the proposed window with `invoked` and `performed` at most, holds `hold` requests back (or those that
     came before a short silence) and answers the newest first. `output()` is a JSON line per request and response, with
-    the Message ID and how many were outstanding.
+    the Message ID and how many were outstanding. With `tls` (files: key, cert, ca) it demands a certificate.
     """
     node, module = require_dcmjs_dimse()
     settings = {
@@ -252,6 +258,7 @@ def dcmjs_scp(
         "performed": performed,
         "hold": hold,
         "maximumLength": maximum_length,
+        "tls": tls,
     }
     with _running(
         directory, "dcmjs", "DCMJS", lambda port: [node, str(_DCMJS_SCRIPT), json.dumps({**settings, "port": port})]

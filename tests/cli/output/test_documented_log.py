@@ -397,6 +397,14 @@ def test_every_reason_of_a_rejection_has_its_words(
     assert f"D: Result:    Rejected (Transient)\nD: Source:    {dump_words}\nD: Reason:    {reason_words}\n" in text
 
 
+@pytest.mark.parametrize(
+    ("cause", "advice"), [("other", ""), ("name", "; --tls-server-name NAME expects another name")]
+)
+def test_a_lack_of_tls_is_one_line_with_what_may_help(cause: str, advice: str) -> None:
+    text = printed(trace.NotSecured(detail="a reason\n\x1b[2J", cause=cause))
+    assert text == f"E: TLS was not established: a reason[2J{advice}\n"
+
+
 def test_errors_are_the_documented_lines() -> None:
     events = (
         trace.NothingAccepted(),
