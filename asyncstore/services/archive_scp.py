@@ -90,6 +90,7 @@ class Holdings:
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._connection = sqlite3.connect("", isolation_level=None, check_same_thread=False)
+        self._connection.create_function("is_there", 1, os.path.exists)
         self._connection.execute("PRAGMA journal_mode = OFF")
         self._connection.execute(_SCHEMA)
 
@@ -100,16 +101,18 @@ class Holdings:
             self._connection.execute("INSERT OR REPLACE INTO held VALUES (?, ?, ?, ?, ?)", row)
 
     def find(self, level: str, wanted: Mapping[int, str]) -> Iterator[list[dict[int, str]]]:
-        """The matches at a level, some at a time; `wanted` has the keys, of which UIDs may be lists."""
+        """The matches at a level, some at a time, of the files that are still there.
+
+        `wanted` has the keys, of which UIDs may be lists.
+        """
         query, tags = _LEVELS[level]
-        conditions, values = [], []
+        conditions, values = ["is_there(path)"], []
         for column, tag in zip(_COLUMNS, _UNIQUE, strict=True):
             if uids := [uid for uid in wanted.get(tag, "").split("\\") if uid]:
                 conditions.append(f"{column} IN ({', '.join('?' * len(uids))})")
                 values += uids
-        where = f"WHERE {' AND '.join(conditions)}" if conditions else ""
         with self._lock:
-            cursor = self._connection.execute(query.format(where), values)
+            cursor = self._connection.execute(query.format(f"WHERE {' AND '.join(conditions)}"), values)
         while True:
             with self._lock:
                 rows = cursor.fetchmany(_ROWS_AT_ONCE)

@@ -100,6 +100,15 @@ async def test_what_is_not_known_is_refused(holdings: Holdings, level: str, synt
     assert caught.value.status.value == 0xA900
 
 
+async def test_a_file_that_is_gone_matches_nothing(holdings: Holdings, tmp_path: Path) -> None:
+    uids = {match.SOPInstanceUID for match in await found(holdings, query("IMAGE", SOPInstanceUID=""))}
+    gone = min(uids)
+    (tmp_path / gone).unlink()
+    assert {match.SOPInstanceUID for match in await found(holdings, query("IMAGE", SOPInstanceUID=""))} == uids - {gone}
+    studies = await found(holdings, query("STUDY", NumberOfStudyRelatedInstances=""))
+    assert sum(int(match.NumberOfStudyRelatedInstances) for match in studies) == len(uids) - 1
+
+
 async def test_relational_queries_are_accepted(holdings: Holdings) -> None:
     async with Acceptor({STUDY_ROOT_FIND: FindProvider(holdings)}) as acceptor:
         contexts = [(STUDY_ROOT_FIND, (EXPLICIT_VR_LITTLE_ENDIAN,))]
