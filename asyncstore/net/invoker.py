@@ -176,7 +176,7 @@ class Invoker:
             if sent_bytes == run.total_bytes:
                 self._sent(operation)
             else:
-                link.in_background(self._finish, operation, Unwritten(link.writer, run, sent_bytes))
+                link.start_soon(self._finish, operation, Unwritten(link.writer, run, sent_bytes))
         finally:
             source.close()
         return True

@@ -221,10 +221,6 @@ class Link(Tracing):
         if data:
             await self.writer.send_bytes(data)
 
-    def in_background(self, work: Callable[..., Coroutine[Any, Any, object]], *arguments: object) -> None:
-        """Run something beside what the caller does, until the association is closed."""
-        self._background.start_soon(work, *arguments)
-
     # -- reading -------------------------------------------------------------------------------------------------------
 
     async def _read(self) -> None:
