@@ -12,9 +12,9 @@ import threading
 import time
 from typing import TYPE_CHECKING, Final
 
+from asyncstore.ledger.packing import pack_uid, unpack_uid
 from asyncstore.ledger.protocol import STORED
 from asyncstore.ledger.sqlite.file import ledger_errors
-from asyncstore.ledger.sqlite.packing import pack_uid, unpack_uid
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping

@@ -12,6 +12,7 @@ import struct
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 from asyncstore.instances.outcome import State
+from asyncstore.ledger.packing import checked, ledger_path, status_value, unpack_uid
 from asyncstore.ledger.protocol import FAILED, STORED
 from asyncstore.ledger.rows import (
     ChangeCount,
@@ -28,7 +29,6 @@ from asyncstore.ledger.rows import (
 from asyncstore.ledger.sqlite.commitments import count_committed
 from asyncstore.ledger.sqlite.file import ledger_errors, open_to_read
 from asyncstore.ledger.sqlite.lock import holder_of
-from asyncstore.ledger.sqlite.packing import checked, ledger_path, status_value, unpack_uid
 from asyncstore.status import OUT_OF_RESOURCES
 
 if TYPE_CHECKING:
