@@ -15,8 +15,8 @@ from asyncstore.errors import Aborted, LocalProtocolError
 from asyncstore.instances.outcome import State
 from asyncstore.record import field, record
 from asyncstore.services.references import Reference
-from asyncstore.transfer.commitment import Committer
 from asyncstore.transfer.engine import Transfer
+from asyncstore.transfer.proof.commitment import Committer
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
