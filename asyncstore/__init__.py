@@ -45,8 +45,18 @@ if TYPE_CHECKING:
     from asyncstore.instances.outcome import Outcome, State
     from asyncstore.instances.problem import ProblemKind, ScanProblem
     from asyncstore.instances.source import BytesSource, DataSource, FileSource
-    from asyncstore.ledger.protocol import KnownInstance, Ledger, Offered, Suspicion
+    from asyncstore.ledger.protocol import (
+        Commitments,
+        KeepsCommitments,
+        KnownInstance,
+        Ledger,
+        Offered,
+        Suspicion,
+        Uncommitted,
+    )
     from asyncstore.ledger.rows import (
+        Commitment,
+        CommitmentCount,
         DirectoryCount,
         LedgerRow,
         ReasonCount,
@@ -100,7 +110,7 @@ __all__ = [
     # the durable record
     "Ledger", "Offered", "Suspicion", "KnownInstance", "SqliteLedger", "LedgerReader", "LedgerRow", "RunRecord",
     "RunState", "StateCount", "ReasonCount", "StudyCount", "DirectoryCount", "StoredOverTime",
-    "StoredPart",
+    "StoredPart", "Commitment", "CommitmentCount", "KeepsCommitments", "Commitments", "Uncommitted",
     # the other end
     "StorageSCP", "Acceptor", "Arrival", "CStoreRQ", "OnStore", "Caller", "Authenticate", "NO_ANSWER", "Silence",
     "ServiceProvider", "PeerRequest", "Sink", "Transport", "Connect", "MockTransport",
@@ -147,12 +157,17 @@ _MODULES = {
         "FileSource",
     ),
     "asyncstore.ledger.protocol": (
+        "Commitments",
+        "KeepsCommitments",
         "KnownInstance",
         "Ledger",
         "Offered",
         "Suspicion",
+        "Uncommitted",
     ),
     "asyncstore.ledger.rows": (
+        "Commitment",
+        "CommitmentCount",
         "DirectoryCount",
         "LedgerRow",
         "ReasonCount",

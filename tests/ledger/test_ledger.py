@@ -81,6 +81,8 @@ async def test_an_outcome_comes_back_whole(tmp_path: Path) -> None:
         "bytes_sent": 525336,
         "run": 1,
         "recorded_at": "2020-09-13T12:26:40.250+00:00",
+        "commitment": None,
+        "failure_reason": None,
     }
 
 

@@ -38,7 +38,7 @@ if TYPE_CHECKING:
 
     from asyncstore.instances.instance import Instance
     from asyncstore.instances.outcome import Outcome
-    from asyncstore.ledger.protocol import Offered
+    from asyncstore.ledger.protocol import Commitments, Offered
     from asyncstore.ledger.sqlite.writer import Entry
 
 COMMIT_SECONDS: Final = 0.25
@@ -224,6 +224,12 @@ class SqliteLedger:
         """The stored instance with a SOP Instance UID, from any path; None if there is none. Raises LedgerError."""
         assert self._lookup is not None, "the ledger is not open"
         return self._lookup.known_instance(sop_instance_uid)
+
+    def commitments(self) -> Commitments:
+        """The record of storage commitment in the same file. Blocks. Raises LedgerError."""
+        from asyncstore.ledger.sqlite.commitments import CommitmentRecord
+
+        return CommitmentRecord(self.path)
 
     # -- the writer thread ---------------------------------------------------------------------------------------------
 
