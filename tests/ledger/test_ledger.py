@@ -88,6 +88,8 @@ async def test_an_outcome_comes_back_whole(tmp_path: Path) -> None:
         "sent_sop_instance_uid": "2.25.1",
         "sent_study_instance_uid": "2.25.2",
         "sent_series_instance_uid": None,
+        "commitment": None,
+        "failure_reason": None,
     }
 
 

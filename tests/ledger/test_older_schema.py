@@ -101,9 +101,9 @@ def test_the_peer_is_asked_to_commit_what_was_sent(tmp_path: Path) -> None:
         ledger.record(changed)
         ledger.record(stored(2))
     with CommitmentRecord(str(path)) as record:
-        assert {uid for (_, uid), _ in record.uncommitted()} == {"2.25.1", uid_of(2)}
+        assert {each.sop_instance_uid for each in record.uncommitted(0, 9)} == {"2.25.1", uid_of(2)}
         record.note_request("2.25.9", ["2.25.1"])
         record.note_answers("2.25.9", {"2.25.1": 0})
-        assert {uid for (_, uid), _ in record.uncommitted()} == {uid_of(2)}
+        assert {each.sop_instance_uid for each in record.uncommitted(0, 9)} == {uid_of(2)}
     with LedgerReader(path) as reader:
         assert reader.committed() == 1
