@@ -104,14 +104,12 @@ class Association(Link):
 
     def _take_in(self, data: bytes) -> None:
         """See Link; the answers that nearly every instance gets need no decoding."""
-        at = 0
+        at, end = 0, len(data)
         if self.is_open and not (self._is_amid or self._is_paused):
-            while (answer := self._usual_answers.take(data, at)) is not None:
+            while at < end and (answer := self._usual_answers.take(data, at)) is not None:
                 at, operation, response = answer
                 self.invoker.take(operation, response, None)
-        if not at:
-            super()._take_in(data)
-        elif at < len(data):
+        if at < end or not data:
             super()._take_in(data[at:])
 
     def _on_event(self, event: UpperLayerEvent) -> None:

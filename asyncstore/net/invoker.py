@@ -178,7 +178,9 @@ class Invoker:
             if sent_bytes == len(parts[0]) + length:
                 self._sent(operation)
             else:
-                link.start_soon(self._finish, operation, Unwritten(link.writer, self.framer.run_of_small(parts), sent_bytes))
+                link.start_soon(
+                    self._finish, operation, Unwritten(link.writer, self.framer.run_of_small(parts), sent_bytes)
+                )
         finally:
             source.close()
         return True
