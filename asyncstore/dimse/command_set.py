@@ -75,7 +75,7 @@ _HEADER: Final = struct.Struct("<HHI")
 _UNSIGNED_SHORT: Final = struct.Struct("<H")
 _UNSIGNED_LONG: Final = struct.Struct("<I")
 _TAG: Final = struct.Struct("<HH")
-_PADDING: Final = b"\0 "
+PADDING: Final = b"\0 "  # of a value in even length, as peers write it
 
 
 def name_of(tag: int) -> str:
@@ -201,7 +201,7 @@ def _decode_value(tag: int, vr: str | None, encoded: bytes, tolerate: Tolerate) 
     if vr == "AE":
         return _decode_ascii(tag, encoded).lstrip()
     if vr == "LO":
-        return _decode_text(encoded.rstrip(_PADDING))
+        return _decode_text(encoded.rstrip(PADDING))
     if vr is None:
         return encoded
     raise _refused(tag, f"{length} bytes are no value of VR {vr}")
@@ -209,7 +209,7 @@ def _decode_value(tag: int, vr: str | None, encoded: bytes, tolerate: Tolerate) 
 
 def _decode_ascii(tag: int, encoded: bytes) -> str:
     try:
-        return str(encoded.rstrip(_PADDING), "ascii")
+        return str(encoded.rstrip(PADDING), "ascii")
     except UnicodeDecodeError as error:
         raise _refused(tag, "not ASCII") from error
 

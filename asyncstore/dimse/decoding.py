@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import struct
-from functools import lru_cache
 from typing import TYPE_CHECKING, Final
 
 from asyncstore.dimse import command_set
@@ -54,17 +52,6 @@ if TYPE_CHECKING:
     from asyncstore.errors import Tolerate
 
 
-# A C-STORE-RSP with success as nearly every peer writes it: the bytes before and between its SOP class, Message ID and
-# SOP instance.
-_USUAL_START: Final = struct.pack("<II", 0, 4)
-_USUAL_COMMAND: Final = struct.pack("<IIHII", COMMAND_FIELD << 16, 2, C_STORE_RSP, RESPONDED_TO << 16, 2)
-_USUAL_SUCCESS: Final = struct.pack(
-    "<IIHIIHI", DATA_SET_TYPE << 16, 2, NO_DATA_SET, STATUS << 16, 2, 0, AFFECTED_SOP_INSTANCE_UID << 16
-)
-_USUAL_CLASS_LENGTH_AT: Final = 16
-_GROUP_LENGTH_BYTES: Final = 12
-
-
 def decode(data: bytes, tolerate: Tolerate = say_nothing) -> Message:
     """Read the message of a whole command set.
 
@@ -72,48 +59,6 @@ def decode(data: bytes, tolerate: Tolerate = say_nothing) -> Message:
     not a command set, or when an element is missing that the message needs. `tolerate` is told of violations that do no
     harm, see `command_set.decode`.
     """
-    return _read_usual_success(data) or _read_any(data, tolerate)
-
-
-def _read_usual_success(data: bytes) -> CStoreRSP | None:
-    """The C-STORE-RSP that says success in the elements and the order that nearly every peer writes, else None.
-
-    One of these ends nearly every instance.
-    """
-    try:
-        fields, usual = _usual_success(data[_USUAL_CLASS_LENGTH_AT])
-        start, group_bytes, class_header, sop_class, command, responded_to, success, instance_bytes = (
-            fields.unpack_from(data)
-        )
-    except (IndexError, struct.error):
-        return None
-    size = len(data)
-    if (
-        (start, class_header, command, success) != usual
-        or group_bytes != size - _GROUP_LENGTH_BYTES
-        or instance_bytes != size - fields.size
-    ):
-        return None
-    try:
-        sop_class_uid = str(sop_class.rstrip(b"\0 "), "ascii")
-        sop_instance_uid = str(data[fields.size :].rstrip(b"\0 "), "ascii")
-    except UnicodeDecodeError:
-        return None
-    return CStoreRSP(responded_to, SUCCESS, sop_class_uid, sop_instance_uid)
-
-
-@lru_cache(maxsize=256)
-def _usual_success(class_bytes: int) -> tuple[struct.Struct, tuple[bytes, ...]]:
-    """The layout of such a response before its SOP Instance UID, and the bytes between its values.
-
-    `class_bytes` is the length of its SOP Class UID.
-    """
-    class_header = struct.pack("<II", AFFECTED_SOP_CLASS_UID << 16, class_bytes)
-    usual = (_USUAL_START, class_header, _USUAL_COMMAND, _USUAL_SUCCESS)
-    return struct.Struct(f"<8sI8s{class_bytes}s{len(_USUAL_COMMAND)}sH{len(_USUAL_SUCCESS)}sI"), usual
-
-
-def _read_any(data: bytes, tolerate: Tolerate) -> Message:
     # An element's VR decides its type, and command_set has checked it: the elements are Any from here on.
     elements: dict[int, Any] = command_set.decode(data, tolerate)
     command_field = elements.get(COMMAND_FIELD)

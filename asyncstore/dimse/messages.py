@@ -74,7 +74,6 @@ N_ACTION_RSP: Final = 0x8130
 
 # A tag of group 0000 is element << 16 as one little-endian number.
 _GROUP_LENGTH: Final = struct.Struct("<III")
-_LENGTH: Final = struct.Struct("<I")
 _UNSIGNED_SHORT: Final = struct.Struct("<H")
 
 
@@ -107,23 +106,20 @@ class CStoreRQ:
     def encode(self) -> bytes:
         """The whole command set; LocalProtocolError when a UID is empty or a value does not fit its element."""
         instance_uid = self.affected_sop_instance_uid
-        # The hot path of every transfer, 1 us: all but the UID and the Message ID is the same for many instances.
-        before_message_id, before_instance_uid = _usual_elements(self.affected_sop_class_uid, self.priority)
+        if not instance_uid:
+            raise LocalProtocolError("a C-STORE-RQ needs an Affected SOP Instance UID")
         try:
-            encoded_uid = instance_uid.encode("ascii")
-            if len(encoded_uid) & 1:
-                encoded_uid += b"\0"
+            encoded_uid = command_set.pad_uid(instance_uid.encode("ascii"))
             message_id = _UNSIGNED_SHORT.pack(self.message_id)
         except (struct.error, UnicodeError) as error:
             raise LocalProtocolError(f"not a C-STORE-RQ that could be sent: {self!r}") from error
-        if not instance_uid:
-            raise LocalProtocolError("a C-STORE-RQ needs an Affected SOP Instance UID")
-        body = b"".join(
-            (before_message_id, message_id, before_instance_uid, _LENGTH.pack(len(encoded_uid)), encoded_uid)
-        )
+        # All but the UID and the Message ID is the same for many instances.
+        start, middle = _usual_bytes(self.affected_sop_class_uid, self.priority, len(encoded_uid))
+        encoded = b"".join((start, message_id, middle, encoded_uid))
         if self.move_originator_ae_title or self.move_originator_message_id is not None:
-            body += self._encode_move_originator()
-        return _GROUP_LENGTH.pack(0, 4, len(body)) + body
+            body = encoded[12:] + self._encode_move_originator()
+            return _GROUP_LENGTH.pack(0, 4, len(body)) + body
+        return encoded
 
     def _encode_move_originator(self) -> bytes:
         """The elements that name the C-MOVE that a C-STORE belongs to; most belong to none."""
@@ -136,16 +132,16 @@ class CStoreRQ:
 
 
 @lru_cache(maxsize=512)
-def _usual_elements(sop_class_uid: str, priority: int) -> tuple[bytes, bytes]:
-    """The bytes before the Message ID of a C-STORE-RQ, and those from there to the length of the SOP Instance UID."""
+def _usual_bytes(sop_class_uid: str, priority: int, instance_uid_bytes: int) -> tuple[bytes, bytes]:
+    """The bytes before the Message ID of a C-STORE-RQ, and those from behind it up to the SOP Instance UID."""
     if not sop_class_uid:
         raise LocalProtocolError("a C-STORE-RQ needs an Affected SOP Class UID")
     sop_class = command_set.encode([(AFFECTED_SOP_CLASS_UID, sop_class_uid)])[12:]
+    start = sop_class + struct.pack("<IIHII", COMMAND_FIELD << 16, 2, C_STORE_RQ, MESSAGE_ID << 16, 2)
     rest = command_set.encode([(PRIORITY, priority), (DATA_SET_TYPE, DATA_SET)])[12:]
-    return (
-        sop_class + struct.pack("<IIHII", COMMAND_FIELD << 16, 2, C_STORE_RQ, MESSAGE_ID << 16, 2),
-        rest + struct.pack("<I", AFFECTED_SOP_INSTANCE_UID << 16),
-    )
+    middle = rest + struct.pack("<II", AFFECTED_SOP_INSTANCE_UID << 16, instance_uid_bytes)
+    body_bytes = len(start) + _UNSIGNED_SHORT.size + len(middle) + instance_uid_bytes
+    return _GROUP_LENGTH.pack(0, 4, body_bytes) + start, middle
 
 
 @record(slots=True, unsafe_hash=True)

@@ -19,7 +19,7 @@ from __future__ import annotations
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Final, TypeAlias
 
-from asyncstore.dimse.messages import RESPONSE_BIT, UnknownMessage
+from asyncstore.dimse.messages import C_STORE_RQ, RESPONSE_BIT, UnknownMessage
 from asyncstore.errors import LocalProtocolError, RemoteProtocolError, say_nothing
 from asyncstore.record import record
 from asyncstore.status import SUCCESS, Category
@@ -117,22 +117,22 @@ class Operations:
 
         Call it before anything that lets a response be read. Raises LocalProtocolError when it is not outstanding.
         """
-        self._get(message_id).is_sent = True
+        try:
+            self._operations[message_id].is_sent = True
+        except KeyError:
+            raise _not_outstanding(message_id) from None
 
     def withdraw(self, message_id: int) -> Operation:
         """Take back an operation of which no byte was sent, for example because its source could not be read.
 
         Raises LocalProtocolError when it is not outstanding, or was sent: then the peer must answer it.
         """
-        if self._get(message_id).is_sent:
+        operation = self._operations.get(message_id)
+        if operation is None:
+            raise _not_outstanding(message_id)
+        if operation.is_sent:
             raise LocalProtocolError(f"the request with Message ID {message_id} was sent")
         return self._operations.pop(message_id)
-
-    def _get(self, message_id: int) -> Operation:
-        try:
-            return self._operations[message_id]
-        except KeyError:
-            raise LocalProtocolError(f"no request with Message ID {message_id} is outstanding") from None
 
     def match(self, received: Received) -> Operation:
         """The operation that a response belongs to; it ends with its final response.
@@ -168,6 +168,21 @@ class Operations:
         operation.is_final = True
         return self._operations.pop(operation.message_id)
 
+    def match_stored(self, message_id: int, context_id: int, sop_instance_uid: bytes) -> Operation | None:
+        """The C-STORE that a success without a data set ends, if it has these values; else None, and `match` tells why.
+
+        `sop_instance_uid` is that of the response, without padding.
+        """
+        operation = self._operations.get(message_id)
+        if operation is None or operation.context_id != context_id or not operation.is_sent:
+            return None
+        request = operation.request
+        if request.command_field != C_STORE_RQ or request.affected_sop_instance_uid.encode() != sop_instance_uid:
+            return None
+        operation.is_final = True
+        del self._operations[message_id]
+        return operation
+
     def _check_other_context(self, received: Received, operation: Operation) -> None:
         """A response may come in another context of the same SOP class: the Message ID says what it answers."""
         came = f"{received.context_id}, but the request went out in {operation.context_id}"
@@ -190,6 +205,10 @@ class Operations:
         if any(other.request.affected_sop_instance_uid == told for other in self._operations.values()):
             raise error
         self._tolerate(error)
+
+
+def _not_outstanding(message_id: int) -> LocalProtocolError:
+    return LocalProtocolError(f"no request with Message ID {message_id} is outstanding")
 
 
 def _refused(message: Message, field: str, reason: str) -> RemoteProtocolError:

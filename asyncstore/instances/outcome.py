@@ -154,9 +154,15 @@ class Outcome:
 
 
 def outcome_of(
-    instance: Instance, operation: Operation, status: Status, transfer_syntax_uid: str, bytes_sent: int
+    instance: Instance,
+    operation: Operation,
+    status: Status,
+    transfer_syntax_uid: str,
+    bytes_sent: int,
+    attempts: int = 1,
+    association_number: int = 0,
 ) -> Outcome:
-    """The outcome of an instance whose request was answered; the last two arguments say how it was sent."""
+    """The outcome of an instance whose request was answered; the arguments behind the status say how it was sent."""
     state, reason, retryable = _STORED, "", False
     if status.value:
         state = _state_of(status)
@@ -170,8 +176,8 @@ def outcome_of(
         reason,
         None,
         retryable,
-        1,
-        0,
+        attempts,
+        association_number,
         operation.context_id,
         operation.message_id,
         transfer_syntax_uid,

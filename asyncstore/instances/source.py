@@ -295,7 +295,15 @@ class HeldSource(FileSource):
         *,
         padding_bytes: int = 0,
     ) -> None:
-        super().__init__(path, data_set_offset, length, size_bytes, mtime_ns, padding_bytes=padding_bytes)
+        # Without a call of FileSource's: there is one of these for each small file.
+        self.path = path
+        self.data_set_offset = data_set_offset
+        self.length_bytes = length + padding_bytes
+        self.size_bytes = size_bytes
+        self.mtime_ns = mtime_ns
+        self._stored_bytes = length
+        self._idle = None
+        self._device = 0
         self._held: bytearray | None = held
 
     def read_into(self, holes: Sequence[memoryview], offset: int, *, wait: bool = True) -> bool:

@@ -111,7 +111,8 @@ class Invoker:
                     if not (link.is_open and link.operations.has_room):
                         await link.wait_room()
                     operation = link.operations.begin(payload.context_id, make_request, *arguments)
-                    self._begin(operation, payload, run, on_response, on_begin)
+                    command_set = self._begin(operation, payload, on_response, on_begin)
+                    run.put_command(frame_command(payload.context_id, command_set, framer.capacity))
                 sent_bytes = link.transport.send_some(run.parts) if link.pacer is None else 0
                 if sent_bytes != run.total_bytes:
                     await link.writer.send_rest(run, sent_bytes, link.pacer)
@@ -154,10 +155,11 @@ class Invoker:
         There must be room in the window, no other message being written, no pace to keep, and the data set must be in
         memory and fit one fragment. So the callback of an answer can send the next request, without a task in between.
         """
-        link, source = self._link, payload.source
-        if not (link.is_open and link.operations.has_room) or link.writer.turn.is_taken or link.pacer is not None:
+        link, source, length = self._link, payload.source, payload.data_set_length
+        operations = link.operations
+        if not (link.is_open and operations.has_room) or link.writer.turn.is_taken or link.pacer is not None:
             return False
-        if not 0 < payload.data_set_length <= self.framer.capacity:
+        if not 0 < length <= self.framer.capacity:
             return False
         try:
             data_set = source.view()
@@ -165,18 +167,20 @@ class Invoker:
             return False
         if data_set is None:
             return False
-        (run,) = self.framer.runs_from_memory(payload.context_id, data_set)
-        operation = link.operations.begin(payload.context_id, make_request, *arguments)
+        operation = operations.begin(payload.context_id, make_request, *arguments)
         try:
-            self._begin(operation, payload, run, on_response, on_begin)
+            command_set = self._begin(operation, payload, on_response, on_begin)
+            parts = self.framer.small_message(payload.context_id, command_set, data_set)
             try:
-                sent_bytes = link.transport.send_some(run.parts)
+                sent_bytes = link.transport.send_some(parts)
             except AsyncStoreError:  # whoever writes the rest meets it again; answers that have come are read first
                 sent_bytes = 0
-            if sent_bytes == run.total_bytes:
+            if sent_bytes == len(parts[0]) + length:
                 self._sent(operation)
             else:
-                link.start_soon(self._finish, operation, Unwritten(link.writer, run, sent_bytes))
+                link.start_soon(
+                    self._finish, operation, Unwritten(link.writer, self.framer.run_of_small(parts), sent_bytes)
+                )
         finally:
             source.close()
         return True
@@ -196,18 +200,23 @@ class Invoker:
         self,
         operation: Operation,
         payload: Payload,
-        run: Run,
         on_response: OnResponse,
         on_begin: Callable[[Operation], object] | None,
-    ) -> None:
-        """Lay the command set before the first run of its data set; what follows may reach the peer."""
-        command_set = self._encode(operation, payload)
+    ) -> bytes:
+        """The command set of an operation that begins: what follows may reach the peer."""
+        try:
+            command_set = operation.request.encode()
+        except LocalProtocolError as error:  # a UID that cannot be sent; other instances can
+            self._link.operations.withdraw(operation.message_id)
+            raise SourceError(str(error)) from error
+        if logger.isEnabledFor(logging.INFO):
+            self._trace_sent(operation, payload)
         operation.on_response = on_response
         if payload.data_set_length > STREAMED_AFTER_BYTES:
             operation.allowance_seconds = payload.data_set_length / ANSWERED_BYTES_PER_SECOND
         if on_begin is not None:
             on_begin(operation)
-        run.put_command(frame_command(payload.context_id, command_set, self.framer.capacity))
+        return command_set
 
     async def send_command(
         self,
@@ -257,16 +266,6 @@ class Invoker:
         except BaseException:
             link.fail(AssociationLost(_CANCELLED))
             raise
-
-    def _encode(self, operation: Operation, payload: Payload) -> bytes:
-        try:
-            command_set = operation.request.encode()
-        except LocalProtocolError as error:  # a UID that cannot be sent; other instances can
-            self._link.operations.withdraw(operation.message_id)
-            raise SourceError(str(error)) from error
-        if logger.isEnabledFor(logging.INFO):
-            self._trace_sent(operation, payload)
-        return command_set
 
     def _trace_sent(self, operation: Operation, payload: Payload | None) -> None:
         request = operation.request

@@ -91,6 +91,7 @@ class Link(Tracing):
         self._receive = self._on_readable  # called when something can be read
         self._pause: Any = None  # an awaitable that the peer's requests wait for; nothing is read meanwhile
         self._is_paused = False
+        self._is_amid = False  # a part of a PDU or of a message has come, and its end has not
         self._backlog: deque[UpperLayerEvent] = deque()
         self._mistake: Exception | None = None
         self._releasing = False
@@ -267,7 +268,7 @@ class Link(Tracing):
             data = self.transport.receive_some()
             if data is not None:
                 self._take_in(data)
-                if self._upper_layer.is_amid_pdu or self._is_amid_message():
+                if self._is_amid:
                     self.transport.acknowledge()  # the peer may wait for that before it sends the rest
         except AsyncStoreError as error:
             self.fail(error)
@@ -286,6 +287,7 @@ class Link(Tracing):
                 self._on_event(event)
         if not data:
             self.changed.set()
+        self._is_amid = self._upper_layer.is_amid_pdu or self._is_amid_message()
         if self._upper_layer.error is not None and not self._is_paused:
             self._raise_error(now)
 

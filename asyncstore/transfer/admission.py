@@ -113,15 +113,16 @@ class Admission:
         self._own_files = own_files
         self._by_study = by_study
         self._strict_source = strict_source
-        self._gates: list[Gate] = [destination, outcomes]
+        gates: list[Gate] = [destination, outcomes]
         if duplicates is not None:
-            self._gates.append(duplicates)
+            gates.append(duplicates)
         if recorder is not None:
-            self._gates.append(RecorderGate(recorder))
+            gates.append(RecorderGate(recorder))
         # Before each instance only the gates that may be closed then: that of the probe is open while the peer is well,
         # and that of the limits ends the associations that would ask.
         self._probe_gate = ProbeGate(destination, work)
-        self._all_gates = [*self._gates, self._probe_gate, limiter]
+        self._gates = [gate.closed_until for gate in gates]
+        self._all_gates = [*self._gates, self._probe_gate.closed_until, limiter.closed_until]
         self._was_closed = False
         self._feed_waits = False
         self._room = Signal()
@@ -183,7 +184,7 @@ class Admission:
 
     def closed_until(self, now: float) -> float:
         """The time until which nothing may be taken: that of the gate that opens last."""
-        return max(gate.closed_until(now) for gate in self._all_gates)
+        return max(closed_until(now) for closed_until in self._all_gates)
 
     def take(self, taker: object, served: Container[Pair]) -> Pending | None:
         """The next instance for an association that can carry the pairs `served`; None when there is none now."""
@@ -191,8 +192,8 @@ class Admission:
         while not destination.is_stopped:
             now = time.monotonic()
             is_well = destination.is_well
-            for gate in self._gates if is_well and not destination.dies_as_one else self._all_gates:
-                if gate.closed_until(now) > now:
+            for closed_until in self._gates if is_well and not destination.dies_as_one else self._all_gates:
+                if closed_until(now) > now:
                     self._was_closed = True
                     return None
             pending = work.take(taker, served) if is_well else work.take_probe(taker, served)

@@ -47,7 +47,8 @@ class Attempts:
         """Handle an answer; True when the association that carried the instance should end."""
         report = self._report
         report.answers += 1
-        report.sent_bytes += min(outcome.bytes_sent, STREAMED_AFTER_BYTES)
+        sent_bytes = outcome.bytes_sent
+        report.sent_bytes += sent_bytes if sent_bytes < STREAMED_AFTER_BYTES else STREAMED_AFTER_BYTES
         now = time.monotonic()
         verdict = self._judge.answered(pending, outcome, now)
         if isinstance(verdict, Outcome):
@@ -86,7 +87,7 @@ class Attempts:
     def finish(self, pending: Pending, outcome: Outcome) -> None:
         """Hand on the final outcome of an instance that was taken."""
         self._work.finish(pending)
-        pending.instance.let_go()
+        pending.instance.source.let_go()
         self._outcomes.add(outcome)
 
     def finish_refused(self, pending: Pending) -> bool:

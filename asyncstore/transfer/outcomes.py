@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Final
 
 from asyncstore.aio.signal import Signal
 from asyncstore.errors import AsyncStoreError
-from asyncstore.instances.outcome import Outcome, State
+from asyncstore.instances.outcome import STORED_STATES, Outcome, State
 from asyncstore.net import trace
 from asyncstore.trace import emit
 from asyncstore.transfer.trace import KindRefused, MoreMetaDiffer, MorePadded, NotStored
@@ -33,7 +33,8 @@ _UNREAD_BATCH: Final = 64
 _MAXIMUM_UNREAD: Final = 4096
 
 _NO_FAILURE: Final = frozenset((State.SKIPPED, State.DUPLICATE))
-_LEFT: Final = State.LEFT  # looking a member up costs 0.1 us each time
+_STORED: Final = State.STORED  # looking a member up costs 0.1 us each time
+_LEFT: Final = State.LEFT
 
 
 class Outcomes:
@@ -72,11 +73,12 @@ class Outcomes:
         if self._recorder is not None and not is_settled:
             self._recorder.record(outcome)
         self._report.add(outcome, is_settled=is_settled)
-        if outcome.state is _LEFT:
-            return
-        if not outcome.is_stored:
+        state = outcome.state
+        if state is not _STORED and state not in STORED_STATES:
+            if state is _LEFT:
+                return
             self._tell(outcome)
-            if self._fail_fast and outcome.state not in _NO_FAILURE:
+            if self._fail_fast and state not in _NO_FAILURE:
                 self._destination.stop(_failure_of(outcome))
         self.unread.append(outcome)
         if len(self.unread) >= self._batch:

@@ -154,18 +154,17 @@ class Report:
 
     def add(self, outcome: Outcome, *, is_settled: bool = False) -> None:
         """Count a final outcome; `is_settled`: a ledger has it from an earlier run, and nothing was read."""
-        state = outcome.state
+        state, instance, status = outcome.state, outcome.instance, outcome.status
         self.states[state] += 1
         # These are instances, although no file was opened.
         if is_settled and (state in FOUND_EARLIER_STATES or outcome.is_set_aside):
             self.found += 1
             self.found_before += 1
-        elif outcome.instance is None and state is State.SOURCE_PROBLEM:
+        elif instance is None and state is State.SOURCE_PROBLEM:
             self.problems += 1
         self.attempts += outcome.attempts
-        if outcome.status is not None:
-            self.statuses[outcome.status.value] += 1
-        instance = outcome.instance
+        if status is not None:
+            self.statuses[status.value] += 1
         if state not in STORED_STATES:
             self.set_aside += outcome.is_set_aside
             if instance is not None and state is not State.LEFT:

@@ -22,13 +22,15 @@ _MAXIMUM_BYTES: Final = 8 << 20
 class Suspects:
     """Suspected instances and since when they wait, the next one first.
 
-    `held_bytes` is the memory that they hold, `lost` counts those that associations ended over.
+    `held_bytes` is the memory that they hold, `lost` counts those that associations ended over. `are_full`: no more may
+    come before some of these are done with.
     """
 
     def __init__(self) -> None:
         self._waiting: deque[tuple[float, Pending]] = deque()
         self.held_bytes: int = 0
         self.lost: int = 0
+        self.are_full: bool = False  # it is asked for before each instance of a run, and changes now and then
 
     def __len__(self) -> int:
         return len(self._waiting)
@@ -36,22 +38,22 @@ class Suspects:
     def __iter__(self) -> Iterator[Pending]:
         return (pending for _, pending in self._waiting)
 
-    @property
-    def are_full(self) -> bool:
-        """Whether no more may come before some of these are done with."""
-        return len(self._waiting) >= MAXIMUM_SUSPECTS or self.held_bytes >= _MAXIMUM_BYTES
-
     def add(self, pending: Pending, since: float) -> None:
         self._waiting.append((since, pending))
         self.held_bytes += pending.held_bytes
         self.lost += pending.losses > 0
+        self._count()
 
     def pop(self) -> tuple[float, Pending]:
         """Take out the next one; gives since when it waited, too."""
         since, pending = self._waiting.popleft()
         self.held_bytes -= pending.held_bytes
         self.lost -= pending.losses > 0
+        self._count()
         return since, pending
+
+    def _count(self) -> None:
+        self.are_full = len(self._waiting) >= MAXIMUM_SUSPECTS or self.held_bytes >= _MAXIMUM_BYTES
 
     def pop_overdue(self, now: float) -> Iterator[Pending]:
         """Take out those that have waited for too long."""

@@ -163,7 +163,10 @@ class Work:
 
     def finish(self, pending: Pending) -> None:
         """Take note that an instance has its final outcome."""
-        self._leave_flight(pending)
+        uid = pending.instance.sop_instance_uid
+        self._in_flight.discard(uid)
+        if self._same_uid:
+            self._release_next(uid)
         if self.feed_ended and self.is_done:
             self._tell_done()
 
@@ -249,8 +252,8 @@ class Work:
         then before that: instances that a peer never takes must not hold up the others. Suspected ones come last, or
         first while they are too many.
         """
-        pending = self._take_suspected(taker, served) if self._suspects.are_full else None
-        if pending is not None:
+        pending = None
+        if self._suspects.are_full and (pending := self._take_suspected(taker, served)) is not None:
             return pending
         if self._taken_since_again >= _TAKEN_PER_RETRY:
             pending = self._take_again(taker, served)
@@ -374,7 +377,8 @@ class Work:
 
     def _begin_flight(self, pending: Pending) -> bool:
         """An instance stops waiting; False when it must wait for another with its UID instead of being sent."""
-        self._count(pending, -1)
+        self.waiting -= 1
+        self.waiting_bytes -= pending.held_bytes
         uid = pending.instance.sop_instance_uid
         if uid in self._in_flight:
             self._same_uid.setdefault(uid, deque()).append(pending)
@@ -402,14 +406,16 @@ class Work:
             self._suspects.add(pending, self._looked_at)
             self._count(pending, 1)
             return
-        group = self._groups.get(pending.key)
+        key, pair = pending.key, pending.pair
+        group = self._groups.get(key)
         if group is None:
-            group = self._groups[pending.key] = _Group(pending.key)
-        queue = group.waiting.get(pending.pair)
+            group = self._groups[key] = _Group(key)
+        queue = group.waiting.get(pair)
         if queue is None:
-            queue = group.waiting[pending.pair] = deque()
+            queue = group.waiting[pair] = deque()
         queue.append(pending)
-        self._count(pending, 1)
+        self.waiting += 1
+        self.waiting_bytes += pending.held_bytes
 
     def _leave_flight(self, pending: Pending) -> None:
         uid = pending.instance.sop_instance_uid

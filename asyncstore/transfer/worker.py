@@ -283,9 +283,8 @@ class Worker:
     def _on_response(self, operation: Operation, response: Response, data_set: bytes | None) -> None:
         pending, transfer_syntax_uid, bytes_sent = self._in_flight.pop(operation.message_id)
         self.answers += 1
-        outcome = outcome_of(pending.instance, operation, response.status, transfer_syntax_uid, bytes_sent)
-        outcome.attempts = pending.attempts
-        outcome.association_number = self.number
+        sent = (transfer_syntax_uid, bytes_sent, pending.attempts, self.number)
+        outcome = outcome_of(pending.instance, operation, response.status, *sent)
         if pending.changes:
             outcome.changes, outcome.sent_uids = pending.changes, pending.sent_uids
         if self._attempts.answered(pending, outcome):

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
 
 HEADER_BYTES: Final = 12
-_HEADER: Final = struct.Struct(">BxIIBB")
+_pack_header: Final = struct.Struct(">BxIIBB").pack
 _P_DATA_TF: Final = 0x04
 # PS3.8 Annex E.2: the message control header.
 _DATA_SET: Final = 0x00
@@ -149,6 +149,24 @@ class Framer:
         header = _header(context_id, length, _DATA_SET | _LAST)
         return (Run([header, data_set], (), 0, True, length + HEADER_BYTES, self.frame_bytes),)
 
+    def small_message(self, context_id: int, command_set: bytes, data_set: memoryview) -> list[memoryview | bytes]:
+        """The parts of a whole message for one send; its data set must fit one fragment. See `run_of_small`.
+
+        The first part is everything before the data set, the second one the data set.
+        """
+        command_bytes, data_bytes = len(command_set), len(data_set)
+        data_header = _pack_header(_P_DATA_TF, data_bytes + 6, data_bytes + 2, context_id, _DATA_SET | _LAST)
+        if command_bytes > self.capacity:
+            return [frame_command(context_id, command_set, self.capacity) + data_header, data_set]
+        header = _pack_header(_P_DATA_TF, command_bytes + 6, command_bytes + 2, context_id, _COMMAND | _LAST)
+        return [header + command_set + data_header, data_set]
+
+    def run_of_small(self, parts: list[memoryview | bytes]) -> Run:
+        """The run of such a message, if it is not sent at once."""
+        before, data_set = parts
+        total_bytes = len(before) + len(data_set)
+        return Run(parts, (), 0, True, total_bytes, self.frame_bytes, len(before) - HEADER_BYTES)
+
     def _runs_of_fragments(self, context_id: int, data_set: memoryview) -> Iterator[Run]:
         length = len(data_set)
         full = _header(context_id, self.capacity, _DATA_SET)
@@ -228,4 +246,4 @@ class Framer:
 
 
 def _header(context_id: int, data_bytes: int, control: int) -> bytes:
-    return _HEADER.pack(_P_DATA_TF, data_bytes + 6, data_bytes + 2, context_id, control)
+    return _pack_header(_P_DATA_TF, data_bytes + 6, data_bytes + 2, context_id, control)

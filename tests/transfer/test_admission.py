@@ -50,7 +50,7 @@ class Stations:
         self.limiter = transfer._limiter
         self.ledger = Room()
         for gates in (self.admission._gates, self.admission._all_gates):
-            gates.append(RecorderGate(self.ledger))  # type: ignore[arg-type]
+            gates.append(RecorderGate(self.ledger).closed_until)  # type: ignore[arg-type]
 
     async def deliver(self, *numbers: int) -> None:
         await self.admission.deliver([instance(number) for number in numbers])
