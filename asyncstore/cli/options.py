@@ -131,6 +131,18 @@ def source_address(text: object) -> tuple[str, int]:
     return found[1].removeprefix("[").removesuffix("]"), int(found[2] or 0)
 
 
+_UNIT_POWERS: Final = {"": 0, "k": 1, "m": 2, "g": 3, "t": 4}
+
+
+def size(text: object) -> int:
+    """A number of bytes: 500M, 20G or 1.5T, in KiB, MiB, GiB or TiB."""
+    found = re.fullmatch(r"(\d{1,15}(?:\.\d{1,3})?)([kmgt]?)", str(text), re.IGNORECASE | re.ASCII)
+    size_bytes = int(float(found[1]) * 1024 ** _UNIT_POWERS[found[2].lower()]) if found else 0
+    if not size_bytes:
+        raise typer.BadParameter(f"{str(text)!r:.80} is not a size such as 500M, 20G or 1.5T")
+    return size_bytes
+
+
 def choice(*names: str) -> Callable[[object], str]:
     """A parser that accepts one of the names, in upper or lower case."""
 

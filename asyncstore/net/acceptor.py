@@ -16,28 +16,22 @@ import anyio.abc
 from asyncstore.aio.loop_share import LoopShare
 from asyncstore.errors import AsyncStoreError, RemoteProtocolError, TLSFailed
 from asyncstore.net.association import Association
-from asyncstore.net.peer import Timeouts, check_ae_title, check_range, check_tls
-from asyncstore.net.provider import performs_as_scu
+from asyncstore.net.connections import Connections, Rarely
+from asyncstore.net.negotiator import ANY_SCP, Negotiator
+from asyncstore.net.peer import Timeouts, check_range, check_tls
 from asyncstore.net.transport import SocketTransport
 from asyncstore.net.user_identity import Caller
-from asyncstore.uids import IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION_NAME, TRANSFER_SYNTAXES
 from asyncstore.upper_layer.contexts import AcceptedContexts
-from asyncstore.upper_layer.framing import MINIMUM_LENGTH, fragment_capacity
-from asyncstore.upper_layer.items import (
-    ExtendedNegotiation,
-    OperationsWindow,
-    PresentationContextResult,
-    RoleSelection,
-    UserInformation,
-)
+from asyncstore.upper_layer.framing import fragment_capacity
 from asyncstore.upper_layer.machine import AssociationRequested
-from asyncstore.upper_layer.pdu import AssociateAC, AssociateRJ
+from asyncstore.upper_layer.pdu import AssociateRJ
 
 if TYPE_CHECKING:
     import ssl
-    from collections.abc import Collection, Iterator
+    from collections.abc import Collection
     from types import TracebackType
 
+    from asyncstore.net.connections import Connection
     from asyncstore.net.provider import Providers
     from asyncstore.net.tls_settings import TLS
     from asyncstore.net.transport import Transport
@@ -49,23 +43,18 @@ if TYPE_CHECKING:
 
 logger: logging.Logger = logging.getLogger("asyncstore.net.acceptor")
 
-_UNLIMITED_WINDOW: Final = 64
 # An association is idle after this many looks without a byte. Looks are counted, not time: a peer is not idle because
 # the whole program stood still.
 _LOOKS: Final = 10
-
-# The AE title of an acceptor that takes calls to any AE title.
-ANY_SCP: Final = "ANY-SCP"
-# PS3.8 Table 9-21: permanent, by the service user, called AE title not recognised; transient, local limit exceeded.
-_WRONG_CALLED_AE_TITLE: Final = AssociateRJ(1, 1, 7)
-_WRONG_CALLING_AE_TITLE: Final = AssociateRJ(1, 1, 3)
+# One address cannot use up all. A process often has 1024 descriptors: these, as many connections that wait, and files.
+MAXIMUM_ASSOCIATIONS: Final = 256
+MAXIMUM_ASSOCIATIONS_PER_ADDRESS: Final = 128
+# PS3.8 Table 9-21: transient, by the service provider, local limit exceeded; permanent, by the user, no reason given.
 _LIMIT_EXCEEDED: Final = AssociateRJ(2, 3, 2)
 _NOT_AUTHENTICATED: Final = AssociateRJ(1, 1, 1)
-# PS3.8 Table 9-18, result/reason of a presentation context.
-_ACCEPTED, _ABSTRACT_SYNTAX_UNKNOWN, _TRANSFER_SYNTAXES_UNKNOWN = 0, 3, 4
 
 
-class Acceptor:
+class Acceptor(Negotiator):
     """Listens on a TCP port and accepts associations (PS3.8 7.1), until the block is left.
 
         async with Acceptor({"1.2.840.10008.1.1": VerificationProvider()}, port=11112) as acceptor: ...
@@ -78,12 +67,17 @@ class Acceptor:
     transfer_syntaxes     transfer syntaxes to accept, in order of preference; None: all of the standard
     maximum_length        longest PDU to receive, in bytes; 0: no limit
     window                how many operations a peer may have outstanding (PS3.7 D.3.3.3)
-    maximum_associations  further ones are rejected as "local limit exceeded"; 0: no limit
+    maximum_associations  further ones are rejected for now, as "local limit exceeded"; 0: no limit
+    maximum_associations_per_address   the same for those of one address, or of one IPv6 network (/64)
     acse_seconds          how long to wait for the request, and for the peer to close at the end (ARTIM, PS3.8 9.1.5)
-    authenticate          decides about each caller whose AE titles are right (see Authenticate); None: all may
-    tls                   accept by TLS only: a TLS with our certificate, or an ssl.SSLContext; None: clear text only
     idle_seconds          abort an association if its peer neither sends nor takes a byte for this long and no provider
                           owes it an answer; 0: never
+    association_seconds   abort an association that is older, whatever its peer does; 0: never
+    tls                   accept by TLS only: a TLS with our certificate, or an ssl.SSLContext; None: clear text only
+    authenticate          decides about each caller whose AE titles are right (see Authenticate); None: all may
+
+    Peers that connect without an association take none from others: as many of them as may be associations (32 to 256)
+    may wait at a time. When there are more, the one that has waited longest is closed.
 
     `timeouts` are those of its associations; `associations` counts the accepted ones. Raises LocalProtocolError for a
     value that makes no sense. Entering the block raises OSError if it cannot listen on the port, and TLSFailed if `tls`
@@ -102,33 +96,34 @@ class Acceptor:
         transfer_syntaxes: Collection[str] | None = None,
         maximum_length: int = 131072,
         window: int = 16,
-        maximum_associations: int = 0,
+        maximum_associations: int = MAXIMUM_ASSOCIATIONS,
+        maximum_associations_per_address: int = MAXIMUM_ASSOCIATIONS_PER_ADDRESS,
         acse_seconds: float = 30.0,
         idle_seconds: float = 600.0,
+        association_seconds: float = 0.0,
         tls: TLS | ssl.SSLContext | None = None,
         authenticate: Authenticate | None = None,
     ) -> None:
         check_range("port", port, 0, 65535)
-        check_range("maximum_length", maximum_length or MINIMUM_LENGTH, MINIMUM_LENGTH, 0xFFFFFFFF)
-        check_range("window", window, 1, 0xFFFF)
         check_range("maximum_associations", maximum_associations, 0, math.inf)
+        check_range("maximum_associations_per_address", maximum_associations_per_address, 0, math.inf)
         check_range("acse_seconds", acse_seconds, 0.001, math.inf)
         check_range("idle_seconds", idle_seconds, 0, math.inf)
-        self.providers = providers
+        check_range("association_seconds", association_seconds, 0, math.inf)
+        super().__init__(
+            providers,
+            ae_title=ae_title,
+            called_ae_titles=called_ae_titles,
+            calling_ae_titles=calling_ae_titles,
+            transfer_syntaxes=transfer_syntaxes,
+            maximum_length=maximum_length,
+            window=window,
+        )
         self.host = host
         self.port: int = port
-        self.ae_title: str = check_ae_title(ae_title)
-        if called_ae_titles is None and ae_title != ANY_SCP:
-            called_ae_titles = ae_title
-        self.called_ae_titles: frozenset[str] | None = _titles(called_ae_titles)
-        self.calling_ae_titles: frozenset[str] | None = _titles(calling_ae_titles)
-        self.transfer_syntaxes: tuple[str, ...] | None = (
-            None if transfer_syntaxes is None else several(transfer_syntaxes)
-        )
-        self.maximum_length = maximum_length
-        self.window = window
-        self.maximum_associations = maximum_associations
+        self._connections: Connections = Connections(maximum_associations, maximum_associations_per_address)
         self.idle_seconds = idle_seconds
+        self.association_seconds = association_seconds
         check_tls(tls)
         self.tls: TLS | ssl.SSLContext | None = tls
         self.authenticate: Authenticate | None = authenticate
@@ -147,6 +142,7 @@ class Acceptor:
             self._group = await stack.enter_async_context(anyio.create_task_group())
             self._group.start_soon(self._listen, listener)
             self._group.start_soon(self._watch)
+            self._group.start_soon(self._watch_ages)
             self._stack = stack.pop_all()
         return self
 
@@ -158,32 +154,38 @@ class Acceptor:
 
     async def _listen(self, listener: socket.socket) -> None:
         loop_share = LoopShare()
+        not_accepted = Rarely(logger)
         while True:
             if loop_share.is_used_up():
                 await loop_share.renew()
             try:
-                sock, _ = listener.accept()
+                sock, address = listener.accept()
             except (BlockingIOError, InterruptedError):
                 await anyio.wait_readable(listener)
             except OSError as error:  # out of descriptors, or a connection that was reset before it was accepted
-                logger.error("cannot accept a connection: %s", error)
+                not_accepted.warn(f"cannot accept a connection: {error}")
                 await anyio.sleep(0.05)
             else:
-                self._group.start_soon(self._serve, sock)
+                tcp = SocketTransport(sock)
+                self._group.start_soon(self._serve, tcp, self._connections.opened(address[0], tcp.close))
 
-    async def _serve(self, sock: socket.socket) -> None:
+    async def _serve(self, tcp: SocketTransport, connection: Connection) -> None:
         """Serve one association from its first byte to its last; no peer can end the association of another."""
-        tcp = SocketTransport(sock)
-        transport = tcp if self.tls is None else await self._secured(tcp, self.tls)
-        if transport is None:
-            return
-        over_limit = 0 < self.maximum_associations <= len(self._open)
-        association = AcceptedAssociation(self, over_limit=over_limit)
+        try:
+            transport = tcp if self.tls is None else await self._secured(tcp, self.tls, connection)
+            if transport is not None:
+                await self._run(AcceptedAssociation(self, connection), transport, connection)
+        finally:
+            self._connections.closed(connection)
+
+    async def _run(self, association: AcceptedAssociation, transport: Transport, connection: Connection) -> None:
+        connection.close = association.close
         self._open.add(association)
         try:
             await association.run(transport)
         finally:
             self._open.remove(association)
+            self._connections.closed(connection)  # what its providers still do holds up no other
             await association.finish()
 
     async def _check_tls(self) -> None:
@@ -195,7 +197,9 @@ class Acceptor:
 
             await anyio.to_thread.run_sync(server_context, self.tls)
 
-    async def _secured(self, tcp: SocketTransport, tls: TLS | ssl.SSLContext) -> Transport | None:
+    async def _secured(
+        self, tcp: SocketTransport, tls: TLS | ssl.SSLContext, connection: Connection
+    ) -> Transport | None:
         """TLS on a connection; None if there is none, which is logged."""
         from asyncstore.net.tls import accept
 
@@ -203,7 +207,8 @@ class Acceptor:
         try:
             return await accept(tcp, tls, self.timeouts.acse_seconds)
         except TLSFailed as error:
-            logger.warning("no TLS with %s: %s", where, error)
+            if not connection.is_given_up:
+                logger.warning("no TLS with %s: %s", where, error)
             return None
 
     async def _watch(self) -> None:
@@ -213,73 +218,21 @@ class Acceptor:
             for association in tuple(self._open):
                 association.look()
 
-    # -- negotiation ---------------------------------------------------------------------------------------------------
-
-    def _rejection_of(self, request: AssociateRQ) -> AssociateRJ | None:
-        """The rejection of a request; None if it is accepted."""
-        if self.called_ae_titles is not None and request.called_ae_title not in self.called_ae_titles:
-            return _WRONG_CALLED_AE_TITLE
-        if self.calling_ae_titles is not None and request.calling_ae_title not in self.calling_ae_titles:
-            return _WRONG_CALLING_AE_TITLE
-        return None
-
-    def _answer_to(self, request: AssociateRQ, identity_response: bytes = b"") -> AssociateAC:
-        """The acceptance of a request, with a result for each presentation context."""
-        identity = request.user_information.user_identity
-        window = request.user_information.operations_window
-        granted = min(window.invoked or _UNLIMITED_WINDOW, self.window) if window else 1
-        return AssociateAC(
-            called_ae_title=request.called_ae_title,
-            calling_ae_title=request.calling_ae_title,
-            results=tuple(
-                self._result_of(context.context_id, context.abstract_syntax, context.transfer_syntaxes)
-                for context in request.presentation_contexts
-            ),
-            user_information=UserInformation(
-                maximum_length=self.maximum_length,
-                implementation_class_uid=IMPLEMENTATION_CLASS_UID,
-                implementation_version_name=IMPLEMENTATION_VERSION_NAME,
-                operations_window=OperationsWindow(granted, 1) if granted > 1 else None,
-                user_identity_response=identity_response if identity and identity.response_requested else None,
-                role_selections=tuple(self._roles(request)),
-                extended_negotiations=tuple(self._negotiated(request)),
-            ),
-        )
-
-    def _roles(self, request: AssociateRQ) -> Iterator[RoleSelection]:
-        """The SCP role for peers that propose it, where our provider performs as the SCU (PS3.7 D.3.3.4)."""
-        for proposed in request.user_information.role_selections:
-            provider = self.providers.get(proposed.sop_class_uid)
-            if provider is not None and performs_as_scu(provider):
-                yield RoleSelection(proposed.sop_class_uid, False, proposed.scp)
-
-    def _negotiated(self, request: AssociateRQ) -> Iterator[ExtendedNegotiation]:
-        """What the providers' `negotiate`, if they have it, answers to the proposed bytes (PS3.7 D.3.3.5)."""
-        for proposed in request.user_information.extended_negotiations:
-            negotiate = getattr(self.providers.get(proposed.sop_class_uid), "negotiate", None)
-            if negotiate is not None:
-                yield ExtendedNegotiation(proposed.sop_class_uid, negotiate(proposed.information))
-
-    def _result_of(self, context_id: int, abstract_syntax: str, proposed: Collection[str]) -> PresentationContextResult:
-        syntax = self._choose(proposed)
-        if abstract_syntax not in self.providers:
-            return PresentationContextResult(context_id, _ABSTRACT_SYNTAX_UNKNOWN, "")
-        if syntax is None:
-            return PresentationContextResult(context_id, _TRANSFER_SYNTAXES_UNKNOWN, "")
-        return PresentationContextResult(context_id, _ACCEPTED, syntax)
-
-    def _choose(self, proposed: Collection[str]) -> str | None:
-        """The transfer syntax to accept: our first one that is proposed, or the peer's first if we prefer none."""
-        wanted = self.transfer_syntaxes
-        if wanted is None:
-            return next((uid for uid in proposed if uid in TRANSFER_SYNTAXES), None)
-        return next((uid for uid in wanted if uid in proposed), None)
+    async def _watch_ages(self) -> None:
+        """Abort associations that are too old."""
+        while self.association_seconds:
+            await anyio.sleep(self.association_seconds / _LOOKS)
+            youngest_at = time.monotonic() - self.association_seconds
+            for association in tuple(self._open):
+                if association.began_at < youngest_at:
+                    logger.info("an association is aborted that was open for %g s", self.association_seconds)
+                    association.close()
 
 
 class AcceptedAssociation(Association):
-    """One association as its acceptor."""
+    """One association as its acceptor; it was begun at `began_at`, on the monotonic clock."""
 
-    def __init__(self, acceptor: Acceptor, *, over_limit: bool) -> None:
+    def __init__(self, acceptor: Acceptor, connection: Connection) -> None:
         super().__init__(
             acceptor=True,
             maximum_length=acceptor.maximum_length,
@@ -287,7 +240,8 @@ class AcceptedAssociation(Association):
             providers=acceptor.providers,
         )
         self._acceptor = acceptor
-        self._over_limit = over_limit
+        self._connection = connection
+        self.began_at: float = time.monotonic()
         self._quiet_looks = 0
         self._waits = 0
 
@@ -342,7 +296,8 @@ class AcceptedAssociation(Association):
     def _negotiate(self, event: UpperLayerEvent) -> Awaitable[object] | None:
         assert isinstance(event, AssociationRequested)
         request = event.request
-        rejection = _LIMIT_EXCEEDED if self._over_limit else self._acceptor._rejection_of(request)
+        has_room = self._acceptor._connections.has_room(self._connection)
+        rejection = self._acceptor.rejection_of(request) if has_room else _LIMIT_EXCEEDED
         if rejection is not None or self._acceptor.authenticate is None:
             return self._answer(request, rejection)
         decided = self._decided_on(request, self._acceptor.authenticate)
@@ -376,12 +331,14 @@ class AcceptedAssociation(Association):
         self, request: AssociateRQ, rejection: AssociateRJ | None, identity_response: bytes = b""
     ) -> Awaitable[object] | None:
         now = time.monotonic()
+        if rejection is None and not self._acceptor._connections.becomes_association(self._connection):
+            rejection = _LIMIT_EXCEEDED  # others came while it was being authenticated
         if rejection is not None:
             self._upper_layer.reject(rejection, now)
         else:
             self._acceptor.associations += 1
             self.calling_ae_title: str = request.calling_ae_title
-            answer = self._acceptor._answer_to(request, identity_response)
+            answer = self._acceptor.answer_to(request, identity_response)
             capacity = fragment_capacity(request.user_information.maximum_length)
             self._upper_layer.accept(answer, now)
             window = answer.user_information.operations_window
@@ -409,16 +366,6 @@ class AcceptedAssociation(Association):
 def _not_decided(error: Exception) -> bool:
     logger.error("authenticate failed", exc_info=error)
     return False
-
-
-def several(words: Collection[str]) -> tuple[str, ...]:
-    """The words as a tuple; a single one may be given as a plain string."""
-    return (words,) if isinstance(words, str) else tuple(words)
-
-
-def _titles(titles: Collection[str] | None) -> frozenset[str] | None:
-    """AE titles as they arrive, without the spaces that pad them; None, which is all of them, stays None."""
-    return None if titles is None else frozenset(check_ae_title(title).strip(" ") for title in several(titles))
 
 
 def _family(host: str) -> socket.AddressFamily:

@@ -5,17 +5,17 @@ from __future__ import annotations
 import contextlib
 import os
 import secrets
-import threading
 import time
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, TypeAlias
 
 import anyio.to_thread
 
 from asyncstore.instances.elements import CutShort
 from asyncstore.instances.identity import Refused, uids_of_data_set
 from asyncstore.instances.part10 import file_meta_information
-from asyncstore.instances.source import OPEN_FLAGS
 from asyncstore.record import field, record
+from asyncstore.services.disk_room import NoRoom
+from asyncstore.services.filing import AlreadyStored, Filed, Place, name_if_new, settle
 from asyncstore.status import Status
 from asyncstore.uids import LONGEST_UID_CHARACTERS
 
@@ -24,6 +24,8 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from asyncstore.dimse.messages import CStoreRQ
+    from asyncstore.services.disk_room import DiskRoom
+    from asyncstore.services.filing import OnExisting
 
 # The start of a whole file, preamble and prefix (PS3.10 7.1), and the text in its place until the file is whole.
 _WHOLE: Final = bytes(128) + b"DICM"
@@ -45,9 +47,10 @@ _OTHER_SOP_INSTANCE: Final = Status(0xA900, "the data set has another SOP Instan
 _NO_SOP_INSTANCE: Final = Status(0xA900, "the data set has no SOP Instance UID")
 _OTHER_SOP_CLASS: Final = Status(0xA900, "the data set has another SOP Class UID, or none")
 _UNREADABLE: Final = Status(0xC000, "the data set is not in its transfer syntax")
-
-# One of them is taken while a file gets its name: two threads may keep the same instance at once.
-_NAMING: Final = tuple(threading.Lock() for _ in range(64))
+# PS3.7 C.5.7.
+_DUPLICATE: Final = Status(0x0111, "another data set is stored under this UID")
+_NO_ROOM: Final = Status(0xA700, "no more bytes may be kept")
+_CANNOT_WRITE: Final = Status(0xA700, "cannot write the file")
 
 
 class NotOfTheRequest(Exception):
@@ -56,6 +59,18 @@ class NotOfTheRequest(Exception):
     def __init__(self, status: Status) -> None:
         super().__init__(status.comment)
         self.status = status
+
+
+NotKept: TypeAlias = OSError | NotOfTheRequest | AlreadyStored
+
+
+def answer_to(error: NotKept) -> Status:
+    """The status for an instance that is not kept because of this."""
+    if isinstance(error, NotOfTheRequest):
+        return error.status
+    if isinstance(error, AlreadyStored):
+        return _DUPLICATE
+    return _NO_ROOM if isinstance(error, NoRoom) else _CANNOT_WRITE
 
 
 class Pace:
@@ -85,21 +100,23 @@ class PartFile:
     If the process dies, no reader takes the remains for a DICOM file. A worker thread writes the collected bytes about
     1 MiB at a time, since a slow disk must not stall the other associations; `pace` decides about small files.
 
-    `path` is set when the file is whole; `error` says why it is not kept. `replaced` describes the file of this name
-    that it took the place of, if that had other bytes.
+    `place` is set when the file is whole; `error` says why it is not kept. `room` is what its bytes count for.
     """
 
     directory: Path
     request: CStoreRQ
     transfer_syntax_uid: str
     pace: Pace = field(default_factory=Pace)
+    on_existing: OnExisting = "rename"
+    room: DiskRoom | None = None
     _pending: list[bytes] = field(default_factory=list)
     _pending_bytes: int = 0
+    _taken_bytes: int = 0
     _fd: int = -1
+    _is_whole: bool = False
     _part_path: Path | None = None
-    path: Path | None = None
-    error: OSError | NotOfTheRequest | None = None
-    replaced: str | None = None
+    place: Place | None = None
+    error: NotKept | None = None
 
     def write(self, data: bytes) -> Awaitable[None] | None:
         """Take a piece. If this returns an awaitable, await it before the next piece."""
@@ -111,23 +128,23 @@ class PartFile:
         return None
 
     def finish(self) -> Awaitable[None] | None:
-        """Write the rest and give the file its name: then `path` is set, or `error` says why it cannot be kept.
+        """Write the rest and give the file its name: then `place` is set, or `error` says why it cannot be kept.
 
         If this returns an awaitable, await it first.
         """
         began_at = time.monotonic()
         is_small = self._fd < 0 and self._pending_bytes <= _SMALL_BYTES
         if self.error is None and is_small and self.pace.is_quick(began_at):
-            self._attempt(self._keep)
+            self._attempt(self._name_if_new)
             self.pace.wrote(began_at, time.monotonic())
-            if self.error is None:
+            if self.place is not None:
                 return None
         return self._in_thread(self._keep)
 
     def _attempt(self, action: Callable[[], object]) -> None:
         try:
             action()
-        except (OSError, NotOfTheRequest) as error:
+        except (OSError, NotOfTheRequest, AlreadyStored) as error:
             self.error = error
 
     async def _in_thread(self, action: Callable[[], object]) -> None:
@@ -141,37 +158,61 @@ class PartFile:
         """Remove the file; does nothing if it does not exist yet or has its name."""
         if self._part_path is not None:
             await anyio.to_thread.run_sync(self._discard, self._part_path)
+        else:
+            self._give_back()
+
+    def _name_if_new(self) -> None:
+        """Write the rest, and give the file its name if no file has it."""
+        self._make_whole()
+        assert self._part_path is not None
+        if name_if_new(self._part_path, self._path):
+            self._placed(Place(self._path, Filed.NEW))
 
     def _keep(self) -> None:
-        path = self.directory / f"{self.request.affected_sop_instance_uid}.dcm"
-        self._write_pending(is_whole=True)
+        self._make_whole()
         assert self._part_path is not None
+        self._placed(settle(self._part_path, self._path, self.on_existing))
+
+    def _make_whole(self) -> None:
+        """Write the rest, and make it a DICOM file, unless that was done before."""
+        if self._is_whole:
+            return
+        if self._pending or self._fd < 0:
+            self._write_pending(is_whole=True)
         os.lseek(self._fd, 0, os.SEEK_SET)
         self._write_all(_WHOLE)
-        self._name(self._part_path, path)
-        self._part_path = None
         self._close()
-        self.path = path
+        self._is_whole = True
 
-    def _name(self, part_path: Path, path: Path) -> None:
-        """Give the file its name, and compare it with the one that had it before."""
-        earlier = -1
-        try:
-            with _NAMING[hash(path.name) % len(_NAMING)]:
-                with contextlib.suppress(OSError):  # nearly always there is none
-                    earlier = os.open(path, OPEN_FLAGS)
-                os.replace(part_path, path)
-            if earlier >= 0 and not _are_same(earlier, self._fd):
-                self.replaced = _description(earlier)
-        finally:
-            if earlier >= 0:
-                os.close(earlier)
+    @property
+    def path(self) -> Path | None:
+        """Where the whole file is; None until then."""
+        return self.place and self.place.path
+
+    @property
+    def _path(self) -> Path:
+        return self.directory / f"{self.request.affected_sop_instance_uid}.dcm"
+
+    def _placed(self, place: Place) -> None:
+        self._part_path = None
+        if self.room is not None and place.how is Filed.SAME_AGAIN:
+            self._give_back()
+        elif self.room is not None:
+            self.room.give_back(place.earlier_bytes)
+        self._taken_bytes = 0
+        self.place = place
 
     def _discard(self, part_path: Path) -> None:
         with contextlib.suppress(OSError):
             self._close()
         with contextlib.suppress(OSError):
             part_path.unlink()
+            self._give_back()
+
+    def _give_back(self) -> None:
+        count, self._taken_bytes = self._taken_bytes, 0
+        if self.room is not None:
+            self.room.give_back(count)
 
     def _close(self) -> None:
         fd, self._fd = self._fd, -1
@@ -184,7 +225,12 @@ class PartFile:
         self._pending_bytes = 0
         if self._fd < 0:
             _check_identity(self.request, data, self.transfer_syntax_uid, is_whole=is_whole)
-            data = self._open() + data
+            data = _UNFINISHED + file_meta_information(self.request, self.transfer_syntax_uid) + data
+        if self.room is not None:
+            self.room.take(len(data))
+            self._taken_bytes += len(data)
+        if self._fd < 0:
+            self._open()
         self._write_all(data)
 
     def _write_all(self, data: bytes) -> None:
@@ -192,13 +238,11 @@ class PartFile:
         while left:
             left = left[os.write(self._fd, left) :]
 
-    def _open(self) -> bytes:
-        """Create the file; returns what it begins with until it is whole."""
+    def _open(self) -> None:
         # The same instance may be arriving on two associations, and an earlier part may have been left by a crash.
         part_path = self.directory / f".{self.request.affected_sop_instance_uid}.{secrets.token_hex(8)}.part"
         self._fd = os.open(part_path, _OPEN_FLAGS, 0o666)
         self._part_path = part_path
-        return _UNFINISHED + file_meta_information(self.request, self.transfer_syntax_uid)
 
 
 def _check_identity(request: CStoreRQ, data: bytes, transfer_syntax_uid: str, *, is_whole: bool) -> None:
@@ -219,21 +263,3 @@ def _check_identity(request: CStoreRQ, data: bytes, transfer_syntax_uid: str, *,
         raise NotOfTheRequest(_OTHER_SOP_INSTANCE if sop_instance_uid else _NO_SOP_INSTANCE)
     if sop_class_uid != request.affected_sop_class_uid:
         raise NotOfTheRequest(_OTHER_SOP_CLASS)
-
-
-def _are_same(earlier: int, later: int) -> bool:
-    """Whether two open files have the same bytes."""
-    if os.fstat(earlier).st_size != os.fstat(later).st_size:
-        return False
-    for fd in (earlier, later):
-        os.lseek(fd, 0, os.SEEK_SET)
-    while data := os.read(earlier, _WRITE_BYTES):
-        if os.read(later, len(data)) != data:
-            return False
-    return True
-
-
-def _description(fd: int) -> str:
-    status = os.fstat(fd)
-    written_at = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(status.st_mtime))
-    return f"the file of {status.st_size:,} bytes that was written at {written_at}"

@@ -7,17 +7,23 @@ UID; a file gets its final name only when the instance is whole. `on_store` deci
 from __future__ import annotations
 
 import logging
+import math
 import re
 from collections.abc import Awaitable, Callable, Iterator, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Final, Self, TypeAlias
+from typing import TYPE_CHECKING, Final, Self, TypeAlias, get_args
 
 from asyncstore.dimse.messages import C_STORE_RQ, CStoreRQ, CStoreRSP
 from asyncstore.dimse.performing import UNRECOGNISED_OPERATION
-from asyncstore.net.acceptor import ANY_SCP, Acceptor, several
+from asyncstore.errors import LocalProtocolError
+from asyncstore.net.acceptor import MAXIMUM_ASSOCIATIONS, MAXIMUM_ASSOCIATIONS_PER_ADDRESS, Acceptor
+from asyncstore.net.negotiator import ANY_SCP, several
+from asyncstore.net.peer import check_range
 from asyncstore.net.provider import NO_ANSWER, Silence
 from asyncstore.record import record
-from asyncstore.services.part_file import EMPTY, NotOfTheRequest, Pace, PartFile
+from asyncstore.services.disk_room import DiskRoom, NoRoom
+from asyncstore.services.filing import Filed, OnExisting
+from asyncstore.services.part_file import EMPTY, Pace, PartFile, answer_to
 from asyncstore.services.verification import VerificationProvider
 from asyncstore.status import SUCCESS, Status
 from asyncstore.uids import STORAGE_SOP_CLASSES, VERIFICATION
@@ -42,7 +48,6 @@ _OF_OTHER_SERVICES = re.compile(
     r"|34\.[234689]|3[89]\.[234]|4[12]|4[345]\.[234]))(?:\.|\Z)"
 )
 _INVALID_SOP_INSTANCE: Final = Status(0x0117, "the SOP Instance UID is not a UID")
-_OUT_OF_RESOURCES: Final = Status(0xA700, "cannot write the file")
 _OTHER_SOP_CLASS: Final = Status(0x0122, "the presentation context is for another SOP class")
 # PS3.4 Table B.2-1: a failure that is none of the others. Senders wait and try again after "out of resources" or 0110;
 # a program that fails would do so each time.
@@ -91,10 +96,15 @@ class StorageSCP(Acceptor):
     transfer_syntaxes     transfer syntaxes to accept, in order of preference; None: all of the standard
     maximum_length        longest PDU to receive, in bytes; 0: no limit
     window                how many operations a peer may have outstanding (PS3.7 D.3.3.3)
-    maximum_associations  further ones are rejected as "local limit exceeded"; 0: no limit
+    on_existing           what becomes of another data set whose SOP Instance UID is stored: "rename" keeps it beside
+                          the stored one, "replace" in its place, "keep" refuses it (0111)
+    maximum_disk_bytes    answer A700 before the files of the directory have more bytes; 0: no limit
+    maximum_associations  further ones are rejected for now, as "local limit exceeded"; 0: no limit
+    maximum_associations_per_address   the same for those of one address, or of one IPv6 network (/64)
     acse_seconds          how long to wait for the request, and for the peer to close at the end (ARTIM, PS3.8 9.1.5)
     idle_seconds          abort an association if its peer neither sends nor takes a byte for this long and no provider
                           owes it an answer; 0: never
+    association_seconds   abort an association that is older, whatever its peer does; 0: never
     tls                   accept by TLS only: a TLS with our certificate, or an ssl.SSLContext; None: clear text only
     authenticate          decides about each caller whose AE titles are right (see Authenticate); None: all may
 
@@ -109,9 +119,12 @@ class StorageSCP(Acceptor):
     is cancelled when the StorageSCP ends.
 
     `timeouts` and `providers` are what it serves associations with. `stored` counts the answers with success or a
-    warning, `failed` all other answers, `associations` the associations that were accepted. `replaced` counts kept
-    instances that took the place of a file with the same SOP Instance UID and other bytes; a warning is logged for
-    each.
+    warning, `failed` all other answers, `associations` the associations that were accepted.
+
+    The same data set again, in the same transfer syntax, is answered as the first time, and the stored file stays as it
+    is: `same_again` counts these. `kept_beside` and `replaced` count other data sets of a stored SOP Instance UID, as
+    `on_existing` says; a warning is logged for each. The second name has letters behind the UID, which are made of the
+    bytes: `1.2.3-4f2a67d0c1b39e58.dcm`. Only one StorageSCP should write to a directory.
 
     Refused, whatever `on_store` says: an empty data set (A900); and before it is kept, a data set whose SOP Instance
     UID or SOP Class UID is missing or another than the request's (A900), or that cannot be read (C000). A data set that
@@ -135,9 +148,13 @@ class StorageSCP(Acceptor):
         transfer_syntaxes: Collection[str] | None = None,
         maximum_length: int = 131072,
         window: int = 16,
-        maximum_associations: int = 0,
+        on_existing: OnExisting = "rename",
+        maximum_disk_bytes: int = 0,
+        maximum_associations: int = MAXIMUM_ASSOCIATIONS,
+        maximum_associations_per_address: int = MAXIMUM_ASSOCIATIONS_PER_ADDRESS,
         acse_seconds: float = 30.0,
         idle_seconds: float = 600.0,
+        association_seconds: float = 0.0,
         tls: TLS | ssl.SSLContext | None = None,
         authenticate: Authenticate | None = None,
         on_store: OnStore | None = None,
@@ -147,7 +164,18 @@ class StorageSCP(Acceptor):
         self.on_store = on_store
         self.stored = 0
         self.failed = 0
+        self.same_again = 0
+        self.kept_beside = 0
         self.replaced = 0
+        if on_existing not in get_args(OnExisting):
+            raise LocalProtocolError(
+                f"on_existing is {on_existing!r:.80}: it is one of {', '.join(get_args(OnExisting))}"
+            )
+        self.on_existing: OnExisting = on_existing
+        check_range("maximum_disk_bytes", maximum_disk_bytes, 0, math.inf)
+        self.room: DiskRoom | None = None
+        if self.output_directory is not None and maximum_disk_bytes:
+            self.room = DiskRoom(self.output_directory, maximum_disk_bytes, logger)
         storage = StorageProvider(self)
         providers: dict[str, ServiceProvider] = dict.fromkeys(
             STORAGE_SOP_CLASSES if sop_classes is None else several(sop_classes), storage
@@ -165,8 +193,10 @@ class StorageSCP(Acceptor):
             maximum_length=maximum_length,
             window=window,
             maximum_associations=maximum_associations,
+            maximum_associations_per_address=maximum_associations_per_address,
             acse_seconds=acse_seconds,
             idle_seconds=idle_seconds,
+            association_seconds=association_seconds,
             tls=tls,
             authenticate=authenticate,
         )
@@ -175,7 +205,12 @@ class StorageSCP(Acceptor):
         directory = self.output_directory
         if directory is not None and not directory.is_dir():
             raise NotADirectoryError(f"output_directory {str(directory)!r} is not a directory: create it first")
-        return await super().__aenter__()
+        if self.room is not None:
+            await self.room.look()
+        await super().__aenter__()
+        if self.room is not None:
+            self._group.start_soon(self.room.watch)
+        return self
 
 
 class _OfAnyClass(Mapping[str, "ServiceProvider"]):
@@ -241,7 +276,8 @@ class StorageProvider:
             return _DISCARDED
         if not _UID.match(message.affected_sop_instance_uid):
             return _Discarded(_INVALID_SOP_INSTANCE)
-        return PartFile(directory, message, request.context.transfer_syntax_uid, self._pace)
+        syntax = request.context.transfer_syntax_uid
+        return PartFile(directory, message, syntax, self._pace, self._scp.on_existing, self._scp.room)
 
     def perform(
         self, request: PeerRequest, data_set: Sink | bytes | None
@@ -272,15 +308,24 @@ class StorageProvider:
             return self._failed(message, error)
 
     def _refusal_of(self, request: PeerRequest, message: CStoreRQ, file: PartFile) -> Status | None:
-        """Log what there is to say about a file; returns the answer if it is not kept."""
-        if file.replaced is not None:
-            self._scp.replaced += 1
-            came = (request.data_set_bytes, request.calling_ae_title, file.replaced)
-            logger.warning("%r: another data set, of %d bytes from %r, replaces %s", str(file.path), *came)
-        if file.error is None:
-            return None
-        logger.error("cannot keep the instance %r: %s", message.affected_sop_instance_uid, file.error)
-        return file.error.status if isinstance(file.error, NotOfTheRequest) else _OUT_OF_RESOURCES
+        """Count a file, and log what there is to say about it; returns the answer if it is not kept."""
+        if file.error is not None:
+            if not isinstance(file.error, NoRoom):  # which is told once, not of each
+                logger.error("cannot keep the instance %r: %s", message.affected_sop_instance_uid, file.error)
+            return answer_to(file.error)
+        place = file.place
+        assert place is not None
+        if place.how is Filed.SAME_AGAIN:
+            self._scp.same_again += 1
+        elif place.how is not Filed.NEW:
+            is_beside = place.how is Filed.BESIDE
+            self._scp.kept_beside += is_beside
+            self._scp.replaced += not is_beside
+            came = (request.data_set_bytes, request.calling_ae_title)
+            what_for = "is kept beside" if is_beside else "replaces"
+            text = "%r: another data set of its UID, of %d bytes from %r, %s %s"
+            logger.warning(text, str(place.path), *came, what_for, place.earlier)
+        return None
 
     async def _answer_later(self, message: CStoreRQ, awaitable: Awaitable[Answer]) -> CStoreRSP | Silence:
         try:

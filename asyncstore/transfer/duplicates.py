@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import math
 from typing import TYPE_CHECKING, Final
 
@@ -13,6 +12,7 @@ from asyncstore.aio.signal import Signal
 from asyncstore.errors import LedgerError, SourceError
 from asyncstore.inputs.opening import instance_from
 from asyncstore.instances.outcome import Outcome, State
+from asyncstore.instances.sameness import have_same_data_set
 from asyncstore.ledger.packing import storable
 
 if TYPE_CHECKING:
@@ -21,11 +21,9 @@ if TYPE_CHECKING:
     from anyio.abc import TaskGroup
 
     from asyncstore.instances.instance import Instance
-    from asyncstore.instances.source import DataSource
     from asyncstore.ledger.protocol import History, KnownInstance
     from asyncstore.transfer.pending import Pending
 
-_PIECE_BYTES: Final = 1 << 20
 # A reason does not name the file, so that equal ones can be counted.
 _SAME: Final = "the same instance is stored from another file"
 _OTHER: Final = "another data set is stored under the same SOP Instance UID"
@@ -120,29 +118,8 @@ def compared_outcome(instance: Instance, known: KnownInstance) -> Outcome | None
         stored = instance_from(known.path)
         if (stored.size_bytes, storable(stored.mtime_ns)) != (known.size_bytes, known.mtime_ns):
             return None
-        is_same = _is_same(instance, stored)
+        is_same = have_same_data_set(instance, stored)
     except (OSError, SourceError):
         return None
     state, reason = (State.DUPLICATE, _SAME) if is_same else (State.CONFLICT, _OTHER)
     return Outcome(state, instance.path, instance, reason=reason, attempts=0, stored_path=known.path)
-
-
-def _is_same(one: Instance, other: Instance) -> bool:
-    if (one.transfer_syntax_uid, one.data_set_length) != (other.transfer_syntax_uid, other.data_set_length):
-        return False
-    with contextlib.closing(one.source), contextlib.closing(other.source):
-        return _have_same_bytes(one.source, other.source, one.data_set_length)
-
-
-def _have_same_bytes(one: DataSource, other: DataSource, length: int) -> bool:
-    left, right = bytearray(min(_PIECE_BYTES, length)), bytearray(min(_PIECE_BYTES, length))
-    for at in range(0, length, _PIECE_BYTES):
-        if length - at < len(left):
-            left, right = left[: length - at], right[: length - at]
-        with memoryview(left) as hole:
-            one.read_into([hole], at)
-        with memoryview(right) as hole:
-            other.read_into([hole], at)
-        if left != right:
-            return False
-    return True

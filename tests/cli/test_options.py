@@ -364,6 +364,10 @@ def test_paths_come_from_stdin(storescu: Callable[..., Asked], monkeypatch: pyte
         (("storescu", "host", "104", "a", "--source-address", "a:1", "-j", "2"), "add -j 1"),
         (("echoscu", "host"), "Missing argument 'PORT'"),
         (("echoscu", "host", "104", "--repeat", "0"), "'0' is not a number of requests"),
+        (("storescp", "104", "--ignore", "--max-disk", "1G"), "--ignore and --max-disk contradict each other"),
+        (("storescp", "104", "--max-disk", "big"), "'big' is not a size such as 500M, 20G or 1.5T"),
+        (("storescp", "104", "--max-disk", "0"), "'0' is not a size such as 500M, 20G or 1.5T"),
+        (("storescp", "104", "--on-existing", "lose"), "'lose' is not one of keep, replace, rename"),
         (("storescp", "104", "--ignore", "-od", "."), "--ignore and --output-directory contradict each other"),
         (
             ("storescp", "104", "-od", "/dev/null/in"),

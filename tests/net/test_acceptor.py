@@ -151,8 +151,8 @@ async def test_what_is_kept_is_a_dicom_file_with_the_very_same_data_set(value_by
     assert meta.FileMetaInformationGroupLength == len(KEPT_META) - 12
 
 
-async def test_a_file_that_is_sent_again_takes_the_place_of_the_first(tmp_path: Path) -> None:
-    async with StorageSCP(output_directory=str(tmp_path)) as scp:
+async def test_another_data_set_takes_the_place_of_the_first_where_that_is_wanted(tmp_path: Path) -> None:
+    async with StorageSCP(output_directory=str(tmp_path), on_existing="replace") as scp:
         for value_bytes in (10, 20):
             assert await play(stores(image(value_bytes=value_bytes)), scp) == 0
     (path,) = tmp_path.iterdir()
@@ -162,16 +162,17 @@ async def test_a_file_that_is_sent_again_takes_the_place_of_the_first(tmp_path: 
 async def test_an_instance_that_other_bytes_replace_is_told_and_counted_and_the_same_bytes_again_are_not(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    async with StorageSCP(output_directory=tmp_path) as scp:
+    async with StorageSCP(output_directory=tmp_path, on_existing="replace") as scp:
         for value_bytes, replaced in ((10, 0), (10, 0), (20, 1), (20, 1), (10, 2), (2_500_000, 3), (2_500_000, 3)):
             assert await play(stores(image(value_bytes=value_bytes)), scp) == 0
             assert (scp.replaced, len(caplog.messages)) == (replaced, replaced)
         assert await play(stores(image(value_bytes=2_500_000)[:-1] + b"x"), scp) == 0
-        assert (scp.replaced, scp.stored) == (4, 8)
+        assert (scp.replaced, scp.same_again, scp.stored) == (4, 3, 8)
     (path,) = tmp_path.iterdir()
+    earlier_bytes = len(bytes(132) + KEPT_META + image(value_bytes=10))
     assert re.fullmatch(
-        rf"'{path}': another data set, of {len(image(value_bytes=20))} bytes from 'SCRIPTED', replaces the file of "
-        rf"{len(bytes(132) + KEPT_META + image(value_bytes=10))} bytes that was written at [-0-9]{{10}} [:0-9]{{8}}",
+        rf"'{path}': another data set of its UID, of {len(image(value_bytes=20))} bytes from 'SCRIPTED', replaces "
+        rf"the file of {earlier_bytes} bytes that was written at [-0-9]{{10}} [:0-9]{{8}}",
         caplog.messages[0],
     )
 

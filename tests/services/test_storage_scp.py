@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import time
 from typing import TYPE_CHECKING, Any
 
@@ -92,15 +93,18 @@ async def test_small_files_are_written_at_once_until_one_is_slow_and_again_after
     clock = SlowWhen(0.001)
     monkeypatch.setattr(part_file, "time", clock)
 
+    uids = (f"1.2.3.{number}" for number in itertools.count())
+
     async def is_written_at_once(value_bytes: int = 1000) -> bool:
-        part = part_file.PartFile(tmp_path, CStoreRQ(1, CT_IMAGE_STORAGE, "1.2.3.4"), EXPLICIT_VR_LITTLE_ENDIAN, pace)
-        part.write(image(value_bytes=value_bytes))
+        uid = next(uids)
+        part = part_file.PartFile(tmp_path, CStoreRQ(1, CT_IMAGE_STORAGE, uid), EXPLICIT_VR_LITTLE_ENDIAN, pace)
+        part.write(image(uid, value_bytes))
         rest = part.finish()
         assert (part.path is None) is (rest is not None)
         if rest is not None:
             await rest
         assert part.path is not None
-        assert part.path.read_bytes().endswith(image(value_bytes=value_bytes))
+        assert part.path.read_bytes().endswith(image(uid, value_bytes))
         return rest is None
 
     assert [await is_written_at_once() for _ in range(3)] == [True] * 3

@@ -11,10 +11,10 @@ import pytest
 
 from asyncstore.errors import StoreFailed
 from asyncstore.inputs.opening import instance_from, instance_from_bytes
+from asyncstore.instances import sameness
 from asyncstore.instances.outcome import FAILED_STATES, Outcome, State
 from asyncstore.instances.source import FileSource
 from asyncstore.ledger.protocol import KnownInstance
-from asyncstore.transfer import duplicates
 from asyncstore.transfer.duplicates import compared_outcome
 from asyncstore.uids import EXPLICIT_VR_LITTLE_ENDIAN
 from tests.support import files
@@ -56,7 +56,7 @@ LENGTHS = [0, 100, 999, 1000, 3000, 3500, 200_000]
 def test_the_same_bytes_are_a_duplicate(
     tmp_path: Path, length: int, held: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(duplicates, "_PIECE_BYTES", 1000)
+    monkeypatch.setattr(sameness, "_PIECE_BYTES", 1000)
     one = write(tmp_path / "one", os.urandom(length))
     (tmp_path / "two").write_bytes((tmp_path / "one").read_bytes())
     two = instance_from(tmp_path / "two")
@@ -88,7 +88,7 @@ def other_byte(at: int) -> Callable[[bytes], bytes]:
 def test_any_other_byte_is_a_conflict(
     tmp_path: Path, change: Callable[[bytes], bytes], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(duplicates, "_PIECE_BYTES", 1000)
+    monkeypatch.setattr(sameness, "_PIECE_BYTES", 1000)
     pixels = os.urandom(3456)
     one, two = write(tmp_path / "one", pixels), write(tmp_path / "two", change(pixels))
     outcome = compared_outcome(two, known_as(one))

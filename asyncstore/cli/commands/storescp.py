@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Final
 
 import typer
 
@@ -19,7 +19,7 @@ from asyncstore.uids import name_of
 if TYPE_CHECKING:
     from asyncstore.cli.output.documented_log import DocumentedLog
     from asyncstore.net.provider import ServiceProvider
-    from asyncstore.services.storage_scp import Arrival, OnStore
+    from asyncstore.services.storage_scp import Arrival, OnStore, StorageSCP
 
 DETAILS = """Runs until Ctrl-C (SIGINT) or SIGTERM, then prints a summary at info level, and on a terminal at any level.
 
@@ -27,7 +27,14 @@ Listens on all addresses unless --bind-address names one, and any peer that reac
 --accept and --accept-calling restrict the AE titles; they do not authenticate a peer. --tls --tls-cert with \
 --tls-client-ca does.
 
+A file is named by its SOP Instance UID. The same data set again is answered with success and changes nothing; \
+--on-existing is about another one of a stored UID. Connections that request no association take none \
+from others: when too many wait, the one that has waited longest is closed.
+
 Exit codes: 0 stopped by a signal, 1 cannot listen on the port, 2 usage."""
+
+
+_COUNT: Final = options.whole_number(0, 0xFFFF, "a number of associations")
 
 
 @securing.is_called
@@ -98,6 +105,46 @@ def storescp(
             panel=options.NETWORK,
         ),
     ] = 16,
+    max_associations: Annotated[
+        int,
+        options.option(
+            "--max-associations",
+            parser=_COUNT,
+            metavar="N",
+            help="Associations at a time; further ones are rejected for now. 0: no limit.",
+            panel=options.NETWORK,
+        ),
+    ] = 256,
+    max_per_address: Annotated[
+        int,
+        options.option(
+            "--max-per-address",
+            parser=_COUNT,
+            metavar="N",
+            help="Associations at a time with one address, or one IPv6 network (/64). 0: no limit.",
+            panel=options.NETWORK,
+        ),
+    ] = 128,
+    idle_timeout: Annotated[
+        float,
+        options.option(
+            "--idle-timeout",
+            parser=options.wait_seconds,
+            metavar="SECONDS",
+            help="Abort an association whose peer neither sends nor takes a byte for this long. 0: never.",
+            panel=options.NETWORK,
+        ),
+    ] = 600,
+    max_association_time: Annotated[
+        float,
+        options.option(
+            "--max-association-time",
+            parser=options.wait_seconds,
+            metavar="SECONDS",
+            help="Abort an association that is older, whatever its peer does. 0: never.",
+            panel=options.NETWORK,
+        ),
+    ] = 0,
     any_class: Annotated[
         bool,
         options.option(
@@ -115,6 +162,28 @@ def storescp(
             metavar="DIRECTORY",
             help="Directory to keep the instances in, created if it does not exist."
             + options.default_text("the current directory"),
+            panel=options.RESULTS,
+        ),
+    ] = None,
+    on_existing: Annotated[
+        str,
+        options.option(
+            "--on-existing",
+            parser=options.choice("keep", "replace", "rename"),
+            metavar="keep|replace|rename",
+            help="What becomes of another data set whose SOP Instance UID is stored. keep: it is refused (0111); "
+            "replace: it takes the place of the stored one; rename: both are kept.",
+            panel=options.RESULTS,
+        ),
+    ] = "rename",
+    max_disk: Annotated[
+        int | None,
+        options.option(
+            "--max-disk",
+            parser=options.size,
+            metavar="SIZE",
+            help="Answer A700 before the files of the output directory have more bytes: 500M, 20G, 1T (MiB, GiB, TiB)."
+            + options.default_text("no limit"),
             panel=options.RESULTS,
         ),
     ] = None,
@@ -137,6 +206,8 @@ def storescp(
         raise typer.BadParameter("--ignore and --output-directory contradict each other: give one of them")
     if ignore and commitment:
         raise typer.BadParameter("--ignore and --commitment contradict each other: nothing discarded can be committed")
+    if ignore and max_disk is not None:
+        raise typer.BadParameter("--ignore and --max-disk contradict each other: nothing is kept")
     directory = None if ignore else output_directory or "."
     is_new = directory is not None and _made(directory)
     settings: dict[str, Any] = {
@@ -149,7 +220,13 @@ def storescp(
         "any_class": any_class,
         "maximum_length": max_pdu,
         "window": window,
+        "maximum_associations": max_associations,
+        "maximum_associations_per_address": max_per_address,
         "acse_seconds": acse_timeout,
+        "idle_seconds": idle_timeout,
+        "association_seconds": max_association_time,
+        "on_existing": on_existing,
+        "maximum_disk_bytes": max_disk or 0,
         "tls": securing.called_tls(context),
     }
     raise typer.Exit(
@@ -199,12 +276,19 @@ async def _listen(settings: dict[str, Any], is_new: bool, commitment: bool, log:
             await anyio.sleep_forever()
         finally:
             await scp.__aexit__(None, None, None)
-    received = count_text(scp.stored, "instance")
-    failed = f", {scp.failed:,} refused" if scp.failed else ""
-    replaced = f", {scp.replaced:,} in place of another data set" if scp.replaced else ""
-    associations = count_text(scp.associations, "association")
-    log.notice(logging.INFO, f"{received} received on {associations}{failed}{replaced}")
+    log.notice(logging.INFO, _summary(scp))
     return ExitCode.STORED
+
+
+def _summary(scp: StorageSCP) -> str:
+    counts = {
+        "refused": scp.failed,
+        "the same again": scp.same_again,
+        "kept beside another data set": scp.kept_beside,
+        "in place of another data set": scp.replaced,
+    }
+    received = f"{count_text(scp.stored, 'instance')} received on {count_text(scp.associations, 'association')}"
+    return ", ".join([received, *(f"{count:,} {what}" for what, count in counts.items() if count)])
 
 
 def _archive() -> tuple[OnStore, dict[str, ServiceProvider]]:

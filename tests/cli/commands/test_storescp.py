@@ -6,17 +6,21 @@ import contextlib
 import os
 import re
 import signal
+import socket
 import subprocess
 import sys
+import threading
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pydicom
 import pytest
 
+from asyncstore.upper_layer.pdu import Abort
 from tests.support import command
 from tests.support.files import data_set, dicom_file, file_meta
 from tests.support.peers import LOOPBACK, require
+from tests.support.wire import Wire
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -96,15 +100,80 @@ def test_the_directory_is_made_and_told(tmp_path: Path) -> None:
     assert [path.name for path in new.iterdir()] == [f"{CT_UID}.dcm"]
 
 
-def test_another_data_set_in_the_place_of_one_is_told_and_counted(tmp_path: Path) -> None:
-    with listening("-od", tmp_path) as (process, port):
-        for option in ("-xe", "-xe", "-xi"):
-            assert dcmtk("storescu", option, LOOPBACK, port, CT) == 0
+@pytest.mark.parametrize(
+    ("options", "codes", "summary"),
+    [
+        ((), [0, 0, 0], "3 instances received on 3 associations, 1 the same again, 1 kept beside another data set"),
+        (
+            ("--on-existing", "replace"),
+            [0, 0, 0],
+            "3 instances received on 3 associations, 1 the same again, 1 in place of another data set",
+        ),
+        (
+            ("--on-existing", "keep"),
+            [0, 0, 3],
+            "2 instances received on 3 associations, 1 refused, 1 the same again",
+        ),
+    ],
+    ids=["rename", "replace", "keep"],
+)
+def test_what_is_sent_again_is_told_and_counted(
+    options: tuple[str, ...], codes: list[int], summary: str, tmp_path: Path
+) -> None:
+    with listening("-od", tmp_path, *options) as (process, port):
+        sent = [
+            command.run("storescu", "--on-duplicate", "failed", x, LOOPBACK, port, CT) for x in ("-xe", "-xe", "-xi")
+        ]
+        code, lines = ended(process, signal.SIGINT)
+    assert [each.returncode for each in sent] == codes
+    assert code == 0
+    assert lines[-1] == f"I: {summary}"
+    (told,) = (line for line in lines if line.startswith(("W:", "E:")))
+    assert CT_UID in told
+    assert "another data set " in told
+    assert len(list(tmp_path.iterdir())) == (1 if options else 2)
+
+
+def test_the_disk_that_it_may_use_has_a_limit(tmp_path: Path) -> None:
+    with listening("-od", tmp_path, "--max-disk", "30k") as (process, port):
+        done = command.run("storescu", "--retries", "0", LOOPBACK, port, CT)
+        code, lines = ended(process, signal.SIGINT)
+    assert (done.returncode, code) == (3, 0)
+    assert "A700" in done.stderr
+    assert [line for line in lines if line.startswith("W:")] == [
+        f"W: instances are refused: 0 bytes are kept in '{tmp_path}', and no more than 30,720 may be"
+    ]
+    assert list(tmp_path.iterdir()) == []
+
+
+@contextlib.contextmanager
+def wire_to(port: int) -> Iterator[Wire]:
+    with socket.create_connection((LOOPBACK, port)) as sock:
+        yield Wire(sock, 10, threading.Event())
+
+
+def test_associations_can_be_limited() -> None:
+    with listening("--ignore", "--max-associations", "1") as (process, port), wire_to(port) as wire:
+        wire.associate()
+        done = command.run("echoscu", LOOPBACK, port)
+        code, lines = ended(process, signal.SIGINT)
+    assert (done.returncode, code) == (1, 0)
+    assert "Result: Rejected Transient, Source: Service Provider (Presentation)" in done.stderr
+    assert "Local limit exceeded" in done.stderr
+    assert [line for line in lines if line.startswith("W:")] == [
+        "W: an association is refused: 1 are open, the most that may be"
+    ]
+
+
+@pytest.mark.parametrize("option", ["--idle-timeout", "--max-association-time"])
+def test_associations_can_be_limited_in_time(option: str) -> None:
+    with listening("--ignore", option, "0.2") as (process, port), wire_to(port) as wire:
+        wire.associate()
+        wire.expect(Abort)
+        wire.expect_closed()
         code, lines = ended(process, signal.SIGINT)
     assert code == 0
-    (warning,) = (line for line in lines if line.startswith("W:"))
-    assert f"{CT_UID}.dcm': another data set, of " in warning
-    assert lines[-1] == "I: 3 instances received on 3 associations, 1 in place of another data set"
+    assert any("0.2 s" in line for line in lines)
 
 
 def test_private_classes_are_accepted_on_demand(tmp_path: Path) -> None:

@@ -1,0 +1,137 @@
+"""Gives whole files their names in a directory, and never loses a stored instance without a word.
+
+The name is made of the SOP Instance UID: `1.2.3.dcm`. Another data set of the same UID gets a name of its own beside
+it, `1.2.3-4f2a67d0c1b39e58.dcm`, made of the UID and of the bytes: the same data set finds the same name again.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import enum
+import hashlib
+import os
+import stat
+import threading
+import time
+from typing import TYPE_CHECKING, Final, Literal, NamedTuple, TypeAlias
+
+from asyncstore.instances.head import read_head
+from asyncstore.instances.instance import Instance
+from asyncstore.instances.sameness import have_same_data_set
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+OnExisting: TypeAlias = Literal["keep", "replace", "rename"]
+"""What becomes of another data set of a stored SOP Instance UID: see StorageSCP."""
+
+_PIECE_BYTES: Final = 1 << 20
+_DIGEST_CHARACTERS: Final = 16
+# One of them is taken while a file gets its name: two associations may bring the same instance at once.
+_NAMING: Final = tuple(threading.Lock() for _ in range(64))
+
+
+class Filed(enum.Enum):
+    """How a file got its name; see `settle`."""
+
+    NEW = "new"
+    SAME_AGAIN = "same again"
+    BESIDE = "beside"
+    REPLACED = "replaced"
+
+
+class Place(NamedTuple):
+    """Where a file is now, and what had its name before: `earlier` describes that file, and has `earlier_bytes`."""
+
+    path: Path
+    how: Filed
+    earlier: str = ""
+    earlier_bytes: int = 0
+
+
+class AlreadyStored(Exception):
+    """Another data set is stored under this UID, and stays."""
+
+    def __init__(self) -> None:
+        super().__init__("another data set is stored under this UID")
+
+
+def name_if_new(part_path: Path, path: Path) -> bool:
+    """Give a file this name, if no file has it; never replaces one. Raises OSError."""
+    with _lock_of(path):
+        if os.path.lexists(path):
+            return False
+        os.replace(part_path, path)
+    return True
+
+
+def settle(part_path: Path, path: Path, on_existing: OnExisting) -> Place:
+    """Give a file a name although there is one of its name. Blocks while it compares them.
+
+    The same data set again is removed: the stored file stays as it is. Raises AlreadyStored, or OSError.
+    """
+    wanted, how = path, Filed.NEW
+    earlier = ""
+    while not name_if_new(part_path, wanted):
+        with contextlib.suppress(FileNotFoundError):  # removed just now: then the name is free
+            status = os.lstat(wanted)  # a link leads elsewhere: it is not read, and nothing is written through it
+            if not stat.S_ISREG(status.st_mode):
+                raise OSError(f"{wanted.name} is not a file")
+            if _are_same(part_path, wanted):
+                part_path.unlink()
+                return Place(wanted, Filed.SAME_AGAIN)
+            if on_existing == "keep" or wanted is not path:
+                raise AlreadyStored
+            earlier = _description(status)
+            if on_existing == "rename":
+                wanted, how = path.with_name(f"{path.stem}-{_digest_of(part_path)}{path.suffix}"), Filed.BESIDE
+            elif _replace(part_path, path, status):
+                return Place(path, Filed.REPLACED, earlier, status.st_size)
+    return Place(wanted, how, earlier)
+
+
+def _replace(part_path: Path, path: Path, compared: os.stat_result) -> bool:
+    """Put a file in the place of the one that it was compared with; False if there is another one by now."""
+    with _lock_of(path):
+        if not os.path.samestat(os.lstat(path), compared):
+            return False
+        os.replace(part_path, path)
+    return True
+
+
+def _lock_of(path: Path) -> threading.Lock:
+    return _NAMING[hash(path.name) % len(_NAMING)]
+
+
+def _are_same(one: Path, other: Path) -> bool:
+    """Whether two files have the same data set; their File Meta Information may be of different versions."""
+    if _have_same_bytes(one, other):
+        return True
+    instances = [read_head(str(path)) for path in (one, other)]
+    left, right = instances
+    return isinstance(left, Instance) and isinstance(right, Instance) and have_same_data_set(left, right)
+
+
+def _have_same_bytes(one: Path, other: Path) -> bool:
+    with one.open("rb", 0) as left, other.open("rb", 0) as right:
+        if os.fstat(left.fileno()).st_size != os.fstat(right.fileno()).st_size:
+            return False
+        while data := left.read(_PIECE_BYTES):
+            if right.read(len(data)) != data:
+                return False
+    return True
+
+
+def _digest_of(path: Path) -> str:
+    """What a data set and its transfer syntax are told by, whichever version wrote the File Meta Information."""
+    head = read_head(str(path))
+    at, syntax = (head.data_set_offset, head.transfer_syntax_uid) if isinstance(head, Instance) else (0, "")
+    with path.open("rb") as file:
+        file.seek(at)
+        digest = hashlib.file_digest(file, lambda: hashlib.sha256(syntax.encode()))
+    return digest.hexdigest()[:_DIGEST_CHARACTERS]
+
+
+def _description(status: os.stat_result) -> str:
+    written_at = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(status.st_mtime))
+    return f"the file of {status.st_size:,} bytes that was written at {written_at}"
