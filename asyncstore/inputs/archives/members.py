@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Final
 
 from asyncstore.errors import SourceError
 from asyncstore.inputs.archives.archive import (
+    LONGEST_NAME,
     Archive,
     Damaged,
     clean_name,
@@ -140,6 +141,7 @@ class RefusedEntry(MemberEntry):
     __slots__ = ("_problem",)
 
     def __init__(self, archive: Archive, name: str, detail: str, *, is_other: bool = False) -> None:
+        name = name[:LONGEST_NAME]
         super().__init__(archive, name)
         if leads_out(name):  # such a name is shown as it is
             self.name: str = member_path(archive.path, name)
