@@ -12,7 +12,7 @@ import re
 from typing import TYPE_CHECKING, Final
 
 from asyncstore.errors import SourceError
-from asyncstore.inputs.archives.archive import Archive
+from asyncstore.inputs.archives.archive import Archive, member_path
 from asyncstore.inputs.entry import FileEntry, ReadyEntry
 from asyncstore.inputs.hash_set import HashSet
 from asyncstore.instances import elements
@@ -52,7 +52,7 @@ def referenced_files(path: str) -> Iterator[tuple[str, FileEntry | ReadyEntry]]:
     The entry of a file that is missing, or that is not below the directory of the DICOMDIR, gives a ScanProblem; so
     does a DICOMDIR that is damaged, behind the files that can be told. Blocks.
     """
-    folder = _Folder(os.path.dirname(path))
+    folder = _Folder(path)
     seen = HashSet()
     try:
         for parts in _file_ids(_content(path)):
@@ -142,8 +142,9 @@ def _text(file_id: bytes) -> str:
 class _Folder:
     """The directory of a DICOMDIR, and the files below it."""
 
-    def __init__(self, path: str) -> None:
-        self._path = path
+    def __init__(self, dicomdir: str) -> None:
+        self._dicomdir = dicomdir
+        self._path = path = os.path.dirname(dicomdir)
         self._real_path = os.path.realpath(path)
         self._listed: dict[str, dict[str, str]] = {}
 
@@ -151,7 +152,9 @@ class _Folder:
         """The entry of a File ID."""
         named = os.path.join(self._path, *(part for part in parts if part))
         if not parts[0] or ".." in parts or _DRIVE.match(parts[0]):
-            return self._problem("/".join(parts), "its name leads out of the directory of the DICOMDIR", errno.EACCES)
+            # Not the path itself: whoever sends what has failed once more would send what lies there.
+            inner = member_path(self._dicomdir, "/".join(parts))
+            return self._problem(inner, "its name leads out of the directory of the DICOMDIR", errno.EACCES)
         path = self._path
         try:
             for part in parts:
