@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from typer.core import TyperCommand
 
 _TABLE: Final = "peers"
+_LONGEST_BYTES: Final = 1 << 18
 _KEYS_OF_ARGUMENTS: Final = {"addr": "address", "port": "port"}
 # What a file cannot say for a run: where it is itself, and what the run is about.
 _LEFT_OUT: Final = ("config", "help", "version", "paths", "sources")
@@ -46,10 +47,15 @@ class PeersFile:
         self._path = path
         try:
             with open(path, "rb") as file:
-                content = tomllib.load(file)
+                data = file.read(_LONGEST_BYTES + 1)
+            if len(data) > _LONGEST_BYTES:
+                self._refuse(f"it is longer than {_LONGEST_BYTES:,} bytes")
+            content = tomllib.loads(data.decode())
         except OSError as error:
             self._refuse(error.strerror or str(error))
-        except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        except RecursionError:
+            self._refuse("it is nested too deep")
+        except ValueError as error:  # of the text, of TOML, and of a number that is too long
             self._refuse(str(error))
         for name in content:
             if name != _TABLE:

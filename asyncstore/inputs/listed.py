@@ -10,10 +10,14 @@ if TYPE_CHECKING:
     from typing import BinaryIO
 
 _PIECE_BYTES: Final = 65536
+_LONGEST_BYTES: Final = 65536
 
 
 def listed_paths(stream: BinaryIO, *, ends_in_nul: bool) -> Iterator[str]:
-    """The paths in a list, which is closed at the end. Reads only as far as the caller asks."""
+    """The paths in a list, which is closed at the end. Reads only as far as the caller asks.
+
+    Of what is longer than any path, and so not a list of paths, only the beginning is given; the system will refuse it.
+    """
     end = b"\0" if ends_in_nul else b"\n"
     with stream:
         rest = b""
@@ -21,6 +25,7 @@ def listed_paths(stream: BinaryIO, *, ends_in_nul: bool) -> Iterator[str]:
         while piece := stream.read1(_PIECE_BYTES):  # type: ignore[attr-defined]
             *whole, rest = (rest + piece).split(end)
             yield from _decoded(whole, end)
+            rest = rest[:_LONGEST_BYTES]
         yield from _decoded([rest], end)
 
 

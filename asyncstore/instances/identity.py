@@ -121,6 +121,17 @@ def identify(data: Buffer, end: int, *, complete: bool) -> Identity:
     return identity._replace(meta_difference=difference)
 
 
+def data_set_in(data: Buffer, end: int) -> tuple[int, Encoding]:
+    """Where the data set of a DICOM file begins, and how it is encoded; it is not deflated. Raises CutShort."""
+    at = PREAMBLE_BYTES + 4 if bytes(data[PREAMBLE_BYTES : PREAMBLE_BYTES + 4]) == b"DICM" else 0
+    meta, _, at = _read_meta(data, at, end)
+    if meta.get(_TRANSFER_SYNTAX) == DEFLATED_EXPLICIT_VR_LITTLE_ENDIAN:
+        raise CutShort("it is deflated")
+    if end - at < 8:
+        raise CutShort("it has no data set")
+    return at, encoding_of(_syntax_by_first_element(data, at))
+
+
 def _other_kind(data: Buffer) -> str:
     """What bytes are that do not begin like DICOM: archives may hold many instances, and should not go unnoticed."""
     for at, magic, kind in _OTHER_KINDS:

@@ -11,6 +11,7 @@ import traceback
 import zlib
 from typing import TYPE_CHECKING, Final
 
+from asyncstore.instances import deflated
 from asyncstore.instances.elements import encoding_of
 from asyncstore.preparation.padding import padded
 from asyncstore.preparation.reencode import CannotConvert, Reencoder
@@ -111,9 +112,10 @@ def _pieces(source: DataSource) -> Iterator[memoryview]:
 
 def _inflate(source: DataSource, write: Callable[[Buffer], object]) -> None:
     inflater = zlib.decompressobj(-zlib.MAX_WBITS)
-    total = 0
+    total = read = 0
     try:
         for piece in _pieces(source):
+            read += len(piece)
             rest: Buffer = piece
             while len(rest) and not inflater.eof:
                 inflated = inflater.decompress(rest, PIECE_BYTES)
@@ -121,6 +123,9 @@ def _inflate(source: DataSource, write: Callable[[Buffer], object]) -> None:
                 total += len(inflated)
                 if total > LARGEST_INFLATED_BYTES:
                     raise CannotConvert(f"its deflated stream grows to more than {LARGEST_INFLATED_BYTES} bytes")
+                if deflated.is_bomb(total, read):
+                    times = f"more than {deflated.BOMB_RATIO} times its size"
+                    raise CannotConvert(f"its deflated stream grows to {times}, as that of no image does")
                 write(inflated)
         write(inflater.flush())
     except zlib.error as error:

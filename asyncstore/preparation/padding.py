@@ -7,6 +7,8 @@ changed. A data set that is cut off, or followed by other bytes, stays as it is.
 
 from __future__ import annotations
 
+import sys
+from array import array
 from typing import TYPE_CHECKING, Final, Literal, NamedTuple
 
 from asyncstore.instances import elements
@@ -23,6 +25,9 @@ _WINDOW_BYTES: Final = 4096
 _HEADER_BYTES: Final = 12
 # The length of an element whose VR nobody knows is understood by the header behind its value.
 _AHEAD_BYTES: Final = 0xFFFF + 2 * _HEADER_BYTES
+
+# Offsets of four million fragments.
+_LONGEST_TABLE_BYTES: Final = 1 << 24
 
 _PIXEL_DATA: Final = 0x7FE00010
 _EXTENDED_OFFSET_TABLE: Final = 0x7FE00001
@@ -94,8 +99,7 @@ class _Search:
         odd = self._odd
         assert odd is not None  # headers are even
         replaced = [number.plus_one() for number in odd.lengths]
-        for table in odd.tables:
-            replaced.extend(number.plus_one() for number in self._numbers(table) if number.value > odd.offset)
+        replaced.extend((table.at, self._grown(table, odd.offset)) for table in odd.tables)
         return PaddedSource(self._source, odd.end, odd.padding, replaced)
 
     # -- stepping over -------------------------------------------------------------------------------------------------
@@ -227,9 +231,24 @@ class _Search:
         value = int.from_bytes(self._bytes(at, size_bytes)[:size_bytes], "big" if big_endian else "little")
         return _Number(at, size_bytes, value, big_endian)
 
-    def _numbers(self, table: _Table) -> list[_Number]:
-        entries = range(table.at, table.at + table.length - table.entry_bytes + 1, table.entry_bytes)
-        return [self._number(at, table.entry_bytes, big_endian=False) for at in entries]
+    def _grown(self, table: _Table, offset: int) -> bytes:
+        """The entries of a table, those beyond an offset grown by one."""
+        if table.length > _LONGEST_TABLE_BYTES:
+            raise CutShort("a table of offsets is too long")
+        data = bytearray(table.length - table.length % table.entry_bytes)
+        self._source.read_into((memoryview(data),), table.at)
+        entries = array({4: "I", 8: "Q"}[table.entry_bytes], data)
+        if sys.byteorder == "big":
+            entries.byteswap()
+        for index, entry in enumerate(entries):
+            if entry > offset:
+                try:
+                    entries[index] = entry + 1
+                except OverflowError:
+                    raise CutShort("a table of offsets has no room for one more byte") from None
+        if sys.byteorder == "big":
+            entries.byteswap()
+        return entries.tobytes()
 
 
 def _behind(header: Header, end: int) -> int:

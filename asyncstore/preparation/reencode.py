@@ -118,6 +118,8 @@ class Reencoder:
     def _write_value(self, header: Header, vr: bytes, level: _Level) -> None:
         tag, _, length, value_at = header
         if tag >> 16 & 1 and 0x10 <= tag & 0xFFFF <= 0xFF:
+            if level.creators and next(iter(level.creators)) >> 16 != tag >> 16:  # they are those of one group
+                level.creators.clear()
             level.creators[tag] = (
                 bytes(self._data[value_at : value_at + min(length, 64)]).decode("latin-1").strip("\0 ")
             )

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import struct
+import warnings
 import zlib
 from io import BytesIO
 from typing import TYPE_CHECKING, Final
 
 from asyncstore.errors import SourceError
+from asyncstore.instances.deflated import MESSAGE_BYTES, inflated
 from asyncstore.instances.elements import CutShort, encoding_of, padding_of, read_header, skip_value
 from asyncstore.uids import DEFLATED_EXPLICIT_VR_LITTLE_ENDIAN
 
@@ -92,7 +94,9 @@ def decode_identifier(data: bytes, transfer_syntax_uid: str) -> Dataset:
     encoding = encoding_of(transfer_syntax_uid)
     try:
         if transfer_syntax_uid == DEFLATED_EXPLICIT_VR_LITTLE_ENDIAN:
-            data = zlib.decompressobj(-zlib.MAX_WBITS).decompress(data)
-        return read_dataset(BytesIO(data), not encoding.explicit, not encoding.big_endian)
+            data = inflated(data, MESSAGE_BYTES)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # they quote what the peer has sent, as it is
+            return read_dataset(BytesIO(data), not encoding.explicit, not encoding.big_endian)
     except Exception as error:
         raise ValueError(f"the data set cannot be decoded: {error}".partition("\n")[0]) from error

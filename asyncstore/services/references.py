@@ -10,6 +10,7 @@ import zlib
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 from asyncstore.instances import elements
+from asyncstore.instances.deflated import MESSAGE_BYTES, inflated
 from asyncstore.instances.elements import CutShort, encoding_of, read_header, skip_value
 from asyncstore.uids import DEFLATED_EXPLICIT_VR_LITTLE_ENDIAN
 
@@ -73,7 +74,7 @@ def read_report(data: bytes, transfer_syntax_uid: str) -> CommitmentReport:
     items: dict[int, list[dict[int, bytes]]] = {_FAILED: [], _REFERENCED: []}
     try:
         if transfer_syntax_uid == DEFLATED_EXPLICIT_VR_LITTLE_ENDIAN:
-            data = zlib.decompressobj(-zlib.MAX_WBITS).decompress(data)
+            data = inflated(data, MESSAGE_BYTES)
         at = 0
         while at < len(data):
             header = read_header(data, at, encoding)
@@ -82,7 +83,7 @@ def read_report(data: bytes, transfer_syntax_uid: str) -> CommitmentReport:
                 transaction_uid = _text(data[header.value_at : at])
             elif header.tag in items:
                 items[header.tag] += _items(data, header, at, encoding)
-    except (CutShort, zlib.error) as error:
+    except (CutShort, ValueError) as error:
         raise ValueError(f"the report cannot be read: {error}") from error
     if not transaction_uid:
         raise ValueError("the report has no Transaction UID")

@@ -1,11 +1,13 @@
-"""Throws damaged and random bytes at everything that decodes what a peer sends.
+"""Throws damaged and random bytes at everything that reads what a peer sends, or what lies in files.
 
     python -m tests.campaigns.fuzz                                  1,000,000 inputs, all targets in turn
     python -m tests.campaigns.fuzz --target requestor-sta6 --seed 7 --inputs 50000
+    python -m tests.campaigns.fuzz --seconds 1800                   for half an hour
     python -m tests.campaigns.fuzz --target pdu --replay 0400ff     one input again
 
-What may come out is events, messages, or RemoteProtocolError. Anything else is a finding: another exception, a broken
-invariant (see fuzz_targets.py), too much memory, too much time. It is made smaller and printed, and the exit code is 1.
+What may come out is events, messages, instances, or the documented error. Anything else is a finding: another
+exception, a broken invariant (see fuzz_targets.py, fuzz_files.py, fuzz_tls.py), too much memory, too much time. It is
+made smaller and printed, and the exit code is 1.
 An input depends on the seed and its number only, and what a target does on its input only.
 """
 
@@ -14,6 +16,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import gc
+import math
 import random
 import sys
 import time
@@ -23,18 +26,17 @@ from collections import Counter
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
-from tests.campaigns.fuzz_targets import TARGETS, Violation
+from tests.campaigns.fuzz_support import Violation
+from tests.campaigns.fuzz_targets import TARGETS
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from tests.campaigns.fuzz_targets import Target
+    from tests.campaigns.fuzz_support import Target
 
 MAXIMUM_INPUT_BYTES: Final = 1 << 16
 # Of an input's length, how much of the processor and of memory it may take: 64 KiB may be 10,000 fragments.
-_SECONDS: Final = 0.1
 _SECONDS_PER_BYTE: Final = 20e-6
-_MEMORY_BYTES: Final = 1 << 18
 _MEMORY_BYTES_PER_BYTE: Final = 64
 _MEASURED_EVERY: Final = 250  # watching memory makes everything ten times slower
 _RANDOM_SHARE: Final = 0.05
@@ -153,10 +155,10 @@ def attempt(name: str, target: Target, data: bytes, *, is_measured: bool = False
         if is_measured:
             peak_bytes = tracemalloc.get_traced_memory()[1]
             tracemalloc.stop()
-    if peak_bytes > _MEMORY_BYTES + _MEMORY_BYTES_PER_BYTE * len(data):
+    if peak_bytes > target.memory_bytes + _MEMORY_BYTES_PER_BYTE * len(data):
         return Finding(name, data, "memory", f"{peak_bytes} bytes of memory for {len(data)} bytes")
     seconds = time.process_time() - started_at
-    if not is_measured and seconds > _SECONDS + _SECONDS_PER_BYTE * len(data):
+    if not is_measured and seconds > target.seconds + _SECONDS_PER_BYTE * len(data):
         return Finding(name, data, "time", f"{seconds:.3f} s of the processor for {len(data)} bytes")
     return None
 
@@ -195,12 +197,20 @@ def shrink(target: Target, finding: Finding) -> Finding:
 
 
 def fuzz(
-    targets: Mapping[str, Target], inputs: int, seed: int, *, first: int = 0, counts: Counter[str] | None = None
+    targets: Mapping[str, Target],
+    inputs: int,
+    seed: int,
+    *,
+    first: int = 0,
+    counts: Counter[str] | None = None,
+    ends_at: float = math.inf,
 ) -> Finding | None:
-    """Give the targets so many inputs in turn; the first finding, made smaller, or None."""
+    """Give the targets so many inputs in turn, until a time; the first finding, made smaller, or None."""
     mutator = Mutator(seed)
     names = [name for name, target in targets.items() for _ in range(target.weight)]
     for number in range(first, first + inputs):
+        if time.monotonic() > ends_at:
+            break
         mutator.begin(number)
         name = names[number % len(names)]
         target = targets[name]
@@ -237,6 +247,7 @@ def main(arguments: Sequence[str] | None = None, targets: Mapping[str, Target] =
         prog="python -m tests.campaigns.fuzz", description="Damaged bytes for every decoder."
     )
     parser.add_argument("--inputs", type=int, default=1_000_000, metavar="N")
+    parser.add_argument("--seconds", type=float, metavar="S", help="for this long, in place of --inputs")
     parser.add_argument("--seed", type=int, default=1, metavar="S")
     parser.add_argument("--first", type=int, default=0, metavar="NUMBER", help="begin with this input")
     parser.add_argument("--target", choices=sorted(targets), action="append", help="only this one (repeatable)")
@@ -247,7 +258,10 @@ def main(arguments: Sequence[str] | None = None, targets: Mapping[str, Target] =
         return _replay(targets, options.replay)
     counts: Counter[str] = Counter()
     started_at = time.monotonic()
-    finding = fuzz(targets, options.inputs, options.seed, first=options.first, counts=counts)
+    inputs, ends_at = (options.inputs, math.inf)
+    if options.seconds is not None:
+        inputs, ends_at = sys.maxsize - options.first, started_at + options.seconds
+    finding = fuzz(targets, inputs, options.seed, first=options.first, counts=counts, ends_at=ends_at)
     seconds = time.monotonic() - started_at
     for name, count in counts.items():
         print(f"{name:20} {count:9}")

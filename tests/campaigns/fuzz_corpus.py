@@ -7,8 +7,17 @@ from typing import TYPE_CHECKING, Final
 
 from asyncstore.dimse import command_set
 from asyncstore.dimse.messages import CEchoRQ, CEchoRSP, CStoreRQ, CStoreRSP, UnknownMessage
+from asyncstore.dimse.n_messages import NActionRQ, NActionRSP, NEventReportRQ, NEventReportRSP
+from asyncstore.dimse.query_messages import CCancelRQ, CFindRQ, CFindRSP
 from asyncstore.status import SUCCESS, Status
-from asyncstore.uids import CT_IMAGE_STORAGE, EXPLICIT_VR_LITTLE_ENDIAN, IMPLICIT_VR_LITTLE_ENDIAN, VERIFICATION
+from asyncstore.uids import (
+    CT_IMAGE_STORAGE,
+    EXPLICIT_VR_LITTLE_ENDIAN,
+    IMPLICIT_VR_LITTLE_ENDIAN,
+    STORAGE_COMMITMENT_PUSH_MODEL,
+    STUDY_ROOT_FIND,
+    VERIFICATION,
+)
 from asyncstore.upper_layer import items, pdu
 from asyncstore.upper_layer.items import (
     CommonExtendedNegotiation,
@@ -63,6 +72,14 @@ _MESSAGES: Final[tuple[Message, ...]] = (
     CEchoRSP(IN_FLIGHT - 1, SUCCESS),
     CEchoRQ(7),
     CStoreRQ(9, CT_IMAGE_STORAGE, "1.2.3.9", 0, "MOVER", 12),
+    CFindRQ(11, STUDY_ROOT_FIND),
+    CFindRSP(3, Status(0xFF00), STUDY_ROOT_FIND, True),
+    CFindRSP(3, SUCCESS, STUDY_ROOT_FIND),
+    CCancelRQ(3),
+    NActionRQ(12, STORAGE_COMMITMENT_PUSH_MODEL, "1.2.840.10008.1.20.1.1", 1),
+    NActionRSP(4, SUCCESS, STORAGE_COMMITMENT_PUSH_MODEL, "1.2.840.10008.1.20.1.1", 1),
+    NEventReportRQ(13, STORAGE_COMMITMENT_PUSH_MODEL, "1.2.840.10008.1.20.1.1", 2),
+    NEventReportRSP(4, _TROUBLE, STORAGE_COMMITMENT_PUSH_MODEL, "1.2.840.10008.1.20.1.1", 2),
     UnknownMessage(0x0020, 3, None, True),
     UnknownMessage(0x8020, None, 3, False),
 )

@@ -9,8 +9,6 @@
 from __future__ import annotations
 
 import copy
-import zlib
-from dataclasses import dataclass
 from functools import partial
 from operator import methodcaller
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
@@ -46,44 +44,16 @@ from tests.campaigns.fuzz_corpus import (
     PDUS,
     REQUEST,
 )
+from tests.campaigns.fuzz_files import FILE_TARGETS
+from tests.campaigns.fuzz_support import Target, Violation, check, pieces_of
+from tests.campaigns.fuzz_tls import TLS_TARGETS
 from tests.support.dimse import Exchange
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Sequence
+    from collections.abc import Callable, Iterable
 
 _MAXIMUM_ITEM_BYTES: Final = 0xFFFF
 _NOW: Final = 0.0
-
-
-class Violation(Exception):
-    """Something that must hold for every input did not."""
-
-
-def _check(holds: bool, text: str) -> None:
-    if not holds:
-        raise Violation(text)
-
-
-@dataclass(frozen=True)
-class Target:
-    """A decoder: what to run on an input, what inputs are made from, and how often it has its turn.
-
-    `run` raises for a finding. `is_pdu` says that the inputs begin with the header of a PDU.
-    """
-
-    run: Callable[[bytes], object]
-    corpus: Sequence[bytes]
-    weight: int = 1
-    is_pdu: bool = False
-
-
-def pieces_of(data: bytes) -> list[bytes]:
-    """The bytes cut at a few places that depend on them alone, sometimes one by one."""
-    number = zlib.crc32(data)
-    if 0 < len(data) < 64 and number & 15 == 0:
-        return [data[at : at + 1] for at in range(len(data))]
-    cuts = sorted((number >> shift) % (len(data) + 1) for shift in (0, 5, 11))
-    return [data[start:end] for start, end in zip((0, *cuts), (*cuts, len(data)), strict=True)]
 
 
 # -- machines ----------------------------------------------------------------------------------------------------------
@@ -175,10 +145,10 @@ def _course_of(machine: UpperLayer, pieces: Iterable[bytes]) -> _Course:
         except RemoteProtocolError as error:
             errors.append(str(error))
         else:
-            _check(not (errors and completed), "events after an error")
+            check(not (errors and completed), "events after an error")
             events += completed
-    _check(len(errors) < 2, "a second error")
-    _check(bool(errors) == (machine.error is not None), "`error` tells another story than what was raised")
+    check(len(errors) < 2, "a second error")
+    check(bool(errors) == (machine.error is not None), "`error` tells another story than what was raised")
     return _Course(events, errors, machine.state, machine.closing, machine.artim_deadline_at, machine.data_to_send())
 
 
@@ -186,16 +156,16 @@ def run_machine(template: UpperLayer, data: bytes) -> None:
     """The same course however the bytes come, and an end of the stream that ends it."""
     machine = _copy_of(template)
     whole = _course_of(machine, (data,))
-    _check(whole == _course_of(_copy_of(template), pieces_of(data)), "split bytes make another course")
+    check(whole == _course_of(_copy_of(template), pieces_of(data)), "split bytes make another course")
     at_end = machine.receive_eof(_NOW)
-    _check(machine.closing and len(at_end) < 2, "the end of the stream does not end the association")
+    check(machine.closing and len(at_end) < 2, "the end of the stream does not end the association")
 
 
 # -- decoders ----------------------------------------------------------------------------------------------------------
 
 
 def _check_again(decoded: Any, again: Any) -> None:
-    _check(again == decoded, "decoding what was encoded gives something else")
+    check(again == decoded, "decoding what was encoded gives something else")
 
 
 def _run_pdu(data: bytes) -> None:
@@ -205,7 +175,7 @@ def _run_pdu(data: bytes) -> None:
         pdu_type, length = pdu.check_header(data[: pdu.HEADER_BYTES], MAXIMUM_LENGTH)
     except RemoteProtocolError:
         pdu_type, length = data[0], 0
-    _check(length <= pdu.MAXIMUM_ASSOCIATE_BYTES, "a header of a longer PDU than is taken")
+    check(length <= pdu.MAXIMUM_ASSOCIATE_BYTES, "a header of a longer PDU than is taken")
     try:
         decoded = pdu.decode(pdu_type, data[pdu.HEADER_BYTES :])
     except RemoteProtocolError:
@@ -221,7 +191,7 @@ def _run_fragments(data: bytes) -> None:
     except RemoteProtocolError:
         return
     encoded = DataTF(fragments).encode()
-    _check(len(encoded) == len(data) + pdu.HEADER_BYTES, "bytes were lost or found")
+    check(len(encoded) == len(data) + pdu.HEADER_BYTES, "bytes were lost or found")
     _check_again(fragments, pdu.decode_fragments(memoryview(encoded)[pdu.HEADER_BYTES :]))
 
 
@@ -253,7 +223,7 @@ def _run_item(data: bytes) -> None:
     except RemoteProtocolError:
         return
     end = sum(4 + len(content) for _, content in found)
-    _check(end <= len(data) < end + 4 and not any(data[end:]), "bytes were lost or found")
+    check(end <= len(data) < end + 4 and not any(data[end:]), "bytes were lost or found")
 
 
 def _run_uid(data: bytes) -> None:
@@ -285,7 +255,7 @@ def _run_message(data: bytes) -> None:
         message = decoding.decode(data)
     except RemoteProtocolError:
         return
-    _check(bool(message.name), "a message without a name")
+    check(bool(message.name), "a message without a name")
     _check_again(message, decoding.decode(message.encode()))
 
 
@@ -318,17 +288,17 @@ def _take(exchange: Exchange, fragment: Fragment, ended: list[int]) -> None:
     before = dict(exchange.outstanding)
     if received.message.responded_to is None:
         exchange.perform(received)
-        _check(dict(exchange.outstanding) == before, "a request of the peer ended an operation")
+        check(dict(exchange.outstanding) == before, "a request of the peer ended an operation")
         return
     try:
         operation = exchange.match(received)
     except RemoteProtocolError:
-        _check(dict(exchange.outstanding) == before, "a response that was refused ended an operation")
+        check(dict(exchange.outstanding) == before, "a response that was refused ended an operation")
         raise
     del before[operation.message_id]
-    _check(dict(exchange.outstanding) == before, "a response ended another operation, or more than one")
-    _check(operation.is_sent, "a response ended an operation that was not sent")
-    _check(
+    check(dict(exchange.outstanding) == before, "a response ended another operation, or more than one")
+    check(operation.is_sent, "a response ended an operation that was not sent")
+    check(
         exchange.contexts[operation.context_id].abstract_syntax
         == exchange.contexts[received.context_id].abstract_syntax,
         "a response of another SOP class ended an operation",
@@ -362,7 +332,7 @@ def _run_exchange(data: bytes) -> None:
         ended: list[int] = []
         exchange = _exchange()
         stories.append((_story_of(_ASSOCIATED, pieces, partial(_take, exchange, ended=ended)), ended))
-    _check(stories[0] == stories[1], "split bytes end other operations")
+    check(stories[0] == stories[1], "split bytes end other operations")
 
 
 def _run_reassembler(data: bytes) -> None:
@@ -377,10 +347,10 @@ def _run_reassembler(data: bytes) -> None:
                 seen.append(reassembler.receive_command(fragment))
             else:
                 seen.append(reassembler.receive_data_set(fragment))
-                _check(seen[-1].has_data_set, "a data set for a message that has none")
+                check(seen[-1].has_data_set, "a data set for a message that has none")
 
         stories.append((_story_of(_ACCEPTED, pieces, take), seen))
-    _check(stories[0] == stories[1], "split bytes make other messages")
+    check(stories[0] == stories[1], "split bytes make other messages")
 
 
 def _run_response(data: bytes) -> None:
@@ -395,7 +365,7 @@ def _run_response(data: bytes) -> None:
         except RemoteProtocolError as error:
             problem = str(error)
         stories.append((problem, ended))
-    _check(stories[0] == stories[1], "a command set in several fragments is another one")
+    check(stories[0] == stories[1], "a command set in several fragments is another one")
 
 
 def _machine_targets() -> dict[str, Target]:
@@ -420,4 +390,6 @@ TARGETS: Final[dict[str, Target]] = {
     "exchange": Target(_run_exchange, DATA, 4, is_pdu=True),
     "responses": Target(_run_response, COMMAND_SETS, 4),
     "reassembler": Target(_run_reassembler, DATA, 3, is_pdu=True),
+    **FILE_TARGETS,
+    **TLS_TARGETS,
 }

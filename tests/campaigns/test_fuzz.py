@@ -12,7 +12,8 @@ import pytest
 from asyncstore.errors import RemoteProtocolError
 from asyncstore.upper_layer.machine import UpperLayer
 from tests.campaigns import fuzz
-from tests.campaigns.fuzz_targets import TARGETS, Target, pieces_of, run_machine
+from tests.campaigns.fuzz_support import Target, pieces_of
+from tests.campaigns.fuzz_targets import TARGETS, run_machine
 
 if TYPE_CHECKING:
     from collections.abc import Callable

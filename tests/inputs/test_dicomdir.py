@@ -114,10 +114,14 @@ def test_each_missing_file_is_told_with_its_name_and_the_rest_is_read(tmp_path: 
 )
 def test_a_name_that_leads_out_is_refused(named: FileID, tmp_path: Path) -> None:
     write(tmp_path, "X", "cd/A/1")
-    sent, problems = found(write_dicomdir(tmp_path / "cd", [named, ["A", "1"]]))
-    assert sent == ["A/1"]
-    ((_, detail),) = problems
-    assert detail == "its name leads out of the directory of the DICOMDIR"
+    path = write_dicomdir(tmp_path / "cd", [named, ["A", "1"]])
+    problem, instance = scan(path)
+    assert instance.path == str(tmp_path / "cd" / "A" / "1")
+    assert isinstance(problem, ScanProblem)
+    assert problem.detail == "its name leads out of the directory of the DICOMDIR"
+    # Not a path that would be sent if what has failed is sent once more.
+    assert problem.path.startswith(f"{path}!/")
+    assert not os.path.exists(problem.path)
 
 
 def test_a_link_that_leads_out_is_refused_and_one_that_stays_is_followed(tmp_path: Path) -> None:

@@ -121,11 +121,10 @@ class Account:
     # -- each row ------------------------------------------------------------------------------------------------------
 
     def write_csv(self, results: Results) -> None:
-        """Every row as CSV (RFC 4180) without formulas for a spreadsheet; escaped on a terminal."""
+        """Every row as CSV (RFC 4180) without formulas for a spreadsheet."""
         results.write_bytes(_encoded(_COLUMNS))
         for row in self._ledger.rows():
-            cells = cells_of(row.to_dict(), _COLUMNS)
-            results.write_bytes(_encoded(map(path_text, cells) if results.is_terminal else cells))
+            results.write_bytes(_encoded(cells_of(row.to_dict(), _COLUMNS)))
 
     def write_failed_files(self, results: Results, *, doubtful: bool, ends_in_nul: bool) -> None:
         """The path of every file that failed or, if wanted, is doubtful: byte for byte, but escaped on a terminal."""

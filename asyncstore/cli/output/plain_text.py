@@ -20,10 +20,13 @@ def peer_text(text: str, limit: int = PEER_TEXT_CHARACTERS) -> str:
 
 def path_text(path: str) -> str:
     """A file name as one line. Unprintable characters are escaped, an undecodable byte as its hexadecimal value."""
-    if path.isprintable() and len(path) <= PATH_CHARACTERS:
-        return path
-    escaped = "".join(map(_escaped, path))
-    return escaped if len(escaped) <= PATH_CHARACTERS else f"{escaped[: PATH_CHARACTERS - 1]}…"
+    text = escaped(path)
+    return text if len(text) <= PATH_CHARACTERS else f"{text[: PATH_CHARACTERS - 1]}…"
+
+
+def escaped(text: str) -> str:
+    """The same without a limit."""
+    return text if text.isprintable() else "".join(map(_escaped, text))
 
 
 def _escaped(character: str) -> str:

@@ -11,6 +11,8 @@ import stat
 import time
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
+from asyncstore.cli.output.plain_text import escaped
+
 try:
     import fcntl
 except ImportError:  # not on Windows
@@ -49,8 +51,9 @@ COLUMNS: Final = (
 # Every report begins with one of these, in all versions.
 _CSV_START: Final = b"time,state,"
 _JSON_START: Final = b'{"time":"'
-# A spreadsheet reads a cell that begins like this as a formula; a leading apostrophe makes it text again.
-_FORMULA_STARTS: Final = ("=", "+", "-", "@", "\t", "\r")
+# A spreadsheet reads a cell that begins like this as a formula, in some languages also by the wide form of the sign; a
+# leading apostrophe makes it text again.
+_FORMULA_STARTS: Final = ("=", "+", "-", "@", "\uff1d", "\uff0b", "\uff0d", "\uff20")
 
 
 class TextOutput(Protocol):
@@ -198,14 +201,17 @@ def cells_of(record: dict[str, Any], columns: Iterable[str]) -> list[str]:
 
 
 def cell_text(value: object) -> str:
-    """A value as the text of a CSV cell that a spreadsheet does not read as a formula."""
+    """A value as the text of a CSV cell: on one line, and nothing that a terminal or a spreadsheet carries out.
+
+    What cannot be printed is escaped as in the log: a program that needs the exact name of a file reads JSON lines.
+    """
     if value is None:
         return ""
     if isinstance(value, bool):
         return "true" if value else "false"
     if isinstance(value, list):
         return " ".join(map(str, value))
-    text = str(value)
+    text = escaped(str(value))
     return f"'{text}" if text.startswith(_FORMULA_STARTS) else text
 
 

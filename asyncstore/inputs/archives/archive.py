@@ -17,6 +17,9 @@ if TYPE_CHECKING:
 SEPARATOR: Final = "!/"
 """Between the path of an archive and the name of a member: `study.zip!/CT/1.dcm`."""
 
+LONGEST_NAME: Final = 4096
+"""No path is longer. Names wait in queues by the thousand, and a format has room for a megabyte."""
+
 _DRIVE: Final = re.compile(r"[A-Za-z]:")
 
 
@@ -105,6 +108,13 @@ def leads_out(name: str) -> bool:
     if name.startswith(("/", "\\")) or _DRIVE.match(name):
         return True
     return ".." in name and ".." in name.replace("\\", "/").split("/")
+
+
+def refused_name(name: str) -> str:
+    """Why a member of this name is not read; empty if it is."""
+    if len(name) > LONGEST_NAME:
+        return "its name is longer than that of any file"
+    return "its name leads out of the archive" if leads_out(name) else ""
 
 
 def unreadable(path: str, detail: str) -> ScanProblem:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from asyncstore.errors import SourceChanged
 from asyncstore.inputs.archives.archive import Archive, Damaged
+from asyncstore.instances import deflated
 from asyncstore.instances.source import copy_into, zero_padding
 
 if TYPE_CHECKING:
@@ -17,10 +18,6 @@ GZIP: Final = zlib.MAX_WBITS | 16
 
 _PIECE_BYTES: Final = 65536
 _SKIPPED_BYTES: Final = 262144
-# A stream that grows so much is a bomb. Deflate reaches 1030 at most, and images that are empty but for their headers
-# about 400.
-_BOMB_BYTES: Final = 1 << 30
-_BOMB_RATIO: Final = 500
 # An association reads at most this much in the event loop; inflating it takes less than a millisecond.
 _IN_THE_LOOP_BYTES: Final = 65536
 
@@ -111,9 +108,10 @@ class Inflater:
         return True
 
     def _check_growth(self) -> None:
-        consumed = self._at - self._start.at
-        if self.position > _BOMB_BYTES and self.position > _BOMB_RATIO * consumed:
-            raise Damaged(f"its deflated data grows to more than {_BOMB_RATIO} times its size, as no image does")
+        if deflated.is_bomb(self.position, self._at - self._start.at):
+            raise Damaged(
+                f"its deflated data grows to more than {deflated.BOMB_RATIO} times its size, as no image does"
+            )
 
 
 class InflatedSource:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Final
 
 from asyncstore.errors import SourceError
 from asyncstore.inputs.archives.archive import (
+    LONGEST_NAME,
     Archive,
     Damaged,
     clean_name,
@@ -135,20 +136,23 @@ class MemberEntry:
 
 
 class RefusedEntry(MemberEntry):
-    """A member that is not read, whatever it is."""
+    """A member that is not read, whatever it is; `detail` says why, or with `is_other` what it is."""
 
-    __slots__ = ("_problem",)
+    __slots__ = ("_detail", "_is_other")
 
     def __init__(self, archive: Archive, name: str, detail: str, *, is_other: bool = False) -> None:
+        name = name[:LONGEST_NAME]
         super().__init__(archive, name)
         if leads_out(name):  # such a name is shown as it is
             self.name: str = member_path(archive.path, name)
-        self._problem = unreadable(self.name, detail)
-        if is_other:
-            self._problem = ScanProblem(self.name, ProblemKind.NOT_A_FILE, f"it is {detail}", self._problem.error)
+        self._detail = detail
+        self._is_other = is_other
 
     def _read(self, *, wait: bool, missed: list[str] | None) -> ScanProblem:
-        return self._problem
+        problem = unreadable(self.name, self._detail)
+        if self._is_other:
+            return ScanProblem(self.name, ProblemKind.NOT_A_FILE, f"it is {self._detail}", problem.error)
+        return problem
 
 
 class StoredEntry(MemberEntry):

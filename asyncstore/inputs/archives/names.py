@@ -10,7 +10,7 @@ _HASH_BYTES: Final = 6
 
 
 class Names:
-    """The names of the members so far. It takes 7 bytes of memory for each, however long they are.
+    """The names of the members so far. One takes 7 bytes of memory, however long it is, and 100 if it comes again.
 
     A name that comes again gets a number: `1.dcm`, `1 (2).dcm`, `1 (3).dcm`. As long as an archive is the same, so are
     the numbers.
@@ -21,19 +21,19 @@ class Names:
 
     def __init__(self) -> None:
         self._buckets = [bytearray() for _ in range(_BUCKETS)]
-        self._numbers: dict[str, int] = {}
+        self._numbers: dict[int, int] = {}  # by the hash of the name, which may be long
 
     def own(self, name: str) -> str:
         """A name of its own for the next member."""
         if self._add(name):
             return name
-        number = self._numbers.get(name, 1)
+        number = self._numbers.get(hash(name), 1)
         stem, extension = os.path.splitext(name)
         while True:
             number += 1
             numbered = f"{stem} ({number}){extension}"
             if self._add(numbered):
-                self._numbers[name] = number
+                self._numbers[hash(name)] = number
                 return numbered
 
     def _add(self, name: str) -> bool:

@@ -6,7 +6,7 @@ import os
 from typing import TYPE_CHECKING, NamedTuple, TypeAlias
 
 from asyncstore.errors import SourceError
-from asyncstore.inputs.archives.archive import Archive, Damaged, clean_name, leads_out, split_path, unreadable
+from asyncstore.inputs.archives.archive import Archive, Damaged, clean_name, refused_name, split_path, unreadable
 from asyncstore.inputs.archives.inflate import GZIP, Inflater, Start
 from asyncstore.inputs.archives.members import (
     DeflatedEntry,
@@ -27,8 +27,6 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
 Member: TypeAlias = MemberEntry | ScanProblem
-
-_OUTSIDE = "its name leads out of the archive"
 
 
 class Members(NamedTuple):
@@ -136,10 +134,9 @@ def _in_zip(archive: Archive) -> Iterator[MemberEntry]:
 
 
 def _zip_entry(archive: Archive, member: ZipMember) -> MemberEntry:
-    if leads_out(member.name):
-        return RefusedEntry(archive, member.name, _OUTSIDE)
-    if member.refusal:
-        return RefusedEntry(archive, member.name, member.refusal)
+    refusal = refused_name(member.name) or member.refusal
+    if refusal:
+        return RefusedEntry(archive, member.name, refusal)
     return (ZipEntry if member.method == STORED else DeflatedEntry)(archive, member)
 
 
@@ -156,10 +153,9 @@ def _in_stream(archive: Archive) -> Iterator[MemberEntry]:
 
 
 def _refused(archive: Archive, member: TarMember) -> MemberEntry | None:
-    if leads_out(member.name):
-        return RefusedEntry(archive, member.name, _OUTSIDE)
-    if member.refusal:
-        return RefusedEntry(archive, member.name, member.refusal)
+    refusal = refused_name(member.name) or member.refusal
+    if refusal:
+        return RefusedEntry(archive, member.name, refusal)
     return RefusedEntry(archive, member.name, member.other, is_other=True) if member.other else None
 
 

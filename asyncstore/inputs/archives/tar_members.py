@@ -12,6 +12,7 @@ if TYPE_CHECKING:
 
 BLOCK_BYTES: Final = 512
 _LONGEST_HEADER: Final = 1 << 20  # of a name, or of pax records
+_LONGEST_NUMBER: Final = 20  # digits
 
 _REGULAR: Final = b"0\x007"
 _DIRECTORY: Final = b"5"
@@ -65,8 +66,8 @@ def tar_members(read: Callable[[int, int], bytes]) -> Iterator[TarMember]:
             else:
                 name = content.rstrip(b"\0")
         else:
-            if (pax_size := pax.get(b"size", b"")).isdigit():
-                size = int(pax_size)
+            if b"size" in pax:
+                size = _decimal(pax[b"size"])
             if kind not in _PASSED_ON and kind != _DIRECTORY:
                 found = _member(block, pax.get(b"path", name), at + BLOCK_BYTES, size, pax)
                 if found is not None:
@@ -121,6 +122,12 @@ def _number(field: bytes) -> int:
     if number < 0:
         raise Damaged("the size of a member is not a number")
     return number
+
+
+def _decimal(digits: bytes) -> int:
+    if not digits.isdigit() or len(digits) > _LONGEST_NUMBER:
+        raise Damaged("the size of a member is not a number")
+    return int(digits)
 
 
 def _pax_records(content: bytes) -> dict[bytes, bytes]:

@@ -80,7 +80,7 @@ def zip_members(archive: Archive) -> Iterator[ZipMember]:
     directory = _find_directory(archive)
     at = directory.at
     data = b""
-    compressed_bytes = 0
+    room = directory.at
     while at < directory.end:
         if len(data) < _ENTRY_BYTES:
             data = archive.read(at, min(_PIECE_BYTES, directory.end - at))
@@ -96,9 +96,10 @@ def zip_members(archive: Archive) -> Iterator[ZipMember]:
         if member.at + member.compressed_bytes > archive.size_bytes:
             yield member._replace(refusal="it is cut off")
             continue
-        # Members of a sound archive share no bytes. Those of a bomb do, to grow beyond what deflate allows.
-        compressed_bytes += member.compressed_bytes
-        if compressed_bytes > archive.size_bytes:
+        # Members of a sound archive share no bytes, and stand before the directory. Those of a bomb do share some, to
+        # grow beyond what deflate allows, or to be millions.
+        room -= LOCAL_BYTES + member.compressed_bytes
+        if room < 0:
             raise Damaged("its members take more room than it has: they overlap")
         yield member
 

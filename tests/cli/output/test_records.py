@@ -59,7 +59,7 @@ def test_a_record_is_in_the_file_as_soon_as_it_happened(tmp_path: Path) -> None:
     file.close()
 
 
-@pytest.mark.parametrize("start", ["=", "+", "-", "@", "\t", "\r"])
+@pytest.mark.parametrize("start", ["=", "+", "-", "@", "\uff1d", "\uff0b", "\uff0d", "\uff20"])
 def test_no_csv_cell_is_a_formula(tmp_path: Path, start: str) -> None:
     name = f"{start}cmd|' /C calc'!A0"
     (row,) = rows(written(tmp_path / "r.csv", Outcome(State.STORED, name, status=Status(0, name))))
@@ -67,18 +67,35 @@ def test_no_csv_cell_is_a_formula(tmp_path: Path, start: str) -> None:
     assert row["comment"] == f"'{name}"
 
 
-def test_names_with_separators_quotes_and_line_ends_come_back_whole(tmp_path: Path) -> None:
-    name = 'a,"b"\r\nc;d'
+def test_names_with_separators_and_quotes_come_back_whole(tmp_path: Path) -> None:
+    name = 'a,"b";d'
     (row,) = rows(written(tmp_path / "r.csv", Outcome(State.STORED, name)))
     assert row["path"] == name
 
 
-@pytest.mark.parametrize("suffix", [".csv", ".jsonl"])
-def test_undecodable_names_keep_their_bytes(tmp_path: Path, suffix: str) -> None:
-    name = b"bad\xff.dcm"
-    data = written(tmp_path / f"r{suffix}", Outcome(State.STORED, os.fsdecode(name)))
-    path = rows(data)[0]["path"] if suffix == ".csv" else json.loads(data)["path"]
-    assert os.fsencode(path) == name
+@pytest.mark.parametrize(
+    ("name", "shown"),
+    [
+        (b"a\r\nb", "a\\r\\nb"),
+        (b"a\x1b[2Jb", "a\\x1b[2Jb"),
+        (b"bad\xff\x9b", "bad\\xff\\x9b"),
+        ("\u202egpj".encode(), "\\u202egpj"),
+        (b"\t=1+1", "\\t=1+1"),
+        (b"\r=1+1", "\\r=1+1"),
+    ],
+    ids=repr,
+)
+def test_a_csv_record_is_a_line_that_moves_no_cursor_and_json_has_the_name_itself(
+    tmp_path: Path, name: bytes, shown: str
+) -> None:
+    outcome = Outcome(State.STORED, os.fsdecode(name), reason=os.fsdecode(name))
+    data = written(tmp_path / "r.csv", outcome)
+    (row,) = rows(data)
+    assert (row["path"], row["reason"]) == (shown, shown)
+    assert data.decode().replace("\r\n", "").isprintable()
+    line = written(tmp_path / "r.jsonl", outcome)
+    assert line.decode().removesuffix("\n").isprintable()
+    assert os.fsencode(json.loads(line)["path"]) == name
 
 
 @pytest.mark.skipif(not os.path.exists("/dev/full"), reason="this system has no /dev/full")

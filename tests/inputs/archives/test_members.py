@@ -16,8 +16,9 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from asyncstore import NotDicom, SourceChanged, SourceError, instance_from, scan
-from asyncstore.inputs.archives import inflate, members
+from asyncstore.inputs.archives import members
 from asyncstore.inputs.archives.archive import clean_name, leads_out
+from asyncstore.instances import deflated
 from asyncstore.instances import source as source_module
 from asyncstore.instances.instance import Instance
 from asyncstore.instances.problem import ProblemKind, ScanProblem
@@ -286,7 +287,7 @@ def test_an_archive_that_changes_after_the_scan_is_not_sent(name: str, tmp_path:
 def test_a_deflated_stream_that_grows_as_no_image_does_is_a_bomb(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(inflate, "_BOMB_BYTES", 1 << 20)
+    monkeypatch.setattr(deflated, "BOMB_BYTES", 1 << 20)
     zeros = bytes(4 << 20)
     path = write_any(tmp_path / "a.zip", {"bomb": dicom(1, pixels=zeros), "fine": dicom(2)})
     found = instances_in(path)
