@@ -23,7 +23,6 @@ from asyncstore.record import field, record
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from asyncstore.cli.committing import CommitOptions, Committing
     from asyncstore.cli.counting import InputCount
     from asyncstore.cli.metering import Meter
     from asyncstore.cli.output.documented_log import DocumentedLog
@@ -34,6 +33,7 @@ if TYPE_CHECKING:
     from asyncstore.net.peer import Peer
     from asyncstore.transfer.engine import Transfer
     from asyncstore.transfer.options import TransferOptions
+    from asyncstore.transfer.proof.committing import CommitOptions
     from asyncstore.transfer.report import Report
 
 # A shorter run ends before a count of its input would be of use: to whoever watches it, or only to tell what is left.
@@ -129,20 +129,16 @@ class StorescuRun:
             self.paths.sources(),
             options=self.options,
             ledger=self._open_ledger(),
+            commit=self.commit,
             own_files=self._own_files,
         )
         failure: AsyncStoreError | None = None
-        committing: Committing | None = None
 
         def drain() -> None:
-            if committing is not None:
-                committing.interrupt()
             log.notice(logging.WARNING, "Interrupted: finishing what is in flight; once more aborts it")
             transfer.drain()
 
         def abort() -> None:
-            if committing is not None:
-                committing.interrupt()
             log.notice(logging.WARNING, "Interrupted again: aborting")
             transfer.abort()
 
@@ -150,27 +146,19 @@ class StorescuRun:
         with running.interrupts(drain, abort) as received, self._counted(transfer, log), self._watched(transfer, log):
             async with self._control(transfer), self._metered(transfer):
                 try:
-                    async with contextlib.AsyncExitStack() as beside:
-                        committing = await self._begin_committing(beside)
-                        async with transfer:
-                            if committing is not None and self.ledger is not None:
-                                await committing.open_record(self.ledger)
-                            async for outcome in transfer:
-                                self._record(outcome, writers, transfer)
-                                if committing is not None:
-                                    committing.add(outcome)
-                        if committing is not None:
-                            await committing.finish()
+                    async with transfer:
+                        async for outcome in transfer:
+                            self._record(outcome, writers, transfer)
                     self._record(None, writers, transfer)
                 except AsyncStoreError as error:
                     failure = error
         code = self._exit_code(transfer.report, failure, received.signal_number)
-        if committing is not None and not committing.is_complete and code == ExitCode.STORED:
-            code = ExitCode.SOME_FAILED
         self._explain(failure, transfer.report, log)
         left = instances_left_text(transfer.report, self._count)
-        if committing is not None and failure is None:
-            committing.tell()
+        if self.commit is not None and failure is None:
+            from asyncstore.cli import committing
+
+            committing.tell(transfer.report)
         if failure is None and code != ExitCode.NO_ASSOCIATION:
             self._summarize(transfer.report, log, left, nothing_to_send=code == ExitCode.NOTHING_TO_SEND)
         self._print_summary(transfer.report, log, left, code, because=failure or transfer.report.stopped_because)
@@ -181,14 +169,6 @@ class StorescuRun:
         if self._meter is not None:
             await self._meter.finish(transfer.report, code)
         return code
-
-    async def _begin_committing(self, beside: contextlib.AsyncExitStack) -> Committing | None:
-        """Begin to have the peer commit to what it stores, if that is wanted."""
-        if self.commit is None:
-            return None
-        from asyncstore.cli.committing import Committing
-
-        return await beside.enter_async_context(Committing.of(self.commit, self.peer, self.options))
 
     def _exit_code(self, report: Report, failure: AsyncStoreError | None, signal_number: int | None) -> int:
         cannot_record = self._cannot_record or isinstance(failure, LedgerError)
