@@ -55,6 +55,16 @@ CommitWait = Annotated[
     ),
 ]
 
+Verify = Annotated[
+    bool,
+    option(
+        "--verify",
+        help="After the sending, ask the peer (C-FIND) whether it has what was stored, with --ledger by any run. A "
+        "difference is exit code 7.",
+        panel=BULK,
+    ),
+]
+
 
 def commit_options(context: typer.Context, peer: Peer) -> CommitOptions | None:
     """What the options of storage commitment ask for; None without --commit."""

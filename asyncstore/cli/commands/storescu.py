@@ -225,6 +225,7 @@ def storescu(
     commit_port: committing.CommitPort = None,
     commit_plaintext: committing.CommitPlaintext = False,
     commit_wait: committing.CommitWait = 60,
+    verify: committing.Verify = False,
     dry_run: Annotated[
         bool,
         options.option(
@@ -389,6 +390,7 @@ def storescu(
         log_path=log_file,
         metrics_path=metrics_file,
         commit=commit_options,
+        verify=verify,
     )
     log_to = None if log_file is None else (log_file, options.file_log_level(context))
     command = run.plan if dry_run else securing.telling(context, run.run)
