@@ -88,6 +88,7 @@ if TYPE_CHECKING:
     from asyncstore.transfer.limits import Limits
     from asyncstore.transfer.observer import Observer
     from asyncstore.transfer.options import KeepTogether, OnDuplicate, RetryPolicy, TransferOptions
+    from asyncstore.transfer.proof.committing import CommitOptions
     from asyncstore.transfer.reactions import Reaction, Reactions, StatusReaction
     from asyncstore.transfer.report import Report, Waiting
     from asyncstore.transfer.schedule import Timetable
@@ -119,7 +120,7 @@ __all__ = [
     "StorageSCP", "Acceptor", "Arrival", "CStoreRQ", "OnStore", "Caller", "Authenticate", "NO_ANSWER", "Silence",
     "ServiceProvider", "PeerRequest", "Sink", "Transport", "Connect", "MockTransport",
     # storage commitment
-    "CommitmentReports", "CommitmentReport", "CommitmentAnswers", "Reference",
+    "CommitOptions", "CommitmentReports", "CommitmentReport", "CommitmentAnswers", "Reference",
     # errors
     "AsyncStoreError", "SourceError", "NotDicom", "MissingUID", "SourceChanged", "AssociateError", "ConnectFailed",
     "TLSFailed", "AssociationRejected", "NoAcceptedContext", "IdentityNotConfirmed", "AssociationLost", "Aborted",
@@ -248,6 +249,7 @@ _MODULES = {
         "RetryPolicy",
         "TransferOptions",
     ),
+    "asyncstore.transfer.proof.committing": ("CommitOptions",),
     "asyncstore.transfer.reactions": (
         "Reaction",
         "Reactions",

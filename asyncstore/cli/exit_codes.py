@@ -50,6 +50,6 @@ def of_report(report: Report, *, signal_number: int | None = None, cannot_record
         return ExitCode.NO_ASSOCIATION
     if report.stopped_early:
         return ExitCode.STOPPED_EARLY
-    if report.failed:
+    if report.failed or report.not_committed.total():
         return ExitCode.SOME_FAILED
     return ExitCode.STORED if report.found else ExitCode.NOTHING_TO_SEND

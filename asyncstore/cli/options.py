@@ -20,7 +20,6 @@ from asyncstore.uids import EXPLICIT_VR_BIG_ENDIAN, EXPLICIT_VR_LITTLE_ENDIAN, I
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from asyncstore.cli.committing import CommitOptions
 
 GENERAL: Final = "General Options"
 INPUT: Final = "Input Options"
@@ -274,34 +273,6 @@ RequestImplicit = Annotated[
     ),
 ]
 
-Commit = Annotated[
-    bool,
-    option(
-        "--commit",
-        help="Also ask the peer to commit to keep what it stored (storage commitment), beside the sending. What it "
-        "does not commit is a failure; what it does not have is sent once more.",
-        panel=BULK,
-    ),
-]
-CommitPort = Annotated[
-    int | None,
-    option(
-        parser=whole_number(1, 65535, "a TCP port"),
-        metavar="PORT",
-        help="With --commit: take reports of commitment on this port, too, called as our AE title.",
-        panel=BULK,
-    ),
-]
-CommitWait = Annotated[
-    float,
-    option(
-        parser=seconds,
-        metavar="SECONDS",
-        help="With --commit: time to wait for a report before asking again, four times in all.",
-        panel=BULK,
-    ),
-]
-
 
 def one_of(context: typer.Context, *names: str) -> str | None:
     """Which of the flags was given, if any. The command line overrules the environment.
@@ -349,15 +320,3 @@ def timeouts(context: typer.Context) -> Timeouts:
     """The timeouts of an association, from the four options."""
     given = context.params
     return Timeouts(given["connect_timeout"], given["acse_timeout"], given["dimse_timeout"], given["network_timeout"])
-
-
-def commit_options(context: typer.Context) -> CommitOptions | None:
-    """What the options of storage commitment ask for; None without --commit."""
-    given = context.params
-    if not given["commit"]:
-        if given["commit_port"] is not None:
-            raise typer.BadParameter("it goes with --commit", param_hint="--commit-port")
-        return None
-    from asyncstore.cli.committing import CommitOptions
-
-    return CommitOptions(given["commit_port"], given["commit_wait"])

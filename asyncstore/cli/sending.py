@@ -15,7 +15,8 @@ from asyncstore.cli.advice import explain_failure, may_pass, reason_text
 from asyncstore.cli.exit_codes import ExitCode
 from asyncstore.cli.named_paths import NamedPaths, why_not_all, why_nothing
 from asyncstore.cli.output.documented_log import QUIET, logger
-from asyncstore.cli.output.plain_text import count_text, duration_text, path_text, size_text
+from asyncstore.cli.output.plain_text import count_text, path_text
+from asyncstore.cli.output.report_text import instances_left_text, summary_text
 from asyncstore.errors import AsyncStoreError, LedgerError, LocalProtocolError
 from asyncstore.instances.outcome import State
 from asyncstore.record import field, record
@@ -23,24 +24,23 @@ from asyncstore.record import field, record
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from asyncstore.cli.committing import CommitOptions, Committing
     from asyncstore.cli.counting import InputCount
     from asyncstore.cli.metering import Meter
     from asyncstore.cli.output.documented_log import DocumentedLog
     from asyncstore.cli.output.records import JsonLines, RecordWriter
+    from asyncstore.cli.verifying import Verification
     from asyncstore.instances.outcome import Outcome
     from asyncstore.ledger.protocol import Ledger
     from asyncstore.ledger.sqlite.history import LedgerHistory
     from asyncstore.net.peer import Peer
     from asyncstore.transfer.engine import Transfer
     from asyncstore.transfer.options import TransferOptions
+    from asyncstore.transfer.proof.committing import CommitOptions
     from asyncstore.transfer.report import Report
 
 # A shorter run ends before a count of its input would be of use: to whoever watches it, or only to tell what is left.
 _COUNT_AFTER_SECONDS: Final = 1.0
 _COUNT_UNSEEN_AFTER_SECONDS: Final = 5.0
-# After a run with only these states, and without a request, there was nothing to send.
-_NOTHING_TO_SEND = frozenset((State.RESUMED, State.DUPLICATE, State.SKIPPED, State.SOURCE_PROBLEM))
 
 
 @record(slots=True)
@@ -51,7 +51,7 @@ class StorescuRun:
     between two lines that say how far the run is. `is_counted`: the input is counted ahead. `records_path`, `ledger`,
     `control_path` and `log_path` are file names or None. `force_ledger` allows a ledger on a network file system.
     `moved` are places of which the ledger has paths, each with the place where the files are now.
-    `commit`: the peer is asked to commit to what it stores.
+    `commit`: the peer is asked to commit to what it stores. `verify`: it is asked for that afterwards.
     """
 
     peer: Peer
@@ -70,6 +70,7 @@ class StorescuRun:
     log_path: str | None = None
     metrics_path: str | None = None
     commit: CommitOptions | None = None
+    verify: bool = False
     _cannot_record: bool = field(default=False, init=False)
     _count: InputCount | None = field(default=None, init=False)
     _meter: Meter | None = field(default=None, init=False)
@@ -93,7 +94,8 @@ class StorescuRun:
                 return ExitCode.CANNOT_RECORD
             if not self._begin_metrics():
                 return ExitCode.CANNOT_RECORD
-            return running.run_async(self._send, log, writers, json_lines)
+            verification = self._verification(stack)
+            return running.run_async(self._send, log, writers, json_lines, verification)
 
     def _open_records(self, stack: contextlib.ExitStack) -> tuple[list[RecordWriter], JsonLines | None]:
         """The writers of outcomes; and among them that of stdout, which also gets the summary."""
@@ -121,7 +123,21 @@ class StorescuRun:
             return False
         return True
 
-    async def _send(self, log: DocumentedLog, writers: list[RecordWriter], json_lines: JsonLines | None) -> int:
+    def _verification(self, stack: contextlib.ExitStack) -> Verification | None:
+        if not self.verify:
+            return None
+        from asyncstore.cli.verifying import Verification
+
+        form = "json" if self.json else "text"
+        return stack.enter_context(Verification(self.peer, self.options, self.ledger, form))
+
+    async def _send(
+        self,
+        log: DocumentedLog,
+        writers: list[RecordWriter],
+        json_lines: JsonLines | None,
+        verification: Verification | None,
+    ) -> int:
         from asyncstore.transfer.engine import Transfer
 
         transfer = Transfer(
@@ -129,20 +145,16 @@ class StorescuRun:
             self.paths.sources(),
             options=self.options,
             ledger=self._open_ledger(),
+            commit=self.commit,
             own_files=self._own_files,
         )
         failure: AsyncStoreError | None = None
-        committing: Committing | None = None
 
         def drain() -> None:
-            if committing is not None:
-                committing.interrupt()
             log.notice(logging.WARNING, "Interrupted: finishing what is in flight; once more aborts it")
             transfer.drain()
 
         def abort() -> None:
-            if committing is not None:
-                committing.interrupt()
             log.notice(logging.WARNING, "Interrupted again: aborting")
             transfer.abort()
 
@@ -150,27 +162,23 @@ class StorescuRun:
         with running.interrupts(drain, abort) as received, self._counted(transfer, log), self._watched(transfer, log):
             async with self._control(transfer), self._metered(transfer):
                 try:
-                    async with contextlib.AsyncExitStack() as beside:
-                        committing = await self._begin_committing(beside)
-                        async with transfer:
-                            if committing is not None and self.ledger is not None:
-                                await committing.open_record(self.ledger)
-                            async for outcome in transfer:
-                                self._record(outcome, writers, transfer)
-                                if committing is not None:
-                                    committing.add(outcome)
-                        if committing is not None:
-                            await committing.finish()
+                    async with transfer:
+                        async for outcome in transfer:
+                            self._record(outcome, writers, transfer)
+                            if verification is not None:
+                                await verification.take(outcome)
                     self._record(None, writers, transfer)
                 except AsyncStoreError as error:
                     failure = error
         code = self._exit_code(transfer.report, failure, received.signal_number)
-        if committing is not None and not committing.is_complete and code == ExitCode.STORED:
-            code = ExitCode.SOME_FAILED
         self._explain(failure, transfer.report, log)
         left = instances_left_text(transfer.report, self._count)
-        if committing is not None and failure is None:
-            committing.tell()
+        if self.commit is not None and failure is None:
+            from asyncstore.cli import committing
+
+            committing.tell(transfer.report)
+        if verification is not None and failure is None:
+            code = await verification.run(code, log)
         if failure is None and code != ExitCode.NO_ASSOCIATION:
             self._summarize(transfer.report, log, left, nothing_to_send=code == ExitCode.NOTHING_TO_SEND)
         self._print_summary(transfer.report, log, left, code, because=failure or transfer.report.stopped_because)
@@ -181,14 +189,6 @@ class StorescuRun:
         if self._meter is not None:
             await self._meter.finish(transfer.report, code)
         return code
-
-    async def _begin_committing(self, beside: contextlib.AsyncExitStack) -> Committing | None:
-        """Begin to have the peer commit to what it stores, if that is wanted."""
-        if self.commit is None:
-            return None
-        from asyncstore.cli.committing import Committing
-
-        return await beside.enter_async_context(Committing.of(self.commit, self.peer, self.options))
 
     def _exit_code(self, report: Report, failure: AsyncStoreError | None, signal_number: int | None) -> int:
         cannot_record = self._cannot_record or isinstance(failure, LedgerError)
@@ -408,38 +408,6 @@ class StorescuRun:
     def _own_files(self) -> tuple[str, ...]:
         metrics = () if self._meter is None else self._meter.file.files
         return (*(path for path in (self.records_path, self.log_path) if path is not None), *metrics)
-
-
-def summary_text(report: Report) -> str:
-    """The instances that this run stored, their bytes and the time; then earlier ones and duplicates by count."""
-    seconds = report.elapsed_seconds
-    rate = f", {size_text(report.stored_bytes / seconds)}/s" if seconds > 0 else ""
-    resumed = report.states[State.RESUMED]
-    duplicates = [count_text(report.duplicates, "duplicate")] if report.duplicates else []
-    if resumed and report.scan_finished and not report.attempts and _NOTHING_TO_SEND.issuperset(+report.states):
-        return ", ".join([f"nothing new to send; {resumed:,} already stored by an earlier run", *duplicates])
-    extra = [f"{resumed:,} stored by an earlier run", *duplicates] if resumed else duplicates
-    stored = count_text(report.stored - resumed, "instance")
-    parts = [f"{stored} stored ({size_text(report.stored_bytes)} in {duration_text(seconds)}{rate})", *extra]
-    return ", ".join(parts)
-
-
-def instances_left_text(report: Report, count: InputCount | None) -> str:
-    """How many instances a run has left that stopped early: all of them if the input was read or counted to its end.
-
-    A file that was counted and not opened need not be DICOM: if others were not, no exact number can be told; nor if
-    others were archives.
-    """
-    if not report.stopped_early:
-        return ""
-    left, bound = report.left, "" if report.scan_finished else "at least "
-    if count is not None and not report.scan_finished and not report.archives_opened:
-        has_others = report.skipped > 0 or report.problems > 0
-        if count.is_complete or not has_others:
-            left = max(left, count.entries - report.finished + report.left)
-        if count.is_complete:
-            bound = "at most " if has_others else ""
-    return f"{bound}{count_text(left, 'instance')} left" if left or not bound else ""
 
 
 def _say_hello() -> None:

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any, Self
 
 import anyio
 
-from asyncstore.errors import LocalProtocolError, cause_of
+from asyncstore.errors import AsyncStoreError, LocalProtocolError, cause_of
 from asyncstore.inputs.feed import Feed
 from asyncstore.inputs.own_files import OwnFiles
 from asyncstore.inputs.selection import Choice
@@ -54,6 +54,7 @@ if TYPE_CHECKING:
     from asyncstore.net.peer import Peer
     from asyncstore.transfer.limits import Limits
     from asyncstore.transfer.observer import Observer, Teller
+    from asyncstore.transfer.proof.committing import CommitOptions, Committing
     from asyncstore.transfer.view import TransferView
 
 
@@ -85,6 +86,12 @@ class Transfer:
     at all, and any exception that the caller's iterable raised. If a run that worked must stop later, the iteration
     just ends, and `report.stopped_because` says why.
 
+    `commit` asks the peer to commit to keep what it stored, beside the sending: study by study, and with a ledger also
+    for what earlier runs stored. The iteration then ends when everything is committed or is known not to be: see
+    `report.committed` and `report.not_committed`. What the peer does not have is sent once more.
+
+        Transfer(peer, ["study/"], ledger="run.db", commit=asyncstore.CommitOptions(port=11113))
+
     `observer` is told what happens, an Observer. `own_files` are files that the caller writes meanwhile, a log for
     example. They and those of the ledger are passed over without a word if they lie in a directory that is sent.
 
@@ -101,6 +108,7 @@ class Transfer:
         associations: int | None = None,
         window: int | None = None,
         ledger: Ledger | str | os.PathLike[str] | None = None,
+        commit: CommitOptions | None = None,
         observer: Observer | None = None,
         own_files: Iterable[AnyPath] = (),
     ) -> None:
@@ -113,8 +121,16 @@ class Transfer:
         self._teller = None if observer is None else _teller_of(observer)
         self._was_entered = False
         self._group: TaskGroup
+        self._stack = contextlib.AsyncExitStack()
         self._own_files = OwnFiles(own_files)
+        self._committing = None if commit is None else self._committing_of(commit)
+        self._again: Transfer | None = None
         self._build(sources)
+
+    def _committing_of(self, commit: CommitOptions) -> Committing:
+        from asyncstore.transfer.proof.committing import Committing
+
+        return Committing(commit, self.peer, self.options, self.report, self._ledger)
 
     def _build(self, sources: Source | Iterable[Source] | AsyncIterable[Source]) -> None:
         """Make the stations, from the last one to the first."""
@@ -169,7 +185,7 @@ class Transfer:
             Feed(
                 sources,
                 recursive=options.recursive,
-                find_studies=by_study,
+                find_studies=by_study or self._committing is not None,
                 choice=Choice.of(options.selection),
                 deliver=admission.deliver,
             ),
@@ -208,11 +224,13 @@ class Transfer:
             if self._ledger is not None:
                 await stack.enter_async_context(self._ledger)
                 self._own_files.add(self._ledger.files)
+            if self._committing is not None:
+                await stack.enter_async_context(self._committing)
             self._group = anyio.create_task_group()
             await self._group.__aenter__()
             self._was_entered = True
             self._group.start_soon(self._supervisor.run)
-            stack.pop_all()
+            self._stack = stack.pop_all()
         return self
 
     async def __aexit__(
@@ -240,7 +258,8 @@ class Transfer:
         try:
             if self._ledger is not None:
                 self._ledger.note_end(scan_finished=self.report.scan_finished, stopped=self._why_stopped())
-                await self._ledger.__aexit__(kind, error, traceback)
+            await self._stack.__aexit__(kind, error, traceback)
+            if self._ledger is not None:
                 self.report.stopped_because = self._ledger.failure or self.report.stopped_because
         finally:
             if self._teller is not None:
@@ -257,11 +276,32 @@ class Transfer:
         outcomes = self._outcomes
         while not outcomes.unread:
             if outcomes.are_complete:
-                raise self._destination.start_failure or self._supervisor.sources_error or StopAsyncIteration
+                if failure := self._destination.start_failure or self._supervisor.sources_error:
+                    raise failure
+                if self._committing is not None:
+                    await self._finish_committing(self._committing)
+                raise StopAsyncIteration
             if not self._was_entered:
                 raise LocalProtocolError("a Transfer is iterated over inside `async with`, which begins it")
             await outcomes.readable.wait()
-        return outcomes.take()
+        outcome = outcomes.take()
+        if self._committing is not None:
+            await self._committing.take(outcome)
+        return outcome
+
+    async def _finish_committing(self, committing: Committing) -> None:
+        """Wait for commitment, and send again what the peer does not have."""
+        while paths := await committing.finish():
+            self._again = Transfer(self.peer, paths, options=self.options, ledger=committing.ledger_again())
+            failure: AsyncStoreError | None = None
+            try:
+                async with self._again as again:
+                    async for outcome in again:
+                        committing.take_again(outcome)
+            except AsyncStoreError as error:
+                failure = error
+            committing.end_again(failure)
+            self._again = None
 
     @property
     def limits(self) -> Limits:
@@ -304,13 +344,21 @@ class Transfer:
         """Take no new work, finish what is in flight, and release; the iteration ends after the last outcome.
 
         Associations that still have instances in flight after `options.drain_seconds` are aborted. `because` is what
-        `report.stopped_because` says then.
+        `report.stopped_because` says then. Storage commitment is not waited for.
         """
         self._supervisor.drain(because)
+        if self._committing is not None:
+            self._committing.interrupt()
+        if self._again is not None:
+            self._again.drain()
 
     def abort(self) -> None:
         """Abort every association at once; instances in flight have no known outcome and are left for another run."""
         self._supervisor.abort()
+        if self._committing is not None:
+            self._committing.interrupt()
+        if self._again is not None:
+            self._again.abort()
 
 
 def _ledger_of(ledger: Ledger | str | os.PathLike[str] | None, peer: Peer, options: TransferOptions) -> Ledger | None:
@@ -340,6 +388,7 @@ async def store(
     associations: int | None = None,
     window: int | None = None,
     ledger: Ledger | str | os.PathLike[str] | None = None,
+    commit: CommitOptions | None = None,
     observer: Observer | None = None,
 ) -> Report:
     """Send instances to a peer, and return the Report when all is done.
@@ -352,12 +401,20 @@ async def store(
     associations  how many to keep open; None: as `options` say
     window        asynchronous operations window to propose; None: as `options` say
     ledger        the file of a ledger, or a Ledger; with it, the next run goes on where this one ended
+    commit        have the peer commit to keep it, too; None: without
     observer      is told what happens while it runs
 
     See Transfer for more about them and for what is raised. Use a Transfer itself to get each outcome as it comes.
     """
     async with Transfer(
-        to, sources, options=options, associations=associations, window=window, ledger=ledger, observer=observer
+        to,
+        sources,
+        options=options,
+        associations=associations,
+        window=window,
+        ledger=ledger,
+        commit=commit,
+        observer=observer,
     ) as transfer:
         async for _ in transfer:
             pass

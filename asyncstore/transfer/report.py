@@ -53,6 +53,9 @@ class Report:
     by SOP Class UID, `changes` those that it changed on the way, by each change. `set_aside` counts the failed
     instances that a later run sends only if it is asked to.
 
+    `committed` counts the stored instances that the peer has committed to keep; None: it was not asked to.
+    `not_committed` counts the others by reason, once that is known; all are known at the end.
+
     `associations_open` counts those that are open now, `associations_established` all so far. `waiting_for` is None
     while the run may send. `stopped_because` is the exception that stopped the run before its work was done, None
     otherwise. `started_at` and `finished_at` are times of time.monotonic(). `to_dict()` is for JSON.
@@ -84,6 +87,8 @@ class Report:
     set_aside: int = 0
     sop_classes: Counter[str] = field(default_factory=Counter)
     changes: Counter[str] = field(default_factory=Counter)
+    committed: int | None = None
+    not_committed: Counter[str] = field(default_factory=Counter)
 
     @property
     def stored(self) -> int:
@@ -198,6 +203,8 @@ class Report:
             "sop_classes": dict(self.sop_classes.most_common()),
             "changes": dict(self.changes.most_common()),
             "set_aside": self.set_aside,
+            "committed": self.committed,
+            "not_committed": {reason: count for reason, count in self.not_committed.most_common() if count},
             "states": {state.value: count for state, count in sorted(self.states.items())},
             "statuses": {f"{value:04X}": count for value, count in sorted(self.statuses.items())},
             "reasons": dict(self.reasons.most_common()),

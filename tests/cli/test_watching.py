@@ -23,7 +23,7 @@ import pytest
 
 from asyncstore.cli.counting import InputCount
 from asyncstore.cli.output.documented_log import QUIET, DocumentedLog
-from asyncstore.cli.sending import instances_left_text
+from asyncstore.cli.output.report_text import instances_left_text
 from asyncstore.cli.watching import Watch
 from asyncstore.inputs.count import Request
 from asyncstore.instances.outcome import State

@@ -15,7 +15,7 @@ from asyncstore.cli import options, running
 from asyncstore.cli.exit_codes import ExitCode, interrupted_by
 from asyncstore.cli.output.documented_log import logger
 from asyncstore.cli.output.plain_text import count_text, path_text, peer_text
-from asyncstore.cli.sending import summary_text
+from asyncstore.cli.output.report_text import summary_text
 from asyncstore.instances.outcome import State
 from asyncstore.net.peer import Peer
 from asyncstore.transfer.options import TransferOptions

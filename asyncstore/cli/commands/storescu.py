@@ -13,7 +13,7 @@ from typing import Annotated, Any, Literal, cast
 
 import typer
 
-from asyncstore.cli import options, rebinding, running, securing, selecting, showing
+from asyncstore.cli import committing, options, rebinding, running, securing, selecting, showing
 from asyncstore.cli.named_paths import NamedPaths
 from asyncstore.cli.output.plain_text import path_text
 from asyncstore.cli.sending import StorescuRun
@@ -221,9 +221,11 @@ def storescu(
         options.option("--force-ledger", help="Allow the ledger on a network file system.", panel=options.BULK),
     ] = False,
     rebind: rebinding.Rebind = None,
-    commit: options.Commit = False,
-    commit_port: options.CommitPort = None,
-    commit_wait: options.CommitWait = 60,
+    commit: committing.Commit = False,
+    commit_port: committing.CommitPort = None,
+    commit_plaintext: committing.CommitPlaintext = False,
+    commit_wait: committing.CommitWait = 60,
+    verify: committing.Verify = False,
     dry_run: Annotated[
         bool,
         options.option(
@@ -321,7 +323,8 @@ def storescu(
     if not paths and files_from is None:
         raise typer.BadParameter("give a file or directory to send, or --files-from", param_hint="PATH")
     showing.check_files(report, ledger, log_file, metrics_file, paths or [])
-    commit_options = options.commit_options(context)
+    peer = Peer(addr, port, called_aet, source_address, securing.caller_tls(context))
+    commit_options = committing.commit_options(context, peer)
     listed = None if files_from is None else opened_list(files_from, ends_in_nul=null)
     retry_policy = RetryPolicy if ledger is None else RetryPolicy.for_ledger
     # A number goes where numbers always went; only a timetable is a limit.
@@ -329,8 +332,6 @@ def storescu(
     fixed = associations.at(0) if is_fixed else None
     if source_address is not None and source_address[1] and fixed != 1:
         raise typer.BadParameter("a port serves one association at a time: add -j 1", param_hint="--source-address")
-    if source_address is not None and source_address[1] and commit:
-        raise typer.BadParameter("a port serves one association at a time, and --commit asks on one of its own")
     outage: dict[str, Any] = {} if outage_wait is None else {"outage_seconds": outage_wait}
     transfer_options = TransferOptions(
         calling_ae_title=calling_aet,
@@ -373,7 +374,7 @@ def storescu(
         ),
     )
     run = StorescuRun(
-        Peer(addr, port, called_aet, source_address, securing.caller_tls(context)),
+        peer,
         NamedPaths(paths or [], listed, list_name=files_from, ends_in_nul=null),
         transfer_options,
         ledger=ledger,
@@ -389,6 +390,7 @@ def storescu(
         log_path=log_file,
         metrics_path=metrics_file,
         commit=commit_options,
+        verify=verify,
     )
     log_to = None if log_file is None else (log_file, options.file_log_level(context))
     command = run.plan if dry_run else securing.telling(context, run.run)

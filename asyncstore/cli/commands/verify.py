@@ -2,23 +2,19 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from asyncstore.cli import options, running, securing, selecting
-from asyncstore.cli.advice import explain_failure
-from asyncstore.cli.exit_codes import ExitCode, interrupted_by
+from asyncstore.cli.exit_codes import ExitCode
 from asyncstore.cli.output.documented_log import logger
-from asyncstore.cli.output.plain_text import path_text, peer_text
-from asyncstore.errors import Aborted, AssociateError, AsyncStoreError
 from asyncstore.net.peer import Peer
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from asyncstore.cli.output.documented_log import DocumentedLog
-    from asyncstore.cli.output.proof_text import ProofText
     from asyncstore.inputs.selection import Selection
     from asyncstore.transfer.proof.expected import Expected
 
@@ -119,12 +115,13 @@ def verify(
 
     def command(log: DocumentedLog) -> int:
         from asyncstore.cli.output.proof_text import ProofText
+        from asyncstore.cli.verifying import compare, log_problem
         from asyncstore.transfer.proof.expected import Expected
 
         text = ProofText(running.Results(), form, ends_in_nul=null)
-        with Expected(_log_problem) as expected:
+        with Expected(log_problem) as expected:
             _collect(expected, sources, selection)
-            code = running.run_async(_compare, peer, expected, text, settings, log)
+            code = running.run_async(compare, peer, expected, text, settings, log)
             if code == ExitCode.STORED:
                 code = text.exit_code(expected.problems)
         for line in text.print_summary():
@@ -132,10 +129,6 @@ def verify(
         return code
 
     raise typer.Exit(running.run(level, securing.telling(context, command)))
-
-
-def _log_problem(path: str, detail: str) -> None:
-    logger.error("%s: %s", path_text(path), peer_text(detail, 400))
 
 
 def _collect(expected: Expected, sources: Sequence[str], selection: Selection | None) -> None:
@@ -148,27 +141,3 @@ def _collect(expected: Expected, sources: Sequence[str], selection: Selection | 
         with LedgerReader(ledger) as reader:
             expected.add_ledger(reader)
     expected.add_files([source for source in sources if source not in ledgers], selection)
-
-
-async def _compare(
-    peer: Peer, expected: Expected, text: ProofText, settings: dict[str, Any], log: DocumentedLog
-) -> int:
-    """Compare everything; the first signal ends it."""
-    import anyio
-
-    from asyncstore.transfer.proof.comparison import Comparison
-
-    code: int = ExitCode.STORED
-    with anyio.CancelScope() as scope, running.interrupts(scope.cancel, scope.cancel) as received:
-        try:
-            await Comparison(peer, expected, text.add, **settings).run()
-        except AsyncStoreError as error:
-            explain_failure(error, peer, settings["calling_ae_title"], log)
-            if isinstance(error, Aborted) and not text.studies:
-                us = settings["calling_ae_title"]
-                logger.error(
-                    "It aborted the first query: perhaps it does not know us as %s (-aet), or allows no query", us
-                )
-            has_begun = text.studies or not isinstance(error, AssociateError)
-            code = ExitCode.STOPPED_EARLY if has_begun else ExitCode.NO_ASSOCIATION
-    return code if received.signal_number is None else interrupted_by(received.signal_number)

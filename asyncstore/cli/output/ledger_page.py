@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Final
 
 from asyncstore.cli.output import html_page
 from asyncstore.cli.output.html_page import chart, fact, facts, section, table, tag
-from asyncstore.cli.output.ledger_text import runs_text, time_text
+from asyncstore.cli.output.ledger_text import commitment_text, runs_text, time_text, uncommitted_counts
 from asyncstore.cli.output.plain_text import count_text, duration_text, size_text
 from asyncstore.instances.outcome import State
 from asyncstore.ledger.protocol import FAILED, STORED
@@ -43,6 +43,9 @@ def _sections(ledger: LedgerReader, all_studies: bool) -> Iterator[Markup]:
     if doubtful:
         text = f"{doubtful:,} of the stored are doubtful: the peer took them less than a minute before it ran out of "
         yield tag("p", f"{text}resources.", class_="bad")
+    uncommitted = [(count.instances, commitment_text(count)) for count in uncommitted_counts(ledger)]
+    if uncommitted:
+        yield section("Stored, and not committed", table(("#Instances", "~Reason"), uncommitted))
     stored = ledger.stored_over_time(_BARS)
     if stored is not None:
         yield section("Stored over time", *_charts(stored, runs))
@@ -80,6 +83,9 @@ def _figures(ledger: LedgerReader) -> Markup:
         fact(f"{total(State.DUPLICATE):,}", "duplicates, not sent"),
         fact(f"{total(State.SKIPPED):,}", "files that are not DICOM"),
     ]
+    committed = ledger.committed()
+    if committed is not None:
+        figures.insert(1, fact(f"{committed:,}", "committed", "good" if committed == total(*STORED) else "bad"))
     return facts(*figures)
 
 

@@ -11,14 +11,14 @@ from asyncstore.cli.output.plain_text import count_text, path_text, peer_text
 from asyncstore.cli.output.records import cells_of, csv_row, event_line
 from asyncstore.instances.outcome import State
 from asyncstore.ledger.protocol import FAILED, STORED
-from asyncstore.ledger.rows import LedgerRow, RunState
+from asyncstore.ledger.rows import Commitment, LedgerRow, RunState
 
 if TYPE_CHECKING:
     import datetime
     from collections.abc import Iterable, Iterator
 
     from asyncstore.cli.running import Results
-    from asyncstore.ledger.rows import ReasonCount, RunRecord, StateCount, StudyCount
+    from asyncstore.ledger.rows import CommitmentCount, ReasonCount, RunRecord, StateCount, StudyCount
     from asyncstore.ledger.sqlite.reader import LedgerReader
 
 _REASONS: Final = 20
@@ -27,6 +27,11 @@ _AT_REST: Final = STORED | {State.DUPLICATE, State.SKIPPED}
 _STUDIES: Final = 20
 # To count the states of more rows takes longer than a run should wait with its first file: 0.8 s for a million.
 _COUNTED_AT_ONCE: Final = 200_000
+_COMMITMENTS: Final = {
+    Commitment.COMMITTED: "committed",
+    Commitment.ASKED: "not committed: asked for, and the peer has not reported",
+    Commitment.NOT_ASKED: "not committed: not asked for since they were stored",
+}
 _COLUMNS: Final = tuple(LedgerRow.__dataclass_fields__)
 
 
@@ -50,9 +55,7 @@ class Account:
             yield "All of the input of the last run is stored, and nothing has failed or is left"
         yield "By state"
         yield from _table((count.instances, count.state.value) for count in states)
-        committed = ledger.committed()
-        if committed is not None:
-            yield f"{committed:,} of the stored are committed: the peer said that it keeps them"
+        yield from self._commitment_lines()
         changes = ledger.by_change()
         if changes:
             yield "Changed on the way"
@@ -74,6 +77,13 @@ class Account:
             yield "Most failures by directory"
             yield from _table((count.failed, path_text(count.directory) or "(from memory)") for count in directories)
         yield from self._study_lines()
+
+    def _commitment_lines(self) -> Iterator[str]:
+        """What the peer commits to keep, and why it does not keep the others; nothing if it was not asked to."""
+        committed = self._ledger.committed()
+        if committed is not None:
+            yield f"{committed:,} of the stored are committed: the peer said that it keeps them"
+            yield from _table((count.instances, commitment_text(count)) for count in uncommitted_counts(self._ledger))
 
     def _study_lines(self) -> Iterator[str]:
         """How many studies are complete, and those that are not; or all, if that was asked for."""
@@ -104,6 +114,7 @@ class Account:
             "all_stored": _is_all_stored(runs, states),
             "doubtful": ledger.count_doubtful(),
             "committed": ledger.committed(),
+            "not_committed": [_commitment_data(count) for count in uncommitted_counts(ledger)],
             "states": {count.state.value: count.instances for count in states},
             "statuses": {f"{value:04X}": count for value, count in ledger.by_status().items()},
             "reasons": [_reason_data(count) for count in ledger.by_reason()],
@@ -176,6 +187,30 @@ def reason_text(count: ReasonCount) -> str:
 def _reason_data(count: ReasonCount) -> dict[str, Any]:
     status = None if count.status is None else f"{count.status:04X}"
     return {**count._asdict(), "state": count.state.value, "status": status}
+
+
+def uncommitted_counts(ledger: LedgerReader) -> list[CommitmentCount]:
+    """The stored instances that are not committed, by what is known of them; [] if commitment was not asked for."""
+    return [count for count in ledger.by_commitment() if count.commitment is not Commitment.COMMITTED]
+
+
+def commitment_text(count: CommitmentCount) -> str:
+    """Whether stored instances are committed, and why not."""
+    if count.failure_reason is not None:
+        from asyncstore.services.storage_commitment import text_of_reason
+
+        return f"not committed: {text_of_reason(count.failure_reason)}"
+    return _COMMITMENTS[count.commitment]
+
+
+def _commitment_data(count: CommitmentCount) -> dict[str, Any]:
+    reason = None if count.failure_reason is None else f"{count.failure_reason:04X}"
+    return {
+        "commitment": count.commitment.value,
+        "failure_reason": reason,
+        "reason": commitment_text(count),
+        "instances": count.instances,
+    }
 
 
 def _run_data(run: RunRecord) -> dict[str, Any]:

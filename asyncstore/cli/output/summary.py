@@ -64,9 +64,16 @@ class Summary:
         yield from _section("SOP classes", self._classes())
         yield from _section("Changed", self._changes())
         yield from _section("Reasons", self._reasons())
-        yield from _section("Exit code", [f"{self.exit_code}: {_meaning(self.exit_code)}"])
+        if self.report.committed is not None:
+            yield from _section("Commitment", self._commitment(self.report.committed))
+        yield from _section("Exit code", [f"{self.exit_code}: {self._meaning()}"])
         for command, purpose in self.next_steps:
             yield from _section("Next", [f"{purpose}:", f"  {path_text(command)}"])
+
+    def _meaning(self) -> str:
+        if self.exit_code == ExitCode.SOME_FAILED and not self.report.failed:
+            return "finished, but some stored instances are not committed"
+        return _meaning_of(self.exit_code)
 
     def _outcomes(self) -> list[str]:
         rows = [(self.report.states[state], what) for state, what in _STATES if self.report.states[state]]
@@ -91,6 +98,17 @@ class Summary:
         """How the stored instances were changed on the way, each with as many changes as it had."""
         return _table([(count, path_text(change)) for change, count in self.report.changes.most_common()])
 
+    def _commitment(self, committed: int) -> list[str]:
+        """What the peer commits to keep, and why it does not keep the others."""
+        rows = [(committed, "committed: the peer keeps them")] if committed else []
+        reasons = self.report.not_committed.most_common()
+        rows += [
+            (count, f"not committed: {path_text(peer_text(reason, _REASON_CHARACTERS))}")
+            for reason, count in reasons
+            if count
+        ]
+        return _table(rows) or ["nothing was asked for"]
+
     def _reasons(self) -> list[str]:
         """Why instances are not stored, or stored with a warning, the most frequent reasons first."""
         if not any(self.report.states[state] for state in (*FAILED_STATES, State.WARNING, State.LEFT)):
@@ -99,7 +117,7 @@ class Summary:
         return _table([(count, path_text(peer_text(reason, _REASON_CHARACTERS))) for reason, count in reasons])
 
 
-def _meaning(code: int) -> str:
+def _meaning_of(code: int) -> str:
     return _MEANINGS.get(ExitCode(code), "") if code in tuple(ExitCode) else f"interrupted by signal {code - 128}"
 
 

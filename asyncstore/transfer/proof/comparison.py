@@ -92,16 +92,18 @@ class Verdict:
         return [each for each in self.differences if each.kind is kind]
 
 
-def compare(study: ExpectedStudy, listing: Listing) -> Verdict:
-    """Compare a study with what the peer listed of it."""
+def compare(study: ExpectedStudy, listing: Listing, *, tells_extra: bool = True) -> Verdict:
+    """Compare a study with what the peer listed of it; `tells_extra`: what it has besides is a difference."""
     found = listing.found[study.study_instance_uid]
     verdict = Verdict(study.study_instance_uid, len(study.instances), len(found))
     if listing.failure is not None:
         verdict.problem = str(listing.failure)
         return verdict
-    if not listing.is_whole:
+    if tells_extra and not listing.is_whole:
         verdict.problem = "the peer cuts its lists short: it may have further instances"
     verdict.differences = list(_differences(study, found))
+    if not tells_extra:
+        verdict.differences = [each for each in verdict.differences if each.kind is not Kind.EXTRA]
     in_series = Counter(each.series_instance_uid for each in study.instances.values())
     missing = Counter(each.series_instance_uid for each in verdict.of_kind(Kind.MISSING))
     verdict.missing_series = {uid: count for uid, count in missing.items() if uid and count == in_series[uid]}
@@ -125,8 +127,8 @@ class Comparison:
     """Compares all of `expected` with a peer, by several queries at once, and tells `on_verdict` of each study.
 
     `associations` is how many queries run at once. `by_counts` takes a study as equal if the peer's numbers of its
-    series and instances agree: quick, but one missing instance and one extra look like none. Other arguments are those
-    of `associate`.
+    series and instances agree: quick, but one missing instance and one extra look like none. `tells_extra` False: what
+    the peer has besides is no difference. Other arguments are those of `associate`.
     """
 
     def __init__(
@@ -137,6 +139,7 @@ class Comparison:
         *,
         associations: int = 2,
         by_counts: bool = False,
+        tells_extra: bool = True,
         **association: Any,
     ) -> None:
         self._peer = peer
@@ -144,6 +147,7 @@ class Comparison:
         self._on_verdict = on_verdict
         self._associations = associations
         self._by_counts = by_counts
+        self._tells_extra = tells_extra
         self._options = association
         self._habits = Habits()
         self._pace = Pace()
@@ -217,7 +221,9 @@ class Comparison:
             inquiry.asks_classes = asks_classes
             for part in _parts(studies):
                 listings = await inquiry.instances_of(part)
-                verdicts += [compare(study, listings[study.study_instance_uid]) for study in part]
+                verdicts += [
+                    compare(study, listings[study.study_instance_uid], tells_extra=self._tells_extra) for study in part
+                ]
         return verdicts
 
     async def _next_lot(self) -> list[ExpectedStudy]:

@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 
 # A million instances take some 200 MB on disk, and no more memory than this.
 _CACHE_KIB: Final = 8192
+_ROWS_AT_ONCE: Final = 2000
 _SCHEMA: Final = """
 CREATE TABLE instance (
     study TEXT NOT NULL,
@@ -40,6 +41,7 @@ CREATE TABLE instance (
     PRIMARY KEY (study, uid)
 ) WITHOUT ROWID
 """
+_STORED_SCHEMA: Final = "CREATE TABLE stored (path BLOB, sop_class TEXT NOT NULL, uid TEXT NOT NULL, study TEXT)"
 NO_STUDY: Final = "no Study Instance UID: it cannot be asked for"
 
 
@@ -49,6 +51,16 @@ class ExpectedInstance(NamedTuple):
     series_instance_uid: str
     sop_class_uid: str
     path: str | None
+
+
+class StoredInstance(NamedTuple):
+    """An instance that was stored, as a run or a ledger knows it; None for what it does not know."""
+
+    path: str | None
+    sop_class_uid: str | None
+    sop_instance_uid: str | None
+    study_instance_uid: str | None = None
+    series_instance_uid: str | None = None
 
 
 @record(slots=True, eq=False)
@@ -84,6 +96,7 @@ class Expected:
         self._connection.execute(f"PRAGMA cache_size = -{_CACHE_KIB}")
         self._connection.execute("PRAGMA journal_mode = OFF")
         self._connection.execute(_SCHEMA)
+        self._connection.execute(_STORED_SCHEMA)
 
     def __enter__(self) -> Self:
         return self
@@ -101,6 +114,22 @@ class Expected:
     def add_ledger(self, ledger: LedgerReader) -> None:
         """Add every instance that a ledger calls stored; of one whose study it does not know, the file is read."""
         self._add(row for each in ledger.rows(STORED) if (row := self._row_of_record(each)) is not None)
+
+    def note_stored(self, stored: Iterable[StoredInstance]) -> None:
+        """Keep instances that were stored, for `add_stored` later; this reads no file."""
+        rows = [(os.fsencode(each.path) if each.path else None, *each[1:4]) for each in stored]
+        self._connection.execute("BEGIN")
+        self._connection.executemany("INSERT INTO stored VALUES (?, ?, ?, ?)", rows)
+        self._connection.execute("COMMIT")
+
+    def add_stored(self) -> None:
+        """Add every instance that was noted; the file is read of one whose study is not known."""
+        last = 0
+        query = "SELECT rowid, path, sop_class, uid, study FROM stored WHERE rowid > ? ORDER BY rowid LIMIT ?"
+        while rows := self._connection.execute(query, (last, _ROWS_AT_ONCE)).fetchall():
+            last = rows[-1][0]
+            stored = [StoredInstance(os.fsdecode(path) if path else None, *uids) for _, path, *uids in rows]
+            self._add(row for each in stored if (row := self._row_of_record(each)) is not None)
 
     def counts(self) -> tuple[int, int]:
         """The number of instances, and of studies."""
@@ -150,7 +179,7 @@ class Expected:
         name = None if path is None else os.fsencode(path)
         return study, instance.sop_instance_uid, series or "", instance.sop_class_uid, name
 
-    def _row_of_record(self, record: LedgerRow) -> Row | None:
+    def _row_of_record(self, record: LedgerRow | StoredInstance) -> Row | None:
         if record.sop_instance_uid is None:
             return None
         if record.study_instance_uid is not None:
@@ -158,12 +187,12 @@ class Expected:
             series = record.series_instance_uid or ""
             return record.study_instance_uid, record.sop_instance_uid, series, record.sop_class_uid or "", name
         if record.path is None:
-            self._problem(None, f"the ledger does not know the study of {record.sop_instance_uid}")
+            self._problem(None, f"the study of {record.sop_instance_uid} is not known")
             return None
         try:
             instance = instance_from(record.path)
         except (SourceError, OSError) as error:
-            self._problem(record.path, f"the ledger does not know its study, and it cannot be read: {error}")
+            self._problem(record.path, f"its study is not known, and it cannot be read: {error}")
             return None
         if instance.sop_instance_uid != record.sop_instance_uid:
             self._problem(record.path, f"it is no longer the instance {record.sop_instance_uid} that was stored")

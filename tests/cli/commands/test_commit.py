@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import contextlib
+import csv
+import json
 import re
+from collections import Counter
 from typing import TYPE_CHECKING
 
 import pytest
 
+from asyncstore.ledger.rows import Commitment
 from asyncstore.ledger.sqlite.reader import LedgerReader
 from tests.support import command
 from tests.support.associations import image_file
@@ -61,6 +65,49 @@ def test_what_is_stored_is_committed_and_verified(tree: Path, tmp_path: Path) ->
     assert f"{COUNT} of the stored are committed" in command.run("report", ledger).stdout
 
 
+def test_what_is_stored_what_is_committed_and_what_neither_is_told_everywhere(tree: Path, tmp_path: Path) -> None:
+    ledger, page = tmp_path / "run.db", tmp_path / "page.html"
+    with archive(tmp_path / "in", "--commitment") as port:
+        assert command.run("storescu", "--ledger", ledger, LOOPBACK, port, tree).returncode == 0
+        (tmp_path / "in" / "1.2.3.5.dcm").unlink()
+        (tree / "5.dcm").unlink()  # so that it cannot be sent again
+        (tree / "13.dcm").write_bytes(b"no instance")
+        words = ("--commit", "--json", "--summary", "--ledger", ledger, LOOPBACK, port, tree)
+        done = command.run("storescu", *words)
+    why = "the peer does not have the instance (0x0112)"
+    assert done.returncode == 3
+    assert f"E: 1 stored instance not committed: {why}, and it was not sent again: " in done.stderr
+    assert f"Commitment   {COUNT - 1}  committed: the peer keeps them" in done.stderr
+    assert f"1  not committed: {why}" in done.stderr
+    assert "Exit code    3: finished, but some stored instances are not committed" in done.stderr
+    summary = json.loads(done.stdout.splitlines()[-1])
+    assert (summary["stored"], summary["committed"], summary["exit_code"]) == (COUNT - 1, COUNT - 1, 3)
+    assert list(summary["not_committed"].values()) == [1]
+    lines = command.run("report", ledger).stdout.splitlines()
+    assert f"{COUNT - 1} of the stored are committed: the peer said that it keeps them" in lines
+    assert f"  1  not committed: {why}" in lines
+    told = json.loads(command.run("report", "--json", ledger).stdout)
+    refused = {"commitment": "refused", "failure_reason": "0112", "reason": f"not committed: {why}", "instances": 1}
+    assert (told["committed"], told["not_committed"]) == (COUNT - 1, [refused])
+    rows = list(csv.DictReader(command.run("report", "--csv", ledger).stdout.splitlines()))
+    told_of_rows = Counter((row["state"], row["commitment"], row["failure_reason"]) for row in rows)
+    assert told_of_rows[("stored", "committed", "")] == COUNT - 1
+    assert told_of_rows[("stored", "refused", "0112")] == 1
+    assert command.run("report", "--html", page, ledger).returncode == 0
+    assert f"not committed: {why}" in page.read_text(encoding="utf-8")
+
+
+def test_an_instance_that_was_lost_later_is_sent_again_and_its_row_is_right(tree: Path, tmp_path: Path) -> None:
+    ledger = tmp_path / "run.db"
+    with archive(tmp_path / "in", "--commitment") as port:
+        assert command.run("storescu", "--ledger", ledger, LOOPBACK, port, tree).returncode == 0
+        (tmp_path / "in" / "1.2.3.5.dcm").unlink()
+        assert command.run("storescu", "--commit", "--ledger", ledger, LOOPBACK, port, tree).returncode == 0
+    with LedgerReader(ledger) as reader:
+        (row,) = [row for row in reader.rows() if row.sop_instance_uid == "1.2.3.5"]
+    assert (row.state.value, row.attempts, row.run, row.commitment) == ("stored", 2, 2, Commitment.COMMITTED)
+
+
 def test_what_an_earlier_run_stored_is_committed_later_and_what_is_gone_is_sent_once_more(
     tree: Path, tmp_path: Path
 ) -> None:
@@ -102,5 +149,9 @@ def test_a_port_that_is_taken_and_mistakes_are_told(tree: Path, tmp_path: Path) 
         assert f"cannot listen on port {port}" in done.stderr
     assert command.run("storescu", "--commit-port", 104, LOOPBACK, 104, tree).returncode == 2
     assert command.run("storescp", "--ignore", "--commitment", 0).returncode == 2
+    by_tls = ("--tls", "--commit", "--commit-port", free_port())
+    refused = command.run("storescu", *by_tls, LOOPBACK, 104, tree)
+    assert refused.returncode == 2
+    assert "give --tls-cert and --tls-key, or --commit-plaintext" in " ".join(refused.stderr.split())
     from_port = ("--source-address", f"{LOOPBACK}:{free_port()}", "-j", "1")
     assert command.run("storescu", "--commit", *from_port, LOOPBACK, 104, tree).returncode == 2

@@ -187,3 +187,67 @@ def test_a_named_peer_is_asked_by_tls(tree: Path, tmp_path: Path) -> None:
 def test_a_mistake_in_the_options_is_code_2(tree: Path) -> None:
     assert command.run("verify", tree, "-0", LOOPBACK, 104).returncode == 2
     assert command.run("verify", tree, "--json", "--csv", LOOPBACK, 104).returncode == 2
+
+
+def send_to(directory: Path, *words: Any, loses: str = "", **options: Any) -> subprocess.CompletedProcess[str]:
+    """Run storescu --verify against an archive that answers queries about all that it got but one instance."""
+
+    async def main() -> subprocess.CompletedProcess[str]:
+        archive = Archive([])
+
+        def on_store(arrival: Any) -> None:
+            uid = arrival.request.affected_sop_instance_uid
+            if uid != loses:
+                archive.instances.append(row(uid, arrival.request.affected_sop_class_uid))
+
+        async with StorageSCP(further_providers={STUDY_ROOT_FIND: archive}, on_store=on_store) as scp:
+            archive.instances.append(row("1.2.3.99"))  # it has that from others
+            line = functools.partial(command.run, "storescu", "--verify", *words, LOOPBACK, scp.port, directory)
+            return await anyio.to_thread.run_sync(line)
+
+    return anyio.run(main)
+
+
+@pytest.mark.parametrize("with_ledger", [True, False], ids=["ledger", "no ledger"])
+def test_what_was_sent_is_verified_at_the_end(tree: Path, tmp_path: Path, with_ledger: bool) -> None:
+    words = ("--ledger", tmp_path / "run.db") if with_ledger else ()
+    done = send_to(tree, *words)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout == "5 instances in 1 study compared\nno difference\n"
+
+
+@pytest.mark.parametrize("with_ledger", [True, False], ids=["ledger", "no ledger"])
+def test_what_the_peer_has_lost_since_is_exit_code_7(tree: Path, tmp_path: Path, with_ledger: bool) -> None:
+    words = ("--ledger", tmp_path / "run.db") if with_ledger else ()
+    done = send_to(tree, *words, loses=UIDS[2])
+    assert done.returncode == 7
+    assert done.stdout.splitlines() == [
+        f"study {STUDY}: 1 of 5 missing",
+        f"  missing: {UIDS[2]} in series {SERIES}, {tree}/{UIDS[2]}.dcm",
+        "5 instances in 1 study compared",
+        "1 study differs: 1 missing",
+    ]
+
+
+def test_the_differences_after_a_run_are_lines_of_json_before_its_summary(tree: Path) -> None:
+    done = send_to(tree, "--json", loses=UIDS[2])
+    *outcomes, study, verified, summary = map(json.loads, done.stdout.splitlines())
+    assert [line["event"] for line in outcomes] == ["outcome"] * 5
+    assert (study["event"], verified["missing"], summary["event"], summary["exit_code"]) == ("study", 1, "summary", 7)
+
+
+def test_a_peer_that_cannot_be_asked_has_proved_nothing(tree: Path) -> None:
+    async def main() -> subprocess.CompletedProcess[str]:
+        async with StorageSCP() as scp:
+            line = functools.partial(command.run, "storescu", "--verify", LOOPBACK, scp.port, tree)
+            return await anyio.to_thread.run_sync(line)
+
+    done = anyio.run(main)
+    assert (done.returncode, done.stdout) == (3, "0 instances in 0 studies compared\n")
+    assert done.stderr
+
+
+def test_a_run_that_stops_early_is_not_verified(tree: Path) -> None:
+    done = send_to(tree, "-j", "1", "-w", "1", "--fail-fast", "--on-status", "0000=failed")
+    assert done.returncode == 4
+    assert "E: Not verified: the run did not finish\n" in done.stderr

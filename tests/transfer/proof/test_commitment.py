@@ -8,111 +8,33 @@ from typing import TYPE_CHECKING, Any
 import anyio
 import pytest
 
-from asyncstore.dimse.n_messages import NActionRQ, NActionRSP, NEventReportRQ
 from asyncstore.errors import Aborted, LedgerError
 from asyncstore.net.acceptor import Acceptor
 from asyncstore.net.peer import Peer
-from asyncstore.services.identifiers import decode_identifier, encode_identifier
 from asyncstore.services.references import Reference
-from asyncstore.services.scu import associate
-from asyncstore.services.storage_commitment import PUSH_MODEL_INSTANCE
-from asyncstore.status import SUCCESS, Status
 from asyncstore.transfer.proof import commitment
-from asyncstore.transfer.proof.commitment import NO_REPORT, Committer
-from asyncstore.uids import CT_IMAGE_STORAGE, IMPLICIT_VR_LITTLE_ENDIAN, STORAGE_COMMITMENT_PUSH_MODEL
+from asyncstore.transfer.proof.commitment import MISSING, NO_REPORT, NOT_WAITED_FOR, Committer
+from asyncstore.uids import CT_IMAGE_STORAGE, STORAGE_COMMITMENT_PUSH_MODEL
 from asyncstore.upper_layer.items import UserIdentity
 from asyncstore.upper_layer.pdu import Abort
-from tests.support.archive import item_of
-from tests.support.associations import LIMIT_SECONDS, inside
+from tests.support.associations import LIMIT_SECONDS
+from tests.support.committing import CommittingPeer
 from tests.support.wire import ScriptedSCP, Wire
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from pydicom import Dataset
-
     from asyncstore.net.user_identity import Caller
 
 pytestmark = pytest.mark.every_loop
 
+
+@pytest.fixture(autouse=True)
+def hurried(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(commitment, "_AGAIN_SECONDS", 0.01)
+
+
 REFERENCES = [Reference(CT_IMAGE_STORAGE, f"1.2.{number}") for number in range(1, 8)]
-REPORT = (STORAGE_COMMITMENT_PUSH_MODEL, PUSH_MODEL_INSTANCE)
-
-
-class CommittingPeer:
-    """Commits to everything but what `failures` names; `plan` says how it reports on each request, in order.
-
-    "same", "new": on the same or on a new association; "parts", "twice": in two parts, twice; "none": never;
-    "late": with the report to the next request. `refuses` is the status of its first answers.
-    """
-
-    def __init__(
-        self, *plan: str, failures: Mapping[str, list[int]] | None = None, refuses: Sequence[int] = ()
-    ) -> None:
-        self.requests: list[Dataset] = []
-        self.port = 0
-        self._plan = list(plan)
-        self._failures = dict(failures or {})
-        self._refuses = list(refuses)
-        self._late: list[Dataset] = []
-
-    def begin(self, request: Any) -> None:
-        """Take the action in memory."""
-
-    def perform(self, request: Any, data_set: Any) -> Any:
-        assert isinstance(request.message, NActionRQ)
-        if self._refuses:
-            return NActionRSP(request.message_id, Status(self._refuses.pop(0)))
-        asked = decode_identifier(data_set, request.context.transfer_syntax_uid)
-        self.requests.append(asked)
-        way = self._plan.pop(0) if len(self._plan) > 1 else self._plan[0]
-        request.association._background.start_soon(self._report, request.association, asked, way)
-        return NActionRSP(request.message_id, SUCCESS)
-
-    async def _report(self, association: Any, asked: Dataset, way: str) -> None:
-        if way == "late":
-            self._late.append(asked)
-        if way in ("late", "none"):
-            return
-        for each in (*self._late, asked):
-            parts = self._parts(each, 2 if way == "parts" else 1)
-            for part in parts * (2 if way == "twice" else 1):
-                if way == "new":
-                    contexts = [(STORAGE_COMMITMENT_PUSH_MODEL, (IMPLICIT_VR_LITTLE_ENDIAN,))]
-                    async with associate(Peer("127.0.0.1", self.port, "STORESCU"), contexts=contexts) as back:
-                        await self._send(inside(back), part)
-                else:
-                    await self._send(association, part)
-        self._late.clear()
-
-    async def _send(self, association: Any, part: Dataset) -> None:
-        context_id, context = next(iter(association.contexts.by_id.items()))
-        answered = anyio.Event()
-        encoded = encode_identifier(part, context.transfer_syntax_uid)
-        await association.invoker.send_command(
-            context_id, NEventReportRQ, lambda *_: answered.set(), *REPORT, 1, data_set=encoded
-        )
-        await answered.wait()
-
-    def _parts(self, asked: Dataset, count: int) -> list[Dataset]:
-        from pydicom import Dataset
-
-        parts = []
-        items = list(asked.ReferencedSOPSequence)
-        for number in range(count):
-            part = Dataset()
-            part.TransactionUID = asked.TransactionUID
-            part.ReferencedSOPSequence, part.FailedSOPSequence = [], []
-            for item in items[number::count]:
-                reasons = self._failures.get(item.ReferencedSOPInstanceUID)
-                named = item_of(Reference(item.ReferencedSOPClassUID, item.ReferencedSOPInstanceUID))
-                if reasons and (reason := reasons.pop(0)):
-                    named.FailureReason = reason
-                    part.FailedSOPSequence.append(named)
-                else:
-                    part.ReferencedSOPSequence.append(named)
-            parts.append(part)
-        return parts
 
 
 class Recorded:
@@ -195,13 +117,11 @@ async def test_each_reason_decides() -> None:
     committer = await committed_by(provider)
     assert committer.committed == len(REFERENCES) - 3
     assert committer.failures == {
-        "the peer does not have the instance (0x0112)": 1,
         "the peer has it with another SOP class (0x0119)": 1,
         "the peer does not support its SOP class (0x0122)": 1,
     }
-    assert committer.to_send_again == ["/1.2.1"]
-    asked = [[item.ReferencedSOPInstanceUID for item in request.ReferencedSOPSequence] for request in provider.requests]
-    assert asked[1:] == [["1.2.4"], ["1.2.4"]]
+    assert [waiting.path for waiting in committer.to_send_again.values()] == ["/1.2.1"]
+    assert provider.asked[1:] == [["1.2.4"], ["1.2.4"]]
 
 
 async def test_many_instances_are_several_transactions() -> None:
@@ -274,3 +194,48 @@ async def test_a_peer_that_leaves_between_request_and_report_is_asked_again() ->
     provider._report = leaves_once  # type: ignore[method-assign]
     committer = await committed_by(provider, wait_seconds=0.3)
     assert (committer.committed, committer.failures) == (len(REFERENCES), {})
+
+
+async def test_a_second_report_says_nothing_of_an_instance_that_was_sent_again() -> None:
+    provider = CommittingPeer("twice", failures={"1.2.1": [0x0112]})
+    with anyio.fail_after(2 * LIMIT_SECONDS):
+        async with (
+            Acceptor({STORAGE_COMMITMENT_PUSH_MODEL: provider}) as acceptor,
+            Committer(Peer("127.0.0.1", acceptor.port)) as committer,
+        ):
+            committer.add(REFERENCES[0], "/1")
+            await committer.finish()
+            (waiting,) = committer.to_send_again.values()
+            committer.sent_again(waiting)
+            await committer.finish()
+    assert (committer.committed, committer.failures, committer.to_send_again) == (1, {}, {})
+
+
+async def test_an_instance_is_sent_again_once() -> None:
+    provider = CommittingPeer("same", failures={"1.2.1": [0x0112, 0x0112, 0x0112]})
+    with anyio.fail_after(2 * LIMIT_SECONDS):
+        async with (
+            Acceptor({STORAGE_COMMITMENT_PUSH_MODEL: provider}) as acceptor,
+            Committer(Peer("127.0.0.1", acceptor.port)) as committer,
+        ):
+            committer.add(REFERENCES[0], "/1")
+            await committer.finish()
+            (waiting,) = committer.to_send_again.values()
+            committer.sent_again(waiting)
+            await committer.finish()
+    assert (committer.committed, committer.failures, committer.to_send_again) == (0, {MISSING: 1}, {})
+
+
+async def test_several_files_of_one_instance_are_asked_for_once_and_counted_each() -> None:
+    committer = await committed_by(CommittingPeer("same"), references=[REFERENCES[0], REFERENCES[1], REFERENCES[0]])
+    assert (committer.committed, committer.failures) == (3, {})
+
+
+async def test_what_nobody_waited_for_is_not_committed() -> None:
+    provider = CommittingPeer("none")
+    async with (
+        Acceptor({STORAGE_COMMITMENT_PUSH_MODEL: provider}) as acceptor,
+        Committer(Peer("127.0.0.1", acceptor.port)) as committer,
+    ):
+        committer.add(REFERENCES[0])
+    assert (committer.committed, committer.failures) == (0, {NOT_WAITED_FOR: 1})
