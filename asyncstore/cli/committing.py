@@ -84,9 +84,9 @@ class Committing:
 
     def add(self, outcome: Outcome, *, was_sent_again: bool = False) -> None:
         """Have an instance committed if the peer has it."""
-        instance = outcome.instance
-        if instance is not None and outcome.state in _AT_THE_PEER:
-            reference = Reference(instance.sop_class_uid, instance.sop_instance_uid)
+        instance, uid = outcome.instance, outcome.sent_sop_instance_uid
+        if instance is not None and uid is not None and outcome.state in _AT_THE_PEER:
+            reference = Reference(instance.sop_class_uid, uid)
             self.committer.add(reference, instance.path, was_sent_again=was_sent_again)
 
     async def finish(self) -> None:

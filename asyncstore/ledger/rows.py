@@ -26,8 +26,10 @@ class LedgerRow:
     it again may help. `status` is the value of the peer's answer, `comment` its Error Comment as sent,
     `offending_elements` the tags that it complained about (group << 16 | element). `association_number` and
     `context_id` say where it was sent, `sent_transfer_syntax_uid` as what, and `bytes_sent` counts the bytes of its
-    data set. `losses` counts the associations that ended while it was in flight. One that is `set_aside` is not sent
-    again unless a run is asked to.
+    data set. `changes` says what was changed on the way, as in Outcome, and `sent_sop_instance_uid`,
+    `sent_study_instance_uid` and `sent_series_instance_uid` under which UIDs it was sent if one of them is not the
+    file's, else they are None. `losses` counts the associations that ended while it was in flight. One that is
+    `set_aside` is not sent again unless a run is asked to.
     """
 
     path: str | None
@@ -53,6 +55,10 @@ class LedgerRow:
     bytes_sent: int
     run: int
     recorded_at: datetime.datetime
+    changes: tuple[str, ...] = ()
+    sent_sop_instance_uid: str | None = None
+    sent_study_instance_uid: str | None = None
+    sent_series_instance_uid: str | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """The row as plain data, for JSON and CSV. Undecodable bytes of the path are lone surrogates."""
@@ -61,6 +67,7 @@ class LedgerRow:
             "state": self.state.value,
             "status": None if self.status is None else f"{self.status:04X}",
             "offending_elements": [f"({tag >> 16:04X},{tag & 0xFFFF:04X})" for tag in self.offending_elements],
+            "changes": list(self.changes),
             "recorded_at": self.recorded_at.isoformat(timespec="milliseconds"),
         }
 
@@ -79,6 +86,13 @@ class ReasonCount(NamedTuple):
     state: State
     status: int | None
     reason: str
+    instances: int
+
+
+class ChangeCount(NamedTuple):
+    """The number of stored `instances` with a `change`; one that was changed in several ways counts for each."""
+
+    change: str
     instances: int
 
 

@@ -15,7 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from asyncstore.errors import LedgerError
-from asyncstore.instances.outcome import Outcome, State
+from asyncstore.instances.outcome import Outcome, SentUIDs, State
 from asyncstore.ledger.sqlite import file as ledger_file
 from asyncstore.ledger.sqlite import ledger as sqlite_ledger
 from asyncstore.ledger.sqlite import writer as ledger_writer
@@ -53,6 +53,8 @@ async def test_an_outcome_comes_back_whole(tmp_path: Path) -> None:
                 reason="Coercion of data elements (0xB000)",
                 attempts=2,
                 transfer_syntax_uid=IMPLICIT_VR_LITTLE_ENDIAN,
+                changes=("PatientID set", "padded to an even length"),
+                sent_uids=SentUIDs("2.25.1", "2.25.2", None),
             )
         )
         await ledger.flush()
@@ -81,6 +83,10 @@ async def test_an_outcome_comes_back_whole(tmp_path: Path) -> None:
         "bytes_sent": 525336,
         "run": 1,
         "recorded_at": "2020-09-13T12:26:40.250+00:00",
+        "changes": ["PatientID set", "padded to an even length"],
+        "sent_sop_instance_uid": "2.25.1",
+        "sent_study_instance_uid": "2.25.2",
+        "sent_series_instance_uid": None,
     }
 
 

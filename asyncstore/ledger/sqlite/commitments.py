@@ -38,8 +38,11 @@ _SCHEMA: Final = (
         answered_at INTEGER NOT NULL
     ) WITHOUT ROWID""",
 )
+# The peer knows an instance by the UID under which it was sent.
+_SENT_UID: Final = "coalesce(s.sop_instance_uid, i.sop_instance_uid)"
 _STORED_ROWS: Final = (
-    "FROM instance i JOIN account a ON a.id = i.account LEFT JOIN commitment c USING (sop_instance_uid) "
+    "FROM instance i JOIN account a ON a.id = i.account LEFT JOIN sent s ON s.id = i.id "
+    f"LEFT JOIN commitment c ON c.sop_instance_uid = {_SENT_UID} "
     f"WHERE a.state IN ({', '.join('?' * len(STORED))})"
 )
 _IS_COMMITTED: Final = "coalesce(c.answer = 0 AND c.answered_at >= i.recorded_at, 0)"
@@ -94,7 +97,7 @@ class CommitmentRecord:
 
     def uncommitted(self) -> list[tuple[tuple[str, str], str | None]]:
         """SOP class and SOP instance, and the path, of each instance that is stored and not committed."""
-        query = f"SELECT a.sop_class, i.sop_instance_uid, i.path {_STORED_ROWS} AND NOT {_IS_COMMITTED}"
+        query = f"SELECT a.sop_class, {_SENT_UID}, i.path {_STORED_ROWS} AND NOT {_IS_COMMITTED}"
         with ledger_errors(self._path, "read"), self._lock:
             return [
                 ((str(sop_class), unpack_uid(uid)), os.fsdecode(path) if path else None)

@@ -55,7 +55,9 @@ _INSERT: Final = "INSERT OR REPLACE INTO instance VALUES "
 _ROW_MARKS: Final = f"({', '.join('?' * 11)})"
 _INSERT_ROWS: Final = _INSERT + ", ".join([_ROW_MARKS] * _ROWS_OF_A_STATEMENT)
 _INSERT_ROW: Final = _INSERT + _ROW_MARKS
-_INSERT_ACCOUNT: Final = f"INSERT INTO account VALUES ({', '.join('?' * 16)})"
+_INSERT_ACCOUNT: Final = f"INSERT INTO account VALUES ({', '.join('?' * 17)})"
+_INSERT_SENT: Final = "INSERT OR REPLACE INTO sent VALUES (?, ?, ?, ?)"
+_DELETE_SENT: Final = "DELETE FROM sent WHERE id = ?"
 _INDEX: Final = "INSERT OR IGNORE INTO hashed VALUES "
 _INDEX_HASHES: Final = _INDEX + ", ".join(["(?, ?)"] * _HASHES_OF_A_STATEMENT)
 _INDEX_HASH: Final = f"{_INDEX}(?, ?)"
@@ -151,6 +153,7 @@ class LedgerWriter:
         self.was_empty: bool = last_row == 0
         self._last_row: int = last_row
         self._last_account: int = last_account
+        self._has_sent: bool = bool(connection.execute("SELECT EXISTS (SELECT 1 FROM sent)").fetchone()[0])
         self._accounts: dict[tuple[Any, ...], int] = {}
         self._packed: dict[str, bytearray | str] = {}
         # Hashes that are not in the index yet: those since the last sorted run began, and those of that run.
@@ -251,6 +254,11 @@ class LedgerWriter:
                     # Opening the ledger does not look again at rows that are in the index.
                     self._connection.execute(_INDEX_HASH, (uid_hash, earlier.id))
             rows[row[0]] = row
+            if outcome.sent_uids is not None:
+                self._connection.execute(_INSERT_SENT, (row[0], *map(self._pack, map(_text, outcome.sent_uids))))
+                self._has_sent = True
+            elif earlier is not None and self._has_sent:
+                self._connection.execute(_DELETE_SENT, (row[0],))
             if has_repeats:
                 values = (row[_EARLIER_ATTEMPTS], outcome.state.value, outcome.attempts, self._run)
                 before[key] = _Earlier(row[0], row[_UID], row[_SIZE], row[_MTIME], *values)
@@ -339,6 +347,7 @@ class LedgerWriter:
             offending,
             outcome.association_number,
             outcome.context_id,
+            outcome.changes,
         )
         number = self._accounts.get(account)
         return self._new_account(account) if number is None else number
@@ -350,7 +359,8 @@ class LedgerWriter:
         values = [_storable_text(value) if isinstance(value, str) else value for value in account]
         offending = account[_OFFENDING]
         values[_OFFENDING] = struct.pack(f">{len(offending)}I", *offending)
-        self._connection.execute(_INSERT_ACCOUNT, (number, *values, self._run))
+        changes = _storable_text("\n".join(values.pop()))
+        self._connection.execute(_INSERT_ACCOUNT, (number, *values, self._run, changes))
         self._accounts[account] = number
         return number
 
@@ -367,6 +377,10 @@ class LedgerWriter:
 # Positions in a row of `instance`, and in an account.
 _UID, _SIZE, _MTIME, _EARLIER_ATTEMPTS = 2, 5, 6, 8
 _OFFENDING = 11
+
+
+def _text(uid: str | None) -> str:
+    return uid or ""
 
 
 def _storable_text(text: str) -> str:
