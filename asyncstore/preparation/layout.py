@@ -41,8 +41,9 @@ class Element(NamedTuple):
 class Layout:
     """The elements of a data set in Explicit VR Little Endian, except those in sequences.
 
-    `fragments` are the bytes of the compressed frames as (offset, length): its items behind the Basic Offset Table.
-    Raises CannotConvert if the data set is damaged or has no pixel data.
+    `pixel_data_at` is the offset of the value of Pixel Data, None if it has none. `fragments` are the bytes of the
+    compressed frames as (offset, length): its items behind the Basic Offset Table. Raises CannotConvert if the data set
+    is damaged.
     """
 
     def __init__(self, source: DataSource) -> None:
@@ -54,10 +55,7 @@ class Layout:
             self._find(source.length_bytes)
         except CutShort as cut:
             raise CannotConvert(f"the data set is damaged: {cut}") from None
-        pixel_data = [element for element in self.elements if element.tag == PIXEL_DATA]
-        if len(pixel_data) != 1:
-            raise CannotConvert("it has no pixel data")
-        self.pixel_data: Element = pixel_data[0]
+        self.pixel_data_at: int | None = next((e.value_at for e in self.elements if e.tag == PIXEL_DATA), None)
 
     def value(self, tag: int) -> bytes:
         """The value of an element; empty if it is absent, or too long to be of interest."""
@@ -86,7 +84,10 @@ class Layout:
 
     def has_compressed_icon(self) -> bool:
         """Whether the Icon Image Sequence has compressed pixel data of its own (PS3.5 A.4)."""
-        return any(e.tag == ICON_IMAGE_SEQUENCE and self._holds_fragments(e) for e in self.elements)
+        try:
+            return any(e.tag == ICON_IMAGE_SEQUENCE and self._holds_fragments(e) for e in self.elements)
+        except CutShort:  # whoever reads the icon meets it
+            return False
 
     def write(
         self,
