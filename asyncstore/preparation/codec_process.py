@@ -34,8 +34,7 @@ if TYPE_CHECKING:
 LONGEST_MESSAGE_BYTES: Final = 65536
 # Of memory that is the process's own. A frame is held a few times while it is decoded; files do not count.
 _MEMORY_BYTES: Final = 2 << 30
-# For a head, and for the pixels behind it. The slowest decoder was 20 times as fast on an idle machine.
-_SECONDS: Final = 60.0
+# The slowest decoder gave 20 times as many bytes of pixels on an idle machine.
 _BYTES_PER_SECOND: Final = 1e6
 
 
@@ -97,10 +96,10 @@ def _limit_memory() -> None:
 
 
 def _answer(message: dict[str, Any], descriptor: int) -> tuple[dict[str, Any], int | None]:
-    signal.setitimer(signal.ITIMER_REAL, _SECONDS)
+    signal.setitimer(signal.ITIMER_REAL, message["seconds"])
     with open(descriptor, "rb", buffering=0) as file, contextlib.closing(_Source(file, message)) as source:
         try:
-            result, length, changes = _converted(source, message["from"], message["to"])
+            result, length, changes = _converted(source, message)
         except MemoryError:
             return {"reason": f"it needs more than {_MEMORY_BYTES >> 20} MiB of memory to be decompressed"}, None
         except SourceError as error:
@@ -110,11 +109,12 @@ def _answer(message: dict[str, Any], descriptor: int) -> tuple[dict[str, Any], i
     return {"length": length, "changes": changes}, result
 
 
-def _converted(source: DataSource, given: str, wanted: str) -> tuple[int, int, tuple[str, ...]]:
+def _converted(source: DataSource, message: dict[str, Any]) -> tuple[int, int, tuple[str, ...]]:
     """An open file with the data set in the wanted transfer syntax, its length, and what was changed."""
     explicit, spool = Spool(), Spool()
+    wanted = message["to"]
     try:
-        changes = _decompress(source, given, explicit)
+        changes = _decompress(source, message, explicit)
         if wanted == EXPLICIT_VR_LITTLE_ENDIAN:
             explicit, spool = spool, explicit
         else:
@@ -125,13 +125,13 @@ def _converted(source: DataSource, given: str, wanted: str) -> tuple[int, int, t
         spool.discard()
 
 
-def _decompress(source: DataSource, given: str, spool: Spool) -> tuple[str, ...]:
+def _decompress(source: DataSource, message: dict[str, Any], spool: Spool) -> tuple[str, ...]:
     layout = Layout(source)
     if layout.pixel_data_at is None:  # a report, say: only the name of its transfer syntax changes
         layout.write({}, lambda: None, spool.write)
         return ()
-    decompression = Decompression(layout, given)
-    signal.setitimer(signal.ITIMER_REAL, _SECONDS + decompression.length_bytes / _BYTES_PER_SECOND)
+    decompression = Decompression(layout, message["from"])
+    signal.setitimer(signal.ITIMER_REAL, message["seconds"] + decompression.length_bytes / _BYTES_PER_SECOND)
     decompression.run(spool.write)
     return decompression.changes
 

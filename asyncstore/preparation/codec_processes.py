@@ -25,6 +25,8 @@ if TYPE_CHECKING:
     from asyncstore.instances.source import DataSource
 
 _TRIES: Final = 3
+# How long an instance may take, beside the time that its pixels may take by their number.
+_SECONDS: Final = 60.0
 # Numeric libraries would start threads for every core, and reserve memory for each.
 _ENVIRONMENT: Final = {"OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
 
@@ -51,7 +53,11 @@ class CodecProcesses:
         Blocks. Raises CannotConvert, SourceChanged or OSError.
         """
         with self._room, _Input(instance.source) as data:
-            message = data.place | {"from": instance.transfer_syntax_uid, "to": transfer_syntax_uid}
+            message = data.place | {
+                "from": instance.transfer_syntax_uid,
+                "to": transfer_syntax_uid,
+                "seconds": _SECONDS,
+            }
             answer, descriptor = self._ask(message, data.descriptor)
             data.check_unchanged(descriptor)
         if descriptor is None:
@@ -160,7 +166,7 @@ class _Input:
 
     def __init__(self, source: DataSource) -> None:
         self._source = source
-        self.place: dict[str, int] = {"offset": 0, "length": source.length_bytes}
+        self.place: dict[str, Any] = {"offset": 0, "length": source.length_bytes}
 
     def __enter__(self) -> _Input:
         source = self._source

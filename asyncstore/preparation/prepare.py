@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from asyncstore.preparation.codec_processes import CodecProcesses
     from asyncstore.upper_layer.contexts import AcceptedContexts
 
+
 # Not frozen, although nothing should change one: each instance needs one, and a frozen one costs three times as much.
 @record(slots=True, eq=False)
 class Prepared:
@@ -193,9 +194,7 @@ def prepare(
     return Prepared(instance, context_id, *uids, source.length_bytes, source, changes)
 
 
-def _converted(
-    instance: Instance, target: str, decompress: Decompressor | None
-) -> tuple[DataSource, tuple[str, ...]]:
+def _converted(instance: Instance, target: str, decompress: Decompressor | None) -> tuple[DataSource, tuple[str, ...]]:
     """The data set of an instance in a transfer syntax, and how it was changed for it."""
     given = instance.transfer_syntax_uid
     if given in UNCOMPRESSED_TRANSFER_SYNTAXES or given == target:

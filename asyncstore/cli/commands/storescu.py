@@ -9,11 +9,11 @@ were, at info level, and always on a terminal. `-q` prints none of this.
 
 import sys
 from collections.abc import Iterator
-from typing import Annotated, Any, Literal, cast
+from typing import TYPE_CHECKING, Annotated, Any, Literal, cast
 
 import typer
 
-from asyncstore.cli import options, rebinding, running, securing, selecting, showing
+from asyncstore.cli import converting, options, rebinding, running, securing, selecting, showing
 from asyncstore.cli.named_paths import NamedPaths
 from asyncstore.cli.output.plain_text import path_text
 from asyncstore.cli.sending import StorescuRun
@@ -25,6 +25,9 @@ from asyncstore.transfer.limits import Limits
 from asyncstore.transfer.options import RetryPolicy, TransferOptions
 from asyncstore.transfer.reactions import Reactions, StatusReaction, parse_overrides
 from asyncstore.transfer.schedule import windows
+
+if TYPE_CHECKING:
+    from asyncstore.preparation.conversions import Decompress
 
 DETAILS = """PATH is a DICOM file, a directory, a ZIP or TAR archive, a member of one (study.zip!/1.dcm), or a \
 DICOMDIR, which stands for the files that it references. Only files directly in a directory are sent; -r includes \
@@ -198,6 +201,8 @@ def storescu(
             panel=options.BULK,
         ),
     ] = "directory",
+    decompress: converting.DecompressOption = "lossless",
+    workers: converting.Workers = None,
     priority: Annotated[
         str,
         options.option(
@@ -343,6 +348,8 @@ def storescu(
         only_transfer_syntax=options.transfer_syntax(context),
         only_needed_contexts=single_context,
         keep_together=cast("Literal['directory', 'study']", keep_together),
+        decompress=cast("Decompress", decompress),
+        workers=workers,
         recursive=recursive,
         selection=selecting.selection(
             archives=archives,
