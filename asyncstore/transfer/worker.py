@@ -80,8 +80,9 @@ class Worker:
         self._sending: _Sent | None = None
         self._is_waiting = False  # the task waits for something to do
         self._handed: Pending | None = None  # taken, and sent next by the task or the callback of an answer
-        # Who says otherwise how an instance is prepared does so on the bench.
-        self._prepare_now = prepare_now if options.prepare is None else _prepare_on_the_bench
+        self._prepare_now = prepare_now
+        if options.prepare is not None:
+            self._prepare_now = getattr(options.prepare, "prepare_now", _prepare_on_the_bench)
         self._changed = Signal()  # an answer, the end of the association, or a request of the pool
         association.on_failure = self._changed.set
 
@@ -342,5 +343,5 @@ class Worker:
             await self._changed.wait()
 
 
-def _prepare_on_the_bench(instance: Instance, contexts: AcceptedContexts, *, convert: bool) -> None:
+def _prepare_on_the_bench(instance: Instance, contexts: AcceptedContexts, *, convert: bool = True) -> None:
     """Prepare nothing here and now."""
