@@ -12,7 +12,8 @@ from asyncstore.aio.signal import Signal, wait_for_any
 from asyncstore.errors import SourceError
 from asyncstore.instances.outcome import Outcome, outcome_of, source_problem
 from asyncstore.net.invoker import STREAMED_AFTER_BYTES
-from asyncstore.preparation.prepare import Prepared, conversion, prepare_now
+from asyncstore.preparation.conversions import UNCOMPRESSED_ONLY, Conversions
+from asyncstore.preparation.prepare import Prepared, prepare_now
 from asyncstore.services.storage import send, send_now
 from asyncstore.transfer.preparing import Bench
 
@@ -80,8 +81,9 @@ class Worker:
         self._sending: _Sent | None = None
         self._is_waiting = False  # the task waits for something to do
         self._handed: Pending | None = None  # taken, and sent next by the task or the callback of an answer
+        self._conversions = options.conversions
         self._prepare_now = prepare_now
-        if options.prepare is not None:
+        if options.prepare is not None:  # a Preparer without this method prepares on the bench
             self._prepare_now = getattr(options.prepare, "prepare_now", _prepare_on_the_bench)
         self._changed = Signal()  # an answer, the end of the association, or a request of the pool
         association.on_failure = self._changed.set
@@ -195,7 +197,7 @@ class Worker:
             for pair in self.proposal.pairs
             if pair[0] == first_sop_class_uid
             or not contexts.may_be_accepted(pair[0])
-            or (self._options.convert and conversion(contexts, *pair) is not None)
+            or self._conversions.target(contexts, *pair) is not None
         )
 
     async def work(self) -> None:
@@ -241,7 +243,7 @@ class Worker:
         instance, association = pending.instance, self.association
         self.idle_since = math.inf
         if prepared is None:
-            prepared = self._prepare_now(instance, association.contexts, convert=self._options.convert)
+            prepared = self._prepare_now(instance, association.contexts, self._conversions)
         elif isinstance(prepared, Prepared) and prepared.is_padded:
             self._attempts.tell_padded(pending)
         if prepared is None:
@@ -307,9 +309,7 @@ class Worker:
         if pending is None:
             return False
         instance, association, options = pending.instance, self.association, self._options
-        prepared = (
-            None if pending.losses else self._prepare_now(instance, association.contexts, convert=options.convert)
-        )
+        prepared = None if pending.losses else self._prepare_now(instance, association.contexts, self._conversions)
         if isinstance(prepared, Prepared):
             self._sending = (pending, prepared.transfer_syntax_uid, prepared.data_set_length)
             if pending.changes:  # of an earlier attempt
@@ -343,5 +343,7 @@ class Worker:
             await self._changed.wait()
 
 
-def _prepare_on_the_bench(instance: Instance, contexts: AcceptedContexts, *, convert: bool = True) -> None:
+def _prepare_on_the_bench(
+    instance: Instance, contexts: AcceptedContexts, conversions: Conversions = UNCOMPRESSED_ONLY
+) -> None:
     """Prepare nothing here and now."""
