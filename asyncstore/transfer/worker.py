@@ -312,8 +312,8 @@ class Worker:
         prepared = None if pending.losses else self._prepare_now(instance, association.contexts, self._conversions)
         if isinstance(prepared, Prepared):
             self._sending = (pending, prepared.transfer_syntax_uid, prepared.data_set_length)
-            if pending.changes:  # of an earlier attempt
-                pending.changes, pending.sent_uids = (), None
+            if prepared.changes or pending.changes:
+                pending.changes, pending.sent_uids = prepared.changes, prepared.sent_uids
             try:
                 if send_now(
                     association, prepared, self._on_response, on_begin=self._on_begin, priority=options.priority

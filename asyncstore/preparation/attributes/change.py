@@ -29,7 +29,7 @@ _LONGEST_HEAD_BYTES: Final = 256 << 20
 # A changed data set up to this size is one piece of memory, which is sent by one call.
 _WHOLE_BYTES: Final = 131072
 _SLOW_READ_SECONDS: Final = 0.005
-_PAUSE_SECONDS: Final = 4.0
+_PAUSE_SECONDS: Final = 1.0
 
 _STUDY: Final = 0x0020000D
 _SERIES: Final = 0x0020000E

@@ -51,6 +51,8 @@ class Level:
             self.behind: int = self._read(at, end, before_tag)
         else:
             self.behind = (self._read_explicit if encoding.explicit else self._read_implicit)(at, end, before_tag)
+        if encoding.explicit and self.elements and not self.elements[0].vr:
+            self.encoding = elements.IMPLICIT_LITTLE  # some programs write these into an explicit data set
         self.by_tag: dict[int, Element] = {element[0]: element for element in self.elements}
         own = self.by_tag.get(_CHARACTER_SET)
         self.character_set: bytes = character_set if own is None else self.value_of(own)
