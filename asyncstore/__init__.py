@@ -45,9 +45,19 @@ if TYPE_CHECKING:
     from asyncstore.instances.outcome import Outcome, SentUIDs, State
     from asyncstore.instances.problem import ProblemKind, ScanProblem
     from asyncstore.instances.source import BytesSource, DataSource, FileSource
-    from asyncstore.ledger.protocol import KnownInstance, Ledger, Offered, Suspicion
+    from asyncstore.ledger.protocol import (
+        Commitments,
+        KeepsCommitments,
+        KnownInstance,
+        Ledger,
+        Offered,
+        Suspicion,
+        Uncommitted,
+    )
     from asyncstore.ledger.rows import (
         ChangeCount,
+        Commitment,
+        CommitmentCount,
         DirectoryCount,
         LedgerRow,
         ReasonCount,
@@ -103,8 +113,8 @@ __all__ = [
     "Preparer", "Prepared", "Preparation", "Change", "Changed", "SentUIDs",
     # the durable record
     "Ledger", "Offered", "Suspicion", "KnownInstance", "SqliteLedger", "LedgerReader", "LedgerRow", "RunRecord",
-    "RunState", "StateCount", "ReasonCount", "StudyCount", "ChangeCount", "DirectoryCount",
-    "StoredOverTime", "StoredPart",
+    "RunState", "StateCount", "ReasonCount", "StudyCount", "ChangeCount", "DirectoryCount", "StoredOverTime",
+    "StoredPart", "Commitment", "CommitmentCount", "KeepsCommitments", "Commitments", "Uncommitted",
     # the other end
     "StorageSCP", "Acceptor", "Arrival", "CStoreRQ", "OnStore", "Caller", "Authenticate", "NO_ANSWER", "Silence",
     "ServiceProvider", "PeerRequest", "Sink", "Transport", "Connect", "MockTransport",
@@ -152,13 +162,18 @@ _MODULES = {
         "FileSource",
     ),
     "asyncstore.ledger.protocol": (
+        "Commitments",
+        "KeepsCommitments",
         "KnownInstance",
         "Ledger",
         "Offered",
         "Suspicion",
+        "Uncommitted",
     ),
     "asyncstore.ledger.rows": (
         "ChangeCount",
+        "Commitment",
+        "CommitmentCount",
         "DirectoryCount",
         "LedgerRow",
         "ReasonCount",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import sys
 from typing import TYPE_CHECKING, Final
 
 import anyio
@@ -15,8 +16,8 @@ from asyncstore.errors import Aborted, LocalProtocolError
 from asyncstore.instances.outcome import State
 from asyncstore.record import field, record
 from asyncstore.services.references import Reference
-from asyncstore.transfer.commitment import Committer
 from asyncstore.transfer.engine import Transfer
+from asyncstore.transfer.proof.commitment import Committer
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -79,8 +80,8 @@ class Committing:
 
         record = self._records.enter_context(await anyio.to_thread.run_sync(CommitmentRecord, ledger))
         self.committer.record = record
-        for reference, path in await anyio.to_thread.run_sync(record.uncommitted):
-            self.committer.add(Reference(*reference), path)
+        for each in await anyio.to_thread.run_sync(record.uncommitted, 0, sys.maxsize):
+            self.committer.add(Reference(each.sop_class_uid, each.sop_instance_uid), each.path)
 
     def add(self, outcome: Outcome, *, was_sent_again: bool = False) -> None:
         """Have an instance committed if the peer has it."""

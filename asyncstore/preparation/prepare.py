@@ -6,10 +6,12 @@ Each step may be needless. An instance that needs none is sent with the bytes of
 
 from __future__ import annotations
 
+import enum
 import threading
-from typing import TYPE_CHECKING, NamedTuple, Protocol, TypeAlias
+from typing import TYPE_CHECKING, Final, NamedTuple, Protocol, TypeAlias
 
-from asyncstore.instances.outcome import PADDED, Outcome, SentUIDs, no_context
+from asyncstore.errors import SourceError
+from asyncstore.instances.outcome import PADDED, Outcome, SentUIDs, no_context, source_problem
 from asyncstore.instances.problem import unreadable
 from asyncstore.preparation.conversions import LOSSLESS_ONLY, UNCOMPRESSED_ONLY, Conversions
 from asyncstore.record import record
@@ -71,6 +73,14 @@ class Changed(NamedTuple):
     changes: tuple[str, ...]
 
 
+class Later(enum.Enum):
+    """The answer of a change that would have to wait."""
+
+    LATER = enum.auto()
+
+
+LATER: Final = Later.LATER
+
 Change: TypeAlias = "Callable[[Instance], Changed | None]"
 """Changes an instance on the way; None: it stays as it is. A SourceError says why the instance is not sent."""
 
@@ -91,8 +101,15 @@ class Preparation:
     def __init__(self, change: Change | None = None) -> None:
         self.conversions: Conversions = LOSSLESS_ONLY
         self._change = change
+        self._at_once: Callable[[Instance], Changed | Later | None] | None = getattr(change, "at_once", None)
         self._codecs: CodecProcesses | None = None
         self._lock = threading.Lock()
+
+    @property
+    def record(self) -> object:
+        """What a ledger keeps of it, to tell it from another: the `record` of the change, or its name."""
+        name = getattr(self._change, "__qualname__", type(self._change).__qualname__)
+        return None if self._change is None else getattr(self._change, "record", name)
 
     def prepare(self, instance: Instance, contexts: AcceptedContexts) -> Prepared | Outcome:
         """See Preparer."""
@@ -100,12 +117,27 @@ class Preparation:
         if changed is None:
             return prepare(instance, contexts, self.conversions, self.decompress)
         prepared = prepare(changed.instance, contexts, self.conversions, self.decompress)
-        prepared.instance = instance
-        if isinstance(prepared, Prepared):
-            prepared.changes = changed.changes + prepared.changes
-            uids, of_file = _uids_of(changed.instance), _uids_of(instance)
-            prepared.sent_uids = None if uids == of_file else uids
-        return prepared
+        return _told(instance, changed, prepared)
+
+    def prepare_now(
+        self, instance: Instance, contexts: AcceptedContexts, conversions: Conversions
+    ) -> Prepared | Outcome | None:
+        """The same if it takes neither a wait nor long; else None, and `prepare` must do it.
+
+        Only a change with a method `at_once` can be made so; it returns LATER if it would have to wait.
+        """
+        if self._at_once is None or contexts.find(instance.sop_class_uid, instance.transfer_syntax_uid) is None:
+            return None
+        try:
+            changed = self._at_once(instance)
+        except SourceError as error:
+            return source_problem(error, instance.path, instance)
+        if isinstance(changed, Later):
+            return None
+        if changed is None:
+            return prepare_now(instance, contexts, conversions)
+        prepared = prepare_now(changed.instance, contexts, conversions)
+        return None if prepared is None else _told(instance, changed, prepared)
 
     def decompress(self, instance: Instance, transfer_syntax_uid: str) -> tuple[DataSource, tuple[str, ...]]:
         """The data set of a compressed instance in an uncompressed transfer syntax, and what else was changed."""
@@ -123,6 +155,16 @@ class Preparation:
             codecs, self._codecs = self._codecs, None
         if codecs is not None:
             codecs.close()
+
+
+def _told(instance: Instance, changed: Changed, prepared: Prepared | Outcome) -> Prepared | Outcome:
+    """What was prepared, as that of the instance itself, with what was changed in it."""
+    prepared.instance = instance
+    if isinstance(prepared, Prepared):
+        prepared.changes = changed.changes + prepared.changes
+        uids = _uids_of(changed.instance)
+        prepared.sent_uids = None if uids == _uids_of(instance) else uids
+    return prepared
 
 
 def _uids_of(instance: Instance) -> SentUIDs:

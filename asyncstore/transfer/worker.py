@@ -12,6 +12,7 @@ from asyncstore.aio.signal import Signal, wait_for_any
 from asyncstore.errors import SourceError
 from asyncstore.instances.outcome import Outcome, outcome_of, source_problem
 from asyncstore.net.invoker import STREAMED_AFTER_BYTES
+from asyncstore.preparation.conversions import UNCOMPRESSED_ONLY, Conversions
 from asyncstore.preparation.prepare import Prepared, prepare_now
 from asyncstore.services.storage import send, send_now
 from asyncstore.transfer.preparing import Bench
@@ -23,7 +24,6 @@ if TYPE_CHECKING:
     from asyncstore.dimse.operations import Operation
     from asyncstore.instances.instance import Instance
     from asyncstore.net.requestor import Requestor
-    from asyncstore.preparation.conversions import Conversions
     from asyncstore.transfer.admission import Admission
     from asyncstore.transfer.attempts import Attempts
     from asyncstore.transfer.offer import Offer
@@ -81,9 +81,10 @@ class Worker:
         self._sending: _Sent | None = None
         self._is_waiting = False  # the task waits for something to do
         self._handed: Pending | None = None  # taken, and sent next by the task or the callback of an answer
-        # Who says otherwise how an instance is prepared does so on the bench.
         self._conversions = options.conversions
-        self._prepare_now = prepare_now if options.prepare is None else _prepare_on_the_bench
+        self._prepare_now = prepare_now
+        if options.prepare is not None:  # a Preparer without this method prepares on the bench
+            self._prepare_now = getattr(options.prepare, "prepare_now", _prepare_on_the_bench)
         self._changed = Signal()  # an answer, the end of the association, or a request of the pool
         association.on_failure = self._changed.set
 
@@ -311,8 +312,8 @@ class Worker:
         prepared = None if pending.losses else self._prepare_now(instance, association.contexts, self._conversions)
         if isinstance(prepared, Prepared):
             self._sending = (pending, prepared.transfer_syntax_uid, prepared.data_set_length)
-            if pending.changes:  # of an earlier attempt
-                pending.changes, pending.sent_uids = (), None
+            if prepared.changes or pending.changes:
+                pending.changes, pending.sent_uids = prepared.changes, prepared.sent_uids
             try:
                 if send_now(
                     association, prepared, self._on_response, on_begin=self._on_begin, priority=options.priority
@@ -342,5 +343,7 @@ class Worker:
             await self._changed.wait()
 
 
-def _prepare_on_the_bench(instance: Instance, contexts: AcceptedContexts, conversions: Conversions) -> None:
+def _prepare_on_the_bench(
+    instance: Instance, contexts: AcceptedContexts, conversions: Conversions = UNCOMPRESSED_ONLY
+) -> None:
     """Prepare nothing here and now."""

@@ -16,11 +16,12 @@ from hypothesis import strategies as st
 
 from asyncstore.errors import LedgerError
 from asyncstore.instances.outcome import Outcome, SentUIDs, State
+from asyncstore.ledger import buffered
+from asyncstore.ledger.packing import ledger_path, pack_uid, unpack_uid
 from asyncstore.ledger.sqlite import file as ledger_file
 from asyncstore.ledger.sqlite import ledger as sqlite_ledger
 from asyncstore.ledger.sqlite import writer as ledger_writer
 from asyncstore.ledger.sqlite.ledger import SqliteLedger
-from asyncstore.ledger.sqlite.packing import ledger_path, pack_uid, unpack_uid
 from asyncstore.ledger.sqlite.reader import LedgerReader
 from asyncstore.status import Status
 from asyncstore.transfer.options import TransferOptions, options_as_data
@@ -87,6 +88,8 @@ async def test_an_outcome_comes_back_whole(tmp_path: Path) -> None:
         "sent_sop_instance_uid": "2.25.1",
         "sent_study_instance_uid": "2.25.2",
         "sent_series_instance_uid": None,
+        "commitment": None,
+        "failure_reason": None,
     }
 
 
@@ -99,7 +102,7 @@ async def test_outcomes_are_committed_without_being_asked_for(tmp_path: Path) ->
 
 
 async def test_a_full_batch_does_not_wait_for_its_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sqlite_ledger, "COMMIT_SECONDS", 3600.0)
+    monkeypatch.setattr(buffered, "COMMIT_SECONDS", 3600.0)
     async with SqliteLedger(tmp_path / "run.db", destination=DESTINATION) as ledger:
         for number in range(500):
             ledger.record(stored(number))
@@ -109,7 +112,7 @@ async def test_a_full_batch_does_not_wait_for_its_time(tmp_path: Path, monkeypat
 
 
 def test_closing_commits_what_waits(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sqlite_ledger, "COMMIT_SECONDS", 3600.0)
+    monkeypatch.setattr(buffered, "COMMIT_SECONDS", 3600.0)
     with opened(tmp_path / "run.db") as ledger:
         for number in range(1234):
             ledger.record(stored(number))
@@ -425,7 +428,7 @@ def test_a_batch_that_fails_in_the_middle_leaves_no_trace(tmp_path: Path, monkey
         return account_of(self, outcome)
 
     monkeypatch.setattr(ledger_writer.LedgerWriter, "_account", account_or_fail)
-    monkeypatch.setattr(sqlite_ledger, "COMMIT_SECONDS", 3600.0)
+    monkeypatch.setattr(buffered, "COMMIT_SECONDS", 3600.0)
     with opened(tmp_path / "run.db") as ledger:
         for number in range(1, 5):
             ledger.record(outcome_of(instance_of(number), State.FAILED, Status(0xC000), reason=f"reason {number}"))
@@ -465,7 +468,7 @@ def test_an_index_that_cannot_be_written_is_told_and_written_later(
 
 
 async def test_what_is_committed_reaches_the_disk_soon(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sqlite_ledger, "_CHECKPOINT_SECONDS", 0.0)
+    monkeypatch.setattr(buffered, "_SETTLE_SECONDS", 0.0)
     path = anyio.Path(tmp_path / "run.db")
     async with SqliteLedger(path, destination=DESTINATION) as ledger:
         before = (await path.stat()).st_size

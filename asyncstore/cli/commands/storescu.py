@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, cast
 
 import typer
 
-from asyncstore.cli import converting, options, rebinding, running, securing, selecting, showing
+from asyncstore.cli import changing, converting, options, rebinding, running, securing, selecting, showing
 from asyncstore.cli.named_paths import NamedPaths
 from asyncstore.cli.output.plain_text import path_text
 from asyncstore.cli.sending import StorescuRun
@@ -61,6 +61,7 @@ def opened_list(name: str, *, ends_in_nul: bool) -> Iterator[str]:
 
 
 @securing.calls
+@changing.changes
 def storescu(
     context: typer.Context,
     addr: options.Address,
@@ -370,6 +371,7 @@ def storescu(
         retry_set_aside=retry_set_aside,
         strict_source=strict_source,
         fail_fast=fail_fast,
+        prepare=changing.preparer(context),
         user_identity=securing.user_identity(context),
         allow_plaintext_credentials=context.params["allow_plaintext_credentials"],
         limits=Limits(

@@ -12,6 +12,7 @@ import sys
 from typing import TYPE_CHECKING, Final
 
 from asyncstore.errors import LedgerError
+from asyncstore.ledger.packing import one_line
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -32,7 +33,6 @@ _CACHE_KIB: Final = 16384  # per connection: holds the upper pages of the index 
 # Errors from damaged bytes that SQLite does not detect: text that is not UTF-8, a value of another type, an unknown
 # state, a time beyond the calendar.
 _DAMAGE: Final = (ValueError, TypeError, AttributeError, OverflowError, struct.error)
-_LONGEST_TEXT: Final = 200
 
 
 def _uid_text(column: str) -> str:
@@ -178,11 +178,6 @@ def _sqlite_text(error: sqlite3.Error) -> str:
     if getattr(error, "sqlite_errorcode", 0) & 0xFF == sqlite3.SQLITE_CORRUPT or "decode to UTF-8" in str(error):
         return "it is damaged"
     return one_line(str(error))
-
-
-def one_line(text: str) -> str:
-    """Text as one line that is safe to print: text from a damaged ledger may contain anything."""
-    return text if text.isprintable() else text[:_LONGEST_TEXT].encode("unicode_escape").decode()
 
 
 def open_to_write(path: str, destination: str, now_ms: int) -> sqlite3.Connection:
