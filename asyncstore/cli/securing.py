@@ -93,15 +93,17 @@ _OF_THE_CALLED: Final = {
 
 def calls(command: Callable[..., None]) -> Callable[..., None]:
     """Give a command the options of one that calls a peer."""
-    return _with_options(command, _OF_CALLERS)
+    return with_options(command, _OF_CALLERS)
 
 
 def is_called(command: Callable[..., None]) -> Callable[..., None]:
     """Give a command the options of one that a peer calls."""
-    return _with_options(command, _OF_THE_CALLED)
+    return with_options(command, _OF_THE_CALLED)
 
 
-def _with_options(command: Callable[..., None], more: dict[str, Any]) -> Callable[..., None]:
+def with_options(command: Callable[..., None], more: dict[str, Any]) -> Callable[..., None]:
+    """A command with more options, which it reads from its context: flags, or values that are None if not given."""
+
     def run(**values: Any) -> None:
         command(**{name: value for name, value in values.items() if name not in more})
 

@@ -194,7 +194,7 @@ class FileSource:
         try:
             fd = idle.pop()
         except IndexError:
-            fd = self._open()
+            fd = self.open()
         try:
             at = self.data_set_offset + offset
             if not wait:
@@ -203,7 +203,7 @@ class FileSource:
             elif not self._fill(fd, holes, at, wanted):
                 raise SourceChanged(f"{self.path!r} ended before its data set did: it was cut after it was scanned")
             if offset and end == self.length_bytes:
-                self._check_unchanged(os.fstat(fd))
+                self.check_unchanged(os.fstat(fd))
             return True
         finally:
             idle.append(fd)
@@ -233,21 +233,22 @@ class FileSource:
         # A short read is rare, so begin again; only the end of the file is short twice.
         return read_fully(fd, holes, at) == wanted
 
-    def _open(self) -> int:
+    def open(self) -> int:
+        """A new descriptor of the file, as it was scanned; the caller closes it."""
         try:
             fd = open_for_reading(self.path)
         except FileNotFoundError as error:
             raise SourceChanged(f"{self.path!r} vanished after it was scanned") from error
         try:
             status = os.fstat(fd)
-            self._check_unchanged(status)
+            self.check_unchanged(status)
         except BaseException:
             os.close(fd)
             raise
         self._device = status.st_dev
         return fd
 
-    def _check_unchanged(self, status: os.stat_result) -> None:
+    def check_unchanged(self, status: os.stat_result) -> None:
         if status.st_size != self.size_bytes:
             raise SourceChanged(
                 f"{self.path!r} changed after it was scanned: {status.st_size} bytes, not {self.size_bytes}"

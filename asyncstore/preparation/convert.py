@@ -52,14 +52,7 @@ def convert(instance: Instance, transfer_syntax_uid: str) -> DataSource:
         raise CannotConvert(f"no conversion from {given} to {transfer_syntax_uid}")
     result = Spool()
     try:
-        if transfer_syntax_uid == DEFLATED_EXPLICIT_VR_LITTLE_ENDIAN:
-            deflater = _Deflater(result.write)
-            _write_explicit_little(instance, deflater.write)
-            deflater.finish()
-        elif transfer_syntax_uid == EXPLICIT_VR_LITTLE_ENDIAN:
-            _write_explicit_little(instance, result.write)
-        else:
-            _reencode(instance, transfer_syntax_uid, result.write)
+        write_converted(instance.source, given, transfer_syntax_uid, result.write)
         return result.to_source()
     except BaseException as error:
         result.discard()
@@ -76,32 +69,43 @@ def _clear_frames(error: BaseException | None) -> None:
         error = error.__context__
 
 
-def _write_explicit_little(instance: Instance, write: Callable[[Buffer], object]) -> None:
-    """Write an instance's data set in Explicit VR Little Endian; parses it only if it is in another encoding."""
-    if instance.transfer_syntax_uid == DEFLATED_EXPLICIT_VR_LITTLE_ENDIAN:
-        _inflate(instance.source, write)
-    elif instance.transfer_syntax_uid == EXPLICIT_VR_LITTLE_ENDIAN:
-        for piece in _pieces(padded(instance.source, EXPLICIT_VR_LITTLE_ENDIAN)):
+def write_converted(source: DataSource, given: str, wanted: str, write: Callable[[Buffer], object]) -> None:
+    """Write a data set of one of the four transfer syntaxes in another one; see convert."""
+    if wanted == DEFLATED_EXPLICIT_VR_LITTLE_ENDIAN:
+        deflater = _Deflater(write)
+        _write_explicit_little(source, given, deflater.write)
+        deflater.finish()
+    elif wanted == EXPLICIT_VR_LITTLE_ENDIAN:
+        _write_explicit_little(source, given, write)
+    else:
+        _reencode(source, given, wanted, write)
+
+
+def _write_explicit_little(source: DataSource, given: str, write: Callable[[Buffer], object]) -> None:
+    """Write a data set in Explicit VR Little Endian; parses it only if it is in another encoding."""
+    if given == DEFLATED_EXPLICIT_VR_LITTLE_ENDIAN:
+        _inflate(source, write)
+    elif given == EXPLICIT_VR_LITTLE_ENDIAN:
+        for piece in pieces_of(padded(source, EXPLICIT_VR_LITTLE_ENDIAN)):
             write(piece)
     else:
-        _reencode(instance, EXPLICIT_VR_LITTLE_ENDIAN, write)
+        _reencode(source, given, EXPLICIT_VR_LITTLE_ENDIAN, write)
 
 
-def _reencode(instance: Instance, transfer_syntax_uid: str, write: Callable[[Buffer], object]) -> None:
-    given = encoding_of(instance.transfer_syntax_uid)
+def _reencode(source: DataSource, given: str, wanted: str, write: Callable[[Buffer], object]) -> None:
     gathered = Spool()
     try:
-        if instance.transfer_syntax_uid == DEFLATED_EXPLICIT_VR_LITTLE_ENDIAN:
-            _inflate(instance.source, gathered.write)
+        if given == DEFLATED_EXPLICIT_VR_LITTLE_ENDIAN:
+            _inflate(source, gathered.write)
         else:
-            for piece in _pieces(instance.source):
+            for piece in pieces_of(source):
                 gathered.write(piece)
-        Reencoder(gathered.view(), given, encoding_of(transfer_syntax_uid), write).run()
+        Reencoder(gathered.view(), encoding_of(given), encoding_of(wanted), write).run()
     finally:
         gathered.discard()
 
 
-def _pieces(source: DataSource) -> Iterator[memoryview]:
+def pieces_of(source: DataSource) -> Iterator[memoryview]:
     """The bytes of a data set, a piece at a time; a piece is valid until the next one."""
     room = memoryview(bytearray(min(PIECE_BYTES, source.length_bytes)))
     for offset in range(0, source.length_bytes, PIECE_BYTES):
@@ -114,7 +118,7 @@ def _inflate(source: DataSource, write: Callable[[Buffer], object]) -> None:
     inflater = zlib.decompressobj(-zlib.MAX_WBITS)
     total = read = 0
     try:
-        for piece in _pieces(source):
+        for piece in pieces_of(source):
             read += len(piece)
             rest: Buffer = piece
             while len(rest) and not inflater.eof:

@@ -27,8 +27,8 @@ class PaddedSource:
 
     def read_into(self, holes: Sequence[memoryview], offset: int, *, wait: bool = True) -> bool:
         """Fill the holes from the source, and with what differs; see DataSource."""
-        before, rest = _divided(holes, self._at - offset)
-        padding, behind = _divided(rest, self._at + 1 - max(offset, self._at)) if rest else ([], [])
+        before, rest = divided(holes, self._at - offset)
+        padding, behind = divided(rest, self._at + 1 - max(offset, self._at)) if rest else ([], [])
         kept = before + behind
         begin = offset - (offset > self._at)
         if kept and not self._source.read_into(kept, begin, wait=wait):
@@ -52,7 +52,7 @@ class PaddedSource:
         self._source.close()
 
 
-def _divided(holes: Sequence[memoryview], at: int) -> tuple[list[memoryview], list[memoryview]]:
+def divided(holes: Sequence[memoryview], at: int) -> tuple[list[memoryview], list[memoryview]]:
     """The first `at` bytes of holes, and the others."""
     first: list[memoryview] = []
     second: list[memoryview] = []

@@ -13,18 +13,13 @@ from typing import TYPE_CHECKING, Final, Literal, NamedTuple
 
 from asyncstore.instances import elements
 from asyncstore.instances.elements import UNDEFINED_LENGTH, CutShort, Encoding, Header, encoding_of
+from asyncstore.preparation.header_reader import HeaderReader
 from asyncstore.preparation.padded_source import PaddedSource
 from asyncstore.preparation.reencode import DEEPEST_NESTING, dictionary_vr
 from asyncstore.uids import DEFLATED_EXPLICIT_VR_LITTLE_ENDIAN
 
 if TYPE_CHECKING:
     from asyncstore.instances.source import DataSource
-
-# Enough for many small elements. A large value is stepped over.
-_WINDOW_BYTES: Final = 4096
-_HEADER_BYTES: Final = 12
-# The length of an element whose VR nobody knows is understood by the header behind its value.
-_AHEAD_BYTES: Final = 0xFFFF + 2 * _HEADER_BYTES
 
 # Offsets of four million fragments.
 _LONGEST_TABLE_BYTES: Final = 1 << 24
@@ -88,8 +83,7 @@ class _Search:
 
     def __init__(self, source: DataSource) -> None:
         self._source = source
-        self._window = source.view() or memoryview(b"")
-        self._window_at = 0
+        self._headers = HeaderReader(source)
         self._odd: _Odd | None = None
         self._extended_table: tuple[_Table, ...] = ()
 
@@ -115,7 +109,7 @@ class _Search:
         group_length: tuple[_Number, ...] = ()
         group_length_of = -1
         while at < end:
-            header = self._header(at, end, encoding)
+            header = self._headers.read(at, end, encoding)
             group, element = header.tag >> 16, header.tag & 0xFFFF
             if header.tag == elements.ITEM_DELIMITATION and is_delimited:
                 return header.value_at
@@ -168,7 +162,7 @@ class _Search:
     ) -> int:
         """Step over the items of a sequence; returns the offset behind them, and behind their delimiter."""
         while at < end:
-            item = self._header(at, end, encoding)
+            item = self._headers.read(at, end, encoding)
             if item.tag == elements.SEQUENCE_DELIMITATION and is_delimited:
                 return item.value_at
             if item.tag != elements.ITEM:
@@ -190,7 +184,7 @@ class _Search:
         tables: tuple[_Table, ...] = ()
         first_at = at
         while at < end:
-            item = self._header(at, end, elements.EXPLICIT_LITTLE)
+            item = self._headers.read(at, end, elements.EXPLICIT_LITTLE)
             if item.tag == elements.SEQUENCE_DELIMITATION:
                 return item.value_at
             if item.tag != elements.ITEM:
@@ -209,26 +203,8 @@ class _Search:
 
     # -- reading -------------------------------------------------------------------------------------------------------
 
-    def _header(self, at: int, end: int, encoding: Encoding) -> Header:
-        header = elements.read_header(self._bytes(at, _HEADER_BYTES), 0, encoding)
-        if encoding.explicit and header.vr not in elements.VRS and header.tag >> 16 != 0xFFFE:
-            header = elements.read_header(self._bytes(at, _AHEAD_BYTES), 0, encoding)
-        if at + header.value_at > end:
-            raise CutShort("the header of an element is cut off")
-        return header._replace(value_at=at + header.value_at)
-
-    def _bytes(self, at: int, length: int) -> memoryview:
-        """The bytes from an offset on, at least this many unless the data set ends before."""
-        begin = at - self._window_at
-        end = min(at + length, self._source.length_bytes)
-        if begin < 0 or end > self._window_at + len(self._window):
-            self._window = memoryview(bytearray(min(max(length, _WINDOW_BYTES), self._source.length_bytes - at)))
-            self._source.read_into((self._window,), at)
-            self._window_at, begin = at, 0
-        return self._window[begin:]
-
     def _number(self, at: int, size_bytes: int, *, big_endian: bool) -> _Number:
-        value = int.from_bytes(self._bytes(at, size_bytes)[:size_bytes], "big" if big_endian else "little")
+        value = int.from_bytes(self._headers.bytes_at(at, size_bytes)[:size_bytes], "big" if big_endian else "little")
         return _Number(at, size_bytes, value, big_endian)
 
     def _grown(self, table: _Table, offset: int) -> bytes:

@@ -6,42 +6,29 @@ Each step may be needless. An instance that needs none is sent with the bytes of
 
 from __future__ import annotations
 
+import enum
+import threading
 from typing import TYPE_CHECKING, Final, NamedTuple, Protocol, TypeAlias
 
-from asyncstore.instances.outcome import PADDED, Outcome, SentUIDs, no_context
+from asyncstore.errors import SourceError
+from asyncstore.instances.outcome import PADDED, Outcome, SentUIDs, no_context, source_problem
 from asyncstore.instances.problem import unreadable
+from asyncstore.preparation.conversions import LOSSLESS_ONLY, UNCOMPRESSED_ONLY, Contexts, Conversions
 from asyncstore.record import record
-from asyncstore.uids import (
-    DEFLATED_EXPLICIT_VR_LITTLE_ENDIAN,
-    EXPLICIT_VR_BIG_ENDIAN,
-    EXPLICIT_VR_LITTLE_ENDIAN,
-    IMPLICIT_VR_LITTLE_ENDIAN,
-    LONGEST_UID_CHARACTERS,
-    UNCOMPRESSED_TRANSFER_SYNTAXES,
-    name_of,
-)
+from asyncstore.uids import LONGEST_UID_CHARACTERS, UNCOMPRESSED_TRANSFER_SYNTAXES, name_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from asyncstore.instances.instance import Instance
     from asyncstore.instances.source import DataSource
-    from asyncstore.upper_layer.contexts import AcceptedContexts
-
-# Targets of a conversion, best first, if the peer did not accept the data set's own transfer syntax. Explicit VRs are
-# kept if possible, and a syntax that every peer must read comes before those that few read.
-_CONVERSION_TARGETS: Final = (
-    EXPLICIT_VR_LITTLE_ENDIAN,
-    IMPLICIT_VR_LITTLE_ENDIAN,
-    EXPLICIT_VR_BIG_ENDIAN,
-    DEFLATED_EXPLICIT_VR_LITTLE_ENDIAN,
-)
+    from asyncstore.preparation.codec_processes import CodecProcesses
 
 
 # Not frozen, although nothing should change one: each instance needs one, and a frozen one costs three times as much.
 @record(slots=True, eq=False)
 class Prepared:
-    """An instance as it is sent on one association: its presentation context, transfer syntax and bytes.
+    """An instance as it is sent on one association: its presentation context (`context_id`) and its bytes.
 
     `source` gives the `data_set_length` bytes of the data set in `transfer_syntax_uid`. It is the instance's own source
     unless the data set was converted, or padded to an even length. `sop_class_uid` and `sop_instance_uid` are those of
@@ -67,7 +54,7 @@ class Prepared:
 class Preparer(Protocol):
     """Makes what is sent of each instance: `TransferOptions(prepare=...)`. Preparation is the usual one."""
 
-    def prepare(self, instance: Instance, contexts: AcceptedContexts) -> Prepared | Outcome:
+    def prepare(self, instance: Instance, contexts: Contexts) -> Prepared | Outcome:
         """The instance as it can be sent with these accepted contexts, or the outcome of one that is not sent.
 
         A thread calls it, ahead of the associations, and again for each attempt: it may block, and must not change
@@ -85,6 +72,14 @@ class Changed(NamedTuple):
     changes: tuple[str, ...]
 
 
+class Later(enum.Enum):
+    """The answer LATER of a change that would have to wait."""
+
+    LATER = enum.auto()
+
+
+LATER: Final = Later.LATER
+
 Change: TypeAlias = "Callable[[Instance], Changed | None]"
 """Changes an instance on the way; None: it stays as it is. A SourceError says why the instance is not sent."""
 
@@ -98,41 +93,94 @@ class Preparation:
 
         options = asyncstore.TransferOptions(prepare=asyncstore.Preparation(change))
 
-    `convert=False`: an instance is sent in its own transfer syntax or not at all.
+    The transfer's options say which transfer syntaxes an instance may be converted to. It decompresses in processes of
+    its own, which `close` ends.
     """
 
-    def __init__(self, change: Change | None = None, *, convert: bool = True) -> None:
+    def __init__(self, change: Change | None = None) -> None:
+        self.conversions: Conversions = LOSSLESS_ONLY
         self._change = change
-        self._convert = convert
+        self._at_once: Callable[[Instance], Changed | Later | None] | None = getattr(change, "at_once", None)
+        self._codecs: CodecProcesses | None = None
+        self._lock = threading.Lock()
 
-    def prepare(self, instance: Instance, contexts: AcceptedContexts) -> Prepared | Outcome:
+    @property
+    def record(self) -> object:
+        """What a ledger keeps of it, to tell it from another: the `record` of the change, or its name."""
+        name = getattr(self._change, "__qualname__", type(self._change).__qualname__)
+        return None if self._change is None else getattr(self._change, "record", name)
+
+    def prepare(self, instance: Instance, contexts: Contexts) -> Prepared | Outcome:
         """See Preparer."""
         changed = None if self._change is None else self._change(instance)
         if changed is None:
-            return prepare(instance, contexts, convert=self._convert)
-        prepared = prepare(changed.instance, contexts, convert=self._convert)
-        prepared.instance = instance
-        if isinstance(prepared, Prepared):
-            prepared.changes = changed.changes + prepared.changes
-            uids, of_file = _uids_of(changed.instance), _uids_of(instance)
-            prepared.sent_uids = None if uids == of_file else uids
-        return prepared
+            return prepare(instance, contexts, self.conversions, self.decompress)
+        prepared = prepare(changed.instance, contexts, self.conversions, self.decompress)
+        return _told(instance, changed, prepared)
+
+    def prepare_now(
+        self, instance: Instance, contexts: Contexts, conversions: Conversions
+    ) -> Prepared | Outcome | None:
+        """The same if it takes neither a wait nor long; else None, and `prepare` must do it.
+
+        Only a change with a method `at_once` can be made so; it returns LATER if it would have to wait.
+        """
+        if self._at_once is None or contexts.find(instance.sop_class_uid, instance.transfer_syntax_uid) is None:
+            return None
+        try:
+            changed = self._at_once(instance)
+        except SourceError as error:
+            return source_problem(error, instance.path, instance)
+        if isinstance(changed, Later):
+            return None
+        if changed is None:
+            return prepare_now(instance, contexts, conversions)
+        prepared = prepare_now(changed.instance, contexts, conversions)
+        return None if prepared is None else _told(instance, changed, prepared)
+
+    def decompress(self, instance: Instance, transfer_syntax_uid: str) -> tuple[DataSource, tuple[str, ...]]:
+        """The data set of a compressed instance in an uncompressed transfer syntax, and what else was changed."""
+        with self._lock:
+            if self._codecs is None:
+                from asyncstore.preparation.codec_processes import CodecProcesses
+
+                self._codecs = CodecProcesses(self.conversions.processes)
+            codecs = self._codecs
+        return codecs.decompress(instance, transfer_syntax_uid)
+
+    def close(self) -> None:
+        """End the processes that decompress; another run starts others."""
+        with self._lock:
+            codecs, self._codecs = self._codecs, None
+        if codecs is not None:
+            codecs.close()
+
+
+def _told(instance: Instance, changed: Changed, prepared: Prepared | Outcome) -> Prepared | Outcome:
+    """What was prepared, as that of the instance itself, with what was changed in it."""
+    prepared.instance = instance
+    if isinstance(prepared, Prepared):
+        prepared.changes = changed.changes + prepared.changes
+        uids = _uids_of(changed.instance)
+        prepared.sent_uids = None if uids == _uids_of(instance) else uids
+    return prepared
 
 
 def _uids_of(instance: Instance) -> SentUIDs:
     return SentUIDs(instance.sop_instance_uid, instance.study_instance_uid, instance.series_instance_uid)
 
 
-def prepare_now(instance: Instance, contexts: AcceptedContexts, *, convert: bool = True) -> Prepared | Outcome | None:
+def prepare_now(
+    instance: Instance, contexts: Contexts, conversions: Conversions = UNCOMPRESSED_ONLY
+) -> Prepared | Outcome | None:
     """The instance unchanged, or an outcome if no accepted context fits. Never blocks.
 
-    Returns None if `prepare` must convert it first, or pad its data set to an even length. With `convert=False` an
-    instance that must be converted has an outcome too.
+    Returns None if `prepare` must convert it first, or pad its data set to an even length.
     """
     sop_class_uid, transfer_syntax_uid = instance.sop_class_uid, instance.transfer_syntax_uid
     context_id = contexts.find(sop_class_uid, transfer_syntax_uid)
     if context_id is None:
-        is_convertible = convert and conversion(contexts, sop_class_uid, transfer_syntax_uid) is not None
+        is_convertible = conversions.target(contexts, sop_class_uid, transfer_syntax_uid) is not None
         return None if is_convertible else no_context(instance)
     if instance.data_set_length & 1:
         return None
@@ -147,47 +195,54 @@ def prepare_now(instance: Instance, contexts: AcceptedContexts, *, convert: bool
     )
 
 
-def conversion(contexts: AcceptedContexts, sop_class_uid: str, transfer_syntax_uid: str) -> str | None:
-    """The accepted transfer syntax to which an instance can be converted; None if there is none."""
-    if transfer_syntax_uid not in UNCOMPRESSED_TRANSFER_SYNTAXES:
-        return None
-    return next((uid for uid in _CONVERSION_TARGETS if contexts.find(sop_class_uid, uid) is not None), None)
+Decompressor: TypeAlias = "Callable[[Instance, str], tuple[DataSource, tuple[str, ...]]]"
+"""Gives the data set of an instance in an uncompressed transfer syntax, and what else was changed in it."""
 
 
-def prepare(instance: Instance, contexts: AcceptedContexts, *, convert: bool = True) -> Prepared | Outcome:
+def prepare(
+    instance: Instance,
+    contexts: Contexts,
+    conversions: Conversions = UNCOMPRESSED_ONLY,
+    decompress: Decompressor | None = None,
+) -> Prepared | Outcome:
     """The instance as it can be sent with these accepted contexts; an outcome if none of them fits.
 
-    With `convert=False` it keeps its transfer syntax. Blocks during a conversion, and while it looks for the value to
+    `decompress` is needed if `conversions` allow that. Blocks during a conversion, and while it looks for the value to
     pad. Raises SourceError if the data set cannot be read or converted.
     """
-    prepared = prepare_now(instance, contexts, convert=convert)
+    prepared = prepare_now(instance, contexts, conversions)
     if prepared is not None:
         return prepared
-    sop_class_uid, target = instance.sop_class_uid, instance.transfer_syntax_uid
-    context_id = contexts.find(sop_class_uid, target)
-    if context_id is None:
-        conversion_target = conversion(contexts, sop_class_uid, target)
-        assert conversion_target is not None
-        target = conversion_target
-        context_id = contexts.find(sop_class_uid, target)
-        assert context_id is not None
+    sop_class_uid = instance.sop_class_uid
+    target = conversions.target(contexts, sop_class_uid, instance.transfer_syntax_uid)
+    context_id = None if target is None else contexts.find(sop_class_uid, target)
+    assert target is not None
+    assert context_id is not None
     from asyncstore.preparation import padding
-    from asyncstore.preparation.convert import convert as converted
 
     try:
-        source = padding.padded(converted(instance, target), target)
+        converted, changes = _converted(instance, target, decompress)
+        source = padding.padded(converted, target)
     except OSError as error:
         raise unreadable(instance, error) from error
     finally:
         instance.source.close()
-    changes: tuple[str, ...] = (
-        () if target == instance.transfer_syntax_uid else (_conversion_text(instance.transfer_syntax_uid, target),)
-    )
-    if instance.data_set_length & 1 > source.length_bytes & 1:
+    is_compressed = instance.transfer_syntax_uid not in UNCOMPRESSED_TRANSFER_SYNTAXES
+    is_decompressed = is_compressed and target != instance.transfer_syntax_uid
+    if instance.data_set_length & 1 > source.length_bytes & 1 and not is_decompressed:
         changes += (PADDED,)
     uids = (sop_class_uid, instance.sop_instance_uid[:LONGEST_UID_CHARACTERS], target)
     return Prepared(instance, context_id, *uids, source.length_bytes, source, changes)
 
 
-def _conversion_text(transfer_syntax_uid: str, target: str) -> str:
-    return f"converted from {name_of(transfer_syntax_uid)} to {name_of(target)}"
+def _converted(instance: Instance, target: str, decompress: Decompressor | None) -> tuple[DataSource, tuple[str, ...]]:
+    """The data set of an instance in a transfer syntax, and how it was changed for it."""
+    given = instance.transfer_syntax_uid
+    if given in UNCOMPRESSED_TRANSFER_SYNTAXES or given == target:
+        from asyncstore.preparation.convert import convert
+
+        source = convert(instance, target)
+        return source, () if given == target else (f"converted from {name_of(given)} to {name_of(target)}",)
+    assert decompress is not None
+    source, others = decompress(instance, target)
+    return source, (f"decompressed from {name_of(given)} to {name_of(target)}", *others)

@@ -29,7 +29,7 @@ class NoTemporaryFile(SourceError):
     retryable = True
 
 
-class _TemporarySource(FileSource):
+class TemporarySource(FileSource):
     """A converted data set in a temporary file, which is deleted with the source."""
 
     __slots__ = ("_file",)
@@ -42,10 +42,10 @@ class _TemporarySource(FileSource):
         super().__del__()
         self._file.close()
 
-    def _open(self) -> int:
+    def open(self) -> int:
         return os.dup(self._file.fileno())  # the file has no name by which it could be opened again
 
-    def _check_unchanged(self, status: os.stat_result) -> None:
+    def check_unchanged(self, status: os.stat_result) -> None:
         """Nothing to check: no other program can reach the file."""
 
 
@@ -62,6 +62,11 @@ class Spool:
         self._buffer += data
         if len(self._buffer) >= (SPOOL_BYTES if self._file is None else PIECE_BYTES):
             self._flush()
+
+    @property
+    def length_bytes(self) -> int:
+        """How many bytes there are."""
+        return self._length
 
     def view(self) -> memoryview:
         """All the bytes as one view; of a file, as a memory mapping, since no other program can truncate that file.
@@ -80,7 +85,19 @@ class Spool:
             return BytesSource(self._buffer)
         self._flush()
         file, self._file = self._file, None
-        return _TemporarySource(file, self._length)
+        return TemporarySource(file, self._length)
+
+    def to_descriptor(self) -> int:
+        """Turn the bytes into an open file without a name, for another process; the caller closes it."""
+        if self._file is None and hasattr(os, "memfd_create"):
+            with _blaming_the_temporary_file():
+                descriptor = os.memfd_create("asyncstore")
+                with open(descriptor, "wb", buffering=0, closefd=False) as file:
+                    _write_all(file, self._buffer)
+            return descriptor
+        self._flush()
+        assert self._file is not None
+        return os.dup(self._file.fileno())
 
     def discard(self) -> None:
         self._buffer = bytearray()
@@ -91,10 +108,15 @@ class Spool:
         with _blaming_the_temporary_file(), memoryview(self._buffer) as rest:
             if self._file is None:
                 self._file = tempfile.TemporaryFile(prefix="asyncstore-", buffering=0)  # noqa: SIM115 - see discard
-            written = 0
-            while written < len(rest):
-                written += self._file.write(rest[written:])
+            _write_all(self._file, rest)
         self._buffer.clear()
+
+
+def _write_all(file: IO[bytes], data: Buffer) -> None:
+    written = 0
+    with memoryview(data) as rest:
+        while written < len(rest):
+            written += file.write(rest[written:])
 
 
 @contextlib.contextmanager

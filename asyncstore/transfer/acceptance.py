@@ -6,7 +6,6 @@ from typing import TYPE_CHECKING, TypeAlias
 
 from asyncstore.errors import AsyncStoreError, NoAcceptedContext
 from asyncstore.net.requestor import Requestor
-from asyncstore.preparation.prepare import conversion
 from asyncstore.transfer.plan import Plan
 from asyncstore.upper_layer.contexts import AcceptedContexts
 
@@ -20,7 +19,7 @@ if TYPE_CHECKING:
 Acceptance: TypeAlias = "dict[Pair, str | None]"
 """The transfer syntax in which the instances of a pair would be sent; None: the peer accepts none that they can have.
 
-That need not be their own: an uncompressed data set can be converted.
+That need not be their own: an instance can be converted, or decompressed.
 """
 
 
@@ -68,6 +67,4 @@ async def _accepted(peer: Peer, proposal: Proposal, options: TransferOptions) ->
 
 
 def _sent_as(contexts: AcceptedContexts, pair: Pair, options: TransferOptions) -> str | None:
-    if contexts.find(*pair) is not None:
-        return pair[1]
-    return conversion(contexts, *pair) if options.convert else None
+    return options.conversions.target(contexts, *pair)

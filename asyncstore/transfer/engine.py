@@ -151,7 +151,7 @@ class Transfer:
             from asyncstore.transfer.duplicates import Duplicates
 
             duplicates = Duplicates(ledger)
-        preparing = Preparing(work, options.prepare or Preparation(convert=options.convert))
+        preparing = Preparing(work, options.prepare or Preparation(), options.conversions)
         judge = Judge(options.retry, destination, work)
         attempts = Attempts(judge, outcomes, work, destination, report, ledger)
         admission = Admission(

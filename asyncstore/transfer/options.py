@@ -15,6 +15,7 @@ from asyncstore.errors import LocalProtocolError
 from asyncstore.inputs.selection import Selection
 from asyncstore.instances.outcome import State
 from asyncstore.net.peer import Timeouts, check_ae_title, check_length, check_seconds, check_window
+from asyncstore.preparation.conversions import Conversions, Decompress
 from asyncstore.record import field, record
 from asyncstore.transfer.limits import Limits
 from asyncstore.transfer.reactions import STATUS_REACTIONS, Reaction, Reactions, StatusReaction
@@ -142,6 +143,9 @@ class TransferOptions:
     recursive             include subdirectories
     selection             which files are sent, and in which order; see Selection
     convert               False: send an instance in its own transfer syntax or not at all
+    decompress            which compressed instances are decompressed if the peer refuses their transfer syntax:
+                          "lossless": those of reversible ones; "lossy": also the others; "no": none
+    workers               how many processes decompress at once; None: one less than there are cores
     retry                 by default RetryPolicy(), or RetryPolicy.for_ledger() with a ledger
     retry_set_aside       send instances again that an earlier run with the same ledger has set aside
     strict_source         do not send an instance with a `meta_difference`: it fails
@@ -168,6 +172,8 @@ class TransferOptions:
     recursive: bool = True
     selection: Selection = _EVERYTHING
     convert: bool = True
+    decompress: Decompress = "lossless"
+    workers: int | None = None
     retry: RetryPolicy = _USUAL_RETRY
     retry_set_aside: bool = False
     strict_source: bool = False
@@ -194,7 +200,15 @@ class TransferOptions:
         if self.only_transfer_syntax is not None and not can_be_sent(self.only_transfer_syntax):
             raise LocalProtocolError(f"only_transfer_syntax is {self.only_transfer_syntax!r}: it is a UID")
         _check_choice("keep_together", self.keep_together, get_args(KeepTogether))
+        _check_choice("decompress", self.decompress, get_args(Decompress))
+        if self.workers is not None:
+            _check_count("workers", self.workers, least=1)
         check_seconds("drain_seconds", self.drain_seconds)
+
+    @property
+    def conversions(self) -> Conversions:
+        """What may be done to an instance whose transfer syntax the peer refuses."""
+        return Conversions(self.convert, self.decompress, self.workers)
 
     def for_ledger(self) -> TransferOptions:
         """These options, with RetryPolicy.for_ledger() if they were made without a policy."""

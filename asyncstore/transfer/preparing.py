@@ -16,11 +16,13 @@ import anyio.to_thread
 from asyncstore.aio.signal import Signal
 from asyncstore.errors import SourceError
 from asyncstore.instances.outcome import Outcome, source_problem
-from asyncstore.preparation.prepare import Prepared
+from asyncstore.preparation.prepare import Preparation, Prepared
+from asyncstore.uids import UNCOMPRESSED_TRANSFER_SYNTAXES
 
 if TYPE_CHECKING:
     from anyio.abc import TaskGroup
 
+    from asyncstore.preparation.conversions import Conversions
     from asyncstore.preparation.prepare import Preparer
     from asyncstore.transfer.pending import Pending
     from asyncstore.transfer.work import Work
@@ -29,7 +31,7 @@ if TYPE_CHECKING:
 Result: TypeAlias = Prepared | Outcome
 """An instance as it can be sent, or why it cannot be."""
 
-# Conversions share one interpreter: more threads help only while they wait for files.
+# Conversions in this process share one interpreter: more threads help only while they wait for files.
 _CONVERTED_AT_ONCE: Final = 4
 # All benches together have room for this many, and each for one at least.
 _PLACES: Final = 8
@@ -38,11 +40,16 @@ _PLACES: Final = 8
 class Preparing:
     """Converts in threads, a few at once; each worker has a Bench here."""
 
-    def __init__(self, work: Work, preparer: Preparer) -> None:
+    def __init__(self, work: Work, preparer: Preparer, conversions: Conversions) -> None:
         self.benches = 0
+        # Every process that decompresses has one instance at work, and another one waiting.
+        self.places: int = max(_PLACES, 2 * conversions.processes)
         self._work = work
         self._preparer = preparer
+        if isinstance(preparer, Preparation):
+            preparer.conversions = conversions
         self._limiter = anyio.CapacityLimiter(_CONVERTED_AT_ONCE)
+        self._limiter_of_compressed = anyio.CapacityLimiter(self.places)
         self._scopes: set[anyio.CancelScope] = set()
         self._group: TaskGroup
 
@@ -54,6 +61,11 @@ class Preparing:
         """Stop converting. A running thread is left to itself, and the run must not read its file."""
         for scope in self._scopes:
             scope.cancel()
+
+    def end(self) -> None:
+        """End the processes that decompress."""
+        if isinstance(self._preparer, Preparation):
+            self._preparer.close()
 
     def begin(self, bench: Bench, pending: Pending, contexts: AcceptedContexts) -> None:
         """Begin to convert an instance for a bench."""
@@ -71,11 +83,13 @@ class Preparing:
         has ended and not before, since two must not read one source.
         """
         result: Result | None = None
+        is_compressed = pending.instance.transfer_syntax_uid not in UNCOMPRESSED_TRANSFER_SYNTAXES
+        limiter = self._limiter_of_compressed if is_compressed else self._limiter
         try:
             with anyio.CancelScope() as scope:
                 self._scopes.add(scope)
                 result = await anyio.to_thread.run_sync(
-                    self._preparer.prepare, pending.instance, contexts, abandon_on_cancel=True, limiter=self._limiter
+                    self._preparer.prepare, pending.instance, contexts, abandon_on_cancel=True, limiter=limiter
                 )
         except SourceError as error:
             result = source_problem(error, pending.instance.path, pending.instance)
@@ -102,12 +116,12 @@ class Bench:
     @property
     def is_full(self) -> bool:
         """Whether nothing may be laid here now."""
-        return self.held >= max(1, _PLACES // self._preparing.benches)
+        return self.held >= max(1, self._preparing.places // self._preparing.benches)
 
     @property
     def is_crowded(self) -> bool:
         """Whether nothing may be taken that might be laid here: one of odd length is, whatever its transfer syntax."""
-        return self.held >= 2 * max(1, _PLACES // self._preparing.benches)
+        return self.held >= 2 * max(1, self._preparing.places // self._preparing.benches)
 
     @property
     def is_ready(self) -> bool:

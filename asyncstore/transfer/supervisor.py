@@ -101,6 +101,7 @@ class Supervisor:
                 if self._duplicates is not None:
                     self._duplicates.cancel()
         finally:
+            self._preparing.end()
             self._report.waiting_for = None
             self._admission.conclude()
 

@@ -12,7 +12,8 @@ from asyncstore.aio.signal import Signal, wait_for_any
 from asyncstore.errors import SourceError
 from asyncstore.instances.outcome import Outcome, outcome_of, source_problem
 from asyncstore.net.invoker import STREAMED_AFTER_BYTES
-from asyncstore.preparation.prepare import Prepared, conversion, prepare_now
+from asyncstore.preparation.conversions import UNCOMPRESSED_ONLY, Contexts, Conversions
+from asyncstore.preparation.prepare import Prepared, prepare_now
 from asyncstore.services.storage import send, send_now
 from asyncstore.transfer.preparing import Bench
 
@@ -31,7 +32,6 @@ if TYPE_CHECKING:
     from asyncstore.transfer.plan import Pair, Proposal
     from asyncstore.transfer.preparing import Preparing
     from asyncstore.transfer.view import AssociationView
-    from asyncstore.upper_layer.contexts import AcceptedContexts
 
     # An instance, and the transfer syntax and length in which it was sent: converted bytes are not kept for the answer.
     _Sent: TypeAlias = tuple[Pending, str, int]
@@ -80,8 +80,10 @@ class Worker:
         self._sending: _Sent | None = None
         self._is_waiting = False  # the task waits for something to do
         self._handed: Pending | None = None  # taken, and sent next by the task or the callback of an answer
-        # Who says otherwise how an instance is prepared does so on the bench.
-        self._prepare_now = prepare_now if options.prepare is None else _prepare_on_the_bench
+        self._conversions = options.conversions
+        self._prepare_now = prepare_now
+        if options.prepare is not None:  # a Preparer without this method prepares on the bench
+            self._prepare_now = getattr(options.prepare, "prepare_now", _prepare_on_the_bench)
         self._changed = Signal()  # an answer, the end of the association, or a request of the pool
         association.on_failure = self._changed.set
 
@@ -194,7 +196,7 @@ class Worker:
             for pair in self.proposal.pairs
             if pair[0] == first_sop_class_uid
             or not contexts.may_be_accepted(pair[0])
-            or (self._options.convert and conversion(contexts, *pair) is not None)
+            or self._conversions.target(contexts, *pair) is not None
         )
 
     async def work(self) -> None:
@@ -240,7 +242,7 @@ class Worker:
         instance, association = pending.instance, self.association
         self.idle_since = math.inf
         if prepared is None:
-            prepared = self._prepare_now(instance, association.contexts, convert=self._options.convert)
+            prepared = self._prepare_now(instance, association.contexts, self._conversions)
         elif isinstance(prepared, Prepared) and prepared.is_padded:
             self._attempts.tell_padded(pending)
         if prepared is None:
@@ -305,13 +307,11 @@ class Worker:
         if pending is None:
             return False
         instance, association, options = pending.instance, self.association, self._options
-        prepared = (
-            None if pending.losses else self._prepare_now(instance, association.contexts, convert=options.convert)
-        )
+        prepared = None if pending.losses else self._prepare_now(instance, association.contexts, self._conversions)
         if isinstance(prepared, Prepared):
             self._sending = (pending, prepared.transfer_syntax_uid, prepared.data_set_length)
-            if pending.changes:  # of an earlier attempt
-                pending.changes, pending.sent_uids = (), None
+            if prepared.changes or pending.changes:
+                pending.changes, pending.sent_uids = prepared.changes, prepared.sent_uids
             try:
                 if send_now(
                     association, prepared, self._on_response, on_begin=self._on_begin, priority=options.priority
@@ -341,5 +341,5 @@ class Worker:
             await self._changed.wait()
 
 
-def _prepare_on_the_bench(instance: Instance, contexts: AcceptedContexts, *, convert: bool) -> None:
+def _prepare_on_the_bench(instance: Instance, contexts: Contexts, conversions: Conversions = UNCOMPRESSED_ONLY) -> None:
     """Prepare nothing here and now."""

@@ -8,7 +8,8 @@ import pytest
 
 from asyncstore.inputs.opening import instance_from
 from asyncstore.instances.outcome import Outcome, State
-from asyncstore.preparation.prepare import Prepared, conversion, prepare, prepare_now
+from asyncstore.preparation.conversions import Conversions
+from asyncstore.preparation.prepare import Prepared, prepare, prepare_now
 from asyncstore.uids import (
     CT_IMAGE_STORAGE,
     DEFLATED_EXPLICIT_VR_LITTLE_ENDIAN,
@@ -75,7 +76,7 @@ def test_a_data_set_of_odd_length_is_padded_where_that_may_block(tmp_path: Path)
         assert isinstance(prepared, Prepared)
         assert (prepared.is_padded, prepared.data_set_length % 2) == (True, 0)
         assert prepared.source.length_bytes == prepared.data_set_length
-    assert prepare_now(given, accepted(EXPLICIT_VR_LITTLE_ENDIAN), convert=False) is None
+    assert prepare_now(given, accepted(EXPLICIT_VR_LITTLE_ENDIAN), Conversions(convert=False)) is None
     assert path.read_bytes() == before
 
 
@@ -83,7 +84,7 @@ def test_what_fits_no_context_or_must_not_be_converted_has_an_outcome_at_once() 
     given = instance()
     for found in (
         prepare_now(given, accepted(JPEG_BASELINE)),
-        prepare_now(given, accepted(IMPLICIT_VR_LITTLE_ENDIAN), convert=False),
+        prepare_now(given, accepted(IMPLICIT_VR_LITTLE_ENDIAN), Conversions(convert=False)),
         prepare(given, accepted()),
     ):
         assert isinstance(found, Outcome)
@@ -104,10 +105,10 @@ def test_what_fits_no_context_or_must_not_be_converted_has_an_outcome_at_once() 
 def test_an_uncompressed_data_set_is_converted_to_the_best_that_was_accepted(
     there_are: tuple[str, ...], target: str | None
 ) -> None:
-    assert conversion(accepted(*there_are), CT_IMAGE_STORAGE, EXPLICIT_VR_LITTLE_ENDIAN) == target
+    assert Conversions().target(accepted(*there_are), CT_IMAGE_STORAGE, EXPLICIT_VR_LITTLE_ENDIAN) == target
 
 
 def test_a_compressed_data_set_and_another_class_are_not_converted() -> None:
     contexts = accepted(EXPLICIT_VR_LITTLE_ENDIAN)
-    assert conversion(contexts, CT_IMAGE_STORAGE, JPEG_BASELINE) is None
-    assert conversion(contexts, MR_IMAGE_STORAGE, IMPLICIT_VR_LITTLE_ENDIAN) is None
+    assert Conversions().target(contexts, CT_IMAGE_STORAGE, JPEG_BASELINE) is None
+    assert Conversions().target(contexts, MR_IMAGE_STORAGE, IMPLICIT_VR_LITTLE_ENDIAN) is None

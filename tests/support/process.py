@@ -1,4 +1,4 @@
-"""How many descriptors this process has open, where the system tells."""
+"""What this process has open and started, where the system tells."""
 
 from __future__ import annotations
 
@@ -16,3 +16,18 @@ counts_descriptors = pytest.mark.skipif(not os.path.isdir(_OPEN), reason=f"count
 def descriptors() -> int:
     """The number of open file descriptors."""
     return len(os.listdir(_OPEN))
+
+
+def children(process: int = 0) -> set[int]:
+    """The process IDs of the children of a process (0: this one), zombies among them."""
+    own = process or os.getpid()
+    found = set()
+    for name in filter(str.isdecimal, os.listdir("/proc")):
+        try:
+            with open(f"/proc/{name}/stat") as file:
+                parent = int(file.read().rpartition(")")[2].split()[1])
+        except (FileNotFoundError, ProcessLookupError):
+            continue
+        if parent == own:
+            found.add(int(name))
+    return found

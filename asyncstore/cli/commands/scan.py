@@ -2,24 +2,25 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, cast
 
 import typer
 
-from asyncstore.cli import options, pages, running, selecting
+from asyncstore.cli import converting, options, pages, running, selecting
 from asyncstore.errors import LocalProtocolError
 from asyncstore.net.peer import Peer, Timeouts
 from asyncstore.transfer.options import TransferOptions
 
 if TYPE_CHECKING:
     from asyncstore.cli.output.documented_log import DocumentedLog
+    from asyncstore.preparation.conversions import Decompress
 
 DETAILS = """Searches directories recursively, and opens the archives and DICOMDIRs that are named. Counts instances, \
 bytes, studies and patients, SOP classes and transfer syntaxes, SOP Instance UIDs that more than one file has, and \
 files that are no instances. Sends no instance and changes nothing.
 
-With --to, associates and says which instances the peer accepts, which would be converted to another uncompressed \
-transfer syntax, and which would fail.
+With --to, associates and says which instances the peer accepts, which would be converted to another \
+transfer syntax or decompressed (--decompress), and which would fail.
 
 Exit codes: 0 there are instances and all of them can be read (and are accepted), 1 no association, 2 usage, 3 \
 something cannot be read or is not accepted, or a named file is not a DICOM file, 5 nothing to send, 6 the page or \
@@ -62,6 +63,7 @@ def scan(
             panel=options.NETWORK,
         ),
     ] = None,
+    decompress: converting.DecompressOption = "lossless",
     calling_aet: options.CallingAET = "STORESCU",
     called_aet: options.CalledAET = "ANY-SCP",
     acse_timeout: options.AcseTimeout = 30,
@@ -89,7 +91,12 @@ def scan(
     )
     kind = options.one_of(context, "csv", "json")
     timeouts = Timeouts(connect_seconds=connect_timeout, acse_seconds=acse_timeout, network_seconds=network_timeout)
-    transfer_options = TransferOptions(calling_ae_title=calling_aet, timeouts=timeouts, selection=selection)
+    transfer_options = TransferOptions(
+        calling_ae_title=calling_aet,
+        timeouts=timeouts,
+        selection=selection,
+        decompress=cast("Decompress", decompress),
+    )
 
     def command(log: DocumentedLog) -> int:
         from asyncstore.cli.planning import Planning

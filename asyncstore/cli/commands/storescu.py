@@ -9,11 +9,21 @@ were, at info level, and always on a terminal. `-q` prints none of this.
 
 import sys
 from collections.abc import Iterator
-from typing import Annotated, Any, Literal, cast
+from typing import TYPE_CHECKING, Annotated, Any, Literal, cast
 
 import typer
 
-from asyncstore.cli import committing, options, rebinding, running, securing, selecting, showing
+from asyncstore.cli import (
+    changing,
+    committing,
+    converting,
+    options,
+    rebinding,
+    running,
+    securing,
+    selecting,
+    showing,
+)
 from asyncstore.cli.named_paths import NamedPaths
 from asyncstore.cli.output.plain_text import path_text
 from asyncstore.cli.sending import StorescuRun
@@ -25,6 +35,9 @@ from asyncstore.transfer.limits import Limits
 from asyncstore.transfer.options import RetryPolicy, TransferOptions
 from asyncstore.transfer.reactions import Reactions, StatusReaction, parse_overrides
 from asyncstore.transfer.schedule import windows
+
+if TYPE_CHECKING:
+    from asyncstore.preparation.conversions import Decompress
 
 DETAILS = """PATH is a DICOM file, a directory, a ZIP or TAR archive, a member of one (study.zip!/1.dcm), or a \
 DICOMDIR, which stands for the files that it references. Only files directly in a directory are sent; -r includes \
@@ -58,6 +71,7 @@ def opened_list(name: str, *, ends_in_nul: bool) -> Iterator[str]:
 
 
 @securing.calls
+@changing.changes
 def storescu(
     context: typer.Context,
     addr: options.Address,
@@ -198,6 +212,8 @@ def storescu(
             panel=options.BULK,
         ),
     ] = "directory",
+    decompress: converting.DecompressOption = "lossless",
+    workers: converting.Workers = None,
     priority: Annotated[
         str,
         options.option(
@@ -344,6 +360,8 @@ def storescu(
         only_transfer_syntax=options.transfer_syntax(context),
         only_needed_contexts=single_context,
         keep_together=cast("Literal['directory', 'study']", keep_together),
+        decompress=cast("Decompress", decompress),
+        workers=workers,
         recursive=recursive,
         selection=selecting.selection(
             archives=archives,
@@ -364,6 +382,7 @@ def storescu(
         retry_set_aside=retry_set_aside,
         strict_source=strict_source,
         fail_fast=fail_fast,
+        prepare=changing.preparer(context),
         user_identity=securing.user_identity(context),
         allow_plaintext_credentials=context.params["allow_plaintext_credentials"],
         limits=Limits(

@@ -1,0 +1,111 @@
+"""Chooses the transfer syntax in which an instance is sent, among those that the peer accepted.
+
+An instance keeps its own if the peer accepted it. Otherwise it is converted, and loses nothing unless the caller allows
+that: an uncompressed data set to another uncompressed syntax, a compressed one by decompressing it.
+"""
+
+from __future__ import annotations
+
+import os
+from typing import Final, Literal, Protocol, TypeAlias
+
+from asyncstore.record import record
+from asyncstore.uids import (
+    DEFLATED_EXPLICIT_VR_LITTLE_ENDIAN,
+    EXPLICIT_VR_BIG_ENDIAN,
+    EXPLICIT_VR_LITTLE_ENDIAN,
+    HTJ2K,
+    HTJ2K_LOSSLESS,
+    HTJ2K_LOSSLESS_RPCL,
+    IMPLICIT_VR_LITTLE_ENDIAN,
+    JPEG_2000,
+    JPEG_2000_LOSSLESS,
+    JPEG_BASELINE,
+    JPEG_EXTENDED,
+    JPEG_LOSSLESS,
+    JPEG_LOSSLESS_SV1,
+    JPEG_LS_LOSSLESS,
+    JPEG_LS_NEAR_LOSSLESS,
+    RLE_LOSSLESS,
+    UNCOMPRESSED_TRANSFER_SYNTAXES,
+)
+
+Decompress: TypeAlias = Literal["lossless", "lossy", "no"]
+"""Which compressed instances are decompressed: those of reversible transfer syntaxes, also the others, none."""
+
+# Targets of a conversion, best first, if the peer did not accept the data set's own transfer syntax. Explicit VRs are
+# kept if possible, and a syntax that every peer must read comes before those that few read.
+_UNCOMPRESSED: Final = (
+    EXPLICIT_VR_LITTLE_ENDIAN,
+    IMPLICIT_VR_LITTLE_ENDIAN,
+    EXPLICIT_VR_BIG_ENDIAN,
+    DEFLATED_EXPLICIT_VR_LITTLE_ENDIAN,
+)
+# Those that pydicom can decode. What else is compressed, video above all, is sent as it is or not at all.
+_REVERSIBLE: Final = frozenset(
+    (
+        JPEG_LOSSLESS,
+        JPEG_LOSSLESS_SV1,
+        JPEG_LS_LOSSLESS,
+        JPEG_2000_LOSSLESS,
+        HTJ2K_LOSSLESS,
+        HTJ2K_LOSSLESS_RPCL,
+        RLE_LOSSLESS,
+    )
+)
+# JPEG 2000 and HTJ2K of these UIDs may have lost nothing, which the transfer syntax does not tell.
+_PERHAPS_LOSSY: Final = frozenset((JPEG_BASELINE, JPEG_EXTENDED, JPEG_LS_NEAR_LOSSLESS, JPEG_2000, HTJ2K))
+_DECOMPRESSED: Final[dict[Decompress, frozenset[str]]] = {
+    "lossless": _REVERSIBLE,
+    "lossy": _REVERSIBLE | _PERHAPS_LOSSY,
+    "no": frozenset(),
+}
+
+
+class Contexts(Protocol):
+    """The presentation contexts that a peer accepted on one association."""
+
+    def find(self, sop_class_uid: str, transfer_syntax_uid: str) -> int | None:
+        """The ID of the context for a SOP class in a transfer syntax; None: the peer has accepted none."""
+
+
+@record(frozen=True, slots=True)
+class Conversions:
+    """What may be done to an instance whose transfer syntax the peer refused.
+
+    convert     False: an instance is sent in its own transfer syntax or not at all
+    decompress  which compressed instances are decompressed
+    workers     how many processes decompress at once; None: one less than there are cores, and one at least
+    """
+
+    convert: bool = True
+    decompress: Decompress = "lossless"
+    workers: int | None = None
+
+    @property
+    def processes(self) -> int:
+        """How many processes decompress at once."""
+        if self.workers is not None:
+            return self.workers
+        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+        return max(1, cores - 1)
+
+    def can_become_uncompressed(self, transfer_syntax_uid: str) -> bool:
+        """Whether an instance of this transfer syntax may be converted to an uncompressed one."""
+        is_uncompressed = transfer_syntax_uid in UNCOMPRESSED_TRANSFER_SYNTAXES
+        return self.convert and (is_uncompressed or transfer_syntax_uid in _DECOMPRESSED[self.decompress])
+
+    def target(self, contexts: Contexts, sop_class_uid: str, transfer_syntax_uid: str) -> str | None:
+        """The accepted transfer syntax in which an instance is sent; None if there is none."""
+        if contexts.find(sop_class_uid, transfer_syntax_uid) is not None:
+            return transfer_syntax_uid
+        if not self.can_become_uncompressed(transfer_syntax_uid):
+            return None
+        return next((uid for uid in _UNCOMPRESSED if contexts.find(sop_class_uid, uid) is not None), None)
+
+
+LOSSLESS_ONLY: Final = Conversions()
+"""What is done unless the caller says otherwise."""
+
+UNCOMPRESSED_ONLY: Final = Conversions(decompress="no")
+"""Conversions among the uncompressed transfer syntaxes alone."""

@@ -1,0 +1,46 @@
+"""A data set whose beginning is another one: bytes in memory, and behind them the rest of a source."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from asyncstore.instances.source import copy_into
+from asyncstore.preparation.padded_source import divided
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from asyncstore.instances.source import DataSource
+
+
+class HeadedSource:
+    """A data set that begins with `head`, and goes on as `source` does from offset `at`."""
+
+    __slots__ = ("_at", "_head", "_source", "length_bytes")
+
+    def __init__(self, head: bytes, source: DataSource, at: int) -> None:
+        self.length_bytes: int = len(head) + source.length_bytes - at
+        self._head = head
+        self._source = source
+        self._at = at
+
+    def read_into(self, holes: Sequence[memoryview], offset: int, *, wait: bool = True) -> bool:
+        """Fill the holes from the head, and from the source; see DataSource."""
+        length = len(self._head)
+        if offset < length:
+            first, holes = divided(holes, length - offset)
+            copy_into(first, memoryview(self._head), offset)
+            offset = length
+        return not holes or self._source.read_into(holes, offset - length + self._at, wait=wait)
+
+    def view(self) -> memoryview | None:
+        """None: the bytes are nowhere in memory in one piece."""
+        return None
+
+    def let_go(self) -> None:
+        """Free the memory of the source."""
+        self._source.let_go()
+
+    def close(self) -> None:
+        """Close the source."""
+        self._source.close()
