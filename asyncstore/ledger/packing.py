@@ -61,3 +61,14 @@ def ledger_path(path: str, working_directory: str) -> str:
 def one_line(text: str) -> str:
     """Text as one line that is safe to print: text from a damaged ledger may contain anything."""
     return text if text.isprintable() else text[:_LONGEST_LINE].encode("unicode_escape").decode()
+
+
+def uid_bytes(uid: str) -> bytes:
+    """A packed UID where a column has one type: that of a UID with other characters begins with FF."""
+    packed = pack_uid(uid)
+    return b"\xff" + packed.encode() if isinstance(packed, str) else bytes(packed)
+
+
+def uid_of_bytes(packed: bytes) -> str:
+    """The UID that uid_bytes packed."""
+    return packed[1:].decode() if packed.startswith(b"\xff") else unpack_uid(packed)
