@@ -127,6 +127,14 @@ def _session_cluster() -> Iterator[postgresql.Cluster]:
 
 
 @pytest.fixture
+def cluster() -> Iterator[postgresql.Cluster]:
+    """A server of this test alone, which it may stop."""
+    peers.require(postgresql.program("initdb") or "initdb", "postgresql")
+    with postgresql.cluster() as running:
+        yield running
+
+
+@pytest.fixture
 def database(_session_cluster: postgresql.Cluster) -> str:
     """The URI of an empty database of PostgreSQL; one server serves all tests."""
     return _session_cluster.new_database()

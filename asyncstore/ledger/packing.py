@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from typing import Any, Final
 
 _LARGEST: Final = (1 << 63) - 1
@@ -72,3 +73,13 @@ def uid_bytes(uid: str) -> bytes:
 def uid_of_bytes(packed: bytes) -> str:
     """The UID that uid_bytes packed."""
     return packed[1:].decode() if packed.startswith(b"\xff") else unpack_uid(packed)
+
+
+def has_password(dsn: str) -> bool:
+    """Whether the URI of a database contains a password."""
+    return without_password(dsn) != dsn
+
+
+def without_password(dsn: str) -> str:
+    """The URI of a database as it may be shown."""
+    return re.sub(r"((?:ssl)?password)=[^&#]*", r"\1=***", re.sub(r"^(\w+://[^/?#@:]*):[^/?#]*@", r"\1@", dsn))

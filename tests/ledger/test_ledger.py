@@ -477,7 +477,7 @@ async def test_a_ledger_that_is_refused_leaves_nothing_open(place: Place) -> Non
         with pytest.raises(LedgerError, match="in use"):
             await place.ledger().__aenter__()
         ledger.record(stored(1))
-    with pytest.raises(LedgerError, match="belongs to .* use another"):
+    with pytest.raises(LedgerError, match=r"belongs to .* use another"):
         await place.ledger(destination="B@b:104").__aenter__()
     async with place.ledger() as ledger:
         assert await anyio.to_thread.run_sync(ledger.known_instance, uid_of(1)) is not None
@@ -495,7 +495,8 @@ def test_a_clock_that_jumps_changes_nothing_but_times(place: Place) -> None:
     now = 1e9
     times = [1e9, -5.0, 4e9]
     with place.opened(clock=lambda: now) as ledger:
-        for number, now in enumerate(times):
+        for number, time in enumerate(times):
+            now = time
             ledger.record(stored(number))
         anyio.run(ledger.flush)
         now = 0.0

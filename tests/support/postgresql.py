@@ -83,13 +83,19 @@ class Cluster:
         self.sql(f"CREATE DATABASE {name}")
         return self.dsn(name)
 
+    def require_passwords(self, user: str) -> None:
+        """Let a role in only with its password."""
+        rules = self._data / "pg_hba.conf"
+        rules.write_text(f"host all {user} 127.0.0.1/32 scram-sha-256\n{rules.read_text()}")
+        self._control("reload")
+
     def sql(self, statement: str, database: str = "postgres") -> str:
         """Execute one statement; its rows as text, a line each."""
         return self._run("psql", "-XAtq", "-h", str(self.directory), "-p", str(self.port), "-U", "postgres", "-d",
                          database, "-c", statement)  # fmt: skip
 
     def _control(self, *arguments: str) -> None:
-        self._run("pg_ctl", "-D", str(self._data), "-w", "-t", str(_START_SECONDS), *arguments)
+        self._run("pg_ctl", "-D", str(self._data), "-w", "-s", "-t", str(_START_SECONDS), *arguments)
 
     def _run(self, name: str, *arguments: str) -> str:
         path = program(name)

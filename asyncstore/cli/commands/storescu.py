@@ -13,7 +13,7 @@ from typing import Annotated, Any, Literal, cast
 
 import typer
 
-from asyncstore.cli import options, rebinding, running, securing, selecting, showing
+from asyncstore.cli import options, rebinding, recording, running, securing, selecting, showing
 from asyncstore.cli.named_paths import NamedPaths
 from asyncstore.cli.output.plain_text import path_text
 from asyncstore.cli.sending import StorescuRun
@@ -207,15 +207,7 @@ def storescu(
             panel=options.BULK,
         ),
     ] = "low",
-    ledger: Annotated[
-        str | None,
-        options.option(
-            parser=options.text,
-            metavar="FILE",
-            help="Keep a durable record; the same command run again resumes.",
-            panel=options.BULK,
-        ),
-    ] = None,
+    ledger: recording.Ledger = None,
     force_ledger: Annotated[
         bool,
         options.option("--force-ledger", help="Allow the ledger on a network file system.", panel=options.BULK),
@@ -321,6 +313,7 @@ def storescu(
     if not paths and files_from is None:
         raise typer.BadParameter("give a file or directory to send, or --files-from", param_hint="PATH")
     showing.check_files(report, ledger, log_file, metrics_file, paths or [])
+    recording.check_place(ledger, moved=bool(rebind), commit=commit, forced=force_ledger)
     commit_options = options.commit_options(context)
     listed = None if files_from is None else opened_list(files_from, ends_in_nul=null)
     retry_policy = RetryPolicy if ledger is None else RetryPolicy.for_ledger

@@ -7,15 +7,15 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
 import re
 import threading
 import time
 from typing import TYPE_CHECKING, Final, TypeVar
-from urllib.parse import parse_qsl, urlsplit
 
 from asyncstore.errors import LedgerError
 from asyncstore.ledger.buffered import StoreAway
-from asyncstore.ledger.packing import one_line
+from asyncstore.ledger.packing import one_line, without_password
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -46,20 +46,6 @@ WRITER_SETTINGS: Final = {"enable_seqscan": "off", "enable_hashjoin": "off", "en
 _MAY_PASS: Final = ("08", "53", "57", "58", "25006", "40001", "40P01", "55P03")
 _NOT_ALLOWED: Final = ("28", "3D000", "42501")
 _OUTSIDE: Final = (OSError, ValueError)
-_SECRETS: Final = frozenset(("password", "sslpassword"))
-
-
-def has_secret(dsn: str) -> bool:
-    """Whether a DSN contains a password, which everyone who sees the process could read."""
-    parts = urlsplit(dsn)
-    in_authority = ":" in parts.netloc.rpartition("@")[0]
-    return in_authority or any(name in _SECRETS for name, _ in parse_qsl(parts.query, keep_blank_values=True))
-
-
-def without_secret(dsn: str) -> str:
-    """A DSN as it may be shown."""
-    shown = re.sub(r"^(\w+://[^/?#@:]*):[^/?#]*@", r"\1@", dsn)
-    return re.sub(r"((?:ssl)?password)=[^&#]*", r"\1=***", shown)
 
 
 class Database:
@@ -72,8 +58,11 @@ class Database:
     def __init__(
         self, dsn: str, name: str, settings: dict[str, str] | None = None, *, patience_seconds: float = 0.0
     ) -> None:
-        self.dsn: str = dsn
-        self.shown: str = without_secret(dsn)
+        # An empty name of a database is none, as in libpq; asyncpg takes it for one, before that of a service.
+        self.dsn: str = re.sub(r"^(\w+://[^/?#]*)/(?=\?|$)", r"\1", dsn)
+        # Unlike libpq, asyncpg does not look at this variable when it has a URI.
+        self._service = None if "service=" in dsn else os.environ.get("PGSERVICE")
+        self.shown: str = without_password(dsn)
         self._settings = {**_SETTINGS, "application_name": f"asyncstore {name}", **(settings or {})}
         self._patience_seconds = patience_seconds
         self._closing = threading.Event()
@@ -149,7 +138,9 @@ class Database:
         if self._is_lost():
             self._forget()
         if self._connection is None:
-            connection = await asyncpg.connect(self.dsn, timeout=_CONNECT_SECONDS, server_settings=self._settings)
+            connection = await asyncpg.connect(
+                self.dsn, service=self._service, timeout=_CONNECT_SECONDS, server_settings=self._settings
+            )
             try:
                 if self.greet is not None:
                     await self.greet(connection)

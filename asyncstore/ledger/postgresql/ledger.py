@@ -55,6 +55,14 @@ ON l.locktype = 'advisory' AND l.classid = $2 AND l.objid = w.id::oid AND l.gran
 WHERE b.id = $1"""
 
 
+def check_destination(shown: str, owner: str, destination: str) -> None:
+    """Raise LedgerError if the ledger is for another destination."""
+    if owner != destination:
+        raise LedgerError(
+            f"the ledger {shown!r} belongs to {one_line(owner)}, not to {destination}: use another database"
+        )
+
+
 class PostgresStore:
     """The rows of one run, and how they are written."""
 
@@ -98,11 +106,7 @@ class PostgresStore:
         await connection.execute(_MIGRATION, ONE_HOST, self._destination, now_ms)
         query = "SELECT id, destination FROM migration WHERE name = $1"
         migration, owner = await connection.fetchrow(query, ONE_HOST)
-        if owner != self._destination:
-            raise LedgerError(
-                f"the ledger {self._database.shown!r} belongs to {one_line(owner)}, not to {self._destination}: "
-                "use another database"
-            )
+        check_destination(self._database.shown, owner, self._destination)
         new_root = "INSERT INTO root (migration, name) VALUES ($1, $2) ON CONFLICT DO NOTHING RETURNING id"
         new = await connection.fetchval(new_root, migration, ONE_HOST)
         if new is not None:
