@@ -22,6 +22,7 @@ from asyncstore.ledger.postgresql.reader import PostgresReader
 from asyncstore.ledger.rows import RunRecord, RunState
 from asyncstore.status import Status
 from tests.ledger.test_kills import write_and_kill
+from tests.support.certificates import Authority
 from tests.support.ledgers import DESTINATION, instance_of, offered, outcome_of, path_of, stored, uid_of
 from tests.support.places import DatabasePlace
 
@@ -332,6 +333,24 @@ def test_a_password_comes_from_a_file_and_a_database_from_a_service(
         ledger.record(stored(1))
     assert ledger.failure is None
     assert len(DatabasePlace("postgresql:///?service=archive").rows()) == 1
+
+
+def test_tls_is_as_the_mode_of_the_uri_says(cluster: Cluster, tmp_path: Path) -> None:
+    authority, other = Authority(tmp_path / "ours"), Authority(tmp_path / "other", key_number=1)
+    certificate = authority.issue("server", names=("127.0.0.1",))
+    cluster.use_tls(certificate.certificate, certificate.key)
+    dsn = cluster.new_database()
+    place = DatabasePlace(f"{dsn}?sslmode=verify-full&sslrootcert={authority.ca}")
+    with place.opened() as ledger:
+        ledger.record(stored(1))
+    assert len(place.rows()) == 1
+    for uri, message in (
+        (f"{dsn}?sslmode=verify-full&sslrootcert={other.ca}", "certificate verify failed"),
+        (f"{dsn}?sslmode=disable", "no encryption"),
+    ):
+        with pytest.raises(LedgerError, match=message) as caught:
+            DatabasePlace(uri).ledger().open()
+        assert "\n" not in str(caught.value)
 
 
 # -- what it holds -----------------------------------------------------------------------------------------------------

@@ -89,6 +89,20 @@ class Cluster:
         rules.write_text(f"host all {user} 127.0.0.1/32 scram-sha-256\n{rules.read_text()}")
         self._control("reload")
 
+    def use_tls(self, certificate: Path, key: Path) -> None:
+        """Take TLS too, and from the network nothing else."""
+        for source, name in ((certificate, "server.crt"), (key, "server.key")):
+            target = self._data / name
+            target.write_bytes(source.read_bytes())
+            target.chmod(0o600)
+            if self._user is not None:
+                shutil.chown(target, self._user)
+        with (self._data / "postgresql.conf").open("a") as file:
+            file.write("ssl = on\n")
+        rules = self._data / "pg_hba.conf"
+        rules.write_text(rules.read_text().replace("host ", "hostssl "))
+        self.restart()
+
     def sql(self, statement: str, database: str = "postgres") -> str:
         """Execute one statement; its rows as text, a line each."""
         return self._run("psql", "-XAtq", "-h", str(self.directory), "-p", str(self.port), "-U", "postgres", "-d",

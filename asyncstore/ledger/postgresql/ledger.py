@@ -12,7 +12,7 @@ import time
 from typing import TYPE_CHECKING, Any, Final
 
 from asyncstore.errors import LedgerError
-from asyncstore.ledger.buffered import BufferedLedger
+from asyncstore.ledger.buffered import COMMIT_OUTCOMES, BufferedLedger
 from asyncstore.ledger.hashes import EveryHash, HashFilter, hash_of_uid
 from asyncstore.ledger.packing import one_line, uid_of_bytes
 from asyncstore.ledger.postgresql import schema
@@ -179,6 +179,7 @@ class PostgresLedger(BufferedLedger):
     """
 
     _away_seconds = _AWAY_SECONDS
+    _most_outcomes = 4 * COMMIT_OUTCOMES
 
     def __init__(
         self,

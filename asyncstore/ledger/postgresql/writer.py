@@ -7,6 +7,7 @@ what the other process knows better.
 
 from __future__ import annotations
 
+import asyncio
 import os
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
@@ -28,6 +29,7 @@ MEMORY: Final = b"\0"
 """The first byte of the name of an instance that has no file."""
 
 _IN_MEMORY: Final = 4096
+_ROWS_OF_A_STATEMENT: Final = 500
 _LOCK_BATCH: Final = "SELECT epoch FROM batch WHERE id = $1 FOR NO KEY UPDATE"
 _ACCOUNT_COLUMNS: Final = ", ".join(ACCOUNT_FIELDS)
 _MARKS: Final = ", ".join(f"${number + 2}" for number in range(len(ACCOUNT_FIELDS)))
@@ -124,20 +126,34 @@ class RowWriter:
 
     async def write(self, connection: asyncpg.Connection, entries: Sequence[Entry]) -> None:
         """Commit outcomes: all of them, or none. FenceLost: only what is stored of them."""
-        rows = self._rows(entries)
         try:
-            await self._prepare(connection, rows)
             async with connection.transaction():
                 epoch = await connection.fetchval(_LOCK_BATCH, self.claim.batch)
                 is_ours = epoch == self.claim.epoch
-                await self._insert(connection, rows if is_ours else [row for row in rows if row.may_stay == 0])
+                await self._insert_all(connection, entries, only_stored=not is_ours)
         except BaseException:
-            # Whether it was committed is not known: the server may have lost what these refer to.
+            # What was made for these rows is gone with them; or perhaps not, if the connection was lost.
             for known in (self._accounts, self._directories, self._series):
                 known.clear()
             raise
         if not is_ours:
             raise FenceLost("another process has claimed this batch")
+
+    async def _insert_all(self, connection: asyncpg.Connection, entries: Sequence[Entry], *, only_stored: bool) -> None:
+        """Insert some hundred rows while the next ones are made: the server and this process work at the same time."""
+        inserting: asyncio.Future[None] | None = None
+        try:
+            for at in range(0, len(entries), _ROWS_OF_A_STATEMENT):
+                rows = self._rows(entries[at : at + _ROWS_OF_A_STATEMENT])
+                if inserting is not None:
+                    await inserting
+                await self._prepare(connection, rows)
+                inserted = [row for row in rows if row.may_stay == 0] if only_stored else rows
+                inserting = asyncio.ensure_future(self._insert(connection, inserted))
+                await asyncio.sleep(0)  # so that it is on its way
+        finally:
+            if inserting is not None:
+                await inserting
 
     async def _insert(self, connection: asyncpg.Connection, rows: Sequence[_Row]) -> None:
         if not rows:
