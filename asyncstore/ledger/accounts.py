@@ -33,6 +33,7 @@ ACCOUNT_FIELDS: Final[dict[str, type]] = {
     "offending_elements": bytes,
     "association_number": int,
     "context_id": int,
+    "changes": str,
 }
 """The fields of an account, in order, with the types that `account_values` gives them."""
 
@@ -69,6 +70,8 @@ def account_of(outcome: Outcome) -> tuple[Any, ...]:
         offending,
         outcome.association_number,
         outcome.context_id,
+        # A line for each.
+        "\n".join(outcome.changes) if outcome.changes else "",
     )
 
 

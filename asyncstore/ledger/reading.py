@@ -14,6 +14,8 @@ from asyncstore.instances.outcome import State
 from asyncstore.ledger.packing import checked, status_value, unpack_uid
 from asyncstore.ledger.protocol import FAILED, STORED
 from asyncstore.ledger.rows import (
+    ChangeCount,
+    CommitmentCount,
     DirectoryCount,
     LedgerRow,
     ReasonCount,
@@ -23,6 +25,7 @@ from asyncstore.ledger.rows import (
     StoredOverTime,
     StoredPart,
     StudyCount,
+    commitment_of,
 )
 from asyncstore.status import OUT_OF_RESOURCES
 
@@ -35,7 +38,9 @@ _REFUSED: Final = " OR ".join(f"a.status BETWEEN {first} AND {last}" for first, 
 _DOUBTFUL_MS: Final = 60_000
 Converted = TypeVar("Converted")
 
-COLUMNS: Final = tuple(LedgerRow.__dataclass_fields__)
+# These follow from an answer of storage commitment, which is apart from the rows.
+_OF_THE_ANSWER: Final = ("commitment", "failure_reason")
+COLUMNS: Final = tuple(name for name in LedgerRow.__dataclass_fields__ if name not in _OF_THE_ANSWER)
 _KINDS: Final[dict[Any, Any]] = {"int": int, "int | None": int | None, "str": str, "str | None": str | None}
 # SQLite stores a type with each value, whatever the column declares: in a damaged ledger it may be another one.
 _CHECKED: Final = [
@@ -88,6 +93,10 @@ class RecordReader(abc.ABC):
         """The number of stored instances that the peer has committed to keep; None if it was never asked to."""
 
     @abc.abstractmethod
+    def by_commitment(self) -> list[CommitmentCount]:
+        """The stored instances by what the peer commits to, largest first; [] if it was never asked to commit."""
+
+    @abc.abstractmethod
     def _rows(self, where: str, values: Sequence[object]) -> Iterator[LedgerRow]:
         """The rows of the view `instances` for which a condition holds."""
 
@@ -113,6 +122,15 @@ class RecordReader(abc.ABC):
             "WHERE a.state != ? GROUP BY 1, 2, 3 ORDER BY 4 DESC, 1, 2, 3"
         )
         return self._all(_reason_count, query, State.STORED.value)[: None if limit < 0 else limit]
+
+    def by_change(self) -> list[ChangeCount]:
+        """How the stored instances were changed on the way; most frequent first."""
+        where = f"WHERE a.changes != '' AND a.state IN {marks(STORED)}"
+        query = f"SELECT a.changes, sum(a.instances) FROM {self._ACCOUNTS} {where} GROUP BY 1"
+        counts: collections.Counter[str] = collections.Counter()
+        for changes, count in self._all(_changes_count, query, *STORED):
+            counts.update(dict.fromkeys(changes, count))
+        return [ChangeCount(change, count) for change, count in counts.most_common()]
 
     def by_study(self) -> Iterator[StudyCount]:
         """The instances found, stored, failed and left in each study."""
@@ -234,6 +252,10 @@ def _reason_count(state: str, status: int | None, reason: str, count: int) -> Re
     return ReasonCount(State(state), status_value(status), checked(reason, str), count)
 
 
+def _changes_count(changes: str, count: int) -> tuple[list[str], int]:
+    return changes.split("\n"), count
+
+
 def _triple(part: int, instances: int, bytes_sent: int) -> tuple[int, int, int]:
     return checked(part, int), instances, checked(bytes_sent, int)
 
@@ -243,8 +265,8 @@ def _study_count(uid: bytes | str, found: int, stored: int, failed: int, left: i
     return StudyCount(unpack_uid(uid) or None, found, stored, failed, left, first, last)
 
 
-def row_of(*columns: Any) -> LedgerRow:
-    """A row of the view `instances`."""
+def row_of(columns: Sequence[Any], *, has_commitments: bool = False, answer: int | None = None) -> LedgerRow:
+    """A row of the view `instances`, and the answer of storage commitment to it."""
     values = dict(zip(COLUMNS, columns, strict=True))
     path, offending = values["path"], values["offending_elements"]
     values["path"] = None if path is None else os.fsdecode(path)
@@ -254,8 +276,12 @@ def row_of(*columns: Any) -> LedgerRow:
     values["offending_elements"] = struct.unpack(f">{len(offending) // 4}I", offending)
     values["retryable"] = bool(values["retryable"])
     values["set_aside"] = bool(values["set_aside"])
+    values["changes"] = tuple(checked(values["changes"] or "", str).splitlines())
     values["recorded_at"] = time_of(values["recorded_at"])
     values["status"] = status_value(values["status"])
+    is_asked_for = has_commitments and values["state"] in STORED
+    told = commitment_of(checked(answer, int | None)) if is_asked_for else (None, None)
+    values.update(zip(_OF_THE_ANSWER, told, strict=True))
     for name, kind in _CHECKED:
         checked(values[name], kind)
     return LedgerRow(**values)

@@ -15,7 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from asyncstore.errors import LedgerError
-from asyncstore.instances.outcome import Outcome, State
+from asyncstore.instances.outcome import Outcome, SentUIDs, State
 from asyncstore.ledger import buffered
 from asyncstore.ledger.packing import ledger_path, pack_uid, unpack_uid
 from asyncstore.ledger.sqlite import file as ledger_file
@@ -54,6 +54,8 @@ async def test_an_outcome_comes_back_whole(place: Place) -> None:
                 reason="Coercion of data elements (0xB000)",
                 attempts=2,
                 transfer_syntax_uid=IMPLICIT_VR_LITTLE_ENDIAN,
+                changes=("PatientID set", "padded to an even length"),
+                sent_uids=SentUIDs("2.25.1", "2.25.2", None),
             )
         )
         await ledger.flush()
@@ -82,6 +84,12 @@ async def test_an_outcome_comes_back_whole(place: Place) -> None:
         "bytes_sent": 525336,
         "run": 1,
         "recorded_at": "2020-09-13T12:26:40.250+00:00",
+        "changes": ["PatientID set", "padded to an even length"],
+        "sent_sop_instance_uid": "2.25.1",
+        "sent_study_instance_uid": "2.25.2",
+        "sent_series_instance_uid": None,
+        "commitment": None,
+        "failure_reason": None,
     }
 
 

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
     import asyncpg
 
-    from asyncstore.ledger.rows import LedgerRow, RunRecord
+    from asyncstore.ledger.rows import CommitmentCount, LedgerRow, RunRecord
 
 _ROWS_AT_ONCE: Final = 2000
 _READ_SECONDS: Final = 600.0
@@ -82,6 +82,10 @@ class PostgresReader(RecordReader):
         """How many rows there are; takes no time, however many."""
         return self._all(int, f"SELECT coalesce(sum(a.instances), 0) FROM {self._ACCOUNTS}")[0]
 
+    def by_commitment(self) -> list[CommitmentCount]:
+        """[]: storage commitment is not recorded in PostgreSQL."""
+        return []
+
     def committed(self) -> int | None:
         """None: storage commitment is not recorded in PostgreSQL."""
         return None
@@ -116,4 +120,4 @@ def _migration(number: int, destination: str, created_at: int) -> tuple[int, str
 
 
 def _keyed_row(directory: int, name: bytes, *columns: Any) -> tuple[tuple[int, bytes], LedgerRow]:
-    return (directory, name), row_of(*columns)
+    return (directory, name), row_of(columns)

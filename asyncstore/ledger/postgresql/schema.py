@@ -4,7 +4,8 @@ A directory, a series and an account stand in one row each, to which instances r
 room. The name of an instance is the rest of its path behind that of the directory, which ends in a slash. One from
 memory has the name NUL and its UID, in the directory "" of the root "". Paths are bytes, UIDs of instances are packed
 (see pack_uid), times are milliseconds since 1970, UTC. Unknown values are empty, or -1 for numbers. `account.instances`
-and `account.bytes_sent` count the instances that refer to it, so that a report need not read them all.
+and `account.bytes_sent` count the instances that refer to it, so that a report need not read them all. Only an instance
+that was sent under another UID than its file's has a row in `sent`.
 
 A batch is what one sender works on: directories below a root. Its `epoch` grows by 1 each time a sender claims it, and
 only the sender of this epoch may write (see `writer`). storescu has a root without a name and one batch, which is never
@@ -104,6 +105,14 @@ CREATE TABLE instance (
     name bytea NOT NULL,
     PRIMARY KEY (directory, name)
 );
+CREATE TABLE sent (
+    directory integer NOT NULL,
+    name bytea NOT NULL,
+    sop_instance_uid text NOT NULL,
+    study_instance_uid text NOT NULL,
+    series_instance_uid text NOT NULL,
+    PRIMARY KEY (directory, name)
+);
 CREATE INDEX instance_uid ON instance USING hash (sop_instance_uid);
 CREATE VIEW instances AS SELECT
     r.migration AS migration,
@@ -133,12 +142,17 @@ CREATE VIEW instances AS SELECT
     a.context_id AS context_id,
     a.run AS run,
     i.recorded_at AS recorded_at,
-    i.bytes_sent AS bytes_sent
+    i.bytes_sent AS bytes_sent,
+    nullif(a.changes, '') AS changes,
+    nullif(t.sop_instance_uid, '') AS sent_sop_instance_uid,
+    nullif(t.study_instance_uid, '') AS sent_study_instance_uid,
+    nullif(t.series_instance_uid, '') AS sent_series_instance_uid
 FROM instance i
     JOIN account a ON a.id = i.account
     JOIN directory d ON d.id = i.directory
     JOIN root r ON r.id = d.root
-    LEFT JOIN series s ON s.id = i.series;
+    LEFT JOIN series s ON s.id = i.series
+    LEFT JOIN sent t ON t.directory = i.directory AND t.name = i.name;
 INSERT INTO schema_version VALUES ({SCHEMA_VERSION});
 """
 

@@ -67,6 +67,9 @@ WITH wanted AS MATERIALIZED (
         ) AS each GROUP BY account
     ) AS d
     WHERE account.id = d.account
+), unsent AS (
+    DELETE FROM sent USING wanted AS w
+    WHERE w.old_account IS NOT NULL AND sent.directory = w.directory AND sent.name = w.name
 )
 INSERT INTO instance (size_bytes, mtime_ns, recorded_at, bytes_sent, directory, account, series, earlier_attempts,
     sop_instance_uid, name)
@@ -75,6 +78,13 @@ ON CONFLICT (directory, name) DO UPDATE SET size_bytes = EXCLUDED.size_bytes, mt
     recorded_at = EXCLUDED.recorded_at, bytes_sent = EXCLUDED.bytes_sent, account = EXCLUDED.account,
     series = EXCLUDED.series, earlier_attempts = EXCLUDED.earlier_attempts,
     sop_instance_uid = EXCLUDED.sop_instance_uid"""
+# A row that yielded to an earlier one has another account than this.
+_SENT: Final = """
+INSERT INTO sent SELECT t.* FROM (SELECT * FROM unnest($1::int[], $2::bytea[], $4::text[], $5::text[], $6::text[])) AS t
+    (directory, name, sop_instance_uid, study_instance_uid, series_instance_uid)
+JOIN unnest($1::int[], $2::bytea[], $3::int[]) AS written (directory, name, account) USING (directory, name)
+JOIN instance i USING (directory, name)
+WHERE i.account = written.account"""
 _STORED: Final = [state.value for state in sorted(STORED)]
 
 
@@ -177,6 +187,13 @@ class RowWriter:
             strict=True,
         )
         await connection.execute(_WRITE, self.claim.run, *columns, _STORED)
+        sent = [
+            (self._directories[row.path[0]], row.path[1], self._accounts[row.account], *map(server_text, uids))
+            for row in rows
+            if (uids := row.outcome.sent_uids) is not None
+        ]
+        if sent:
+            await connection.execute(_SENT, *zip(*sent, strict=True))
 
     def _rows(self, entries: Sequence[Entry]) -> list[_Row]:
         """The rows to write; a path that occurs twice gets one."""

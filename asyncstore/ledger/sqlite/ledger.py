@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
     from asyncstore.ledger.buffered import Entry, Store
     from asyncstore.ledger.hashes import HashFilter
+    from asyncstore.ledger.protocol import Commitments
 
 
 class SqliteStore:
@@ -125,6 +126,12 @@ class SqliteLedger(BufferedLedger):
     def _unlock(self) -> None:
         if self._lock is not None:
             self._lock.release()
+
+    def commitments(self) -> Commitments:
+        """The record of storage commitment in the same file. Blocks. Raises LedgerError."""
+        from asyncstore.ledger.sqlite.commitments import CommitmentRecord
+
+        return CommitmentRecord(self.path)
 
     def _open_store(self) -> SqliteStore:
         connection = open_to_write(self.path, self._destination, self._now_ms())

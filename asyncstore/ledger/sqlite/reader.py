@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import functools
 import os
 from typing import TYPE_CHECKING, Any, Final
 
 from asyncstore.ledger.packing import checked, ledger_path
 from asyncstore.ledger.reading import COLUMNS, Converted, RecordReader, row_of, run_of, time_of
-from asyncstore.ledger.rows import LedgerRow, RunRecord, RunState
-from asyncstore.ledger.sqlite.commitments import count_committed
-from asyncstore.ledger.sqlite.file import SCHEMA_VERSION, ledger_errors, open_to_read
+from asyncstore.ledger.rows import Commitment, CommitmentCount, LedgerRow, RunRecord, RunState, commitment_of
+from asyncstore.ledger.sqlite.commitments import ANSWER_OF_ROW, NO_ANSWER_OF_ROW, count_answers, has_commitments
+from asyncstore.ledger.sqlite.file import ledger_errors, open_to_read
 from asyncstore.ledger.sqlite.lock import holder_of
 
 if TYPE_CHECKING:
@@ -34,17 +35,17 @@ class LedgerReader(RecordReader):
 
     _INSTANCES = "instance i JOIN account a ON a.id = i.account"
     _ACCOUNTS = f"""(
-        SELECT a.state, a.status, a.reason, count(*) AS instances, sum(i.bytes_sent) AS bytes_sent
+        SELECT a.state, a.status, a.reason, a.changes, count(*) AS instances, sum(i.bytes_sent) AS bytes_sent
         FROM {_INSTANCES} GROUP BY a.id) a"""
     _STUDY = "i.study_instance_uid"
 
     def __init__(self, path: str | bytes | os.PathLike[str] | os.PathLike[bytes]) -> None:
         self.path = ledger_path(os.fsdecode(path), os.getcwd())
         self._connection = open_to_read(self.path)
-        self.schema_version = SCHEMA_VERSION
         with ledger_errors(self.path, "read"), contextlib.ExitStack() as stack:
             stack.callback(self._connection.close)
             destination, created_at = self._connection.execute("SELECT destination, created_at FROM ledger").fetchone()
+            self.schema_version = self._connection.execute("PRAGMA user_version").fetchone()[0]
             self.destination = checked(destination, str)
             self.created_at = time_of(created_at)
             stack.pop_all()
@@ -73,16 +74,30 @@ class LedgerReader(RecordReader):
         """About how many rows there are; takes no time, however many."""
         return self._all(int, "SELECT coalesce(max(id), 0) FROM instance")[0]
 
+    def by_commitment(self) -> list[CommitmentCount]:
+        """The stored instances by what the peer commits to, largest first; [] if it was never asked to commit."""
+        with ledger_errors(self.path, "read"):
+            answers = [(checked(answer, int | None), count) for answer, count in count_answers(self._connection)]
+        return [CommitmentCount(*commitment_of(answer), count) for answer, count in answers]
+
     def committed(self) -> int | None:
         """The number of stored instances that the peer has committed to keep; None if it was never asked to."""
+        counts = self.by_commitment()
+        if not counts and not self._has_commitments():
+            return None
+        return sum(count.instances for count in counts if count.commitment is Commitment.COMMITTED)
+
+    def _has_commitments(self) -> bool:
         with ledger_errors(self.path, "read"):
-            return count_committed(self._connection)
+            return has_commitments(self._connection)
 
     def _rows(self, where: str, values: Sequence[object]) -> Iterator[LedgerRow]:
-        columns = ", ".join(COLUMNS)
+        has_commitments = self._has_commitments()
+        columns = ", ".join([*COLUMNS, ANSWER_OF_ROW if has_commitments else NO_ANSWER_OF_ROW])
         query = f"SELECT id, {columns} FROM instances WHERE id > ? AND {where} ORDER BY id LIMIT {_ROWS_AT_ONCE}"
         last = 0
-        while rows := self._all(_numbered_row, query, last, *values):
+        convert = functools.partial(_numbered_row, has_commitments)
+        while rows := self._all(convert, query, last, *values):
             yield from (row for _, row in rows)
             with ledger_errors(self.path, "read"):
                 if rows[-1][0] <= last:  # the loop would never end
@@ -95,5 +110,6 @@ class LedgerReader(RecordReader):
             return [convert(*row) for row in connection.execute(query, values).fetchall()]
 
 
-def _numbered_row(number: int, *columns: Any) -> tuple[int, LedgerRow]:
-    return number, row_of(*columns)
+def _numbered_row(has_commitments: bool, number: int, *columns: Any) -> tuple[int, LedgerRow]:
+    *columns_of_view, answer = columns
+    return number, row_of(columns_of_view, has_commitments=has_commitments, answer=answer)

@@ -12,7 +12,7 @@ import itertools
 import sys
 from typing import TYPE_CHECKING, Any, Final, NamedTuple, TypeAlias
 
-from asyncstore.ledger.accounts import account_of, account_values, size_and_time, stays
+from asyncstore.ledger.accounts import ACCOUNT_FIELDS, account_of, account_values, size_and_time, stays
 from asyncstore.ledger.hashes import FIRST_UID_HASH, HashFilter, hash_of_path, hash_of_uid, hashes_of_paths
 from asyncstore.ledger.packing import ledger_path, pack_uid, storable, unpack_uid
 
@@ -44,7 +44,11 @@ _INSERT: Final = "INSERT OR REPLACE INTO instance VALUES "
 _ROW_MARKS: Final = f"({', '.join('?' * 11)})"
 _INSERT_ROWS: Final = _INSERT + ", ".join([_ROW_MARKS] * _ROWS_OF_A_STATEMENT)
 _INSERT_ROW: Final = _INSERT + _ROW_MARKS
-_INSERT_ACCOUNT: Final = f"INSERT INTO account VALUES ({', '.join('?' * 16)})"
+_INSERT_ACCOUNT: Final = (
+    f"INSERT INTO account (id, {', '.join(ACCOUNT_FIELDS)}, run) VALUES ({', '.join('?' * (len(ACCOUNT_FIELDS) + 2))})"
+)
+_INSERT_SENT: Final = "INSERT OR REPLACE INTO sent VALUES (?, ?, ?, ?)"
+_DELETE_SENT: Final = "DELETE FROM sent WHERE id = ?"
 _INDEX: Final = "INSERT OR IGNORE INTO hashed VALUES "
 _INDEX_HASHES: Final = _INDEX + ", ".join(["(?, ?)"] * _HASHES_OF_A_STATEMENT)
 _INDEX_HASH: Final = f"{_INDEX}(?, ?)"
@@ -135,6 +139,7 @@ class LedgerWriter:
         self.was_empty: bool = last_row == 0
         self._last_row: int = last_row
         self._last_account: int = last_account
+        self._has_sent: bool = bool(connection.execute("SELECT EXISTS (SELECT 1 FROM sent)").fetchone()[0])
         self._accounts: dict[tuple[Any, ...], int] = {}
         self._packed: dict[str, bytearray | str] = {}
         # Hashes that are not in the index yet: those since the last sorted run began, and those of that run.
@@ -235,6 +240,11 @@ class LedgerWriter:
                     # Opening the ledger does not look again at rows that are in the index.
                     self._connection.execute(_INDEX_HASH, (uid_hash, earlier.id))
             rows[row[0]] = row
+            if outcome.sent_uids is not None:
+                self._connection.execute(_INSERT_SENT, (row[0], *(self._pack(uid or "") for uid in outcome.sent_uids)))
+                self._has_sent = True
+            elif earlier is not None and self._has_sent:
+                self._connection.execute(_DELETE_SENT, (row[0],))
             if has_repeats:
                 values = (row[_EARLIER_ATTEMPTS], outcome.state.value, outcome.attempts, self._run)
                 before[key] = _Earlier(row[0], row[_UID], row[_SIZE], row[_MTIME], *values)
