@@ -19,7 +19,7 @@ from blockbuster import blockbuster_ctx
 from hypothesis import HealthCheck, settings
 
 import asyncstore
-from tests.support import peers
+from tests.support import peers, postgresql
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -31,6 +31,8 @@ if TYPE_CHECKING:
 _ALLOWED_IN_THE_LOOP = ("os.stat", "os.scandir", "os.read")
 # So is writing a small file that was received, as long as that is quick.
 _WRITING_IN_THE_LOOP = (("os.write", "os.replace"), "asyncstore/services/part_file.py", "_attempt")
+# The driver of PostgreSQL has a loop of its own, in a thread that may block.
+_A_LOOP_OF_ITS_OWN = ("asyncstore/ledger/postgresql/database.py", "_connected")
 
 _LOOPS: dict[str, tuple[str, dict[str, Any]]] = {"asyncio": ("asyncio", {"use_uvloop": False})}
 if sys.platform != "win32":
@@ -96,6 +98,8 @@ def no_blocking_calls(request: pytest.FixtureRequest) -> Iterator[None]:
     with blockbuster_ctx(asyncstore) as watch:
         for function in _ALLOWED_IN_THE_LOOP:
             watch.functions[function].deactivate()
+        for each in watch.functions.values():
+            each.can_block_in(*_A_LOOP_OF_ITS_OWN)
         functions, file, caller = _WRITING_IN_THE_LOOP
         for function in functions:
             watch.functions[function].can_block_in(file, caller)
@@ -113,6 +117,27 @@ def storescp(_session_storescp: RunningPeer) -> RunningPeer:
     """DCMTK's storescp: forks, takes every transfer syntax, keeps files bit by bit; one process serves all tests."""
     _session_storescp.clear()
     return _session_storescp
+
+
+@pytest.fixture(scope="session")
+def _session_cluster() -> Iterator[postgresql.Cluster]:
+    peers.require(postgresql.program("initdb") or "initdb", "postgresql")
+    with postgresql.cluster() as running:
+        yield running
+
+
+@pytest.fixture
+def cluster() -> Iterator[postgresql.Cluster]:
+    """A server of this test alone, which it may stop."""
+    peers.require(postgresql.program("initdb") or "initdb", "postgresql")
+    with postgresql.cluster() as running:
+        yield running
+
+
+@pytest.fixture
+def database(_session_cluster: postgresql.Cluster) -> str:
+    """The URI of an empty database of PostgreSQL; one server serves all tests."""
+    return _session_cluster.new_database()
 
 
 @pytest.fixture(scope="session")

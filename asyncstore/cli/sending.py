@@ -5,12 +5,11 @@ from __future__ import annotations
 import contextlib
 import functools
 import logging
-import os
 import sys
 from typing import TYPE_CHECKING, Final
 
 from asyncstore import __version__
-from asyncstore.cli import exit_codes, running
+from asyncstore.cli import exit_codes, recording, running
 from asyncstore.cli.advice import explain_failure, may_pass, reason_text
 from asyncstore.cli.exit_codes import ExitCode
 from asyncstore.cli.named_paths import NamedPaths, why_not_all, why_nothing
@@ -30,8 +29,8 @@ if TYPE_CHECKING:
     from asyncstore.cli.output.records import JsonLines, RecordWriter
     from asyncstore.cli.verifying import Verification
     from asyncstore.instances.outcome import Outcome
+    from asyncstore.ledger.history import LedgerHistory
     from asyncstore.ledger.protocol import Ledger
-    from asyncstore.ledger.sqlite.history import LedgerHistory
     from asyncstore.net.peer import Peer
     from asyncstore.transfer.engine import Transfer
     from asyncstore.transfer.options import TransferOptions
@@ -158,7 +157,7 @@ class StorescuRun:
             log.notice(logging.WARNING, "Interrupted again: aborting")
             transfer.abort()
 
-        self._tell_history(log)
+        await recording.tell_history(self.ledger, log)
         with running.interrupts(drain, abort) as received, self._counted(transfer, log), self._watched(transfer, log):
             async with self._control(transfer), self._metered(transfer):
                 try:
@@ -344,22 +343,6 @@ class StorescuRun:
         with log.turn():
             log.write("\n".join(Summary(report, code, left, steps).lines()))
 
-    def _tell_history(self, log: DocumentedLog) -> None:
-        """Say on which runs a run goes on, and what is known: of a ledger of millions, only how many."""
-        if self.ledger is None or not (logger.isEnabledFor(logging.INFO) or sys.stderr.isatty()):
-            return
-        with contextlib.suppress(OSError, LedgerError):  # the transfer opens it, and says what is wrong with it
-            if not os.path.getsize(self.ledger):
-                return
-            from asyncstore.cli.output.ledger_text import recorded_text, runs_text
-            from asyncstore.ledger.sqlite.reader import LedgerReader
-
-            with LedgerReader(self.ledger) as reader:
-                log.notice(logging.INFO, f"Resuming after {runs_text(reader.runs())}")
-                recorded = recorded_text(reader)
-            if recorded:
-                log.notice(logging.INFO, f"Recorded so far: {recorded}")
-
     def _how_it_stopped(self, report: Report, left: str) -> str:
         """Why a run stopped, what is left, and what to do: nothing, if trying again cannot help."""
         because = report.stopped_because
@@ -398,11 +381,10 @@ class StorescuRun:
         ledger = self._open_ledger()
         if ledger is None or self.ledger is None:
             return None, ()
-        if not os.path.exists(self.ledger) or not os.path.getsize(self.ledger):
-            return None, ledger.files
-        from asyncstore.ledger.sqlite.history import LedgerHistory
+        from asyncstore.ledger.opening import open_history
 
-        return stack.enter_context(LedgerHistory(self.ledger, destination=str(self.peer))), ledger.files
+        history = open_history(self.ledger, destination=str(self.peer))
+        return None if history is None else stack.enter_context(history), ledger.files
 
     @property
     def _own_files(self) -> tuple[str, ...]:

@@ -104,6 +104,9 @@ class BufferedLedger(abc.ABC):
     _away_seconds: float = 0.0
     """For how long the database may be away until that is an error."""
 
+    _most_outcomes: int = COMMIT_OUTCOMES
+    """How many are committed at once, if so many wait."""
+
     def __init__(self, path: str, *, options: Mapping[str, Any] | None, clock: Callable[[], float]) -> None:
         self.path: str = path
         self.failure: LedgerError | None = None
@@ -343,7 +346,7 @@ class BufferedLedger(abc.ABC):
         """Commit the next outcomes, or those that could not be committed before. Returns False if that failed."""
         if not self._batch:
             with self._moving:
-                self._batch = [self._waiting.popleft() for _ in range(min(len(self._waiting), COMMIT_OUTCOMES))]
+                self._batch = [self._waiting.popleft() for _ in range(min(len(self._waiting), self._most_outcomes))]
         if self._batch:
             if not self._attempt(store.write, self._batch):
                 return False

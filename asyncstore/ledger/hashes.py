@@ -90,5 +90,15 @@ class HashFilter:
             bits[number & last] |= two_bits[number >> 24 & 0xFF]
 
 
+class EveryHash(HashFilter):
+    """A filter that holds nothing out: where there are too many to know, each must be looked up."""
+
+    def __contains__(self, number: int) -> bool:
+        return True
+
+    def add(self, number: int) -> None:
+        """Nothing to do: it seems to be in it."""
+
+
 def _part(size_bytes: int) -> tuple[bytearray, int]:
     return bytearray(size_bytes), size_bytes - 1

@@ -1,20 +1,32 @@
-"""Makes the ledger that is kept in a file."""
+"""Opens a ledger by its name: that of a file, or the URI of a PostgreSQL database."""
 
 from __future__ import annotations
 
+import os
 from typing import TYPE_CHECKING, Any, Final
 
+from asyncstore.errors import LedgerError
+
 if TYPE_CHECKING:
-    import os
     from collections.abc import Mapping
 
+    from asyncstore.ledger.history import LedgerHistory
     from asyncstore.ledger.protocol import Ledger
+    from asyncstore.ledger.reading import RecordReader
 
 _SQLITE: Final = b"SQLite format 3\0"
+_DATABASE: Final = ("postgresql://", "postgres://")
+
+
+def is_database(name: str) -> bool:
+    """Whether a ledger is in a database and not in a file."""
+    return name.startswith(_DATABASE)
 
 
 def is_ledger(path: str) -> bool:
-    """Whether a file is a ledger, or another database of SQLite."""
+    """Whether this is a database, or a file that is a ledger or another database of SQLite."""
+    if is_database(path):
+        return True
     try:
         with open(path, "rb") as file:
             return file.read(len(_SQLITE)) == _SQLITE
@@ -22,14 +34,60 @@ def is_ledger(path: str) -> bool:
         return False
 
 
+def may_have_rows(name: str) -> bool:
+    """Whether a ledger may have been written already; a database must be asked."""
+    return is_database(name) or (os.path.exists(name) and os.path.getsize(name) > 0)
+
+
 def open_ledger(
     path: str | os.PathLike[str], *, destination: str, options: Mapping[str, Any], forced: bool = False
 ) -> Ledger:
-    """The ledger in a file, for `async with`: nothing is opened before that.
+    """A ledger, for `async with`: nothing is opened before that.
 
     `destination` is the peer as AE@host:port, `options` plain data that the run is noted with; `forced` allows a
     network file system.
     """
+    name = os.fspath(path)
+    if is_database(name):
+        _check_driver(name)
+        from asyncstore.ledger.postgresql.ledger import PostgresLedger
+
+        return PostgresLedger(name, destination=destination, options=options)
     from asyncstore.ledger.sqlite.ledger import SqliteLedger  # most runs need no sqlite3
 
     return SqliteLedger(path, destination=destination, options=options, forced=forced)
+
+
+def open_reader(name: str) -> RecordReader:
+    """What reads a ledger. Blocks. Raises LedgerError."""
+    if is_database(name):
+        _check_driver(name)
+        from asyncstore.ledger.postgresql.reader import PostgresReader
+
+        return PostgresReader(name)
+    from asyncstore.ledger.sqlite.reader import LedgerReader
+
+    return LedgerReader(name)
+
+
+def open_history(name: str, *, destination: str) -> LedgerHistory | None:
+    """What a ledger has settled, for a run that writes nothing; None if there is none yet. Blocks. LedgerError."""
+    if is_database(name):
+        _check_driver(name)
+        from asyncstore.ledger.postgresql.history import PostgresHistory
+
+        return PostgresHistory.of(name, destination=destination)
+    if not may_have_rows(name):
+        return None
+    from asyncstore.ledger.sqlite.history import SqliteHistory
+
+    return SqliteHistory(name, destination=destination)
+
+
+def _check_driver(name: str) -> None:
+    import importlib.util
+
+    if importlib.util.find_spec("asyncpg") is None:
+        from asyncstore.ledger.packing import without_password
+
+        raise LedgerError(f"the ledger {without_password(name)!r} needs asyncpg: pip install 'asyncstore[cluster]'")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from typing import Any, Final
 
 _LARGEST: Final = (1 << 63) - 1
@@ -61,3 +62,24 @@ def ledger_path(path: str, working_directory: str) -> str:
 def one_line(text: str) -> str:
     """Text as one line that is safe to print: text from a damaged ledger may contain anything."""
     return text if text.isprintable() else text[:_LONGEST_LINE].encode("unicode_escape").decode()
+
+
+def uid_bytes(uid: str) -> bytes:
+    """A packed UID where a column has one type: that of a UID with other characters begins with FF."""
+    packed = pack_uid(uid)
+    return b"\xff" + packed.encode() if isinstance(packed, str) else bytes(packed)
+
+
+def uid_of_bytes(packed: bytes) -> str:
+    """The UID that uid_bytes packed."""
+    return packed[1:].decode() if packed.startswith(b"\xff") else unpack_uid(packed)
+
+
+def has_password(dsn: str) -> bool:
+    """Whether the URI of a database contains a password."""
+    return without_password(dsn) != dsn
+
+
+def without_password(dsn: str) -> str:
+    """The URI of a database as it may be shown."""
+    return re.sub(r"((?:ssl)?password)=[^&#]*", r"\1=***", re.sub(r"^(\w+://[^/?#@:]*):[^/?#]*@", r"\1@", dsn))

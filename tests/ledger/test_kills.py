@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 ROOT = Path(__file__).parents[2]
 
 
-def write_and_kill(path: Path, first: int, lines: int) -> tuple[int, int]:
+def write_and_kill(path: str | Path, first: int, lines: int) -> tuple[int, int]:
     """Have a process write from number `first` on, kill it, and return what it has flushed for sure, and may have."""
     command = [sys.executable, "-m", "tests.support.ledgers", str(path), str(first)]
     with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True) as process:

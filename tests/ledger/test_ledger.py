@@ -22,7 +22,6 @@ from asyncstore.ledger.sqlite import file as ledger_file
 from asyncstore.ledger.sqlite import ledger as sqlite_ledger
 from asyncstore.ledger.sqlite import writer as ledger_writer
 from asyncstore.ledger.sqlite.ledger import SqliteLedger
-from asyncstore.ledger.sqlite.reader import LedgerReader
 from asyncstore.status import Status
 from asyncstore.transfer.options import TransferOptions, options_as_data
 from asyncstore.uids import IMPLICIT_VR_LITTLE_ENDIAN
@@ -35,17 +34,18 @@ if TYPE_CHECKING:
 
     from asyncstore.ledger.protocol import Ledger
     from asyncstore.ledger.sqlite.writer import LedgerWriter
+    from tests.support.places import Place
 
 pytestmark = pytest.mark.every_loop
 
 # -- recording ---------------------------------------------------------------------------------------------------------
 
 
-async def test_an_outcome_comes_back_whole(tmp_path: Path) -> None:
+async def test_an_outcome_comes_back_whole(place: Place) -> None:
     instance = instance_of(1)
     instance.study_instance_uid, instance.series_instance_uid = "1.2.3", "1.2.3.4"
     status = Status(0xB000, "coerced <b>", (0x00100010, 0xFFFEE00D))
-    async with SqliteLedger(tmp_path / "run.db", destination=DESTINATION, clock=lambda: 1600000000.25) as ledger:
+    async with place.ledger(clock=lambda: 1600000000.25) as ledger:
         ledger.record(
             outcome_of(
                 instance,
@@ -59,7 +59,7 @@ async def test_an_outcome_comes_back_whole(tmp_path: Path) -> None:
             )
         )
         await ledger.flush()
-        (row,) = await anyio.to_thread.run_sync(rows_of, tmp_path / "run.db")
+        (row,) = await anyio.to_thread.run_sync(place.rows)
     assert row.to_dict() == {
         "path": path_of(1),
         "state": "warning",
@@ -93,21 +93,21 @@ async def test_an_outcome_comes_back_whole(tmp_path: Path) -> None:
     }
 
 
-async def test_outcomes_are_committed_without_being_asked_for(tmp_path: Path) -> None:
-    async with SqliteLedger(tmp_path / "run.db", destination=DESTINATION) as ledger:
+async def test_outcomes_are_committed_without_being_asked_for(place: Place) -> None:
+    async with place.ledger() as ledger:
         ledger.record(stored(1))
         with anyio.fail_after(20):
-            while not await anyio.to_thread.run_sync(rows_of, tmp_path / "run.db"):
+            while not await anyio.to_thread.run_sync(place.rows):
                 await anyio.lowlevel.checkpoint()
 
 
-async def test_a_full_batch_does_not_wait_for_its_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_full_batch_does_not_wait_for_its_time(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(buffered, "COMMIT_SECONDS", 3600.0)
-    async with SqliteLedger(tmp_path / "run.db", destination=DESTINATION) as ledger:
+    async with place.ledger() as ledger:
         for number in range(500):
             ledger.record(stored(number))
         with anyio.fail_after(20):
-            while len(await anyio.to_thread.run_sync(rows_of, tmp_path / "run.db")) < 500:
+            while len(await anyio.to_thread.run_sync(place.rows)) < 500:
                 await anyio.lowlevel.checkpoint()
 
 
@@ -127,64 +127,64 @@ def test_a_ledger_is_for_its_owner_only(tmp_path: Path) -> None:
     assert modes == dict.fromkeys(("run.db", "run.db-lock", "run.db-shm", "run.db-wal"), 0o600)
 
 
-def test_the_last_of_several_outcomes_counts_and_attempts_add_up_over_runs(tmp_path: Path) -> None:
+def test_the_last_of_several_outcomes_counts_and_attempts_add_up_over_runs(place: Place) -> None:
     lost = outcome_of(instance_of(1), State.UNKNOWN, None, reason="not answered", retryable=True)
-    with opened(tmp_path / "run.db") as ledger:
+    with place.opened() as ledger:
         ledger.record(lost)
         anyio.run(ledger.flush)
         ledger.record(outcome_of(instance_of(1), State.UNKNOWN, None, attempts=2, retryable=True))
-    with opened(tmp_path / "run.db") as ledger:
+    with place.opened() as ledger:
         ledger.record(outcome_of(instance_of(1), State.FAILED, Status(0xC000), attempts=1, retryable=True))
         ledger.record(outcome_of(instance_of(1), attempts=3))
-    (row,) = rows_of(tmp_path / "run.db")
+    (row,) = place.rows()
     assert (row.state, row.attempts, row.run, row.status, row.reason) == (State.STORED, 5, 2, 0, "")
 
 
 @pytest.mark.parametrize("indexed", [False, True])
 @pytest.mark.parametrize("state", [State.FAILED, State.UNKNOWN, State.LEFT, State.SOURCE_PROBLEM, State.DUPLICATE])
-def test_what_is_stored_stays_stored_while_the_file_is_the_same(tmp_path: Path, state: State, indexed: bool) -> None:
-    with opened(tmp_path / "run.db") as ledger:
+def test_what_is_stored_stays_stored_while_the_file_is_the_same(place: Place, state: State, indexed: bool) -> None:
+    with place.opened() as ledger:
         ledger.record(stored(1))
         if not indexed:
             ledger.record(outcome_of(instance_of(1), state, None))
-    with opened(tmp_path / "run.db") as ledger:
+    with place.opened() as ledger:
         ledger.record(outcome_of(instance_of(1), state, None))
         ledger.record(Outcome(State.SOURCE_PROBLEM, path_of(1)))
-    assert [row.state for row in rows_of(tmp_path / "run.db")] == [State.STORED]
-    with opened(tmp_path / "run.db") as ledger:
+    assert [row.state for row in place.rows()] == [State.STORED]
+    with place.opened() as ledger:
         ledger.record(outcome_of(instance_of(1, size_bytes=2), state, None))
-    assert [row.state for row in rows_of(tmp_path / "run.db")] == [state]
+    assert [row.state for row in place.rows()] == [state]
 
 
-def test_being_left_keeps_the_account_of_an_earlier_failure(tmp_path: Path) -> None:
+def test_being_left_keeps_the_account_of_an_earlier_failure(place: Place) -> None:
     failed = outcome_of(instance_of(1), State.FAILED, Status(0xA700, "full"), reason="out of resources")
-    with opened(tmp_path / "run.db") as ledger:
+    with place.opened() as ledger:
         ledger.record(failed)
-    with opened(tmp_path / "run.db") as ledger:
+    with place.opened() as ledger:
         ledger.record(outcome_of(instance_of(1), State.LEFT, None, attempts=0))
         ledger.record(outcome_of(instance_of(2), State.LEFT, None, attempts=0))
-    assert [(row.state, row.comment) for row in rows_of(tmp_path / "run.db")] == [
+    assert [(row.state, row.comment) for row in place.rows()] == [
         (State.FAILED, "full"),
         (State.LEFT, ""),
     ]
 
 
-def test_instances_in_memory_are_told_apart_by_their_uids(tmp_path: Path) -> None:
-    with opened(tmp_path / "run.db") as ledger:
+def test_instances_in_memory_are_told_apart_by_their_uids(place: Place) -> None:
+    with place.opened() as ledger:
         for number in (1, 2, 1):
             instance = instance_of(number)
             instance.path = None
             ledger.record(outcome_of(instance))
-    assert [(row.path, row.sop_instance_uid) for row in rows_of(tmp_path / "run.db")] == [
+    assert [(row.path, row.sop_instance_uid) for row in place.rows()] == [
         (None, uid_of(1)),
         (None, uid_of(2)),
     ]
 
 
-def test_what_an_earlier_run_stored_is_not_written_again(tmp_path: Path) -> None:
-    with opened(tmp_path / "run.db") as ledger:
+def test_what_an_earlier_run_stored_is_not_written_again(place: Place) -> None:
+    with place.opened() as ledger:
         ledger.record(Outcome(State.RESUMED, path_of(1), attempts=0))
-    assert rows_of(tmp_path / "run.db") == []
+    assert place.rows() == []
 
 
 def test_texts_and_numbers_that_sqlite_cannot_hold_are_recorded_too(tmp_path: Path) -> None:
@@ -221,7 +221,7 @@ def test_more_series_than_are_kept_in_memory(tmp_path: Path, monkeypatch: pytest
     assert rows == [(uid_of(number // 10), uid_of(number // 2)) for number in range(40)]
 
 
-def test_what_differs_between_instances_is_not_mixed_up(tmp_path: Path) -> None:
+def test_what_differs_between_instances_is_not_mixed_up(place: Place) -> None:
     """Everything that instances share stands in one place: each value of it has to be told apart."""
     variants: list[dict[str, Any]] = [
         {},
@@ -238,10 +238,10 @@ def test_what_differs_between_instances_is_not_mixed_up(tmp_path: Path) -> None:
     ]
     usual: dict[str, Any] = {"state": State.FAILED, "status": Status(0xA700)}
     outcomes = [outcome_of(instance_of(number), **(usual | variant)) for number, variant in enumerate(variants * 2)]
-    with opened(tmp_path / "run.db") as ledger:
+    with place.opened() as ledger:
         for outcome in outcomes:
             ledger.record(outcome)
-    for row, outcome in zip(rows_of(tmp_path / "run.db"), outcomes, strict=True):
+    for row, outcome in zip(place.rows(), outcomes, strict=True):
         assert (row.state, row.reason, row.retryable) == (outcome.state, outcome.reason, outcome.retryable)
         assert (row.attempts, row.association_number) == (outcome.attempts, outcome.association_number)
         assert (row.context_id, row.sent_transfer_syntax_uid) == (outcome.context_id, outcome.transfer_syntax_uid)
@@ -480,46 +480,49 @@ async def test_what_is_committed_reaches_the_disk_soon(tmp_path: Path, monkeypat
                 await anyio.lowlevel.checkpoint()
 
 
-async def test_a_ledger_that_is_refused_leaves_nothing_open(tmp_path: Path) -> None:
-    async with SqliteLedger(tmp_path / "run.db", destination=DESTINATION) as ledger:
+async def test_a_ledger_that_is_refused_leaves_nothing_open(place: Place) -> None:
+    async with place.ledger() as ledger:
         with pytest.raises(LedgerError, match="in use"):
-            await SqliteLedger(tmp_path / "run.db", destination=DESTINATION).__aenter__()
+            await place.ledger().__aenter__()
         ledger.record(stored(1))
-    with pytest.raises(LedgerError, match="use another file"):
-        await SqliteLedger(tmp_path / "run.db", destination="B@b:104").__aenter__()
-    async with SqliteLedger(tmp_path / "run.db", destination=DESTINATION) as ledger:
+    with pytest.raises(LedgerError, match=r"belongs to .* use another"):
+        await place.ledger(destination="B@b:104").__aenter__()
+    async with place.ledger() as ledger:
         assert await anyio.to_thread.run_sync(ledger.known_instance, uid_of(1)) is not None
 
 
-async def test_a_ledger_that_is_closed_cannot_be_flushed(tmp_path: Path) -> None:
-    ledger = SqliteLedger(tmp_path / "run.db", destination=DESTINATION)
+async def test_a_ledger_that_is_closed_cannot_be_flushed(place: Place) -> None:
+    ledger = place.ledger()
     async with ledger:
         pass
     with pytest.raises(LedgerError, match="not open"):
         await ledger.flush()
 
 
-def test_a_clock_that_jumps_changes_nothing_but_times(tmp_path: Path) -> None:
-    times = iter([1e9, 1e9, 1e9, -5.0, 4e9, 0.0, 0.0, 0.0])
-    with opened(tmp_path / "run.db", clock=lambda: next(times)) as ledger:
-        for number in range(3):
+def test_a_clock_that_jumps_changes_nothing_but_times(place: Place) -> None:
+    now = 1e9
+    times = [1e9, -5.0, 4e9]
+    with place.opened(clock=lambda: now) as ledger:
+        for number, time in enumerate(times):
+            now = time
             ledger.record(stored(number))
         anyio.run(ledger.flush)
-    rows = rows_of(tmp_path / "run.db")
-    assert [row.recorded_at.timestamp() for row in rows] in ([1e9, -5.0, 4e9], [-5.0, 4e9, 0.0])
+        now = 0.0
+    rows = place.rows()
+    assert [row.recorded_at.timestamp() for row in rows] == times
     assert [row.path for row in rows] == [path_of(number) for number in range(3)]
 
 
 # -- what is noted of a run --------------------------------------------------------------------------------------------
 
 
-def test_a_run_is_noted_with_its_options_and_no_secret(tmp_path: Path) -> None:
+def test_a_run_is_noted_with_its_options_and_no_secret(place: Place) -> None:
     identity = UserIdentity(2, b"me", b"hunter2")
     options = options_as_data(TransferOptions(associations=3, user_identity=identity))
-    with opened(tmp_path / "run.db", options=options, clock=lambda: 1.6e9), LedgerReader(tmp_path / "run.db") as reader:
+    with place.opened(options=options, clock=lambda: 1.6e9), place.reader() as reader:
         (run,) = reader.runs()
         assert run.finished_at is None
-    with opened(tmp_path / "run.db"), LedgerReader(tmp_path / "run.db") as reader:
+    with place.opened(), place.reader() as reader:
         first, second = reader.runs()
     assert first.finished_at == first.started_at
     assert (first.pid, second.number, second.options) == (os.getpid(), 2, {})

@@ -9,7 +9,7 @@ from asyncstore.instances.outcome import SentUIDs, State
 from asyncstore.ledger.rows import ChangeCount
 from asyncstore.ledger.sqlite.commitments import CommitmentRecord
 from asyncstore.ledger.sqlite.file import SCHEMA_VERSION
-from asyncstore.ledger.sqlite.history import LedgerHistory
+from asyncstore.ledger.sqlite.history import SqliteHistory
 from asyncstore.ledger.sqlite.reader import LedgerReader
 from tests.support.ledgers import DESTINATION, opened, path_of, stored, uid_of
 
@@ -51,7 +51,7 @@ def test_it_is_read_and_stays_as_it_is(tmp_path: Path) -> None:
         ]
         assert reader.by_change() == []
         assert reader.by_state()[0].instances == 3
-    with LedgerHistory(str(path), destination=DESTINATION) as history:
+    with SqliteHistory(str(path), destination=DESTINATION) as history:
         assert history.settled([]) == []
     assert path.read_bytes() == before
 

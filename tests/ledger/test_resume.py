@@ -6,7 +6,7 @@ import os
 import random
 import threading
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import anyio
 import pytest
@@ -21,6 +21,9 @@ from asyncstore.ledger.protocol import Suspicion, settled_for
 from asyncstore.ledger.sqlite import writer as ledger_writer
 from asyncstore.status import Status
 from tests.support.ledgers import instance_of, offered, opened, outcome_of, path_of, rows_of, stored, uid_of
+
+if TYPE_CHECKING:
+    from tests.support.places import Place
 
 LATER = 4e9  # a clock by which no file of a test is young
 
@@ -37,9 +40,14 @@ def of_file(path: str, number: int, state: State, status: Status | None, **more:
     return outcome_of(instance, state, status, **more)
 
 
-def settle(ledger_file: Path, entries: list[Any]) -> list[State | Suspicion | None]:
-    with opened(ledger_file) as ledger:
+def settle(place: Place, entries: list[Any]) -> list[State | Suspicion | None]:
+    with place.opened() as ledger:
         return states_of(ledger.settled(offered(*entries)))
+
+
+def _settled(file: Path, entries: list[Any]) -> list[Outcome | Suspicion | None]:
+    with opened(file) as ledger:
+        return ledger.settled(offered(*entries))
 
 
 def states_of(answers: list[Outcome | Suspicion | None]) -> list[State | Suspicion | None]:
@@ -63,14 +71,14 @@ RESUMED = [
 
 @pytest.mark.parametrize(("state", "status", "retryable", "later"), RESUMED)
 def test_what_a_later_run_does_not_open(
-    tmp_path: Path, state: State, status: Status | None, retryable: bool, later: State | None
+    tmp_path: Path, place: Place, state: State, status: Status | None, retryable: bool, later: State | None
 ) -> None:
     path = write(tmp_path / "a.dcm")
-    with opened(tmp_path / "run.db") as ledger:
+    with place.opened() as ledger:
         ledger.record(of_file(path, 1, state, status, retryable=retryable, reason="a reason"))
     same = of_file(path, 1, state, status).instance
     assert same is not None
-    with opened(tmp_path / "run.db") as ledger:
+    with place.opened() as ledger:
         assert states_of(ledger.settled(offered(path, same, f"{tmp_path}//./a.dcm"))) == [later] * 3
         write(Path(path), b"x", mtime=1e9 + 1)
         assert states_of(ledger.settled(offered(path))) == [None]
@@ -94,12 +102,12 @@ def test_what_a_later_run_does_not_open(
 )
 @pytest.mark.parametrize("state", [State.SKIPPED, State.SOURCE_PROBLEM])
 def test_a_file_that_is_at_fault_is_not_opened_again(
-    tmp_path: Path, state: State, error: Exception | None, is_settled: bool
+    tmp_path: Path, place: Place, state: State, error: Exception | None, is_settled: bool
 ) -> None:
     path = write(tmp_path / "README")
-    with opened(tmp_path / "run.db", clock=lambda: LATER) as ledger:
+    with place.opened(clock=lambda: LATER) as ledger:
         ledger.record(Outcome(state, path, reason="not a DICOM file: text", error=error, attempts=0))
-    with opened(tmp_path / "run.db") as ledger:
+    with place.opened() as ledger:
         outcomes = ledger.settled([FileEntry(path), FileEntry(path, is_named=True)])
     assert outcomes[1] is None
     if not is_settled:
@@ -111,12 +119,12 @@ def test_a_file_that_is_at_fault_is_not_opened_again(
         outcomes[0].raise_for_failure()
 
 
-def test_a_file_whose_uid_is_missing_is_told_as_such_again(tmp_path: Path) -> None:
+def test_a_file_whose_uid_is_missing_is_told_as_such_again(tmp_path: Path, place: Place) -> None:
     path = write(tmp_path / "a.dcm")
     problem = ScanProblem(path, ProblemKind.MISSING_UID, "there is no SOP Class UID", MissingUID("no"))
-    with opened(tmp_path / "run.db", clock=lambda: LATER) as ledger:
+    with place.opened(clock=lambda: LATER) as ledger:
         ledger.record(problem_outcome(problem, is_named=False))
-    with opened(tmp_path / "run.db") as ledger:
+    with place.opened() as ledger:
         (outcome,) = ledger.settled([FileEntry(path)])
     assert isinstance(outcome, Outcome)
     assert isinstance(outcome.error, MissingUID)
@@ -133,18 +141,18 @@ def test_a_file_whose_uid_is_missing_is_told_as_such_again(tmp_path: Path) -> No
     ],
 )
 def test_what_an_earlier_run_suspected_is_told_and_what_it_set_aside_is_not_sent(
-    tmp_path: Path, state: State, status: Status | None, losses: int, suspicion: Suspicion
+    tmp_path: Path, place: Place, state: State, status: Status | None, losses: int, suspicion: Suspicion
 ) -> None:
     path = write(tmp_path / "a.dcm")
-    with opened(tmp_path / "run.db") as ledger:
+    with place.opened() as ledger:
         outcome = of_file(path, 1, state, status, reason="a reason", losses=losses, is_suspected=True)
         ledger.record(outcome)
     named = FileEntry(path, is_named=True)
-    with opened(tmp_path / "run.db") as ledger:
+    with place.opened() as ledger:
         assert ledger.settled([*offered(path), named]) == [suspicion, suspicion]
         outcome.is_set_aside = True
         ledger.record(outcome)
-    with opened(tmp_path / "run.db") as ledger:
+    with place.opened() as ledger:
         answer, of_named = ledger.settled([*offered(path), named])
         assert of_named == suspicion
         assert isinstance(answer, Outcome)
@@ -157,17 +165,17 @@ def test_what_an_earlier_run_suspected_is_told_and_what_it_set_aside_is_not_sent
         assert ledger.settled(offered(path)) == [None]
 
 
-def test_a_file_that_was_only_just_written_is_looked_at_again(tmp_path: Path) -> None:
+def test_a_file_that_was_only_just_written_is_looked_at_again(tmp_path: Path, place: Place) -> None:
     path = write(tmp_path / "README")
     now = os.stat(path).st_ctime
-    with opened(tmp_path / "run.db", clock=lambda: now + 1) as ledger:
+    with place.opened(clock=lambda: now + 1) as ledger:
         ledger.record(Outcome(State.SKIPPED, path, error=NotDicom("x"), attempts=0))
-    assert settle(tmp_path / "run.db", [path]) == [None]
+    assert settle(place, [path]) == [None]
 
 
-def test_entries_are_answered_one_for_one(tmp_path: Path) -> None:
+def test_entries_are_answered_one_for_one(tmp_path: Path, place: Place) -> None:
     paths = [write(tmp_path / f"{number}.dcm") for number in range(1300)]
-    with opened(tmp_path / "run.db") as ledger:
+    with place.opened() as ledger:
         for number, path in enumerate(paths):
             ledger.record(of_file(path, number, State.STORED if number % 3 else State.FAILED, None))
     in_memory = instance_of(0)
@@ -178,12 +186,12 @@ def test_entries_are_answered_one_for_one(tmp_path: Path) -> None:
         State.RESUMED if isinstance(entry, str) and entry in paths and paths.index(entry) % 3 else None
         for entry in entries
     ]
-    assert settle(tmp_path / "run.db", entries) == expected
+    assert settle(place, entries) == expected
 
 
-def test_a_new_ledger_looks_nothing_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_new_ledger_looks_nothing_up(tmp_path: Path, place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
     path = write(tmp_path / "a.dcm")
-    with opened(tmp_path / "run.db") as ledger:
+    with place.opened() as ledger:
         ledger.record(of_file(path, 1, State.STORED, Status(0)))
         monkeypatch.setattr(os, "stat", None)
         found = ledger.settled(offered(path) * 3)
@@ -191,16 +199,18 @@ def test_a_new_ledger_looks_nothing_up(tmp_path: Path, monkeypatch: pytest.Monke
     assert found == [None] * 3
 
 
-def test_relative_paths_belong_to_the_working_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_relative_paths_belong_to_the_working_directory(
+    tmp_path: Path, place: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
     write(tmp_path / "a.dcm")
     monkeypatch.chdir(tmp_path)
-    with opened("run.db") as ledger:
+    with place.opened() as ledger:
         ledger.record(of_file("a.dcm", 1, State.STORED, Status(0)))
-    assert settle(Path("run.db"), ["a.dcm", "./a.dcm", str(tmp_path / "a.dcm")]) == [State.RESUMED] * 3
+    assert settle(place, ["a.dcm", "./a.dcm", str(tmp_path / "a.dcm")]) == [State.RESUMED] * 3
     (tmp_path / "other").mkdir()
     monkeypatch.chdir(tmp_path / "other")
     write(tmp_path / "other" / "a.dcm")
-    assert settle(tmp_path / "run.db", ["a.dcm", "../a.dcm"]) == [None, None]
+    assert settle(place, ["a.dcm", "../a.dcm"]) == [None, None]
 
 
 @pytest.mark.parametrize("waiting", [1, 100, 65536])
@@ -237,15 +247,15 @@ def test_rows_with_the_same_hash_are_told_apart(tmp_path: Path, monkeypatch: pyt
                 anyio.run(ledger.flush)
             known = [ledger.known_instance(uid_of(number)) for number in range(21)]
             assert [found and found.path for found in known] == [*paths, None]
-        assert settle(tmp_path / f"{waiting}.db", [*paths, str(tmp_path)]) == [State.RESUMED] * 20 + [None]
+        assert states_of(_settled(tmp_path / f"{waiting}.db", [*paths, str(tmp_path)])) == [State.RESUMED] * 20 + [None]
 
 
 # -- the same SOP Instance UID from elsewhere --------------------------------------------------------------------------
 
 
-def test_an_instance_that_was_stored_from_elsewhere_is_known(tmp_path: Path) -> None:
+def test_an_instance_that_was_stored_from_elsewhere_is_known(place: Place) -> None:
     for run in range(2):
-        with opened(tmp_path / "run.db") as ledger:
+        with place.opened() as ledger:
             if not run:
                 ledger.record(stored(1, "/a/1", size_bytes=77))
                 ledger.record(outcome_of(instance_of(2, "/a/2"), State.FAILED, Status(0xC000)))
@@ -285,11 +295,11 @@ def test_what_was_recorded_is_known_from_then_on(tmp_path: Path, monkeypatch: py
     assert missed == []
 
 
-def test_the_path_of_a_known_instance_follows_a_changed_file(tmp_path: Path) -> None:
-    with opened(tmp_path / "run.db") as ledger:
+def test_the_path_of_a_known_instance_follows_a_changed_file(place: Place) -> None:
+    with place.opened() as ledger:
         ledger.record(stored(1, "/a"))
-    with opened(tmp_path / "run.db") as ledger:
+    with place.opened() as ledger:
         ledger.record(stored(2, "/a", size_bytes=5))
-    with opened(tmp_path / "run.db") as ledger:
+    with place.opened() as ledger:
         assert ledger.known_instance(uid_of(1)) is None
         assert ledger.known_instance(uid_of(2)) == ("/a", 5, 10**18, State.STORED)

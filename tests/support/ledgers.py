@@ -13,6 +13,7 @@ from asyncstore.inputs.entry import Entry, FileEntry, ReadyEntry
 from asyncstore.instances.instance import Instance
 from asyncstore.instances.outcome import Outcome, State
 from asyncstore.instances.source import BytesSource
+from asyncstore.ledger.opening import open_ledger
 from asyncstore.ledger.sqlite import writer as ledger_writer
 from asyncstore.ledger.sqlite.ledger import SqliteLedger
 from asyncstore.ledger.sqlite.reader import LedgerReader
@@ -94,7 +95,7 @@ async def write_for_ever(path: str, first: int) -> None:
     """Store instances and tell how many are flushed, in batches of any size, until somebody kills the process."""
     ledger_writer._WAITING_HASHES = 700  # type: ignore[misc]  # so that the index is always being written too
     rng = random.Random(first)
-    async with SqliteLedger(path, destination=DESTINATION) as ledger:
+    async with open_ledger(path, destination=DESTINATION, options={}) as ledger:
         number = first
         print(number, flush=True)  # noqa: T201
         while True:

@@ -6,12 +6,12 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from asyncstore.cli import options, pages, running
+from asyncstore.cli import options, pages, recording, running
 from asyncstore.cli.exit_codes import ExitCode
 
 if TYPE_CHECKING:
     from asyncstore.cli.output.ledger_text import Account
-    from asyncstore.ledger.sqlite.reader import LedgerReader
+    from asyncstore.ledger.reading import RecordReader
 
 DETAILS = """Prints counts by state, status and reason, the directories with the most failures, and the studies that \
 are not complete. Sends nothing and \
@@ -24,7 +24,10 @@ page or stdout cannot be written."""
 def report(
     context: typer.Context,
     ledger: Annotated[
-        str, typer.Argument(parser=options.text, metavar="LEDGER", help="The file that storescu --ledger wrote.")
+        str,
+        typer.Argument(
+            parser=recording.ledger_name, metavar="LEDGER", help="The file or database that storescu --ledger wrote."
+        ),
     ],
     quiet: options.Quiet = False,
     verbose: options.Verbose = False,
@@ -81,16 +84,16 @@ def report(
 
     def command(_: object) -> int:
         from asyncstore.cli.output.ledger_text import Account
-        from asyncstore.ledger.sqlite.reader import LedgerReader
+        from asyncstore.ledger.opening import open_reader
 
-        with LedgerReader(ledger) as reader:
+        with open_reader(ledger) as reader:
             _print(Account(reader, studies=studies), chosen, doubtful=doubtful, ends_in_nul=null)
             return ExitCode.STORED if html is None else _write_page(html, reader, studies=studies)
 
     raise typer.Exit(running.run(level, command))
 
 
-def _write_page(path: str, reader: LedgerReader, *, studies: bool) -> int:
+def _write_page(path: str, reader: RecordReader, *, studies: bool) -> int:
     from asyncstore.cli.output import ledger_page
 
     return pages.write(path, ledger_page.page(reader, all_studies=studies)) or ExitCode.STORED

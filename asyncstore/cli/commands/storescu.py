@@ -19,6 +19,7 @@ from asyncstore.cli import (
     converting,
     options,
     rebinding,
+    recording,
     running,
     securing,
     selecting,
@@ -223,15 +224,7 @@ def storescu(
             panel=options.BULK,
         ),
     ] = "low",
-    ledger: Annotated[
-        str | None,
-        options.option(
-            parser=options.text,
-            metavar="FILE",
-            help="Keep a durable record; the same command run again resumes.",
-            panel=options.BULK,
-        ),
-    ] = None,
+    ledger: recording.Ledger = None,
     force_ledger: Annotated[
         bool,
         options.option("--force-ledger", help="Allow the ledger on a network file system.", panel=options.BULK),
@@ -339,6 +332,7 @@ def storescu(
     if not paths and files_from is None:
         raise typer.BadParameter("give a file or directory to send, or --files-from", param_hint="PATH")
     showing.check_files(report, ledger, log_file, metrics_file, paths or [])
+    recording.check_place(ledger, moved=bool(rebind), commit=commit, forced=force_ledger)
     peer = Peer(addr, port, called_aet, source_address, securing.caller_tls(context))
     commit_options = committing.commit_options(context, peer)
     listed = None if files_from is None else opened_list(files_from, ends_in_nul=null)

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from asyncstore.cli import options, running, securing, selecting
+from asyncstore.cli import options, recording, running, securing, selecting
 from asyncstore.cli.exit_codes import ExitCode
 from asyncstore.cli.output.documented_log import logger
 from asyncstore.net.peer import Peer
@@ -19,8 +19,8 @@ if TYPE_CHECKING:
     from asyncstore.transfer.proof.expected import Expected
 
 DETAILS = """Asks the peer for the instances of each study (C-FIND) and prints the studies that differ. \
-LEDGER is the file that storescu --ledger wrote: what it calls stored is compared. PATH is a file, a directory with \
-everything below it, or an archive. Sends no instance and changes nothing.
+LEDGER is the file or database that storescu --ledger wrote: what it calls stored is compared. PATH is a file, a \
+directory with everything below it, or an archive. Sends no instance and changes nothing.
 
 Exit codes: 0 no difference, 1 no association, 2 usage, 3 something could not be compared, 4 stopped early, 5 nothing \
 to compare, 6 a ledger cannot be read, 7 the peer differs, 130 or 143 interrupted."""
@@ -31,7 +31,9 @@ def verify(
     context: typer.Context,
     sources: Annotated[
         list[str],
-        typer.Argument(parser=options.text, metavar="LEDGER|PATH", help="Ledgers, files and directories to compare."),
+        typer.Argument(
+            parser=recording.ledger_name, metavar="LEDGER|PATH", help="Ledgers, files and directories to compare."
+        ),
     ],
     addr: options.Address,
     port: options.PeerPort,
@@ -132,12 +134,10 @@ def verify(
 
 
 def _collect(expected: Expected, sources: Sequence[str], selection: Selection | None) -> None:
-    from asyncstore.ledger.opening import is_ledger
+    from asyncstore.ledger.opening import is_ledger, open_reader
 
     ledgers = [source for source in sources if is_ledger(source)]
     for ledger in ledgers:
-        from asyncstore.ledger.sqlite.reader import LedgerReader
-
-        with LedgerReader(ledger) as reader:
+        with open_reader(ledger) as reader:
             expected.add_ledger(reader)
     expected.add_files([source for source in sources if source not in ledgers], selection)

@@ -18,8 +18,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
     from asyncstore.cli.output.html_page import Markup
+    from asyncstore.ledger.reading import RecordReader
     from asyncstore.ledger.rows import RunRecord, StoredOverTime, StudyCount
-    from asyncstore.ledger.sqlite.reader import LedgerReader
 
 _BARS: Final = 160
 _REASONS: Final = 50
@@ -28,12 +28,12 @@ _STUDIES: Final = 100
 _RUNS: Final = 20
 
 
-def page(ledger: LedgerReader, *, all_studies: bool) -> str:
+def page(ledger: RecordReader, *, all_studies: bool) -> str:
     """The whole page; of the studies the incomplete ones, or all. May raise LedgerError."""
     return html_page.page(f"Transfer to {ledger.destination}", *_sections(ledger, all_studies))
 
 
-def _sections(ledger: LedgerReader, all_studies: bool) -> Iterator[Markup]:
+def _sections(ledger: RecordReader, all_studies: bool) -> Iterator[Markup]:
     runs = ledger.runs()
     began = f"Ledger begun {time_text(ledger.created_at)}; {runs_text(runs)}"
     is_dead = bool(runs) and runs[-1].state is RunState.KILLED
@@ -67,7 +67,7 @@ def _sections(ledger: LedgerReader, all_studies: bool) -> Iterator[Markup]:
     yield section("Runs", *_runs(runs))
 
 
-def _figures(ledger: LedgerReader) -> Markup:
+def _figures(ledger: RecordReader) -> Markup:
     counts = ledger.by_state()
 
     def total(*states: State) -> int:

@@ -18,8 +18,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
     from asyncstore.cli.running import Results
+    from asyncstore.ledger.reading import RecordReader
     from asyncstore.ledger.rows import CommitmentCount, ReasonCount, RunRecord, StateCount, StudyCount
-    from asyncstore.ledger.sqlite.reader import LedgerReader
 
 _REASONS: Final = 20
 _DIRECTORIES: Final = 10
@@ -38,7 +38,7 @@ _COLUMNS: Final = tuple(LedgerRow.__dataclass_fields__)
 class Account:
     """Formats the contents of a ledger, with each study if `studies`. Every method may raise LedgerError."""
 
-    def __init__(self, ledger: LedgerReader, *, studies: bool = False) -> None:
+    def __init__(self, ledger: RecordReader, *, studies: bool = False) -> None:
         self._ledger = ledger
         self._with_studies = studies
 
@@ -189,7 +189,7 @@ def _reason_data(count: ReasonCount) -> dict[str, Any]:
     return {**count._asdict(), "state": count.state.value, "status": status}
 
 
-def uncommitted_counts(ledger: LedgerReader) -> list[CommitmentCount]:
+def uncommitted_counts(ledger: RecordReader) -> list[CommitmentCount]:
     """The stored instances that are not committed, by what is known of them; [] if commitment was not asked for."""
     return [count for count in ledger.by_commitment() if count.commitment is not Commitment.COMMITTED]
 
@@ -232,7 +232,7 @@ def runs_text(runs: list[RunRecord]) -> str:
     return f"{count_text(len(runs), 'run')}{_latest_text(runs)}"
 
 
-def recorded_text(ledger: LedgerReader) -> str:
+def recorded_text(ledger: RecordReader) -> str:
     """What the runs have recorded, in a few words; empty if it is nothing."""
     if ledger.count_rows() > _COUNTED_AT_ONCE:
         return count_text(ledger.count_rows(), "file")

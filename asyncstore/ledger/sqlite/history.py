@@ -19,8 +19,8 @@ if TYPE_CHECKING:
     from asyncstore.ledger.protocol import Offered, Suspicion
 
 
-class LedgerHistory:
-    """The files that the ledger at `path` has settled: `with LedgerHistory(path, destination=...) as history`.
+class SqliteHistory:
+    """The files that the ledger at `path` has settled: `with SqliteHistory(path, destination=...) as history`.
 
     Blocks. Raises LedgerError if it is not a ledger, or if it has another destination. A run that writes meanwhile is
     not disturbed; what it adds later may be missing.

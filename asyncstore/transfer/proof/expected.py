@@ -22,8 +22,8 @@ if TYPE_CHECKING:
     from types import TracebackType
     from typing import Self
 
+    from asyncstore.ledger.reading import RecordReader
     from asyncstore.ledger.rows import LedgerRow
-    from asyncstore.ledger.sqlite.reader import LedgerReader
 
     Row = tuple[str, str, str, str, bytes | None]
     OnProblem = Callable[[str, str], object]
@@ -111,7 +111,7 @@ class Expected:
         choice = None if selection is None else Choice.of(selection)
         self._add(self._rows_of_files(sources, choice))
 
-    def add_ledger(self, ledger: LedgerReader) -> None:
+    def add_ledger(self, ledger: RecordReader) -> None:
         """Add every instance that a ledger calls stored; of one whose study it does not know, the file is read."""
         self._add(row for each in ledger.rows(STORED) if (row := self._row_of_record(each)) is not None)
 

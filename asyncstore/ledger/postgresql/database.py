@@ -1,0 +1,189 @@
+"""A connection to PostgreSQL for threads that block, and its errors.
+
+asyncpg needs an event loop of asyncio. Each `Database` has one of its own, so that a ledger works on trio too.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import re
+import threading
+import time
+from typing import TYPE_CHECKING, Final, TypeVar
+
+from asyncstore.errors import LedgerError
+from asyncstore.ledger.buffered import StoreAway
+from asyncstore.ledger.packing import one_line, without_password
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+    from types import TracebackType
+    from typing import Self
+
+    import asyncpg
+
+_Result = TypeVar("_Result")
+
+SCHEMA: Final = "asyncstore"
+_CONNECT_SECONDS: Final = 10.0
+_SECONDS: Final = 30.0
+_AGAIN_SECONDS: Final = 0.5
+# Rows of a migration are written by the index, whatever the planner thinks of a table that was empty a second ago.
+_SETTINGS: Final = {
+    "search_path": SCHEMA,
+    "plan_cache_mode": "force_custom_plan",
+    "jit": "off",
+    "idle_in_transaction_session_timeout": "60s",
+    "tcp_keepalives_idle": "10",
+    "tcp_keepalives_interval": "5",
+    "tcp_keepalives_count": "3",
+}
+WRITER_SETTINGS: Final = {"enable_seqscan": "off", "enable_hashjoin": "off", "enable_mergejoin": "off"}
+# The classes and values of SQLSTATE that may pass: connection, resources, operator, system; read-only, serialization,
+# deadlock, lock. A disk that is full may be emptied, and a server that only reads may be a standby that takes over.
+_MAY_PASS: Final = ("08", "53", "57", "58", "25006", "40001", "40P01", "55P03")
+_NOT_ALLOWED: Final = ("28", "3D000", "42501")
+_OUTSIDE: Final = (OSError, ValueError)
+
+
+class Database:
+    """A connection that is made when it is needed, and made again after it was lost. Threads take turns.
+
+    `name` says in the server's views what it is for. Every method may raise LedgerError; StoreAway if the server may
+    come back, and has not come back for `patience_seconds`.
+    """
+
+    def __init__(
+        self, dsn: str, name: str, settings: dict[str, str] | None = None, *, patience_seconds: float = 0.0
+    ) -> None:
+        # An empty name of a database is none, as in libpq; asyncpg takes it for one, before that of a service.
+        self.dsn: str = re.sub(r"^(\w+://[^/?#]*)/(?=\?|$)", r"\1", dsn)
+        # Unlike libpq, asyncpg does not look at this variable when it has a URI.
+        self._service = None if "service=" in dsn else os.environ.get("PGSERVICE")
+        self.shown: str = without_password(dsn)
+        self._settings = {**_SETTINGS, "application_name": f"asyncstore {name}", **(settings or {})}
+        self._patience_seconds = patience_seconds
+        self._closing = threading.Event()
+        self._turn = threading.Lock()
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._connection: asyncpg.Connection | None = None
+        self.greet: Callable[[asyncpg.Connection], Awaitable[object]] | None = None
+        """What is done with each new connection, before anything else."""
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def fetch(self, query: str, *values: object) -> list[asyncpg.Record]:
+        """The rows of a query."""
+        return self.run(lambda connection: connection.fetch(query, *values), "read")
+
+    def run(
+        self,
+        action: Callable[[asyncpg.Connection], Awaitable[_Result]],
+        what: str = "written",
+        *,
+        seconds: float | None = None,
+    ) -> _Result:
+        """What an action with the connection returns; `what` it does to the ledger is said in errors."""
+        give_up_at = time.monotonic() + self._patience_seconds
+        while True:
+            try:
+                return self._run_once(action, what, seconds or _SECONDS)
+            except StoreAway:
+                if time.monotonic() >= give_up_at or self._closing.wait(_AGAIN_SECONDS):
+                    raise
+
+    def _run_once(
+        self, action: Callable[[asyncpg.Connection], Awaitable[_Result]], what: str, seconds: float
+    ) -> _Result:
+        with self._turn:
+            if self._loop is None:
+                self._loop = asyncio.SelectorEventLoop()
+            return self._loop.run_until_complete(self._run(action, what, seconds))
+
+    async def _run(
+        self,
+        action: Callable[[asyncpg.Connection], Awaitable[_Result]],
+        what: str,
+        seconds: float,
+    ) -> _Result:
+        import asyncpg
+
+        try:
+            async with asyncio.timeout(seconds):
+                return await action(await self._connected())
+        except LedgerError:
+            raise
+        except (
+            OSError,
+            ValueError,
+            asyncpg.PostgresError,
+            asyncpg.InterfaceError,
+            asyncpg.InternalClientError,
+        ) as error:
+            if not isinstance(error, asyncpg.PostgresError) or self._is_lost():
+                self._forget()
+            raise self.error_of(error, what) from error
+
+    async def _connected(self) -> asyncpg.Connection:
+        import asyncpg
+
+        if self._is_lost():
+            self._forget()
+        if self._connection is None:
+            connection = await asyncpg.connect(
+                self.dsn, service=self._service, timeout=_CONNECT_SECONDS, server_settings=self._settings
+            )
+            try:
+                if self.greet is not None:
+                    await self.greet(connection)
+            except BaseException:
+                connection.terminate()
+                raise
+            self._connection = connection
+        return self._connection
+
+    def _is_lost(self) -> bool:
+        return self._connection is not None and self._connection.is_closed()
+
+    def _forget(self) -> None:
+        connection, self._connection = self._connection, None
+        if connection is not None:
+            connection.terminate()
+
+    def error_of(self, error: BaseException, what: str) -> LedgerError:
+        """An error of the driver or the server, as one line; StoreAway if it may pass."""
+        state = getattr(error, "sqlstate", None) or ""
+        # Without a state it comes from the network or the driver; a wrong DSN or service is a ValueError or a
+        # ClientConfigurationError, which is one too.
+        may_pass = state.startswith(_MAY_PASS) if state else not isinstance(error, ValueError)
+        kind = StoreAway if may_pass else LedgerError
+        if isinstance(error, TimeoutError):
+            text = "the server does not answer"
+        else:
+            text = one_line(str(error)) or type(error).__name__
+        if state.startswith(_NOT_ALLOWED) and not may_pass:
+            text += "; passwords come from PGPASSFILE or a service file" if state.startswith("28") else ""
+        return kind(f"the ledger {self.shown!r} cannot be {what}: {text}")
+
+    def close(self) -> None:
+        """Close the connection; never raises."""
+        self._closing.set()
+        with self._turn:
+            loop, self._loop = self._loop, None
+            if loop is None:
+                return
+            with contextlib.suppress(Exception):
+                if self._connection is not None:
+                    loop.run_until_complete(self._connection.close(timeout=2.0))
+            self._forget()
+            with contextlib.suppress(Exception):
+                loop.run_until_complete(asyncio.sleep(0))
+            loop.close()

@@ -1,0 +1,67 @@
+"""What earlier runs recorded in a database, for somebody who writes nothing."""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING
+
+from asyncstore.ledger.postgresql import schema
+from asyncstore.ledger.postgresql.database import Database
+from asyncstore.ledger.postgresql.ledger import ONE_HOST, check_destination
+from asyncstore.ledger.postgresql.lookup import PostgresLookup
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from types import TracebackType
+    from typing import Self
+
+    import asyncpg
+
+    from asyncstore.instances.outcome import Outcome
+    from asyncstore.ledger.protocol import Offered, Suspicion
+
+_ROOT = """
+SELECT r.id, m.destination FROM migration m JOIN root r ON r.migration = m.id WHERE m.name = $1 AND r.name = $1"""
+
+
+class PostgresHistory:
+    """The files that the ledger of one host has settled. Blocks."""
+
+    def __init__(self, database: Database, root: int) -> None:
+        self._lookup = PostgresLookup(database, root, os.getcwd(), lambda _: {})
+
+    @classmethod
+    def of(cls, dsn: str, *, destination: str) -> PostgresHistory | None:
+        """What the ledger knows; None if there is none. Raises LedgerError if it is of another destination."""
+        database = Database(dsn, "look-ups")
+        try:
+            root = database.run(lambda connection: _root(connection, database.shown, destination), "read")
+        except BaseException:
+            database.close()
+            raise
+        if root is None:
+            database.close()
+            return None
+        return cls(database, root)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self._lookup.close()
+
+    def settled(self, offered: Sequence[Offered]) -> list[Outcome | Suspicion | None]:
+        """For each, the outcome that still holds; a Suspicion or None if it must be sent. See Ledger.settled."""
+        return self._lookup.settled(offered)
+
+
+async def _root(connection: asyncpg.Connection, shown: str, destination: str) -> int | None:
+    if not await schema.is_there(connection, shown):
+        return None
+    found = await connection.fetchrow(_ROOT, ONE_HOST)
+    if found is None:
+        return None
+    check_destination(shown, found["destination"], destination)
+    return int(found["id"])

@@ -1,0 +1,185 @@
+"""The tables of a ledger in PostgreSQL, in a schema of their own.
+
+A directory, a series and an account stand in one row each, to which instances refer, so that an instance takes little
+room. The name of an instance is the rest of its path behind that of the directory, which ends in a slash. One from
+memory has the name NUL and its UID, in the directory "" of the root "". Paths are bytes, UIDs of instances are packed
+(see pack_uid), times are milliseconds since 1970, UTC. Unknown values are empty, or -1 for numbers. `account.instances`
+and `account.bytes_sent` count the instances that refer to it, so that a report need not read them all. Only an instance
+that was sent under another UID than its file's has a row in `sent`.
+
+A batch is what one sender works on: directories below a root. Its `epoch` grows by 1 each time a sender claims it, and
+only the sender of this epoch may write (see `writer`). storescu has a root without a name and one batch, which is never
+done. `worker` has a row for each process that has written; a lock of the database says that it still runs.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Final
+
+from asyncstore.errors import LedgerError
+from asyncstore.ledger.accounts import ACCOUNT_FIELDS
+from asyncstore.ledger.postgresql.database import SCHEMA
+
+if TYPE_CHECKING:
+    import asyncpg
+
+SCHEMA_VERSION: Final = 1
+LOCKS: Final = int.from_bytes(b"ASLG", "big")
+"""The class of the advisory locks; number 0 is that of the schema, others those of workers."""
+
+_TYPES: Final[dict[type, str]] = {str: "text", int: "integer", bool: "boolean", bytes: "bytea"}
+_ACCOUNT_COLUMNS: Final = ",\n    ".join(f"{name} {_TYPES[kind]} NOT NULL" for name, kind in ACCOUNT_FIELDS.items())
+_IDENTITY: Final = "GENERATED ALWAYS AS IDENTITY PRIMARY KEY"
+
+
+def _uid_text(column: str) -> str:
+    packed = f"rtrim(replace(encode({column}, 'hex'), 'a', '.'), 'f')"
+    plain = f"convert_from(substr({column}, 2), 'UTF8')"
+    return f"nullif(CASE WHEN substr({column}, 1, 1) = '\\xff' THEN {plain} ELSE {packed} END, '')"
+
+
+_TABLES: Final = f"""
+CREATE TABLE schema_version (version integer NOT NULL);
+CREATE TABLE migration (
+    id integer {_IDENTITY},
+    name text NOT NULL UNIQUE,
+    destination text NOT NULL,
+    created_at bigint NOT NULL
+);
+CREATE TABLE root (
+    id integer {_IDENTITY},
+    migration integer NOT NULL REFERENCES migration,
+    name text NOT NULL,
+    UNIQUE (migration, name)
+);
+CREATE TABLE worker (
+    id integer {_IDENTITY},
+    migration integer NOT NULL REFERENCES migration,
+    pid integer NOT NULL,
+    host text NOT NULL,
+    options jsonb NOT NULL,
+    started_at bigint NOT NULL,
+    finished_at bigint,
+    scan_finished boolean,
+    stopped text,
+    refused_at bigint
+);
+CREATE INDEX worker_migration ON worker (migration);
+CREATE TABLE batch (
+    id bigint {_IDENTITY},
+    root integer NOT NULL REFERENCES root,
+    epoch integer NOT NULL DEFAULT 0,
+    worker integer REFERENCES worker
+);
+CREATE INDEX batch_root ON batch (root);
+CREATE TABLE directory (
+    id integer {_IDENTITY},
+    root integer NOT NULL REFERENCES root,
+    path bytea NOT NULL,
+    UNIQUE (root, path)
+);
+CREATE TABLE series (
+    id integer {_IDENTITY},
+    study_instance_uid text NOT NULL,
+    series_instance_uid text NOT NULL,
+    UNIQUE (study_instance_uid, series_instance_uid)
+);
+CREATE TABLE account (
+    id integer {_IDENTITY},
+    {_ACCOUNT_COLUMNS},
+    run integer NOT NULL REFERENCES worker,
+    instances bigint NOT NULL DEFAULT 0,
+    bytes_sent bigint NOT NULL DEFAULT 0
+) WITH (fillfactor = 50);
+CREATE INDEX account_run ON account (run);
+CREATE TABLE instance (
+    size_bytes bigint NOT NULL,
+    mtime_ns bigint NOT NULL,
+    recorded_at bigint NOT NULL,
+    bytes_sent bigint NOT NULL,
+    directory integer NOT NULL,
+    account integer NOT NULL,
+    series integer NOT NULL,
+    earlier_attempts integer NOT NULL,
+    sop_instance_uid bytea NOT NULL,
+    name bytea NOT NULL,
+    PRIMARY KEY (directory, name)
+);
+CREATE TABLE sent (
+    directory integer NOT NULL,
+    name bytea NOT NULL,
+    sop_instance_uid text NOT NULL,
+    study_instance_uid text NOT NULL,
+    series_instance_uid text NOT NULL,
+    PRIMARY KEY (directory, name)
+);
+CREATE INDEX instance_uid ON instance USING hash (sop_instance_uid);
+CREATE VIEW instances AS SELECT
+    r.migration AS migration,
+    i.directory AS directory,
+    i.name AS name,
+    CASE WHEN substr(i.name, 1, 1) = '\\x00' THEN NULL
+        WHEN r.name = '' THEN d.path || i.name
+        ELSE convert_to(r.name || ':', 'UTF8') || d.path || i.name END AS path,
+    {_uid_text("i.sop_instance_uid")} AS sop_instance_uid,
+    nullif(a.sop_class, '') AS sop_class_uid,
+    nullif(a.transfer_syntax, '') AS transfer_syntax_uid,
+    nullif(coalesce(nullif(a.sent_transfer_syntax, ''), a.transfer_syntax), '') AS sent_transfer_syntax_uid,
+    nullif(s.study_instance_uid, '') AS study_instance_uid,
+    nullif(s.series_instance_uid, '') AS series_instance_uid,
+    nullif(i.size_bytes, -1) AS size_bytes,
+    CASE i.size_bytes WHEN -1 THEN NULL ELSE i.mtime_ns END AS mtime_ns,
+    a.state AS state,
+    a.retryable AS retryable,
+    a.attempts + i.earlier_attempts AS attempts,
+    a.losses AS losses,
+    a.standing = 3 AS set_aside,
+    nullif(a.status, -1) AS status,
+    nullif(a.reason, '') AS reason,
+    nullif(a.comment, '') AS comment,
+    a.offending_elements AS offending_elements,
+    a.association_number AS association_number,
+    a.context_id AS context_id,
+    a.run AS run,
+    i.recorded_at AS recorded_at,
+    i.bytes_sent AS bytes_sent,
+    nullif(a.changes, '') AS changes,
+    nullif(t.sop_instance_uid, '') AS sent_sop_instance_uid,
+    nullif(t.study_instance_uid, '') AS sent_study_instance_uid,
+    nullif(t.series_instance_uid, '') AS sent_series_instance_uid
+FROM instance i
+    JOIN account a ON a.id = i.account
+    JOIN directory d ON d.id = i.directory
+    JOIN root r ON r.id = d.root
+    LEFT JOIN series s ON s.id = i.series
+    LEFT JOIN sent t ON t.directory = i.directory AND t.name = i.name;
+INSERT INTO schema_version VALUES ({SCHEMA_VERSION});
+"""
+
+
+async def lock_schema(connection: asyncpg.Connection) -> None:
+    """Let one process at a time make tables or claim a batch, until the end of the transaction."""
+    await connection.execute("SELECT pg_advisory_xact_lock($1, 0)", LOCKS)
+
+
+async def prepare(connection: asyncpg.Connection, shown: str) -> None:
+    """Make the tables unless they are there. Raises LedgerError if they are those of another version."""
+    async with connection.transaction():
+        await lock_schema(connection)
+        if not await is_there(connection, shown):
+            await connection.execute(f"CREATE SCHEMA IF NOT EXISTS {SCHEMA}")
+            await connection.execute(_TABLES)
+
+
+async def is_there(connection: asyncpg.Connection, shown: str) -> bool:
+    """Whether the tables are there. Raises LedgerError if they are those of another version."""
+    if await connection.fetchval("SELECT to_regclass($1)", f"{SCHEMA}.schema_version") is None:
+        return False
+    version = await connection.fetchval("SELECT max(version) FROM schema_version")
+    if version != SCHEMA_VERSION:
+        age = "a newer" if (version or 0) > SCHEMA_VERSION else "an older"
+        raise LedgerError(
+            f"the ledger {shown!r} was written by {age} version of asyncstore: "
+            f"it has schema {version}, this one knows {SCHEMA_VERSION}"
+        )
+    return True

@@ -1,0 +1,272 @@
+"""Writes outcomes as rows of a ledger in PostgreSQL, some hundreds at a time.
+
+Each write first locks the row of its batch and looks whether the batch still has the epoch in which it was claimed. If
+another process has claimed it meanwhile, only what is stored is written: that is true whoever sent it. The rest is
+what the other process knows better.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
+
+from asyncstore.errors import LedgerError
+from asyncstore.instances.outcome import State
+from asyncstore.ledger.accounts import ACCOUNT_FIELDS, account_of, account_values, size_and_time, stays
+from asyncstore.ledger.packing import ledger_path, storable, uid_bytes
+from asyncstore.ledger.protocol import STORED
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+
+    import asyncpg
+
+    from asyncstore.instances.outcome import Outcome
+    from asyncstore.ledger.buffered import Entry
+
+MEMORY: Final = b"\0"
+"""The first byte of the name of an instance that has no file."""
+
+_IN_MEMORY: Final = 4096
+_ROWS_OF_A_STATEMENT: Final = 500
+_LOCK_BATCH: Final = "SELECT epoch FROM batch WHERE id = $1 FOR NO KEY UPDATE"
+_ACCOUNT_COLUMNS: Final = ", ".join(ACCOUNT_FIELDS)
+_MARKS: Final = ", ".join(f"${number + 2}" for number in range(len(ACCOUNT_FIELDS)))
+_NEW_ACCOUNT: Final = f"INSERT INTO account (run, {_ACCOUNT_COLUMNS}) VALUES ($1, {_MARKS}) RETURNING id"
+_NEW_DIRECTORIES: Final = "INSERT INTO directory (root, path) SELECT $1, unnest($2::bytea[]) ON CONFLICT DO NOTHING"
+_DIRECTORIES: Final = "SELECT path, id FROM directory WHERE root = $1 AND path = ANY($2::bytea[])"
+_NEW_SERIES: Final = """
+INSERT INTO series (study_instance_uid, series_instance_uid)
+SELECT * FROM unnest($1::text[], $2::text[]) ON CONFLICT DO NOTHING"""
+_SERIES: Final = """
+SELECT s.study_instance_uid, s.series_instance_uid, s.id
+FROM unnest($1::text[], $2::text[]) AS t (study, series)
+JOIN series s ON s.study_instance_uid = t.study AND s.series_instance_uid = t.series"""
+# `may_stay` is 0 for a row that replaces any other, 1 for one that yields to a stored one of the same file, 2 for one
+# that yields to any of the same file.
+_WRITE: Final = """
+WITH wanted AS MATERIALIZED (
+    SELECT t.*, i.account AS old_account, i.bytes_sent AS old_bytes,
+        CASE WHEN i.account IS NULL THEN 0
+            ELSE i.earlier_attempts + CASE WHEN a.run = $1 THEN 0 ELSE a.attempts END END AS earlier
+    FROM unnest($2::int[], $3::bytea[], $4::bigint[], $5::bigint[], $6::bigint[], $7::bigint[], $8::int[], $9::int[],
+            $10::bytea[], $11::int[])
+        AS t (directory, name, size_bytes, mtime_ns, recorded_at, bytes_sent, account, series, uid, may_stay)
+    LEFT JOIN instance i ON i.directory = t.directory AND i.name = t.name
+    LEFT JOIN account a ON a.id = i.account
+    WHERE i.account IS NULL OR NOT (
+        (t.size_bytes < 0 OR (t.size_bytes = i.size_bytes AND t.mtime_ns = i.mtime_ns))
+        AND (t.may_stay = 2 OR (t.may_stay = 1 AND a.state = ANY($12::text[]))))
+), counted AS (
+    UPDATE account SET instances = account.instances + d.instances, bytes_sent = account.bytes_sent + d.bytes_sent
+    FROM (
+        SELECT account, sum(instances) AS instances, sum(bytes_sent) AS bytes_sent FROM (
+            SELECT account, 1 AS instances, bytes_sent FROM wanted
+            UNION ALL SELECT old_account, -1, -old_bytes FROM wanted WHERE old_account IS NOT NULL
+        ) AS each GROUP BY account
+    ) AS d
+    WHERE account.id = d.account
+), unsent AS (
+    DELETE FROM sent USING wanted AS w
+    WHERE w.old_account IS NOT NULL AND sent.directory = w.directory AND sent.name = w.name
+)
+INSERT INTO instance (size_bytes, mtime_ns, recorded_at, bytes_sent, directory, account, series, earlier_attempts,
+    sop_instance_uid, name)
+SELECT size_bytes, mtime_ns, recorded_at, bytes_sent, directory, account, series, earlier, uid, name FROM wanted
+ON CONFLICT (directory, name) DO UPDATE SET size_bytes = EXCLUDED.size_bytes, mtime_ns = EXCLUDED.mtime_ns,
+    recorded_at = EXCLUDED.recorded_at, bytes_sent = EXCLUDED.bytes_sent, account = EXCLUDED.account,
+    series = EXCLUDED.series, earlier_attempts = EXCLUDED.earlier_attempts,
+    sop_instance_uid = EXCLUDED.sop_instance_uid"""
+# A row that yielded to an earlier one has another account than this.
+_SENT: Final = """
+INSERT INTO sent SELECT t.* FROM (SELECT * FROM unnest($1::int[], $2::bytea[], $4::text[], $5::text[], $6::text[])) AS t
+    (directory, name, sop_instance_uid, study_instance_uid, series_instance_uid)
+JOIN unnest($1::int[], $2::bytea[], $3::int[]) AS written (directory, name, account) USING (directory, name)
+JOIN instance i USING (directory, name)
+WHERE i.account = written.account"""
+_STORED: Final = [state.value for state in sorted(STORED)]
+
+
+class Claim(NamedTuple):
+    """What a sender may write: the rows of a batch, while it has this epoch. `run` is the number of its worker."""
+
+    run: int
+    root: int
+    batch: int
+    epoch: int
+
+
+class FenceLost(LedgerError):
+    """Another process has claimed the batch; what was stored is written nevertheless."""
+
+
+class _Row(NamedTuple):
+    path: tuple[bytes, bytes]
+    size_bytes: int
+    mtime_ns: int
+    recorded_at: int
+    bytes_sent: int
+    account: tuple[Any, ...]
+    series: tuple[str, str] | None
+    uid: bytes
+    may_stay: int
+    outcome: Outcome
+
+
+def split_path(path: str | None, uid: str, working_directory: str) -> tuple[bytes, bytes]:
+    """The directory and the name under which a ledger has a file, or an instance from memory."""
+    if path is None:
+        return b"", MEMORY + uid_bytes(uid)
+    key = os.fsencode(ledger_path(path, working_directory))
+    end = key.rfind(b"/") + 1
+    return key[:end], key[end:]
+
+
+class RowWriter:
+    """Writes the rows of one claim. `shift_ms` is added to times: what the clock of the server is ahead."""
+
+    def __init__(self, claim: Claim, working_directory: str, *, shift_ms: int = 0) -> None:
+        self.claim = claim
+        self._working_directory = working_directory
+        self._shift_ms = shift_ms
+        self._accounts: dict[tuple[Any, ...], int] = {}
+        self._directories: dict[bytes, int] = {}
+        self._series: dict[tuple[str, str], int] = {}
+
+    async def write(self, connection: asyncpg.Connection, entries: Sequence[Entry]) -> None:
+        """Commit outcomes: all of them, or none. FenceLost: only what is stored of them."""
+        try:
+            async with connection.transaction():
+                epoch = await connection.fetchval(_LOCK_BATCH, self.claim.batch)
+                is_ours = epoch == self.claim.epoch
+                await self._insert_all(connection, entries, only_stored=not is_ours)
+        except BaseException:
+            # What was made for these rows is gone with them; or perhaps not, if the connection was lost.
+            for known in (self._accounts, self._directories, self._series):
+                known.clear()
+            raise
+        if not is_ours:
+            raise FenceLost("another process has claimed this batch")
+
+    async def _insert_all(self, connection: asyncpg.Connection, entries: Sequence[Entry], *, only_stored: bool) -> None:
+        """Insert some hundred rows while the next ones are made: the server and this process work at the same time."""
+        inserting: asyncio.Future[None] | None = None
+        try:
+            for at in range(0, len(entries), _ROWS_OF_A_STATEMENT):
+                rows = self._rows(entries[at : at + _ROWS_OF_A_STATEMENT])
+                if inserting is not None:
+                    await inserting
+                await self._prepare(connection, rows)
+                inserted = [row for row in rows if row.may_stay == 0] if only_stored else rows
+                inserting = asyncio.ensure_future(self._insert(connection, inserted))
+                await asyncio.sleep(0)  # so that it is on its way
+        finally:
+            if inserting is not None:
+                await inserting
+
+    async def _insert(self, connection: asyncpg.Connection, rows: Sequence[_Row]) -> None:
+        if not rows:
+            return
+        columns = zip(
+            *(
+                (
+                    self._directories[row.path[0]],
+                    row.path[1],
+                    row.size_bytes,
+                    row.mtime_ns,
+                    row.recorded_at,
+                    row.bytes_sent,
+                    self._accounts[row.account],
+                    0 if row.series is None else self._series[row.series],
+                    row.uid,
+                    row.may_stay,
+                )
+                for row in rows
+            ),
+            strict=True,
+        )
+        await connection.execute(_WRITE, self.claim.run, *columns, _STORED)
+        sent = [
+            (self._directories[row.path[0]], row.path[1], self._accounts[row.account], *map(server_text, uids))
+            for row in rows
+            if (uids := row.outcome.sent_uids) is not None
+        ]
+        if sent:
+            await connection.execute(_SENT, *zip(*sent, strict=True))
+
+    def _rows(self, entries: Sequence[Entry]) -> list[_Row]:
+        """The rows to write; a path that occurs twice gets one."""
+        rows: dict[tuple[bytes, bytes], _Row] = {}
+        for recorded_at, outcome, _ in entries:
+            row = self._row(outcome, recorded_at)
+            before = rows.get(row.path)
+            if before is not None:
+                is_same = row.size_bytes < 0 or row[1:3] == before[1:3]
+                if stays(before.outcome.state, outcome, is_same_file=is_same):
+                    continue
+            rows[row.path] = row
+        return list(rows.values())
+
+    def _row(self, outcome: Outcome, recorded_at: int) -> _Row:
+        instance = outcome.instance
+        series = None
+        uid = ""
+        if instance is not None:
+            uid = instance.sop_instance_uid
+            size, mtime = instance.size_bytes, storable(instance.mtime_ns)
+            if instance.study_instance_uid or instance.series_instance_uid:
+                series = server_text(instance.study_instance_uid), server_text(instance.series_instance_uid)
+        else:
+            size, mtime = size_and_time(outcome.path, recorded_at)
+        return _Row(
+            split_path(outcome.path, uid, self._working_directory),
+            size,
+            mtime,
+            recorded_at + self._shift_ms,
+            outcome.bytes_sent,
+            account_of(outcome),
+            series,
+            uid_bytes(uid) if uid else b"",
+            _may_stay(outcome),
+            outcome,
+        )
+
+    # -- what rows refer to --------------------------------------------------------------------------------------------
+
+    async def _prepare(self, connection: asyncpg.Connection, rows: Sequence[_Row]) -> None:
+        """Make the accounts, directories and series of these rows, unless they are there. Harmless without rows."""
+        for known in (self._accounts, self._directories, self._series):
+            if len(known) >= _IN_MEMORY:
+                known.clear()
+        for account in {row.account for row in rows} - self._accounts.keys():
+            values = [server_text(value) if isinstance(value, str) else value for value in account_values(account)]
+            self._accounts[account] = await connection.fetchval(_NEW_ACCOUNT, self.claim.run, *values)
+        # In order, so that two writers never wait for each other.
+        paths = sorted({row.path[0] for row in rows} - self._directories.keys())
+        if paths:
+            self._directories.update(await self.directories(connection, paths))
+        series = sorted({row.series for row in rows if row.series is not None} - self._series.keys())
+        if series:
+            columns = list(zip(*series, strict=True))
+            await connection.execute(_NEW_SERIES, *columns)
+            found = await connection.fetch(_SERIES, *columns)
+            self._series.update({(study, number): row_id for study, number, row_id in found})
+
+    async def directories(self, connection: asyncpg.Connection, paths: Iterable[bytes]) -> dict[bytes, int]:
+        """The number of each directory; those that are not there are made."""
+        paths = list(paths)
+        await connection.execute(_NEW_DIRECTORIES, self.claim.root, paths)
+        return dict(map(tuple, await connection.fetch(_DIRECTORIES, self.claim.root, paths)))
+
+
+def _may_stay(outcome: Outcome) -> int:
+    """Which earlier row of the same file an outcome yields to: 0 none, 1 a stored one, 2 any. See `stays`."""
+    if outcome.state in STORED:
+        return 0
+    return 2 if outcome.state is State.LEFT and not outcome.attempts else 1
+
+
+def server_text(text: str | None) -> str:
+    """Text as the server can hold it: UTF-8 without NUL."""
+    return (text or "").replace("\0", "\\x00").encode("utf-8", "backslashreplace").decode()
