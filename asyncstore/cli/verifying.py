@@ -91,7 +91,9 @@ class Verification:
         instance = outcome.instance
         if self._ledger is not None or instance is None or not outcome.is_stored:
             return
-        uids = (instance.sop_class_uid, instance.sop_instance_uid, instance.study_instance_uid)
+        sent = outcome.sent_uids
+        study = instance.study_instance_uid if sent is None else sent.study_instance_uid
+        uids = (instance.sop_class_uid, outcome.sent_sop_instance_uid, study)
         self._stored.append(StoredInstance(instance.path, *uids))
         if len(self._stored) >= _NOTED_AT_ONCE:
             await self._note()

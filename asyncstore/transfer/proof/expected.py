@@ -54,7 +54,7 @@ class ExpectedInstance(NamedTuple):
 
 
 class StoredInstance(NamedTuple):
-    """An instance that was stored, as a run or a ledger knows it; None for what it does not know."""
+    """An instance that was stored, under the UIDs that the peer got, as far as a run or a ledger knows them."""
 
     path: str | None
     sop_class_uid: str | None
@@ -113,7 +113,8 @@ class Expected:
 
     def add_ledger(self, ledger: RecordReader) -> None:
         """Add every instance that a ledger calls stored; of one whose study it does not know, the file is read."""
-        self._add(row for each in ledger.rows(STORED) if (row := self._row_of_record(each)) is not None)
+        stored = map(_stored_by_the_ledger, ledger.rows(STORED))
+        self._add(row for each in stored if (row := self._row_of_stored(each)) is not None)
 
     def note_stored(self, stored: Iterable[StoredInstance]) -> None:
         """Keep instances that were stored, for `add_stored` later; this reads no file."""
@@ -129,7 +130,7 @@ class Expected:
         while rows := self._connection.execute(query, (last, _ROWS_AT_ONCE)).fetchall():
             last = rows[-1][0]
             stored = [StoredInstance(os.fsdecode(path) if path else None, *uids) for _, path, *uids in rows]
-            self._add(row for each in stored if (row := self._row_of_record(each)) is not None)
+            self._add(row for each in stored if (row := self._row_of_stored(each)) is not None)
 
     def counts(self) -> tuple[int, int]:
         """The number of instances, and of studies."""
@@ -179,22 +180,29 @@ class Expected:
         name = None if path is None else os.fsencode(path)
         return study, instance.sop_instance_uid, series or "", instance.sop_class_uid, name
 
-    def _row_of_record(self, record: LedgerRow | StoredInstance) -> Row | None:
-        if record.sop_instance_uid is None:
+    def _row_of_stored(self, stored: StoredInstance) -> Row | None:
+        if stored.sop_instance_uid is None:
             return None
-        if record.study_instance_uid is not None:
-            name = None if record.path is None else os.fsencode(record.path)
-            series = record.series_instance_uid or ""
-            return record.study_instance_uid, record.sop_instance_uid, series, record.sop_class_uid or "", name
-        if record.path is None:
-            self._problem(None, f"the study of {record.sop_instance_uid} is not known")
+        if stored.study_instance_uid is not None:
+            name = None if stored.path is None else os.fsencode(stored.path)
+            series = stored.series_instance_uid or ""
+            return stored.study_instance_uid, stored.sop_instance_uid, series, stored.sop_class_uid or "", name
+        if stored.path is None:
+            self._problem(None, f"the study of {stored.sop_instance_uid} is not known")
             return None
         try:
-            instance = instance_from(record.path)
+            instance = instance_from(stored.path)
         except (SourceError, OSError) as error:
-            self._problem(record.path, f"its study is not known, and it cannot be read: {error}")
+            self._problem(stored.path, f"its study is not known, and it cannot be read: {error}")
             return None
-        if instance.sop_instance_uid != record.sop_instance_uid:
-            self._problem(record.path, f"it is no longer the instance {record.sop_instance_uid} that was stored")
+        if instance.sop_instance_uid != stored.sop_instance_uid:
+            self._problem(stored.path, f"it is no longer the instance {stored.sop_instance_uid} that was stored")
             return None
         return self._row_of_instance(instance)
+
+
+def _stored_by_the_ledger(row: LedgerRow) -> StoredInstance:
+    uids = (row.sop_instance_uid, row.study_instance_uid, row.series_instance_uid)
+    if row.sent_sop_instance_uid is not None:
+        uids = (row.sent_sop_instance_uid, row.sent_study_instance_uid, row.sent_series_instance_uid)
+    return StoredInstance(row.path, row.sop_class_uid, *uids)

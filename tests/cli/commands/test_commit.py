@@ -65,6 +65,27 @@ def test_what_is_stored_is_committed_and_verified(tree: Path, tmp_path: Path) ->
     assert f"{COUNT} of the stored are committed" in command.run("report", ledger).stdout
 
 
+@pytest.mark.parametrize("with_ledger", [True, False], ids=["ledger", "no ledger"])
+def test_the_peer_is_asked_by_the_uids_under_which_it_got_the_instances(
+    tree: Path, tmp_path: Path, with_ledger: bool
+) -> None:
+    ledger = tmp_path / "run.db"
+    (tmp_path / "key").write_bytes(bytes(range(32)))
+    words = ("--ledger", ledger) if with_ledger else ()
+    with archive(tmp_path / "in", "--commitment") as port:
+        line = ("--new-uids", tmp_path / "key", "--commit", "--verify", "-v", *words, LOOPBACK, port, tree)
+        done = command.run("storescu", *line)
+        assert (done.returncode, done.stdout.splitlines()[-1]) == (0, "no difference")
+        assert f"I: {COUNT} instances committed" in done.stderr
+        if with_ledger:
+            assert command.run("verify", ledger, LOOPBACK, port).returncode == 0
+        (file, *_) = (tmp_path / "in").iterdir()
+        file.unlink()
+        if with_ledger:
+            verified = command.run("verify", ledger, LOOPBACK, port)
+            assert (verified.returncode, file.stem in verified.stdout) == (7, True)
+
+
 def test_what_is_stored_what_is_committed_and_what_neither_is_told_everywhere(tree: Path, tmp_path: Path) -> None:
     ledger, page = tmp_path / "run.db", tmp_path / "page.html"
     with archive(tmp_path / "in", "--commitment") as port:
