@@ -77,7 +77,8 @@ if TYPE_CHECKING:
     from asyncstore.net.tls_settings import TLS
     from asyncstore.net.transport import Connect, Transport
     from asyncstore.net.user_identity import Authenticate, Caller
-    from asyncstore.preparation.prepare import Change, Changed, Preparation, Prepared, Preparer
+    from asyncstore.preparation.conversions import Contexts
+    from asyncstore.preparation.prepare import LATER, Change, Changed, Later, Preparation, Prepared, Preparer
     from asyncstore.services.query import Matches
     from asyncstore.services.references import CommitmentReport, Reference
     from asyncstore.services.scu import Association, associate
@@ -110,7 +111,7 @@ __all__ = [
     "scan", "Selection", "Order", "ScanProblem", "ProblemKind", "Instance", "instance_from", "instance_from_bytes",
     "DataSource", "FileSource", "BytesSource", "Outcome", "State", "Status", "Category",
     # what is changed on the way
-    "Preparer", "Prepared", "Preparation", "Change", "Changed", "SentUIDs",
+    "Preparer", "Prepared", "Preparation", "Contexts", "Change", "Changed", "Later", "LATER", "SentUIDs",
     # the durable record
     "Ledger", "Offered", "Suspicion", "KnownInstance", "SqliteLedger", "LedgerReader", "LedgerRow", "RunRecord",
     "RunState", "StateCount", "ReasonCount", "StudyCount", "ChangeCount", "DirectoryCount", "StoredOverTime",
@@ -207,9 +208,12 @@ _MODULES = {
         "Authenticate",
         "Caller",
     ),
+    "asyncstore.preparation.conversions": ("Contexts",),
     "asyncstore.preparation.prepare": (
         "Change",
         "Changed",
+        "LATER",
+        "Later",
         "Preparation",
         "Prepared",
         "Preparer",

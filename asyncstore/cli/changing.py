@@ -12,7 +12,7 @@ from asyncstore.cli.output.plain_text import path_text
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from asyncstore.preparation.attributes.rules import Order, Rules
+    from asyncstore.preparation.attributes.rules import Instruction, Rules
     from asyncstore.preparation.attributes.uids import NewUIDs
     from asyncstore.preparation.prepare import Preparation
 
@@ -103,17 +103,17 @@ def _rules(given: dict[str, Any]) -> Rules:
     from asyncstore.preparation.attributes.rules_file import read_rules
     from asyncstore.preparation.attributes.value_map import ValueMap
 
-    orders = [_checked("--set", _setting, text) for text in given["set"] or ()]
-    orders += [_checked("--erase", erasing, name) for name in given["erase"] or ()]
+    instructions = [_checked("--set", _setting, text) for text in given["set"] or ()]
+    instructions += [_checked("--erase", erasing, name) for name in given["erase"] or ()]
     return Rules(
         rules=() if given["rules"] is None else _checked("--rules", read_rules, given["rules"], is_file=True),
         table=None if given["map"] is None else _checked("--map", ValueMap, given["map"], is_file=True),
-        orders=tuple(orders),
+        instructions=tuple(instructions),
         uids=None if given["new_uids"] is None else _checked("--new-uids", _new_uids, given["new_uids"], is_file=True),
     )
 
 
-def _setting(text: str) -> Order:
+def _setting(text: str) -> Instruction:
     from asyncstore.preparation.attributes.paths import BadRule
     from asyncstore.preparation.attributes.rules import setting
 

@@ -66,7 +66,11 @@ FAILED_STATES = frozenset((State.CONFLICT, State.FAILED, State.NO_CONTEXT, State
 
 
 class SentUIDs(NamedTuple):
-    """The UIDs under which an instance was sent, if one of them is not the file's; None: not known."""
+    """The UIDs under which an instance was sent, if one of them is not the file's.
+
+    `sop_instance_uid` is that of the C-STORE request. `study_instance_uid` and `series_instance_uid` are None if they
+    are not known.
+    """
 
     sop_instance_uid: str
     study_instance_uid: str | None

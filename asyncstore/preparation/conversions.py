@@ -7,7 +7,7 @@ that: an uncompressed data set to another uncompressed syntax, a compressed one 
 from __future__ import annotations
 
 import os
-from typing import TYPE_CHECKING, Final, Literal, TypeAlias
+from typing import Final, Literal, Protocol, TypeAlias
 
 from asyncstore.record import record
 from asyncstore.uids import (
@@ -29,9 +29,6 @@ from asyncstore.uids import (
     RLE_LOSSLESS,
     UNCOMPRESSED_TRANSFER_SYNTAXES,
 )
-
-if TYPE_CHECKING:
-    from asyncstore.upper_layer.contexts import AcceptedContexts
 
 Decompress: TypeAlias = Literal["lossless", "lossy", "no"]
 """Which compressed instances are decompressed: those of reversible transfer syntaxes, also the others, none."""
@@ -65,6 +62,13 @@ _DECOMPRESSED: Final[dict[Decompress, frozenset[str]]] = {
 }
 
 
+class Contexts(Protocol):
+    """The presentation contexts that a peer accepted on one association."""
+
+    def find(self, sop_class_uid: str, transfer_syntax_uid: str) -> int | None:
+        """The ID of the context for a SOP class in a transfer syntax; None: the peer has accepted none."""
+
+
 @record(frozen=True, slots=True)
 class Conversions:
     """What may be done to an instance whose transfer syntax the peer refused.
@@ -91,7 +95,7 @@ class Conversions:
         is_uncompressed = transfer_syntax_uid in UNCOMPRESSED_TRANSFER_SYNTAXES
         return self.convert and (is_uncompressed or transfer_syntax_uid in _DECOMPRESSED[self.decompress])
 
-    def target(self, contexts: AcceptedContexts, sop_class_uid: str, transfer_syntax_uid: str) -> str | None:
+    def target(self, contexts: Contexts, sop_class_uid: str, transfer_syntax_uid: str) -> str | None:
         """The accepted transfer syntax in which an instance is sent; None if there is none."""
         if contexts.find(sop_class_uid, transfer_syntax_uid) is not None:
             return transfer_syntax_uid

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Final, NamedTuple, Protocol, TypeAlias
 from asyncstore.errors import SourceError
 from asyncstore.instances.outcome import PADDED, Outcome, SentUIDs, no_context, source_problem
 from asyncstore.instances.problem import unreadable
-from asyncstore.preparation.conversions import LOSSLESS_ONLY, UNCOMPRESSED_ONLY, Conversions
+from asyncstore.preparation.conversions import LOSSLESS_ONLY, UNCOMPRESSED_ONLY, Contexts, Conversions
 from asyncstore.record import record
 from asyncstore.uids import LONGEST_UID_CHARACTERS, UNCOMPRESSED_TRANSFER_SYNTAXES, name_of
 
@@ -21,13 +21,12 @@ if TYPE_CHECKING:
 
     from asyncstore.instances.instance import Instance
     from asyncstore.instances.source import DataSource
-    from asyncstore.upper_layer.contexts import AcceptedContexts
 
 
 # Not frozen, although nothing should change one: each instance needs one, and a frozen one costs three times as much.
 @record(slots=True, eq=False)
 class Prepared:
-    """An instance as it is sent on one association: its presentation context, transfer syntax and bytes.
+    """An instance as it is sent on one association: its presentation context (`context_id`) and its bytes.
 
     `source` gives the `data_set_length` bytes of the data set in `transfer_syntax_uid`. It is the instance's own source
     unless the data set was converted, or padded to an even length. `sop_class_uid` and `sop_instance_uid` are those of
@@ -53,7 +52,7 @@ class Prepared:
 class Preparer(Protocol):
     """Makes what is sent of each instance: `TransferOptions(prepare=...)`. Preparation is the usual one."""
 
-    def prepare(self, instance: Instance, contexts: AcceptedContexts) -> Prepared | Outcome:
+    def prepare(self, instance: Instance, contexts: Contexts) -> Prepared | Outcome:
         """The instance as it can be sent with these accepted contexts, or the outcome of one that is not sent.
 
         A thread calls it, ahead of the associations, and again for each attempt: it may block, and must not change
@@ -72,7 +71,7 @@ class Changed(NamedTuple):
 
 
 class Later(enum.Enum):
-    """The answer of a change that would have to wait."""
+    """The answer LATER of a change that would have to wait."""
 
     LATER = enum.auto()
 
@@ -107,7 +106,7 @@ class Preparation:
         name = getattr(self._change, "__qualname__", type(self._change).__qualname__)
         return None if self._change is None else getattr(self._change, "record", name)
 
-    def prepare(self, instance: Instance, contexts: AcceptedContexts) -> Prepared | Outcome:
+    def prepare(self, instance: Instance, contexts: Contexts) -> Prepared | Outcome:
         """See Preparer."""
         changed = None if self._change is None else self._change(instance)
         if changed is None:
@@ -116,7 +115,7 @@ class Preparation:
         return _told(instance, changed, prepared)
 
     def prepare_now(
-        self, instance: Instance, contexts: AcceptedContexts, conversions: Conversions
+        self, instance: Instance, contexts: Contexts, conversions: Conversions
     ) -> Prepared | Outcome | None:
         """The same if it takes neither a wait nor long; else None, and `prepare` must do it.
 
@@ -151,7 +150,7 @@ def _uids_of(instance: Instance) -> SentUIDs:
 
 
 def prepare_now(
-    instance: Instance, contexts: AcceptedContexts, conversions: Conversions = UNCOMPRESSED_ONLY
+    instance: Instance, contexts: Contexts, conversions: Conversions = UNCOMPRESSED_ONLY
 ) -> Prepared | Outcome | None:
     """The instance unchanged, or an outcome if no accepted context fits. Never blocks.
 
@@ -181,7 +180,7 @@ Decompressor: TypeAlias = "Callable[[Instance, str], tuple[DataSource, tuple[str
 
 def prepare(
     instance: Instance,
-    contexts: AcceptedContexts,
+    contexts: Contexts,
     conversions: Conversions = UNCOMPRESSED_ONLY,
     decompress: Decompressor | None = None,
 ) -> Prepared | Outcome:

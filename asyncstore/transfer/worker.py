@@ -12,7 +12,7 @@ from asyncstore.aio.signal import Signal, wait_for_any
 from asyncstore.errors import SourceError
 from asyncstore.instances.outcome import Outcome, outcome_of, source_problem
 from asyncstore.net.invoker import STREAMED_AFTER_BYTES
-from asyncstore.preparation.conversions import UNCOMPRESSED_ONLY, Conversions
+from asyncstore.preparation.conversions import UNCOMPRESSED_ONLY, Contexts, Conversions
 from asyncstore.preparation.prepare import Prepared, prepare_now
 from asyncstore.services.storage import send, send_now
 from asyncstore.transfer.preparing import Bench
@@ -32,7 +32,6 @@ if TYPE_CHECKING:
     from asyncstore.transfer.plan import Pair, Proposal
     from asyncstore.transfer.preparing import Preparing
     from asyncstore.transfer.view import AssociationView
-    from asyncstore.upper_layer.contexts import AcceptedContexts
 
     # An instance, and the transfer syntax and length in which it was sent: converted bytes are not kept for the answer.
     _Sent: TypeAlias = tuple[Pending, str, int]
@@ -343,7 +342,5 @@ class Worker:
             await self._changed.wait()
 
 
-def _prepare_on_the_bench(
-    instance: Instance, contexts: AcceptedContexts, conversions: Conversions = UNCOMPRESSED_ONLY
-) -> None:
+def _prepare_on_the_bench(instance: Instance, contexts: Contexts, conversions: Conversions = UNCOMPRESSED_ONLY) -> None:
     """Prepare nothing here and now."""

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from collections.abc import Collection
 
     from asyncstore.preparation.attributes.level import Element, Level
-    from asyncstore.preparation.attributes.paths import Step
+    from asyncstore.preparation.attributes.paths import PathStep
     from asyncstore.preparation.attributes.uids import NewUIDs
     from asyncstore.preparation.attributes.values import Value
 
@@ -47,7 +47,7 @@ class Edits:
     below: dict[int, dict[int, Edits]] = field(default_factory=dict)
     uids: NewUIDs | None = None
 
-    def put(self, steps: tuple[Step, ...], action: Action) -> None:
+    def put(self, steps: tuple[PathStep, ...], action: Action) -> None:
         """Set or erase an attribute; a later change of the same takes its place."""
         tag, item = steps[0]
         if len(steps) == 1:
@@ -83,7 +83,7 @@ class Edits:
         return max((*self.values, *self.below, *((group << 16) | 0xFFFF for group in self.groups)), default=0)
 
 
-class Change:
+class Patch:
     """Other bytes, or none, in place of those from `begin` to `end`."""
 
     __slots__ = ("begin", "data", "element", "end", "tag")
@@ -103,9 +103,9 @@ class Editor:
         self.done: dict[str, None] = {}
         self._depth = 0
 
-    def changes_of(self, level: Level, edits: Edits) -> list[Change]:
+    def changes_of(self, level: Level, edits: Edits) -> list[Patch]:
         """The changes of a level, in the order of their places."""
-        found: dict[int, Change] = {}
+        found: dict[int, Patch] = {}
         if edits.groups or edits.private:
             self._erase_groups(found, level, edits)
         for tag, action in edits.values.items():
@@ -123,7 +123,7 @@ class Editor:
             changes.sort(key=_place)
         return changes
 
-    def _erase_groups(self, found: dict[int, Change], level: Level, edits: Edits) -> None:
+    def _erase_groups(self, found: dict[int, Patch], level: Level, edits: Edits) -> None:
         for element in level.elements:
             group = element.tag >> 16
             if group in edits.groups:
@@ -134,7 +134,7 @@ class Editor:
                 continue
             found[element.tag] = _erasure(element)
 
-    def _act(self, found: dict[int, Change], level: Level, tag: int, action: Action) -> None:
+    def _act(self, found: dict[int, Patch], level: Level, tag: int, action: Action) -> None:
         element = level.by_tag.get(tag)
         if action.value is not None:
             change = _setting(level, tag, element, action.value)
@@ -146,7 +146,7 @@ class Editor:
             found[tag] = change
             self.done[action.label] = None
 
-    def _look_everywhere(self, found: dict[int, Change], level: Level, edits: Edits) -> None:
+    def _look_everywhere(self, found: dict[int, Patch], level: Level, edits: Edits) -> None:
         for element in level.elements:
             if element.tag in found:
                 continue
@@ -156,11 +156,11 @@ class Editor:
                 if new != old:
                     self.done[UIDS_REPLACED] = None
                     data = element_bytes(element.tag, b"UI", new + b"\0" * (len(new) & 1), level.encoding)
-                    found[element.tag] = Change(element.tag, element.at, element.behind, data, element)
+                    found[element.tag] = Patch(element.tag, element.at, element.behind, data, element)
             elif element.vr not in _PLAIN and level.is_sequence(element, vr_of(element.tag)):
                 self._replace_items(found, level, element, edits)
 
-    def _replace_items(self, found: dict[int, Change], level: Level, element: Element, edits: Edits) -> None:
+    def _replace_items(self, found: dict[int, Patch], level: Level, element: Element, edits: Edits) -> None:
         self._depth += 1
         if self._depth > DEEPEST_NESTING:
             raise CutShort(f"its sequences are nested more than {DEEPEST_NESTING} deep")
@@ -180,31 +180,31 @@ class Editor:
                 pieces.append(header_bytes(elements.ITEM_DELIMITATION, b"", 0, encoding))
         if is_changed:
             data = sequence_bytes(element, b"".join(pieces), level)
-            found[element.tag] = Change(element.tag, element.at, element.behind, data, element)
+            found[element.tag] = Patch(element.tag, element.at, element.behind, data, element)
         self._depth -= 1
 
-    def _drop_lengths(self, changes: list[Change], level: Level) -> None:
+    def _drop_lengths(self, changes: list[Patch], level: Level) -> None:
         """Erase what says how long a part is that has another length now: group lengths, and Length to End."""
         groups = {change.tag >> 16 for change in changes}
         for element in level.elements:
             is_length = not element.tag & 0xFFFF and element.tag >> 16 in groups
             if (is_length or element.tag == _LENGTH_TO_END) and all(change.tag != element.tag for change in changes):
-                changes.append(Change(element.tag, element.at, element.behind, b"", None))
+                changes.append(Patch(element.tag, element.at, element.behind, b"", None))
 
 
 # With these, and a defined length, an element is not a sequence.
 _PLAIN: Final = elements.VRS - {b"SQ", b"UN"}
 
 
-def _place(change: Change) -> tuple[int, int]:
+def _place(change: Patch) -> tuple[int, int]:
     return change.begin, change.tag
 
 
-def _erasure(element: Element) -> Change:
-    return Change(element.tag, element.at, element.behind, b"", element)
+def _erasure(element: Element) -> Patch:
+    return Patch(element.tag, element.at, element.behind, b"", element)
 
 
-def _setting(level: Level, tag: int, element: Element | None, value: Value) -> Change | None:
+def _setting(level: Level, tag: int, element: Element | None, value: Value) -> Patch | None:
     """The change of an element to a value; None if it has that value already."""
     encoded = value.encoded(level.character_set, big_endian=level.encoding.big_endian)
     vr = value.vr.encode()
@@ -212,9 +212,9 @@ def _setting(level: Level, tag: int, element: Element | None, value: Value) -> C
         is_same = level.value_of(element) == encoded.rstrip(b" \0") and element.vr in (vr, b"")
         if is_same and element.length == len(encoded):
             return None
-        return Change(tag, element.at, element.behind, element_bytes(tag, vr, encoded, level.encoding), element)
+        return Patch(tag, element.at, element.behind, element_bytes(tag, vr, encoded, level.encoding), element)
     at = next((each.at for each in level.elements if each.tag > tag), level.behind)
-    return Change(tag, at, at, element_bytes(tag, vr, encoded, level.encoding), None)
+    return Patch(tag, at, at, element_bytes(tag, vr, encoded, level.encoding), None)
 
 
 def sequence_bytes(element: Element, content: bytes, level: Level) -> bytes:
@@ -227,7 +227,7 @@ def sequence_bytes(element: Element, content: bytes, level: Level) -> bytes:
     return header_bytes(element.tag, vr, UNDEFINED_LENGTH, level.encoding) + content + end
 
 
-def spliced(level: Level, changes: Collection[Change], begin: int, end: int) -> bytes:
+def spliced(level: Level, changes: Collection[Patch], begin: int, end: int) -> bytes:
     """The bytes from `begin` to `end` with these changes, which are in the order of their places."""
     pieces: list[bytes] = []
     for change in changes:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Final
 
 from asyncstore.instances import elements
 from asyncstore.instances.elements import UNDEFINED_LENGTH, Encoding
-from asyncstore.preparation.attributes.edits import Change, sequence_bytes
+from asyncstore.preparation.attributes.edits import Patch, sequence_bytes
 from asyncstore.preparation.attributes.level import element_bytes
 from asyncstore.preparation.attributes.paths import ORIGINAL_ATTRIBUTES
 from asyncstore.preparation.attributes.values import CannotChange
@@ -38,7 +38,7 @@ class Originals:
         self._time = time.strftime("%Y%m%d%H%M%S%z")
         self._about: dict[Encoding, bytes] = {}
 
-    def add(self, changes: list[Change], level: Level) -> None:
+    def add(self, changes: list[Patch], level: Level) -> None:
         """Add what the changed attributes were to the changes, unless nothing was there before.
 
         Private attributes are not kept: who erases them wants them gone.
@@ -74,7 +74,7 @@ class Originals:
         return found
 
 
-def _appended(item: bytes, changes: Sequence[Change], level: Level) -> Change:
+def _appended(item: bytes, changes: Sequence[Patch], level: Level) -> Patch:
     """The change of the sequence by one item more; it is made if there is none."""
     earlier = next((change for change in changes if change.tag == ORIGINAL_ATTRIBUTES), None)
     element = level.by_tag.get(ORIGINAL_ATTRIBUTES)
@@ -82,14 +82,14 @@ def _appended(item: bytes, changes: Sequence[Change], level: Level) -> Change:
         at = next((each.at for each in level.elements if each.tag > ORIGINAL_ATTRIBUTES), level.behind)
         begin, end = (at, at) if element is None else (element.at, element.behind)
         data = element_bytes(ORIGINAL_ATTRIBUTES, b"SQ", item, level.encoding)
-        return Change(ORIGINAL_ATTRIBUTES, begin, end, data, None)
+        return Patch(ORIGINAL_ATTRIBUTES, begin, end, data, None)
     if element.vr == b"UN":
         raise CannotChange("its Original Attributes Sequence has no VR: --no-original-attributes leaves it as it is")
     whole = bytes(level.data[element.at : element.behind]) if earlier is None else earlier.data
     content = whole[element.value_at - element.at :]
     if element.length == UNDEFINED_LENGTH:
         content = content[:-_DELIMITER_BYTES]
-    return Change(
+    return Patch(
         ORIGINAL_ATTRIBUTES, element.at, element.behind, sequence_bytes(element, content + item, level), element
     )
 

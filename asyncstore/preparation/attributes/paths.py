@@ -24,7 +24,7 @@ class BadRule(ValueError):
     """A rule that cannot be applied to any instance: the message is one line for the user."""
 
 
-class Step(NamedTuple):
+class PathStep(NamedTuple):
     """One attribute of a path, and of a sequence the number of an item; -1: each item."""
 
     tag: int
@@ -35,7 +35,7 @@ class AttributePath(NamedTuple):
     """An attribute of the data set, or of items in it: `text` as the user wrote it, `vr` and `vm` of the dictionary."""
 
     text: str
-    steps: tuple[Step, ...]
+    steps: tuple[PathStep, ...]
     vr: str
     vm: str
 
@@ -59,7 +59,7 @@ def path_of(text: str) -> AttributePath:
             raise BadRule(f"{text!r} does not say which item of {name}: write {name}[0] or {name}[*]")
     if item is not None:
         raise BadRule(f"{text!r} ends in an item: name an attribute of it, {text}.PatientID say")
-    steps = tuple(Step(above, -1 if place is None else place) for above, place, _ in names)
+    steps = tuple(PathStep(above, -1 if place is None else place) for above, place, _ in names)
     return AttributePath(text, steps, vr_of(tag), _vm_of(tag))
 
 

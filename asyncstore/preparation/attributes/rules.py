@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from asyncstore.preparation.attributes.value_map import ValueMap
 
 
-class Order(NamedTuple):
+class Instruction(NamedTuple):
     """One thing to do: set an attribute to a value, or erase an attribute, a group or everything private."""
 
     text: str
@@ -45,25 +45,25 @@ class Order(NamedTuple):
             edits.private = True
 
 
-def setting(name: str, value: str, *, label: str = "set") -> Order:
+def setting(name: str, value: str, *, label: str = "set") -> Instruction:
     """Set an attribute, named as in `path_of`. Raises BadRule if it must not be changed, or does not fit its VR."""
     path = path_of(name)
     check_changeable(path, is_set=True)
-    return Order(f"{name}={value}", path, Action(Value(path, value), f"{path} {label}"))
+    return Instruction(f"{name}={value}", path, Action(Value(path, value), f"{path} {label}"))
 
 
-def erasing(name: str) -> Order:
+def erasing(name: str) -> Instruction:
     """Erase an attribute, a group as `(0019,*)`, or everything `private`. Raises BadRule."""
     if name.strip() == ALL_PRIVATE:
-        return Order(name, None, Action(None, PRIVATE_ERASED))
+        return Instruction(name, None, Action(None, PRIVATE_ERASED))
     group = group_of(name)
     if group is not None:
         if group <= 8 or group >= 0x7FE0:
             raise BadRule(f"the group {name} cannot be erased as a whole")
-        return Order(name, None, Action(None, f"{name.strip()} erased"), group)
+        return Instruction(name, None, Action(None, f"{name.strip()} erased"), group)
     path = path_of(name)
     check_changeable(path, is_set=False)
-    return Order(name, path, Action(None, f"{path} erased"))
+    return Instruction(name, path, Action(None, f"{path} erased"))
 
 
 class Condition(NamedTuple):
@@ -82,7 +82,7 @@ class Rule(NamedTuple):
     """What to do with the instances that fulfil all the conditions."""
 
     conditions: tuple[Condition, ...]
-    orders: tuple[Order, ...]
+    instructions: tuple[Instruction, ...]
 
 
 _LONGEST_TAG: Final = 0x7FE00000
@@ -90,48 +90,48 @@ _LONGEST_TAG: Final = 0x7FE00000
 
 @record(slots=True, eq=False)
 class Rules:
-    """The rules of a run. All conditions and keys look at the file's own values; of two orders the later one counts.
+    """The rules of a run. All conditions and keys look at the file's own values; of two instructions the later counts.
 
-    `rules` come first, then the row of the `table`, then the `orders`, which are for every instance.
+    `rules` come first, then the row of the `table`, then the `instructions`, which are for every instance.
     """
 
     rules: tuple[Rule, ...] = ()
     table: ValueMap | None = None
-    orders: tuple[Order, ...] = ()
+    instructions: tuple[Instruction, ...] = ()
     uids: NewUIDs | None = None
 
     def __bool__(self) -> bool:
-        return bool(self.rules or self.table or self.orders or self.uids)
+        return bool(self.rules or self.table or self.instructions or self.uids)
 
     def before_tag(self) -> int:
         """The tag before which everything lies that they look at or change."""
         every = Edits(uids=self.uids)
-        for order in self._all_orders():
-            order.put_into(every)
+        for instruction in self._all_instructions():
+            instruction.put_into(every)
         if every.looks_everywhere:
             return _LONGEST_TAG
         looked_at = [condition.path.tag for rule in self.rules for condition in rule.conditions]
         looked_at += () if self.table is None else [path.tag for path in (*self.table.keys, *self.table.columns)]
         return max(every.last_tag(), *looked_at, 0) + 1 if looked_at else every.last_tag() + 1
 
-    def _all_orders(self) -> Iterator[Order]:
+    def _all_instructions(self) -> Iterator[Instruction]:
         for rule in self.rules:
-            yield from rule.orders
-        yield from self.orders
+            yield from rule.instructions
+        yield from self.instructions
 
     def edits_of(self, level: Level) -> Edits:
         """The changes of one instance. Raises CannotChange if the table does not know it."""
         edits = Edits(uids=self.uids)
         for rule in self.rules:
             if all(condition.holds(level) for condition in rule.conditions):
-                for order in rule.orders:
-                    order.put_into(edits)
+                for instruction in rule.instructions:
+                    instruction.put_into(edits)
         if self.table is not None:
             key = tuple(text_of(level, path.tag) for path in self.table.keys)
             for path, action in self.table.row_of(key):
                 edits.put(path.steps, action)
-        for order in self.orders:
-            order.put_into(edits)
+        for instruction in self.instructions:
+            instruction.put_into(edits)
         return edits
 
     def record(self) -> dict[str, Any]:
@@ -139,13 +139,16 @@ class Rules:
         text = json.dumps(
             [
                 [
-                    [[condition.path.text, *condition.patterns] for condition in rule.conditions],
-                    [order.text for order in rule.orders],
-                ]
-                for rule in self.rules
+                    [
+                        [[each.path.text, *each.patterns] for each in rule.conditions],
+                        [do.text for do in rule.instructions],
+                    ]
+                    for rule in self.rules
+                ],
+                [each.text for each in self.instructions],
+                None if self.uids is None else self.uids.fingerprint,
+                None if self.table is None else self.table.header,
             ]
-            + [[order.text for order in self.orders], None if self.uids is None else self.uids.fingerprint]
-            + ([] if self.table is None else [self.table.header])
         )
         return {
             "rules": hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()[:32],

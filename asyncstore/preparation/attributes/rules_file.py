@@ -6,7 +6,7 @@ import tomllib
 from typing import TYPE_CHECKING, Any
 
 from asyncstore.preparation.attributes.paths import BadRule, path_of
-from asyncstore.preparation.attributes.rules import Condition, Order, Rule, erasing, setting
+from asyncstore.preparation.attributes.rules import Condition, Instruction, Rule, erasing, setting
 
 if TYPE_CHECKING:
     import os
@@ -47,10 +47,10 @@ def _rule(number: int, content: Any) -> Rule:
         unknown = next((key for key in content if key not in _KEYS), None)
         if unknown is not None:
             raise BadRule(f"{unknown!r} is not known: there are when, set and erase")
-        orders = (*_settings(content.get("set", {})), *_erasures(content.get("erase", [])))
-        if not orders:
+        instructions = (*_settings(content.get("set", {})), *_erasures(content.get("erase", [])))
+        if not instructions:
             raise BadRule("it has neither set nor erase")
-        return Rule(tuple(_conditions(content.get("when", {}))), orders)
+        return Rule(tuple(_conditions(content.get("when", {}))), instructions)
     except BadRule as error:
         raise BadRule(f"rule {number}: {error}") from None
 
@@ -61,14 +61,14 @@ def _table(content: Any, key: str) -> dict[str, Any]:
     return content
 
 
-def _settings(content: Any) -> Iterator[Order]:
+def _settings(content: Any) -> Iterator[Instruction]:
     for name, value in _table(content, "set").items():
         if not isinstance(value, str):
             raise BadRule(f'the value of {name} is not text: write "{value}"')
         yield setting(name, value)
 
 
-def _erasures(content: Any) -> Iterator[Order]:
+def _erasures(content: Any) -> Iterator[Instruction]:
     if not isinstance(content, list) or not all(isinstance(name, str) for name in content):
         raise BadRule('erase is not a list of texts: erase = ["PatientName"]')
     yield from map(erasing, content)
