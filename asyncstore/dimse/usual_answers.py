@@ -22,9 +22,9 @@ if TYPE_CHECKING:
     from asyncstore.dimse.operations import Operation, Operations
     from asyncstore.dimse.reassembly import Received
 
-# The answers of one length in one context: their bytes up to the Message ID, from there to the UID, the length of that,
-# the context and its SOP Class UID.
-_Usual: TypeAlias = "tuple[bytes, bytes, int, int, str]"
+# The answers of one length in one context: their bytes up to the Message ID, and from there to the UID; the places of
+# these two in the PDU, and its length; the context and the SOP Class UID.
+_Usual: TypeAlias = "tuple[bytes, bytes, int, int, int, int, str]"
 
 # The first bytes of the PDU: how long it is, and in which presentation context.
 _KEY_BYTES: Final = 12
@@ -55,10 +55,11 @@ class UsualAnswers:
         uid_bytes = len(pad_uid(message.affected_sop_instance_uid.encode()))
         # An answer that is written in another way than ours is decoded each time.
         if uid_bytes and pdu.endswith(message.encode()):
-            middle_at = len(pdu) - uid_bytes - _MIDDLE_BYTES
-            start, middle = pdu[: middle_at - _MESSAGE_ID_BYTES], pdu[middle_at : middle_at + _MIDDLE_BYTES]
-            usual = (start, middle, uid_bytes, received.context_id, message.affected_sop_class_uid)
-            self._usual[pdu[:_KEY_BYTES]] = usual
+            uid_at = len(pdu) - uid_bytes
+            middle_at = uid_at - _MIDDLE_BYTES
+            start, middle = pdu[: middle_at - _MESSAGE_ID_BYTES], pdu[middle_at:uid_at]
+            facts = (received.context_id, message.affected_sop_class_uid)
+            self._usual[pdu[:_KEY_BYTES]] = (start, middle, middle_at, uid_at, len(pdu), *facts)
 
     def take(self, data: bytes, at: int) -> tuple[int, Operation, CStoreRSP] | None:
         """The usual answer in the bytes from `at`: where it ends, the operation, which has ended, and the message.
@@ -68,16 +69,12 @@ class UsualAnswers:
         usual = self._usual.get(data[at : at + _KEY_BYTES])
         if usual is None:
             return None
-        start, middle, uid_bytes, context_id, sop_class_uid = usual
-        message_id_at = at + len(start)
-        uid_at = message_id_at + _MESSAGE_ID_BYTES + _MIDDLE_BYTES
-        end = uid_at + uid_bytes
-        if end > len(data) or not data.startswith(start, at):
+        start, middle, middle_at, uid_at, pdu_bytes, context_id, sop_class_uid = usual
+        middle_at, end = at + middle_at, at + pdu_bytes
+        if end > len(data) or not (data.startswith(start, at) and data.startswith(middle, middle_at)):
             return None
-        if not data.startswith(middle, message_id_at + _MESSAGE_ID_BYTES):
-            return None
-        message_id = data[message_id_at] | data[message_id_at + 1] << 8
-        operation = self._operations.match_stored(message_id, context_id, data[uid_at:end].rstrip(PADDING))
+        message_id = data[middle_at - 2] | data[middle_at - 1] << 8
+        operation = self._operations.match_stored(message_id, context_id, data[at + uid_at : end].rstrip(PADDING))
         if operation is None:
             return None
         uid = operation.request.affected_sop_instance_uid

@@ -130,9 +130,9 @@ def _encode_transfer_syntaxes(uids: tuple[str, ...]) -> bytes:
     return b"".join(encode_item(TRANSFER_SYNTAX, encode_uid(uid, field="transfer syntax")) for uid in uids)
 
 
-@record(frozen=True, slots=True)
+@record(slots=True, unsafe_hash=True)
 class PresentationContext:
-    """A presentation context as the requestor proposes it (PS3.8 9.3.2.2)."""
+    """A presentation context as the requestor proposes it (PS3.8 9.3.2.2). It must not be changed."""
 
     context_id: int
     abstract_syntax: str
@@ -164,7 +164,7 @@ class PresentationContext:
         return cls(data[0], abstract_syntax, tuple(transfer_syntaxes))
 
 
-@record(frozen=True, slots=True)
+@record(slots=True, unsafe_hash=True)
 class PresentationContextResult:
     """The acceptor's answer to one proposed presentation context (PS3.8 9.3.3.2).
 
