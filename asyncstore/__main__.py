@@ -16,8 +16,8 @@ def main() -> NoReturn:
     end_at_once_on_signals()
     import gc
 
-    # Objects made while modules load stay; searching them for garbage took 10 ms of each start.
-    gc.set_threshold(50_000)
+    # Objects made while modules load stay; searching them for garbage took 15 ms of each start. `running` begins it.
+    gc.disable()
     from asyncstore.cli import app, running
 
     running.prepare_streams()

@@ -8,12 +8,14 @@ from __future__ import annotations
 
 import dataclasses
 from dataclasses import field
-from typing import TYPE_CHECKING, Any, TypeVar, dataclass_transform
+from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar, dataclass_transform
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
 _T = TypeVar("_T")
+# Name, whether it is an argument, and what it is if none is given.
+_Field: TypeAlias = "tuple[str, bool, object, Any]"
 
 __all__ = ["field", "record"]
 
@@ -27,25 +29,44 @@ def record(
 
     def decorate(cls: type[_T]) -> type[_T]:
         own = {name: value for name, value in vars(cls).items() if name not in _NOT_OF_A_COPY}
-        cls = dataclasses.dataclass(init=False, repr=False, eq=False, slots=slots)(cls)
+        fields = _fields(own)
+        cls = _with_slots(cls, own, fields) if slots else _with_defaults(cls, fields)
 
-        def compile_methods() -> None:
+        def dataclass_of(**chosen: bool) -> type[Any]:
+            return dataclasses.dataclass(slots=slots, **chosen)(type(cls.__name__, cls.__bases__, own.copy()))
+
+        def have(made: type[Any], *names: str) -> None:
+            for name in names:
+                value = vars(made)[name]
+                if name in deferred:
+                    value.__qualname__ = f"{cls.__qualname__}.{name}"
+                setattr(cls, name, value)
+
+        def compile_init() -> None:
+            """All that most classes ever need, once there are many objects of one."""
             if "__signature__" in vars(cls):
                 del cls.__signature__  # type: ignore[attr-defined]
-            made: type[Any] = dataclasses.dataclass(slots=slots, **wanted)(type(cls.__name__, cls.__bases__, own))
-            for name in deferred:
-                method = vars(made)[name]
-                method.__qualname__ = f"{cls.__qualname__}.{name}"
-                setattr(cls, name, method)
+            have(dataclass_of(frozen=frozen, eq=False, repr=False), "__init__")
+
+        def compile_others() -> None:
+            others = [name for name in deferred if name != "__init__"]
+            have(dataclass_of(init=False, **wanted), "__dataclass_params__", *others)
+
+        def have_fields() -> None:
+            have(dataclass_of(init=False, eq=False, repr=False), "__dataclass_fields__")
 
         deferred = [name for name in _methods(**wanted) if name not in own]
         for name in deferred:
-            setattr(cls, name, _deferred(name, compile_methods))
+            setattr(cls, name, _deferred(name, compile_others))
         if eq and "__hash__" not in (*own, *deferred):
             cls.__hash__ = None  # type: ignore[assignment]
         if "__init__" in deferred:
-            cls.__init__ = _filling(cls, compile_methods)  # type: ignore[method-assign]
-            cls.__signature__ = _Asked(compile_methods)  # type: ignore[attr-defined]
+            cls.__init__ = _filling(cls, fields, compile_init)  # type: ignore[method-assign]
+            cls.__signature__ = _Asked("__signature__", compile_init)  # type: ignore[attr-defined]
+        cls.__match_args__ = tuple(name for name, init, _, _ in fields if init)  # type: ignore[attr-defined, misc]
+        # For the functions of `dataclasses`.
+        cls.__dataclass_fields__ = _Asked("__dataclass_fields__", have_fields)  # type: ignore[attr-defined]
+        cls.__dataclass_params__ = _Asked("__dataclass_params__", compile_others)  # type: ignore[attr-defined]
         if frozen:
             for name, method in _FROZEN.items():
                 if name not in own:
@@ -53,6 +74,40 @@ def record(
         return cls
 
     return decorate
+
+
+def _fields(own: dict[str, Any]) -> list[_Field]:
+    """The fields that a class body declares; a record does not inherit any."""
+    fields: list[_Field] = []
+    for name, annotation in own.get("__annotations__", {}).items():
+        if str(annotation).removeprefix("typing.").startswith("ClassVar"):
+            continue
+        given = own.get(name, dataclasses.MISSING)
+        if isinstance(given, dataclasses.Field):
+            fields.append((name, given.init, given.default, given.default_factory))
+        else:
+            fields.append((name, True, given, dataclasses.MISSING))
+    return fields
+
+
+def _with_slots(cls: type[_T], own: dict[str, Any], fields: list[_Field]) -> type[_T]:
+    """The class with a slot for each field: a class of its own, since slots cannot be added to one."""
+    names = tuple(name for name, *_ in fields)
+    body = {name: value for name, value in own.items() if name not in names}
+    kind: Any = type(cls)
+    made: type[_T] = kind(cls.__name__, cls.__bases__, {**body, "__slots__": names})
+    made.__qualname__ = cls.__qualname__
+    return made
+
+
+def _with_defaults(cls: type[_T], fields: list[_Field]) -> type[_T]:
+    """The class with the default of each field as its attribute, in place of what `field` returned."""
+    for name, _, default, _ in fields:
+        if default is not dataclasses.MISSING:
+            setattr(cls, name, default)
+        elif name in vars(cls):
+            delattr(cls, name)
+    return cls
 
 
 # How many objects are filled without a compiled `__init__`, which pays from about thirty on.
@@ -84,23 +139,26 @@ def _deferred(name: str, compile_methods: Callable[[], None]) -> Callable[..., A
 
 
 class _Asked:
-    """The signature of a class until it is asked for: then the compiled methods have it, as `help` shows it."""
+    """An attribute of a class until it is asked for."""
 
-    def __init__(self, compile_methods: Callable[[], None]) -> None:
-        self._compile_methods = compile_methods
+    def __init__(self, name: str, set_it: Callable[[], None]) -> None:
+        self._name = name
+        self._set_it = set_it
 
-    def __get__(self, instance: object, owner: type) -> None:
-        self._compile_methods()
+    def __get__(self, instance: object, owner: type) -> object:
+        self._set_it()
+        return None if self._name == "__signature__" else getattr(owner, self._name)
 
 
-def _filling(cls: type[Any], compile_methods: Callable[[], None]) -> Callable[..., None]:
+def _filling(cls: type[Any], fields: list[_Field], compile_methods: Callable[[], None]) -> Callable[..., None]:
     """An `__init__` that sets the fields of the first few objects itself: of most classes a run makes no more."""
     filled = 0
+    names = [name for name, init, _, _ in fields if init]
 
     def __init__(self: object, *arguments: Any, **keywords: Any) -> None:
         nonlocal filled
         filled += 1
-        values = _values(cls, arguments, keywords) if filled <= _FILLED else None
+        values = _values(fields, names, arguments, keywords) if filled <= _FILLED else None
         if values is None:
             compile_methods()
             cls.__init__(self, *arguments, **keywords)
@@ -113,21 +171,22 @@ def _filling(cls: type[Any], compile_methods: Callable[[], None]) -> Callable[..
     return __init__
 
 
-def _values(cls: type[Any], arguments: tuple[object, ...], keywords: dict[str, object]) -> dict[str, object] | None:
+def _values(
+    fields: list[_Field], names: list[str], arguments: tuple[object, ...], keywords: dict[str, object]
+) -> dict[str, object] | None:
     """The value of each field; None if these are not its arguments: the compiled method says what is wrong."""
-    fields = dataclasses.fields(cls)
-    given: dict[str, object] = dict(zip((each.name for each in fields if each.init), arguments, strict=False))
+    given: dict[str, object] = dict(zip(names, arguments, strict=False))
     if len(given) < len(arguments) or given.keys() & keywords.keys():
         return None
     given |= keywords
     values: dict[str, object] = {}
-    for each in fields:
-        if each.init and each.name in given:
-            values[each.name] = given.pop(each.name)
-        elif each.default is not dataclasses.MISSING:
-            values[each.name] = each.default
-        elif each.default_factory is not dataclasses.MISSING:
-            values[each.name] = each.default_factory()
+    for name, init, default, default_factory in fields:
+        if init and name in given:
+            values[name] = given.pop(name)
+        elif default is not dataclasses.MISSING:
+            values[name] = default
+        elif default_factory is not dataclasses.MISSING:
+            values[name] = default_factory()
         else:
             return None
     return None if given else values

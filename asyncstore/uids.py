@@ -337,16 +337,12 @@ _NAMES: Final = {
 
 LONGEST_UID_CHARACTERS: Final = 64
 LONGEST_INSTANCE_UID_CHARACTERS: Final = 128  # of a data set's SOP Instance UID that we send; PS3.5 9.1 allows 64
-# PS3.5 9.1 allows digits and dots. Archives contain UIDs with other visible characters. A peer may accept those, so we
-# send them.
-_matches_visible = re.compile(rf"[!-\[\]-~]{{1,{LONGEST_UID_CHARACTERS}}}").fullmatch
-_matches_instance = re.compile(rf"[!-\[\]-~]{{1,{LONGEST_INSTANCE_UID_CHARACTERS}}}").fullmatch
 _matches_standard = re.compile(r"(?!.{65})(?:0|[1-9][0-9]*+)(?:\.(?:0|[1-9][0-9]*+))*+").fullmatch
 
 
 def can_be_sent(uid: str) -> bool:
     """Whether a UID has 1 to 64 visible ASCII characters without a backslash: a message has no room for others."""
-    return _matches_visible(uid) is not None
+    return _is_visible(uid, LONGEST_UID_CHARACTERS)
 
 
 def can_be_sent_as_instance(uid: str) -> bool:
@@ -354,7 +350,12 @@ def can_be_sent_as_instance(uid: str) -> bool:
 
     A C-STORE request carries the first 64 of them, as DCMTK's does: peers built on DCMTK abort over a longer one.
     """
-    return _matches_instance(uid) is not None
+    return _is_visible(uid, LONGEST_INSTANCE_UID_CHARACTERS)
+
+
+def _is_visible(uid: str, longest: int) -> bool:
+    """PS3.5 9.1 allows digits and dots. Archives contain others, which a peer may accept, so we send them."""
+    return 0 < len(uid) <= longest and uid.isascii() and uid.isprintable() and not (" " in uid or "\\" in uid)
 
 
 def is_well_formed(uid: str) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import gc
 import importlib.util
 import io
 import logging
@@ -44,6 +45,7 @@ def run(level: int, command: Callable[[DocumentedLog], int], *, log_to: tuple[st
                 logger.error("cannot write the log %s: %s", path_text(log_to[0]), system_text(error))
                 return ExitCode.CANNOT_RECORD
         try:
+            _collect_garbage()
             return command(log)
         except KeyboardInterrupt:
             return ExitCode.INTERRUPTED
@@ -51,6 +53,13 @@ def run(level: int, command: Callable[[DocumentedLog], int], *, log_to: tuple[st
             if _is_interrupted(error):
                 return ExitCode.INTERRUPTED
             return _ended_by(cause_of(error), log)
+
+
+def _collect_garbage() -> None:
+    """Look for garbage from now on, now and then, but not among what was loaded before."""
+    gc.freeze()
+    gc.set_threshold(50_000)
+    gc.enable()
 
 
 def _is_interrupted(error: BaseException | None) -> bool:

@@ -16,13 +16,13 @@ from asyncstore.inputs.selection import Order, Selection
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-_DURATION: Final = re.compile(r"(\d+(?:\.\d+)?)\s*([smhdw])")
+_DURATION: Final = r"(\d+(?:\.\d+)?)\s*([smhdw])"
 _SECONDS: Final = {"s": 1, "m": 60, "h": 3600, "d": 86400, "w": 604800}
 
 
 def point_in_time(text: object) -> float:
     """A date, a date and time, or a duration before now; in seconds since 1970."""
-    duration = _DURATION.fullmatch(str(text).strip().lower())
+    duration = re.fullmatch(_DURATION, str(text).strip().lower())
     if duration is not None:
         return time.time() - float(duration[1]) * _SECONDS[duration[2]]
     try:

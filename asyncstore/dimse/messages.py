@@ -109,7 +109,9 @@ class CStoreRQ:
         if not instance_uid:
             raise LocalProtocolError("a C-STORE-RQ needs an Affected SOP Instance UID")
         try:
-            encoded_uid = command_set.pad_uid(instance_uid.encode("ascii"))
+            encoded_uid = instance_uid.encode("ascii")
+            if len(encoded_uid) & 1:
+                encoded_uid += b"\0"
             message_id = _UNSIGNED_SHORT.pack(self.message_id)
         except (struct.error, UnicodeError) as error:
             raise LocalProtocolError(f"not a C-STORE-RQ that could be sent: {self!r}") from error

@@ -11,7 +11,7 @@ An answer is taken here only if `decode` and `Operations.match` would make the v
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Final, NamedTuple
+from typing import TYPE_CHECKING, Final, TypeAlias
 
 from asyncstore.dimse.command_set import PADDING, pad_uid
 from asyncstore.dimse.messages import CStoreRSP
@@ -22,6 +22,10 @@ if TYPE_CHECKING:
     from asyncstore.dimse.operations import Operation, Operations
     from asyncstore.dimse.reassembly import Received
 
+# The answers of one length in one context: their bytes up to the Message ID, and from there to the UID; the places of
+# these two in the PDU, and its length; the context and the SOP Class UID.
+_Usual: TypeAlias = "tuple[bytes, bytes, int, int, int, int, str]"
+
 # The first bytes of the PDU: how long it is, and in which presentation context.
 _KEY_BYTES: Final = 12
 _MESSAGE_ID_BYTES: Final = 2
@@ -29,16 +33,6 @@ _MESSAGE_ID_BYTES: Final = 2
 _MIDDLE_BYTES: Final = 10 + 10 + 8
 # A peer that never writes two answers alike is not studied for ever.
 _STUDIED_ANSWERS: Final = 256
-
-
-class _Usual(NamedTuple):
-    """The answers of one length in one context: their bytes up to the Message ID, and from there to the UID."""
-
-    start: bytes
-    middle: bytes
-    uid_bytes: int
-    context_id: int
-    sop_class_uid: str
 
 
 class UsualAnswers:
@@ -61,10 +55,11 @@ class UsualAnswers:
         uid_bytes = len(pad_uid(message.affected_sop_instance_uid.encode()))
         # An answer that is written in another way than ours is decoded each time.
         if uid_bytes and pdu.endswith(message.encode()):
-            middle_at = len(pdu) - uid_bytes - _MIDDLE_BYTES
-            start, middle = pdu[: middle_at - _MESSAGE_ID_BYTES], pdu[middle_at : middle_at + _MIDDLE_BYTES]
-            usual = _Usual(start, middle, uid_bytes, received.context_id, message.affected_sop_class_uid)
-            self._usual[pdu[:_KEY_BYTES]] = usual
+            uid_at = len(pdu) - uid_bytes
+            middle_at = uid_at - _MIDDLE_BYTES
+            start, middle = pdu[: middle_at - _MESSAGE_ID_BYTES], pdu[middle_at:uid_at]
+            facts = (received.context_id, message.affected_sop_class_uid)
+            self._usual[pdu[:_KEY_BYTES]] = (start, middle, middle_at, uid_at, len(pdu), *facts)
 
     def take(self, data: bytes, at: int) -> tuple[int, Operation, CStoreRSP] | None:
         """The usual answer in the bytes from `at`: where it ends, the operation, which has ended, and the message.
@@ -72,16 +67,14 @@ class UsualAnswers:
         None if something else is there, or only a part of an answer.
         """
         usual = self._usual.get(data[at : at + _KEY_BYTES])
-        if usual is None or not data.startswith(usual.start, at):
+        if usual is None:
             return None
-        start, middle, uid_bytes, context_id, sop_class_uid = usual
-        message_id_at = at + len(start)
-        uid_at = message_id_at + _MESSAGE_ID_BYTES + _MIDDLE_BYTES
-        end = uid_at + uid_bytes
-        if end > len(data) or not data.startswith(middle, message_id_at + _MESSAGE_ID_BYTES):
+        start, middle, middle_at, uid_at, pdu_bytes, context_id, sop_class_uid = usual
+        middle_at, end = at + middle_at, at + pdu_bytes
+        if end > len(data) or not (data.startswith(start, at) and data.startswith(middle, middle_at)):
             return None
-        message_id = data[message_id_at] | data[message_id_at + 1] << 8
-        operation = self._operations.match_stored(message_id, context_id, data[uid_at:end].rstrip(PADDING))
+        message_id = data[middle_at - 2] | data[middle_at - 1] << 8
+        operation = self._operations.match_stored(message_id, context_id, data[at + uid_at : end].rstrip(PADDING))
         if operation is None:
             return None
         uid = operation.request.affected_sop_instance_uid

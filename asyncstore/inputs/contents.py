@@ -6,12 +6,13 @@ They are recognised by their bytes, once a file has turned out to hold no instan
 from __future__ import annotations
 
 from collections import deque
-from typing import TYPE_CHECKING, Final, NamedTuple
+from typing import TYPE_CHECKING, Final
 
 from asyncstore.errors import SourceError
 from asyncstore.inputs.entry import ReadyEntry
 from asyncstore.instances.instance import Instance
 from asyncstore.instances.problem import ProblemKind, ScanProblem
+from asyncstore.record import record
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
@@ -28,7 +29,8 @@ _ASKED_AT_ONCE: Final = 1024
 _READ_AHEAD: Final = 64
 
 
-class Contents(NamedTuple):
+@record(frozen=True, slots=True)
+class Contents:
     """The entries that a file leads to.
 
     `in_order`: asking for the next entry may take long, and each must be read before that, or not at all.

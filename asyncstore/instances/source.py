@@ -219,8 +219,9 @@ class FileSource:
 
     def close(self) -> None:
         """Close the file; the next read opens it again."""
-        idle, self._idle = self._idle, None
-        if idle:
+        idle = self._idle
+        if idle is not None:
+            self._idle = None
             _close_all(idle)
 
     def __del__(self) -> None:

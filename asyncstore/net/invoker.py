@@ -289,18 +289,20 @@ class Invoker:
 
     def _sent(self, operation: Operation) -> None:
         """Take note that the request is wholly written: now the peer can answer it, and the timeout runs."""
-        self._link.operations.sent(operation.message_id)
-        if len(self._link.outstanding) == 1:
-            self._link.waiting_since = time.monotonic()
+        link = self._link
+        link.operations.sent(operation.message_id)
+        if len(link.outstanding) == 1:
+            link.waiting_since = time.monotonic()
 
     def take(self, operation: Operation, response: Response, data_set: bytes | None) -> None:
         """Hand on a response to its operation."""
-        self._link.waiting_since = time.monotonic()
+        link, on_response = self._link, operation.on_response
+        link.waiting_since = time.monotonic()
         if logger.isEnabledFor(logging.INFO):
             self._trace_answered(operation, response)
-        assert operation.on_response is not None
-        operation.on_response(operation, response, data_set)
-        self._link.changed.set()
+        assert on_response is not None
+        on_response(operation, response, data_set)
+        link.changed.set()
 
     def _trace_answered(self, operation: Operation, response: Response) -> None:
         request = operation.request

@@ -89,5 +89,5 @@ def send_now(
     priority: int = LOW,
 ) -> bool:
     """Write one C-STORE request if nothing has to be waited for; else False. See Invoker.send_now."""
-    uids = (prepared.sop_class_uid, prepared.sop_instance_uid)
-    return association.invoker.send_now(prepared, CStoreRQ, (*uids, priority), on_response, on_begin)
+    arguments = (prepared.sop_class_uid, prepared.sop_instance_uid, priority)
+    return association.invoker.send_now(prepared, CStoreRQ, arguments, on_response, on_begin)

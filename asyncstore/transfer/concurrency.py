@@ -14,7 +14,9 @@ seconds for an answer by whole answers.
 from __future__ import annotations
 
 import math
-from typing import Final, NamedTuple
+from typing import Final
+
+from asyncstore.record import record
 
 ANSWER_WEIGHT_BYTES: Final = 16384  # an empty instance takes fast receivers about as long as this many bytes more
 # An association works on this much for about as long as it takes to open another.
@@ -46,7 +48,8 @@ CAP_SECONDS: Final = 120.0  # limits of peers are configured, congestion passes 
 LONGEST_CAP_SECONDS: Final = 1800.0  # two rejections an hour disturb no peer
 
 
-class Progress(NamedTuple):
+@record(frozen=True, slots=True)
+class Progress:
     """The work that a transfer has done since it began, and its present state.
 
     `data_set_bytes` are those of the answered requests. `waiting` counts instances that are ready and that no
@@ -66,13 +69,15 @@ class Progress(NamedTuple):
     is_doubtful: bool = False
 
 
-class _Trial(NamedTuple):
+@record(frozen=True, slots=True)
+class _Trial:
     level: int  # the number of associations to compare with
     rate: float  # and its throughput, in weight a second
     began_at: float
 
 
-class _Measured(NamedTuple):
+@record(frozen=True, slots=True)
+class _Measured:
     rate: float  # weight a second
     periods: float  # how many periods' worth of evidence it is
     busy_share: float  # the share of the time in which the sender itself was at work

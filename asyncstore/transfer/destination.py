@@ -10,7 +10,7 @@ import logging
 import math
 import random
 import time
-from typing import TYPE_CHECKING, Final, NamedTuple
+from typing import TYPE_CHECKING, Final
 
 from asyncstore.aio.signal import Signal
 from asyncstore.errors import (
@@ -23,6 +23,7 @@ from asyncstore.errors import (
     RemoteProtocolError,
     Timeout,
 )
+from asyncstore.record import record
 from asyncstore.trace import emit
 from asyncstore.transfer.report import Waiting
 from asyncstore.transfer.trace import PeerTakesAgain, PeerTakesNothing
@@ -63,7 +64,8 @@ _TOGETHER_SECONDS: Final = 1.0
 _TOLD_AFTER_SECONDS: Final = 2.0
 
 
-class Ended(NamedTuple):
+@record(frozen=True, slots=True)
+class Ended:
     """The end of an association that the run did not end itself.
 
     `answers` counts the answers on it; `idle_seconds` is how long it was open without sending anything. `in_flight`

@@ -377,7 +377,8 @@ def _teller_of(observer: Observer) -> Teller:
 
 
 def _with(options: TransferOptions, **overrides: Any) -> TransferOptions:
-    return dataclasses.replace(options, **{name: value for name, value in overrides.items() if value is not None})
+    given = {name: value for name, value in overrides.items() if value is not None}
+    return dataclasses.replace(options, **given) if given else options
 
 
 async def store(

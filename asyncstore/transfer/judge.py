@@ -6,11 +6,12 @@ a final outcome, or another attempt and when.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Final, NamedTuple
+from typing import TYPE_CHECKING, Final
 
 from asyncstore.errors import StoreFailed, Timeout
 from asyncstore.instances.outcome import Outcome, State, no_context, reason_of
 from asyncstore.net.invoker import STREAMED_AFTER_BYTES
+from asyncstore.record import record
 from asyncstore.status import SUCCESS
 from asyncstore.transfer.destination import Destination, is_our_doing
 from asyncstore.transfer.options import ABORTS_UNTIL_POISON
@@ -32,7 +33,8 @@ _SENT_TWICE_BYTES: Final = STREAMED_AFTER_BYTES
 _UNCERTAIN_SECONDS: Final = 30.0
 
 
-class Again(NamedTuple):
+@record(frozen=True, slots=True)
+class Again:
     """Send the instance again, not before `due_at`.
 
     `on_new_association`: the association that carried it must end. `is_pressed`: the peer is out of resources.

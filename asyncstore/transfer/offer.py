@@ -18,9 +18,10 @@ no connection gets the same offer again.
 from __future__ import annotations
 
 import logging
-from typing import TYPE_CHECKING, Final, NamedTuple
+from typing import TYPE_CHECKING, Final
 
 from asyncstore.errors import Aborted, AssociationRejected, ConnectionLost
+from asyncstore.record import record
 from asyncstore.trace import emit
 from asyncstore.transfer.destination import is_our_doing
 from asyncstore.transfer.trace import OffersLess
@@ -35,7 +36,8 @@ logger: logging.Logger = logging.getLogger("asyncstore.transfer")
 _EXPLAINED: Final = frozenset(((1, 2), (1, 3), (1, 7), (2, 2)))
 
 
-class Offer(NamedTuple):
+@record(frozen=True, slots=True)
+class Offer:
     """One association request: the operations window (1: none), and whether the default contexts fill it up."""
 
     window: int
@@ -60,9 +62,9 @@ class Offers:
         if is_proven or is_our_doing(error):
             return False
         if was_established:
-            return made.window > 1 and self._offer(made._replace(window=1), "the first message was not answered")
+            return made.window > 1 and self._offer(Offer(1, made.is_filled), "the first message was not answered")
         if made.window > 1 and (_is_unanswered(error) or _is_unexplained(error)):
-            return self._offer(made._replace(window=1), str(error))
+            return self._offer(Offer(1, made.is_filled), str(error))
         if made != self._last and _is_unanswered(error):
             return self._offer(self._last, str(error))
         self.current = self._first  # less did not help: the offer was not the reason

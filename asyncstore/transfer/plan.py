@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Final, NamedTuple, TypeAlias
+from typing import TYPE_CHECKING, Final, TypeAlias
 
+from asyncstore.record import record
 from asyncstore.uids import STORAGE_SOP_CLASSES, UNCOMPRESSED_TRANSFER_SYNTAXES
 from asyncstore.upper_layer.pdu import MAXIMUM_CONTEXTS
 from asyncstore.upper_layer.request import context_bytes, information_of_requestor, request_bytes
@@ -23,7 +24,8 @@ FILLED_BELOW_BYTES: Final = 16_000
 _Context: TypeAlias = tuple[str, tuple[str, ...]]
 
 
-class Proposal(NamedTuple):
+@record(frozen=True, slots=True)
+class Proposal:
     """Presentation contexts to propose on one association, and the pairs for which it has every useful context."""
 
     contexts: tuple[_Context, ...]

@@ -406,7 +406,8 @@ class Work:
             self._suspects.add(pending, self._looked_at)
             self._count(pending, 1)
             return
-        key, pair = pending.key, pending.pair
+        key, instance = pending.key, pending.instance
+        pair = (instance.sop_class_uid, instance.transfer_syntax_uid)
         group = self._groups.get(key)
         if group is None:
             group = self._groups[key] = _Group(key)

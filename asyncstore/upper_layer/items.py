@@ -7,6 +7,7 @@ Every class encodes itself with its 4-byte header, and decodes the bytes after t
 from __future__ import annotations
 
 import struct
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any, Final
 
 from asyncstore.errors import RemoteProtocolError, say_nothing
@@ -20,7 +21,6 @@ if TYPE_CHECKING:
 
 _HEADER = struct.Struct(">BxH")
 _TWO_BYTES = struct.Struct(">H")
-_FOUR_BYTES = struct.Struct(">L")
 _WINDOW = struct.Struct(">HH")
 
 ABSTRACT_SYNTAX: Final = 0x30
@@ -110,7 +110,7 @@ def _sized(content: bytes) -> bytes:
 
 
 def _take_sized(data: memoryview, *, pdu: str, field: str) -> tuple[memoryview, memoryview]:
-    # Reads a 2-byte length and that many bytes. Returns those bytes, and the rest.
+    """A 2-byte length, that many bytes, which are returned, and the rest."""
     if len(data) < 2:
         raise RemoteProtocolError("cut off before its length", pdu=pdu, field=field)
     end = 2 + _TWO_BYTES.unpack_from(data)[0]
@@ -124,9 +124,15 @@ def _check_length(data: memoryview, length: int, *, pdu: str, field: str) -> Non
         raise RemoteProtocolError(f"{len(data)} bytes where there should be {length}", pdu=pdu, field=field)
 
 
-@record(frozen=True, slots=True)
+@lru_cache(maxsize=256)
+def _encode_transfer_syntaxes(uids: tuple[str, ...]) -> bytes:
+    """The items of the transfer syntaxes that a context proposes; most contexts of a request propose the same."""
+    return b"".join(encode_item(TRANSFER_SYNTAX, encode_uid(uid, field="transfer syntax")) for uid in uids)
+
+
+@record(slots=True, unsafe_hash=True)
 class PresentationContext:
-    """A presentation context as the requestor proposes it (PS3.8 9.3.2.2)."""
+    """A presentation context as the requestor proposes it (PS3.8 9.3.2.2). It must not be changed."""
 
     context_id: int
     abstract_syntax: str
@@ -135,14 +141,9 @@ class PresentationContext:
     def encode(self) -> bytes:
         if not self.transfer_syntaxes:
             raise ValueError(f"presentation context {self.context_id} proposes no transfer syntax")
-        parts = [
-            _encode_context_id(self.context_id) + bytes(3),
-            encode_item(ABSTRACT_SYNTAX, encode_uid(self.abstract_syntax, field="abstract syntax")),
-        ]
-        parts += [
-            encode_item(TRANSFER_SYNTAX, encode_uid(uid, field="transfer syntax")) for uid in self.transfer_syntaxes
-        ]
-        return encode_item(PROPOSED_CONTEXT, b"".join(parts))
+        abstract_syntax = encode_item(ABSTRACT_SYNTAX, encode_uid(self.abstract_syntax, field="abstract syntax"))
+        start = _encode_context_id(self.context_id) + bytes(3) + abstract_syntax
+        return encode_item(PROPOSED_CONTEXT, start + _encode_transfer_syntaxes(self.transfer_syntaxes))
 
     @classmethod
     def decode(cls, data: memoryview, *, pdu: str) -> PresentationContext:
@@ -157,14 +158,13 @@ class PresentationContext:
                 abstract_syntax = decode_uid(content, pdu=pdu, field="Abstract syntax")
             elif item_type == TRANSFER_SYNTAX:
                 transfer_syntaxes.append(decode_uid(content, pdu=pdu, field="Transfer syntax"))
-        if not abstract_syntax:
-            raise RemoteProtocolError(f"none in context {data[0]}", pdu=pdu, field="Abstract syntax")
-        if not transfer_syntaxes:
-            raise RemoteProtocolError(f"none in context {data[0]}", pdu=pdu, field="Transfer syntax")
+        for found, name in ((abstract_syntax, "Abstract syntax"), (transfer_syntaxes, "Transfer syntax")):
+            if not found:
+                raise RemoteProtocolError(f"none in context {data[0]}", pdu=pdu, field=name)
         return cls(data[0], abstract_syntax, tuple(transfer_syntaxes))
 
 
-@record(frozen=True, slots=True)
+@record(slots=True, unsafe_hash=True)
 class PresentationContextResult:
     """The acceptor's answer to one proposed presentation context (PS3.8 9.3.3.2).
 
@@ -370,7 +370,7 @@ class UserInformation:
     def encode(self) -> bytes:
         if not 0 <= self.maximum_length <= 0xFFFFFFFF:
             raise ValueError(f"a maximum length of {self.maximum_length} does not fit into 32 bits")
-        parts = [encode_item(0x51, _FOUR_BYTES.pack(self.maximum_length))]
+        parts = [encode_item(0x51, self.maximum_length.to_bytes(4, "big"))]
         if self.implementation_class_uid:
             parts.append(encode_item(0x52, encode_uid(self.implementation_class_uid, field="implementation class")))
         if self.operations_window is not None:
@@ -409,9 +409,9 @@ class UserInformation:
 
 
 def _encode_version_name(name: str) -> bytes:
-    if len(name) > MAXIMUM_VERSION_NAME_CHARACTERS or not name.isascii():
-        raise ValueError(f"implementation version name {name!r} is not of 1 to 16 ASCII characters")
-    return name.encode("ascii")
+    if len(name) <= MAXIMUM_VERSION_NAME_CHARACTERS and name.isascii():
+        return name.encode("ascii")
+    raise ValueError(f"implementation version name {name!r} is not of 1 to 16 ASCII characters")
 
 
 def _decode_maximum_length(data: memoryview, *, pdu: str) -> int:

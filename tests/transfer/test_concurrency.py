@@ -6,6 +6,7 @@ nor outside update(); a fixed number is never exceeded; time that runs backwards
 
 from __future__ import annotations
 
+import dataclasses
 import heapq
 import random
 from dataclasses import dataclass, field
@@ -409,7 +410,7 @@ def test_a_doubtful_destination_gets_one_association_until_something_is_answered
     controller.update(10, quiet(answers, controller.target))
     for failure in range(FAILURES_UNTIL_SINGLE):
         controller.lost(10 + failure / 100)
-    doubtful = quiet(answers, 0)._replace(is_doubtful=True)
+    doubtful = dataclasses.replace(quiet(answers, 0), is_doubtful=True)
     assert controller.update(11, doubtful) == controller.target == controller.update(20, doubtful) == 1
     assert controller.update(20.1, quiet(answers + 1, 1)) == (associations or 2)
 

@@ -180,4 +180,4 @@ async def test_a_mistake_with_an_ordinary_answer_comes_out_as_itself(
         with pytest.raises((MistakenError, BaseExceptionGroup)):
             await outcomes_of(transfer)
         assert transfer.report.stored == WINDOW
-        assert isinstance(scp.wires[0].received[-1], Abort)
+    assert isinstance(scp.wires[0].received[-1], Abort)

@@ -12,7 +12,7 @@ import sys
 import time
 from collections.abc import Iterator
 from functools import singledispatch
-from typing import TYPE_CHECKING, Final, NamedTuple
+from typing import TYPE_CHECKING, Final
 
 from asyncstore.cli.output import pdu_text
 from asyncstore.cli.output.plain_text import count_text, duration_text, path_text, peer_text
@@ -21,6 +21,7 @@ from asyncstore.errors import AssociationRejected, MissingUID, NotDicom, Timeout
 from asyncstore.inputs.trace import LeftOut
 from asyncstore.instances.outcome import State, reason_of
 from asyncstore.net import trace
+from asyncstore.record import record
 from asyncstore.trace import TraceEvent
 from asyncstore.transfer.trace import (
     KindRefused,
@@ -56,7 +57,8 @@ _MODALITIES: Final = {CT_IMAGE_STORAGE: ", (CT)", MR_IMAGE_STORAGE: ", (MR)"}
 _COMMAND_SET_READ: Final = 'pydicom.read_dataset() TransferSyntax="Little Endian Implicit"'
 
 
-class Line(NamedTuple):
+@record(frozen=True, slots=True)
+class Line:
     """One line of the log, without its letter. `is_told`: it is printed at the default level, whatever its own."""
 
     level: int
