@@ -2,9 +2,10 @@
 
 Opening and reading a file that the system has in memory takes microseconds, less than handing it to a thread. The same
 calls on a share or a spinning disk take milliseconds, in which no association would move. So the feed measures. While
-files are quick and in memory, it reads them in the event loop, a short slice at a time. While they are not, it hands
-whole batches to several threads. If an earlier run may have settled files, a thread asks for many paths at once before
-any of them is opened.
+files are quick and in memory, it reads them in the event loop, a short slice at a time. While they are quick to open
+and not in memory, a thread opens them ahead and asks the system for their bytes, and the event loop reads them later.
+While they are slow, it hands whole batches to several threads. If an earlier run may have settled files, a thread asks
+for many paths at once before any of them is opened.
 """
 
 from __future__ import annotations
@@ -218,22 +219,63 @@ class Feed:
             while self._opened and not is_inner:
                 await self._was_closed.wait()
             is_probe = self.pace.is_cold and self.pace.wants_probe(time.monotonic())
-            if self._reader.looks_inside or (self.pace.is_cold and not is_probe):
+            is_cold = self.pace.is_cold and not is_probe
+            if is_cold and self.pace.opens_ahead and not self._reader.looks_inside:
+                has_more = await self._read_ahead(entries)
+                continue
+            if self._reader.looks_inside or is_cold:
                 files = self.pace.files_at_once
                 has_more, batch = await anyio.to_thread.run_sync(_next, entries, files, abandon_on_cancel=True)
             else:
                 has_more, gathered, batch = self._read_warm(entries, PROBE_FILES if is_probe else _SLICE_FILES)
                 await self._take(gathered)
-            if not batch:
+            if batch:
+                await self._read_in_background(batch, is_late=not is_cold)
+            else:
                 await anyio.lowlevel.checkpoint()
-                continue
-            while self._reading >= self.pace.readers:
-                await self._batch_was_read.wait()
-            self._reading += 1
-            self._readers.start_soon(self._read_cold, batch)
 
-    def _read_warm(self, entries: Iterator[Entry], most: int) -> tuple[bool, Gathered, list[Entry]]:
-        """Read a slice of files here and now.
+    async def _read_ahead(self, entries: Iterator[Entry]) -> bool:
+        """Read files that a thread opens ahead, until the pace changes. Gives whether there may be more."""
+        from asyncstore.inputs.ahead import Ahead
+
+        pace = self.pace
+        with Ahead(entries) as ahead:
+            while True:
+                opens_more = ahead.has_more and pace.opens_ahead and not self._opened
+                if opens_more and not pace.wants_probe(time.monotonic()):
+                    pace.opened(await ahead.open_more(BATCH_FILES))
+                    if not ahead.is_full:
+                        continue
+                batch = ahead.take()
+                if not batch:
+                    return ahead.has_more
+                await self._read_opened(batch)
+
+    async def _read_opened(self, batch: list[Entry]) -> None:
+        """Read a batch that was opened ahead; what the disk has not brought yet goes to a thread."""
+        entries = iter(batch)
+        try:
+            has_more = True
+            while has_more:
+                has_more, gathered, late = self._read_warm(entries, _SLICE_FILES, is_ahead=True)
+                await self._take(gathered)
+                if late:
+                    await self._read_in_background(late, is_late=True)
+        finally:
+            for entry in entries:
+                entry.close()
+
+    async def _read_in_background(self, batch: list[Entry], *, is_late: bool) -> None:
+        """Have a thread read a batch, as soon as there is one; `is_late`: the event loop did not find it in memory."""
+        while self._reading >= self.pace.readers:
+            await self._batch_was_read.wait()
+        self._reading += 1
+        self._readers.start_soon(self._read_cold, batch, is_late)
+
+    def _read_warm(
+        self, entries: Iterator[Entry], most: int, *, is_ahead: bool = False
+    ) -> tuple[bool, Gathered, list[Entry]]:
+        """Read a slice of files here and now; `is_ahead`: they were opened ahead.
 
         Gives whether there may be more, what was found, and the files that are not in memory, for a thread.
         """
@@ -262,17 +304,18 @@ class Feed:
             return has_more, gathered, missed
         waited = waits_so_far() != waits
         seconds = ended_at - started_at
-        self.pace.read_slice(time.monotonic(), count - len(missed), seconds, missed=len(missed), waited=waited)
+        files = count - len(missed)
+        self.pace.read_slice(time.monotonic(), files, seconds, missed=len(missed), waited=waited, is_ahead=is_ahead)
         return has_more, gathered, missed
 
-    async def _read_cold(self, batch: list[Entry]) -> None:
+    async def _read_cold(self, batch: list[Entry], is_late: bool) -> None:
         """Have a thread read a batch."""
         try:
             while batch:
                 part = batch[: self.pace.files_at_once]
                 gathered, fastest, all_in_memory = await self._in_thread(self._reader.read_batch, part)
                 del batch[: len(part)]
-                self.pace.read_batch(time.monotonic(), fastest, all_in_memory=all_in_memory)
+                self.pace.read_batch(time.monotonic(), fastest, all_in_memory=all_in_memory and not is_late)
                 await self._take(gathered)
         finally:
             self._reading -= 1

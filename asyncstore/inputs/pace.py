@@ -1,4 +1,4 @@
-"""Decides where files are read: in the event loop while that is quick, in threads while it is not."""
+"""Decides where files are opened and read: in the event loop while that is quick, in threads while it is not."""
 
 from __future__ import annotations
 
@@ -48,13 +48,15 @@ def waits_so_far() -> int:
 
 
 class Pace:
-    """Decides where to read files: in the event loop while they are quick, in threads while `is_cold`.
+    """Decides where to read files: in the event loop while they are quick, with the help of threads while `is_cold`.
 
-    `readers` is the number of threads, `files_at_once` the number of files that each gets.
+    `opens_ahead`: a thread opens them, and the event loop reads them when the disk has brought them. Otherwise threads
+    do both: `readers` is their number, `files_at_once` the number of files that each gets.
     """
 
     def __init__(self) -> None:
         self.is_cold: bool = True  # until the first batch has shown otherwise: the first open may hang
+        self.opens_ahead: bool = False
         self.readers: int = _FEW_READERS
         self.files_at_once: int = _FEW_FILES
         self._probe_seconds = _FIRST_PROBE_SECONDS
@@ -64,26 +66,48 @@ class Pace:
         """Whether the event loop should try some files again."""
         return now >= self._probe_at
 
-    def read_slice(self, now: float, files: int, seconds: float, *, missed: int, waited: bool) -> None:
+    def read_slice(
+        self, now: float, files: int, seconds: float, *, missed: int, waited: bool, is_ahead: bool = False
+    ) -> None:
         """Note that the event loop read `files`, and that `missed` more were not in memory and go to a thread.
 
-        `waited` says that the thread of the event loop had to wait for something meanwhile.
+        `waited` says that the thread of the event loop had to wait for something meanwhile, `is_ahead` that the files
+        were opened ahead: that they are in memory then says nothing about others.
         """
-        if missed > files or (waited and seconds > files * _SLOW_SECONDS_PER_FILE):
+        if waited and seconds > files * _SLOW_SECONDS_PER_FILE:
+            self.opens_ahead = False
+            self._become_cold(now)
+        elif is_ahead:
+            return
+        elif missed > files:
+            self.opens_ahead = True
             self._become_cold(now)
         elif files >= PROBE_FILES:
             self.is_cold = False
             self._probe_seconds = _FIRST_PROBE_SECONDS
 
+    def opened(self, fastest_seconds: float) -> None:
+        """Note that a thread opened files ahead; the fastest of them waited least for the interpreter."""
+        if fastest_seconds > _DISTANT_SECONDS_PER_FILE:
+            self._be_distant(True)
+
     def read_batch(self, now: float, fastest_seconds: float, *, all_in_memory: bool) -> None:
-        """Note that a thread read files; the fastest of them waited least for the interpreter."""
+        """Note that a thread read files; the fastest of them waited least for the interpreter.
+
+        A file that was not in memory shows that the system can tell: the event loop will not wait for one.
+        """
         is_distant = fastest_seconds > _DISTANT_SECONDS_PER_FILE
-        self.readers = MANY_READERS if is_distant else _FEW_READERS
-        self.files_at_once = _FEW_FILES if is_distant else BATCH_FILES
+        self.opens_ahead = not all_in_memory
+        self._be_distant(is_distant)
         if all_in_memory and fastest_seconds < _QUICK_SECONDS_PER_FILE:
             self.is_cold = False
         elif self._probe_at == math.inf:
             self._become_cold(now)
+
+    def _be_distant(self, is_distant: bool) -> None:
+        self.opens_ahead = self.opens_ahead and not is_distant
+        self.readers = MANY_READERS if is_distant else _FEW_READERS
+        self.files_at_once = _FEW_FILES if is_distant else BATCH_FILES
 
     def _become_cold(self, now: float) -> None:
         self.is_cold = True
