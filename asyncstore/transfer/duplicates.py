@@ -13,7 +13,7 @@ from asyncstore.errors import LedgerError, SourceError
 from asyncstore.inputs.opening import instance_from
 from asyncstore.instances.outcome import Outcome, State
 from asyncstore.instances.sameness import have_same_data_set
-from asyncstore.ledger.sqlite.writer import storable
+from asyncstore.ledger.packing import storable
 
 if TYPE_CHECKING:
     from collections.abc import Collection
