@@ -44,7 +44,7 @@ from asyncstore.uids import (
     UNCOMPRESSED_TRANSFER_SYNTAXES,
 )
 from tests.campaigns.fuzz_support import Target, check, pieces_of
-from tests.support import files, hostile
+from tests.support import files, hostile_files
 from tests.support.archives import KINDS, members, write_any
 from tests.support.ledgers import DESTINATION, instance_of, outcome_of
 
@@ -288,7 +288,7 @@ def _heads() -> tuple[bytes, ...]:
     small = [path.read_bytes() for path in files.BUNDLED if path.stat().st_size < 8192]
     return (
         files.dicom_file(),
-        *(case.content for case in hostile.cases().values() if len(case.content) < 4096),
+        *(case.content for case in hostile_files.cases().values() if len(case.content) < 4096),
         *small,
     )
 

@@ -21,7 +21,7 @@ import pytest
 
 from asyncstore.ledger.sqlite.reader import LedgerReader
 from asyncstore.services.storage_scp import StorageSCP
-from tests.support import command, hostile
+from tests.support import command, hostile_files
 from tests.support.peers import LOOPBACK
 
 if TYPE_CHECKING:
@@ -38,21 +38,21 @@ _LIMITED: Final = (
 # Line ends are all that may be in an output beside characters that are printed.
 _CONTROLS: Final = re.compile(r"[^\n -~\u00a0-\u0377\u2000-\u2027\u2030-\uffff]|\u202e|\u2028")
 _LINKS: Final = {
-    **dict.fromkeys(("loop", "a", "b", f"dangling{hostile.SCREEN}"), "source-problem"),
-    **dict.fromkeys(("socket", f"fifo{hostile.SCREEN}"), "skipped"),
+    **dict.fromkeys(("loop", "a", "b", f"dangling{hostile_files.SCREEN}"), "source-problem"),
+    **dict.fromkeys(("socket", f"fifo{hostile_files.SCREEN}"), "skipped"),
 }
 
 
 @pytest.fixture(scope="module")
 def tree(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("hostile") / "tree"
-    hostile.write_tree(folder)
+    hostile_files.write_tree(folder)
     return folder
 
 
 @pytest.fixture(scope="module")
 def archives(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
-    return hostile.write_archives(tmp_path_factory.mktemp("hostile") / "archives")
+    return hostile_files.write_archives(tmp_path_factory.mktemp("hostile") / "archives")
 
 
 def words(*arguments: str | Path | int) -> list[str]:
@@ -93,7 +93,7 @@ def outcomes(report: Path) -> dict[bytes, str]:
 
 
 def expected(tree: Path, way: str) -> dict[bytes, str]:
-    cases = hostile.cases().items()
+    cases = hostile_files.cases().items()
     states = {name: case.plain if way == "plain" else case.converted for name, case in cases}
     states |= {os.fsencode(name): state for name, state in _LINKS.items()}
     return {os.path.join(os.fsencode(tree), name): state for name, state in states.items()}
@@ -208,7 +208,7 @@ def test_on_a_terminal_a_name_moves_no_cursor(tree: Path) -> None:
     assert b"Outcome" in printed
     for hostile_bytes in (b"\x1b[2J", b"\x1b]0;x", b"\x07", b"\xff", "\u202e".encode(), b"\x7f"):
         assert hostile_bytes not in printed
-    assert hostile.MARKUP.encode() in printed  # as it is, and not as a style
+    assert hostile_files.MARKUP.encode() in printed  # as it is, and not as a style
 
 
 def on_terminal(arguments: list[str]) -> bytes:

@@ -40,6 +40,7 @@ from asyncstore.upper_layer.items import (
 )
 
 if TYPE_CHECKING:
+    import ssl
     from collections.abc import Sequence
     from types import TracebackType
     from typing import Self
@@ -388,7 +389,8 @@ def _result(context: PresentationContext, wanted: str | None) -> PresentationCon
 class ScriptedSCP:
     """An acceptor on a loopback port of its own (`host`, `port`) that plays scripts; `wires` are its connections.
 
-    `receive_buffer_bytes` makes the kernel take little before it stops the sender: for scripts that never read.
+    `receive_buffer_bytes` makes the kernel take little before it stops the sender: for scripts that never read. With
+    `tls` each script begins behind the handshake.
     Everything runs in threads, so it may be used in blocking and in async tests; only leaving the block blocks, while
     the last script comes to its end.
     """
@@ -396,9 +398,14 @@ class ScriptedSCP:
     ae_title = "SCRIPTED"
 
     def __init__(
-        self, *scripts: Script, timeout_seconds: float = 10.0, receive_buffer_bytes: int | None = None
+        self,
+        *scripts: Script,
+        timeout_seconds: float = 10.0,
+        receive_buffer_bytes: int | None = None,
+        tls: ssl.SSLContext | None = None,
     ) -> None:
         self._scripts = scripts or (stores_everything,)
+        self._tls = tls
         self._timeout_seconds = timeout_seconds
         self._stopping = threading.Event()
         self._threads: list[threading.Thread] = []
@@ -464,6 +471,8 @@ class ScriptedSCP:
 
     def _play(self, script: Script, wire: Wire) -> None:
         try:
+            if self._tls is not None:
+                wire.sock = self._tls.wrap_socket(wire.sock, server_side=True)
             script(wire)
         except BaseException as error:
             self.errors.append(error)
@@ -471,10 +480,21 @@ class ScriptedSCP:
             wire.close()
 
 
-def play_scu(script: Callable[[Wire], T], port: int, host: str = LOOPBACK, timeout_seconds: float = 10.0) -> T:
+def play_scu(
+    script: Callable[[Wire], T],
+    port: int,
+    host: str = LOOPBACK,
+    timeout_seconds: float = 10.0,
+    *,
+    tls: ssl.SSLContext | None = None,
+    source: str | None = None,
+) -> T:
     """Connect as the requestor, play the script in this thread, close; returns what the script returned.
 
-    An async test awaits it in a worker thread: `await anyio.to_thread.run_sync(play_scu, script, port)`.
+    An async test awaits it in a worker thread: `await anyio.to_thread.run_sync(play_scu, script, port)`. With `tls` the
+    script begins behind the handshake; `source` is the address to call from.
     """
-    with socket.create_connection((host, port), timeout_seconds) as sock:
-        return script(Wire(sock, timeout_seconds, threading.Event()))
+    with socket.create_connection((host, port), timeout_seconds, (source, 0) if source else None) as sock:
+        secured = sock if tls is None else tls.wrap_socket(sock, server_hostname=host)
+        with secured:
+            return script(Wire(secured, timeout_seconds, threading.Event()))
