@@ -6,8 +6,8 @@ import os
 from typing import TYPE_CHECKING, TypeAlias
 
 from asyncstore.errors import MissingUID
-from asyncstore.instances.head import error_of, read_head
-from asyncstore.instances.identity import Refused, identify, identify_data_set
+from asyncstore.instances.head import error_of, identity_in, read_head
+from asyncstore.instances.identity import Refused, identify_data_set
 from asyncstore.instances.instance import Instance
 from asyncstore.instances.problem import ProblemKind, ScanProblem
 from asyncstore.instances.source import BytesSource
@@ -60,7 +60,7 @@ def instance_from_bytes(data: bytes | bytearray | memoryview, *, transfer_syntax
     data = bytes(data)
     try:
         if transfer_syntax_uid is None:
-            identity = identify(data, len(data), complete=True)
+            identity = identity_in(data, len(data), complete=True)
         else:
             identity = identify_data_set(data, 0, len(data), {}, transfer_syntax_uid, True)
     except Refused as refused:

@@ -238,7 +238,7 @@ def _read_start(
     return got if got >= wanted else source.read_fully(fd, holes, 0)
 
 
-def _identify_fast(data: bytearray, end: int) -> tuple[str, str, str, int, str | None] | None:
+def _identify_fast(data: bytes | bytearray, end: int) -> tuple[str, str, str, int, str | None] | None:
     """The parts of the Identity in a file that is as PS3.10 wants it; None when anything is unusual.
 
     It takes a few microseconds, of which making an Identity would be one.
@@ -265,7 +265,7 @@ def _identify_fast(data: bytearray, end: int) -> tuple[str, str, str, int, str |
     return (sop_class, sop_instance, syntax, meta_end, None) if is_well_formed(sop_instance) else None
 
 
-def _learn_layout(data: bytearray, end: int) -> _Layout | None:
+def _learn_layout(data: bytes | bytearray, end: int) -> _Layout | None:
     """The layout of a file's File Meta Information, element by element, remembered for the files that come."""
     global _layouts
     if not data.startswith(_META_START, PREAMBLE_BYTES):
@@ -309,7 +309,7 @@ def _learn_layout(data: bytearray, end: int) -> _Layout | None:
     return layout
 
 
-def _uid_field(data: bytearray, at: int) -> bytes:
+def _uid_field(data: bytes | bytearray, at: int) -> bytes:
     """VR, length and value of the File Meta element at an offset; a UID has fewer than 256 bytes."""
     return bytes(data[at + 4 : at + 8 + data[at + 6]])
 
@@ -348,7 +348,7 @@ def error_of(refused: Refused, what: str) -> SourceError:
     return kind(f"{what}: {refused.detail}")
 
 
-def identity_in(data: bytearray, end: int, *, complete: bool) -> Identity:
+def identity_in(data: bytes | bytearray, end: int, *, complete: bool) -> Identity:
     """The identity of the instance in `data[:end]`; `complete` says that this is all of it. Raises Refused."""
     known = _identify_fast(data, end)
     return Identity(*known) if known is not None else identify(data, end, complete=complete)

@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 
     from pydicom.dataset import Dataset
 
+    from asyncstore.instances.elements import Encoding
+
 QUERY_RETRIEVE_LEVEL: Final = 0x00080052
 SOP_CLASS_UID: Final = 0x00080016
 SOP_INSTANCE_UID: Final = 0x00080018
@@ -95,8 +97,15 @@ def decode_identifier(data: bytes, transfer_syntax_uid: str) -> Dataset:
     try:
         if transfer_syntax_uid == DEFLATED_EXPLICIT_VR_LITTLE_ENDIAN:
             data = inflated(data, MESSAGE_BYTES)
+        _check_whole(data, encoding)  # pydicom takes what there is of a value that is cut off
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # they quote what the peer has sent, as it is
             return read_dataset(BytesIO(data), not encoding.explicit, not encoding.big_endian)
     except Exception as error:
         raise ValueError(f"the data set cannot be decoded: {error}".partition("\n")[0]) from error
+
+
+def _check_whole(data: bytes, encoding: Encoding) -> None:
+    at = 0
+    while at < len(data):
+        at = skip_value(data, read_header(data, at, encoding), encoding, len(data))

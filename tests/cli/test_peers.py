@@ -141,6 +141,9 @@ def test_an_option_that_only_another_command_has_is_passed_over(config: Path) ->
         ("[peers.archive", "Expected ']' at the end of a table declaration"),
         ("@\nledger = '\udcff'", "can't decode byte 0xff"),
         ('["\x1b[2J"]\n', "[\\x1b[2J] is not known"),
+        ("x = " + "[" * 20_000, "it is nested too deep"),
+        (f"@\nwindow = {'9' * 5000}", "Exceeds the limit"),
+        ("#" * 300_000, "it is longer than 262,144 bytes"),
     ],
 )
 def test_a_mistake_in_the_file_is_one_line_with_the_file_and_the_table(

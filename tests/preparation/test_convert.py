@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import errno
 import gc
@@ -21,6 +22,7 @@ from hypothesis import strategies as st
 
 from asyncstore.errors import SourceChanged, SourceError
 from asyncstore.inputs.opening import instance_from, instance_from_bytes
+from asyncstore.instances import deflated as deflated_module
 from asyncstore.instances.head import read_head
 from asyncstore.instances.instance import Instance
 from asyncstore.instances.source import FileSource
@@ -517,6 +519,29 @@ def test_a_deflate_bomb_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     instance = instance_from_bytes(bomb, transfer_syntax_uid=DEFLATED_EXPLICIT_VR_LITTLE_ENDIAN)
     with pytest.raises(CannotConvert, match="grows to more than"):
         convert(instance, EXPLICIT_VR_LITTLE_ENDIAN)
+
+
+def test_a_stream_that_grows_as_no_image_does_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(deflated_module, "BOMB_BYTES", 1 << 20)
+    for filled, is_bomb in ((bytes(4 << 20), True), (bytes(range(256)) * (1 << 14), False)):
+        stream = deflated(data_set(more=element(0x00091010, b"UN", filled)))
+        instance = instance_from_bytes(stream, transfer_syntax_uid=DEFLATED_EXPLICIT_VR_LITTLE_ENDIAN)
+        with pytest.raises(CannotConvert, match="more than 500 times") if is_bomb else contextlib.nullcontext():
+            convert(instance, EXPLICIT_VR_LITTLE_ENDIAN)
+
+
+def test_private_creators_are_kept_for_one_group_only() -> None:
+    groups = range(0x0009, 0xFFF0, 2)
+    creators = b"".join(element(group << 16 | number, b"LO", b"x" * 64) for group in groups for number in (16, 17))
+    instance = instance_of(data_set(more=creators), EXPLICIT_VR_LITTLE_ENDIAN)
+    tracemalloc.start()
+    try:
+        converted = convert(instance, IMPLICIT_VR_LITTLE_ENDIAN)
+        peak_bytes = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert converted.data_set_length == instance.data_set_length
+    assert peak_bytes < 3 * converted.data_set_length + (2 << 20)
 
 
 # Large data sets

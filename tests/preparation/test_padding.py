@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import itertools
 import struct
+import tracemalloc
 import warnings
 from typing import TYPE_CHECKING, Final
 
@@ -15,6 +16,7 @@ from hypothesis import strategies as st
 
 from asyncstore.errors import SourceChanged
 from asyncstore.instances.source import BytesSource, FileSource
+from asyncstore.preparation import padding
 from asyncstore.preparation.padded_source import PaddedSource
 from asyncstore.preparation.padding import padded
 from asyncstore.uids import (
@@ -304,3 +306,28 @@ def test_a_file_that_changed_is_not_padded(tmp_path: Path) -> None:
     (tmp_path / "a").write_bytes(b"another")
     with pytest.raises(SourceChanged):
         padded(source, EXPLICIT)
+
+
+def test_a_large_table_of_offsets_grows_in_little_memory() -> None:
+    count = 500_000
+    fragments = item(b"odd") + item(b"even")
+    table = [0] + [11] * (count - 1)
+    body = data_set(more=undefined(0x7FE00010, b"OB", item(struct.pack(f"<{count}I", *table)) + fragments))
+    source = BytesSource(body)
+    tracemalloc.start()
+    try:
+        sent = padded(source, JPEG)
+        peak_bytes = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert peak_bytes < 20 << 20
+    at = body.index(item(b"odd")) - 4 * count
+    grown = struct.unpack_from(f"<{count}I", read_all(sent), at)
+    assert grown[:2] == (0, 12)
+    assert set(grown[1:]) == {12}
+
+
+def test_a_table_as_long_as_no_images_is_left_and_so_is_the_data_set(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(padding, "_LONGEST_TABLE_BYTES", 4)
+    source = BytesSource(data_set(more=pixels(b"odd", b"even", table=(0, 11))))
+    assert padded(source, JPEG) is source

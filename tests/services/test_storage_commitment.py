@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import zlib
 from typing import TYPE_CHECKING, Any
 
 import anyio
@@ -29,6 +30,7 @@ from asyncstore.services.storage_commitment import (
 from asyncstore.status import SUCCESS, Status
 from asyncstore.uids import (
     CT_IMAGE_STORAGE,
+    DEFLATED_EXPLICIT_VR_LITTLE_ENDIAN,
     EXPLICIT_VR_LITTLE_ENDIAN,
     IMPLICIT_VR_LITTLE_ENDIAN,
     STORAGE_COMMITMENT_PUSH_MODEL,
@@ -40,10 +42,11 @@ from asyncstore.upper_layer.items import PresentationContext, RoleSelection, Use
 from asyncstore.upper_layer.pdu import Abort, AssociateAC, AssociateRQ
 from tests.support.archive import item_of
 from tests.support.associations import LIMIT_SECONDS, accepting, to
+from tests.support.files import element
 from tests.support.wire import ScriptedSCP, Wire, play_scu
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Callable, Iterable
 
 pytestmark = pytest.mark.every_loop
 
@@ -317,3 +320,17 @@ def test_each_request_has_a_transaction_of_its_own() -> None:
     given = {new_transaction_uid() for _ in range(100)}
     assert len(given) == 100
     assert all(is_well_formed(uid) for uid in given)
+
+
+@pytest.mark.parametrize("read", [read_report, decode_identifier])
+def test_a_deflated_data_set_of_a_peer_does_not_grow_without_limit(read: Callable[[bytes, str], object]) -> None:
+    deflater = zlib.compressobj(wbits=-zlib.MAX_WBITS)
+    bomb = deflater.compress(bytes(32 << 20)) + deflater.flush()
+    with pytest.raises(ValueError, match="grows to more than 16,777,216 bytes"):
+        read(bomb, DEFLATED_EXPLICIT_VR_LITTLE_ENDIAN)
+
+
+def test_nothing_that_a_peer_wrote_is_printed_while_it_is_read(recwarn: pytest.WarningsRecorder) -> None:
+    data = element(0x00080005, b"CS", b"ISO\x1b[2J ") + element(0x00100010, b"PN", b"Doe^Jane")
+    decode_identifier(data, EXPLICIT_VR_LITTLE_ENDIAN)
+    assert not recwarn.list

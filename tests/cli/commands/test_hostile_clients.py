@@ -118,7 +118,12 @@ def _is_clean(receiver: Receiver) -> None:
 
 @pytest.mark.parametrize("name", hostile_peers.CLIENTS)
 def test_a_hostile_client_is_ended_and_others_are_served(name: str, receiver: Receiver) -> None:
-    play_scu(hostile_peers.hostile(hostile_peers.CLIENTS[name]), receiver.port, timeout_seconds=WAIT_SECONDS, tls=receiver.tls)
+    play_scu(
+        hostile_peers.hostile(hostile_peers.CLIENTS[name]),
+        receiver.port,
+        timeout_seconds=WAIT_SECONDS,
+        tls=receiver.tls,
+    )
     receiver.stores_for_others()
     assert "Traceback" not in receiver.lines
 

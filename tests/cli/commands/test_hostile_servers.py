@@ -78,7 +78,10 @@ runpy.run_module("asyncstore", run_name="__main__")
 def run(caller: Caller, script: Script, image: Path, directory: Path) -> Ran:
     """Run storescu against this server; its exit code, what it printed, and the most memory that it had."""
     log, peak = directory / "log", directory / "peak"
-    with ScriptedSCP(hostile_peers.hostile(script), receive_buffer_bytes=4096, tls=caller.tls) as scp, log.open("wb") as file:
+    with (
+        ScriptedSCP(hostile_peers.hostile(script), receive_buffer_bytes=4096, tls=caller.tls) as scp,
+        log.open("wb") as file,
+    ):
         scp.errors = _Forgets()
         words = [sys.executable, "-c", _PROGRAM, *map(str, (*caller.words, LOOPBACK, scp.port, image))]
         done = subprocess.run(

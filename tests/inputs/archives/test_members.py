@@ -25,7 +25,7 @@ from asyncstore.instances.problem import ProblemKind, ScanProblem
 from asyncstore.instances.source import FileSource
 from asyncstore.uids import DEFLATED_EXPLICIT_VR_LITTLE_ENDIAN
 from tests.support import archives, files
-from tests.support.archives import KINDS, dicom, write_any, write_tar, write_zip
+from tests.support.archives import KINDS, dicom, write_any, write_same_names, write_tar, write_zip
 from tests.support.transfers import uid_of
 
 if TYPE_CHECKING:
@@ -322,6 +322,21 @@ def test_members_that_overlap_are_not_read(tmp_path: Path) -> None:
             "the ZIP archive is damaged: its members take more room than it has: they overlap",
         )
     ]
+
+
+@pytest.mark.parametrize("name", ["a.zip", "a.tar", "a.tgz"])
+def test_refused_members_of_one_name_have_paths_of_their_own(name: str, tmp_path: Path) -> None:
+    path = write_same_names(tmp_path / name, "../x.dcm", [dicom(1), dicom(2)])
+    assert len({problem[0] for problem in problems_in(path)}) == 2
+
+
+def test_a_name_that_no_file_has_is_refused_and_shown_in_part(tmp_path: Path) -> None:
+    path = write_any(tmp_path / "a.tgz", {"x" * 5000: dicom(1), "y" * 4000: dicom(2)})
+    ((name, kind, detail),) = problems_in(path)
+    assert len(name) <= 4096
+    assert (kind, detail) == (ProblemKind.UNREADABLE, "its name is longer than that of any file")
+    (instance,) = (each for each in scan(path) if isinstance(each, Instance))
+    assert instance.path == f"{path}!/{'y' * 4000}"
 
 
 # -- ZIP ---------------------------------------------------------------------------------------------------------------

@@ -54,3 +54,17 @@ def test_a_name_takes_a_few_bytes() -> None:
         assert tracemalloc.get_traced_memory()[0] - before < 12 * count
     finally:
         tracemalloc.stop()
+
+
+@pytest.mark.skipif(sys.implementation.name != "cpython", reason="memory is measured as CPython takes it")
+def test_a_long_name_that_comes_again_is_not_kept() -> None:
+    count = 10_000
+    tracemalloc.start()
+    try:
+        names = Names()
+        before = tracemalloc.get_traced_memory()[0]
+        for number in range(2 * count):
+            names.own(f"{'x' * 4000}{number // 2}")
+        assert tracemalloc.get_traced_memory()[0] - before < 200 * count
+    finally:
+        tracemalloc.stop()
