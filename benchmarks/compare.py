@@ -91,7 +91,8 @@ class SceneRun:
         self.table.missing = self.receiver.missing()
         if self.table.missing:
             return self.table
-        whole = prepare(f"smoke-{self.scene.files}" if self.options.smoke else self.scene.files)
+        name = f"smoke-{self.scene.files}" if self.options.smoke else self.scene.files
+        whole = prepare(name, on_disk=self.scene.cold)
         count = self.scene.smoke_count if self.options.smoke else self.scene.count
         files = part(whole, count or whole.count)
         work = [(self._row(name, files), self._files_for(name, files)) for name in self._names()]
@@ -179,10 +180,9 @@ class SceneRun:
     def _make_cold(self, row: Row, given: Files) -> None:
         if not self.scene.cold:
             return
-        how = drop_from_page_cache(given.paths(), everything=not self.options.smoke)
+        remark = drop_from_page_cache(given.paths(), everything=not self.options.smoke)
         # The files are to be cold, not the program.
         output_of([*SENDERS[row.sender].warm_up])
-        remark = f"Page cache emptied by {how}."
         if remark not in self.table.remarks:
             self.table.remarks.append(remark)
 

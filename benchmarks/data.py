@@ -62,10 +62,12 @@ RECIPES: Final[dict[str, Recipe]] = {
     recipe.name: recipe
     for recipe in (
         Recipe("small", 10_000, 64),
+        Recipe("many", 60_000, 64),
         Recipe("ct", 2_000, 512),
         Recipe("big", 4, 512, frames=512, files_per_series=2),
         Recipe("tree", 1_000_000, 8, files_per_series=10_000),
         Recipe("smoke-small", 60, 64, files_per_series=15),
+        Recipe("smoke-many", 120, 64, files_per_series=15),
         Recipe("smoke-ct", 8, 512, files_per_series=4),
         Recipe("smoke-big", 1, 512, frames=16),
         Recipe("smoke-tree", 400, 8, files_per_series=100),
@@ -91,9 +93,13 @@ class Files:
                 yield Path(directory, file)
 
 
-def cache_directory() -> Path:
-    """Where the sets are kept: ASYNCSTORE_BENCHMARK_DATA, else a directory below the system's temporary one."""
-    return Path(os.environ.get("ASYNCSTORE_BENCHMARK_DATA") or Path(tempfile.gettempdir(), "asyncstore-benchmarks"))
+def cache_directory(*, on_disk: bool = False) -> Path:
+    """Where the sets are kept: ASYNCSTORE_BENCHMARK_DATA, else a directory below the system's temporary one.
+
+    Those that must be on a disk are kept in ASYNCSTORE_BENCHMARK_DISK, since the former may be in memory.
+    """
+    named = os.environ.get("ASYNCSTORE_BENCHMARK_DISK" if on_disk else "ASYNCSTORE_BENCHMARK_DATA")
+    return Path(named or Path(tempfile.gettempdir(), "asyncstore-benchmarks"))
 
 
 def element(group: int, number: int, vr: str, value: str | bytes | int) -> bytes:
@@ -291,11 +297,11 @@ def _complete(partial: Path, directory: Path, count: int, total_bytes: int) -> N
     partial.rename(directory)
 
 
-def prepare(name: str) -> Files:
+def prepare(name: str, *, on_disk: bool = False) -> Files:
     """Find the set of files of that name, or make it."""
     recipe = RECIPES[name]
     kind = name.removeprefix("smoke-")
-    directory = cache_directory() / name
+    directory = cache_directory(on_disk=on_disk) / name
     found = _found(name, kind, directory, recipe.count)
     if found is not None:
         return found
@@ -317,7 +323,7 @@ def part(files: Files, count: int) -> Files:
     if count >= files.count:
         return files
     name = f"{files.name}-first-{count}"
-    directory = cache_directory() / name
+    directory = files.root.parent.with_name(name)
     found = _found(name, files.kind, directory, count)
     if found is not None:
         return found

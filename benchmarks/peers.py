@@ -263,6 +263,7 @@ def _senders() -> list[Sender]:
         asyncstore_tls("asyncstore -j 4 --tls", "-j", "4"),
         _dcmtk_tls(),
         _dicom_rs_tls(1),
+        _dicom_rs_tls(2),
         _dicom_rs_tls(4),
         _dicom_rs(1),
         _dicom_rs(2),

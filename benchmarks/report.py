@@ -110,7 +110,11 @@ class Table:
 
     def to_dict(self) -> dict[str, Any]:
         """Everything about the scene, with the ratios of our own rows."""
-        dcmtk, fastest = self.best(of="dcmtk"), self.best(other_than="asyncstore")
+        others = {
+            "over_dcmtk": self.best(of="dcmtk"),
+            "over_dicom_rs": self.best(of="dicom-rs"),
+            "over_fastest_other": self.best(other_than="asyncstore"),
+        }
         return {
             "scene": self.scene,
             "title": self.title,
@@ -118,7 +122,7 @@ class Table:
             "missing": self.missing,
             "remarks": self.remarks,
             "ratios": {
-                row.sender: {"over_dcmtk": self.over(row, dcmtk), "over_fastest_other": self.over(row, fastest)}
+                row.sender: {name: self.over(row, other) for name, other in others.items()}
                 for row in self.rows
                 if row.family == "asyncstore" and row.is_good
             },

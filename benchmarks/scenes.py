@@ -15,6 +15,7 @@ _BY_TLS: Final = (
     "asyncstore -j 4 --tls",
     "DCMTK storescu +tls",
     "dicom-rs -c 1 --tls",
+    "dicom-rs -c 2 --tls",
     "dicom-rs -c 4 --tls",
 )
 _SLOW_PEERS: Final = ("gdcmscu", "pynetdicom", "dcmjs-dimse")
@@ -48,6 +49,10 @@ SCENES: Final[tuple[Scene, ...]] = (
     Scene("small", "small", "10,000 x 9 KB", "small", "storescp", _EVERYBODY),
     Scene("ct", "ct", "2,000 x 512 KB", "ct", "storescp", _EVERYBODY),
     Scene("big", "big", "4 x 256 MB", "big", "storescp", (*_OURS, *_PEERS, "pynetdicom", "dcmjs-dimse")),
+    # Runs so short that the start-up counts.
+    Scene("one", "short", "one file of 9 KB", "small", "storescp", ("asyncstore", *_PEERS), count=1, smoke_count=1),
+    Scene("short-small", "short", "2,000 x 9 KB", "small", "storescp", ("asyncstore", *_PEERS), 2_000, 10),
+    Scene("short-ct", "short", "500 x 512 KB", "ct", "storescp", ("asyncstore", *_PEERS), 500, 3),
     Scene(
         "stock",
         "stock",
@@ -79,6 +84,8 @@ SCENES: Final[tuple[Scene, ...]] = (
             "asyncstore -j 16",
             "DCMTK storescu",
             "DCMTK dcmsend",
+            "dicom-rs -c 1",
+            "dicom-rs -c 2",
             "dicom-rs -c 4",
             "dicom-rs -c 16",
             *_SLOW_PEERS,
@@ -117,6 +124,15 @@ SCENES: Final[tuple[Scene, ...]] = (
         "cold",
         "10,000 x 9 KB, page cache emptied before every run",
         "small",
+        "storescp",
+        ("asyncstore", *_PEERS),
+        cold=True,
+    ),
+    Scene(
+        "cold-many",
+        "cold",
+        "60,000 x 9 KB, page cache emptied before every run",
+        "many",
         "storescp",
         ("asyncstore", *_PEERS),
         cold=True,

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import subprocess
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import anyio.to_thread
 import pytest
@@ -16,6 +17,8 @@ import asyncstore
 from asyncstore.cli.app import load
 from asyncstore.cli.exit_codes import ExitCode
 from asyncstore.transfer.reactions import STATUS_REACTIONS, Reactions
+from benchmarks import performance
+from benchmarks.measure import IN_MEMORY
 from tests.support import files
 from tests.support.command import PROJECT
 from tests.support.transfers import on_one_loop
@@ -140,3 +143,48 @@ def test_the_fixture_works(study: Path) -> None:
         text=True,
     )
     assert done.returncode == 0, done.stdout
+
+
+# -- the table of run times --------------------------------------------------------------------------------------------
+
+
+def test_the_tables_of_run_times_are_those_of_the_figures() -> None:
+    assert performance.differing(json.loads(performance.FIGURES.read_text(encoding="utf-8"))) == []
+
+
+def test_a_figure_that_changes_is_seen_in_both_tables() -> None:
+    figures = json.loads(performance.FIGURES.read_text(encoding="utf-8"))
+    figures["small"]["asyncstore"]["seconds"] += 1
+    assert performance.differing(figures) == list(performance.TABLES)
+
+
+def measured(sender: str, seconds: float, *, complete: bool = True) -> dict[str, Any]:
+    return {"sender": sender, "seconds": {"median": seconds}, "complete": complete}
+
+
+def test_a_row_has_the_fastest_sender_of_each_family_that_sent_everything() -> None:
+    rows = [
+        measured("asyncstore", 1.0),
+        measured("asyncstore -j 1", 0.5),  # the row is of the default options
+        measured("DCMTK storescu", 2.0),
+        measured("DCMTK dcmsend", 1.5, complete=False),
+        measured("dicom-rs -c 1", 9.0),
+        measured("dicom-rs -c 2", 0.1234),
+    ]
+    scene = {"scene": "small", "missing": None, "remarks": [], "rows": rows}
+    in_memory = {"scene": "cold-small", "missing": None, "remarks": [f"{IN_MEMORY}."], "rows": rows}
+    absent = {"scene": "orthanc", "missing": "not available", "remarks": [], "rows": []}
+    results = {"date": "2026-11-28T12:00:00", "rounds": 9, "scenes": [scene, in_memory, absent]}
+    figures = performance.figures_of(results)
+    assert list(figures) == ["small"]
+    made = performance.table(figures, tuple(performance.ROWS)).splitlines()
+    assert made[2] == "| 10,000 x 9 KB, DCMTK storescp | 1.00 s | 2.00 s | 0.123 s (`-c 2`) |"
+    assert "measured on 2026-11-28" in made[4]
+
+
+def test_a_text_with_no_place_for_the_table_or_two_is_refused() -> None:
+    place = "<!-- performance -->\n<!-- /performance -->\n"
+    assert performance.with_table(place, "x\n") == "<!-- performance -->\nx\n<!-- /performance -->\n"
+    for text in ("", place + place):
+        with pytest.raises(ValueError, match="one table"):
+            performance.with_table(text, "x\n")
