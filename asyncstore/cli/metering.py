@@ -16,6 +16,7 @@ import anyio.to_thread
 from asyncstore.cli import running
 from asyncstore.cli.output.documented_log import logger
 from asyncstore.cli.output.metrics import BEGINNING, Reading, metrics_text
+from asyncstore.cli.output.opening import for_everybody
 from asyncstore.cli.output.plain_text import path_text
 from asyncstore.transfer.report import Report
 from asyncstore.transfer.view import TransferView
@@ -69,8 +70,9 @@ class MetricsFile:
             try:
                 with contextlib.suppress(FileNotFoundError):  # left by a process with the same number
                     os.unlink(self._new_path)
-                with open(self._new_path, "x", encoding="utf-8", errors="replace", newline="\n") as file:
-                    file.write(text)
+                data = text.encode("utf-8", "replace")
+                with open(self._new_path, "xb", opener=for_everybody) as file:
+                    file.write(data)
                 os.replace(self._new_path, self._path)
             except OSError:
                 with contextlib.suppress(OSError):

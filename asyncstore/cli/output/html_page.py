@@ -11,6 +11,7 @@ import os
 import time
 from typing import TYPE_CHECKING, Final
 
+from asyncstore.cli.output.opening import in_place_of
 from asyncstore.cli.output.plain_text import path_text
 
 if TYPE_CHECKING:
@@ -153,7 +154,7 @@ def write_page(path: str, text: str) -> None:
     """Write a page, all of it or nothing. Raises OSError."""
     check_page(path)
     unfinished = f"{path}.{os.getpid()}.part"
-    with open(unfinished, "x", encoding="utf-8", newline="\n") as file:
+    with open(unfinished, "x", encoding="utf-8", newline="\n", opener=in_place_of(path)) as file:
         try:
             file.write(text)
             file.flush()

@@ -11,6 +11,7 @@ import stat
 import time
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
+from asyncstore.cli.output.opening import for_owner
 from asyncstore.cli.output.plain_text import escaped
 
 try:
@@ -140,7 +141,7 @@ class RecordFile:
     def __init__(self, path: str) -> None:
         self._is_csv = path.endswith(".csv")
         self._has_header = not self._is_csv
-        self._file = open(path, "ab+", buffering=0)  # noqa: SIM115
+        self._file = open(path, "ab+", buffering=0, opener=for_owner)  # noqa: SIM115
         self._is_to_be_emptied = stat.S_ISREG(os.fstat(self._file.fileno()).st_mode)
         try:
             if self._is_to_be_emptied:
