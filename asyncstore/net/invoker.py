@@ -6,7 +6,7 @@ import logging
 import time
 from typing import TYPE_CHECKING, Final
 
-from asyncstore.aio.signal import Signal
+from asyncstore.aio.signal import Signal, Turn
 from asyncstore.dimse.messages import CEchoRQ, CStoreRQ
 from asyncstore.errors import AssociationLost, AsyncStoreError, LocalProtocolError, SourceError
 from asyncstore.instances.problem import unreadable
@@ -58,6 +58,9 @@ class Invoker:
     def __init__(self, link: Link, capacity: int) -> None:
         self.reader: SourceReader = SourceReader()
         self.framer: Framer = Framer(capacity)
+        # One request after the other. The writer's turn is taken only while one is written: a response to the peer must
+        # not wait until there is room for the next request, since the answer that makes the room is read behind it.
+        self.turn: Turn = Turn()
         self._link = link
 
     async def send(
@@ -77,7 +80,7 @@ class Invoker:
         byte was written, else it is aborted (`failure` says which). If the association ends for another reason, raises
         that error; `on_response` is not called any more.
         """
-        turn = self._link.writer.turn
+        turn = self.turn
         if turn.is_taken:
             await turn.wait()
         with turn:
@@ -96,6 +99,7 @@ class Invoker:
         """Write a request, run by run; the first is read while there is no room for the operation yet."""
         link, framer, reader, source = self._link, self.framer, self.reader, payload.source
         operation: Operation | None = None
+        has_turn = False
         try:
             for run in self._runs(payload):
                 if run.holes:
@@ -108,8 +112,10 @@ class Invoker:
                     except Exception as error:
                         raise unreadable(payload.instance, error) from error
                 if operation is None:
-                    if not (link.is_open and link.operations.has_room):
-                        await link.wait_room()
+                    if link.writer.turn.is_taken or not (link.is_open and link.operations.has_room):
+                        await self._wait_to_write()
+                    link.writer.turn.take()
+                    has_turn = True
                     operation = link.operations.begin(payload.context_id, make_request, *arguments)
                     command_set = self._begin(operation, payload, on_response, on_begin)
                     run.put_command(frame_command(payload.context_id, command_set, framer.capacity))
@@ -140,7 +146,18 @@ class Invoker:
                 framer.let_go()
             raise
         finally:
+            if has_turn:
+                link.writer.turn.release()
             source.close()
+
+    async def _wait_to_write(self) -> None:
+        """Return when another operation may begin, and nothing else is being written: then take the writer's turn."""
+        link = self._link
+        await link.wait_room()
+        await link.writer.turn.wait()
+        if not link.is_open:  # released or failed meanwhile
+            link.writer.turn.release()
+            link.check_open()
 
     def send_now(
         self,
@@ -159,7 +176,7 @@ class Invoker:
         operations = link.operations
         if not (link.is_open and operations.has_room) or link.writer.turn.is_taken or link.pacer is not None:
             return False
-        if not 0 < length <= self.framer.capacity:
+        if self.turn.is_taken or not 0 < length <= self.framer.capacity:
             return False
         try:
             data_set = source.view()
@@ -178,6 +195,7 @@ class Invoker:
             if sent_bytes == len(parts[0]) + length:
                 self._sent(operation)
             else:
+                self.turn.take()  # the rest is in the framer's buffer
                 link.start_soon(
                     self._finish, operation, Unwritten(link.writer, self.framer.run_of_small(parts), sent_bytes)
                 )
@@ -195,6 +213,8 @@ class Invoker:
         except BaseException:
             self._link.fail(AssociationLost(_CANCELLED))
             raise
+        finally:
+            self.turn.release()
 
     def _begin(
         self,
@@ -228,20 +248,32 @@ class Invoker:
     ) -> Operation:
         """Write the request `make_request(message_id, *arguments)`, with a small data set or none; see `send`."""
         link = self._link
-        await link.writer.turn.wait()
-        with link.writer.turn:
-            await link.wait_room()
-            operation = link.operations.begin(context_id, make_request, *arguments)
-            try:
-                command_set = operation.request.encode()
-            except LocalProtocolError:
-                link.operations.withdraw(operation.message_id)
-                raise
-            self._trace_sent(operation, None)
-            operation.on_response = on_response
-            await self._write_whole(frame_message(context_id, command_set, data_set, self.framer.capacity))
-            self._sent(operation)
-            return operation
+        await self.turn.wait()
+        with self.turn:
+            await self._wait_to_write()
+            with link.writer.turn:
+                return await self._write_command(context_id, make_request, on_response, arguments, data_set)
+
+    async def _write_command(
+        self,
+        context_id: int,
+        make_request: Callable[..., Request],
+        on_response: OnResponse,
+        arguments: tuple[object, ...],
+        data_set: bytes | None,
+    ) -> Operation:
+        link = self._link
+        operation = link.operations.begin(context_id, make_request, *arguments)
+        try:
+            command_set = operation.request.encode()
+        except LocalProtocolError:
+            link.operations.withdraw(operation.message_id)
+            raise
+        self._trace_sent(operation, None)
+        operation.on_response = on_response
+        await self._write_whole(frame_message(context_id, command_set, data_set, self.framer.capacity))
+        self._sent(operation)
+        return operation
 
     async def cancel(self, operation: Operation) -> None:
         """Ask the peer to end an operation of several responses (C-CANCEL, PS3.7 9.3.2.3); its final one is to come."""

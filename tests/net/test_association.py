@@ -22,6 +22,7 @@ from asyncstore.instances.outcome import State
 from asyncstore.instances.source import BytesSource
 from asyncstore.net import trace, transport
 from asyncstore.services.storage_scp import StorageSCP
+from asyncstore.services.verification import VerificationProvider
 from asyncstore.status import SUCCESS
 from asyncstore.trace import TraceEvent
 from asyncstore.uids import (
@@ -434,6 +435,42 @@ async def test_an_echo_waits_for_room_among_the_stores() -> None:
                 assert len(association.outstanding) == association.window
                 group.start_soon(anyio.to_thread.run_sync, has_looked.set)
                 assert await association.echo() == SUCCESS
+            assert not association.outstanding
+
+
+@pytest.mark.parametrize("next_is", ["a store", "an echo"])
+async def test_a_request_of_the_peer_is_answered_while_ours_waits_for_room(next_is: str) -> None:
+    has_looked = threading.Event()
+
+    def asks_before_it_answers(wire: Wire) -> None:
+        store = wire.read_store()
+        wire.wait(has_looked)
+        wire.send_message(wire_contexts[VERIFICATION], CEchoRQ(9))
+        answer = wire.read_message()
+        assert isinstance(answer.message, CEchoRSP)
+        wire.answer(store)
+        if next_is == "a store":
+            wire.answer(wire.read_store())
+        else:
+            echo = wire.read_message()
+            assert isinstance(echo.message, CEchoRQ)
+            wire.send_message(echo.context_id, CEchoRSP(echo.message.message_id, SUCCESS))
+        wire.answer_release()
+
+    wire_contexts = {abstract_syntax: 2 * number + 1 for number, (abstract_syntax, _) in enumerate(CONTEXTS)}
+    providers = {VERIFICATION: VerificationProvider()}
+    with ScriptedSCP(accepting(asks_before_it_answers)) as scp, anyio.fail_after(LIMIT_SECONDS):
+        async with to(scp, providers=providers) as association:
+            assert association.window == 1
+            async with anyio.create_task_group() as group:
+                group.start_soon(association.store, instance())
+                await anyio.wait_all_tasks_blocked()
+                if next_is == "a store":
+                    group.start_soon(association.store, instance(uid="1.2.3.5"))
+                else:
+                    group.start_soon(association.echo)
+                await anyio.wait_all_tasks_blocked()
+                group.start_soon(anyio.to_thread.run_sync, has_looked.set)
             assert not association.outstanding
 
 
