@@ -88,7 +88,7 @@ async def test_a_handshake_that_does_not_come_counts_too(tmp_path: Path, caplog:
             async with associate(peer, contexts=CONTEXTS) as association:
                 assert (await association.store(image_in_memory())).is_stored
                 await ended(socks[0])
-    assert "no TLS with" not in caplog.text  # it was closed on purpose
+            assert "no TLS with" not in caplog.text  # it was closed on purpose
 
 
 async def test_who_is_rejected_and_does_not_close_takes_no_room() -> None:
