@@ -1,21 +1,24 @@
-"""Dataclasses that compile their methods at the first use of the class, for most runs use few of the classes.
+"""Dataclasses that compile nothing while a module is imported, for most runs use few of the classes.
 
-`dataclasses` writes the source of up to five methods of each class and compiles it while the module is imported: for
-this package that is an eighth of the time that a command needs to start.
+`dataclasses` writes the source of up to five methods of each class and compiles it at once: for this package that is an
+eighth of the time that a command needs to start. A record compiles its `__init__`, for speed, when it has been used a
+few times.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import reprlib
 from dataclasses import field
+from operator import attrgetter
 from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar, dataclass_transform
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
 _T = TypeVar("_T")
-# Name, whether it is an argument, and what it is if none is given.
-_Field: TypeAlias = "tuple[str, bool, object, Any]"
+# Name, whether it is an argument, what it is if none is given, and whether a repr shows it.
+_Field: TypeAlias = "tuple[str, bool, object, Any, bool]"
 
 __all__ = ["field", "record"]
 
@@ -25,7 +28,6 @@ def record(
     *, frozen: bool = False, slots: bool = False, eq: bool = True, repr: bool = True, unsafe_hash: bool = False
 ) -> Callable[[type[_T]], type[_T]]:
     """What `dataclasses.dataclass` does, by the same arguments, but for the time at which it does it."""
-    wanted = {"frozen": frozen, "eq": eq, "repr": repr, "unsafe_hash": unsafe_hash}
 
     def decorate(cls: type[_T]) -> type[_T]:
         own = {name: value for name, value in vars(cls).items() if name not in _NOT_OF_A_COPY}
@@ -35,45 +37,43 @@ def record(
         def dataclass_of(**chosen: bool) -> type[Any]:
             return dataclasses.dataclass(slots=slots, **chosen)(type(cls.__name__, cls.__bases__, own.copy()))
 
-        def have(made: type[Any], *names: str) -> None:
-            for name in names:
-                value = vars(made)[name]
-                if name in deferred:
-                    value.__qualname__ = f"{cls.__qualname__}.{name}"
-                setattr(cls, name, value)
-
         def compile_init() -> None:
-            """All that most classes ever need, once there are many objects of one."""
             if "__signature__" in vars(cls):
                 del cls.__signature__  # type: ignore[attr-defined]
-            have(dataclass_of(frozen=frozen, eq=False, repr=False), "__init__")
-
-        def compile_others() -> None:
-            others = [name for name in deferred if name != "__init__"]
-            have(dataclass_of(init=False, **wanted), "__dataclass_params__", *others)
+            made = vars(dataclass_of(frozen=frozen, eq=False, repr=False))["__init__"]
+            made.__qualname__ = f"{cls.__qualname__}.__init__"
+            cls.__init__ = made  # type: ignore[method-assign]
 
         def have_fields() -> None:
-            have(dataclass_of(init=False, eq=False, repr=False), "__dataclass_fields__")
+            made = dataclass_of(init=False, eq=False, repr=False)
+            cls.__dataclass_fields__ = made.__dataclass_fields__  # type: ignore[attr-defined]
 
-        deferred = [name for name in _methods(**wanted) if name not in own]
-        for name in deferred:
-            setattr(cls, name, _deferred(name, compile_others))
-        if eq and "__hash__" not in (*own, *deferred):
-            cls.__hash__ = None  # type: ignore[assignment]
-        if "__init__" in deferred:
-            cls.__init__ = _filling(cls, fields, compile_init)  # type: ignore[method-assign]
+        def have_parameters() -> None:
+            made = dataclass_of(frozen=frozen, eq=eq, repr=repr, unsafe_hash=unsafe_hash)
+            cls.__dataclass_params__ = made.__dataclass_params__  # type: ignore[attr-defined]
+
+        methods = _methods(fields, shown=repr, compared=eq, hashed=unsafe_hash or (eq and frozen))
+        if "__init__" not in own:
+            methods["__init__"] = _filling(cls, fields, compile_init)
             cls.__signature__ = _Asked("__signature__", compile_init)  # type: ignore[attr-defined]
-        cls.__match_args__ = tuple(name for name, init, _, _ in fields if init)  # type: ignore[attr-defined, misc]
+        for name, method in {**methods, **(_FROZEN if frozen else {})}.items():
+            if name not in own:
+                setattr(cls, name, method)
+        if eq and not {"__hash__", "__eq__"} & own.keys() and "__hash__" not in methods:
+            cls.__hash__ = None  # type: ignore[assignment]
+        cls.__match_args__ = tuple(name for name, init, *_ in fields if init)  # type: ignore[attr-defined, misc]
         # For the functions of `dataclasses`.
         cls.__dataclass_fields__ = _Asked("__dataclass_fields__", have_fields)  # type: ignore[attr-defined]
-        cls.__dataclass_params__ = _Asked("__dataclass_params__", compile_others)  # type: ignore[attr-defined]
-        if frozen:
-            for name, method in _FROZEN.items():
-                if name not in own:
-                    setattr(cls, name, method)
+        cls.__dataclass_params__ = _Asked("__dataclass_params__", have_parameters)  # type: ignore[attr-defined]
         return cls
 
     return decorate
+
+
+# How many objects are filled without a compiled `__init__`, which pays from about thirty on.
+_FILLED = 8
+# Of a class body: what a second class of it must not have.
+_NOT_OF_A_COPY = frozenset(("__dict__", "__weakref__", "__slots__"))
 
 
 def _fields(own: dict[str, Any]) -> list[_Field]:
@@ -84,10 +84,37 @@ def _fields(own: dict[str, Any]) -> list[_Field]:
             continue
         given = own.get(name, dataclasses.MISSING)
         if isinstance(given, dataclasses.Field):
-            fields.append((name, given.init, given.default, given.default_factory))
+            fields.append((name, given.init, given.default, given.default_factory, given.repr))
         else:
-            fields.append((name, True, given, dataclasses.MISSING))
+            fields.append((name, True, given, dataclasses.MISSING, True))
     return fields
+
+
+def _methods(fields: list[_Field], *, shown: bool, compared: bool, hashed: bool) -> dict[str, Any]:
+    """The methods that a dataclass has but for `__init__`: these need not be compiled for each class."""
+    values = _values_of([name for name, *_ in fields])
+    shown_names = [name for name, *_, is_shown in fields if is_shown]
+
+    @reprlib.recursive_repr()
+    def __repr__(self: object) -> str:
+        parts = ", ".join(f"{name}={getattr(self, name)!r}" for name in shown_names)
+        return f"{type(self).__qualname__}({parts})"
+
+    def __eq__(self: object, other: object) -> Any:
+        return values(self) == values(other) if other.__class__ is self.__class__ else NotImplemented
+
+    def __hash__(self: object) -> int:
+        return hash(values(self))
+
+    wanted = ((shown, __repr__), (compared, __eq__), (hashed, __hash__))
+    return {method.__name__: method for is_wanted, method in wanted if is_wanted}
+
+
+def _values_of(names: list[str]) -> Callable[[object], tuple[object, ...]]:
+    """What gives the values of these attributes of an object."""
+    if len(names) > 1:
+        return attrgetter(*names)
+    return lambda record: tuple(getattr(record, name) for name in names)
 
 
 def _with_slots(cls: type[_T], own: dict[str, Any], fields: list[_Field]) -> type[_T]:
@@ -102,40 +129,12 @@ def _with_slots(cls: type[_T], own: dict[str, Any], fields: list[_Field]) -> typ
 
 def _with_defaults(cls: type[_T], fields: list[_Field]) -> type[_T]:
     """The class with the default of each field as its attribute, in place of what `field` returned."""
-    for name, _, default, _ in fields:
+    for name, _, default, *_ in fields:
         if default is not dataclasses.MISSING:
             setattr(cls, name, default)
         elif name in vars(cls):
             delattr(cls, name)
     return cls
-
-
-# How many objects are filled without a compiled `__init__`, which pays from about thirty on.
-_FILLED = 8
-# Of a class body: what a second class of it must not have.
-_NOT_OF_A_COPY = frozenset(("__dict__", "__weakref__", "__slots__"))
-
-
-def _methods(*, frozen: bool, eq: bool, repr: bool, unsafe_hash: bool) -> list[str]:
-    """The methods that a dataclass with these arguments has."""
-    methods = ["__init__"]
-    if repr:
-        methods.append("__repr__")
-    if eq:
-        methods.append("__eq__")
-    if unsafe_hash or (eq and frozen):
-        methods.append("__hash__")
-    return methods
-
-
-def _deferred(name: str, compile_methods: Callable[[], None]) -> Callable[..., Any]:
-    """A method that puts the compiled ones into the class, itself among them, and goes on as that."""
-
-    def method(self: object, *arguments: Any, **keywords: Any) -> Any:
-        compile_methods()
-        return getattr(self, name)(*arguments, **keywords)
-
-    return method
 
 
 class _Asked:
@@ -153,7 +152,7 @@ class _Asked:
 def _filling(cls: type[Any], fields: list[_Field], compile_methods: Callable[[], None]) -> Callable[..., None]:
     """An `__init__` that sets the fields of the first few objects itself: of most classes a run makes no more."""
     filled = 0
-    names = [name for name, init, _, _ in fields if init]
+    names = [name for name, init, *_ in fields if init]
 
     def __init__(self: object, *arguments: Any, **keywords: Any) -> None:
         nonlocal filled
@@ -180,7 +179,7 @@ def _values(
         return None
     given |= keywords
     values: dict[str, object] = {}
-    for name, init, default, default_factory in fields:
+    for name, init, default, default_factory, _ in fields:
         if init and name in given:
             values[name] = given.pop(name)
         elif default is not dataclasses.MISSING:

@@ -143,6 +143,21 @@ def test_equality_and_hash_are_those_that_were_asked_for() -> None:
         hash(Plain(1))
 
 
+def test_another_class_with_the_same_values_is_not_equal() -> None:
+    class Derived(Plain):
+        pass
+
+    assert Plain(1) != PlainDataclass(1)  # type: ignore[comparison-overlap]
+    assert Plain(1) != Derived(1) == Derived(1)
+    assert repr(Derived(1, more=[2])).endswith("Derived(first=1, second='b', more=[2])")
+
+
+def test_one_that_contains_itself_can_be_shown() -> None:
+    whole = Plain(1)
+    whole.more.append(whole)  # type: ignore[arg-type]
+    assert repr(whole) == "Plain(first=1, second='b', more=[...])"
+
+
 def test_what_the_class_writes_itself_stays() -> None:
     assert repr(Secret("pass")) == "Secret(...)"
 
@@ -183,7 +198,8 @@ def test_nothing_is_compiled_for_a_few_objects(monkeypatch: pytest.MonkeyPatch) 
     few = [Late(1), Late(2)]
     assert not made
     assert few == [Late(1), Late(2)]
-    assert made == [False], "what compares them, and not what makes them"
-    many = [Late(1) for _ in range(40)]
-    assert many == [Late(1)] * 40
-    assert made == [False, True]
+    assert repr(few) == f"[{Late.__qualname__}(value=1), {Late.__qualname__}(value=2)]"
+    assert len({*few, Late(1)}) == 2
+    assert not made
+    assert [Late(1) for _ in range(40)] == [Late(1)] * 40
+    assert made == [True]
