@@ -21,8 +21,8 @@ if TYPE_CHECKING:
 
     from asyncstore.inputs.entry import Entry
 
-# How many batches are open while another one is read. One more did not gain anything, and each holds descriptors.
-_BATCHES: Final = 2
+# How many batches stay open while another one is read. More did not gain anything, and each holds descriptors.
+_BATCHES: Final = 1
 # A batch that comes slowly is handed on before it is complete.
 _BATCH_SECONDS: Final = 0.01
 

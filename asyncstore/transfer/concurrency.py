@@ -328,5 +328,10 @@ def _number_at_once(progress: Progress) -> int | None:
 
 
 def _number_after_answers(progress: Progress, busy_share: float) -> int:
-    """How many associations the sender has time for, when one takes this share of it; 1 where little waits."""
-    return round(1 / max(busy_share, 1 / MOST_BEGUN_WITH)) if progress.waiting >= MANY_WAITING else 1
+    """How many associations the sender has time for, when one takes this share of it; 1 where little waits.
+
+    While a second one may gain enough it is opened too: a large instance by TLS takes the sender 0.7 of the time.
+    """
+    if progress.waiting < MANY_WAITING or busy_share > BUSY_SHARE:
+        return 1
+    return max(2, round(1 / max(busy_share, 1 / MOST_BEGUN_WITH)))

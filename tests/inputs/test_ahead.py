@@ -61,7 +61,7 @@ async def test_entries_come_in_their_order_and_some_are_open_before_the_first_is
     with Ahead(iter(entries)) as ahead:
         while ahead.has_more and not ahead.is_full:
             await ahead.open_more(2)
-        assert [entry.is_open for entry in entries] == [True] * 6 + [False] * 4
+        assert [entry.is_open for entry in entries] == [True] * 4 + [False] * 6
         while True:
             taken += ahead.take()
             if ahead.has_more:
