@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Final, Self
 import anyio
 import anyio.abc
 
+from asyncstore.aio.lane import Lane
 from asyncstore.aio.loop_share import LoopShare
 from asyncstore.errors import AsyncStoreError, RemoteProtocolError, TLSFailed
 from asyncstore.net.association import Association
@@ -130,6 +131,7 @@ class Acceptor(Negotiator):
         self.timeouts: Timeouts = Timeouts(acse_seconds=acse_seconds, dimse_seconds=math.inf, network_seconds=math.inf)
         self.associations = 0
         self._open: set[AcceptedAssociation] = set()
+        self.lane: Lane
         self._stack: contextlib.AsyncExitStack
 
     async def __aenter__(self) -> Self:
@@ -140,6 +142,7 @@ class Acceptor(Negotiator):
         async with contextlib.AsyncExitStack() as stack:
             stack.callback(listener.close)
             self._group = await stack.enter_async_context(anyio.create_task_group())
+            self.lane = Lane(self._group.start_soon)
             self._group.start_soon(self._listen, listener)
             self._group.start_soon(self._watch)
             self._group.start_soon(self._watch_ages)
@@ -240,6 +243,7 @@ class AcceptedAssociation(Association):
             providers=acceptor.providers,
         )
         self._acceptor = acceptor
+        self.lane = acceptor.lane
         self._connection = connection
         self.began_at: float = time.monotonic()
         self._quiet_looks = 0
