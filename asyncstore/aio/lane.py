@@ -1,14 +1,18 @@
-"""Shares the event loop among tasks that each need more of it than a turn."""
+"""Shares the event loop among peers that need more of it than others."""
 
 from __future__ import annotations
 
 import heapq
 import itertools
-from typing import TYPE_CHECKING, Any
+import math
+from typing import TYPE_CHECKING, Any, Final
 
 import anyio.lowlevel
 
 from asyncstore.aio.signal import Signal
+
+# Others count as at work for this long after they were: they wait for answers, and are back at once.
+_AT_WORK_SECONDS: Final = 0.05
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine
@@ -52,3 +56,22 @@ class Lane:
                 await anyio.lowlevel.checkpoint()
         finally:
             self._is_leading = False
+
+
+class BulkShare:
+    """Leaves others half of the time, while they are at work, beside any number of peers that send very much.
+
+    `others_at` is when one of the others was last at work, on the monotonic clock.
+    """
+
+    def __init__(self) -> None:
+        self.others_at: float = -math.inf
+        self._next_at = -math.inf
+
+    def has_room(self, now: float) -> bool:
+        """Whether one of these peers may go on; if not, ask again when the others have run."""
+        return now >= self._next_at or now - self.others_at > _AT_WORK_SECONDS
+
+    def took(self, began_at: float, ended_at: float) -> None:
+        """Note how long one of them took."""
+        self._next_at = ended_at + (ended_at - began_at)

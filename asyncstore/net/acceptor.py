@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Final, Self
 import anyio
 import anyio.abc
 
-from asyncstore.aio.lane import Lane
+from asyncstore.aio.lane import BulkShare, Lane
 from asyncstore.aio.loop_share import LoopShare
 from asyncstore.errors import AsyncStoreError, RemoteProtocolError, TLSFailed
 from asyncstore.net.association import Association
@@ -132,6 +132,7 @@ class Acceptor(Negotiator):
         self.associations = 0
         self._open: set[AcceptedAssociation] = set()
         self.lane: Lane
+        self.bulk_share: BulkShare = BulkShare()
         self._stack: contextlib.AsyncExitStack
 
     async def __aenter__(self) -> Self:
@@ -293,9 +294,18 @@ class AcceptedAssociation(Association):
         super()._take_in(data)
 
     def _on_readable(self) -> None:
-        if self.performer is not None:
-            self.performer.begin_turn()
-        super()._on_readable()
+        performer = self.performer
+        if performer is None:
+            super()._on_readable()
+            return
+        performer.begin_turn()
+        share = self._acceptor.bulk_share
+        if not performer.is_amid_bulk:
+            share.others_at = performer.turn_began_at
+            super()._on_readable()
+        elif share.has_room(performer.turn_began_at):
+            super()._on_readable()
+            share.took(performer.turn_began_at, time.monotonic())
 
     def _negotiate(self, event: UpperLayerEvent) -> Awaitable[object] | None:
         assert isinstance(event, AssociationRequested)

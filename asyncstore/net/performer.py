@@ -43,6 +43,7 @@ logger: logging.Logger = logging.getLogger("asyncstore.net")
 
 # How long the requests of one peer may keep the event loop to themselves; a pause costs 50 us.
 _TURN_SECONDS: Final = 0.002
+_BULK_BYTES: Final = 1 << 22
 _FAILED: Final = Status(0x0110, "the receiver failed to handle the request")
 _CANCELLED: Final = Status(0xFE00)
 
@@ -84,12 +85,19 @@ class Performer:
         self._lane = lane
         self._empty_pieces = 0
         self._turn_bytes = 0
-        self._turn_ends_at = time.monotonic() + _TURN_SECONDS
+        self.turn_began_at: float = time.monotonic()
+        self._turn_ends_at = self.turn_began_at + _TURN_SECONDS
+
+    @property
+    def is_amid_bulk(self) -> bool:
+        """Whether a data set is arriving that is large, and may never end."""
+        return self._request is not None and self._request.data_set_bytes > _BULK_BYTES
 
     def begin_turn(self) -> None:
         """Begin a new turn in the event loop: fragments are handled at once again."""
         self._turn_bytes = 0
-        self._turn_ends_at = time.monotonic() + _TURN_SECONDS
+        self.turn_began_at = time.monotonic()
+        self._turn_ends_at = self.turn_began_at + _TURN_SECONDS
 
     def receive(self, received: Received) -> Awaitable[object] | None:
         """Take a request or a piece of its data set. If this returns an awaitable, await it, then call `resume`."""
