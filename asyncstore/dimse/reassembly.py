@@ -16,6 +16,8 @@ if TYPE_CHECKING:
 
 # The longest data set that is kept in memory: of a response, or of a request whose provider wants it whole.
 MAXIMUM_DATA_SET_BYTES: Final = 16 * 1024 * 1024
+# How many fragments without data one message may have: they cost time, and could go on for ever.
+MAXIMUM_EMPTY_FRAGMENTS: Final = 1000
 
 
 class Received(NamedTuple):
@@ -39,12 +41,13 @@ class Reassembler:
     told of violations that do no harm.
     """
 
-    __slots__ = ("_command", "_context_id", "_tolerate", "message")
+    __slots__ = ("_command", "_context_id", "_empty", "_tolerate", "message")
 
     def __init__(self, tolerate: Tolerate = say_nothing) -> None:
         self.message: Message | None = None
         self._context_id: int | None = None
         self._command = bytearray()
+        self._empty = 0
         self._tolerate = tolerate
 
     @property
@@ -57,7 +60,7 @@ class Reassembler:
 
         When the message has a data set, `receive_data_set` takes its fragments next. Raises RemoteProtocolError when
         the fragment belongs to another context, comes inside of a data set, makes the command set larger than 64 KiB,
-        or when the command set is not legal.
+        is one of a thousand without data, or when the command set is not legal.
         """
         context_id, _, is_last, data = fragment
         if self._context_id is not None or not is_last:
@@ -102,10 +105,17 @@ class Reassembler:
             )
         self._command += fragment.data
         if not fragment.is_last:
+            self._count_empty(fragment, "command set")
             return b""
         data = bytes(self._command)
         self._command.clear()
+        self._empty = 0
         return data
+
+    def _count_empty(self, fragment: Fragment, pdu: str) -> None:
+        self._empty += not fragment.data
+        if self._empty > MAXIMUM_EMPTY_FRAGMENTS:
+            raise RemoteProtocolError(f"more than {MAXIMUM_EMPTY_FRAGMENTS} without data", pdu=pdu, field="PDV")
 
     def _check_context(self, fragment: Fragment, pdu: str) -> None:
         if fragment.context_id != self._context_id:
@@ -151,7 +161,9 @@ class Incoming(Reassembler):
             raise RemoteProtocolError(f"more than {MAXIMUM_DATA_SET_BYTES} bytes", pdu=message.name, field="data set")
         self._data_set += fragment.data
         if not fragment.is_last:
+            self._count_empty(fragment, message.name)
             return None
         data_set = bytes(self._data_set)
         self._data_set.clear()
+        self._empty = 0
         return Received(fragment.context_id, message, data_set)

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Final, Self
 import anyio
 import anyio.abc
 
+from asyncstore.aio.lane import BulkShare, Lane
 from asyncstore.aio.loop_share import LoopShare
 from asyncstore.errors import AsyncStoreError, RemoteProtocolError, TLSFailed
 from asyncstore.net.association import Association
@@ -130,6 +131,8 @@ class Acceptor(Negotiator):
         self.timeouts: Timeouts = Timeouts(acse_seconds=acse_seconds, dimse_seconds=math.inf, network_seconds=math.inf)
         self.associations = 0
         self._open: set[AcceptedAssociation] = set()
+        self.lane: Lane
+        self.bulk_share: BulkShare = BulkShare()
         self._stack: contextlib.AsyncExitStack
 
     async def __aenter__(self) -> Self:
@@ -140,6 +143,7 @@ class Acceptor(Negotiator):
         async with contextlib.AsyncExitStack() as stack:
             stack.callback(listener.close)
             self._group = await stack.enter_async_context(anyio.create_task_group())
+            self.lane = Lane(self._group.start_soon)
             self._group.start_soon(self._listen, listener)
             self._group.start_soon(self._watch)
             self._group.start_soon(self._watch_ages)
@@ -240,6 +244,7 @@ class AcceptedAssociation(Association):
             providers=acceptor.providers,
         )
         self._acceptor = acceptor
+        self.lane = acceptor.lane
         self._connection = connection
         self.began_at: float = time.monotonic()
         self._quiet_looks = 0
@@ -289,9 +294,18 @@ class AcceptedAssociation(Association):
         super()._take_in(data)
 
     def _on_readable(self) -> None:
-        if self.performer is not None:
-            self.performer.begin_turn()
-        super()._on_readable()
+        performer = self.performer
+        if performer is None:
+            super()._on_readable()
+            return
+        performer.begin_turn()
+        share = self._acceptor.bulk_share
+        if not performer.is_amid_bulk:
+            share.others_at = performer.turn_began_at
+            super()._on_readable()
+        elif share.has_room(performer.turn_began_at):
+            super()._on_readable()
+            share.took(performer.turn_began_at, time.monotonic())
 
     def _negotiate(self, event: UpperLayerEvent) -> Awaitable[object] | None:
         assert isinstance(event, AssociationRequested)

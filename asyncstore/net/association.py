@@ -23,6 +23,7 @@ from asyncstore.upper_layer.machine import DataReceived, UpperLayerEvent
 if TYPE_CHECKING:
     from collections.abc import Awaitable
 
+    from asyncstore.aio.lane import Lane
     from asyncstore.dimse.message_types import Response
     from asyncstore.net.peer import Timeouts
     from asyncstore.net.performer import Performer
@@ -33,7 +34,8 @@ class Association(Link):
     """An association with its accepted presentation contexts (`contexts`); see Link for the other attributes.
 
     `invoker` writes our requests; it exists once the association is established. `performer` has the peer's requests
-    performed; it exists after the first one. `calling_ae_title` is that of the requestor.
+    performed; it exists after the first one. `calling_ae_title` is that of the requestor. Associations of one acceptor
+    share a `lane`.
     """
 
     invoker: Invoker
@@ -51,6 +53,7 @@ class Association(Link):
         self.contexts: AcceptedContexts = AcceptedContexts(())
         self.calling_ae_title = calling_ae_title
         self.performer: Performer | None = None
+        self.lane: Lane | None = None
         self._providers: Providers = providers or {}
         self._performed_window = 1
         self._incoming = Incoming(self._tolerate)
@@ -146,6 +149,7 @@ class Association(Link):
             capacity=self.invoker.framer.capacity,
             window=self._performed_window,
             group=self._background,
+            lane=self.lane,
         )
         return self.performer
 

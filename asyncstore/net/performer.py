@@ -18,7 +18,7 @@ import anyio.lowlevel
 from asyncstore.aio.signal import Signal, is_cancelled
 from asyncstore.dimse.message_types import response_to
 from asyncstore.dimse.performing import SOP_CLASS_NOT_SUPPORTED, Performing
-from asyncstore.dimse.reassembly import MAXIMUM_DATA_SET_BYTES
+from asyncstore.dimse.reassembly import MAXIMUM_DATA_SET_BYTES, MAXIMUM_EMPTY_FRAGMENTS
 from asyncstore.errors import AsyncStoreError, RemoteProtocolError, Timeout
 from asyncstore.net.provider import NO_ANSWER, Reply, Silence
 from asyncstore.status import SUCCESS, Category, Status
@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 
     from anyio.abc import TaskGroup
 
+    from asyncstore.aio.lane import Lane
     from asyncstore.dimse.message_types import Response
     from asyncstore.dimse.messages import UnknownMessage
     from asyncstore.dimse.performing import PeerRequest
@@ -42,6 +43,7 @@ logger: logging.Logger = logging.getLogger("asyncstore.net")
 
 # How long the requests of one peer may keep the event loop to themselves; a pause costs 50 us.
 _TURN_SECONDS: Final = 0.002
+_BULK_BYTES: Final = 1 << 22
 _FAILED: Final = Status(0x0110, "the receiver failed to handle the request")
 _CANCELLED: Final = Status(0xFE00)
 
@@ -50,7 +52,8 @@ class Performer:
     """Performs the requests of one peer; awaitable answers run in tasks of `group`.
 
     `window` is how many may be performed at once. `at_work` counts the answers that providers still owe. Responses are
-    sent in fragments of `capacity` bytes.
+    sent in fragments of `capacity` bytes. After a turn it waits in the `lane`, if there is one, where peers that bring
+    more bytes of data sets go first.
     """
 
     def __init__(
@@ -63,6 +66,7 @@ class Performer:
         capacity: int,
         window: int,
         group: TaskGroup,
+        lane: Lane | None = None,
     ) -> None:
         self.at_work: int = 0
         self._window = window
@@ -78,11 +82,22 @@ class Performer:
         self._unanswered = 0  # requests at work, and those whose response is being written
         self._answered = Signal()
         self._next: Callable[[], Awaitable[object] | None] | None = None
-        self._turn_ends_at = time.monotonic() + _TURN_SECONDS
+        self._lane = lane
+        self._empty_pieces = 0
+        self._turn_bytes = 0
+        self.turn_began_at: float = time.monotonic()
+        self._turn_ends_at = self.turn_began_at + _TURN_SECONDS
+
+    @property
+    def is_amid_bulk(self) -> bool:
+        """Whether a data set is arriving that is large, and may never end."""
+        return self._request is not None and self._request.data_set_bytes > _BULK_BYTES
 
     def begin_turn(self) -> None:
         """Begin a new turn in the event loop: fragments are handled at once again."""
-        self._turn_ends_at = time.monotonic() + _TURN_SECONDS
+        self._turn_bytes = 0
+        self.turn_began_at = time.monotonic()
+        self._turn_ends_at = self.turn_began_at + _TURN_SECONDS
 
     def receive(self, received: Received) -> Awaitable[object] | None:
         """Take a request or a piece of its data set. If this returns an awaitable, await it, then call `resume`."""
@@ -90,14 +105,13 @@ class Performer:
         if request is None:
             request = self._performing.begin(received)
             if request is None:
-                return None
+                return self._pause_if_due(None)
             self._begin(request)
             if not received.is_last:
                 self._request = request
                 return self._pause_if_due(None)
             return self._pause_if_due(self._end(request))
-        # Any number of empty pieces may come.
-        pause = self._take(request, received.data_set) if received.data_set else None
+        pause = self._take(request, received.data_set) if received.data_set is not None else None
         if not received.is_last:
             return self._pause_if_due(pause)
         if pause is None:
@@ -146,7 +160,14 @@ class Performer:
         return self._providers.get(request.context.abstract_syntax)
 
     def _take(self, request: PeerRequest, piece: bytes) -> Awaitable[object] | None:
+        if not piece:
+            self._empty_pieces += 1
+            if self._empty_pieces > MAXIMUM_EMPTY_FRAGMENTS:
+                text = f"more than {MAXIMUM_EMPTY_FRAGMENTS} without data"
+                raise RemoteProtocolError(text, pdu=request.message.name, field="PDV")
+            return None
         request.data_set_bytes += len(piece)
+        self._turn_bytes += len(piece)
         if self._sink is not None:
             return self._tell(request, self._sink.write, piece)
         if self._data_set is not None:
@@ -187,6 +208,7 @@ class Performer:
     def _end(self, request: PeerRequest) -> Awaitable[object] | None:
         """Have a whole request performed, and answer it."""
         self._request = None
+        self._empty_pieces = 0
         data_set = None if self._data_set is None else bytes(self._data_set)
         self._data_set = None
         sink = self._sink  # kept until it has finished: it must be discarded if the association ends meanwhile
@@ -315,7 +337,7 @@ class Performer:
     def _pause_if_due(self, pause: Awaitable[object] | None) -> Awaitable[object] | None:
         """The same pause, or one for the other tasks of the program if this peer has had its turn."""
         if pause is None and time.monotonic() >= self._turn_ends_at:
-            return anyio.lowlevel.checkpoint()
+            return anyio.lowlevel.checkpoint() if self._lane is None else self._lane.wait(self._turn_bytes)
         return pause
 
 

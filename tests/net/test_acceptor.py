@@ -825,6 +825,14 @@ WRONG: dict[str, tuple[Callable[[Wire], None], int]] = {
     "data set without a command": (_sends(DataTF((Fragment(1, False, True, b"ab"),))), 2),
     "4 GiB": (_sends(b"\x04\0\xff\xff\xff\xff"), 2),
     "second request": (_sends(AssociateRQ("A", "B", (CT_CONTEXT,), UserInformation())), 2),
+    "a command in pieces without data": (_sends(*(1001 * [DataTF((Fragment(1, True, False, b""),))])), 2),
+    "a data set in pieces without data": (
+        _sends(
+            DataTF((Fragment(1, True, True, CStoreRQ(1, CT_IMAGE_STORAGE, "1.2.3").encode()),)),
+            *(1001 * [DataTF((Fragment(1, False, False, b""),))]),
+        ),
+        2,
+    ),
     "HTTP first": (_sends(b"GET / HTTP/1.1\r\n\r\n", associated=False), 0),
     "TLS first": (_sends(b"\x16\x03\x01\x02\x00\x01\x00", associated=False), 0),
     "data first": (_sends(DataTF((Fragment(1, False, True, b"ab"),)), associated=False), 0),
@@ -844,6 +852,21 @@ async def test_what_a_peer_does_wrong_is_aborted_and_ends_no_other_association(w
         assert (await association.store(instance())).is_stored
         await play(does_wrong, scp)
         assert (await association.store(instance())).is_stored
+
+
+async def test_a_thousand_pieces_without_data_are_no_harm(tmp_path: Path) -> None:
+    def stores_in_pieces(wire: Wire) -> int:
+        wire.associate([EXPLICIT_CONTEXT])
+        request = CStoreRQ(1, CT_IMAGE_STORAGE, "1.2.3.4").encode()
+        for is_command, data in ((True, request), (False, image())):
+            wire.send(*(1000 * [DataTF((Fragment(1, is_command, False, b""),))]))
+            wire.send(DataTF((Fragment(1, is_command, True, data),)))
+        answer = wire.read_message().message
+        assert isinstance(answer, CStoreRSP)
+        return answer.status.value
+
+    async with StorageSCP(output_directory=tmp_path) as scp:
+        assert await play(stores_in_pieces, scp) == 0
 
 
 async def test_what_was_right_before_the_wrong_bytes_is_answered(tmp_path: Path) -> None:
