@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import sys
 from typing import TYPE_CHECKING, Final
 
 import anyio
@@ -15,8 +16,8 @@ from asyncstore.errors import Aborted, LocalProtocolError
 from asyncstore.instances.outcome import State
 from asyncstore.record import field, record
 from asyncstore.services.references import Reference
-from asyncstore.transfer.commitment import Committer
 from asyncstore.transfer.engine import Transfer
+from asyncstore.transfer.proof.commitment import Committer
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -79,14 +80,14 @@ class Committing:
 
         record = self._records.enter_context(await anyio.to_thread.run_sync(CommitmentRecord, ledger))
         self.committer.record = record
-        for reference, path in await anyio.to_thread.run_sync(record.uncommitted):
-            self.committer.add(Reference(*reference), path)
+        for each in await anyio.to_thread.run_sync(record.uncommitted, 0, sys.maxsize):
+            self.committer.add(Reference(each.sop_class_uid, each.sop_instance_uid), each.path)
 
     def add(self, outcome: Outcome, *, was_sent_again: bool = False) -> None:
         """Have an instance committed if the peer has it."""
-        instance = outcome.instance
-        if instance is not None and outcome.state in _AT_THE_PEER:
-            reference = Reference(instance.sop_class_uid, instance.sop_instance_uid)
+        instance, uid = outcome.instance, outcome.sent_sop_instance_uid
+        if instance is not None and uid is not None and outcome.state in _AT_THE_PEER:
+            reference = Reference(instance.sop_class_uid, uid)
             self.committer.add(reference, instance.path, was_sent_again=was_sent_again)
 
     async def finish(self) -> None:

@@ -19,13 +19,13 @@ A later run treats a file that the ledger knows (`Ledger.settled`) as follows:
 from __future__ import annotations
 
 import enum
-from typing import TYPE_CHECKING, Final, NamedTuple, Protocol, TypeAlias
+from typing import TYPE_CHECKING, Final, NamedTuple, Protocol, TypeAlias, runtime_checkable
 
 from asyncstore.errors import MissingUID, NotDicom
 from asyncstore.instances.outcome import FAILED_STATES, Outcome, State
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Mapping, Sequence
     from types import TracebackType
     from typing import Self
 
@@ -127,6 +127,44 @@ class History(Protocol):
         """For each instance, the stored ones with its SOP Instance UID that came from another path."""
 
 
+class Uncommitted(NamedTuple):
+    """A stored instance that the peer has not committed to keep.
+
+    `sop_class_uid` and `sop_instance_uid` name it, and `row` is its place in the order in which a ledger gives them.
+    `study_instance_uid` is "" and `path` None if not known; `transaction_uid` is that of the latest request for it, ""
+    if there was none.
+    """
+
+    row: int
+    sop_class_uid: str
+    sop_instance_uid: str
+    study_instance_uid: str
+    path: str | None
+    transaction_uid: str
+
+
+class Commitments(Protocol):
+    """What a peer was asked to commit to, and what it answered. Blocks; several threads may use it.
+
+    Any method may raise LedgerError.
+    """
+
+    def note_request(self, transaction_uid: str, sop_instance_uids: Sequence[str]) -> None:
+        """Record a request before it is sent: its report may come before its answer."""
+
+    def note_answers(self, transaction_uid: str, answers: Mapping[str, int]) -> None:
+        """Record a report before it is acknowledged: for each SOP Instance UID a Failure Reason, 0 for committed.
+
+        It counts for the instances whose latest request it answers.
+        """
+
+    def uncommitted(self, after: int, most: int) -> list[Uncommitted]:
+        """The next stored instances that are not committed, of which the first comes after the row `after`."""
+
+    def close(self) -> None:
+        """Close what was opened for it."""
+
+
 class Ledger(Recorder, History, Protocol):
     """Where a transfer writes down what became of each instance, and asks what an earlier run did.
 
@@ -146,6 +184,14 @@ class Ledger(Recorder, History, Protocol):
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None: ...
+
+
+@runtime_checkable
+class KeepsCommitments(Protocol):
+    """A ledger for runs that ask for storage commitment."""
+
+    def commitments(self) -> Commitments:
+        """The record of what is asked for; called while the ledger is open. Blocks. May raise LedgerError."""
 
 
 class Standing(enum.IntEnum):

@@ -9,6 +9,7 @@ import pytest
 
 from asyncstore.errors import LedgerError
 from asyncstore.instances.outcome import State
+from asyncstore.ledger.rows import Commitment
 from asyncstore.ledger.sqlite.commitments import CommitmentRecord
 from asyncstore.ledger.sqlite.reader import LedgerReader
 from tests.support.ledgers import instance_of, opened, outcome_of, uid_of
@@ -34,7 +35,7 @@ def committed(ledger: str) -> int | None:
 
 
 def uncommitted(record: CommitmentRecord) -> set[str]:
-    return {uid for (_, uid), _ in record.uncommitted()}
+    return {each.sop_instance_uid for each in record.uncommitted(0, 100)}
 
 
 def test_a_ledger_without_requests_says_nothing_of_commitment(ledger: str) -> None:
@@ -49,18 +50,56 @@ def test_what_the_peer_reported_is_committed_and_nothing_else(ledger: str) -> No
         record.note_answers("2.25.1", {uid_of(1): 0, uid_of(2): 0x0112})
         assert committed(ledger) == 1
         assert uncommitted(record) == {uid_of(2), uid_of(3)}
-        ((_, uid), path) = next(each for each in record.uncommitted() if each[0][1] == uid_of(3))
-        assert (uid, path) == (uid_of(3), instance_of(3).path)
+        second, third = record.uncommitted(0, 100)
+        assert (second.transaction_uid, third.sop_class_uid) == ("2.25.1", instance_of(3).sop_class_uid)
+        assert (third.sop_instance_uid, third.path) == (uid_of(3), instance_of(3).path)
+        assert record.uncommitted(0, 1) == [second]
+        assert record.uncommitted(second.row, 1) == [third]
+        assert record.uncommitted(third.row, 1) == []
 
 
-def test_a_late_report_counts_and_one_to_a_request_that_is_not_on_record_does_not(ledger: str) -> None:
+def test_only_the_report_to_the_latest_request_counts(ledger: str) -> None:
     with CommitmentRecord(ledger) as record:
         record.note_request("2.25.1", [uid_of(1)])
         record.note_request("2.25.2", [uid_of(1)])
         record.note_answers("2.25.99", {uid_of(1): 0})
-        assert committed(ledger) == 0
         record.note_answers("2.25.1", {uid_of(1): 0, uid_of(77): 0})
+        assert committed(ledger) == 0
+        record.note_answers("2.25.2", {uid_of(1): 0})
         assert committed(ledger) == 1
+        record.note_answers("2.25.1", {uid_of(1): 0x0112})
+        assert committed(ledger) == 1
+
+
+def test_each_row_says_what_is_committed_and_why_not(ledger: str) -> None:
+    with LedgerReader(ledger) as reader:
+        assert {row.commitment for row in reader.rows()} == {None}
+        assert reader.by_commitment() == []
+    with CommitmentRecord(ledger) as record:
+        record.note_request("2.25.1", [uid_of(1), uid_of(2), uid_of(4)])
+        record.note_answers("2.25.1", {uid_of(2): 0x0119, uid_of(4): 0})
+    with LedgerReader(ledger) as reader:
+        told = [(row.commitment, row.failure_reason) for row in reader.rows()]
+        assert told == [
+            (Commitment.ASKED, None),
+            (Commitment.REFUSED, 0x0119),
+            (Commitment.NOT_ASKED, None),
+            (None, None),
+        ]
+        assert set(reader.by_commitment()) == {(*each, 1) for each in told[:3]}
+        (second,) = [row.to_dict() for row in reader.rows() if row.sop_instance_uid == uid_of(2)]
+        assert (second["state"], second["commitment"], second["failure_reason"]) == ("stored", "refused", "0119")
+
+
+def test_the_answer_to_a_request_from_before_an_instance_was_stored_again_does_not_count(ledger: str) -> None:
+    with CommitmentRecord(ledger) as record:
+        record.note_request("2.25.1", [uid_of(1)])
+        with sqlite3.connect(ledger) as connection:
+            connection.execute("UPDATE instance SET recorded_at = recorded_at + 60000 WHERE id = 1")
+        connection.close()
+        record.note_answers("2.25.1", {uid_of(1): 0})
+        assert committed(ledger) == 0
+        assert uid_of(1) in uncommitted(record)
 
 
 def test_an_instance_that_was_stored_again_later_is_not_committed(ledger: str) -> None:

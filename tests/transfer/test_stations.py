@@ -38,14 +38,18 @@ STATIONS: Final = (
 )
 ROW_OF: Final = {name: row for row, names in enumerate(STATIONS) for name in names}
 # What asks a peer about the instances that it has: no station, and a transfer does without it.
-BESIDE: Final = ("commitment", "proof", "inquiry", "expected")
+BESIDE: Final = {path.stem: path.read_text(encoding="utf-8") for path in sorted((TRANSFER / "proof").glob("*.py"))}
 # What may be called from below: by an association its worker, and by the feed the admission.
 UPWARDS: Final = {"_on_begin", "_on_response", "deliver"}
 
 
 def stations_known_to(module: str) -> Iterator[tuple[str, int]]:
     """Every station that a module imports from, and the line; what is for type checkers only counts too."""
-    for each in imports_of(f"asyncstore.transfer.{module}", MODULES[module]):
+    yield from _known_to(f"asyncstore.transfer.{module}", MODULES[module])
+
+
+def _known_to(module: str, source: str) -> Iterator[tuple[str, int]]:
+    for each in imports_of(module, source):
         parts = each.name.split(".")
         if parts[:2] == ["asyncstore", "transfer"]:
             assert len(parts) > 2, f"{module}, line {each.line}: import from a station, not from the package"
@@ -65,13 +69,13 @@ def is_protocol(node: ast.ClassDef) -> bool:
 
 
 def test_every_file_is_a_station() -> None:
-    assert MODULES.keys() - {"__init__", *BESIDE} == ROW_OF.keys()
+    assert MODULES.keys() - {"__init__"} == ROW_OF.keys()
 
 
 def test_the_stations_and_what_is_beside_them_do_not_know_each_other() -> None:
-    known = {module: {name for name, _ in stations_known_to(module)} for module in (*ROW_OF, *BESIDE)}
-    assert not {name for module in BESIDE for name in known[module]} & ROW_OF.keys()
-    assert not {name for module in ROW_OF for name in known[module]} & {*BESIDE}
+    for module, source in BESIDE.items():
+        assert {name for name, _ in _known_to(f"asyncstore.transfer.proof.{module}", source)} <= {"proof"}
+    assert not any(name == "proof" for module in ROW_OF for name, _ in stations_known_to(module))
 
 
 @pytest.mark.parametrize("module", ROW_OF)

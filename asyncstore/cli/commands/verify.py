@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from asyncstore.cli.output.documented_log import DocumentedLog
     from asyncstore.cli.output.proof_text import ProofText
     from asyncstore.inputs.selection import Selection
-    from asyncstore.transfer.expected import Expected
+    from asyncstore.transfer.proof.expected import Expected
 
 DETAILS = """Asks the peer for the instances of each study (C-FIND) and prints the studies that differ. \
 LEDGER is the file that storescu --ledger wrote: what it calls stored is compared. PATH is a file, a directory with \
@@ -119,7 +119,7 @@ def verify(
 
     def command(log: DocumentedLog) -> int:
         from asyncstore.cli.output.proof_text import ProofText
-        from asyncstore.transfer.expected import Expected
+        from asyncstore.transfer.proof.expected import Expected
 
         text = ProofText(running.Results(), form, ends_in_nul=null)
         with Expected(_log_problem) as expected:
@@ -156,12 +156,12 @@ async def _compare(
     """Compare everything; the first signal ends it."""
     import anyio
 
-    from asyncstore.transfer.proof import Proof
+    from asyncstore.transfer.proof.comparison import Comparison
 
     code: int = ExitCode.STORED
     with anyio.CancelScope() as scope, running.interrupts(scope.cancel, scope.cancel) as received:
         try:
-            await Proof(peer, expected, text.add, **settings).run()
+            await Comparison(peer, expected, text.add, **settings).run()
         except AsyncStoreError as error:
             explain_failure(error, peer, settings["calling_ae_title"], log)
             if isinstance(error, Aborted) and not text.studies:

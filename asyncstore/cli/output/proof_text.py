@@ -9,14 +9,14 @@ from typing import TYPE_CHECKING, Any, Final
 from asyncstore.cli.exit_codes import ExitCode
 from asyncstore.cli.output.plain_text import count_text, path_text, peer_text
 from asyncstore.cli.output.records import cell_text, csv_row, event_line
-from asyncstore.transfer.proof import Kind
+from asyncstore.transfer.proof.comparison import Kind
 from asyncstore.uids import name_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from asyncstore.cli.running import Results
-    from asyncstore.transfer.proof import Difference, Verdict
+    from asyncstore.transfer.proof.comparison import Difference, Verdict
 
 COLUMNS: Final = (
     "study_instance_uid",

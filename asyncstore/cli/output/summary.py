@@ -62,6 +62,7 @@ class Summary:
         if self.report.attempts or self.report.associations_established:
             yield from _section("Sent", [self._speed()])
         yield from _section("SOP classes", self._classes())
+        yield from _section("Changed", self._changes())
         yield from _section("Reasons", self._reasons())
         yield from _section("Exit code", [f"{self.exit_code}: {_meaning(self.exit_code)}"])
         for command, purpose in self.next_steps:
@@ -85,6 +86,10 @@ class Summary:
     def _classes(self) -> list[str]:
         counts = self.report.sop_classes.most_common()
         return _table([(count, peer_text(name_of(uid))) for uid, count in counts])
+
+    def _changes(self) -> list[str]:
+        """How the stored instances were changed on the way, each with as many changes as it had."""
+        return _table([(count, path_text(change)) for change, count in self.report.changes.most_common()])
 
     def _reasons(self) -> list[str]:
         """Why instances are not stored, or stored with a warning, the most frequent reasons first."""

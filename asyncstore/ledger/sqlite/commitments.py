@@ -1,6 +1,6 @@
 """What a peer has committed to keep, in the file of a ledger: apart from what is stored, in tables of its own.
 
-The tables are made when the first request is recorded, so a ledger without them stays as it is, and older versions
+The tables are made when a run first asks for commitment, so a ledger without them stays as it is, and older versions
 read a ledger that has them.
 """
 
@@ -12,9 +12,9 @@ import threading
 import time
 from typing import TYPE_CHECKING, Final
 
-from asyncstore.ledger.protocol import STORED
+from asyncstore.ledger.packing import pack_uid, unpack_uid
+from asyncstore.ledger.protocol import STORED, Uncommitted
 from asyncstore.ledger.sqlite.file import ledger_errors
-from asyncstore.ledger.sqlite.packing import pack_uid, unpack_uid
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -22,10 +22,9 @@ if TYPE_CHECKING:
     from typing import Self
 
 _BUSY_SECONDS: Final = 10.0
-_ASKED: Final = -1
-_COMMITTED: Final = 0
-# `answer` is -1 while the peer has not reported, 0 if it has committed, else its Failure Reason. An instance that was
-# stored again after `answered_at` is not committed. Times are milliseconds since 1970, UTC.
+_NO_ANSWER: Final = -1
+# `answer` is -1 while the peer has not reported, 0 if it has committed, else its Failure Reason. An answer to a request
+# that was made before the instance was stored (again) says nothing about it. Times are milliseconds since 1970, UTC.
 _SCHEMA: Final = (
     """CREATE TABLE IF NOT EXISTS commitment_request (
         transaction_uid TEXT PRIMARY KEY,
@@ -38,15 +37,27 @@ _SCHEMA: Final = (
         answered_at INTEGER NOT NULL
     ) WITHOUT ROWID""",
 )
-_STORED_ROWS: Final = (
-    "FROM instance i JOIN account a ON a.id = i.account LEFT JOIN commitment c USING (sop_instance_uid) "
-    f"WHERE a.state IN ({', '.join('?' * len(STORED))})"
-)
-_IS_COMMITTED: Final = "coalesce(c.answer = 0 AND c.answered_at >= i.recorded_at, 0)"
+_STATES: Final = ", ".join(f"'{state}'" for state in sorted(STORED))
+# The peer knows an instance by the UIDs under which it was sent.
+_SENT_UID: Final = "coalesce(s.sop_instance_uid, i.sop_instance_uid)"
+_SENT_STUDY: Final = "coalesce(s.study_instance_uid, i.study_instance_uid)"
+_JOINED: Final = f"""
+FROM instance i LEFT JOIN sent s ON s.id = i.id
+LEFT JOIN commitment c ON c.sop_instance_uid = {_SENT_UID}
+LEFT JOIN commitment_request r ON r.transaction_uid = c.transaction_uid"""
+_STORED_ROWS: Final = f"{_JOINED} JOIN account a ON a.id = i.account WHERE a.state IN ({_STATES})"
+_ANSWER: Final = "CASE WHEN r.asked_at >= i.recorded_at THEN c.answer END"
+_UNCOMMITTED: Final = f"""
+SELECT i.id, a.sop_class, {_SENT_UID}, {_SENT_STUDY}, i.path, coalesce(c.transaction_uid, '')
+{_STORED_ROWS} AND coalesce({_ANSWER}, {_NO_ANSWER}) != 0 AND i.id > ? ORDER BY i.id LIMIT ?"""
+
+ANSWER_OF_ROW: Final = f"(SELECT {_ANSWER} {_JOINED} WHERE i.id = instances.id AND instances.state IN ({_STATES}))"
+"""The answer for a row of the view `instances`; NULL: it was not asked for since it was stored."""
+NO_ANSWER_OF_ROW: Final = "NULL"
 
 
 class CommitmentRecord:
-    """Requests for commitment and the answers to them, in a ledger that exists.
+    """Requests for commitment and the answers to them, in a ledger that exists: see Commitments.
 
     Blocks; several threads may use it. Any method may raise LedgerError.
     """
@@ -58,6 +69,7 @@ class CommitmentRecord:
             self._connection = sqlite3.connect(
                 path, timeout=_BUSY_SECONDS, isolation_level=None, check_same_thread=False
             )
+            self._connection.execute("PRAGMA synchronous = NORMAL")
             for statement in _SCHEMA:
                 self._connection.execute(statement)
 
@@ -67,11 +79,16 @@ class CommitmentRecord:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        self._connection.close()
+        self.close()
+
+    def close(self) -> None:
+        """Close the file, after the current call."""
+        with self._lock:
+            self._connection.close()
 
     def note_request(self, transaction_uid: str, sop_instance_uids: Iterable[str]) -> None:
         """Record a request before it is sent: its report may come before its answer."""
-        rows = [(pack_uid(uid), transaction_uid, _ASKED, 0) for uid in sop_instance_uids]
+        rows = [(pack_uid(uid), transaction_uid, _NO_ANSWER, 0) for uid in sop_instance_uids]
         with ledger_errors(self._path, "written"), self._lock, self._connection as connection:
             connection.execute("BEGIN IMMEDIATE")
             connection.execute("INSERT INTO commitment_request VALUES (?, ?)", (transaction_uid, _now_ms()))
@@ -80,35 +97,50 @@ class CommitmentRecord:
     def note_answers(self, transaction_uid: str, answers: Mapping[str, int]) -> None:
         """Record the answers of a report, by SOP Instance UID; 0 is committed.
 
-        A report to a request that is not on record is ignored.
+        Only the latest request for an instance counts: a report to an earlier one, or to one that is not on record, is
+        ignored.
         """
         now = _now_ms()
-        rows = [(answer, now, pack_uid(uid)) for uid, answer in answers.items()]
+        rows = [(answer, now, pack_uid(uid), transaction_uid) for uid, answer in answers.items()]
         with ledger_errors(self._path, "written"), self._lock, self._connection as connection:
             connection.execute("BEGIN IMMEDIATE")
-            query = "SELECT count(*) FROM commitment_request WHERE transaction_uid = ?"
-            if connection.execute(query, (transaction_uid,)).fetchone()[0]:
-                connection.executemany(
-                    "UPDATE commitment SET answer = ?, answered_at = ? WHERE sop_instance_uid = ?", rows
-                )
+            connection.executemany(
+                "UPDATE commitment SET answer = ?, answered_at = ? WHERE sop_instance_uid = ? AND transaction_uid = ?",
+                rows,
+            )
 
-    def uncommitted(self) -> list[tuple[tuple[str, str], str | None]]:
-        """SOP class and SOP instance, and the path, of each instance that is stored and not committed."""
-        query = f"SELECT a.sop_class, i.sop_instance_uid, i.path {_STORED_ROWS} AND NOT {_IS_COMMITTED}"
+    def uncommitted(self, after: int, most: int) -> list[Uncommitted]:
+        """See Commitments."""
         with ledger_errors(self._path, "read"), self._lock:
             return [
-                ((str(sop_class), unpack_uid(uid)), os.fsdecode(path) if path else None)
-                for sop_class, uid, path in self._connection.execute(query, sorted(STORED))
+                Uncommitted(
+                    row,
+                    str(sop_class),
+                    unpack_uid(uid),
+                    unpack_uid(study),
+                    os.fsdecode(path) if path else None,
+                    str(transaction_uid),
+                )
+                for row, sop_class, uid, study, path, transaction_uid in self._connection.execute(
+                    _UNCOMMITTED, (after, most)
+                )
             ]
 
 
-def count_committed(connection: sqlite3.Connection) -> int | None:
-    """The number of stored instances in a ledger that the peer has committed; None if it was never asked to."""
-    if not connection.execute("SELECT count(*) FROM sqlite_master WHERE name = 'commitment'").fetchone()[0]:
-        return None
-    query = f"SELECT coalesce(sum({_IS_COMMITTED}), 0) {_STORED_ROWS}"
-    return int(connection.execute(query, sorted(STORED)).fetchone()[0])
+def has_commitments(connection: sqlite3.Connection) -> bool:
+    """Whether any run has asked for commitment."""
+    query = "SELECT count(*) FROM sqlite_master WHERE name IN ('commitment', 'commitment_request')"
+    return bool(connection.execute(query).fetchone()[0] == len(_SCHEMA))
+
+
+def count_answers(connection: sqlite3.Connection) -> list[tuple[int | None, int]]:
+    """How many stored instances have each answer (-1: none yet, None: not asked since); [] if none was asked for."""
+    if not has_commitments(connection):
+        return []
+    return list(
+        connection.execute(f"SELECT {_ANSWER} AS answer, count(*) {_STORED_ROWS} GROUP BY 1 ORDER BY 2 DESC, 1")
+    )
 
 
 def _now_ms() -> int:
-    return round(time.time() * 1000)
+    return int(time.time() * 1000)

@@ -6,14 +6,19 @@ import collections
 import contextlib
 import dataclasses
 import datetime
+import functools
 import json
 import os
 import struct
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 from asyncstore.instances.outcome import State
+from asyncstore.ledger.packing import checked, ledger_path, status_value, unpack_uid
 from asyncstore.ledger.protocol import FAILED, STORED
 from asyncstore.ledger.rows import (
+    ChangeCount,
+    Commitment,
+    CommitmentCount,
     DirectoryCount,
     LedgerRow,
     ReasonCount,
@@ -23,11 +28,11 @@ from asyncstore.ledger.rows import (
     StoredOverTime,
     StoredPart,
     StudyCount,
+    commitment_of,
 )
-from asyncstore.ledger.sqlite.commitments import count_committed
-from asyncstore.ledger.sqlite.file import SCHEMA_VERSION, ledger_errors, open_to_read
+from asyncstore.ledger.sqlite.commitments import ANSWER_OF_ROW, NO_ANSWER_OF_ROW, count_answers, has_commitments
+from asyncstore.ledger.sqlite.file import ledger_errors, open_to_read
 from asyncstore.ledger.sqlite.lock import holder_of
-from asyncstore.ledger.sqlite.packing import checked, ledger_path, status_value, unpack_uid
 from asyncstore.status import OUT_OF_RESOURCES
 
 if TYPE_CHECKING:
@@ -44,7 +49,9 @@ _Converted = TypeVar("_Converted")
 _BOTH: Final = "instance i JOIN account a ON a.id = i.account"
 
 
-_COLUMNS: Final = tuple(LedgerRow.__dataclass_fields__)
+# The two that follow from an answer of storage commitment, which is in tables of its own.
+_OF_THE_ANSWER: Final = ("commitment", "failure_reason")
+_COLUMNS: Final = tuple(name for name in LedgerRow.__dataclass_fields__ if name not in _OF_THE_ANSWER)
 _KINDS: Final[dict[Any, Any]] = {"int": int, "int | None": int | None, "str": str, "str | None": str | None}
 # SQLite stores a type with each value, whatever the column declares: in a damaged ledger it may be another one.
 _CHECKED: Final = [
@@ -65,10 +72,10 @@ class LedgerReader:
     def __init__(self, path: str | bytes | os.PathLike[str] | os.PathLike[bytes]) -> None:
         self.path: str = ledger_path(os.fsdecode(path), os.getcwd())
         self._connection = open_to_read(self.path)
-        self.schema_version = SCHEMA_VERSION
         with ledger_errors(self.path, "read"), contextlib.ExitStack() as stack:
             stack.callback(self._connection.close)
             destination, created_at = self._connection.execute("SELECT destination, created_at FROM ledger").fetchone()
+            self.schema_version: int = self._connection.execute("PRAGMA user_version").fetchone()[0]
             self.destination: str = checked(destination, str)
             self.created_at: datetime.datetime = _time(created_at)
             stack.pop_all()
@@ -110,10 +117,22 @@ class LedgerReader:
         query = f"SELECT a.state, count(*), sum(i.bytes_sent) FROM {_BOTH} GROUP BY a.state ORDER BY 2 DESC, 1"
         return self._all(_state_count, query)
 
+    def by_commitment(self) -> list[CommitmentCount]:
+        """The stored instances by what the peer commits to, largest first; [] if it was never asked to commit."""
+        with ledger_errors(self.path, "read"):
+            answers = [(checked(answer, int | None), count) for answer, count in count_answers(self._connection)]
+        return [CommitmentCount(*commitment_of(answer), count) for answer, count in answers]
+
     def committed(self) -> int | None:
         """The number of stored instances that the peer has committed to keep; None if it was never asked to."""
+        counts = self.by_commitment()
+        if not counts and not self._has_commitments():
+            return None
+        return sum(count.instances for count in counts if count.commitment is Commitment.COMMITTED)
+
+    def _has_commitments(self) -> bool:
         with ledger_errors(self.path, "read"):
-            return count_committed(self._connection)
+            return has_commitments(self._connection)
 
     def by_status(self) -> dict[int, int]:
         """The number of instances for each status that was the peer's last answer."""
@@ -127,6 +146,16 @@ class LedgerReader:
             "WHERE a.state != ? GROUP BY 1, 2, 3 ORDER BY 4 DESC, 1, 2, 3 LIMIT ?"
         )
         return self._all(_reason_count, query, State.STORED.value, limit)
+
+    def by_change(self) -> list[ChangeCount]:
+        """How the stored instances were changed on the way; most frequent first."""
+        where = f"WHERE a.changes != '' AND a.state IN {_marks(STORED)}"
+        counts: collections.Counter[str] = collections.Counter()
+        for changes, count in self._all(
+            _changes_count, f"SELECT a.changes, count(*) FROM {_BOTH} {where} GROUP BY 1", *STORED
+        ):
+            counts.update(dict.fromkeys(changes, count))
+        return [ChangeCount(change, count) for change, count in counts.most_common()]
 
     def by_study(self) -> Iterator[StudyCount]:
         """The instances found, stored, failed and left in each study."""
@@ -199,10 +228,12 @@ class LedgerReader:
         return self._rows(f"state IN {_marks(wanted)}", wanted)
 
     def _rows(self, where: str, values: Sequence[object]) -> Iterator[LedgerRow]:
-        columns = ", ".join(_COLUMNS)
+        has_commitments = self._has_commitments()
+        columns = ", ".join([*_COLUMNS, ANSWER_OF_ROW if has_commitments else NO_ANSWER_OF_ROW])
         query = f"SELECT id, {columns} FROM instances WHERE id > ? AND {where} ORDER BY id LIMIT {_ROWS_AT_ONCE}"
         last = 0
-        while rows := self._all(_numbered_row, query, last, *values):
+        convert = functools.partial(_numbered_row, has_commitments)
+        while rows := self._all(convert, query, last, *values):
             yield from (row for _, row in rows)
             with ledger_errors(self.path, "read"):
                 if rows[-1][0] <= last:  # the loop would never end
@@ -262,6 +293,10 @@ def _reason_count(state: str, status: int | None, reason: str, count: int) -> Re
     return ReasonCount(State(state), status_value(status), checked(reason, str), count)
 
 
+def _changes_count(changes: str, count: int) -> tuple[list[str], int]:
+    return changes.split("\n"), count
+
+
 def _triple(part: int, instances: int, bytes_sent: int) -> tuple[int, int, int]:
     return checked(part, int), instances, checked(bytes_sent, int)
 
@@ -271,8 +306,9 @@ def _study_count(uid: bytes | str, found: int, stored: int, failed: int, left: i
     return StudyCount(unpack_uid(uid) or None, found, stored, failed, left, first, last)
 
 
-def _numbered_row(number: int, *columns: Any) -> tuple[int, LedgerRow]:
-    values = dict(zip(_COLUMNS, columns, strict=True))
+def _numbered_row(has_commitments: bool, number: int, *columns: Any) -> tuple[int, LedgerRow]:
+    *columns_of_view, answer = columns
+    values = dict(zip(_COLUMNS, columns_of_view, strict=True))
     path, offending = values["path"], values["offending_elements"]
     values["path"] = None if path is None else os.fsdecode(path)
     values["state"] = State(values["state"])
@@ -281,8 +317,12 @@ def _numbered_row(number: int, *columns: Any) -> tuple[int, LedgerRow]:
     values["offending_elements"] = struct.unpack(f">{len(offending) // 4}I", offending)
     values["retryable"] = bool(values["retryable"])
     values["set_aside"] = bool(values["set_aside"])
+    values["changes"] = tuple(checked(values["changes"] or "", str).splitlines())
     values["recorded_at"] = _time(values["recorded_at"])
     values["status"] = status_value(values["status"])
+    is_asked_for = has_commitments and values["state"] in STORED
+    told = commitment_of(checked(answer, int | None)) if is_asked_for else (None, None)
+    values.update(zip(_OF_THE_ANSWER, told, strict=True))
     for name, kind in _CHECKED:
         checked(values[name], kind)
     return number, LedgerRow(**values)

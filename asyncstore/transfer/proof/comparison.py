@@ -24,15 +24,15 @@ from asyncstore.errors import (
 )
 from asyncstore.net.requestor import Requestor
 from asyncstore.record import field, record
-from asyncstore.transfer.inquiry import Habits, Inquiry, Pace
+from asyncstore.transfer.proof.inquiry import Habits, Inquiry, Pace
 from asyncstore.uids import EXPLICIT_VR_LITTLE_ENDIAN, IMPLICIT_VR_LITTLE_ENDIAN, STUDY_ROOT_FIND
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
     from asyncstore.net.peer import Peer
-    from asyncstore.transfer.expected import Expected, ExpectedStudy
-    from asyncstore.transfer.inquiry import Found, Listing, Summary
+    from asyncstore.transfer.proof.expected import Expected, ExpectedStudy
+    from asyncstore.transfer.proof.inquiry import Found, Listing, Summary
 
 _CONTEXTS: Final = ((STUDY_ROOT_FIND, (EXPLICIT_VR_LITTLE_ENDIAN, IMPLICIT_VR_LITTLE_ENDIAN)),)
 # Studies in one query: as many as have few instances, since a peer builds its answer in memory.
@@ -121,7 +121,7 @@ def _differences(study: ExpectedStudy, found: dict[str, Found]) -> Iterator[Diff
             yield Difference(Kind.EXTRA, theirs.series_instance_uid, uid, "", theirs.sop_class_uid, None)
 
 
-class Proof:
+class Comparison:
     """Compares all of `expected` with a peer, by several queries at once, and tells `on_verdict` of each study.
 
     `associations` is how many queries run at once. `by_counts` takes a study as equal if the peer's numbers of its

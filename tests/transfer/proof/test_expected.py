@@ -8,7 +8,7 @@ import pytest
 
 from asyncstore.instances.outcome import State
 from asyncstore.ledger.sqlite.reader import LedgerReader
-from asyncstore.transfer.expected import Expected, ExpectedInstance
+from asyncstore.transfer.proof.expected import Expected, ExpectedInstance
 from asyncstore.uids import CT_IMAGE_STORAGE
 from tests.support import files
 from tests.support.associations import image_file

@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from collections.abc import Collection, Iterable, Sequence
 
     from asyncstore.net.association import Association
-    from asyncstore.transfer.expected import ExpectedStudy
+    from asyncstore.transfer.proof.expected import ExpectedStudy
 
 _INSTANCES_AT_ONCE: Final = 50  # UIDs in one query: a list that peers with a limit of matches answer whole
 _TRIES: Final = 4

@@ -17,8 +17,8 @@ from asyncstore.services.references import Reference
 from asyncstore.services.scu import associate
 from asyncstore.services.storage_commitment import PUSH_MODEL_INSTANCE
 from asyncstore.status import SUCCESS, Status
-from asyncstore.transfer import commitment
-from asyncstore.transfer.commitment import NO_REPORT, Committer
+from asyncstore.transfer.proof import commitment
+from asyncstore.transfer.proof.commitment import NO_REPORT, Committer
 from asyncstore.uids import CT_IMAGE_STORAGE, IMPLICIT_VR_LITTLE_ENDIAN, STORAGE_COMMITMENT_PUSH_MODEL
 from asyncstore.upper_layer.items import UserIdentity
 from asyncstore.upper_layer.pdu import Abort

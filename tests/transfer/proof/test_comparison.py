@@ -13,10 +13,10 @@ from asyncstore.errors import Aborted, AssociationRejected, ConnectFailed, NoAcc
 from asyncstore.net.acceptor import Acceptor
 from asyncstore.net.peer import Peer
 from asyncstore.services.verification import VerificationProvider
-from asyncstore.transfer import inquiry, proof
-from asyncstore.transfer.expected import Expected, ExpectedInstance, ExpectedStudy
-from asyncstore.transfer.inquiry import Pace
-from asyncstore.transfer.proof import Kind, Proof, Verdict
+from asyncstore.transfer.proof import comparison, inquiry
+from asyncstore.transfer.proof.comparison import Comparison, Kind, Verdict
+from asyncstore.transfer.proof.expected import Expected, ExpectedInstance, ExpectedStudy
+from asyncstore.transfer.proof.inquiry import Pace
 from asyncstore.uids import CT_IMAGE_STORAGE, STUDY_ROOT_FIND, VERIFICATION
 from asyncstore.upper_layer.pdu import Abort
 from tests.support.archive import Archive
@@ -77,7 +77,7 @@ def _no_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
         async def sleep(self, seconds: float) -> None:
             await anyio.lowlevel.checkpoint()
 
-    for module in (inquiry, proof):
+    for module in (inquiry, comparison):
         monkeypatch.setattr(module, "anyio", Hurried())
 
 
@@ -86,7 +86,7 @@ async def verdicts_of(archive: Archive, given: Any, **options: Any) -> dict[str,
     with anyio.fail_after(LIMIT_SECONDS):
         async with Acceptor({STUDY_ROOT_FIND: archive}) as acceptor:
             peer = Peer("127.0.0.1", acceptor.port)
-            await Proof(peer, given, verdicts.append, **options).run()
+            await Comparison(peer, given, verdicts.append, **options).run()
     found = {verdict.study_instance_uid: verdict for verdict in verdicts}
     assert len(found) == len(verdicts)
     return found
@@ -198,7 +198,7 @@ async def test_a_peer_that_is_lost_again_and_again_is_given_up() -> None:
     verdicts: list[Verdict] = []
     with ScriptedSCP(leaves) as scp, anyio.fail_after(LIMIT_SECONDS):
         peer = Peer(scp.host, scp.port, scp.ae_title)
-        await Proof(peer, Given(TREE), verdicts.append, associations=1).run()  # type: ignore[arg-type]
+        await Comparison(peer, Given(TREE), verdicts.append, associations=1).run()  # type: ignore[arg-type]
     assert len(verdicts) == STUDIES
     assert all(verdict.problem and not verdict.differences for verdict in verdicts)
 
@@ -212,19 +212,19 @@ async def test_a_first_query_that_is_aborted_is_a_refusal() -> None:
     with ScriptedSCP(aborts) as scp, anyio.fail_after(LIMIT_SECONDS):
         peer = Peer(scp.host, scp.port, scp.ae_title)
         with pytest.raises(Aborted):
-            await Proof(peer, Given(TREE), print).run()  # type: ignore[arg-type]
+            await Comparison(peer, Given(TREE), print).run()  # type: ignore[arg-type]
     assert len(scp.wires) == 1
 
 
 async def test_no_association_is_an_error() -> None:
     with pytest.raises(ConnectFailed):
-        await Proof(Peer("127.0.0.1", free_port()), Given(TREE), print).run()  # type: ignore[arg-type]
+        await Comparison(Peer("127.0.0.1", free_port()), Given(TREE), print).run()  # type: ignore[arg-type]
     async with Acceptor({VERIFICATION: VerificationProvider()}) as acceptor:
         with pytest.raises(NoAcceptedContext):
-            await Proof(Peer("127.0.0.1", acceptor.port), Given(TREE), print).run()  # type: ignore[arg-type]
+            await Comparison(Peer("127.0.0.1", acceptor.port), Given(TREE), print).run()  # type: ignore[arg-type]
     async with Acceptor({STUDY_ROOT_FIND: Archive([])}, ae_title="OTHER") as acceptor:
         with pytest.raises(AssociationRejected):
-            await Proof(Peer("127.0.0.1", acceptor.port), Given(TREE), print).run()  # type: ignore[arg-type]
+            await Comparison(Peer("127.0.0.1", acceptor.port), Given(TREE), print).run()  # type: ignore[arg-type]
 
 
 def test_a_peer_that_becomes_slow_gets_a_pause_and_one_that_is_always_slow_does_not() -> None:
@@ -237,9 +237,9 @@ def test_a_peer_that_becomes_slow_gets_a_pause_and_one_that_is_always_slow_does_
 
 def test_large_studies_are_asked_for_alone() -> None:
     given = Given([("1.1", "1.1.1", f"1.1.1.{number}", CT_IMAGE_STORAGE) for number in range(6000)] + TREE[12:])
-    proofs = Proof(Peer("127.0.0.1", 104), given, print)  # type: ignore[arg-type]
+    compared = Comparison(Peer("127.0.0.1", 104), given, print)  # type: ignore[arg-type]
     lots = []
-    while lot := proofs._take_lot():
+    while lot := compared._take_lot():
         lots.append([study.study_instance_uid for study in lot])
     assert lots == [["1.1"], ["1.2", "1.3", "1.4", "1.5"]]
 
