@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 
 _TABLE: Final = "peers"
 _LONGEST_BYTES: Final = 1 << 18
+_MOST_DOTS: Final = 500
 _KEYS_OF_ARGUMENTS: Final = {"addr": "address", "port": "port"}
 # What a file cannot say for a run: where it is itself, and what the run is about.
 _LEFT_OUT: Final = ("config", "help", "version", "paths", "sources")
@@ -50,6 +51,8 @@ class PeersFile:
                 data = file.read(_LONGEST_BYTES + 1)
             if len(data) > _LONGEST_BYTES:
                 self._refuse(f"it is longer than {_LONGEST_BYTES:,} bytes")
+            if any(line.count(b".") > _MOST_DOTS for line in data.splitlines()):  # tomllib's time grows as their square
+                self._refuse(f"a line has more than {_MOST_DOTS} dots")
             content = tomllib.loads(data.decode())
         except OSError as error:
             self._refuse(error.strerror or str(error))

@@ -151,6 +151,7 @@ _ARCHIVES: Final = {
     "outside.zip": {"source-problem": 4, "stored": 2},
     "overlapping.zip": {"stored": 1, "source-problem": 1},
     "many.zip": {"skipped": 12, "source-problem": 1},
+    "folders.zip": {"source-problem": 1},
     "lying.zip": {"source-problem": 5},
     "outside.tar": {"source-problem": 2, "stored": 1},
     "links.tar": {"skipped": 4, "source-problem": 1, "stored": 1},

@@ -143,6 +143,7 @@ def test_an_option_that_only_another_command_has_is_passed_over(config: Path) ->
         ('["\x1b[2J"]\n', "[\\x1b[2J] is not known"),
         ("x = " + "[" * 20_000, "it is nested too deep"),
         (f"@\nwindow = {'9' * 5000}", "Exceeds the limit"),
+        ("a" + ".a" * 100_000 + " = 1", "a line has more than 500 dots"),
         ("#" * 300_000, "it is longer than 262,144 bytes"),
     ],
 )

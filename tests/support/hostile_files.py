@@ -227,6 +227,8 @@ def _hostile_zips(folder: Path) -> None:
     (folder / "overlapping.zip").write_bytes(_zip_file(local, same))
     empty = [_zip_entry(b"%d.dcm" % number, 0, 0, 0) for number in range(20_000)]
     (folder / "many.zip").write_bytes(_zip_file(local, empty))
+    folders = [_zip_entry(b"%d/" % number, 0, 0, 0) for number in range(20_000)]
+    (folder / "folders.zip").write_bytes(_zip_file(local, folders))
     lies = [
         _zip_entry(b"longer.dcm", 0xFFFFFFF0, size, 0, method=8),
         _zip_entry(b"shorter.dcm", 10, size, 0, method=8),

@@ -210,9 +210,7 @@ def cell_text(value: object) -> str:
         return ""
     if isinstance(value, bool):
         return "true" if value else "false"
-    if isinstance(value, list):
-        return " ".join(map(str, value))
-    text = escaped(str(value))
+    text = escaped(" ".join(map(str, value)) if isinstance(value, list) else str(value))
     return f"'{text}" if text.startswith(_FORMULA_STARTS) else text
 
 

@@ -91,9 +91,8 @@ def zip_members(archive: Archive) -> Iterator[ZipMember]:
             raise Damaged("its central directory is cut off")
         member = _member(data, directory.before)
         at, data = at + length, data[length:]
-        if member.name.endswith("/"):
-            continue
-        if member.at + member.compressed_bytes > archive.size_bytes:
+        is_directory = member.name.endswith("/")
+        if not is_directory and member.at + member.compressed_bytes > archive.size_bytes:
             yield member._replace(refusal="it is cut off")
             continue
         # Members of a sound archive share no bytes, and stand before the directory. Those of a bomb do share some, to
@@ -101,7 +100,8 @@ def zip_members(archive: Archive) -> Iterator[ZipMember]:
         room -= LOCAL_BYTES + member.compressed_bytes
         if room < 0:
             raise Damaged("its members take more room than it has: they overlap")
-        yield member
+        if not is_directory:
+            yield member
 
 
 def data_of(archive: Archive, member: ZipMember, local: bytes | bytearray) -> int:
