@@ -42,7 +42,7 @@ if TYPE_CHECKING:
     from asyncstore.inputs.scan import scan
     from asyncstore.inputs.selection import Order, Selection
     from asyncstore.instances.instance import Instance
-    from asyncstore.instances.outcome import Outcome, State
+    from asyncstore.instances.outcome import Outcome, SentUIDs, State
     from asyncstore.instances.problem import ProblemKind, ScanProblem
     from asyncstore.instances.source import BytesSource, DataSource, FileSource
     from asyncstore.ledger.protocol import (
@@ -55,6 +55,7 @@ if TYPE_CHECKING:
         Uncommitted,
     )
     from asyncstore.ledger.rows import (
+        ChangeCount,
         Commitment,
         CommitmentCount,
         DirectoryCount,
@@ -76,6 +77,7 @@ if TYPE_CHECKING:
     from asyncstore.net.tls_settings import TLS
     from asyncstore.net.transport import Connect, Transport
     from asyncstore.net.user_identity import Authenticate, Caller
+    from asyncstore.preparation.prepare import Change, Changed, Preparation, Prepared, Preparer
     from asyncstore.services.query import Matches
     from asyncstore.services.references import CommitmentReport, Reference
     from asyncstore.services.scu import Association, associate
@@ -108,9 +110,11 @@ __all__ = [
     # what is sent, and what became of it
     "scan", "Selection", "Order", "ScanProblem", "ProblemKind", "Instance", "instance_from", "instance_from_bytes",
     "DataSource", "FileSource", "BytesSource", "Outcome", "State", "Status", "Category",
+    # what is changed on the way
+    "Preparer", "Prepared", "Preparation", "Change", "Changed", "SentUIDs",
     # the durable record
     "Ledger", "Offered", "Suspicion", "KnownInstance", "SqliteLedger", "LedgerReader", "LedgerRow", "RunRecord",
-    "RunState", "StateCount", "ReasonCount", "StudyCount", "DirectoryCount", "StoredOverTime",
+    "RunState", "StateCount", "ReasonCount", "StudyCount", "ChangeCount", "DirectoryCount", "StoredOverTime",
     "StoredPart", "Commitment", "CommitmentCount", "KeepsCommitments", "Commitments", "Uncommitted",
     # the other end
     "StorageSCP", "Acceptor", "Arrival", "CStoreRQ", "OnStore", "Caller", "Authenticate", "NO_ANSWER", "Silence",
@@ -146,6 +150,7 @@ _MODULES = {
     "asyncstore.instances.instance": ("Instance",),
     "asyncstore.instances.outcome": (
         "Outcome",
+        "SentUIDs",
         "State",
     ),
     "asyncstore.instances.problem": (
@@ -167,6 +172,7 @@ _MODULES = {
         "Uncommitted",
     ),
     "asyncstore.ledger.rows": (
+        "ChangeCount",
         "Commitment",
         "CommitmentCount",
         "DirectoryCount",
@@ -201,6 +207,13 @@ _MODULES = {
     "asyncstore.net.user_identity": (
         "Authenticate",
         "Caller",
+    ),
+    "asyncstore.preparation.prepare": (
+        "Change",
+        "Changed",
+        "Preparation",
+        "Prepared",
+        "Preparer",
     ),
     "asyncstore.services.query": ("Matches",),
     "asyncstore.services.references": (

@@ -15,6 +15,7 @@ from asyncstore.cli.output.documented_log import logger
 from asyncstore.cli.output.plain_text import path_text, peer_text
 from asyncstore.cli.output.proof_text import ProofText
 from asyncstore.errors import Aborted, AssociateError, AsyncStoreError, LedgerError
+from asyncstore.instances.outcome import SentUIDs
 from asyncstore.transfer.proof.comparison import Comparison
 from asyncstore.transfer.proof.expected import Expected, StoredInstance
 
@@ -91,8 +92,8 @@ class Verification:
         instance = outcome.instance
         if self._ledger is not None or instance is None or not outcome.is_stored:
             return
-        uids = (instance.sop_class_uid, instance.sop_instance_uid, instance.study_instance_uid)
-        self._stored.append(StoredInstance(instance.path, *uids))
+        sent = outcome.sent_uids or SentUIDs(instance.sop_instance_uid, instance.study_instance_uid, None)
+        self._stored.append(StoredInstance(instance.path, instance.sop_class_uid, *sent[:2]))
         if len(self._stored) >= _NOTED_AT_ONCE:
             await self._note()
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import enum
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from asyncstore.errors import AsyncStoreError, SourceError, StoreFailed
 from asyncstore.instances.problem import PASSED_OVER, ScanProblem
@@ -50,6 +50,9 @@ class State(enum.StrEnum):
     LEFT = "left"
 
 
+PADDED = "padded to an even length"
+"""The change of a data set of odd length, which is sent with one byte more."""
+
 _DUPLICATE_SOP_INSTANCE = 0x0111
 _STORED = State.STORED  # looking up a member takes 0.1 us, and nearly every instance is stored
 STORED_STATES = frozenset((State.STORED, State.WARNING, State.RESUMED))
@@ -60,6 +63,14 @@ FOUND_EARLIER_STATES = frozenset((State.RESUMED, State.DUPLICATE))
 
 FAILED_STATES = frozenset((State.CONFLICT, State.FAILED, State.NO_CONTEXT, State.SOURCE_PROBLEM, State.UNKNOWN))
 """The states of an instance that could not be stored."""
+
+
+class SentUIDs(NamedTuple):
+    """The UIDs under which an instance was sent, if one of them is not the file's; None: not known."""
+
+    sop_instance_uid: str
+    study_instance_uid: str | None
+    series_instance_uid: str | None
 
 
 @record(slots=True)
@@ -75,6 +86,9 @@ class Outcome:
     `message_id` are those of the last request, and `transfer_syntax_uid` is the one that it was sent in: not the file's
     own if the data set was converted. `bytes_sent` counts bytes of the data set. `stored_path` is the stored file
     with the same SOP Instance UID, if this one was not sent because of it.
+
+    `changes` says what was changed on the way, in short lines that are equal for equal changes; empty if the bytes of
+    the file were sent. `sent_uids` are the UIDs that it was sent under, None if they are those of `instance`.
 
     `losses` counts the associations that ended while it was in flight, in earlier runs with the same ledger too.
     `is_suspected`: the instance may be at fault itself, so that a later run sends it after all others. `is_set_aside`:
@@ -98,6 +112,15 @@ class Outcome:
     losses: int = 0
     is_suspected: bool = False
     is_set_aside: bool = False
+    changes: tuple[str, ...] = ()
+    sent_uids: SentUIDs | None = None
+
+    @property
+    def sent_sop_instance_uid(self) -> str | None:
+        """The SOP Instance UID by which the peer knows it: the file's, unless it was changed. None without either."""
+        if self.sent_uids is not None:
+            return self.sent_uids.sop_instance_uid
+        return None if self.instance is None else self.instance.sop_instance_uid
 
     @property
     def note(self) -> str:
@@ -109,7 +132,7 @@ class Outcome:
         if instance is None:
             return ""
         notes = [f"{instance.meta_difference}, which is used"] if instance.meta_difference and self.attempts else []
-        if instance.data_set_length & 1 and self.bytes_sent and not self.bytes_sent & 1:
+        if PADDED in self.changes and self.bytes_sent:
             notes.append("the data set has an odd length, and was sent with a padding byte")
         return "; ".join(notes)
 

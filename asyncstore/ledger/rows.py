@@ -41,8 +41,10 @@ class LedgerRow:
     it again may help. `status` is the value of the peer's answer, `comment` its Error Comment as sent,
     `offending_elements` the tags that it complained about (group << 16 | element). `association_number` and
     `context_id` say where it was sent, `sent_transfer_syntax_uid` as what, and `bytes_sent` counts the bytes of its
-    data set. `losses` counts the associations that ended while it was in flight. One that is `set_aside` is not sent
-    again unless a run is asked to.
+    data set. `changes` says what was changed on the way, as in Outcome, and `sent_sop_instance_uid`,
+    `sent_study_instance_uid` and `sent_series_instance_uid` under which UIDs it was sent if one of them is not the
+    file's, else they are None. `losses` counts the associations that ended while it was in flight. One that is
+    `set_aside` is not sent again unless a run is asked to.
 
     `commitment` says whether the peer has committed to keep it, and `failure_reason` (0008,1197) why not; both are None
     for what is not stored, and where no run has asked for it.
@@ -71,8 +73,12 @@ class LedgerRow:
     bytes_sent: int
     run: int
     recorded_at: datetime.datetime
-    commitment: Commitment | None
-    failure_reason: int | None
+    changes: tuple[str, ...] = ()
+    sent_sop_instance_uid: str | None = None
+    sent_study_instance_uid: str | None = None
+    sent_series_instance_uid: str | None = None
+    commitment: Commitment | None = None
+    failure_reason: int | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """The row as plain data, for JSON and CSV. Undecodable bytes of the path are lone surrogates."""
@@ -83,6 +89,7 @@ class LedgerRow:
             "commitment": None if self.commitment is None else self.commitment.value,
             "failure_reason": None if self.failure_reason is None else f"{self.failure_reason:04X}",
             "offending_elements": [f"({tag >> 16:04X},{tag & 0xFFFF:04X})" for tag in self.offending_elements],
+            "changes": list(self.changes),
             "recorded_at": self.recorded_at.isoformat(timespec="milliseconds"),
         }
 
@@ -101,6 +108,13 @@ class ReasonCount(NamedTuple):
     state: State
     status: int | None
     reason: str
+    instances: int
+
+
+class ChangeCount(NamedTuple):
+    """The number of stored `instances` with a `change`; one that was changed in several ways counts for each."""
+
+    change: str
     instances: int
 
 

@@ -1,10 +1,14 @@
-"""Prepares an instance for an association: unchanged, or converted to a transfer syntax that the peer accepted."""
+"""Prepares an instance for an association: as it is, or changed so that the peer can have it.
+
+The steps, in their order: attributes (a Change, if the run has one), the transfer syntax, the padding of an odd length.
+Each step may be needless. An instance that needs none is sent with the bytes of its file.
+"""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, NamedTuple, Protocol, TypeAlias
 
-from asyncstore.instances.outcome import Outcome, no_context
+from asyncstore.instances.outcome import PADDED, Outcome, SentUIDs, no_context
 from asyncstore.instances.problem import unreadable
 from asyncstore.record import record
 from asyncstore.uids import (
@@ -14,9 +18,12 @@ from asyncstore.uids import (
     IMPLICIT_VR_LITTLE_ENDIAN,
     LONGEST_UID_CHARACTERS,
     UNCOMPRESSED_TRANSFER_SYNTAXES,
+    name_of,
 )
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from asyncstore.instances.instance import Instance
     from asyncstore.instances.source import DataSource
     from asyncstore.upper_layer.contexts import AcceptedContexts
@@ -38,7 +45,7 @@ class Prepared:
 
     `source` gives the `data_set_length` bytes of the data set in `transfer_syntax_uid`. It is the instance's own source
     unless the data set was converted, or padded to an even length. `sop_class_uid` and `sop_instance_uid` are those of
-    the C-STORE request.
+    the C-STORE request. `changes` and `sent_uids` are as in Outcome.
     """
 
     instance: Instance
@@ -48,11 +55,72 @@ class Prepared:
     transfer_syntax_uid: str
     data_set_length: int
     source: DataSource
+    changes: tuple[str, ...] = ()
+    sent_uids: SentUIDs | None = None
 
     @property
     def is_padded(self) -> bool:
         """Whether the instance's data set is of odd length, and this one of even length."""
-        return self.instance.data_set_length & 1 > self.data_set_length & 1
+        return PADDED in self.changes
+
+
+class Preparer(Protocol):
+    """Makes what is sent of each instance: `TransferOptions(prepare=...)`. Preparation is the usual one."""
+
+    def prepare(self, instance: Instance, contexts: AcceptedContexts) -> Prepared | Outcome:
+        """The instance as it can be sent with these accepted contexts, or the outcome of one that is not sent.
+
+        A thread calls it, ahead of the associations, and again for each attempt: it may block, and must not change
+        `instance`. Several threads may call it at once, for different instances. A SourceError becomes the outcome.
+        """
+
+
+class Changed(NamedTuple):
+    """An instance as a change leaves it: with another source and its length, and with the UIDs that are in it now.
+
+    `changes` are as in Outcome.
+    """
+
+    instance: Instance
+    changes: tuple[str, ...]
+
+
+Change: TypeAlias = "Callable[[Instance], Changed | None]"
+"""Changes an instance on the way; None: it stays as it is. A SourceError says why the instance is not sent."""
+
+
+class Preparation:
+    """The usual Preparer: `change`, then another transfer syntax if the peer refused the instance's, then padding.
+
+        def change(instance):
+            ...
+            return asyncstore.Changed(dataclasses.replace(instance, source=..., data_set_length=...), ("renamed",))
+
+        options = asyncstore.TransferOptions(prepare=asyncstore.Preparation(change))
+
+    `convert=False`: an instance is sent in its own transfer syntax or not at all.
+    """
+
+    def __init__(self, change: Change | None = None, *, convert: bool = True) -> None:
+        self._change = change
+        self._convert = convert
+
+    def prepare(self, instance: Instance, contexts: AcceptedContexts) -> Prepared | Outcome:
+        """See Preparer."""
+        changed = None if self._change is None else self._change(instance)
+        if changed is None:
+            return prepare(instance, contexts, convert=self._convert)
+        prepared = prepare(changed.instance, contexts, convert=self._convert)
+        prepared.instance = instance
+        if isinstance(prepared, Prepared):
+            prepared.changes = changed.changes + prepared.changes
+            uids, of_file = _uids_of(changed.instance), _uids_of(instance)
+            prepared.sent_uids = None if uids == of_file else uids
+        return prepared
+
+
+def _uids_of(instance: Instance) -> SentUIDs:
+    return SentUIDs(instance.sop_instance_uid, instance.study_instance_uid, instance.series_instance_uid)
 
 
 def prepare_now(instance: Instance, contexts: AcceptedContexts, *, convert: bool = True) -> Prepared | Outcome | None:
@@ -86,13 +154,13 @@ def conversion(contexts: AcceptedContexts, sop_class_uid: str, transfer_syntax_u
     return next((uid for uid in _CONVERSION_TARGETS if contexts.find(sop_class_uid, uid) is not None), None)
 
 
-def prepare(instance: Instance, contexts: AcceptedContexts) -> Prepared | Outcome:
+def prepare(instance: Instance, contexts: AcceptedContexts, *, convert: bool = True) -> Prepared | Outcome:
     """The instance as it can be sent with these accepted contexts; an outcome if none of them fits.
 
-    Blocks during a conversion, and while it looks for the value to pad. Raises SourceError if the data set cannot be
-    read or converted.
+    With `convert=False` it keeps its transfer syntax. Blocks during a conversion, and while it looks for the value to
+    pad. Raises SourceError if the data set cannot be read or converted.
     """
-    prepared = prepare_now(instance, contexts)
+    prepared = prepare_now(instance, contexts, convert=convert)
     if prepared is not None:
         return prepared
     sop_class_uid, target = instance.sop_class_uid, instance.transfer_syntax_uid
@@ -103,13 +171,23 @@ def prepare(instance: Instance, contexts: AcceptedContexts) -> Prepared | Outcom
         target = conversion_target
         context_id = contexts.find(sop_class_uid, target)
         assert context_id is not None
-    from asyncstore.preparation import convert, padding
+    from asyncstore.preparation import padding
+    from asyncstore.preparation.convert import convert as converted
 
     try:
-        source = padding.padded(convert.convert(instance, target), target)
+        source = padding.padded(converted(instance, target), target)
     except OSError as error:
         raise unreadable(instance, error) from error
     finally:
         instance.source.close()
+    changes: tuple[str, ...] = (
+        () if target == instance.transfer_syntax_uid else (_conversion_text(instance.transfer_syntax_uid, target),)
+    )
+    if instance.data_set_length & 1 > source.length_bytes & 1:
+        changes += (PADDED,)
     uids = (sop_class_uid, instance.sop_instance_uid[:LONGEST_UID_CHARACTERS], target)
-    return Prepared(instance, context_id, *uids, source.length_bytes, source)
+    return Prepared(instance, context_id, *uids, source.length_bytes, source, changes)
+
+
+def _conversion_text(transfer_syntax_uid: str, target: str) -> str:
+    return f"converted from {name_of(transfer_syntax_uid)} to {name_of(target)}"

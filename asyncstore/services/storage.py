@@ -49,6 +49,7 @@ async def store(association: Association, source: Instance | Dataset | AnyPath, 
         if prepared.is_padded:
             emit(logger, trace.Padded(association_number=association.trace_number, path=instance.path))
         transfer_syntax_uid, bytes_sent = prepared.transfer_syntax_uid, prepared.data_set_length
+        changes = prepared.changes
         response = FinalResponse()
         operation = await send(association, prepared, response.on_response, priority=priority)
         del prepared  # converted bytes need not stay in memory until the answer
@@ -58,7 +59,9 @@ async def store(association: Association, source: Instance | Dataset | AnyPath, 
     finally:
         if instance is not source:  # the caller may keep the outcome, which must not keep the file's bytes
             instance.let_go()
-    return outcome_of(instance, operation, status, transfer_syntax_uid, bytes_sent)
+    outcome = outcome_of(instance, operation, status, transfer_syntax_uid, bytes_sent)
+    outcome.changes = changes
+    return outcome
 
 
 def send(

@@ -13,7 +13,7 @@ from asyncstore.aio.signal import Signal
 from asyncstore.errors import LedgerError, SourceError
 from asyncstore.inputs.opening import instance_from
 from asyncstore.instances.outcome import Outcome, State
-from asyncstore.ledger.sqlite.writer import storable
+from asyncstore.ledger.packing import storable
 
 if TYPE_CHECKING:
     from collections.abc import Collection

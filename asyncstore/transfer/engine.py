@@ -25,6 +25,7 @@ from asyncstore.inputs.feed import Feed
 from asyncstore.inputs.own_files import OwnFiles
 from asyncstore.inputs.selection import Choice
 from asyncstore.net.peer import check_secret
+from asyncstore.preparation.prepare import Preparation
 from asyncstore.transfer.admission import Admission
 from asyncstore.transfer.attempts import Attempts
 from asyncstore.transfer.concurrency import Concurrency
@@ -150,7 +151,7 @@ class Transfer:
             from asyncstore.transfer.duplicates import Duplicates
 
             duplicates = Duplicates(ledger)
-        preparing = Preparing(work)
+        preparing = Preparing(work, options.prepare or Preparation(convert=options.convert))
         judge = Judge(options.retry, destination, work)
         attempts = Attempts(judge, outcomes, work, destination, report, ledger)
         admission = Admission(

@@ -184,4 +184,6 @@ def unknown_outcome(pending: Pending, error: Exception) -> Outcome:
         attempts=pending.attempts,
         losses=pending.losses,
         is_suspected=True,
+        changes=pending.changes,
+        sent_uids=pending.sent_uids,
     )

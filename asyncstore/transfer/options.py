@@ -21,6 +21,7 @@ from asyncstore.transfer.reactions import STATUS_REACTIONS, Reaction, Reactions,
 from asyncstore.uids import can_be_sent
 
 if TYPE_CHECKING:
+    from asyncstore.preparation.prepare import Preparer
     from asyncstore.upper_layer.items import UserIdentity
 
 MAXIMUM_ASSOCIATIONS: Final = 8  # the most that `auto` opens; more made every receiver that was measured slower
@@ -148,6 +149,8 @@ class TransferOptions:
     drain_seconds         how long `Transfer.drain` waits for instances in flight
     user_identity         user identity to propose (PS3.7 D.3.3.7)
     allow_plaintext_credentials  send a passcode, ticket or token also without TLS
+    prepare               what makes of each instance what is sent, a Preparer; None: each is sent as it is, or
+                          converted as `convert` says
 
     Raises LocalProtocolError for a value that makes no sense.
     """
@@ -173,6 +176,7 @@ class TransferOptions:
     user_identity: UserIdentity | None = None
     allow_plaintext_credentials: bool = False
     limits: Limits = _NO_LIMITS
+    prepare: Preparer | None = None
 
     def __post_init__(self) -> None:
         check_ae_title(self.calling_ae_title)
@@ -198,7 +202,13 @@ class TransferOptions:
 
 
 def options_as_data(options: TransferOptions) -> dict[str, Any]:
-    """The options of a run as a ledger keeps them: plain data; of the user identity only its kind."""
-    identity = options.user_identity
-    data = dataclasses.asdict(dataclasses.replace(options, user_identity=None))
-    return data | {"user_identity": None if identity is None else {"kind": identity.kind}}
+    """The options of a run as a ledger keeps them: plain data; of the user identity only its kind.
+
+    Of a Preparer it is the `record` of it, plain data too, else the name of its class.
+    """
+    identity, preparer = options.user_identity, options.prepare
+    data = dataclasses.asdict(dataclasses.replace(options, user_identity=None, prepare=None))
+    return data | {
+        "user_identity": None if identity is None else {"kind": identity.kind},
+        "prepare": None if preparer is None else getattr(preparer, "record", type(preparer).__qualname__),
+    }

@@ -8,6 +8,7 @@ from asyncstore.record import record
 
 if TYPE_CHECKING:
     from asyncstore.instances.instance import Instance
+    from asyncstore.instances.outcome import SentUIDs
     from asyncstore.status import Status
     from asyncstore.transfer.plan import Pair
 
@@ -29,6 +30,7 @@ class Pending:
     answers_when_suspected    the destination's count of answers when it became suspected, 0 if an association ended
                               over it in an earlier run; answers to requests that were in flight then are counted as
                               given
+    changes, sent_uids        of the latest request, as in Outcome
     answers_seen, refusals_seen, relieved_seen
                               the destination's counts at the latest answer "out of resources"
     """
@@ -48,6 +50,8 @@ class Pending:
     answers_seen: int = 0
     refusals_seen: int = 0
     relieved_seen: int = 0
+    changes: tuple[str, ...] = ()
+    sent_uids: SentUIDs | None = None
 
     @property
     def pair(self) -> Pair:

@@ -16,11 +16,12 @@ import anyio.to_thread
 from asyncstore.aio.signal import Signal
 from asyncstore.errors import SourceError
 from asyncstore.instances.outcome import Outcome, source_problem
-from asyncstore.preparation.prepare import Prepared, prepare
+from asyncstore.preparation.prepare import Prepared
 
 if TYPE_CHECKING:
     from anyio.abc import TaskGroup
 
+    from asyncstore.preparation.prepare import Preparer
     from asyncstore.transfer.pending import Pending
     from asyncstore.transfer.work import Work
     from asyncstore.upper_layer.contexts import AcceptedContexts
@@ -37,9 +38,10 @@ _PLACES: Final = 8
 class Preparing:
     """Converts in threads, a few at once; each worker has a Bench here."""
 
-    def __init__(self, work: Work) -> None:
+    def __init__(self, work: Work, preparer: Preparer) -> None:
         self.benches = 0
         self._work = work
+        self._preparer = preparer
         self._limiter = anyio.CapacityLimiter(_CONVERTED_AT_ONCE)
         self._scopes: set[anyio.CancelScope] = set()
         self._group: TaskGroup
@@ -73,7 +75,7 @@ class Preparing:
             with anyio.CancelScope() as scope:
                 self._scopes.add(scope)
                 result = await anyio.to_thread.run_sync(
-                    prepare, pending.instance, contexts, abandon_on_cancel=True, limiter=self._limiter
+                    self._preparer.prepare, pending.instance, contexts, abandon_on_cancel=True, limiter=self._limiter
                 )
         except SourceError as error:
             result = source_problem(error, pending.instance.path, pending.instance)

@@ -50,7 +50,8 @@ class Report:
     those of data sets that were sent, each time that they were; `streamed_bytes` is the part of them that large
     instances sent beyond their first 8 MiB. `stored_bytes` are those of the data sets that this run stored,
     `unstored_bytes` those of data sets with any other outcome. `sop_classes` counts the instances that this run stored,
-    by SOP Class UID. `set_aside` counts the failed instances that a later run sends only if it is asked to.
+    by SOP Class UID, `changes` those that it changed on the way, by each change. `set_aside` counts the failed
+    instances that a later run sends only if it is asked to.
 
     `committed` counts the stored instances that the peer has committed to keep; None: it was not asked to.
     `not_committed` counts the others by reason, once that is known; all are known at the end.
@@ -87,6 +88,7 @@ class Report:
     sop_classes: Counter[str] = field(default_factory=Counter)
     committed: int | None = None
     not_committed: Counter[str] = field(default_factory=Counter)
+    changes: Counter[str] = field(default_factory=Counter)
 
     @property
     def stored(self) -> int:
@@ -176,6 +178,8 @@ class Report:
         elif outcome.attempts and instance is not None:
             self.stored_bytes += instance.data_set_length
             self.sop_classes[instance.sop_class_uid] += 1
+            if outcome.changes:
+                self.changes.update(outcome.changes)
         if outcome.reason and (outcome.reason in self.reasons or len(self.reasons) < _KEPT_REASONS):
             self.reasons[outcome.reason] += 1
 
@@ -198,6 +202,7 @@ class Report:
             "problems": self.problems,
             "skipped": self.skipped,
             "sop_classes": dict(self.sop_classes.most_common()),
+            "changes": dict(self.changes.most_common()),
             "set_aside": self.set_aside,
             "committed": self.committed,
             "not_committed": {reason: count for reason, count in self.not_committed.most_common() if count},

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
     from asyncstore.dimse.message_types import Response
     from asyncstore.dimse.operations import Operation
+    from asyncstore.instances.instance import Instance
     from asyncstore.net.requestor import Requestor
     from asyncstore.transfer.admission import Admission
     from asyncstore.transfer.attempts import Attempts
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
     from asyncstore.transfer.plan import Pair, Proposal
     from asyncstore.transfer.preparing import Preparing
     from asyncstore.transfer.view import AssociationView
+    from asyncstore.upper_layer.contexts import AcceptedContexts
 
     # An instance, and the transfer syntax and length in which it was sent: converted bytes are not kept for the answer.
     _Sent: TypeAlias = tuple[Pending, str, int]
@@ -78,6 +80,8 @@ class Worker:
         self._sending: _Sent | None = None
         self._is_waiting = False  # the task waits for something to do
         self._handed: Pending | None = None  # taken, and sent next by the task or the callback of an answer
+        # Who says otherwise how an instance is prepared does so on the bench.
+        self._prepare_now = prepare_now if options.prepare is None else _prepare_on_the_bench
         self._changed = Signal()  # an answer, the end of the association, or a request of the pool
         association.on_failure = self._changed.set
 
@@ -236,7 +240,7 @@ class Worker:
         instance, association = pending.instance, self.association
         self.idle_since = math.inf
         if prepared is None:
-            prepared = prepare_now(instance, association.contexts, convert=self._options.convert)
+            prepared = self._prepare_now(instance, association.contexts, convert=self._options.convert)
         elif isinstance(prepared, Prepared) and prepared.is_padded:
             self._attempts.tell_padded(pending)
         if prepared is None:
@@ -247,6 +251,7 @@ class Worker:
             return
         try:
             self._sending = (pending, prepared.transfer_syntax_uid, prepared.data_set_length)
+            pending.changes, pending.sent_uids = prepared.changes, prepared.sent_uids
             if pending.losses:  # it may have ended associations: it is sent alone
                 await self._wait_until_alone()
             await send(
@@ -281,6 +286,8 @@ class Worker:
         outcome = outcome_of(pending.instance, operation, response.status, transfer_syntax_uid, bytes_sent)
         outcome.attempts = pending.attempts
         outcome.association_number = self.number
+        if pending.changes:
+            outcome.changes, outcome.sent_uids = pending.changes, pending.sent_uids
         if self._attempts.answered(pending, outcome):
             self.retiring = True
         if not (self._is_waiting and self._sends_another()):
@@ -299,9 +306,13 @@ class Worker:
         if pending is None:
             return False
         instance, association, options = pending.instance, self.association, self._options
-        prepared = None if pending.losses else prepare_now(instance, association.contexts, convert=options.convert)
+        prepared = (
+            None if pending.losses else self._prepare_now(instance, association.contexts, convert=options.convert)
+        )
         if isinstance(prepared, Prepared):
             self._sending = (pending, prepared.transfer_syntax_uid, prepared.data_set_length)
+            if pending.changes:  # of an earlier attempt
+                pending.changes, pending.sent_uids = (), None
             try:
                 if send_now(
                     association, prepared, self._on_response, on_begin=self._on_begin, priority=options.priority
@@ -329,3 +340,7 @@ class Worker:
             if self.association.failure is not None:
                 raise self.association.failure
             await self._changed.wait()
+
+
+def _prepare_on_the_bench(instance: Instance, contexts: AcceptedContexts, *, convert: bool) -> None:
+    """Prepare nothing here and now."""

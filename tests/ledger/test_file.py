@@ -172,14 +172,14 @@ def test_a_ledger_of_another_destination_is_refused(tmp_path: Path) -> None:
     )
 
 
-@pytest.mark.parametrize(("version", "age"), [(2, "an older"), (4, "a newer")])
+@pytest.mark.parametrize(("version", "age"), [(2, "an older"), (5, "a newer")])
 def test_a_ledger_of_another_version_is_refused(tmp_path: Path, version: int, age: str) -> None:
     with opened(tmp_path / "run.db"):
         pass
     connection = sqlite3.connect(tmp_path / "run.db")
     connection.execute(f"PRAGMA user_version = {version}")
     connection.close()
-    expected = f"written by {age} version of asyncstore: it has schema {version}, this one knows 3"
+    expected = f"written by {age} version of asyncstore: it has schema {version}, this one knows 4"
     assert expected in refusal(tmp_path / "run.db")
     with pytest.raises(LedgerError, match=expected):
         LedgerReader(tmp_path / "run.db")

@@ -13,9 +13,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from asyncstore.instances.outcome import Outcome, State
-from asyncstore.ledger.sqlite import hashes as ledger_hashes
-from asyncstore.ledger.sqlite import ledger as sqlite_ledger
-from asyncstore.ledger.sqlite.hashes import FIRST_UID_HASH, HashFilter, hash_of_path, hash_of_uid, hashes_of_paths
+from asyncstore.ledger import buffered
+from asyncstore.ledger import hashes as ledger_hashes
+from asyncstore.ledger.hashes import FIRST_UID_HASH, HashFilter, hash_of_path, hash_of_uid, hashes_of_paths
 from asyncstore.status import Status
 from tests.support.ledgers import instance_of, opened, outcome_of, stored, uid_of
 
@@ -97,7 +97,7 @@ def test_a_new_ledger_knows_of_nothing(tmp_path: Path) -> None:
 
 
 def test_what_is_recorded_as_stored_may_be_known_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sqlite_ledger, "COMMIT_SECONDS", 3600.0)
+    monkeypatch.setattr(buffered, "COMMIT_SECONDS", 3600.0)
     with opened(tmp_path / "run.db") as ledger:
         ledger.record(stored(1))
         ledger.record(outcome_of(instance_of(2), State.WARNING, Status(0xB000)))

@@ -15,12 +15,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from asyncstore.errors import LedgerError
-from asyncstore.instances.outcome import Outcome, State
+from asyncstore.instances.outcome import Outcome, SentUIDs, State
+from asyncstore.ledger import buffered
+from asyncstore.ledger.packing import ledger_path, pack_uid, unpack_uid
 from asyncstore.ledger.sqlite import file as ledger_file
 from asyncstore.ledger.sqlite import ledger as sqlite_ledger
 from asyncstore.ledger.sqlite import writer as ledger_writer
 from asyncstore.ledger.sqlite.ledger import SqliteLedger
-from asyncstore.ledger.sqlite.packing import ledger_path, pack_uid, unpack_uid
 from asyncstore.ledger.sqlite.reader import LedgerReader
 from asyncstore.status import Status
 from asyncstore.transfer.options import TransferOptions, options_as_data
@@ -53,6 +54,8 @@ async def test_an_outcome_comes_back_whole(tmp_path: Path) -> None:
                 reason="Coercion of data elements (0xB000)",
                 attempts=2,
                 transfer_syntax_uid=IMPLICIT_VR_LITTLE_ENDIAN,
+                changes=("PatientID set", "padded to an even length"),
+                sent_uids=SentUIDs("2.25.1", "2.25.2", None),
             )
         )
         await ledger.flush()
@@ -81,6 +84,10 @@ async def test_an_outcome_comes_back_whole(tmp_path: Path) -> None:
         "bytes_sent": 525336,
         "run": 1,
         "recorded_at": "2020-09-13T12:26:40.250+00:00",
+        "changes": ["PatientID set", "padded to an even length"],
+        "sent_sop_instance_uid": "2.25.1",
+        "sent_study_instance_uid": "2.25.2",
+        "sent_series_instance_uid": None,
         "commitment": None,
         "failure_reason": None,
     }
@@ -95,7 +102,7 @@ async def test_outcomes_are_committed_without_being_asked_for(tmp_path: Path) ->
 
 
 async def test_a_full_batch_does_not_wait_for_its_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sqlite_ledger, "COMMIT_SECONDS", 3600.0)
+    monkeypatch.setattr(buffered, "COMMIT_SECONDS", 3600.0)
     async with SqliteLedger(tmp_path / "run.db", destination=DESTINATION) as ledger:
         for number in range(500):
             ledger.record(stored(number))
@@ -105,7 +112,7 @@ async def test_a_full_batch_does_not_wait_for_its_time(tmp_path: Path, monkeypat
 
 
 def test_closing_commits_what_waits(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sqlite_ledger, "COMMIT_SECONDS", 3600.0)
+    monkeypatch.setattr(buffered, "COMMIT_SECONDS", 3600.0)
     with opened(tmp_path / "run.db") as ledger:
         for number in range(1234):
             ledger.record(stored(number))
@@ -421,7 +428,7 @@ def test_a_batch_that_fails_in_the_middle_leaves_no_trace(tmp_path: Path, monkey
         return account_of(self, outcome)
 
     monkeypatch.setattr(ledger_writer.LedgerWriter, "_account", account_or_fail)
-    monkeypatch.setattr(sqlite_ledger, "COMMIT_SECONDS", 3600.0)
+    monkeypatch.setattr(buffered, "COMMIT_SECONDS", 3600.0)
     with opened(tmp_path / "run.db") as ledger:
         for number in range(1, 5):
             ledger.record(outcome_of(instance_of(number), State.FAILED, Status(0xC000), reason=f"reason {number}"))
@@ -461,7 +468,7 @@ def test_an_index_that_cannot_be_written_is_told_and_written_later(
 
 
 async def test_what_is_committed_reaches_the_disk_soon(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sqlite_ledger, "_CHECKPOINT_SECONDS", 0.0)
+    monkeypatch.setattr(buffered, "_SETTLE_SECONDS", 0.0)
     path = anyio.Path(tmp_path / "run.db")
     async with SqliteLedger(path, destination=DESTINATION) as ledger:
         before = (await path.stat()).st_size

@@ -82,7 +82,7 @@ def reader(tmp_path: Path) -> LedgerReader:
 
 def test_a_ledger_tells_what_it_is(reader: LedgerReader) -> None:
     with reader:
-        assert (reader.destination, reader.schema_version) == (DESTINATION, 3)
+        assert (reader.destination, reader.schema_version) == (DESTINATION, 4)
         assert reader.created_at.isoformat() == "2020-09-13T12:26:40+00:00"
 
 

@@ -15,9 +15,9 @@ from asyncstore.errors import MissingUID, NotDicom, SourceChanged
 from asyncstore.inputs.entry import FileEntry
 from asyncstore.instances.outcome import Outcome, State, problem_outcome
 from asyncstore.instances.problem import ProblemKind, ScanProblem
+from asyncstore.ledger import buffered
+from asyncstore.ledger import hashes as ledger_hashes
 from asyncstore.ledger.protocol import Suspicion, settled_for
-from asyncstore.ledger.sqlite import hashes as ledger_hashes
-from asyncstore.ledger.sqlite import ledger as sqlite_ledger
 from asyncstore.ledger.sqlite import writer as ledger_writer
 from asyncstore.status import Status
 from tests.support.ledgers import instance_of, offered, opened, outcome_of, path_of, rows_of, stored, uid_of
@@ -259,7 +259,7 @@ def test_an_instance_that_was_stored_from_elsewhere_is_known(tmp_path: Path) -> 
 def test_what_was_recorded_is_known_from_then_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(ledger_writer, "_WAITING_HASHES", 300)
     monkeypatch.setattr(ledger_writer, "_INDEXED_AT_ONCE", 50)
-    monkeypatch.setattr(sqlite_ledger, "COMMIT_OUTCOMES", 20)
+    monkeypatch.setattr(buffered, "COMMIT_OUTCOMES", 20)
     recorded = 0
     missed: list[int] = []
     done = threading.Event()

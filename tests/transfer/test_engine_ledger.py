@@ -16,7 +16,7 @@ from asyncstore.inputs import feed
 from asyncstore.inputs.opening import instance_from
 from asyncstore.instances import head
 from asyncstore.instances.outcome import Outcome, State
-from asyncstore.ledger.sqlite import ledger as sqlite_ledger
+from asyncstore.ledger import buffered
 from asyncstore.ledger.sqlite import writer as ledger_writer
 from asyncstore.ledger.sqlite.ledger import SqliteLedger
 from asyncstore.preparation import spool
@@ -343,8 +343,8 @@ async def test_a_ledger_that_cannot_be_written_any_more_stops_the_run_and_says_n
     async with KeepingSCP(lambda _: slowly()) as scp:
         with monkeypatch.context() as patch:
             patch.setattr(ledger_writer.LedgerWriter, "write", write_some)
-            patch.setattr(sqlite_ledger, "COMMIT_SECONDS", 0.005)
-            patch.setattr(sqlite_ledger, "COMMIT_OUTCOMES", 10)
+            patch.setattr(buffered, "COMMIT_SECONDS", 0.005)
+            patch.setattr(buffered, "COMMIT_OUTCOMES", 10)
             transfer, outcomes = await ended(transfer_with(scp, tmp_path / "in", tmp_path / "run.db", associations=1))
         assert isinstance(transfer.report.stopped_because, LedgerError)
         assert "disk is full" in str(transfer.report.stopped_because)
@@ -385,7 +385,7 @@ async def test_a_last_commit_that_fails_is_told_after_the_block(
 
     write_files(tmp_path / "in", 3)
     monkeypatch.setattr(ledger_writer.LedgerWriter, "write", fail)
-    monkeypatch.setattr(sqlite_ledger, "COMMIT_SECONDS", 3600.0)
+    monkeypatch.setattr(buffered, "COMMIT_SECONDS", 3600.0)
     async with KeepingSCP() as scp:
         transfer, _ = await ended(transfer_with(scp, tmp_path / "in", tmp_path / "run.db"))
     assert transfer.report.states == {State.STORED: 3}

@@ -11,6 +11,7 @@ import pytest
 
 from asyncstore.instances.outcome import State
 from asyncstore.preparation import convert as convert_module
+from asyncstore.preparation.prepare import Preparation
 from asyncstore.status import SUCCESS
 from asyncstore.transfer import preparing
 from asyncstore.transfer.pending import Pending
@@ -181,7 +182,7 @@ async def test_a_mistake_in_a_conversion_comes_out_as_itself(monkeypatch: pytest
 @pytest.mark.parametrize("benches", [1, 2, 3, preparing._PLACES, 50])
 def test_benches_share_the_places_and_each_has_one(benches: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Preparing, "begin", lambda *_: None)
-    station = Preparing(Work())
+    station = Preparing(Work(), Preparation())
     several = [Bench(station) for _ in range(benches)]
     for bench in several:
         while not bench.is_full:
@@ -206,7 +207,7 @@ async def test_a_bench_that_is_closed_gives_back_what_is_ready_and_later_what_wa
     work.add(instance(2), "")
     contexts = AcceptedContexts([AcceptedContext(1, CT_IMAGE_STORAGE, IMPLICIT_VR_LITTLE_ENDIAN)])
     pairs = {(CT_IMAGE_STORAGE, EXPLICIT_VR_LITTLE_ENDIAN)}
-    station = Preparing(work)
+    station = Preparing(work, Preparation())
     bench = Bench(station)
     with anyio.fail_after(LIMIT_SECONDS):
         async with anyio.create_task_group() as group:

@@ -49,6 +49,9 @@ def _sections(ledger: LedgerReader, all_studies: bool) -> Iterator[Markup]:
     stored = ledger.stored_over_time(_BARS)
     if stored is not None:
         yield section("Stored over time", *_charts(stored, runs))
+    changes = [(count.instances, count.change) for count in ledger.by_change()]
+    if changes:
+        yield section("Changed on the way", table(("#Instances", "~Change"), changes))
     reasons = [
         (count.instances, count.state.value, "" if count.status is None else f"{count.status:04X}", count.reason)
         for count in ledger.by_reason(_REASONS)

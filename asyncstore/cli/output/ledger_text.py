@@ -8,7 +8,7 @@ from collections import Counter
 from typing import TYPE_CHECKING, Any, Final
 
 from asyncstore.cli.output.plain_text import count_text, path_text, peer_text
-from asyncstore.cli.output.records import cell_text, csv_row, event_line
+from asyncstore.cli.output.records import cells_of, csv_row, event_line
 from asyncstore.instances.outcome import State
 from asyncstore.ledger.protocol import FAILED, STORED
 from asyncstore.ledger.rows import Commitment, LedgerRow, RunState
@@ -56,6 +56,10 @@ class Account:
         yield "By state"
         yield from _table((count.instances, count.state.value) for count in states)
         yield from self._commitment_lines()
+        changes = ledger.by_change()
+        if changes:
+            yield "Changed on the way"
+            yield from _table((count.instances, path_text(count.change)) for count in changes)
         doubtful = ledger.count_doubtful()
         if doubtful:
             what = f"{doubtful:,} of the stored are doubtful"
@@ -114,6 +118,7 @@ class Account:
             "states": {count.state.value: count.instances for count in states},
             "statuses": {f"{value:04X}": count for value, count in ledger.by_status().items()},
             "reasons": [_reason_data(count) for count in ledger.by_reason()],
+            "changes": {count.change: count.instances for count in ledger.by_change()},
             "worst_directories": [count._asdict() for count in ledger.worst_directories(_DIRECTORIES)],
         }
         if self._with_studies:
@@ -130,8 +135,7 @@ class Account:
         """Every row as CSV (RFC 4180) without formulas for a spreadsheet; escaped on a terminal."""
         results.write_bytes(_encoded(_COLUMNS))
         for row in self._ledger.rows():
-            data = row.to_dict()
-            cells = [cell_text(data[column]) for column in _COLUMNS]
+            cells = cells_of(row.to_dict(), _COLUMNS)
             results.write_bytes(_encoded(map(path_text, cells) if results.is_terminal else cells))
 
     def write_failed_files(self, results: Results, *, doubtful: bool, ends_in_nul: bool) -> None:

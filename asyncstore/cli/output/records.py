@@ -43,6 +43,8 @@ COLUMNS: Final = (
     "attempts",
     "bytes_sent",
     "note",
+    "changes",
+    "sent_sop_instance_uid",
 )
 # Every report begins with one of these, in all versions.
 _CSV_START: Final = b"time,state,"
@@ -88,6 +90,8 @@ def record_of(outcome: Outcome) -> dict[str, Any]:
         "set_aside": outcome.is_set_aside,
         "bytes_sent": outcome.bytes_sent,
         "note": outcome.note,
+        "changes": list(outcome.changes),
+        "sent_sop_instance_uid": outcome.sent_sop_instance_uid if outcome.attempts else None,
     }
 
 
@@ -168,7 +172,7 @@ class RecordFile:
             self._put(csv_row(COLUMNS))
             self._has_header = True
         if self._is_csv:
-            self._put(csv_row(cell_text(record[column]) for column in COLUMNS))
+            self._put(csv_row(cells_of(record, COLUMNS)))
         else:
             self._put(f"{json_line(record)}\n")
 
@@ -186,6 +190,11 @@ def csv_row(cells: Iterable[str]) -> str:
     row = io.StringIO()
     csv.writer(row).writerow(cells)
     return row.getvalue()
+
+
+def cells_of(record: dict[str, Any], columns: Iterable[str]) -> list[str]:
+    """The cells of a record: its changes are phrases, and so are not divided by spaces."""
+    return [cell_text("; ".join(record[name]) if name == "changes" else record[name]) for name in columns]
 
 
 def cell_text(value: object) -> str:

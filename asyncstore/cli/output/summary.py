@@ -62,6 +62,7 @@ class Summary:
         if self.report.attempts or self.report.associations_established:
             yield from _section("Sent", [self._speed()])
         yield from _section("SOP classes", self._classes())
+        yield from _section("Changed", self._changes())
         yield from _section("Reasons", self._reasons())
         if self.report.committed is not None:
             yield from _section("Commitment", self._commitment(self.report.committed))
@@ -103,6 +104,10 @@ class Summary:
             if count
         ]
         return _table(rows) or ["nothing was asked for"]
+
+    def _changes(self) -> list[str]:
+        """How the stored instances were changed on the way, each with as many changes as it had."""
+        return _table([(count, path_text(change)) for change, count in self.report.changes.most_common()])
 
     def _reasons(self) -> list[str]:
         """Why instances are not stored, or stored with a warning, the most frequent reasons first."""

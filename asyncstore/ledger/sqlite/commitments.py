@@ -12,9 +12,9 @@ import threading
 import time
 from typing import TYPE_CHECKING, Final
 
+from asyncstore.ledger.packing import pack_uid, unpack_uid
 from asyncstore.ledger.protocol import STORED, Uncommitted
 from asyncstore.ledger.sqlite.file import ledger_errors
-from asyncstore.ledger.sqlite.packing import pack_uid, unpack_uid
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -38,21 +38,20 @@ _SCHEMA: Final = (
     ) WITHOUT ROWID""",
 )
 _STATES: Final = ", ".join(f"'{state}'" for state in sorted(STORED))
-_STORED_ROWS: Final = f"""
-FROM instance i JOIN account a ON a.id = i.account
-LEFT JOIN commitment c ON c.sop_instance_uid = i.sop_instance_uid
-LEFT JOIN commitment_request r ON r.transaction_uid = c.transaction_uid
-WHERE a.state IN ({_STATES})"""
+# The peer knows an instance by the UIDs under which it was sent.
+_SENT_UID: Final = "coalesce(s.sop_instance_uid, i.sop_instance_uid)"
+_SENT_STUDY: Final = "coalesce(s.study_instance_uid, i.study_instance_uid)"
+_JOINED: Final = f"""
+FROM instance i LEFT JOIN sent s ON s.id = i.id
+LEFT JOIN commitment c ON c.sop_instance_uid = {_SENT_UID}
+LEFT JOIN commitment_request r ON r.transaction_uid = c.transaction_uid"""
+_STORED_ROWS: Final = f"{_JOINED} JOIN account a ON a.id = i.account WHERE a.state IN ({_STATES})"
 _ANSWER: Final = "CASE WHEN r.asked_at >= i.recorded_at THEN c.answer END"
 _UNCOMMITTED: Final = f"""
-SELECT i.id, a.sop_class, i.sop_instance_uid, i.study_instance_uid, i.path, coalesce(c.transaction_uid, '')
+SELECT i.id, a.sop_class, {_SENT_UID}, {_SENT_STUDY}, i.path, coalesce(c.transaction_uid, '')
 {_STORED_ROWS} AND coalesce({_ANSWER}, {_NO_ANSWER}) != 0 AND i.id > ? ORDER BY i.id LIMIT ?"""
 
-ANSWER_OF_ROW: Final = f"""(
-    SELECT {_ANSWER} FROM instance i
-    JOIN commitment c ON c.sop_instance_uid = i.sop_instance_uid
-    JOIN commitment_request r ON r.transaction_uid = c.transaction_uid
-    WHERE i.id = instances.id AND instances.state IN ({_STATES}))"""
+ANSWER_OF_ROW: Final = f"(SELECT {_ANSWER} {_JOINED} WHERE i.id = instances.id AND instances.state IN ({_STATES}))"
 """The answer for a row of the view `instances`; NULL: it was not asked for since it was stored."""
 NO_ANSWER_OF_ROW: Final = "NULL"
 

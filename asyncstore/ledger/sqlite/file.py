@@ -12,12 +12,14 @@ import sys
 from typing import TYPE_CHECKING, Final
 
 from asyncstore.errors import LedgerError
+from asyncstore.ledger.packing import one_line
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
 APPLICATION_ID: Final = int.from_bytes(b"ASLG", "big")
-SCHEMA_VERSION: Final = 3
+SCHEMA_VERSION: Final = 4
+OLDEST_SCHEMA: Final = 3
 # Behind the name of a ledger: its own file, those of SQLite, and that of the lock.
 FILE_SUFFIXES: Final = ("", "-wal", "-shm", "-journal", "-lock")
 
@@ -31,7 +33,6 @@ _CACHE_KIB: Final = 16384  # per connection: holds the upper pages of the index 
 # Errors from damaged bytes that SQLite does not detect: text that is not UTF-8, a value of another type, an unknown
 # state, a time beyond the calendar.
 _DAMAGE: Final = (ValueError, TypeError, AttributeError, OverflowError, struct.error)
-_LONGEST_TEXT: Final = 200
 
 
 def _uid_text(column: str) -> str:
@@ -46,8 +47,10 @@ def _uid_text(column: str) -> str:
 # are empty, or -1 for numbers, but never NULL: sqlite3 takes ten times as long to bind NULL as a number.
 # In `run`, `scan_finished` says whether the input was read to its end, `stopped` why the run stopped early ('': it did
 # not), `refused_at` when the peer first said that it is out of resources. NULL: not known, or not yet.
+# `account.changes` says how an instance was changed on the way, a line for each change. Only an instance that was sent
+# under another UID than its file's has a row in `sent`, with the same id as in `instance`.
 # The view `instances` has everything in readable form.
-_SCHEMA: Final = f"""
+_TABLES: Final = """
 CREATE TABLE ledger (
     id INTEGER PRIMARY KEY CHECK (id = 1),
     destination TEXT NOT NULL,
@@ -81,7 +84,8 @@ CREATE TABLE account (
     offending_elements BLOB NOT NULL,
     association_number INTEGER NOT NULL,
     context_id INTEGER NOT NULL,
-    run INTEGER NOT NULL
+    run INTEGER NOT NULL,
+    changes TEXT NOT NULL DEFAULT ''
 );
 CREATE TABLE instance (
     id INTEGER PRIMARY KEY,
@@ -97,6 +101,15 @@ CREATE TABLE instance (
     bytes_sent INTEGER NOT NULL
 );
 CREATE TABLE hashed (hash INTEGER NOT NULL, id INTEGER NOT NULL, PRIMARY KEY (hash, id)) WITHOUT ROWID;
+"""
+_SENT: Final = """
+CREATE TABLE sent (
+    id INTEGER PRIMARY KEY,
+    sop_instance_uid NOT NULL,
+    study_instance_uid NOT NULL,
+    series_instance_uid NOT NULL
+)"""
+_VIEW: Final = f"""
 CREATE VIEW instances AS SELECT
     i.id AS id,
     nullif(i.path, x'') AS path,
@@ -121,11 +134,28 @@ CREATE VIEW instances AS SELECT
     a.context_id AS context_id,
     a.run AS run,
     i.recorded_at AS recorded_at,
-    i.bytes_sent AS bytes_sent
-FROM instance i JOIN account a ON a.id = i.account;
-PRAGMA application_id = {APPLICATION_ID};
-PRAGMA user_version = {SCHEMA_VERSION};
-"""
+    i.bytes_sent AS bytes_sent,
+    nullif(a.changes, '') AS changes,
+    {_uid_text("s.sop_instance_uid")} AS sent_sop_instance_uid,
+    {_uid_text("s.study_instance_uid")} AS sent_study_instance_uid,
+    {_uid_text("s.series_instance_uid")} AS sent_series_instance_uid
+FROM instance i JOIN account a ON a.id = i.account LEFT JOIN sent s ON s.id = i.id"""
+_VERSION: Final = f"PRAGMA user_version = {SCHEMA_VERSION}"
+_NEW: Final = (*_TABLES.split(";\n")[:-1], _SENT, _VIEW, f"PRAGMA application_id = {APPLICATION_ID}", _VERSION)
+# A ledger of the version before has none of it. One that is only read gets the same for the time that it is open.
+_MIGRATION: Final = (
+    "ALTER TABLE account ADD COLUMN changes TEXT NOT NULL DEFAULT ''",
+    _SENT,
+    "DROP VIEW instances",
+    _VIEW,
+    _VERSION,
+)
+_SEEN_AS_NEW: Final = (
+    "PRAGMA temp_store = MEMORY",
+    "CREATE TEMP VIEW account AS SELECT *, '' AS changes FROM main.account",
+    _SENT.replace("CREATE", "CREATE TEMP"),
+    _VIEW.replace("CREATE", "CREATE TEMP"),
+)
 
 
 @contextlib.contextmanager
@@ -148,11 +178,6 @@ def _sqlite_text(error: sqlite3.Error) -> str:
     if getattr(error, "sqlite_errorcode", 0) & 0xFF == sqlite3.SQLITE_CORRUPT or "decode to UTF-8" in str(error):
         return "it is damaged"
     return one_line(str(error))
-
-
-def one_line(text: str) -> str:
-    """Text as one line that is safe to print: text from a damaged ledger may contain anything."""
-    return text if text.isprintable() else text[:_LONGEST_TEXT].encode("unicode_escape").decode()
 
 
 def open_to_write(path: str, destination: str, now_ms: int) -> sqlite3.Connection:
@@ -195,8 +220,12 @@ def open_to_read(path: str) -> sqlite3.Connection:
 def _connect_to_read(uri: str, path: str) -> sqlite3.Connection:
     connection = sqlite3.connect(uri, timeout=_BUSY_SECONDS, isolation_level=None, uri=True, check_same_thread=False)
     try:
-        if not _is_ledger(connection, path):
+        version = _version_of(connection, path)
+        if version is None:
             raise _not_a_ledger(path)
+        if version < SCHEMA_VERSION:
+            for statement in _SEEN_AS_NEW:
+                connection.execute(statement)
         connection.execute("PRAGMA query_only = ON")
         connection.execute(f"PRAGMA cache_size = -{_CACHE_KIB}")
     except BaseException:
@@ -225,8 +254,8 @@ def _sync_directory(directory: str) -> None:
 
 
 def _prepare(connection: sqlite3.Connection, path: str, destination: str, now_ms: int) -> None:
-    is_ledger = _is_ledger(connection, path)
-    if not is_ledger and connection.execute("SELECT count(*) FROM sqlite_master").fetchone()[0]:
+    version = _version_of(connection, path)
+    if version is None and connection.execute("SELECT count(*) FROM sqlite_master").fetchone()[0]:
         raise _not_a_ledger(path)
     mode = connection.execute("PRAGMA journal_mode = WAL").fetchone()[0]
     if mode != "wal":
@@ -239,11 +268,14 @@ def _prepare(connection: sqlite3.Connection, path: str, destination: str, now_ms
     connection.execute(f"PRAGMA cache_size = -{_CACHE_KIB}")
     connection.execute("BEGIN IMMEDIATE")
     try:
-        if not is_ledger:
-            for statement in _SCHEMA.split(";\n"):
+        if version is None:
+            for statement in _NEW:
                 connection.execute(statement)
             connection.execute("INSERT INTO ledger VALUES (1, ?, ?, 0)", (destination, now_ms))
         check_destination(connection, path, destination)
+        if version is not None and version < SCHEMA_VERSION:
+            for statement in _MIGRATION:
+                connection.execute(statement)
         connection.execute("COMMIT")
     except BaseException:
         if connection.in_transaction:
@@ -258,19 +290,19 @@ def check_destination(connection: sqlite3.Connection, path: str, destination: st
         raise LedgerError(f"the ledger {path!r} belongs to {one_line(owner)}, not to {destination}: use another file")
 
 
-def _is_ledger(connection: sqlite3.Connection, path: str) -> bool:
-    """Whether a database is a ledger; False if it is still empty."""
+def _version_of(connection: sqlite3.Connection, path: str) -> int | None:
+    """The version of a ledger's schema; None if it is still empty, or not a ledger."""
     application_id: int = connection.execute("PRAGMA application_id").fetchone()[0]
     if application_id != APPLICATION_ID:
-        return False
+        return None
     version: int = connection.execute("PRAGMA user_version").fetchone()[0]
-    if version != SCHEMA_VERSION:
+    if not OLDEST_SCHEMA <= version <= SCHEMA_VERSION:
         age = "a newer" if version > SCHEMA_VERSION else "an older"
         raise LedgerError(
             f"the ledger {path!r} was written by {age} version of asyncstore: "
             f"it has schema {version}, this one knows {SCHEMA_VERSION}"
         )
-    return True
+    return version
 
 
 def _not_a_ledger(path: str) -> LedgerError:

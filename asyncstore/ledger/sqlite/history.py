@@ -5,9 +5,9 @@ from __future__ import annotations
 import os
 from typing import TYPE_CHECKING
 
+from asyncstore.ledger.packing import ledger_path
 from asyncstore.ledger.sqlite.file import check_destination, ledger_errors, open_to_read
 from asyncstore.ledger.sqlite.lookup import LedgerLookup
-from asyncstore.ledger.sqlite.packing import ledger_path
 from asyncstore.ledger.sqlite.writer import WaitingHashes, unindexed_hashes
 
 if TYPE_CHECKING:

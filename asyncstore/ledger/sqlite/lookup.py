@@ -7,21 +7,20 @@ import os
 import threading
 from typing import TYPE_CHECKING, Any, Final
 
-from asyncstore.errors import MissingUID, NotDicom
-from asyncstore.instances.outcome import Outcome, State
-from asyncstore.instances.problem import ProblemKind
-from asyncstore.ledger.protocol import STORED, KnownInstance, Standing, Suspicion
+from asyncstore.instances.outcome import State
+from asyncstore.ledger.hashes import hash_of_path, hash_of_uid
+from asyncstore.ledger.packing import ledger_path, unpack_uid
+from asyncstore.ledger.protocol import STORED, KnownInstance
+from asyncstore.ledger.settling import Kept, settled_outcome
 from asyncstore.ledger.sqlite.file import ledger_errors, open_to_read
-from asyncstore.ledger.sqlite.hashes import hash_of_path, hash_of_uid
-from asyncstore.ledger.sqlite.packing import checked, ledger_path, status_value, unpack_uid
-from asyncstore.ledger.sqlite.writer import padded, storable
-from asyncstore.status import Status
+from asyncstore.ledger.sqlite.writer import padded
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Sequence
 
     from asyncstore.instances.instance import Instance
-    from asyncstore.ledger.protocol import Offered
+    from asyncstore.instances.outcome import Outcome
+    from asyncstore.ledger.protocol import Offered, Suspicion
 
 _AT_ONCE: Final = 512
 _NOWHERE: Final = ""
@@ -92,7 +91,7 @@ class LedgerLookup:
             del rows[key]
         remaining = iter(keys)
         return [
-            None if path is None else _outcome(each, rows.get(next(remaining)))
+            None if path is None else settled_outcome(each, _kept(rows.get(next(remaining))))
             for each, path in zip(offered, paths, strict=True)
         ]
 
@@ -143,32 +142,5 @@ class LedgerLookup:
         return None if path is None else ledger_path(path, self._working_directory)
 
 
-def _outcome(offered: Offered, row: Any) -> Outcome | Suspicion | None:
-    """What a row says of a file that is unchanged since then: its outcome, or that it is suspected; else None."""
-    if row is None:
-        return None
-    _, size, mtime, state, standing, losses, status, reason, _, _ = row
-    stamp = offered.stamp()
-    if stamp is None or (stamp[0], storable(stamp[1])) != (size, mtime):
-        return None
-    checked(reason, str)
-    name, instance = offered.name, offered.instance
-    if state in STORED:
-        return Outcome(State.RESUMED, name, instance, attempts=0)
-    value = status_value(status)
-    answer = None if value is None else Status(value)
-    if state == State.DUPLICATE:
-        return Outcome(State.DUPLICATE, name, instance, answer, reason=reason, attempts=0)
-    standing = Standing(standing)
-    is_wanted = offered.is_named  # a user who names a file wants to hear about it
-    if standing is Standing.SUSPECTED or (standing is Standing.SET_ASIDE and is_wanted):
-        return Suspicion(checked(losses, int))
-    if standing is Standing.SET_ASIDE:
-        reason = f"{reason}; set aside by an earlier run"
-        return Outcome(
-            State(state), name, instance, answer, reason=reason, attempts=0, losses=losses, is_set_aside=True
-        )
-    if is_wanted:
-        return None
-    kind = MissingUID if reason.startswith(ProblemKind.MISSING_UID.value) else NotDicom
-    return Outcome(State(state), name, reason=reason, error=kind(reason), attempts=0)
+def _kept(row: Any) -> Kept | None:
+    return None if row is None else Kept(*row[1:8])

@@ -13,8 +13,10 @@ import struct
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 from asyncstore.instances.outcome import State
+from asyncstore.ledger.packing import checked, ledger_path, status_value, unpack_uid
 from asyncstore.ledger.protocol import FAILED, STORED
 from asyncstore.ledger.rows import (
+    ChangeCount,
     Commitment,
     CommitmentCount,
     DirectoryCount,
@@ -29,9 +31,8 @@ from asyncstore.ledger.rows import (
     commitment_of,
 )
 from asyncstore.ledger.sqlite.commitments import ANSWER_OF_ROW, NO_ANSWER_OF_ROW, count_answers, has_commitments
-from asyncstore.ledger.sqlite.file import SCHEMA_VERSION, ledger_errors, open_to_read
+from asyncstore.ledger.sqlite.file import ledger_errors, open_to_read
 from asyncstore.ledger.sqlite.lock import holder_of
-from asyncstore.ledger.sqlite.packing import checked, ledger_path, status_value, unpack_uid
 from asyncstore.status import OUT_OF_RESOURCES
 
 if TYPE_CHECKING:
@@ -71,10 +72,10 @@ class LedgerReader:
     def __init__(self, path: str | bytes | os.PathLike[str] | os.PathLike[bytes]) -> None:
         self.path: str = ledger_path(os.fsdecode(path), os.getcwd())
         self._connection = open_to_read(self.path)
-        self.schema_version = SCHEMA_VERSION
         with ledger_errors(self.path, "read"), contextlib.ExitStack() as stack:
             stack.callback(self._connection.close)
             destination, created_at = self._connection.execute("SELECT destination, created_at FROM ledger").fetchone()
+            self.schema_version: int = self._connection.execute("PRAGMA user_version").fetchone()[0]
             self.destination: str = checked(destination, str)
             self.created_at: datetime.datetime = _time(created_at)
             stack.pop_all()
@@ -145,6 +146,16 @@ class LedgerReader:
             "WHERE a.state != ? GROUP BY 1, 2, 3 ORDER BY 4 DESC, 1, 2, 3 LIMIT ?"
         )
         return self._all(_reason_count, query, State.STORED.value, limit)
+
+    def by_change(self) -> list[ChangeCount]:
+        """How the stored instances were changed on the way; most frequent first."""
+        where = f"WHERE a.changes != '' AND a.state IN {_marks(STORED)}"
+        counts: collections.Counter[str] = collections.Counter()
+        for changes, count in self._all(
+            _changes_count, f"SELECT a.changes, count(*) FROM {_BOTH} {where} GROUP BY 1", *STORED
+        ):
+            counts.update(dict.fromkeys(changes, count))
+        return [ChangeCount(change, count) for change, count in counts.most_common()]
 
     def by_study(self) -> Iterator[StudyCount]:
         """The instances found, stored, failed and left in each study."""
@@ -282,6 +293,10 @@ def _reason_count(state: str, status: int | None, reason: str, count: int) -> Re
     return ReasonCount(State(state), status_value(status), checked(reason, str), count)
 
 
+def _changes_count(changes: str, count: int) -> tuple[list[str], int]:
+    return changes.split("\n"), count
+
+
 def _triple(part: int, instances: int, bytes_sent: int) -> tuple[int, int, int]:
     return checked(part, int), instances, checked(bytes_sent, int)
 
@@ -302,6 +317,7 @@ def _numbered_row(has_commitments: bool, number: int, *columns: Any) -> tuple[in
     values["offending_elements"] = struct.unpack(f">{len(offending) // 4}I", offending)
     values["retryable"] = bool(values["retryable"])
     values["set_aside"] = bool(values["set_aside"])
+    values["changes"] = tuple(checked(values["changes"] or "", str).splitlines())
     values["recorded_at"] = _time(values["recorded_at"])
     values["status"] = status_value(values["status"])
     is_asked_for = has_commitments and values["state"] in STORED

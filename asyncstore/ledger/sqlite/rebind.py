@@ -14,11 +14,11 @@ import time
 from typing import TYPE_CHECKING, Final
 
 from asyncstore.errors import LocalProtocolError
+from asyncstore.ledger.hashes import FIRST_UID_HASH
+from asyncstore.ledger.packing import ledger_path
 from asyncstore.ledger.protocol import STORED
 from asyncstore.ledger.sqlite.file import ledger_errors, open_to_write
-from asyncstore.ledger.sqlite.hashes import FIRST_UID_HASH
 from asyncstore.ledger.sqlite.lock import LedgerLock, check_place
-from asyncstore.ledger.sqlite.packing import ledger_path
 
 if TYPE_CHECKING:
     import sqlite3

@@ -9,22 +9,19 @@ memory. Those that were waiting when a process ended are inserted when the ledge
 from __future__ import annotations
 
 import itertools
-import os
-import stat
-import struct
 import sys
 from typing import TYPE_CHECKING, Any, Final, NamedTuple, TypeAlias
 
-from asyncstore.instances.outcome import State
-from asyncstore.ledger.protocol import STORED, standing_of
-from asyncstore.ledger.sqlite.hashes import FIRST_UID_HASH, HashFilter, hash_of_path, hash_of_uid, hashes_of_paths
-from asyncstore.ledger.sqlite.packing import ledger_path, pack_uid, unpack_uid
+from asyncstore.ledger.accounts import ACCOUNT_FIELDS, account_of, account_values, size_and_time, stays
+from asyncstore.ledger.hashes import FIRST_UID_HASH, HashFilter, hash_of_path, hash_of_uid, hashes_of_paths
+from asyncstore.ledger.packing import ledger_path, pack_uid, storable, unpack_uid
 
 if TYPE_CHECKING:
     import sqlite3
     from collections.abc import Iterator, Sequence
 
     from asyncstore.instances.outcome import Outcome
+    from asyncstore.ledger.buffered import Entry
 
 # The hashes of 32768 instances; twice as many wait at most, in 20 MB. With 1,000,000 rows, six share one page write.
 _WAITING_HASHES: Final = 65536
@@ -39,15 +36,7 @@ _LOOKUP_SIZES: Final = (16, 128, 512)
 _ACCOUNTS_IN_MEMORY: Final = 4096
 _PACKED_IN_MEMORY: Final = 1024
 _NO_UID: Final[bytearray | str] = ""
-_LONGEST_TEXT: Final = 1000
-# A file this young may be written to again without a change of its modification time.
-_YOUNG_NS: Final = 2_000_000_000
-
-_LARGEST: Final = (1 << 63) - 1
 _PATH_ENCODING: Final = (sys.getfilesystemencoding(), sys.getfilesystemencodeerrors())
-
-Entry: TypeAlias = "tuple[int, Outcome, int]"
-"""The time at which an outcome was recorded, in milliseconds; the outcome; and the hash of its SOP Instance UID."""
 
 _Row: TypeAlias = tuple[Any, ...]
 
@@ -55,7 +44,11 @@ _INSERT: Final = "INSERT OR REPLACE INTO instance VALUES "
 _ROW_MARKS: Final = f"({', '.join('?' * 11)})"
 _INSERT_ROWS: Final = _INSERT + ", ".join([_ROW_MARKS] * _ROWS_OF_A_STATEMENT)
 _INSERT_ROW: Final = _INSERT + _ROW_MARKS
-_INSERT_ACCOUNT: Final = f"INSERT INTO account VALUES ({', '.join('?' * 16)})"
+_INSERT_ACCOUNT: Final = (
+    f"INSERT INTO account (id, {', '.join(ACCOUNT_FIELDS)}, run) VALUES ({', '.join('?' * (len(ACCOUNT_FIELDS) + 2))})"
+)
+_INSERT_SENT: Final = "INSERT OR REPLACE INTO sent VALUES (?, ?, ?, ?)"
+_DELETE_SENT: Final = "DELETE FROM sent WHERE id = ?"
 _INDEX: Final = "INSERT OR IGNORE INTO hashed VALUES "
 _INDEX_HASHES: Final = _INDEX + ", ".join(["(?, ?)"] * _HASHES_OF_A_STATEMENT)
 _INDEX_HASH: Final = f"{_INDEX}(?, ?)"
@@ -76,11 +69,6 @@ class _Earlier(NamedTuple):
     state: str
     attempts: int
     run: int
-
-
-def storable(number: int) -> int:
-    """A number as SQLite can store it: some file systems have times beyond 64 bits."""
-    return number if -_LARGEST <= number <= _LARGEST else number % _LARGEST
 
 
 def padded(numbers: Sequence[int]) -> tuple[str, list[int]]:
@@ -151,6 +139,7 @@ class LedgerWriter:
         self.was_empty: bool = last_row == 0
         self._last_row: int = last_row
         self._last_account: int = last_account
+        self._has_sent: bool = bool(connection.execute("SELECT EXISTS (SELECT 1 FROM sent)").fetchone()[0])
         self._accounts: dict[tuple[Any, ...], int] = {}
         self._packed: dict[str, bytearray | str] = {}
         # Hashes that are not in the index yet: those since the last sorted run began, and those of that run.
@@ -251,6 +240,11 @@ class LedgerWriter:
                     # Opening the ledger does not look again at rows that are in the index.
                     self._connection.execute(_INDEX_HASH, (uid_hash, earlier.id))
             rows[row[0]] = row
+            if outcome.sent_uids is not None:
+                self._connection.execute(_INSERT_SENT, (row[0], *(self._pack(uid or "") for uid in outcome.sent_uids)))
+                self._has_sent = True
+            elif earlier is not None and self._has_sent:
+                self._connection.execute(_DELETE_SENT, (row[0],))
             if has_repeats:
                 values = (row[_EARLIER_ATTEMPTS], outcome.state.value, outcome.attempts, self._run)
                 before[key] = _Earlier(row[0], row[_UID], row[_SIZE], row[_MTIME], *values)
@@ -287,7 +281,7 @@ class LedgerWriter:
                 series = self._pack(instance.series_instance_uid)
             size, mtime = instance.size_bytes, storable(instance.mtime_ns)
         else:
-            size, mtime = _size_and_time(outcome.path, recorded_at)
+            size, mtime = size_and_time(outcome.path, recorded_at)
         return (
             row_id,
             bytearray(key if outcome.path is not None else b""),
@@ -313,33 +307,7 @@ class LedgerWriter:
 
     def _account(self, outcome: Outcome) -> int:
         """The number of the row in `account` with the part of an outcome that others share."""
-        instance, status, state = outcome.instance, outcome.status, outcome.state
-        sop_class = syntax = sent = comment = ""
-        offending: tuple[int, ...] = ()
-        value = -1
-        if instance is not None:
-            sop_class, syntax = instance.sop_class_uid, instance.transfer_syntax_uid
-            if outcome.transfer_syntax_uid != syntax:
-                sent = outcome.transfer_syntax_uid
-        if status is not None:
-            value, comment, offending = status.value, status.comment, status.offending_elements
-        account = (
-            sop_class,
-            syntax,
-            sent,
-            # `state.value` takes as long as everything else here.
-            "stored" if state is State.STORED else state.value,
-            standing_of(outcome),
-            outcome.losses,
-            outcome.retryable,
-            outcome.attempts,
-            value,
-            outcome.reason,
-            comment,
-            offending,
-            outcome.association_number,
-            outcome.context_id,
-        )
+        account = account_of(outcome)
         number = self._accounts.get(account)
         return self._new_account(account) if number is None else number
 
@@ -347,10 +315,7 @@ class LedgerWriter:
         if len(self._accounts) >= _ACCOUNTS_IN_MEMORY:
             self._accounts.clear()
         self._last_account = number = self._last_account + 1
-        values = [_storable_text(value) if isinstance(value, str) else value for value in account]
-        offending = account[_OFFENDING]
-        values[_OFFENDING] = struct.pack(f">{len(offending)}I", *offending)
-        self._connection.execute(_INSERT_ACCOUNT, (number, *values, self._run))
+        self._connection.execute(_INSERT_ACCOUNT, (number, *account_values(account), self._run))
         self._accounts[account] = number
         return number
 
@@ -364,36 +329,11 @@ class LedgerWriter:
         self._new_hashes.clear()
 
 
-# Positions in a row of `instance`, and in an account.
+# Positions in a row of `instance`.
 _UID, _SIZE, _MTIME, _EARLIER_ATTEMPTS = 2, 5, 6, 8
-_OFFENDING = 11
-
-
-def _storable_text(text: str) -> str:
-    # A peer's comment, or a file name in a reason, may contain characters that UTF-8 cannot encode.
-    return text[:_LONGEST_TEXT].encode("utf-8", "backslashreplace").decode()
 
 
 def _stays(earlier: _Earlier, outcome: Outcome, row: _Row) -> bool:
-    """Whether an earlier row must be kept instead of a new one for the same file.
-
-    A stored instance stays stored while its file is unchanged. One that the run left keeps the account of earlier
-    attempts.
-    """
-    size, mtime = row[_SIZE], row[_MTIME]
-    is_same_file = size < 0 or (size, mtime) == (earlier.size_bytes, earlier.mtime_ns)
-    if not is_same_file or outcome.state in STORED:
-        return False
-    return earlier.state in STORED or (outcome.state is State.LEFT and not outcome.attempts)
-
-
-def _size_and_time(path: str | None, recorded_at: int) -> tuple[int, int]:
-    """Size and modification time of a file without an Instance; -1 each if they may change soon."""
-    try:
-        status = os.stat(path or "")
-    except (OSError, ValueError):
-        return -1, -1
-    newest = max(status.st_mtime_ns, status.st_ctime_ns)
-    if not stat.S_ISREG(status.st_mode) or newest > recorded_at * 1_000_000 - _YOUNG_NS:
-        return -1, -1
-    return status.st_size, storable(status.st_mtime_ns)
+    """Whether an earlier row must be kept instead of a new one for the same file."""
+    is_same_file = row[_SIZE] < 0 or (row[_SIZE], row[_MTIME]) == (earlier.size_bytes, earlier.mtime_ns)
+    return stays(earlier.state, outcome, is_same_file=is_same_file)

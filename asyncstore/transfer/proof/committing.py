@@ -138,8 +138,8 @@ class Committing:
 
     async def take(self, outcome: Outcome) -> None:
         """Have an instance committed if the peer has it; without a ledger, this waits while too many wait."""
-        instance = outcome.instance
-        if instance is None or outcome.state not in _AT_THE_PEER or outcome.stored_path is not None:
+        instance, uid = outcome.instance, outcome.sent_sop_instance_uid
+        if instance is None or uid is None or outcome.state not in _AT_THE_PEER or outcome.stored_path is not None:
             return
         self._count()
         if self._committer.waiting >= MOST_WAITING:
@@ -147,7 +147,7 @@ class Committing:
                 self._is_in_ledger = True
                 return
             await self._committer.wait_for_less(MOST_WAITING)
-        reference = Reference(instance.sop_class_uid, instance.sop_instance_uid)
+        reference = Reference(instance.sop_class_uid, uid)
         self._committer.add(reference, instance.path, study=_study_of(instance), attempts=outcome.attempts)
 
     async def finish(self) -> list[str]:
@@ -185,9 +185,8 @@ class Committing:
         """Take the outcome of an instance that was sent again."""
         waiting = self._again.pop(outcome.path, None)
         if waiting is not None:
-            instance = outcome.instance
-            uid = "" if instance is None else instance.sop_instance_uid
-            is_there = outcome.state in _AT_THE_PEER and uid == waiting.reference.sop_instance_uid
+            is_same = outcome.sent_sop_instance_uid == waiting.reference.sop_instance_uid
+            is_there = outcome.state in _AT_THE_PEER and is_same
             self._committer.sent_again(waiting, None if is_there else _not_sent_again(outcome.reason))
 
     def end_again(self, failure: AsyncStoreError | None = None) -> None:

@@ -1,9 +1,12 @@
-"""The encoding of values in the file of a ledger."""
+"""The encoding of values in a ledger."""
 
 from __future__ import annotations
 
 import os
-from typing import Any
+from typing import Any, Final
+
+_LARGEST: Final = (1 << 63) - 1
+_LONGEST_LINE: Final = 200
 
 
 def pack_uid(uid: str) -> bytearray | str:
@@ -20,6 +23,11 @@ def pack_uid(uid: str) -> bytearray | str:
 def unpack_uid(packed: bytes | bytearray | str) -> str:
     """The UID that pack_uid packed."""
     return packed if isinstance(packed, str) else packed.hex().replace("a", ".").rstrip("f")
+
+
+def storable(number: int) -> int:
+    """A number as a database can store it: some file systems have times beyond 64 bits."""
+    return number if -_LARGEST <= number <= _LARGEST else number % _LARGEST
 
 
 def status_value(kept: int | None) -> int | None:
@@ -48,3 +56,8 @@ def ledger_path(path: str, working_directory: str) -> str:
     if os.sep == "/" and ("/." in path or "//" in path):
         return "/" + "/".join(part for part in path.split("/") if part not in ("", "."))
     return path
+
+
+def one_line(text: str) -> str:
+    """Text as one line that is safe to print: text from a damaged ledger may contain anything."""
+    return text if text.isprintable() else text[:_LONGEST_LINE].encode("unicode_escape").decode()

@@ -1,0 +1,58 @@
+"""What a row of a ledger says of a file that a later run finds: see the table in `protocol`."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, NamedTuple
+
+from asyncstore.errors import MissingUID, NotDicom
+from asyncstore.instances.outcome import Outcome, State
+from asyncstore.instances.problem import ProblemKind
+from asyncstore.ledger.packing import checked, status_value, storable
+from asyncstore.ledger.protocol import STORED, Standing, Suspicion
+from asyncstore.status import Status
+
+if TYPE_CHECKING:
+    from asyncstore.ledger.protocol import Offered
+
+
+class Kept(NamedTuple):
+    """The part of a row that decides whether its file is sent again."""
+
+    size_bytes: int
+    mtime_ns: int
+    state: str
+    standing: int
+    losses: int
+    status: int
+    reason: str
+
+
+def settled_outcome(offered: Offered, kept: Kept | None) -> Outcome | Suspicion | None:
+    """What a row says of a file that is unchanged since then: its outcome, or that it is suspected; else None."""
+    if kept is None:
+        return None
+    size, mtime, state, kept_standing, losses, status, reason = kept
+    stamp = offered.stamp()
+    if stamp is None or (stamp[0], storable(stamp[1])) != (size, mtime):
+        return None
+    checked(reason, str)
+    name, instance = offered.name, offered.instance
+    if state in STORED:
+        return Outcome(State.RESUMED, name, instance, attempts=0)
+    value = status_value(status)
+    answer = None if value is None else Status(value)
+    if state == State.DUPLICATE:
+        return Outcome(State.DUPLICATE, name, instance, answer, reason=reason, attempts=0)
+    standing = Standing(kept_standing)
+    is_wanted = offered.is_named  # a user who names a file wants to hear about it
+    if standing is Standing.SUSPECTED or (standing is Standing.SET_ASIDE and is_wanted):
+        return Suspicion(checked(losses, int))
+    if standing is Standing.SET_ASIDE:
+        reason = f"{reason}; set aside by an earlier run"
+        return Outcome(
+            State(state), name, instance, answer, reason=reason, attempts=0, losses=losses, is_set_aside=True
+        )
+    if is_wanted:
+        return None
+    kind = MissingUID if reason.startswith(ProblemKind.MISSING_UID.value) else NotDicom
+    return Outcome(State(state), name, reason=reason, error=kind(reason), attempts=0)
