@@ -130,7 +130,8 @@ class Round:
     def _finish(self) -> None:
         """Run without faults and kills; it may take more than one run, because of what faults have left behind.
 
-        If so many are not enough, the audit says what is missing.
+        An instance over which faults have ended three associations is set aside, and sent again now. If so many runs
+        are not enough, the audit says what is missing.
         """
         self.proxy.faults = tuple(fault for fault in self.faults if isinstance(fault, SetStatus))
         for _ in range(RUNS_TO_FINISH):
@@ -154,7 +155,7 @@ class Round:
         self.report.unlink(missing_ok=True)
         said = self.directory / f"run-{len(self.runs) + 1:03}.log"
         with said.open("wb") as log:
-            process = self._start(log)
+            process = self._start(log, moment)
             try:
                 killed_at = self._kill(process, moment)
                 code = process.wait(HANGS_SECONDS)
@@ -178,8 +179,10 @@ class Round:
         self._check_ledger_so_far()
         return run
 
-    def _start(self, log: IO[bytes]) -> subprocess.Popen[bytes]:
+    def _start(self, log: IO[bytes], moment: str) -> subprocess.Popen[bytes]:
         records: list[str | Path] = ["--ledger", self.ledger, "--report", self.report]
+        if not moment:
+            records.append("--retry-set-aside")
         if self.plan.is_committed:
             records += ["--commit", "--commit-wait", "2"]
         options = ("-r", "-j", self.plan.associations, "-w", 16, *QUICK, *records)
