@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import io
 import os
 import shutil
 import sqlite3
@@ -17,6 +18,8 @@ from collections import Counter, defaultdict
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
+
+from pydicom.filereader import read_dataset
 
 from tests.support.kept import Kept
 
@@ -81,7 +84,11 @@ class CommandRun:
 
 @dataclass(frozen=True)
 class Evidence:
-    """Everything that is known of a round; `in_flight` is how many operations an association may have outstanding."""
+    """Everything that is known of a round; `in_flight` is how many operations an association may have outstanding.
+
+    `committed` is what the ledger calls so, None if no commitment was asked for; `reports` are the data sets of the
+    peer's reports.
+    """
 
     source: Sequence[SourceFile]
     before: Mapping[bytes, str]
@@ -95,6 +102,8 @@ class Evidence:
     runs: Sequence[CommandRun]
     associations: int
     in_flight: int
+    committed: frozenset[str] | None = None
+    reports: Sequence[bytes] = ()
 
     @property
     def acknowledged(self) -> Counter[str]:
@@ -167,6 +176,20 @@ def read_rows(ledger: Path) -> list[Row]:
         return [Row(bytes(path), uid, state) for path, uid, state in connection.execute(query)]
 
 
+def read_committed(ledger: Path) -> frozenset[str]:
+    """The SOP Instance UIDs that a ledger calls committed."""
+    with _copy_of(ledger) as connection:
+        tables = "SELECT count(*) FROM sqlite_master WHERE name IN ('commitment', 'commitment_request', 'instances')"
+        if connection.execute(tables).fetchone()[0] < 3:
+            return frozenset()
+        query = """
+            SELECT v.sop_instance_uid FROM instances v JOIN instance i ON i.id = v.id
+            JOIN commitment c ON c.sop_instance_uid = i.sop_instance_uid
+            JOIN commitment_request r ON r.transaction_uid = c.transaction_uid
+            WHERE c.answer = 0 AND r.asked_at >= v.recorded_at AND v.state IN ('stored', 'warning')"""
+        return frozenset(uid for (uid,) in connection.execute(query))
+
+
 def read_kept(received: Path, source: Iterable[SourceFile]) -> list[KeptFile]:
     """Every file at the SCP."""
     known = {each.digest: each.sop_instance_uid for each in source}
@@ -185,12 +208,13 @@ def _read_kept(path: Path, known: Mapping[str, str]) -> KeptFile:
     return KeptFile(path.name, uid, found)
 
 
-# -- the five statements -----------------------------------------------------------------------------------------------
+# -- the statements ----------------------------------------------------------------------------------------------------
 
 
 def audit(evidence: Evidence) -> list[Finding]:
-    """All five statements, in the order of the documentation."""
-    return [check(evidence) for check in (final_states, acknowledged_and_kept, resends, source_untouched, exit_codes)]
+    """All five statements, in the order of the documentation; of a round with commitment a sixth."""
+    checks = [final_states, acknowledged_and_kept, resends, source_untouched, exit_codes]
+    return [check(evidence) for check in (checks if evidence.committed is None else [*checks, committed_by_peer])]
 
 
 def final_states(evidence: Evidence) -> Finding:
@@ -354,15 +378,42 @@ def exit_codes(evidence: Evidence) -> Finding:
     for number, run in enumerate(evidence.runs, 1):
         has_sent = any(run.had(request.association) for request in evidence.requests)
         expected = expected_codes(run, len(evidence.source), has_sent=has_sent)
+        if expected == (0,) and evidence.committed is not None:
+            expected = (0, 3)  # some are not committed
         if run.code not in expected:
             counts = _counts(run.states) or "nothing reported"
             finding.violations.append(f"run {number} ended with {run.code}, not one of {expected}: {counts}")
     failed = sum(row.state in FAILED for row in evidence.rows)
+    failed += len(_uncommitted(evidence))
     final = evidence.runs[-1].code if evidence.runs else None
     if final != (3 if failed else 0):
         finding.violations.append(f"the last run ended with {final}, and the ledger has {failed} failed")
     finding.numbers = _counts(Counter(f"exit {run.code}" for run in evidence.runs))
     return finding
+
+
+def committed_by_peer(evidence: Evidence) -> Finding:
+    """(6) What the ledger calls committed, the peer reported as committed; at the end, that is all that is stored."""
+    finding = Finding("what the ledger calls committed, the peer reported as committed")
+    reported = {uid for report in evidence.reports for uid in committed_in(report)}
+    committed = evidence.committed or frozenset()
+    finding.violations += [f"{uid} is committed for the ledger, and never was reported" for uid in committed - reported]
+    finding.violations += [f"{uid} is stored and not committed at the end" for uid in _uncommitted(evidence)]
+    finding.numbers = f"{len(committed)} committed, {len(reported)} reported so in {len(evidence.reports)} reports"
+    return finding
+
+
+def _uncommitted(evidence: Evidence) -> list[str]:
+    if evidence.committed is None:
+        return []
+    stored = [row.sop_instance_uid for row in evidence.rows if row.state in STORED]
+    return [uid for uid in stored if uid not in evidence.committed]
+
+
+def committed_in(report: bytes) -> list[str]:
+    """The SOP Instance UIDs that a report of our storescp names as committed: Explicit VR Little Endian."""
+    data_set = read_dataset(io.BytesIO(report), is_implicit_VR=False, is_little_endian=True)
+    return [item.ReferencedSOPInstanceUID for item in data_set.get("ReferencedSOPSequence", [])]
 
 
 def expected_codes(run: CommandRun, files: int, *, has_sent: bool) -> tuple[int, ...]:

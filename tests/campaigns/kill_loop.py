@@ -34,12 +34,14 @@ from tests.campaigns.kill_audit import (
     Row,
     SourceFile,
     audit,
+    committed_in,
+    read_committed,
     read_kept,
     read_rows,
     says_stored,
     snapshot,
 )
-from tests.campaigns.kill_plan import MOMENTS, make_plan, make_source
+from tests.campaigns.kill_plan import MOMENTS, MOMENTS_OF_COMMITMENT, make_plan, make_source
 from tests.support import command, peers
 from tests.support.fault_plan import SetStatus
 from tests.support.faults import FaultProxy
@@ -112,14 +114,14 @@ class Round:
     def _peer(self) -> contextlib.AbstractContextManager[RunningPeer]:
         directory = self.directory / "scp"
         if self.plan.peer == "asyncstore":
-            return peers.asyncstore_storescp(directory)
+            return peers.asyncstore_storescp(directory, *(["--commitment"] if self.plan.is_committed else []))
         # With a name for every copy, the part of a copy that came later never takes the place of a whole one.
         return peers.dcmtk_storescp(directory, "+uf")
 
     def _run_and_kill(self) -> None:
-        names = list(MOMENTS)
+        moments = MOMENTS_OF_COMMITMENT if self.plan.is_committed else MOMENTS
         while self.kills < self.plan.kills:
-            moment = self.chance.choices(names, list(MOMENTS.values()))[0]
+            moment = self.chance.choices(list(moments), list(moments.values()))[0]
             run = self._run(moment)
             self.kills += run.killed_at is not None
             if run.killed_at is None and self._is_complete(run):
@@ -128,7 +130,8 @@ class Round:
     def _finish(self) -> None:
         """Run without faults and kills; it may take more than one run, because of what faults have left behind.
 
-        If so many are not enough, the audit says what is missing.
+        An instance over which faults have ended three associations is set aside, and sent again now. If so many runs
+        are not enough, the audit says what is missing.
         """
         self.proxy.faults = tuple(fault for fault in self.faults if isinstance(fault, SetStatus))
         for _ in range(RUNS_TO_FINISH):
@@ -138,7 +141,11 @@ class Round:
 
     def _is_complete(self, run: CommandRun) -> bool:
         """Whether a run has ended by itself and has left nothing for another."""
-        return run.killed_at is None and run.code in COMPLETE and not Counter(run.states)["unknown"]
+        is_complete = run.killed_at is None and run.code in COMPLETE and not Counter(run.states)["unknown"]
+        if not is_complete or not self.plan.is_committed:
+            return is_complete
+        committed = read_committed(self.ledger)
+        return all(row.sop_instance_uid in committed for row in read_rows(self.ledger) if _is_stored(row))
 
     # One run
 
@@ -148,7 +155,7 @@ class Round:
         self.report.unlink(missing_ok=True)
         said = self.directory / f"run-{len(self.runs) + 1:03}.log"
         with said.open("wb") as log:
-            process = self._start(log)
+            process = self._start(log, moment)
             try:
                 killed_at = self._kill(process, moment)
                 code = process.wait(HANGS_SECONDS)
@@ -172,8 +179,12 @@ class Round:
         self._check_ledger_so_far()
         return run
 
-    def _start(self, log: IO[bytes]) -> subprocess.Popen[bytes]:
-        records = ("--ledger", self.ledger, "--report", self.report)
+    def _start(self, log: IO[bytes], moment: str) -> subprocess.Popen[bytes]:
+        records: list[str | Path] = ["--ledger", self.ledger, "--report", self.report]
+        if not moment:
+            records.append("--retry-set-aside")
+        if self.plan.is_committed:
+            records += ["--commit", "--commit-wait", "2"]
         options = ("-r", "-j", self.plan.associations, "-w", 16, *QUICK, *records)
         words = command.words("storescu", *options, self.proxy.host, self.proxy.port, self.root)
         return subprocess.Popen(
@@ -206,9 +217,11 @@ class Round:
         missing = max(1, len(self.source) - 2 - self.plan.is_one_refused - len(done))
         answers = len(journal.entries) + (missing if moment == "end" else self.chance.randint(1, max(1, missing // 2)))
         passed = self.proxy.passed_bytes + self.chance.randrange(1_500_000)
-        is_so = (lambda: self.proxy.passed_bytes >= passed) if moment == "bytes" else (
-            lambda: len(journal.entries) >= answers
-        )  # fmt: skip
+        reports = len(journal.reports) + self.chance.randint(1, 3)
+        is_so = {
+            "bytes": lambda: self.proxy.passed_bytes >= passed,
+            "report": lambda: len(journal.reports) >= reports,
+        }.get(moment, lambda: len(journal.entries) >= answers)
         deadline = time.monotonic() + HANGS_SECONDS
         while process.poll() is None and time.monotonic() < deadline:
             if self.proxy.wait_until(is_so, 0.02):
@@ -239,12 +252,15 @@ class Round:
         return {}
 
     def _check_ledger_so_far(self) -> None:
-        """At no time the ledger may call stored what was not acknowledged."""
+        """At no time the ledger may call stored what was not acknowledged, nor committed what was not reported so."""
         rows = read_rows(self.ledger) if self.ledger.exists() else []
         acknowledged = {e.sop_instance_uid for e in self.proxy.journal.entries if says_stored(e.status)}
         early = [row.sop_instance_uid for row in rows if _is_stored(row) and row.sop_instance_uid not in acknowledged]
+        committed = read_committed(self.ledger) if self.ledger.exists() else frozenset()
+        reported = {uid for report in self.proxy.journal.reports for uid in committed_in(report)}
+        early += sorted(committed - reported)
         if early:
-            raise Violation(f"after run {len(self.runs)} the ledger calls stored what was not acknowledged: {early}")
+            raise Violation(f"after run {len(self.runs)} the ledger calls stored or committed what was not so: {early}")
 
     def _collect(self, received: Path) -> Evidence:
         said = command.run("report", "--json", self.ledger)
@@ -261,6 +277,8 @@ class Round:
             runs=self.runs,
             associations=self.plan.associations,
             in_flight=self.plan.in_flight,
+            committed=read_committed(self.ledger) if self.plan.is_committed else None,
+            reports=self.proxy.journal.reports,
         )
 
 
@@ -309,13 +327,23 @@ def run_round(plan: Plan, directory: Path, totals: Totals) -> bool:
     return not any(finding.violations for finding in findings)
 
 
-def run_loop(kills: int, seed: int, instances: int, directory: Path, *, peer: str = "", keep: bool = False) -> bool:
+def run_loop(
+    kills: int,
+    seed: int,
+    instances: int,
+    directory: Path,
+    *,
+    peer: str = "",
+    is_committed: bool = False,
+    keep: bool = False,
+) -> bool:
     """Play rounds until there were so many kills; False when one violated a statement."""
     totals = Totals()
     begun = time.monotonic()
     is_good = True
     while is_good and totals.kills < kills:
-        plan = make_plan(f"{seed}/{totals.rounds + 1}", instances, kills - totals.kills, peer)
+        left = kills - totals.kills
+        plan = make_plan(f"{seed}/{totals.rounds + 1}", instances, left, peer, is_committed=is_committed)
         place = directory / f"round-{totals.rounds + 1:03}"
         is_good = run_round(plan, place, totals)
         if not is_good:
@@ -338,12 +366,19 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--seed", type=int, default=1, help="what sources, faults and moments follow from (1)")
     parser.add_argument("--instances", type=int, default=500, metavar="M", help="instances of a source (500)")
     parser.add_argument("--peer", choices=("dcmtk", "asyncstore"), default="", help="the SCP (chosen by the seed)")
+    parser.add_argument("--commit", action="store_true", help="with storage commitment, of asyncstore's SCP")
     parser.add_argument("--keep", type=Path, metavar="DIR", help="keep the rounds in this directory")
     options = parser.parse_args(arguments)
     directory = options.keep or Path(tempfile.mkdtemp(prefix="asyncstore-kills-"))
     try:
         is_good = run_loop(
-            options.kills, options.seed, options.instances, directory, peer=options.peer, keep=options.keep is not None
+            options.kills,
+            options.seed,
+            options.instances,
+            directory,
+            peer=options.peer,
+            is_committed=options.commit,
+            keep=options.keep is not None,
         )
     except pytest.skip.Exception as missing:
         print(missing)

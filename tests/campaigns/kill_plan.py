@@ -18,6 +18,8 @@ BIG_BYTES: Final = 300_000
 # The moments of a kill and their weights: while Python starts, when the ledger is taken, after a time, after so many
 # bytes, after so many answers, after the last answer.
 MOMENTS: Final = {"start": 10, "ledger": 15, "time": 10, "bytes": 20, "answer": 35, "end": 10}
+# With commitment also when a report has come, and between the last answer and its report.
+MOMENTS_OF_COMMITMENT: Final = MOMENTS | {"report": 40, "end": 30}
 
 
 # -- the source --------------------------------------------------------------------------------------------------------
@@ -64,12 +66,14 @@ class Plan:
     in_flight: int
     faults: tuple[Fault, ...]
     is_one_refused: bool
+    is_committed: bool = False
 
 
-def make_plan(seed: str, instances: int, kills: int, peer: str = "") -> Plan:
-    """The plan that follows from a seed."""
+def make_plan(seed: str, instances: int, kills: int, peer: str = "", *, is_committed: bool = False) -> Plan:
+    """The plan that follows from a seed; `is_committed`: commitment is asked for, of our own SCP."""
     chance = random.Random(seed)
     peer = peer or chance.choice(("dcmtk", "dcmtk", "asyncstore"))
+    peer = "asyncstore" if is_committed else peer
     return Plan(
         seed,
         peer,
@@ -79,6 +83,7 @@ def make_plan(seed: str, instances: int, kills: int, peer: str = "") -> Plan:
         1 if peer == "dcmtk" else 16,
         tuple(_choose_faults(chance)),
         chance.random() < 0.5,
+        is_committed,
     )
 
 

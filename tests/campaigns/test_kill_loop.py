@@ -12,10 +12,13 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from asyncstore.services.references import Reference, encode_report
+from asyncstore.uids import EXPLICIT_VR_LITTLE_ENDIAN
 from tests.campaigns.kill_audit import (
     CommandRun,
     acknowledged_and_kept,
     audit,
+    committed_by_peer,
     exit_codes,
     final_states,
     operations,
@@ -30,7 +33,7 @@ from tests.campaigns.kill_plan import Plan, make_plan
 from tests.support.fault_plan import Cut
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterable
 
     from tests.campaigns.kill_audit import Evidence, Finding
 
@@ -72,6 +75,32 @@ def test_a_migration_that_is_killed_again_and_again_loses_nothing(
     assert is_good, said
     assert said.count(") holds: ") == 5 * said.count("round ")
     assert said.splitlines()[-1].startswith("4 kills (")
+
+
+@pytest.mark.timeout(2 * SECONDS)
+def test_what_the_ledger_calls_committed_was_reported_so_whenever_it_was_killed(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    is_good = run_loop(4, 3, 120, tmp_path / "rounds", is_committed=True, keep=True)
+    said = capsys.readouterr().out
+    assert is_good, said
+    assert said.count(") holds: ") == 6 * said.count("round ")
+
+
+def test_what_was_never_reported_as_committed_and_what_is_not_committed_are_found(evidence: Evidence) -> None:
+    stored = frozenset(row.sop_instance_uid for row in evidence.rows if row.state == "stored")
+    good = dataclasses.replace(evidence, committed=stored, reports=[_report(stored)])
+    assert committed_by_peer(good).violations == []
+    uid = _stored_uid(evidence)
+    short = encode_report(
+        "2.25.1", [Reference("1.2", each) for each in sorted(stored - {uid})], {}, EXPLICIT_VR_LITTLE_ENDIAN
+    )
+    assert committed_by_peer(dataclasses.replace(good, reports=[short])).violations == [
+        f"{uid} is committed for the ledger, and never was reported"
+    ]
+    assert committed_by_peer(dataclasses.replace(good, committed=stored - {uid})).violations == [
+        f"{uid} is stored and not committed at the end"
+    ]
 
 
 @pytest.mark.timeout(SECONDS)
@@ -259,3 +288,7 @@ def test_a_seed_gives_the_same_plan_and_another_seed_another() -> None:
 
 def _stored_uid(evidence: Evidence) -> str:
     return next(row.sop_instance_uid for row in evidence.rows if row.state == "stored")
+
+
+def _report(uids: Iterable[str]) -> bytes:
+    return encode_report("2.25.1", [Reference("1.2", uid) for uid in uids], {}, EXPLICIT_VR_LITTLE_ENDIAN)

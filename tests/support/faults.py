@@ -107,6 +107,8 @@ class _Direction(threading.Thread):
                 self.destination.shutdown(socket.SHUT_WR)
             return
         found = self.follower.feed(data)
+        self.link.proxy.journal.reports += self.follower.reports
+        self.follower.reports.clear()
         self.pending.extend(found)
         if self.abort:
             self._find_abort(self.abort, found)

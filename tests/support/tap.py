@@ -21,6 +21,7 @@ HEADER_BYTES: Final = 6
 P_DATA_TF: Final = 0x04
 C_STORE_RQ: Final = 0x0001
 C_STORE_RSP: Final = 0x8001
+N_EVENT_REPORT_RQ: Final = 0x0100
 MAXIMUM_COMMAND_BYTES: Final = 1 << 16
 MAXIMUM_HELD_BYTES: Final = 1 << 20
 
@@ -77,12 +78,15 @@ class Follower:
     """Follows the bytes of one direction, however they are cut, and tells of every command set that became whole.
 
     Data-set fragments are stepped over, so that following costs next to nothing. What is no DICOM is stepped over too.
-    `data_starts_at` is the offset of the first P-DATA-TF, once it is known.
+    `data_starts_at` is the offset of the first P-DATA-TF, once it is known. `reports` are the whole data sets of
+    N-EVENT-REPORT-RQs.
     """
 
     def __init__(self) -> None:
         self.offset = 0
         self.data_starts_at: int | None = None
+        self.reports: list[bytes] = []
+        self._report: bytearray | None = None
         self._head = bytearray()
         self._pdu_type = 0
         self._pdu_left = 0
@@ -115,6 +119,8 @@ class Follower:
             taken = min(self._fragment_left, len(data) - position)
             if self._flags & 1 and len(self._command) < MAXIMUM_COMMAND_BYTES:
                 self._command += data[position : position + taken]
+            elif self._report is not None and not self._flags & 1:
+                self._report += data[position : position + taken]
             self._fragment_left -= taken
             self._pdu_left -= taken
             return taken
@@ -141,8 +147,13 @@ class Follower:
     def _end_fragment(self, found: list[tuple[int, Command]]) -> None:
         self._fragment_left = -1
         if self._flags & 3 == 3:
-            found.append((self.offset, read_command(self._context_id, bytes(self._command))))
+            command = read_command(self._context_id, bytes(self._command))
+            self._report = bytearray() if command.field == N_EVENT_REPORT_RQ else None
+            found.append((self.offset, command))
             self._command.clear()
+        elif self._flags & 3 == 2 and self._report is not None:
+            self.reports.append(bytes(self._report))
+            self._report = None
 
 
 class Reframer:
@@ -226,12 +237,13 @@ class Journal:
     """Every whole C-STORE-RSP that was passed on, in `entries`, and in a JSON lines file when there is a path.
 
     An entry is written before the last byte of its response goes out: what is not here, the sender has not seen.
-    `requests` are the C-STORE-RQs, in memory only.
+    `requests` are the C-STORE-RQs, and `reports` the data sets of the peer's N-EVENT-REPORT-RQs, in memory only.
     """
 
     def __init__(self, path: Path | None = None) -> None:
         self.entries: list[JournalEntry] = []
         self.requests: list[RequestEntry] = []
+        self.reports: list[bytes] = []
         self._lock = threading.Lock()
         self._file = path.open("a", encoding="utf-8") if path else None
 

@@ -94,10 +94,6 @@ class Summary:
         counts = self.report.sop_classes.most_common()
         return _table([(count, peer_text(name_of(uid))) for uid, count in counts])
 
-    def _changes(self) -> list[str]:
-        """How the stored instances were changed on the way, each with as many changes as it had."""
-        return _table([(count, path_text(change)) for change, count in self.report.changes.most_common()])
-
     def _commitment(self, committed: int) -> list[str]:
         """What the peer commits to keep, and why it does not keep the others."""
         rows = [(committed, "committed: the peer keeps them")] if committed else []
@@ -108,6 +104,10 @@ class Summary:
             if count
         ]
         return _table(rows) or ["nothing was asked for"]
+
+    def _changes(self) -> list[str]:
+        """How the stored instances were changed on the way, each with as many changes as it had."""
+        return _table([(count, path_text(change)) for change, count in self.report.changes.most_common()])
 
     def _reasons(self) -> list[str]:
         """Why instances are not stored, or stored with a warning, the most frequent reasons first."""

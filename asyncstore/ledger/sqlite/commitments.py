@@ -70,6 +70,7 @@ class CommitmentRecord:
                 path, timeout=_BUSY_SECONDS, isolation_level=None, check_same_thread=False
             )
             self._connection.execute("PRAGMA synchronous = NORMAL")
+            self._connection.execute("PRAGMA wal_autocheckpoint = 0")  # the run that writes outcomes sees to it
             for statement in _SCHEMA:
                 self._connection.execute(statement)
 

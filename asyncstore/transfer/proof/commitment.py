@@ -146,6 +146,9 @@ class Committer:
         self._ended = Signal()
         self._collecting = anyio.CancelScope()
         self._asking = anyio.Lock()
+        # Some peers, pynetdicom's SCP for one, lose an association on which a request comes while they report. After
+        # that, one transaction is asked for at a time.
+        self._is_careful = False
         self._was_answered = False
         self._association: Requestor | None = None
         self._room = anyio.Semaphore(_TRANSACTIONS_AT_ONCE)
@@ -258,36 +261,44 @@ class Committer:
         for each in lot:
             each.tries += 1
             each.answer = None
+        association: Requestor | None = None
         try:
-            association = await self._ask(lot)
+            async with self._asking:
+                if self.refusal is None:
+                    association = await self._ask(lot)
+                if self._is_careful:
+                    await self._wait_for_report(lot, association)
+                    return None
         except (AssociationLost, RemoteProtocolError, AssociateError, OperationFailed, LedgerError) as error:
             is_refusal = isinstance(error, Aborted | AssociateError) and not self._was_answered
             if is_refusal or not error.retryable:
                 self.refusal = error
+            self._is_careful |= self._was_answered
             return error
+        await self._wait_for_report(lot, association)
+        return None
+
+    async def _wait_for_report(self, lot: list[Waiting], association: Requestor | None) -> None:
         with anyio.move_on_after(self._wait_seconds):
             while association is not None and any(each.answer is None for each in lot):
                 if self._listener is None and not association.is_open:
+                    self._is_careful = True
                     break  # there is no way left for a report
                 await self._changed.wait()
-        return None
 
-    async def _ask(self, lot: list[Waiting]) -> Requestor | None:
-        """Send one request; None if nothing is asked for any more."""
+    async def _ask(self, lot: list[Waiting]) -> Requestor:
+        """Send one request, which is on record before."""
         references = [each.reference for each in lot]
         transaction_uid = new_transaction_uid()
-        async with self._asking:
-            if self.refusal is not None:
-                return None
-            self._transactions.add(transaction_uid)
-            for each in lot:
-                each.transactions.append(transaction_uid)
-            if self.record is not None:
-                uids = [reference.sop_instance_uid for reference in references]
-                await anyio.to_thread.run_sync(self.record.note_request, transaction_uid, uids)
-            association = await self._associated()
-            await request_commitment(association, references, transaction_uid)
-            self._was_answered = True
+        self._transactions.add(transaction_uid)
+        for each in lot:
+            each.transactions.append(transaction_uid)
+        if self.record is not None:
+            uids = [reference.sop_instance_uid for reference in references]
+            await anyio.to_thread.run_sync(self.record.note_request, transaction_uid, uids)
+        association = await self._associated()
+        await request_commitment(association, references, transaction_uid)
+        self._was_answered = True
         return association
 
     def _settle(self, waiting: Waiting, trouble: AsyncStoreError | None) -> bool:

@@ -185,8 +185,8 @@ class Committing:
         """Take the outcome of an instance that was sent again."""
         waiting = self._again.pop(outcome.path, None)
         if waiting is not None:
-            uid = outcome.sent_sop_instance_uid
-            is_there = outcome.state in _AT_THE_PEER and uid == waiting.reference.sop_instance_uid
+            is_same = outcome.sent_sop_instance_uid == waiting.reference.sop_instance_uid
+            is_there = outcome.state in _AT_THE_PEER and is_same
             self._committer.sent_again(waiting, None if is_there else _not_sent_again(outcome.reason))
 
     def end_again(self, failure: AsyncStoreError | None = None) -> None:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import anyio
 import pytest
 
-from asyncstore.errors import Aborted, LedgerError
+from asyncstore.errors import Aborted, AsyncStoreError, LedgerError
 from asyncstore.net.acceptor import Acceptor
 from asyncstore.net.peer import Peer
 from asyncstore.services.references import Reference
@@ -239,3 +239,37 @@ async def test_what_nobody_waited_for_is_not_committed() -> None:
     ):
         committer.add(REFERENCES[0])
     assert (committer.committed, committer.failures) == (0, {NOT_WAITED_FOR: 1})
+
+
+async def test_a_peer_that_takes_no_request_while_it_reports_is_asked_for_one_at_a_time() -> None:
+    class OneThing(CommittingPeer):
+        aborts = 0
+
+        def __init__(self, *plan: str) -> None:
+            super().__init__(*plan)
+            self.reporting_on: set[Any] = set()
+
+        def perform(self, request: Any, data_set: Any) -> Any:
+            if request.association in self.reporting_on:
+                self.aborts += 1
+                request.association.start_soon(request.association.abort)
+            self.reporting_on.add(request.association)
+            return super().perform(request, data_set)
+
+        async def _report(self, association: Any, asked: Any, way: str) -> None:
+            with contextlib.suppress(AsyncStoreError):
+                await super()._report(association, asked, way)
+                self.reporting_on.discard(association)
+
+    provider = OneThing("same")
+    many = [Reference(CT_IMAGE_STORAGE, f"1.3.{number}") for number in range(1, 3001)]
+    with anyio.fail_after(2 * LIMIT_SECONDS):
+        async with (
+            Acceptor({STORAGE_COMMITMENT_PUSH_MODEL: provider}) as acceptor,
+            Committer(Peer("127.0.0.1", acceptor.port)) as committer,
+        ):
+            for reference in many:
+                committer.add(reference)
+            await committer.finish()
+    assert (committer.committed, committer.failures) == (3000, {})
+    assert 1 <= provider.aborts <= 2
