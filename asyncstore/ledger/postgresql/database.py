@@ -104,6 +104,8 @@ class Database:
         self, action: Callable[[asyncpg.Connection], Awaitable[_Result]], what: str, seconds: float
     ) -> _Result:
         with self._turn:
+            if self._closing.is_set():  # a run that was aborted leaves its questions behind
+                raise LedgerError(f"the ledger {self.shown!r} is closed")
             if self._loop is None:
                 self._loop = asyncio.SelectorEventLoop()
             return self._loop.run_until_complete(self._run(action, what, seconds))
