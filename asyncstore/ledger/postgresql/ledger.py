@@ -178,8 +178,8 @@ class PostgresLedger(BufferedLedger):
     tables are made on first use, in the schema `asyncstore`. See `SqliteLedger` for the other arguments.
     """
 
-    _away_seconds = _AWAY_SECONDS
-    _most_outcomes = 4 * COMMIT_OUTCOMES
+    _away_seconds: float = _AWAY_SECONDS
+    _most_outcomes: int = 4 * COMMIT_OUTCOMES
 
     def __init__(
         self,

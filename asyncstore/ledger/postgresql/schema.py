@@ -24,7 +24,7 @@ from asyncstore.ledger.postgresql.database import SCHEMA
 if TYPE_CHECKING:
     import asyncpg
 
-SCHEMA_VERSION: Final = 1
+SCHEMA_VERSION: Final = 2
 LOCKS: Final = int.from_bytes(b"ASLG", "big")
 """The class of the advisory locks; number 0 is that of the schema, others those of workers."""
 LOCKS_OF_ROOTS: Final = int.from_bytes(b"ASLR", "big")
