@@ -31,8 +31,8 @@ if TYPE_CHECKING:
 _ALLOWED_IN_THE_LOOP = ("os.stat", "os.scandir", "os.read")
 # So is writing a small file that was received, as long as that is quick.
 _WRITING_IN_THE_LOOP = (("os.write", "os.replace"), "asyncstore/services/part_file.py", "_attempt")
-# The driver of PostgreSQL has a loop of its own, in a thread that may block.
-_A_LOOP_OF_ITS_OWN = ("asyncstore/ledger/postgresql/database.py", "_connected")
+# The driver of PostgreSQL reads its files when it connects. A ledger has it in a thread.
+_CONNECTING_TO_POSTGRESQL = ("asyncstore/ledger/postgresql/database.py", "connect")
 
 _LOOPS: dict[str, tuple[str, dict[str, Any]]] = {"asyncio": ("asyncio", {"use_uvloop": False})}
 if sys.platform != "win32":
@@ -99,7 +99,7 @@ def no_blocking_calls(request: pytest.FixtureRequest) -> Iterator[None]:
         for function in _ALLOWED_IN_THE_LOOP:
             watch.functions[function].deactivate()
         for each in watch.functions.values():
-            each.can_block_in(*_A_LOOP_OF_ITS_OWN)
+            each.can_block_in(*_CONNECTING_TO_POSTGRESQL)
         functions, file, caller = _WRITING_IN_THE_LOOP
         for function in functions:
             watch.functions[function].can_block_in(file, caller)

@@ -38,6 +38,7 @@ FLOORS: Final = {
     "inputs": 4,
     "services": 5,
     "transfer": 6,
+    "cluster": 7,
     "__init__": 8,
     "cli": 9,
     "__main__": 10,

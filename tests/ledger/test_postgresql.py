@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -13,7 +14,7 @@ import anyio
 import pytest
 
 from asyncstore.errors import LedgerError
-from asyncstore.instances.outcome import Outcome, State
+from asyncstore.instances.outcome import Outcome, SentUIDs, State
 from asyncstore.ledger.opening import open_history, open_ledger
 from asyncstore.ledger.packing import has_password, uid_bytes, uid_of_bytes, without_password
 from asyncstore.ledger.postgresql import ledger as postgres_ledger
@@ -107,6 +108,27 @@ def test_a_question_waits_for_the_server(cluster: Cluster) -> None:
         cluster.stop("immediate")
         cluster.start()
         assert [each.state for each in ledger.settled(offered(instance_of(1))) if isinstance(each, Outcome)]
+
+
+def test_a_question_that_waits_for_the_server_ends_with_the_ledger(cluster: Cluster) -> None:
+    place = DatabasePlace(cluster.new_database())
+    with place.opened() as ledger:
+        ledger.record(stored(1))
+    failures: list[LedgerError] = []
+    with place.opened() as ledger:
+        cluster.stop()
+
+        def ask() -> None:
+            try:
+                ledger.settled(offered(instance_of(1)))
+            except LedgerError as error:
+                failures.append(error)
+
+        thread = threading.Thread(target=ask)
+        thread.start()
+    thread.join(WAIT_SECONDS)
+    assert not thread.is_alive()
+    assert len(failures) == 1
 
 
 def test_a_server_that_is_gone_for_good_is_told(cluster: Cluster, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -354,6 +376,24 @@ def test_tls_is_as_the_mode_of_the_uri_says(cluster: Cluster, tmp_path: Path) ->
 
 
 # -- what it holds -----------------------------------------------------------------------------------------------------
+
+
+def test_an_instance_that_is_sent_unchanged_later_has_no_other_uids(database: str) -> None:
+    place = DatabasePlace(database)
+    changed, other = stored(1), stored(2)
+    for each in (changed, other):
+        each.state = State.UNKNOWN
+        each.changes, each.sent_uids = ("UIDs replaced",), SentUIDs("2.25.1", None, None)
+    with place.opened() as ledger:
+        ledger.record(changed)
+        ledger.record(other)
+    with place.opened() as ledger:
+        ledger.record(stored(1))
+        ledger.record(outcome_of(instance_of(2), State.LEFT, None, attempts=0))
+    assert [(row.state, row.changes, row.sent_sop_instance_uid) for row in place.rows()] == [
+        (State.STORED, (), None),
+        (State.UNKNOWN, ("UIDs replaced",), "2.25.1"),
+    ]
 
 
 @pytest.mark.parametrize("uid", ["1.2.840.10008", "1.2.3", "", "not\ud800 a uid", "1.2.x", "0.0"])

@@ -48,6 +48,21 @@ _NOT_ALLOWED: Final = ("28", "3D000", "42501")
 _OUTSIDE: Final = (OSError, ValueError)
 
 
+async def connect(dsn: str, name: str, settings: dict[str, str] | None = None) -> asyncpg.Connection:
+    """A connection in the running loop of asyncio; `name` says in the server's views what it is for."""
+    import asyncpg
+
+    # An empty name of a database is none, as in libpq; asyncpg takes it for one, before that of a service. And it does
+    # not look at PGSERVICE.
+    dsn = re.sub(r"^(\w+://[^/?#]*)/(?=\?|$)", r"\1", dsn)
+    return await asyncpg.connect(
+        dsn,
+        service=None if "service=" in dsn else os.environ.get("PGSERVICE"),
+        timeout=_CONNECT_SECONDS,
+        server_settings={**_SETTINGS, "application_name": f"asyncstore {name}", **(settings or {})},
+    )
+
+
 class Database:
     """A connection that is made when it is needed, and made again after it was lost. Threads take turns.
 
@@ -58,12 +73,10 @@ class Database:
     def __init__(
         self, dsn: str, name: str, settings: dict[str, str] | None = None, *, patience_seconds: float = 0.0
     ) -> None:
-        # An empty name of a database is none, as in libpq; asyncpg takes it for one, before that of a service.
-        self.dsn: str = re.sub(r"^(\w+://[^/?#]*)/(?=\?|$)", r"\1", dsn)
-        # Unlike libpq, asyncpg does not look at this variable when it has a URI.
-        self._service = None if "service=" in dsn else os.environ.get("PGSERVICE")
+        self._dsn = dsn
+        self._name = name
         self.shown: str = without_password(dsn)
-        self._settings = {**_SETTINGS, "application_name": f"asyncstore {name}", **(settings or {})}
+        self._settings = settings
         self._patience_seconds = patience_seconds
         self._closing = threading.Event()
         self._turn = threading.Lock()
@@ -104,6 +117,8 @@ class Database:
         self, action: Callable[[asyncpg.Connection], Awaitable[_Result]], what: str, seconds: float
     ) -> _Result:
         with self._turn:
+            if self._closing.is_set():  # a run that was aborted leaves its questions behind
+                raise LedgerError(f"the ledger {self.shown!r} is closed")
             if self._loop is None:
                 self._loop = asyncio.SelectorEventLoop()
             return self._loop.run_until_complete(self._run(action, what, seconds))
@@ -133,14 +148,10 @@ class Database:
             raise self.error_of(error, what) from error
 
     async def _connected(self) -> asyncpg.Connection:
-        import asyncpg
-
         if self._is_lost():
             self._forget()
         if self._connection is None:
-            connection = await asyncpg.connect(
-                self.dsn, service=self._service, timeout=_CONNECT_SECONDS, server_settings=self._settings
-            )
+            connection = await connect(self._dsn, self._name, self._settings)
             try:
                 if self.greet is not None:
                     await self.greet(connection)

@@ -43,7 +43,7 @@ INSERT INTO worker (migration, pid, host, options, started_at) VALUES ($1, $2, $
 _CLAIM: Final = "UPDATE batch SET epoch = epoch + 1, worker = $2 WHERE id = $1 RETURNING epoch"
 _COUNT: Final = """
 SELECT coalesce(sum(instances), 0)::bigint FROM account JOIN worker w ON w.id = run WHERE migration = $1"""
-_NOW_MS: Final = "SELECT (extract(epoch FROM clock_timestamp()) * 1000)::bigint"
+NOW_MS: Final = "SELECT (extract(epoch FROM clock_timestamp()) * 1000)::bigint"
 _UIDS: Final = """
 SELECT i.sop_instance_uid FROM instance i
 JOIN directory d ON d.id = i.directory JOIN account a ON a.id = i.account
@@ -82,7 +82,7 @@ class PostgresStore:
         self._database.greet = self._hold
 
     async def _begin(self, connection: asyncpg.Connection, now_ms: int, is_own_clock: bool) -> None:
-        shift_ms = 0 if is_own_clock else await connection.fetchval(_NOW_MS) - now_ms
+        shift_ms = 0 if is_own_clock else await connection.fetchval(NOW_MS) - now_ms
         await schema.prepare(connection, self._database.shown)
         async with connection.transaction():
             await schema.lock_schema(connection)
@@ -178,8 +178,8 @@ class PostgresLedger(BufferedLedger):
     tables are made on first use, in the schema `asyncstore`. See `SqliteLedger` for the other arguments.
     """
 
-    _away_seconds = _AWAY_SECONDS
-    _most_outcomes = 4 * COMMIT_OUTCOMES
+    _away_seconds: float = _AWAY_SECONDS
+    _most_outcomes: int = 4 * COMMIT_OUTCOMES
 
     def __init__(
         self,

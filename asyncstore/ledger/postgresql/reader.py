@@ -14,6 +14,7 @@ from asyncstore.ledger.reading import COLUMNS, Converted, RecordReader, row_of, 
 from asyncstore.ledger.rows import RunState
 
 if TYPE_CHECKING:
+    import datetime
     from collections.abc import Callable, Iterator, Sequence
 
     import asyncpg
@@ -35,8 +36,8 @@ class PostgresReader(RecordReader):
 
     def __init__(self, dsn: str, migration: str = "") -> None:
         self._database = Database(dsn, "report")
-        self.path = self._database.shown
-        self.schema_version = schema.SCHEMA_VERSION
+        self.path: str = self._database.shown
+        self.schema_version: int = schema.SCHEMA_VERSION
         try:
             self._database.run(self._check, "read")
             self._find(migration)
@@ -53,13 +54,14 @@ class PostgresReader(RecordReader):
         found = self._all(_migration, query, name)
         if not found:
             raise LedgerError(f"the ledger {self.path!r} has no migration {one_line(name)!r}")
-        self._migration, self.destination, created_at = found[0]
-        self.created_at = time_of(created_at)
+        self._migration, destination, created_at = found[0]
+        self.destination: str = destination
+        self.created_at: datetime.datetime = time_of(created_at)
         runs = f"(SELECT id FROM worker WHERE migration = {self._migration})"
         accounts = f"(SELECT * FROM account WHERE run IN {runs} AND instances <> 0) a"
-        self._ACCOUNTS = accounts
-        self._INSTANCES = f"{accounts} JOIN instance i ON i.account = a.id LEFT JOIN series s ON s.id = i.series"
-        self._STUDY = "coalesce(s.study_instance_uid, '')"
+        self._ACCOUNTS: str = accounts
+        self._INSTANCES: str = f"{accounts} JOIN instance i ON i.account = a.id LEFT JOIN series s ON s.id = i.series"
+        self._STUDY: str = "coalesce(s.study_instance_uid, '')"
 
     def close(self) -> None:
         """Close the connection."""

@@ -9,7 +9,8 @@ that was sent under another UID than its file's has a row in `sent`.
 
 A batch is what one sender works on: directories below a root. Its `epoch` grows by 1 each time a sender claims it, and
 only the sender of this epoch may write (see `writer`). storescu has a root without a name and one batch, which is never
-done. `worker` has a row for each process that has written; a lock of the database says that it still runs.
+done. `scan` has the directories that are walked by whichever host comes first. `worker` has a row for each process that
+has written; a lock of the database says that it still runs.
 """
 
 from __future__ import annotations
@@ -23,9 +24,11 @@ from asyncstore.ledger.postgresql.database import SCHEMA
 if TYPE_CHECKING:
     import asyncpg
 
-SCHEMA_VERSION: Final = 1
+SCHEMA_VERSION: Final = 2
 LOCKS: Final = int.from_bytes(b"ASLG", "big")
 """The class of the advisory locks; number 0 is that of the schema, others those of workers."""
+LOCKS_OF_ROOTS: Final = int.from_bytes(b"ASLR", "big")
+"""The class of those that are held while batches of a root are added."""
 
 _TYPES: Final[dict[type, str]] = {str: "text", int: "integer", bool: "boolean", bytes: "bytea"}
 _ACCOUNT_COLUMNS: Final = ",\n    ".join(f"{name} {_TYPES[kind]} NOT NULL" for name, kind in ACCOUNT_FIELDS.items())
@@ -44,13 +47,22 @@ CREATE TABLE migration (
     id integer {_IDENTITY},
     name text NOT NULL UNIQUE,
     destination text NOT NULL,
-    created_at bigint NOT NULL
+    created_at bigint NOT NULL,
+    created_by text NOT NULL DEFAULT ''
 );
 CREATE TABLE root (
     id integer {_IDENTITY},
     migration integer NOT NULL REFERENCES migration,
     name text NOT NULL,
+    sentinel text NOT NULL DEFAULT '[]',
     UNIQUE (migration, name)
+);
+CREATE TABLE scan (
+    root integer NOT NULL REFERENCES root,
+    path bytea NOT NULL,
+    is_open boolean NOT NULL,
+    problems text NOT NULL DEFAULT '',
+    PRIMARY KEY (root, path)
 );
 CREATE TABLE worker (
     id integer {_IDENTITY},
@@ -69,13 +81,18 @@ CREATE TABLE batch (
     id bigint {_IDENTITY},
     root integer NOT NULL REFERENCES root,
     epoch integer NOT NULL DEFAULT 0,
-    worker integer REFERENCES worker
+    worker integer REFERENCES worker,
+    state text NOT NULL DEFAULT 'open',
+    files integer NOT NULL DEFAULT 0,
+    size_bytes bigint NOT NULL DEFAULT 0
 );
 CREATE INDEX batch_root ON batch (root);
 CREATE TABLE directory (
     id integer {_IDENTITY},
     root integer NOT NULL REFERENCES root,
     path bytea NOT NULL,
+    batch bigint REFERENCES batch,
+    files integer,
     UNIQUE (root, path)
 );
 CREATE TABLE series (

@@ -123,7 +123,7 @@ class SqliteLedger(BufferedLedger):
 
     def _prepare(self) -> None:
         # A link is followed once, so the locked file is the written file, even if the link changes meanwhile.
-        self.path = os.path.realpath(ledger_path(self.path, self._working_directory))
+        self.path: str = os.path.realpath(ledger_path(self.path, self._working_directory))
         check_place(self.path, forced=self._forced)
         self._lock = LedgerLock(self.path)
         self._lock.acquire(self._clock())

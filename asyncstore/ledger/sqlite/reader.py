@@ -16,6 +16,7 @@ from asyncstore.ledger.sqlite.file import ledger_errors, open_to_read
 from asyncstore.ledger.sqlite.lock import holder_of
 
 if TYPE_CHECKING:
+    import datetime
     import sqlite3
     from collections.abc import Callable, Iterator, Sequence
 
@@ -33,21 +34,21 @@ class LedgerReader(RecordReader):
     two results may be from different moments.
     """
 
-    _INSTANCES = "instance i JOIN account a ON a.id = i.account"
-    _ACCOUNTS = f"""(
+    _INSTANCES: str = "instance i JOIN account a ON a.id = i.account"
+    _ACCOUNTS: str = f"""(
         SELECT a.state, a.status, a.reason, a.changes, count(*) AS instances, sum(i.bytes_sent) AS bytes_sent
         FROM {_INSTANCES} GROUP BY a.id) a"""
-    _STUDY = "i.study_instance_uid"
+    _STUDY: str = "i.study_instance_uid"
 
     def __init__(self, path: str | bytes | os.PathLike[str] | os.PathLike[bytes]) -> None:
-        self.path = ledger_path(os.fsdecode(path), os.getcwd())
+        self.path: str = ledger_path(os.fsdecode(path), os.getcwd())
         self._connection = open_to_read(self.path)
         with ledger_errors(self.path, "read"), contextlib.ExitStack() as stack:
             stack.callback(self._connection.close)
             destination, created_at = self._connection.execute("SELECT destination, created_at FROM ledger").fetchone()
-            self.schema_version = self._connection.execute("PRAGMA user_version").fetchone()[0]
-            self.destination = checked(destination, str)
-            self.created_at = time_of(created_at)
+            self.schema_version: int = self._connection.execute("PRAGMA user_version").fetchone()[0]
+            self.destination: str = checked(destination, str)
+            self.created_at: datetime.datetime = time_of(created_at)
             stack.pop_all()
 
     def close(self) -> None:

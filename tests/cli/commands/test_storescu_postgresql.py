@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import signal
 import subprocess
 from typing import TYPE_CHECKING
 
@@ -88,6 +89,29 @@ async def test_a_server_that_restarts_in_the_middle_costs_nothing(tmp_path: Path
         assert len(scp.uids) == 400
     rows = await anyio.to_thread.run_sync(DatabasePlace(dsn).rows)
     assert len(rows) == 400
+
+
+@on_one_loop
+async def test_an_interrupt_while_the_server_is_away_ends_the_run(tmp_path: Path, cluster: Cluster) -> None:
+    write_files(tmp_path / "in", 300)
+    dsn = cluster.new_database()
+    async with KeepingSCP() as scp:
+        arguments = ("storescu", LOOPBACK, scp.port, tmp_path / "in", "--ledger", dsn, "--bwlimit", "3K")
+        with command.start(*arguments) as process:
+            while len(scp.uids) < 5:
+                await anyio.lowlevel.checkpoint()
+            await anyio.to_thread.run_sync(cluster.stop)
+            process.send_signal(signal.SIGINT)
+            _, stderr = await anyio.to_thread.run_sync(process.communicate, None, 50)
+        assert process.returncode == 6
+        assert b"cannot be written" in stderr
+        assert b"Traceback" not in stderr
+        await anyio.to_thread.run_sync(cluster.start)
+        done = await run(*arguments[:-2])
+        assert done.returncode == 0
+        assert len(scp.uids) == 300
+    rows = await anyio.to_thread.run_sync(DatabasePlace(dsn).rows)
+    assert len(rows) == 300
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,150 @@
+"""The migrations of many senders, in the ledger's tables: what is to be walked, and what is to be sent.
+
+Everything here is true whatever the engine does. Its queue only repeats what is open here, and can be made again.
+"""
+
+from __future__ import annotations
+
+import getpass
+import os
+import socket
+from typing import TYPE_CHECKING, Final, NamedTuple
+
+from asyncstore.cluster import engine
+from asyncstore.errors import LedgerError
+from asyncstore.ledger.packing import one_line
+from asyncstore.ledger.postgresql.ledger import NOW_MS, check_destination
+from asyncstore.ledger.postgresql.schema import LOCKS_OF_ROOTS
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    import asyncpg
+
+    from asyncstore.cluster.batches import Directory
+
+_REFILLED_AT_ONCE: Final = 1000
+_KNOWN: Final = """
+SELECT d.path, d.files, d.batch FROM directory d WHERE d.root = $1 AND d.path = ANY($2::bytea[])"""
+_NEW_BATCH: Final = "INSERT INTO batch (root, state, files, size_bytes) VALUES ($1, 'open', $2, $3) RETURNING id"
+_NEW_DIRECTORIES: Final = """
+INSERT INTO directory (root, path, batch, files) SELECT $1, path, $2, files
+FROM unnest($3::bytea[], $4::int[]) AS t (path, files)"""
+# A directory that has other files than before is sent again: what is stored of it is not.
+_CHANGED: Final = """
+WITH changed AS (
+    UPDATE directory d SET files = t.files FROM unnest($2::bytea[], $3::int[]) AS t (path, files)
+    WHERE d.root = $1 AND d.path = t.path AND d.files <> t.files RETURNING d.batch
+)
+UPDATE batch b SET state = 'open' FROM (SELECT DISTINCT batch FROM changed) c
+WHERE b.id = c.batch AND b.state <> 'doing' RETURNING b.id"""
+_SCANS: Final = """
+INSERT INTO scan (root, path, is_open) SELECT $1, unnest($2::bytea[]), true
+ON CONFLICT (root, path) DO UPDATE SET is_open = true, problems = ''"""
+
+
+class Root(NamedTuple):
+    """A place that all hosts see, each perhaps at another path. `id` is its number in the ledger."""
+
+    id: int
+    migration: int
+    name: str
+    sentinel: str
+
+
+class Totals(NamedTuple):
+    """What a migration has: batches, and files and bytes in them; directories that wait to be walked."""
+
+    batches: int
+    files: int
+    size_bytes: int
+    waiting: int
+    problems: list[str]
+
+
+async def begin_migration(connection: asyncpg.Connection, name: str, destination: str, shown: str) -> int:
+    """The number of a migration, which is made if there is none. LedgerError if it has another destination."""
+    creator = f"{getpass.getuser()}@{socket.gethostname()}, process {os.getpid()}"
+    await connection.execute(
+        "INSERT INTO migration (name, destination, created_at, created_by) VALUES ($1, $2, $3, $4) "
+        "ON CONFLICT (name) DO NOTHING",
+        name,
+        destination,
+        await connection.fetchval(NOW_MS),
+        creator,
+    )
+    found = await connection.fetchrow("SELECT id, destination FROM migration WHERE name = $1", name)
+    check_destination(f"{shown} {one_line(name)}", found["destination"], destination)
+    return int(found["id"])
+
+
+async def begin_root(connection: asyncpg.Connection, migration: int, name: str, sentinel: str) -> Root:
+    """A root of a migration, which is made if there is none; an earlier sentinel stays."""
+    insert = "INSERT INTO root (migration, name, sentinel) VALUES ($1, $2, $3) ON CONFLICT DO NOTHING"
+    await connection.execute(insert, migration, name, sentinel)
+    query = "SELECT id, migration, name, sentinel FROM root WHERE migration = $1 AND name = $2"
+    return Root(*await connection.fetchrow(query, migration, name))
+
+
+async def open_scans(connection: asyncpg.Connection, root: Root, paths: Sequence[bytes]) -> None:
+    """Have directories walked by whichever host comes first: call it in a transaction."""
+    await connection.execute(_SCANS, root.id, list(paths))
+    await engine.queue_scans(connection, root.migration, root.name, paths)
+
+
+async def refill_scans(connection: asyncpg.Connection, root: Root) -> bool:
+    """Queue again what is still open, unless it is in the queue; returns whether anything is.
+
+    A directory that is opened while the engine still deletes its earlier place in the queue gets no new one.
+    """
+    query = "SELECT path FROM scan WHERE root = $1 AND is_open LIMIT $2"
+    paths = [row["path"] for row in await connection.fetch(query, root.id, _REFILLED_AT_ONCE)]
+    await engine.queue_scans(connection, root.migration, root.name, paths)
+    return bool(paths)
+
+
+async def end_scan(connection: asyncpg.Connection, root: Root, path: bytes, problems: Sequence[str]) -> None:
+    """Note that a directory was walked, and what in it cannot be sent."""
+    update = "UPDATE scan SET is_open = false, problems = $3 WHERE root = $1 AND path = $2"
+    text = "\n".join(problems).encode("utf-8", "backslashreplace").decode().replace("\0", "\\x00")
+    await connection.execute(update, root.id, path, text)
+
+
+async def add_batches(connection: asyncpg.Connection, root: Root, batches: Sequence[Sequence[Directory]]) -> int:
+    """Record batches and queue them, all in one transaction; returns how many were new.
+
+    Directories that are in a batch already stay there. Two hosts that add the same ones take turns.
+    """
+    if not connection.is_in_transaction():
+        raise LedgerError("batches and their places in the queue are written together")
+    await connection.execute("SELECT pg_advisory_xact_lock($1, $2)", LOCKS_OF_ROOTS, root.id)
+    every = [directory for batch in batches for directory in batch]
+    paths, counts = [each.path for each in every], [each.files for each in every]
+    known = {row["path"] for row in await connection.fetch(_KNOWN, root.id, paths)}
+    new: list[int] = []
+    for batch in batches:
+        directories = [each for each in batch if each.path not in known]
+        if directories:
+            sums = sum(each.files for each in directories), sum(each.size_bytes for each in directories)
+            number = await connection.fetchval(_NEW_BATCH, root.id, *sums)
+            columns = [each.path for each in directories], [each.files for each in directories]
+            await connection.execute(_NEW_DIRECTORIES, root.id, number, *columns)
+            new.append(number)
+    changed = [row["id"] for row in await connection.fetch(_CHANGED, root.id, paths, counts)] if known else []
+    await engine.queue_batches(connection, root.migration, root.name, [*new, *changed])
+    return len(new)
+
+
+async def totals(connection: asyncpg.Connection, migration: int) -> Totals:
+    """What a migration has now."""
+    ours = "IN (SELECT id FROM root WHERE migration = $1)"
+    counted = await connection.fetchrow(
+        "SELECT count(*), coalesce(sum(files), 0)::bigint, coalesce(sum(size_bytes), 0)::bigint "
+        f"FROM batch WHERE root {ours}",
+        migration,
+    )
+    waiting = await connection.fetchval(f"SELECT count(*) FROM scan WHERE is_open AND root {ours}", migration)
+    problems = await connection.fetch(f"SELECT problems FROM scan WHERE problems <> '' AND root {ours}", migration)
+    lines = [line for row in problems for line in row["problems"].splitlines()]
+    batches, files, size_bytes = counted
+    return Totals(batches, files, size_bytes, waiting, lines)

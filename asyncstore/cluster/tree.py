@@ -1,0 +1,89 @@
+"""What lies below a root: its directories, and by what a host sees that the root is the right one. Blocks."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import os
+from typing import TYPE_CHECKING, Final, NamedTuple
+
+from asyncstore.cluster.batches import Directory
+from asyncstore.errors import SourceError
+from asyncstore.inputs.walk import walk
+from asyncstore.instances.problem import ScanProblem
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+_SAMPLED: Final = 3
+
+
+class Listing(NamedTuple):
+    """A directory, its subdirectories, and what in it cannot be sent, a line each."""
+
+    directory: Directory
+    subdirectories: list[bytes]
+    problems: list[str]
+
+
+def listing_of(mount: str, path: bytes) -> Listing:
+    """List one directory below a root; that it cannot be read is a problem in the listing.
+
+    A link to a file is a file. One to a directory is a problem: two hosts might send what it leads to twice.
+    """
+    files = size_bytes = 0
+    subdirectories: list[bytes] = []
+    problems: list[str] = []
+    try:
+        with os.scandir(os.path.join(os.fsencode(mount), path)) as entries:
+            for entry in entries:
+                name = path + entry.name
+                if entry.is_dir(follow_symlinks=False):
+                    subdirectories.append(name + b"/")
+                elif entry.is_dir():
+                    problems.append(f"{os.fsdecode(name)}: a link to a directory: make it a root")
+                elif entry.is_file():
+                    size_bytes += entry.stat().st_size
+                    files += 1
+    except OSError as error:
+        problems.append(f"{os.fsdecode(path) or '.'}: {error.strerror}")
+    return Listing(Directory(path, files, size_bytes), sorted(subdirectories), problems)
+
+
+def listings_below(mount: str, path: bytes) -> Iterator[Listing]:
+    """List a directory and all below it, each before its subdirectories, by name."""
+    waiting = [path]
+    while waiting:
+        path = waiting.pop()
+        listing = listing_of(mount, path)
+        waiting += reversed(listing.subdirectories)
+        yield listing
+
+
+def sentinel_of(mount: str) -> str:
+    """What tells a root from an empty directory at the same place: a few of its files. Raises SourceError without one.
+
+    Nothing is written to the root.
+    """
+    found = (each for each in walk(mount, recursive=True) if not isinstance(each, ScanProblem))
+    sampled = [[os.path.relpath(path, mount), *_stamp(path)] for path in itertools.islice(found, _SAMPLED)]
+    if not sampled:
+        raise SourceError(f"there is no file in {mount!r}: is it mounted?")
+    return json.dumps(sampled)
+
+
+def check_sentinel(mount: str, sentinel: str) -> None:
+    """Raise SourceError unless one of the files is there as it was: a share that is not mounted has none of them."""
+    sampled = json.loads(sentinel)
+    for path, *stamp in sampled:
+        try:
+            if list(_stamp(os.path.join(mount, path))) == stamp:
+                return
+        except OSError:
+            continue
+    raise SourceError(f"{mount!r} is not the root that was enqueued: it has none of its files, as {sampled[0][0]!r}")
+
+
+def _stamp(path: str) -> tuple[int, int]:
+    status = os.stat(path)
+    return status.st_size, status.st_mtime_ns

@@ -1,0 +1,188 @@
+"""Enqueueing: every directory in one batch and in the queue once, whoever does it and how often."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import anyio
+import anyio.to_thread
+import pytest
+
+from asyncstore.cluster import engine
+from asyncstore.cluster.enqueue import enqueue
+from asyncstore.cluster.tree import check_sentinel, listing_of, listings_below, sentinel_of
+from asyncstore.errors import LedgerError, SourceError
+from tests.support.ledgers import DESTINATION
+from tests.support.transfers import on_one_loop
+
+if TYPE_CHECKING:
+    from tests.support.postgresql import Cluster
+
+PROGRAM = """
+import asyncio, sys
+from asyncstore.cluster.enqueue import enqueue
+print(asyncio.run(enqueue(sys.argv[1], "move", sys.argv[2], {"nas1": sys.argv[3]})).batches)
+"""
+
+
+def tree(root: Path, *, patients: int = 3, studies: int = 2, series: int = 2, files: int = 3) -> Path:
+    """patient/study/series/file, a file in the root itself, and an empty directory."""
+    for patient in range(patients):
+        for study in range(studies):
+            for number in range(series):
+                directory = root / f"p{patient}" / f"s{study}" / f"r{number}"
+                directory.mkdir(parents=True)
+                for file in range(files):
+                    (directory / f"{file}.dcm").write_bytes(b"x" * 10)
+    (root / "empty").mkdir()
+    (root / "readme").write_bytes(b"x")
+    return root
+
+
+def directories_of(cluster: Cluster, dsn: str) -> list[str]:
+    """Each directory that is in a batch, with its number of files."""
+    query = "SELECT convert_from(path, 'UTF8') || ' ' || files FROM asyncstore.directory WHERE batch IS NOT NULL"
+    return sorted(cluster.sql(query, dsn.rpartition("/")[2]).splitlines())
+
+
+def queued(cluster: Cluster, dsn: str) -> list[str]:
+    """What is in the engine's queue."""
+    query = "SELECT entrypoint || ' ' || convert_from(payload, 'UTF8') FROM asyncstore.pgqueuer"
+    return sorted(cluster.sql(query, dsn.rpartition("/")[2]).splitlines())
+
+
+def batches(cluster: Cluster, dsn: str) -> list[str]:
+    """The batches that are open, with their root as the engine calls it."""
+    query = (
+        "SELECT 'send:' || r.migration || ':' || r.name || ' ' || b.id FROM asyncstore.batch b JOIN asyncstore.root r"
+    )
+    return sorted(cluster.sql(f"{query} ON r.id = b.root WHERE b.state = 'open'", dsn.rpartition("/")[2]).splitlines())
+
+
+def expected(root: Path) -> list[str]:
+    found = {}
+    for directory, _, names in os.walk(root):
+        if names:
+            relative = os.path.relpath(directory, root)
+            found["" if relative == "." else f"{relative}/"] = len(names)
+    return sorted(f"{path} {count}" for path, count in found.items())
+
+
+@on_one_loop
+async def test_every_directory_is_in_a_batch_and_every_batch_in_the_queue(tmp_path: Path, cluster: Cluster) -> None:
+    dsn, root = cluster.new_database(), tree(tmp_path / "nas")
+    totals = await enqueue(dsn, "move", DESTINATION, {"nas1": str(root)})
+    assert (totals.files, totals.size_bytes, totals.waiting, totals.problems) == (37, 361, 0, [])
+    found = await anyio.to_thread.run_sync(directories_of, cluster, dsn)
+    assert found == expected(root)
+    assert await anyio.to_thread.run_sync(queued, cluster, dsn) == await anyio.to_thread.run_sync(batches, cluster, dsn)
+    assert totals.batches == 7  # one of the root itself, and one of each patient's study
+
+
+@on_one_loop
+async def test_again_it_adds_nothing_and_later_what_is_new(tmp_path: Path, cluster: Cluster) -> None:
+    dsn, root = cluster.new_database(), tree(tmp_path / "nas")
+    first = await enqueue(dsn, "move", DESTINATION, {"nas1": str(root)})
+    queue = await anyio.to_thread.run_sync(queued, cluster, dsn)
+    assert await enqueue(dsn, "move", DESTINATION, {"nas1": str(root)}) == first
+    assert await anyio.to_thread.run_sync(queued, cluster, dsn) == queue
+    (root / "p9" / "s9" / "r9").mkdir(parents=True)
+    (root / "p9" / "s9" / "r9" / "new.dcm").write_bytes(b"x")
+    more = await enqueue(dsn, "move", DESTINATION, {"nas1": str(root)})
+    assert (more.batches, more.files) == (first.batches + 1, first.files + 1)
+    assert await anyio.to_thread.run_sync(directories_of, cluster, dsn) == expected(root)
+
+
+@on_one_loop
+async def test_a_directory_with_a_new_file_is_sent_again_when_its_batch_was_done(
+    tmp_path: Path, cluster: Cluster
+) -> None:
+    dsn, root = cluster.new_database(), tree(tmp_path / "nas")
+    await enqueue(dsn, "move", DESTINATION, {"nas1": str(root)})
+    done = "UPDATE asyncstore.batch SET state = 'done'; DELETE FROM asyncstore.pgqueuer"
+    await anyio.to_thread.run_sync(cluster.sql, done, dsn.rpartition("/")[2])
+    (root / "p0" / "s0" / "r0" / "new.dcm").write_bytes(b"x")
+    await enqueue(dsn, "move", DESTINATION, {"nas1": str(root)})
+    queue = await anyio.to_thread.run_sync(queued, cluster, dsn)
+    assert len(queue) == 1
+    assert queue == await anyio.to_thread.run_sync(batches, cluster, dsn)
+
+
+@on_one_loop
+async def test_several_operators_at_once_make_the_same_as_one(tmp_path: Path, cluster: Cluster) -> None:
+    dsn, root = cluster.new_database(), tree(tmp_path / "nas", patients=4)
+    words = [sys.executable, "-c", PROGRAM, dsn, DESTINATION, str(root)]
+    place = Path(__file__).parents[2]
+
+    def run_both() -> list[int]:
+        processes = [subprocess.Popen(words, cwd=place, stdout=subprocess.DEVNULL) for _ in range(2)]
+        return [process.wait() for process in processes]
+
+    assert await anyio.to_thread.run_sync(run_both) == [0, 0]
+    assert await anyio.to_thread.run_sync(directories_of, cluster, dsn) == expected(root)
+    queue = await anyio.to_thread.run_sync(queued, cluster, dsn)
+    assert queue == await anyio.to_thread.run_sync(batches, cluster, dsn)
+
+
+@on_one_loop
+async def test_batches_and_their_places_in_the_queue_are_written_together_or_not_at_all(
+    tmp_path: Path, cluster: Cluster, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    dsn, root = cluster.new_database(), tree(tmp_path / "nas")
+
+    async def fail(*_: object) -> None:
+        raise LedgerError("the engine fails")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(engine, "queue_batches", fail)
+        with pytest.raises(LedgerError, match="the engine fails"):
+            await enqueue(dsn, "move", DESTINATION, {"nas1": str(root)})
+    assert await anyio.to_thread.run_sync(batches, cluster, dsn) == []
+    await enqueue(dsn, "move", DESTINATION, {"nas1": str(root)})
+    assert await anyio.to_thread.run_sync(directories_of, cluster, dsn) == expected(root)
+
+
+@on_one_loop
+async def test_another_destination_is_refused(tmp_path: Path, cluster: Cluster) -> None:
+    dsn, root = cluster.new_database(), tree(tmp_path / "nas")
+    await enqueue(dsn, "move", DESTINATION, {"nas1": str(root)})
+    with pytest.raises(LedgerError, match=f"belongs to {DESTINATION}, not to B@b:104"):
+        await enqueue(dsn, "move", "B@b:104", {"nas1": str(root)})
+
+
+@on_one_loop
+async def test_a_root_that_is_not_mounted_is_an_error(tmp_path: Path, cluster: Cluster) -> None:
+    dsn, root = cluster.new_database(), tree(tmp_path / "nas")
+    await enqueue(dsn, "move", DESTINATION, {"nas1": str(root)})
+    (tmp_path / "unmounted").mkdir()
+    with pytest.raises(SourceError, match="is it mounted"):
+        await enqueue(dsn, "move", DESTINATION, {"nas1": str(tmp_path / "unmounted")})
+    (tmp_path / "unmounted" / "other").write_bytes(b"other")
+    with pytest.raises(SourceError, match="is not the root that was enqueued"):
+        await enqueue(dsn, "move", DESTINATION, {"nas1": str(tmp_path / "unmounted")})
+
+
+def test_a_root_is_known_as_long_as_one_of_its_files_is_there(tmp_path: Path) -> None:
+    root = tree(tmp_path / "nas")
+    sentinel = sentinel_of(str(root))
+    moved = root.rename(tmp_path / "elsewhere")
+    check_sentinel(str(moved), sentinel)
+    with pytest.raises(SourceError):
+        check_sentinel(str(root), sentinel)
+
+
+def test_what_cannot_be_sent_is_told(tmp_path: Path) -> None:
+    root = tree(tmp_path / "nas", patients=1, studies=1, series=1)
+    (root / "link").symlink_to(tmp_path)
+    (root / "file").symlink_to(root / "readme")
+    (root / "dead").symlink_to(root / "nowhere")
+    listing = listing_of(str(root), b"")
+    assert (listing.directory.files, listing.subdirectories) == (2, [b"empty/", b"p0/"])
+    assert listing.problems == ["link: a link to a directory: make it a root"]
+    assert listing_of(str(root), b"nowhere/").problems == ["nowhere/: No such file or directory"]
+    paths = [each.directory.path for each in listings_below(str(root), b"")]
+    assert paths == [b"", b"empty/", b"p0/", b"p0/s0/", b"p0/s0/r0/"]
