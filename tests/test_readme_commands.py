@@ -224,7 +224,7 @@ def test_the_limits_by_day_and_by_night_are_understood(shell: Shell) -> None:
 
 
 def test_the_named_peers_are_understood(shell: Shell) -> None:
-    (block,) = blocks("toml")
+    block = blocks("toml")[0]
     code, lines = shell.run(f"cat > peers.toml <<'END'\n{block}END\nasyncstore peers --config peers.toml")
     assert (code, len(lines)) == (0, 1), lines
     assert "archive" in lines[0]

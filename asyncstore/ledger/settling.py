@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, NamedTuple
+import json
+from typing import TYPE_CHECKING, Any, NamedTuple
 
-from asyncstore.errors import MissingUID, NotDicom
+from asyncstore.errors import LedgerError, MissingUID, NotDicom
 from asyncstore.instances.outcome import Outcome, State
 from asyncstore.instances.problem import ProblemKind
 from asyncstore.ledger.packing import checked, status_value, storable
@@ -56,3 +57,20 @@ def settled_outcome(offered: Offered, kept: Kept | None) -> Outcome | Suspicion 
         return None
     kind = MissingUID if reason.startswith(ProblemKind.MISSING_UID.value) else NotDicom
     return Outcome(State(state), name, reason=reason, error=kind(reason), attempts=0)
+
+
+def check_changes(path: str, earlier_options: str | None, options: str) -> None:
+    """Raise LedgerError if a run changes instances otherwise than the one before; both have options as JSON text.
+
+    What is stored is not sent again, so it would stay as the earlier rules made it. A table of values may change: it
+    grows when a run has met instances that it did not know.
+    """
+    if earlier_options is not None and _rules_in(earlier_options) != _rules_in(options):
+        raise LedgerError(
+            f"the ledger {path!r} has instances that were sent under other rules for their attributes: use another file"
+        )
+
+
+def _rules_in(options: str) -> Any:
+    rules = checked(json.loads(options), dict).get("prepare")
+    return {name: value for name, value in rules.items() if name != "map"} if isinstance(rules, dict) else rules

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime
+import itertools
 import re
 import struct
 from typing import TYPE_CHECKING, Final
@@ -42,6 +43,14 @@ _LINES: Final = frozenset(("LT", "ST", "UT"))
 _OF_ANY_SCRIPT: Final = frozenset(("LO", "LT", "PN", "SH", "ST", "UC", "UT"))
 _IS_VALUES: Final = range(-(1 << 31), 1 << 31)
 _DELIMITERS: Final = set(b"\\^=")
+# PS3.3 C.12.1.1.2: what announces a character set beside the first one. Python's ISO-2022-JP does that itself, and
+# switches back.
+_ESCAPES: Final = {
+    **{"latin_1": b"\x1b-A", "iso8859_2": b"\x1b-B", "iso8859_3": b"\x1b-C", "iso8859_4": b"\x1b-D"},
+    **{"iso_ir_126": b"\x1b-F", "iso_ir_127": b"\x1b-G", "iso_ir_138": b"\x1b-H", "iso_ir_144": b"\x1b-L"},
+    **{"iso_ir_148": b"\x1b-M", "iso_ir_166": b"\x1b-T", "shift_jis": b"\x1b)I", "euc_kr": b"\x1b$)C"},
+    **{"iso_ir_58": b"\x1b$)A", "GB2312": b"\x1b$)A", "iso2022_jp": b"", "iso2022_jp_2": b""},
+}
 _REMEMBERED: Final = 64
 
 
@@ -92,7 +101,7 @@ class Value:
             return b"".join(struct.pack(order + _NUMBERS[self.vr], _number(self.vr, each)) for each in self._values)
         if self.text.isascii():
             return self.text.encode()
-        parts = [encoded_text(each, character_set, is_name=self.vr == "PN") for each in self._values]
+        parts = [encoded_text(each, character_set) for each in self._values]
         if None in parts:
             raise CannotChange(f"the new {self.path} has characters that are not in the character set of the data set")
         return b"\\".join(part for part in parts if part is not None)
@@ -168,18 +177,31 @@ def encodings_of(character_set: bytes) -> list[str]:
         raise CannotChange("the character set of the data set is not known") from None
 
 
-def encoded_text(text: str, character_set: bytes, *, is_name: bool) -> bytes | None:
-    """Text in a Specific Character Set (PS3.5 6.1.2); None if it has other characters."""
-    encodings = encodings_of(character_set)
-    if len(encodings) == 1:
-        return _encoded(text, encodings[0])
-    # pydicom replaces what it cannot encode, and says so by a warning.
-    if not all(character.isascii() or any(_encoded(character, each) for each in encodings) for character in text):
-        return None
-    from pydicom.charset import encode_string
-    from pydicom.valuerep import PersonName
+def encoded_text(text: str, character_set: bytes) -> bytes | None:
+    """A value in a Specific Character Set (PS3.5 6.1.2); None if it has other characters.
 
-    return bytes(PersonName(text).encode(encodings)) if is_name else encode_string(text, encodings)
+    With code extensions, each part of a person name and each line begins and ends in the first character set.
+    """
+    first, *others = encodings_of(character_set)
+    if not others:
+        return _encoded(text, first)
+    pieces: list[bytes] = []
+    for encoding, run in itertools.groupby(text, lambda character: _encoding_for(character, first, others)):
+        if encoding is None:
+            return None
+        part = _encoded("".join(run), encoding)
+        assert part is not None
+        if encoding != first:
+            part = _ESCAPES.get(encoding, b"") + part
+        pieces.append(part)
+    return b"".join(pieces)
+
+
+def _encoding_for(character: str, first: str, others: list[str]) -> str | None:
+    """The first of the encodings that has a character."""
+    if _encoded(character, first) is not None:
+        return first
+    return next((each for each in others if each in _ESCAPES and _encoded(character, each) is not None), None)
 
 
 def _encoded(text: str, encoding: str) -> bytes | None:
