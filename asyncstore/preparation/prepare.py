@@ -91,7 +91,8 @@ class Preparation:
 
         options = asyncstore.TransferOptions(prepare=asyncstore.Preparation(change))
 
-    A transfer says which transfer syntaxes an instance may be converted to, and what decompresses it.
+    A transfer sets `conversions`, which transfer syntaxes an instance may be converted to, and `decompress`, a function
+    for those that are compressed.
     """
 
     def __init__(self, change: Change | None = None) -> None:
