@@ -153,6 +153,8 @@ class Expected:
     def _row_of_record(self, record: LedgerRow) -> Row | None:
         if record.sop_instance_uid is None:
             return None
+        if record.sent_sop_instance_uid is not None:  # the peer knows it by other UIDs than its file has
+            return self._row_of_changed(record)
         if record.study_instance_uid is not None:
             name = None if record.path is None else os.fsencode(record.path)
             series = record.series_instance_uid or ""
@@ -169,3 +171,11 @@ class Expected:
             self._problem(record.path, f"it is no longer the instance {record.sop_instance_uid} that was stored")
             return None
         return self._row_of_instance(instance)
+
+    def _row_of_changed(self, record: LedgerRow) -> Row | None:
+        study, uid = record.sent_study_instance_uid, record.sent_sop_instance_uid
+        if study is None or uid is None:
+            self._problem(record.path, "the ledger does not know the study that it was sent in")
+            return None
+        name = None if record.path is None else os.fsencode(record.path)
+        return study, uid, record.sent_series_instance_uid or "", record.sop_class_uid or "", name

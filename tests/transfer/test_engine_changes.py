@@ -1,0 +1,203 @@
+"""Instances that are changed on the way: what arrives, and what outcome, report and ledger say of it."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import anyio
+import pytest
+from pydicom import dcmread
+
+import asyncstore
+from asyncstore.instances.outcome import State
+from asyncstore.ledger.sqlite.commitments import CommitmentRecord
+from asyncstore.ledger.sqlite.reader import LedgerReader
+from asyncstore.preparation.attributes.change import AttributeChange
+from asyncstore.preparation.attributes.originals import Originals
+from asyncstore.preparation.attributes.rules import Rules, setting
+from asyncstore.preparation.attributes.uids import NewUIDs
+from asyncstore.preparation.attributes.value_map import ValueMap
+from asyncstore.preparation.prepare import Changed, Preparation
+from asyncstore.transfer.engine import Transfer
+from asyncstore.transfer.options import TransferOptions
+from asyncstore.transfer.proof.expected import Expected
+from asyncstore.uids import EXPLICIT_VR_LITTLE_ENDIAN, IMPLICIT_VR_LITTLE_ENDIAN
+from tests.support import files
+from tests.support.transfers import KeepingSCP, outcomes_of, peer_at, uid_of, write_files
+
+if TYPE_CHECKING:
+    from asyncstore.preparation.conversions import Contexts
+    from asyncstore.preparation.prepare import Prepared, Preparer
+
+pytestmark = pytest.mark.anyio
+
+KEY = b"a key of the test, not secret"
+
+
+def preparer(rules: Rules) -> Preparation:
+    return Preparation(AttributeChange(rules, Originals()))
+
+
+def write_patients(directory: Path, patients: list[str], *, pixels: int = 64) -> list[str]:
+    """A file for each patient."""
+    paths = write_files(directory, len(patients), study="1.2.3.55")
+    for number, (path, patient) in enumerate(zip(paths, patients, strict=True), 1):
+        more = files.element(0x00100020, b"LO", patient.encode() + b" " * (len(patient) & 1))
+        more += files.element(0x0020000D, b"UI", files.uid("1.2.3.55"))
+        more += files.element(0x7FE00010, b"OW", bytes([number % 256]) * pixels)
+        meta = files.file_meta(sop_instance_uid=uid_of(number))
+        Path(path).write_bytes(
+            files.dicom_file(meta=meta, body=files.data_set(sop_instance_uid=uid_of(number), more=more))
+        )
+    return paths
+
+
+def kept_by(directory: Path) -> dict[str, asyncstore.Instance]:
+    return {each.sop_instance_uid: each for each in map(asyncstore.instance_from, directory.iterdir())}
+
+
+@pytest.mark.parametrize("pixels", [64, 300_000])
+@pytest.mark.parametrize("syntax", [EXPLICIT_VR_LITTLE_ENDIAN, IMPLICIT_VR_LITTLE_ENDIAN])
+async def test_each_instance_arrives_changed_and_says_how(tmp_path: Path, pixels: int, syntax: str) -> None:
+    write_patients(tmp_path / "in", ["old"] * 9 + ["new"], pixels=pixels)
+    (tmp_path / "out").mkdir()
+    options = TransferOptions(
+        prepare=preparer(Rules(instructions=(setting("PatientID", "new"),), uids=NewUIDs(KEY))),
+        only_transfer_syntax=syntax,
+    )
+    async with KeepingSCP(output_directory=tmp_path / "out") as scp:
+        transfer = Transfer(peer_at(scp), tmp_path / "in", options=options, ledger=tmp_path / "run.db")
+        outcomes = await outcomes_of(transfer)
+    assert [outcome.state for outcome in outcomes] == [State.STORED] * 10
+    kept = kept_by(tmp_path / "out")
+    new = {NewUIDs(KEY).of(uid_of(number).encode()).decode(): number for number in range(1, 11)}
+    assert kept.keys() == new.keys() == {outcome.sent_sop_instance_uid for outcome in outcomes}
+    for uid, instance in kept.items():
+        data_set = dcmread(instance.path or "")
+        assert (data_set.PatientID, data_set.SOPInstanceUID) == ("new", uid)
+        assert data_set.file_meta.MediaStorageSOPInstanceUID == uid
+        assert data_set.PixelData == bytes([new[uid]]) * pixels
+    assert transfer.report.changes["PatientID set"] == 9
+    assert transfer.report.changes["UIDs replaced"] == 10
+    await anyio.to_thread.run_sync(check_ledger, tmp_path / "run.db", new, dict(transfer.report.changes))
+
+
+def check_ledger(path: Path, new: dict[str, int], changes: dict[str, int]) -> None:
+    """What the ledger, and whoever asks it, says of those instances."""
+    with LedgerReader(path) as reader:
+        rows = list(reader.rows())
+        assert {(row.sop_instance_uid, row.sent_sop_instance_uid) for row in rows} == {
+            (uid_of(number), uid) for uid, number in new.items()
+        }
+        study = NewUIDs(KEY).of(b"1.2.3.55").decode()
+        assert {row.sent_study_instance_uid for row in rows} == {study}
+        assert {count.change: count.instances for count in reader.by_change()} == changes
+        with Expected(lambda path, detail: pytest.fail(f"{path}: {detail}")) as expected:
+            expected.add_ledger(reader)
+            (only,) = expected.studies()
+        assert (only.study_instance_uid, set(only.instances)) == (study, set(new))
+    with CommitmentRecord(str(path)) as record:
+        assert {each.sop_instance_uid for each in record.uncommitted(0, 100)} == set(new)
+
+
+async def test_an_instance_that_the_table_does_not_know_is_not_sent_and_sent_once_it_does(tmp_path: Path) -> None:
+    patients = [f"P{number}" for number in range(40)]
+    paths = write_patients(tmp_path / "in", patients)
+    (tmp_path / "out").mkdir()
+    table = tmp_path / "map.csv"
+
+    def options(known: list[str]) -> TransferOptions:
+        table.write_text("PatientID,PatientID\n" + "".join(f"{patient},N{patient}\n" for patient in known))
+        return TransferOptions(prepare=preparer(Rules(table=ValueMap(table))))
+
+    async with KeepingSCP(output_directory=tmp_path / "out") as scp:
+        first = Transfer(peer_at(scp), tmp_path / "in", options=options(patients[2:]), ledger=tmp_path / "run.db")
+        failed = [outcome for outcome in await outcomes_of(first) if not outcome.is_stored]
+        assert sorted(outcome.path or "" for outcome in failed) == paths[:2]
+        assert {(outcome.state, outcome.reason, outcome.attempts) for outcome in failed} == {
+            (State.SOURCE_PROBLEM, "its PatientID is not in the map", 0)
+        }
+        assert (first.report.failed, first.report.stored) == (2, 38)
+        assert len(kept_by(tmp_path / "out")) == 38
+        second = Transfer(peer_at(scp), tmp_path / "in", options=options(patients), ledger=tmp_path / "run.db")
+        await outcomes_of(second)
+    assert (second.report.resumed, second.report.states[State.STORED], second.report.failed) == (38, 2, 0)
+    assert {dcmread(each.path or "").PatientID for each in kept_by(tmp_path / "out").values()} == {
+        f"N{patient}" for patient in patients
+    }
+
+
+@pytest.mark.parametrize(
+    ("first", "second"),
+    [(None, "1"), ("1", None), ("1", "2")],
+)
+async def test_a_run_with_other_rules_than_its_ledger_is_refused(
+    tmp_path: Path, first: str | None, second: str | None
+) -> None:
+    write_patients(tmp_path / "in", ["old"])
+    ledger = tmp_path / "run.db"
+
+    def options(value: str | None) -> TransferOptions:
+        rules = Rules(instructions=() if value is None else (setting("PatientID", value),))
+        return TransferOptions(prepare=None if value is None else preparer(rules))
+
+    async with KeepingSCP() as scp:
+        for _ in range(2):
+            await outcomes_of(Transfer(peer_at(scp), tmp_path / "in", options=options(first), ledger=ledger))
+        with pytest.raises(asyncstore.LedgerError, match="other rules for their attributes"):
+            await outcomes_of(Transfer(peer_at(scp), tmp_path / "in", options=options(second), ledger=ledger))
+    assert await anyio.to_thread.run_sync(count_runs, ledger) == 2
+
+
+async def test_a_function_of_the_caller_changes_instances(tmp_path: Path) -> None:
+    write_patients(tmp_path / "in", ["old"] * 5)
+    (tmp_path / "out").mkdir()
+
+    def change(instance: asyncstore.Instance) -> Changed | None:
+        if instance.sop_instance_uid == uid_of(1):
+            return None
+        if instance.sop_instance_uid == uid_of(2):
+            raise asyncstore.SourceError("not this one")
+        data = files.read_all(instance.source).replace(b"old ", b"mine")
+        source = asyncstore.BytesSource(data)
+        return Changed(dataclasses.replace(instance, source=source, data_set_length=len(data)), ("made mine",))
+
+    async with KeepingSCP(output_directory=tmp_path / "out") as scp:
+        options = TransferOptions(prepare=Preparation(change))
+        transfer = Transfer(peer_at(scp), tmp_path / "in", options=options)
+        outcomes = {
+            outcome.instance.sop_instance_uid: outcome for outcome in await outcomes_of(transfer) if outcome.instance
+        }
+    kept = {uid: dcmread(each.path or "").PatientID for uid, each in kept_by(tmp_path / "out").items()}
+    assert kept == {uid_of(1): "old", **{uid_of(number): "mine" for number in (3, 4, 5)}}
+    assert outcomes[uid_of(1)].changes == ()
+    assert outcomes[uid_of(2)].reason == "not this one"
+    assert outcomes[uid_of(3)].changes == ("made mine",)
+    assert outcomes[uid_of(3)].sent_uids is None
+
+
+async def test_a_preparer_of_the_caller_does_all_of_it(tmp_path: Path) -> None:
+    write_patients(tmp_path / "in", ["old"] * 3)
+
+    class Mine:
+        def prepare(self, instance: asyncstore.Instance, contexts: Contexts) -> Prepared | asyncstore.Outcome:
+            if instance.sop_instance_uid == uid_of(2):
+                return asyncstore.Outcome(State.SOURCE_PROBLEM, instance.path, instance, reason="no", attempts=0)
+            return Preparation().prepare(instance, contexts)
+
+    mine: Preparer = Mine()
+    async with KeepingSCP() as scp:
+        transfer = Transfer(peer_at(scp), tmp_path / "in", options=TransferOptions(prepare=mine))
+        outcomes = await outcomes_of(transfer)
+    assert sorted((outcome.state, outcome.reason) for outcome in outcomes) == [
+        (State.SOURCE_PROBLEM, "no"),
+        (State.STORED, ""),
+        (State.STORED, ""),
+    ]
+
+
+def count_runs(path: Path) -> int:
+    with LedgerReader(path) as reader:
+        return len(reader.runs())
