@@ -95,7 +95,7 @@ class Preparing:
                 from asyncstore.transfer.codec_processes import CodecProcesses
 
                 self._codecs = CodecProcesses(self._processes)
-        return self._codecs.decompress(instance, transfer_syntax_uid)
+        return self._codecs.decompressed(instance, transfer_syntax_uid)
 
     async def _convert(self, bench: Bench, pending: Pending, contexts: AcceptedContexts) -> None:
         """Convert one instance in a thread.

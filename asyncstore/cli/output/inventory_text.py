@@ -102,9 +102,10 @@ def compressed_texts(prospect: Prospect) -> Iterator[str]:
     with_loss = kept - prospect.compressed("lossy") if decompress == "lossless" else 0
     others = kept - with_loss
     if all_of_them - kept:
-        yield f"{count_text(all_of_them - kept, 'instance')} compressed: decompressed where the peer does not accept it so"
+        text = "compressed: decompressed where the peer does not accept the syntax"
+        yield f"{count_text(all_of_them - kept, 'instance')} {text}"
     if with_loss:
-        text = "compressed with loss: sent only where the peer accepts it so, unless --decompress lossy"
+        text = "compressed with loss: sent only where the peer accepts the syntax, unless --decompress lossy"
         yield f"{count_text(with_loss, 'instance')} {text}"
     if others:
         yield f"{count_text(others, 'instance')} compressed: sent only where the peer accepts the syntax"
