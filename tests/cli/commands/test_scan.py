@@ -93,6 +93,7 @@ async def test_a_peer_is_asked_and_sent_nothing() -> None:
             f"ARCHIVE@{LOOPBACK}:{scp.port} accepts 1 of 3 instances as they are, 1 converted (9.26 kB), 1 not at all\n"
         )
         assert said in done.stdout
+        assert " kB), 1 not at all\n" in done.stdout
         assert "MR Image Storage, RLE Lossless: not accepted\n" in done.stdout
         done = await scanned(scp, "-aec", "ARCHIVE", "--json", SAMPLES / "CT_small.dcm")
         assert (done.returncode, json.loads(done.stdout)["kinds"][0]["acceptance"]) == (0, "unchanged")
