@@ -153,12 +153,10 @@ def _compressed(source: DataSource, message: dict[str, Any]) -> tuple[int, int, 
         signal.setitimer(signal.ITIMER_REAL, message["seconds"] + 2 * length / _BYTES_PER_SECOND)
         compression.run(spool.write)
         result = spool.to_descriptor()
-        with contextlib.ExitStack() as on_failure:
-            on_failure.callback(os.close, result)
-            written = TemporarySource(os.fdopen(os.dup(result), "rb", buffering=0), spool.length_bytes)
-            if message["is_checked"] and not compression.is_right(written):
-                raise Unsuitable(f"in {name_of(message['to'])} its pixels would not be the same")
-            on_failure.pop_all()
+        written = TemporarySource(os.fdopen(os.dup(result), "rb", buffering=0), spool.length_bytes)
+        if message["is_checked"] and not compression.is_right(written):
+            os.close(result)
+            raise Unsuitable(f"in {name_of(message['to'])} its pixels would not be the same")
         return result, spool.length_bytes, ()
     except CannotConvert as error:  # what is damaged is sent as it is, too
         raise Unsuitable(str(error)) from None
