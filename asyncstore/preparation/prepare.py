@@ -7,7 +7,6 @@ Each step may be needless. An instance that needs none is sent with the bytes of
 from __future__ import annotations
 
 import enum
-import threading
 from typing import TYPE_CHECKING, Final, NamedTuple, Protocol, TypeAlias
 
 from asyncstore.errors import SourceError
@@ -22,7 +21,6 @@ if TYPE_CHECKING:
 
     from asyncstore.instances.instance import Instance
     from asyncstore.instances.source import DataSource
-    from asyncstore.preparation.codec_processes import CodecProcesses
 
 
 # Not frozen, although nothing should change one: each instance needs one, and a frozen one costs three times as much.
@@ -93,16 +91,15 @@ class Preparation:
 
         options = asyncstore.TransferOptions(prepare=asyncstore.Preparation(change))
 
-    The transfer's options say which transfer syntaxes an instance may be converted to. It decompresses in processes of
-    its own, which `close` ends.
+    A transfer sets `conversions`, which transfer syntaxes an instance may be converted to, and `decompress`, a function
+    for those that are compressed.
     """
 
     def __init__(self, change: Change | None = None) -> None:
         self.conversions: Conversions = LOSSLESS_ONLY
         self._change = change
         self._at_once: Callable[[Instance], Changed | Later | None] | None = getattr(change, "at_once", None)
-        self._codecs: CodecProcesses | None = None
-        self._lock = threading.Lock()
+        self.decompress: Decompressor | None = None
 
     @property
     def record(self) -> object:
@@ -137,23 +134,6 @@ class Preparation:
             return prepare_now(instance, contexts, conversions)
         prepared = prepare_now(changed.instance, contexts, conversions)
         return None if prepared is None else _told(instance, changed, prepared)
-
-    def decompress(self, instance: Instance, transfer_syntax_uid: str) -> tuple[DataSource, tuple[str, ...]]:
-        """The data set of a compressed instance in an uncompressed transfer syntax, and what else was changed."""
-        with self._lock:
-            if self._codecs is None:
-                from asyncstore.preparation.codec_processes import CodecProcesses
-
-                self._codecs = CodecProcesses(self.conversions.processes)
-            codecs = self._codecs
-        return codecs.decompress(instance, transfer_syntax_uid)
-
-    def close(self) -> None:
-        """End the processes that decompress; another run starts others."""
-        with self._lock:
-            codecs, self._codecs = self._codecs, None
-        if codecs is not None:
-            codecs.close()
 
 
 def _told(instance: Instance, changed: Changed, prepared: Prepared | Outcome) -> Prepared | Outcome:

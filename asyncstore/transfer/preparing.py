@@ -7,6 +7,7 @@ it. A converted data set may take 64 MiB of memory, so benches have room for a f
 
 from __future__ import annotations
 
+import threading
 from collections import deque
 from typing import TYPE_CHECKING, Final, TypeAlias
 
@@ -22,8 +23,11 @@ from asyncstore.uids import UNCOMPRESSED_TRANSFER_SYNTAXES
 if TYPE_CHECKING:
     from anyio.abc import TaskGroup
 
+    from asyncstore.instances.instance import Instance
+    from asyncstore.instances.source import DataSource
     from asyncstore.preparation.conversions import Conversions
     from asyncstore.preparation.prepare import Preparer
+    from asyncstore.transfer.codec_processes import CodecProcesses
     from asyncstore.transfer.pending import Pending
     from asyncstore.transfer.work import Work
     from asyncstore.upper_layer.contexts import AcceptedContexts
@@ -46,8 +50,12 @@ class Preparing:
         self.places: int = max(_PLACES, 2 * conversions.processes)
         self._work = work
         self._preparer = preparer
+        self._processes = conversions.processes
+        self._codecs: CodecProcesses | None = None
+        self._has_ended = False
+        self._lock = threading.Lock()
         if isinstance(preparer, Preparation):
-            preparer.conversions = conversions
+            preparer.conversions, preparer.decompress = conversions, self._decompress
         self._limiter = anyio.CapacityLimiter(_CONVERTED_AT_ONCE)
         self._limiter_of_compressed = anyio.CapacityLimiter(self.places)
         self._scopes: set[anyio.CancelScope] = set()
@@ -63,9 +71,11 @@ class Preparing:
             scope.cancel()
 
     def end(self) -> None:
-        """End the processes that decompress."""
-        if isinstance(self._preparer, Preparation):
-            self._preparer.close()
+        """End the processes that decompress; what they are at is left."""
+        with self._lock:
+            self._has_ended = True
+        if self._codecs is not None:
+            self._codecs.close()
 
     def begin(self, bench: Bench, pending: Pending, contexts: AcceptedContexts) -> None:
         """Begin to convert an instance for a bench."""
@@ -75,6 +85,17 @@ class Preparing:
         """Let another association have an instance."""
         self._work.put_back(pending)
         self._work.available.set()
+
+    def _decompress(self, instance: Instance, transfer_syntax_uid: str) -> tuple[DataSource, tuple[str, ...]]:
+        """Decompress in another process; called in a thread."""
+        with self._lock:
+            if self._has_ended:
+                raise SourceError("it was not decompressed: the run has ended")
+            if self._codecs is None:
+                from asyncstore.transfer.codec_processes import CodecProcesses
+
+                self._codecs = CodecProcesses(self._processes)
+        return self._codecs.decompressed(instance, transfer_syntax_uid)
 
     async def _convert(self, bench: Bench, pending: Pending, contexts: AcceptedContexts) -> None:
         """Convert one instance in a thread.

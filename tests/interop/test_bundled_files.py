@@ -139,7 +139,7 @@ def test_what_a_peer_without_compression_takes_arrives_element_for_element(
     tmp_path: Path, option: str | None, transfer_syntax_uid: str | None
 ) -> None:
     with peers.dcmtk_storescp(tmp_path, "+uf", accept_all=False) as peer:
-        run = storescu(peer, "-r", *FOLDERS, *([option] if option else []))
+        run = storescu(peer, "-r", *FOLDERS, "--decompress", "no", *([option] if option else []))
     assert run.code == 3
     assert_every_file_has_its_outcome(run, BUNDLED)
     assert_only_what_is_no_instance_was_left_out(run)

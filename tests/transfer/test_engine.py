@@ -35,6 +35,7 @@ from asyncstore.uids import (
     CT_IMAGE_STORAGE,
     EXPLICIT_VR_LITTLE_ENDIAN,
     IMPLICIT_VR_LITTLE_ENDIAN,
+    JPEG_BASELINE,
     STORAGE_SOP_CLASSES,
 )
 from asyncstore.upper_layer.items import PresentationContextResult, UserInformation
@@ -439,7 +440,7 @@ async def test_what_the_peer_does_not_read_is_converted_unless_that_is_unwanted(
 
 
 async def test_only_the_chosen_transfer_syntax_is_sent(tmp_path: Path) -> None:
-    write_files(tmp_path, 1, transfer_syntax_uid=LOSSLESS_JPEG)
+    write_files(tmp_path, 1, transfer_syntax_uid=JPEG_BASELINE)
     write_files(tmp_path, 2, first=2)
     async with KeepingSCP() as scp:
         transfer = transfer_to(scp, tmp_path, only_transfer_syntax=IMPLICIT_VR_LITTLE_ENDIAN)

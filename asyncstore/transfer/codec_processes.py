@@ -38,7 +38,7 @@ class NoCodecProcess(SourceError):
 
 
 class CodecProcesses:
-    """Some processes that decompress. Threads may call `decompress` at once; those beyond `count` wait."""
+    """Some processes that decompress. Threads may call `decompressed` at once; those beyond `count` wait."""
 
     def __init__(self, count: int) -> None:
         self._room = threading.BoundedSemaphore(count)
@@ -47,7 +47,7 @@ class CodecProcesses:
         self._all: set[_CodecProcess] = set()
         self._is_closed = False
 
-    def decompress(self, instance: Instance, transfer_syntax_uid: str) -> tuple[DataSource, tuple[str, ...]]:
+    def decompressed(self, instance: Instance, transfer_syntax_uid: str) -> tuple[DataSource, tuple[str, ...]]:
         """The data set of an instance in an uncompressed transfer syntax, and what else was changed in it.
 
         Blocks. Raises CannotConvert, SourceChanged or OSError.
@@ -121,7 +121,7 @@ class _CodecProcess:
     """One process, and our end of its socket."""
 
     def __init__(self) -> None:
-        from asyncstore.preparation import codec_process
+        from asyncstore.transfer import codec_process
 
         self._protocol = codec_process
         if not hasattr(socket, "send_fds"):
