@@ -123,3 +123,12 @@ def test_dcmtk_sees_no_other_difference(tmp_path: Path, receiver: peers.RunningP
     assert [one for one, other in zip(before, after, strict=True) if one != other] == [
         one for one in before if one.startswith("(0010,0020)")
     ]
+
+
+def test_a_dry_run_says_what_would_be_changed_and_what_not_be_sent(tmp_path: Path) -> None:
+    write(tmp_path / "map.csv", "PatientID,PatientID\n1CT1,N-1\n")
+    files = (CT, TEST_FILES / "MR_small.dcm")
+    options = ("--dry-run", "--map", "map.csv", "--erase", "PatientSex")
+    done = run("storescu", *options, "127.0.0.1", peers.free_port(), *files, directory=tmp_path)
+    assert "Changed on the way\n  1  PatientID set from the map\n  1  PatientSex erased\n" in done.stdout
+    assert "Not sent\n  1  its PatientID is not in the map\n" in done.stdout
