@@ -116,6 +116,11 @@ class Preparation:
         prepared = prepare(changed.instance, contexts, self.conversions, self.codec)
         return _told(instance, changed, prepared)
 
+    def changes_of(self, instance: Instance) -> tuple[str, ...]:
+        """What its change would do to an instance, before anything is sent. Blocks, and raises as the change does."""
+        changed = None if self._change is None else self._change(instance)
+        return () if changed is None else changed.changes
+
     def prepare_now(
         self, instance: Instance, contexts: Contexts, conversions: Conversions
     ) -> Prepared | Outcome | None:

@@ -30,12 +30,22 @@ def lines(prospect: Prospect) -> Iterator[str]:
         yield f"  {kind.instances:>{width},}  {size_text(kind.size_bytes):>10}  {kind_text(kind)}"
     yield from _plan_lines(prospect)
     yield from _peer_lines(prospect)
+    yield from _change_lines(inventory)
     for title, examples, count in doubts_of(inventory):
         yield title
         yield from _example_lines(examples, count)
     if inventory.instances.total() > _LARGEST:
         yield "Largest files"
         yield from (f"  {size_text(size):>10}  {path_text(path)}" for size, path in inventory.largest[:_LARGEST])
+
+
+def _change_lines(inventory: Inventory) -> Iterator[str]:
+    """How attributes would be changed on the way, and why some instances would not be sent for it."""
+    for title, counts in (("Changed on the way", inventory.changes), ("Not sent", inventory.unchangeable)):
+        if counts:
+            yield title
+            width = max(len(f"{count:,}") for count in counts.values())
+            yield from (f"  {count:>{width},}  {path_text(text)}" for text, count in counts.most_common())
 
 
 def total_text(inventory: Inventory) -> str:

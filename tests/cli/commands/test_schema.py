@@ -115,7 +115,7 @@ def test_the_schema_refuses_what_no_command_prints(schema: Any, change: dict[str
         **dict.fromkeys(schema["$defs"]["record"]["properties"], ""),
         **{"event": "outcome", "schema": SCHEMA_VERSION, "time": "2026-01-31T12:00:00Z", "state": "failed"},
         **{"path": "a.dcm", "status": "A700", "offending_elements": ["00080016"], "retryable": True},
-        **{"attempts": 5, "set_aside": False, "bytes_sent": 100},
+        **{"attempts": 5, "changes": [], "set_aside": False, "bytes_sent": 100},
     }
     validator = jsonschema.Draft202012Validator(schema)
     validator.validate(line)
