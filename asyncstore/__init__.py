@@ -77,7 +77,7 @@ if TYPE_CHECKING:
     from asyncstore.net.tls_settings import TLS
     from asyncstore.net.transport import Connect, Transport
     from asyncstore.net.user_identity import Authenticate, Caller
-    from asyncstore.preparation.conversions import Contexts
+    from asyncstore.preparation.conversions import Contexts, Conversions
     from asyncstore.preparation.prepare import LATER, Change, Changed, Later, Preparation, Prepared, Preparer
     from asyncstore.services.query import Matches
     from asyncstore.services.references import CommitmentReport, Reference
@@ -112,7 +112,7 @@ __all__ = [
     "scan", "Selection", "Order", "ScanProblem", "ProblemKind", "Instance", "instance_from", "instance_from_bytes",
     "DataSource", "FileSource", "BytesSource", "Outcome", "State", "Status", "Category",
     # what is changed on the way
-    "Preparer", "Prepared", "Preparation", "Contexts", "Change", "Changed", "Later", "LATER", "SentUIDs",
+    "Preparer", "Prepared", "Preparation", "Contexts", "Conversions", "Change", "Changed", "Later", "LATER", "SentUIDs",
     # the durable record
     "Ledger", "Offered", "Suspicion", "KnownInstance", "SqliteLedger", "LedgerReader", "LedgerRow", "RunRecord",
     "RunState", "StateCount", "ReasonCount", "StudyCount", "ChangeCount", "DirectoryCount", "StoredOverTime",
@@ -209,7 +209,7 @@ _MODULES = {
         "Authenticate",
         "Caller",
     ),
-    "asyncstore.preparation.conversions": ("Contexts",),
+    "asyncstore.preparation.conversions": ("Contexts", "Conversions"),
     "asyncstore.preparation.prepare": (
         "Change",
         "Changed",

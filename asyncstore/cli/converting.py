@@ -5,8 +5,10 @@ from __future__ import annotations
 from typing import Annotated, Final
 
 from asyncstore.cli import options
+from asyncstore.preparation.conversions import LOSSLESS_TARGETS
 
 _PANEL: Final = "Conversion Options"
+_NAMES: Final = ("RLE", "JPEG-LS", "JPEG 2000", "deflate")
 
 DecompressOption = Annotated[
     str,
@@ -19,13 +21,32 @@ DecompressOption = Annotated[
         panel=_PANEL,
     ),
 ]
+Transcode = Annotated[
+    str | None,
+    options.option(
+        "--transcode",
+        parser=options.choice(*LOSSLESS_TARGETS),
+        metavar="UID",
+        help="Compress uncompressed instances without loss where the peer accepts this transfer syntax: "
+        f"{', '.join(f'{uid} ({name})' for uid, name in zip(LOSSLESS_TARGETS, _NAMES, strict=True))}.",
+        panel=_PANEL,
+    ),
+]
+Check = Annotated[
+    bool,
+    options.option(
+        "--check/--no-check",
+        help="Decompress what --transcode compressed, and compare, before it is sent.",
+        panel=_PANEL,
+    ),
+]
 Workers = Annotated[
     int | None,
     options.option(
         "--workers",
         parser=options.whole_number(1, 1000, "a number of processes"),
         metavar="N",
-        help="Processes that decompress at once." + options.default_text("one less than there are cores"),
+        help="Processes that decompress and compress at once." + options.default_text("one less than there are cores"),
         panel=_PANEL,
         show_default=False,
     ),

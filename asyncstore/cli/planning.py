@@ -47,7 +47,7 @@ class Planning:
         own_files: Sequence[str] = (),
     ) -> Inventory:
         """Read the input; what the run itself writes is no part of it."""
-        inventory = Inventory()
+        inventory = Inventory(getattr(self.options.prepare, "changes_of", None))
         written = [*own_files, *([] if self.page_path is None else [self.page_path])]
         with scan_progress.shown(inventory, log, wanted=self.progress):
             inventory.scan(

@@ -15,7 +15,6 @@ from asyncstore.cli.output.documented_log import logger
 from asyncstore.cli.output.plain_text import path_text, peer_text
 from asyncstore.cli.output.proof_text import ProofText
 from asyncstore.errors import Aborted, AssociateError, AsyncStoreError, LedgerError
-from asyncstore.instances.outcome import SentUIDs
 from asyncstore.transfer.proof.comparison import Comparison
 from asyncstore.transfer.proof.expected import Expected, StoredInstance
 

@@ -8,6 +8,7 @@ import itertools
 from collections import Counter
 from typing import TYPE_CHECKING, Any, Final
 
+from asyncstore.errors import SourceError
 from asyncstore.inputs.contents import found_in
 from asyncstore.inputs.entry import entries_of
 from asyncstore.inputs.hash_set import HashSet
@@ -18,7 +19,7 @@ from asyncstore.instances.problem import PASSED_OVER, ProblemKind, ScanProblem
 from asyncstore.instances.study import patient_and_study_of
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Callable, Iterable, Iterator
 
     from asyncstore.inputs.entry import Entry
     from asyncstore.inputs.feed import Settled
@@ -40,10 +41,13 @@ class Inventory:
     has already, by their state, `set_aside` those that an earlier run set aside, and `left_out` what the selection
     leaves out.
 
+    `changes_of` says how an instance would be changed on the way, or raises why it would not be sent: `changes` and
+    `unchangeable` count these by their texts.
+
     All counts are exact but those of different UIDs and IDs, which are as exact as a HashSet.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, changes_of: Callable[[Instance], Iterable[str]] | None = None) -> None:
         self.instances: Counter[tuple[str, str]] = Counter()
         self.size_bytes: Counter[tuple[str, str]] = Counter()
         self.studies: HashSet = HashSet()
@@ -59,6 +63,9 @@ class Inventory:
         self.settled: Counter[State] = Counter()
         self.set_aside: int = 0
         self.left_out: int = 0
+        self.changes: Counter[str] = Counter()
+        self.unchangeable: Counter[str] = Counter()
+        self._changes_of = changes_of
         self._uids = HashSet()
         self._largest: list[tuple[int, str]] = []  # a heap: the smallest of them first
 
@@ -115,6 +122,12 @@ class Inventory:
         pair = (found.sop_class_uid, found.transfer_syntax_uid)
         self.instances[pair] += 1
         self.size_bytes[pair] += found.data_set_length
+        if self._changes_of is not None:
+            try:
+                self.changes.update(self._changes_of(found))
+            except SourceError as error:
+                self.unchangeable[str(error)] += 1
+                self.failed += 1
         patient_id, study_uid = patient_and_study_of(found)
         if patient_id:
             self.patients.add(patient_id)
@@ -155,6 +168,8 @@ class Inventory:
                 "examples": [{"path": path, "sop_instance_uid": uid} for path, uid in self.repetitions],
             },
             "largest": [{"path": path, "bytes": size_bytes} for size_bytes, path in self.largest],
+            "changes": dict(self.changes.most_common()),
+            "not_changed": dict(self.unchangeable.most_common()),
             "meta_differences": {"instances": self.differing, "examples": _example_data(self.differences)},
             "problems": [
                 {

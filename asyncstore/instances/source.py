@@ -250,6 +250,7 @@ class FileSource:
         return fd
 
     def check_unchanged(self, status: os.stat_result) -> None:
+        """Raise SourceChanged if this is another file than the one that was scanned, or if it was written to."""
         if status.st_size != self.size_bytes:
             raise SourceChanged(
                 f"{self.path!r} changed after it was scanned: {status.st_size} bytes, not {self.size_bytes}"

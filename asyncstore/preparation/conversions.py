@@ -55,6 +55,12 @@ _REVERSIBLE: Final = frozenset(
 )
 # JPEG 2000 and HTJ2K of these UIDs may have lost nothing, which the transfer syntax does not tell.
 _PERHAPS_LOSSY: Final = frozenset((JPEG_BASELINE, JPEG_EXTENDED, JPEG_LS_NEAR_LOSSLESS, JPEG_2000, HTJ2K))
+LOSSLESS_TARGETS: Final = (
+    RLE_LOSSLESS,
+    JPEG_LS_LOSSLESS,
+    JPEG_2000_LOSSLESS,
+    DEFLATED_EXPLICIT_VR_LITTLE_ENDIAN,
+)
 _DECOMPRESSED: Final[dict[Decompress, frozenset[str]]] = {
     "lossless": _REVERSIBLE,
     "lossy": _REVERSIBLE | _PERHAPS_LOSSY,
@@ -75,11 +81,15 @@ class Conversions:
 
     convert     False: an instance is sent in its own transfer syntax or not at all
     decompress  which compressed instances are decompressed
+    transcode   a transfer syntax of LOSSLESS_TARGETS: uncompressed instances are sent in it if the peer accepts it
+    is_checked  whether what was compressed is decompressed again, and compared, before it is sent
     workers     how many processes decompress at once; None: one less than there are cores, and one at least
     """
 
     convert: bool = True
     decompress: Decompress = "lossless"
+    transcode: str | None = None
+    is_checked: bool = True
     workers: int | None = None
 
     @property
@@ -97,6 +107,19 @@ class Conversions:
 
     def target(self, contexts: Contexts, sop_class_uid: str, transfer_syntax_uid: str) -> str | None:
         """The accepted transfer syntax in which an instance is sent; None if there is none."""
+        if self.compresses(contexts, sop_class_uid, transfer_syntax_uid):
+            return self.transcode
+        return self.target_uncompressed(contexts, sop_class_uid, transfer_syntax_uid)
+
+    def compresses(self, contexts: Contexts, sop_class_uid: str, transfer_syntax_uid: str) -> bool:
+        """Whether an instance is compressed, if its pixels allow that."""
+        if self.transcode is None or transfer_syntax_uid not in UNCOMPRESSED_TRANSFER_SYNTAXES:
+            return False
+        is_another = transfer_syntax_uid != self.transcode
+        return is_another and contexts.find(sop_class_uid, self.transcode) is not None
+
+    def target_uncompressed(self, contexts: Contexts, sop_class_uid: str, transfer_syntax_uid: str) -> str | None:
+        """The same without compression."""
         if contexts.find(sop_class_uid, transfer_syntax_uid) is not None:
             return transfer_syntax_uid
         if not self.can_become_uncompressed(transfer_syntax_uid):

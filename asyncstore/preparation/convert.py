@@ -7,6 +7,7 @@ flat.
 
 from __future__ import annotations
 
+import hashlib
 import traceback
 import zlib
 from typing import TYPE_CHECKING, Final
@@ -60,6 +61,18 @@ def convert(instance: Instance, transfer_syntax_uid: str) -> DataSource:
         raise
     finally:
         instance.source.close()
+
+
+def check_deflated(source: DataSource, instance: Instance) -> None:
+    """Raise CannotConvert unless a deflated data set is that of the instance. Blocks: reads both."""
+    inflated, wanted = hashlib.sha256(), hashlib.sha256()
+    _inflate(source, inflated.update)
+    try:
+        _write_explicit_little(instance.source, instance.transfer_syntax_uid, wanted.update)
+    finally:
+        instance.source.close()
+    if inflated.digest() != wanted.digest():
+        raise CannotConvert("inflated again, it is not the same")
 
 
 def _clear_frames(error: BaseException | None) -> None:

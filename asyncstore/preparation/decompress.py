@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
 _SAMPLES_PER_PIXEL: Final = 0x00280002
 _PHOTOMETRIC_INTERPRETATION: Final = 0x00280004
-_PLANAR_CONFIGURATION: Final = 0x00280006
+PLANAR_CONFIGURATION: Final = 0x00280006
 _NUMBER_OF_FRAMES: Final = 0x00280008
 _ROWS: Final = 0x00280010
 _COLUMNS: Final = 0x00280011
@@ -45,6 +45,8 @@ _OFFSET_TABLE: Final = 0x7FE00001
 _OFFSET_LENGTHS: Final = 0x7FE00002
 _ENCAPSULATED_LENGTH: Final = 0x7FE00003
 
+# Uncompressed pixels of these share colors with their neighbours.
+PHOTOMETRIC_INTERPRETATIONS_OF_SUBSAMPLED: Final = ("YBR_FULL_422", "YBR_PARTIAL_422", "YBR_PARTIAL_420")
 # PS3.3 C.7.6.1.1.5.2: how pixels of these transfer syntaxes were compressed with loss.
 _LOSSY_METHODS: Final = {
     JPEG_BASELINE: "ISO_10918_1",
@@ -62,7 +64,7 @@ _LONGEST_PIXEL_DATA_BYTES: Final = 0xFFFFFFFE
 _JPEG_HEADER_BYTES: Final = 1048576
 # What the transform in a JPEG's Adobe segment says (ITU-T T.872 6.5.3).
 _OF_ADOBE: Final = {0: "RGB", 1: "YBR_FULL_422"}
-_INSTALL: Final = "pip install 'asyncstore[codecs]'"
+INSTALL: Final = "pip install 'asyncstore[codecs]'"
 
 
 class Image(NamedTuple):
@@ -91,7 +93,7 @@ class Image(NamedTuple):
         return cls(
             layout.number(_SAMPLES_PER_PIXEL) or 1,
             layout.text(_PHOTOMETRIC_INTERPRETATION),
-            layout.number(_PLANAR_CONFIGURATION) or 0,
+            layout.number(PLANAR_CONFIGURATION) or 0,
             int(frames),
             rows,
             columns,
@@ -135,7 +137,7 @@ class Decompression:
         """Decompress and write the whole data set."""
         if self.length_bytes > _LONGEST_PIXEL_DATA_BYTES:
             raise CannotConvert(f"uncompressed, its pixel data would be of {self.length_bytes:,} bytes: too long")
-        frames = self._frames()
+        frames = self.frames()
         first, photometric_interpretation = next(frames)
         image, layout = self.image, self.layout
 
@@ -162,8 +164,8 @@ class Decompression:
         if photometric_interpretation != self.image.photometric_interpretation:
             value = photometric_interpretation.encode("ascii")
             marks[_PHOTOMETRIC_INTERPRETATION] = element(_PHOTOMETRIC_INTERPRETATION, b"CS", value)
-        if self.image.samples > 1 and self.layout.number(_PLANAR_CONFIGURATION) != 0:
-            marks[_PLANAR_CONFIGURATION] = element(_PLANAR_CONFIGURATION, b"US", b"\0\0")
+        if self.image.samples > 1 and self.layout.number(PLANAR_CONFIGURATION) != 0:
+            marks[PLANAR_CONFIGURATION] = element(PLANAR_CONFIGURATION, b"US", b"\0\0")
         method = _LOSSY_METHODS.get(self._transfer_syntax_uid)
         if method is not None:
             marks |= self._lossy_marks(method)
@@ -190,7 +192,7 @@ class Decompression:
 
     # -- decoding ------------------------------------------------------------------------------------------------------
 
-    def _frames(self) -> Iterator[tuple[np.ndarray[Any, Any], str]]:
+    def frames(self) -> Iterator[tuple[np.ndarray[Any, Any], str]]:
         """The frames, each with its photometric interpretation; exactly as many as the data set says."""
         image = self.image
         count = 0
@@ -234,7 +236,7 @@ class Decompression:
             except (MemoryError, CannotConvert):
                 raise
             except Exception as error:  # the decoders raise any type
-                raise CannotConvert(f"its pixel data cannot be decoded: {_in_one_line(error)}") from None
+                raise CannotConvert(f"its pixel data cannot be decoded: {in_one_line(error)}") from None
             yield array, str(properties["photometric_interpretation"])
 
     def _encoded_photometric_interpretation(self) -> str:
@@ -277,7 +279,7 @@ def _decoder_of(transfer_syntax_uid: str, bits_stored: int) -> tuple[Decoder, st
         import numpy as np  # noqa: F401 - without it no decoder gives arrays
         from pydicom.pixels.decoders.base import get_decoder
     except ImportError:
-        raise CannotConvert(f"{what} a codec that is not installed: {_INSTALL}") from None
+        raise CannotConvert(f"{what} a codec that is not installed: {INSTALL}") from None
     decoder = get_decoder(transfer_syntax_uid)
     if transfer_syntax_uid not in _DCT:
         plugins = {""} if decoder.is_available else set()
@@ -288,7 +290,7 @@ def _decoder_of(transfer_syntax_uid: str, bits_stored: int) -> tuple[Decoder, st
         if not plugins:
             raise CannotConvert(f"{what} another codec for more than 8 bits: pip install pylibjpeg-libjpeg")
     if not plugins:
-        raise CannotConvert(f"{what} a codec that is not installed: {_INSTALL}")
+        raise CannotConvert(f"{what} a codec that is not installed: {INSTALL}")
     return decoder, min(plugins)
 
 
@@ -322,7 +324,7 @@ def _with_right_sign(array: np.ndarray[Any, Any], image: Image) -> np.ndarray[An
     return array & array.dtype.type((1 << image.bits_stored) - 1) if is_extended else array
 
 
-def _in_one_line(error: Exception) -> str:
+def in_one_line(error: Exception) -> str:
     return " ".join(str(error).split())[:400] or type(error).__name__
 
 

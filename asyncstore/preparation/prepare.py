@@ -6,6 +6,7 @@ Each step may be needless. An instance that needs none is sent with the bytes of
 
 from __future__ import annotations
 
+import dataclasses
 import enum
 from typing import TYPE_CHECKING, Final, NamedTuple, Protocol, TypeAlias
 
@@ -91,14 +92,15 @@ class Preparation:
 
         options = asyncstore.TransferOptions(prepare=asyncstore.Preparation(change))
 
-    A transfer says which transfer syntaxes an instance may be converted to, and what decompresses it.
+    A transfer sets `conversions`, which transfer syntaxes an instance may be converted to, and `codec`, a function that
+    decompresses and compresses.
     """
 
     def __init__(self, change: Change | None = None) -> None:
         self.conversions: Conversions = LOSSLESS_ONLY
         self._change = change
         self._at_once: Callable[[Instance], Changed | Later | None] | None = getattr(change, "at_once", None)
-        self.decompress: Decompressor | None = None
+        self.codec: Codec | None = None
 
     @property
     def record(self) -> object:
@@ -110,9 +112,14 @@ class Preparation:
         """See Preparer."""
         changed = None if self._change is None else self._change(instance)
         if changed is None:
-            return prepare(instance, contexts, self.conversions, self.decompress)
-        prepared = prepare(changed.instance, contexts, self.conversions, self.decompress)
+            return prepare(instance, contexts, self.conversions, self.codec)
+        prepared = prepare(changed.instance, contexts, self.conversions, self.codec)
         return _told(instance, changed, prepared)
+
+    def changes_of(self, instance: Instance) -> tuple[str, ...]:
+        """What its change would do to an instance, before anything is sent. Blocks, and raises as the change does."""
+        changed = None if self._change is None else self._change(instance)
+        return () if changed is None else changed.changes
 
     def prepare_now(
         self, instance: Instance, contexts: Contexts, conversions: Conversions
@@ -174,54 +181,70 @@ def prepare_now(
     )
 
 
-Decompressor: TypeAlias = "Callable[[Instance, str], tuple[DataSource, tuple[str, ...]]]"
-"""Gives the data set of an instance in an uncompressed transfer syntax, and what else was changed in it."""
+Codec: TypeAlias = "Callable[[Instance, str], tuple[DataSource, tuple[str, ...]]]"
+"""Gives the data set of an instance decompressed or compressed, and says what else was changed in it."""
 
 
 def prepare(
     instance: Instance,
     contexts: Contexts,
     conversions: Conversions = UNCOMPRESSED_ONLY,
-    decompress: Decompressor | None = None,
+    codec: Codec | None = None,
 ) -> Prepared | Outcome:
     """The instance as it can be sent with these accepted contexts; an outcome if none of them fits.
 
-    `decompress` is needed if `conversions` allow that. Blocks during a conversion, and while it looks for the value to
+    `codec` is needed if `conversions` allow that. Blocks during a conversion, and while it looks for the value to
     pad. Raises SourceError if the data set cannot be read or converted.
     """
-    prepared = prepare_now(instance, contexts, conversions)
-    if prepared is not None:
-        return prepared
     sop_class_uid = instance.sop_class_uid
+    if not conversions.compresses(contexts, sop_class_uid, instance.transfer_syntax_uid):
+        prepared = prepare_now(instance, contexts, conversions)
+        if prepared is not None:
+            return prepared
     target = conversions.target(contexts, sop_class_uid, instance.transfer_syntax_uid)
     context_id = None if target is None else contexts.find(sop_class_uid, target)
     assert target is not None
     assert context_id is not None
     from asyncstore.preparation import padding
+    from asyncstore.preparation.reencode import Unsuitable
 
     try:
-        converted, changes = _converted(instance, target, decompress)
+        converted, changes = _converted(instance, target, conversions, codec)
         source = padding.padded(converted, target)
+    except Unsuitable as unsuitable:
+        prepared = prepare(instance, contexts, dataclasses.replace(conversions, transcode=None), codec)
+        if isinstance(prepared, Prepared):
+            prepared.changes += (f"not compressed: {unsuitable}",)
+        return prepared
     except OSError as error:
         raise unreadable(instance, error) from error
     finally:
         instance.source.close()
-    is_compressed = instance.transfer_syntax_uid not in UNCOMPRESSED_TRANSFER_SYNTAXES
-    is_decompressed = is_compressed and target != instance.transfer_syntax_uid
-    if instance.data_set_length & 1 > source.length_bytes & 1 and not is_decompressed:
+    has_other_pixel_data = _is_for_codec(instance.transfer_syntax_uid, target)
+    if instance.data_set_length & 1 > source.length_bytes & 1 and not has_other_pixel_data:
         changes += (PADDED,)
     uids = (sop_class_uid, instance.sop_instance_uid[:LONGEST_UID_CHARACTERS], target)
     return Prepared(instance, context_id, *uids, source.length_bytes, source, changes)
 
 
-def _converted(instance: Instance, target: str, decompress: Decompressor | None) -> tuple[DataSource, tuple[str, ...]]:
+def _is_for_codec(given: str, target: str) -> bool:
+    """Whether the pixels are decompressed or compressed between two transfer syntaxes."""
+    return given != target and not {given, target} <= set(UNCOMPRESSED_TRANSFER_SYNTAXES)
+
+
+def _converted(
+    instance: Instance, target: str, conversions: Conversions, codec: Codec | None
+) -> tuple[DataSource, tuple[str, ...]]:
     """The data set of an instance in a transfer syntax, and how it was changed for it."""
     given = instance.transfer_syntax_uid
-    if given in UNCOMPRESSED_TRANSFER_SYNTAXES or given == target:
-        from asyncstore.preparation.convert import convert
+    if not _is_for_codec(given, target):
+        from asyncstore.preparation.convert import check_deflated, convert
 
         source = convert(instance, target)
+        if target == conversions.transcode and conversions.is_checked:
+            check_deflated(source, instance)
         return source, () if given == target else (f"converted from {name_of(given)} to {name_of(target)}",)
-    assert decompress is not None
-    source, others = decompress(instance, target)
-    return source, (f"decompressed from {name_of(given)} to {name_of(target)}", *others)
+    assert codec is not None
+    source, others = codec(instance, target)
+    how = "decompressed" if target in UNCOMPRESSED_TRANSFER_SYNTAXES else "compressed"
+    return source, (f"{how} from {name_of(given)} to {name_of(target)}", *others)

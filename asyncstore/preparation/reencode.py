@@ -45,6 +45,10 @@ class CannotConvert(SourceError):
     """The data set cannot be encoded another way: it is damaged, or compressed although its transfer syntax is not."""
 
 
+class Unsuitable(CannotConvert):
+    """The instance cannot be compressed without loss, and is sent as it is."""
+
+
 class _Level:
     """The data set itself or one item, and what it says about the VRs of its elements."""
 

@@ -22,11 +22,13 @@ import warnings
 from typing import TYPE_CHECKING, Any, Final
 
 from asyncstore.errors import SourceError
+from asyncstore.preparation.compress import Compression
 from asyncstore.preparation.convert import write_converted
 from asyncstore.preparation.decompress import Decompression
 from asyncstore.preparation.layout import Layout
+from asyncstore.preparation.reencode import CannotConvert, Unsuitable
 from asyncstore.preparation.spool import Spool, TemporarySource
-from asyncstore.uids import EXPLICIT_VR_LITTLE_ENDIAN
+from asyncstore.uids import EXPLICIT_VR_LITTLE_ENDIAN, UNCOMPRESSED_TRANSFER_SYNTAXES, name_of
 
 if TYPE_CHECKING:
     from asyncstore.instances.source import DataSource
@@ -98,18 +100,21 @@ def _limit_memory() -> None:
 def _answer(message: dict[str, Any], descriptor: int) -> tuple[dict[str, Any], int | None]:
     signal.setitimer(signal.ITIMER_REAL, message["seconds"])
     with open(descriptor, "rb", buffering=0) as file, contextlib.closing(_Source(file, message)) as source:
+        convert = _decompressed if message["to"] in UNCOMPRESSED_TRANSFER_SYNTAXES else _compressed
         try:
-            result, length, changes = _converted(source, message)
+            result, length, changes = convert(source, message)
         except MemoryError:
-            return {"reason": f"it needs more than {_MEMORY_BYTES >> 20} MiB of memory to be decompressed"}, None
+            return {"reason": f"it needs more than {_MEMORY_BYTES >> 20} MiB of memory to be converted"}, None
+        except Unsuitable as error:
+            return {"reason": str(error), "is_unsuitable": True}, None
         except SourceError as error:
             return {"reason": str(error), "retryable": error.retryable}, None
         except Exception as error:  # of pydicom or a codec
-            return {"reason": f"it cannot be decompressed: {type(error).__name__}: {error}"[:1000]}, None
+            return {"reason": f"it cannot be converted: {type(error).__name__}: {error}"[:1000]}, None
     return {"length": length, "changes": changes}, result
 
 
-def _converted(source: DataSource, message: dict[str, Any]) -> tuple[int, int, tuple[str, ...]]:
+def _decompressed(source: DataSource, message: dict[str, Any]) -> tuple[int, int, tuple[str, ...]]:
     """An open file with the data set in the wanted transfer syntax, its length, and what was changed."""
     explicit, spool = Spool(), Spool()
     wanted = message["to"]
@@ -134,6 +139,30 @@ def _decompress(source: DataSource, message: dict[str, Any], spool: Spool) -> tu
     signal.setitimer(signal.ITIMER_REAL, message["seconds"] + decompression.length_bytes / _BYTES_PER_SECOND)
     decompression.run(spool.write)
     return decompression.changes
+
+
+def _compressed(source: DataSource, message: dict[str, Any]) -> tuple[int, int, tuple[str, ...]]:
+    """An open file with the compressed data set, and its length; nothing else is changed."""
+    explicit, spool = Spool(), Spool()
+    try:
+        if message["from"] != EXPLICIT_VR_LITTLE_ENDIAN:
+            write_converted(source, message["from"], EXPLICIT_VR_LITTLE_ENDIAN, explicit.write)
+            source = explicit.to_source()
+        compression = Compression(Layout(source), message["to"])
+        length = compression.image.frames * compression.image.frame_bytes
+        signal.setitimer(signal.ITIMER_REAL, message["seconds"] + 2 * length / _BYTES_PER_SECOND)
+        compression.run(spool.write)
+        result = spool.to_descriptor()
+        written = TemporarySource(os.fdopen(os.dup(result), "rb", buffering=0), spool.length_bytes)
+        if message["is_checked"] and not compression.is_right(written):
+            os.close(result)
+            raise Unsuitable(f"in {name_of(message['to'])} its pixels would not be the same")
+        return result, spool.length_bytes, ()
+    except CannotConvert as error:  # what is damaged is sent as it is, too
+        raise Unsuitable(str(error)) from None
+    finally:
+        explicit.discard()
+        spool.discard()
 
 
 class _Source(TemporarySource):

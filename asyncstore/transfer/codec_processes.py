@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, Final
 from asyncstore.errors import SourceError
 from asyncstore.instances.source import FileSource
 from asyncstore.preparation.convert import pieces_of
-from asyncstore.preparation.reencode import CannotConvert
+from asyncstore.preparation.reencode import CannotConvert, Unsuitable
 from asyncstore.preparation.spool import Spool, TemporarySource
 
 if TYPE_CHECKING:
@@ -38,7 +38,7 @@ class NoCodecProcess(SourceError):
 
 
 class CodecProcesses:
-    """Some processes that decompress. Threads may call `decompress` at once; those beyond `count` wait."""
+    """Some processes that decompress. Threads may call `recoded` at once; those beyond `count` wait."""
 
     def __init__(self, count: int) -> None:
         self._room = threading.BoundedSemaphore(count)
@@ -47,22 +47,26 @@ class CodecProcesses:
         self._all: set[_CodecProcess] = set()
         self._is_closed = False
 
-    def decompress(self, instance: Instance, transfer_syntax_uid: str) -> tuple[DataSource, tuple[str, ...]]:
-        """The data set of an instance in an uncompressed transfer syntax, and what else was changed in it.
+    def recoded(
+        self, instance: Instance, transfer_syntax_uid: str, *, is_checked: bool = True
+    ) -> tuple[DataSource, tuple[str, ...]]:
+        """The data set of an instance in another transfer syntax, and what else was changed in it.
 
-        Blocks. Raises CannotConvert, SourceChanged or OSError.
+        It is decompressed, or compressed and then checked. Blocks. Raises CannotConvert (Unsuitable if it cannot be
+        compressed), SourceChanged or OSError.
         """
         with self._room, _Input(instance.source) as data:
             message = data.place | {
                 "from": instance.transfer_syntax_uid,
                 "to": transfer_syntax_uid,
                 "seconds": _SECONDS,
+                "is_checked": is_checked,
             }
             answer, descriptor = self._ask(message, data.descriptor)
             data.check_unchanged(descriptor)
         if descriptor is None:
             error = NoCodecProcess if answer.get("retryable") else CannotConvert
-            raise error(str(answer["reason"]))
+            raise (Unsuitable if answer.get("is_unsuitable") else error)(str(answer["reason"]))
         # The file is closed with the source.
         return TemporarySource(os.fdopen(descriptor, "rb", buffering=0), answer["length"]), tuple(answer["changes"])
 
@@ -173,6 +177,9 @@ class _Input:
         if isinstance(source, FileSource):
             self.place["offset"] = source.data_set_offset
             self.descriptor = source.open()
+            # The padding byte of a deflated data set is not in the file.
+            stored = os.fstat(self.descriptor).st_size - source.data_set_offset
+            self.place["length"] = min(source.length_bytes, stored)
             return self
         copy = Spool()
         try:

@@ -15,7 +15,7 @@ from asyncstore.errors import LocalProtocolError
 from asyncstore.inputs.selection import Selection
 from asyncstore.instances.outcome import State
 from asyncstore.net.peer import Timeouts, check_ae_title, check_length, check_seconds, check_window
-from asyncstore.preparation.conversions import Conversions, Decompress
+from asyncstore.preparation.conversions import LOSSLESS_TARGETS, Conversions, Decompress
 from asyncstore.record import field, record
 from asyncstore.transfer.limits import Limits
 from asyncstore.transfer.reactions import STATUS_REACTIONS, Reaction, Reactions, StatusReaction
@@ -145,7 +145,10 @@ class TransferOptions:
     convert               False: send an instance in its own transfer syntax or not at all
     decompress            which compressed instances are decompressed if the peer refuses their transfer syntax:
                           "lossless": those of reversible ones; "lossy": also the others; "no": none
-    workers               how many processes decompress at once; None: one less than there are cores
+    transcode             compress uncompressed instances without loss where the peer accepts this transfer syntax: RLE,
+                          JPEG-LS, JPEG 2000 (Lossless Only) or Deflated
+    check                 decompress what was compressed, and compare, before it is sent
+    workers               how many processes decompress and compress at once; None: one less than there are cores
     retry                 by default RetryPolicy(), or RetryPolicy.for_ledger() with a ledger
     retry_set_aside       send instances again that an earlier run with the same ledger has set aside
     strict_source         do not send an instance with a `meta_difference`: it fails
@@ -173,6 +176,8 @@ class TransferOptions:
     selection: Selection = _EVERYTHING
     convert: bool = True
     decompress: Decompress = "lossless"
+    transcode: str | None = None
+    check: bool = True
     workers: int | None = None
     retry: RetryPolicy = _USUAL_RETRY
     retry_set_aside: bool = False
@@ -201,6 +206,8 @@ class TransferOptions:
             raise LocalProtocolError(f"only_transfer_syntax is {self.only_transfer_syntax!r}: it is a UID")
         _check_choice("keep_together", self.keep_together, get_args(KeepTogether))
         _check_choice("decompress", self.decompress, get_args(Decompress))
+        if self.transcode is not None:
+            _check_choice("transcode", self.transcode, LOSSLESS_TARGETS)
         if self.workers is not None:
             _check_count("workers", self.workers, least=1)
         check_seconds("drain_seconds", self.drain_seconds)
@@ -208,7 +215,7 @@ class TransferOptions:
     @property
     def conversions(self) -> Conversions:
         """What may be done to an instance whose transfer syntax the peer refuses."""
-        return Conversions(self.convert, self.decompress, self.workers)
+        return Conversions(self.convert, self.decompress, self.transcode, self.check, self.workers)
 
     def for_ledger(self) -> TransferOptions:
         """These options, with RetryPolicy.for_ledger() if they were made without a policy."""

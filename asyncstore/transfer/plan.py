@@ -45,6 +45,7 @@ class Plan:
         self._only_transfer_syntax = options.only_transfer_syntax
         self._only_needed_contexts = options.only_needed_contexts
         self._convert = options.convert
+        self._transcode = options.transcode
         self._bytes_without_contexts = request_bytes(
             information_of_requestor(
                 maximum_length=options.maximum_length, window=options.window, user_identity=options.user_identity
@@ -97,13 +98,15 @@ class Plan:
         sop_class_uid, transfer_syntax_uid = pair
         if self._only_transfer_syntax is not None:
             return [(sop_class_uid, (self._only_transfer_syntax,))]
-        own = (sop_class_uid, (transfer_syntax_uid,))
+        own: list[_Context] = [(sop_class_uid, (transfer_syntax_uid,))]
+        if self._transcode is not None and transfer_syntax_uid in UNCOMPRESSED_TRANSFER_SYNTAXES:
+            own.append((sop_class_uid, (self._transcode,)))
         if self._only_needed_contexts or not self._convert:
-            return [own]
-        return [own, (sop_class_uid, UNCOMPRESSED_TRANSFER_SYNTAXES)]
+            return own
+        return [*own, (sop_class_uid, UNCOMPRESSED_TRANSFER_SYNTAXES)]
 
     def _filling(self) -> Iterator[_Context]:
-        if self._only_needed_contexts:
+        if self._only_needed_contexts or self._transcode is not None:  # a context to compress in must stand beside
             return
         syntaxes = (self._only_transfer_syntax,) if self._only_transfer_syntax else UNCOMPRESSED_TRANSFER_SYNTAXES
         yield from ((uid, syntaxes) for uid in STORAGE_SOP_CLASSES)

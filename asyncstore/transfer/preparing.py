@@ -50,12 +50,13 @@ class Preparing:
         self.places: int = max(_PLACES, 2 * conversions.processes)
         self._work = work
         self._preparer = preparer
-        self._processes = conversions.processes
+        self._processes, self._is_checked = conversions.processes, conversions.is_checked
+        self._compresses = conversions.transcode is not None
         self._codecs: CodecProcesses | None = None
         self._has_ended = False
         self._lock = threading.Lock()
         if isinstance(preparer, Preparation):
-            preparer.conversions, preparer.decompress = conversions, self._decompress
+            preparer.conversions, preparer.codec = conversions, self._recode
         self._limiter = anyio.CapacityLimiter(_CONVERTED_AT_ONCE)
         self._limiter_of_compressed = anyio.CapacityLimiter(self.places)
         self._scopes: set[anyio.CancelScope] = set()
@@ -86,8 +87,8 @@ class Preparing:
         self._work.put_back(pending)
         self._work.available.set()
 
-    def _decompress(self, instance: Instance, transfer_syntax_uid: str) -> tuple[DataSource, tuple[str, ...]]:
-        """Decompress in another process; called in a thread."""
+    def _recode(self, instance: Instance, transfer_syntax_uid: str) -> tuple[DataSource, tuple[str, ...]]:
+        """Decompress or compress in another process; called in a thread."""
         with self._lock:
             if self._has_ended:
                 raise SourceError("it was not decompressed: the run has ended")
@@ -95,7 +96,7 @@ class Preparing:
                 from asyncstore.transfer.codec_processes import CodecProcesses
 
                 self._codecs = CodecProcesses(self._processes)
-        return self._codecs.decompress(instance, transfer_syntax_uid)
+        return self._codecs.recoded(instance, transfer_syntax_uid, is_checked=self._is_checked)
 
     async def _convert(self, bench: Bench, pending: Pending, contexts: AcceptedContexts) -> None:
         """Convert one instance in a thread.
@@ -105,7 +106,7 @@ class Preparing:
         """
         result: Result | None = None
         is_compressed = pending.instance.transfer_syntax_uid not in UNCOMPRESSED_TRANSFER_SYNTAXES
-        limiter = self._limiter_of_compressed if is_compressed else self._limiter
+        limiter = self._limiter_of_compressed if is_compressed or self._compresses else self._limiter
         try:
             with anyio.CancelScope() as scope:
                 self._scopes.add(scope)

@@ -84,6 +84,8 @@ class Worker:
         self._prepare_now = prepare_now
         if options.prepare is not None:  # a Preparer without this method prepares on the bench
             self._prepare_now = getattr(options.prepare, "prepare_now", _prepare_on_the_bench)
+        if options.transcode is not None:
+            self._prepare_now = _prepare_on_the_bench
         self._changed = Signal()  # an answer, the end of the association, or a request of the pool
         association.on_failure = self._changed.set
 

@@ -41,7 +41,7 @@ def processes() -> Iterator[CodecProcesses]:
 
 
 def decompressed(processes: CodecProcesses, path: Path) -> bytes:
-    source, _ = processes.decompress(instance_from(path), EXPLICIT_VR_LITTLE_ENDIAN)
+    source, _ = processes.recoded(instance_from(path), EXPLICIT_VR_LITTLE_ENDIAN)
     data = bytearray(source.length_bytes)
     source.read_into((memoryview(data),), 0)
     source.close()
@@ -58,7 +58,7 @@ def test_an_instance_in_memory_is_decompressed_as_one_in_a_file_is(processes: Co
     in_file = instance_from(RLE)
     data = RLE.read_bytes()[in_file.data_set_offset :]
     in_memory = instance_from_bytes(data, transfer_syntax_uid=in_file.transfer_syntax_uid)
-    source, _ = processes.decompress(in_memory, EXPLICIT_VR_LITTLE_ENDIAN)
+    source, _ = processes.recoded(in_memory, EXPLICIT_VR_LITTLE_ENDIAN)
     assert source.length_bytes == len(decompressed(processes, RLE))
 
 
@@ -71,7 +71,7 @@ def test_a_file_that_changed_after_it_was_scanned_is_not_decompressed(
     instance.let_go()
     path.write_bytes(RLE.read_bytes() + b"\0\0")
     with pytest.raises(SourceChanged):
-        processes.decompress(instance, EXPLICIT_VR_LITTLE_ENDIAN)
+        processes.recoded(instance, EXPLICIT_VR_LITTLE_ENDIAN)
 
 
 @pytest.mark.parametrize("cut", [0.3, 0.6, 0.95])
@@ -166,7 +166,7 @@ def test_a_process_ends_when_the_program_that_asks_it_is_killed(tmp_path: Path) 
         f"import sys; sys.path.insert(0, {str(tmp_path)!r})\n"
         "from asyncstore.transfer.codec_processes import CodecProcesses\n"
         "from asyncstore.inputs.opening import instance_from\n"
-        f"CodecProcesses(1).decompress(instance_from({str(JPEG_LOSSLESS)!r}), {EXPLICIT_VR_LITTLE_ENDIAN!r})"
+        f"CodecProcesses(1).recoded(instance_from({str(JPEG_LOSSLESS)!r}), {EXPLICIT_VR_LITTLE_ENDIAN!r})"
     )
     with subprocess.Popen([sys.executable, "-c", script], env=_environment()) as asking:
         marker.open().close()

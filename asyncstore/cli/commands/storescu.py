@@ -214,6 +214,8 @@ def storescu(
         ),
     ] = "directory",
     decompress: converting.DecompressOption = "lossless",
+    transcode: converting.Transcode = None,
+    check: converting.Check = True,
     workers: converting.Workers = None,
     priority: Annotated[
         str,
@@ -355,6 +357,8 @@ def storescu(
         only_needed_contexts=single_context,
         keep_together=cast("Literal['directory', 'study']", keep_together),
         decompress=cast("Decompress", decompress),
+        transcode=transcode,
+        check=check,
         workers=workers,
         recursive=recursive,
         selection=selecting.selection(

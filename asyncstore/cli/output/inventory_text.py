@@ -30,12 +30,22 @@ def lines(prospect: Prospect) -> Iterator[str]:
         yield f"  {kind.instances:>{width},}  {size_text(kind.size_bytes):>10}  {kind_text(kind)}"
     yield from _plan_lines(prospect)
     yield from _peer_lines(prospect)
+    yield from _change_lines(inventory)
     for title, examples, count in doubts_of(inventory):
         yield title
         yield from _example_lines(examples, count)
     if inventory.instances.total() > _LARGEST:
         yield "Largest files"
         yield from (f"  {size_text(size):>10}  {path_text(path)}" for size, path in inventory.largest[:_LARGEST])
+
+
+def _change_lines(inventory: Inventory) -> Iterator[str]:
+    """How attributes would be changed on the way, and why some instances would not be sent for it."""
+    for title, counts in (("Changed on the way", inventory.changes), ("Not sent", inventory.unchangeable)):
+        if counts:
+            yield title
+            width = max(len(f"{count:,}") for count in counts.values())
+            yield from (f"  {count:>{width},}  {path_text(text)}" for text, count in counts.most_common())
 
 
 def total_text(inventory: Inventory) -> str:
@@ -91,8 +101,24 @@ def _plan_lines(prospect: Prospect) -> Iterator[str]:
     if not prospect.contexts:
         return
     yield plan_text(prospect)
-    if prospect.compressed and prospect.sent_as is None:
-        yield f"{count_text(prospect.compressed, 'instance')} compressed: sent only where the peer accepts the syntax"
+    if prospect.sent_as is None:
+        yield from compressed_texts(prospect)
+
+
+def compressed_texts(prospect: Prospect) -> Iterator[str]:
+    """What becomes of compressed instances whose transfer syntax a peer refuses, with these options."""
+    decompress = prospect.options.decompress
+    all_of_them, kept = prospect.compressed("no"), prospect.compressed(decompress)
+    with_loss = kept - prospect.compressed("lossy") if decompress == "lossless" else 0
+    others = kept - with_loss
+    if all_of_them - kept:
+        text = "compressed: decompressed where the peer does not accept the syntax"
+        yield f"{count_text(all_of_them - kept, 'instance')} {text}"
+    if with_loss:
+        text = "compressed with loss: sent only where the peer accepts the syntax, unless --decompress lossy"
+        yield f"{count_text(with_loss, 'instance')} {text}"
+    if others:
+        yield f"{count_text(others, 'instance')} compressed: sent only where the peer accepts the syntax"
 
 
 def plan_text(prospect: Prospect) -> str:
@@ -112,7 +138,9 @@ def acceptance_text(prospect: Prospect) -> str:
     verdicts = prospect.verdicts()
     parts = [
         f"{verdicts[Verdict.UNCHANGED]:,} of {count_text(verdicts.total(), 'instance')} as they are",
-        f"{verdicts[Verdict.CONVERTED]:,} converted" if verdicts[Verdict.CONVERTED] else "",
+        f"{verdicts[Verdict.CONVERTED]:,} converted ({size_text(prospect.bytes_of(Verdict.CONVERTED))})"
+        if verdicts[Verdict.CONVERTED]
+        else "",
         f"{verdicts[Verdict.REFUSED]:,} not at all" if verdicts[Verdict.REFUSED] else "",
     ]
     return ", ".join(filter(None, parts))

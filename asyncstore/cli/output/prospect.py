@@ -7,14 +7,16 @@ from collections import Counter
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from asyncstore.cli.exit_codes import ExitCode
+from asyncstore.preparation.conversions import Conversions
 from asyncstore.record import record
 from asyncstore.transfer.plan import Plan
-from asyncstore.uids import UNCOMPRESSED_TRANSFER_SYNTAXES, name_of
+from asyncstore.uids import name_of
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from asyncstore.inputs.inventory import Inventory
+    from asyncstore.preparation.conversions import Decompress
     from asyncstore.transfer.options import TransferOptions
     from asyncstore.transfer.plan import Pair
 
@@ -35,7 +37,7 @@ class Verdict(enum.StrEnum):
     """What a peer says to a kind of instance; the value is its name in JSON and CSV."""
 
     UNCHANGED = "unchanged"  # it accepts the instances as they are
-    CONVERTED = "converted"  # it accepts another uncompressed transfer syntax, to which they can be converted
+    CONVERTED = "converted"  # it accepts another transfer syntax, to which they can be converted or decompressed
     REFUSED = "refused"
 
 
@@ -82,10 +84,16 @@ class Prospect:
         needed = [pair for pair, _ in self.inventory.instances.most_common()]
         return sum(1 for _ in Plan(self.options).proposals_for(needed))
 
-    @property
-    def compressed(self) -> int:
-        """The number of instances that can only be sent as they are."""
-        return sum(kind.instances for kind in self.kinds() if _is_compressed(kind))
+    def compressed(self, decompress: Decompress) -> int:
+        """The number of compressed instances that such a run can send only as they are."""
+        conversions = Conversions(decompress=decompress)
+        return sum(
+            kind.instances for kind in self.kinds() if not conversions.can_become_uncompressed(kind.transfer_syntax_uid)
+        )
+
+    def bytes_of(self, verdict: Verdict) -> int:
+        """The length of the data sets of the instances for which the peer has this verdict."""
+        return sum(kind.size_bytes for kind in self.kinds() if kind.verdict is verdict)
 
     def kinds(self) -> list[Kind]:
         """The instances by kind, most frequent first."""
@@ -132,7 +140,3 @@ class Prospect:
             "kinds": [kind.to_dict() for kind in self.kinds()],
             "acceptance": None if self.peer is None else asked,
         }
-
-
-def _is_compressed(kind: Kind) -> bool:
-    return kind.transfer_syntax_uid not in UNCOMPRESSED_TRANSFER_SYNTAXES

@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 
 from asyncstore.instances import elements
 from asyncstore.instances.elements import UNDEFINED_LENGTH, CutShort
+from asyncstore.preparation.attributes.dictionary import attribute
 from asyncstore.preparation.attributes.level import element_bytes, encoding_below, header_bytes
-from asyncstore.preparation.attributes.paths import vr_of
 from asyncstore.preparation.reencode import DEEPEST_NESTING
 from asyncstore.record import field, record
 
@@ -157,7 +157,7 @@ class Editor:
                     self.done[UIDS_REPLACED] = None
                     data = element_bytes(element.tag, b"UI", new + b"\0" * (len(new) & 1), level.encoding)
                     found[element.tag] = Patch(element.tag, element.at, element.behind, data, element)
-            elif element.vr not in _PLAIN and level.is_sequence(element, vr_of(element.tag)):
+            elif element.vr not in _PLAIN and level.is_sequence(element, attribute(element.tag).vr):
                 self._replace_items(found, level, element, edits)
 
     def _replace_items(self, found: dict[int, Patch], level: Level, element: Element, edits: Edits) -> None:

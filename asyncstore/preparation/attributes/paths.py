@@ -5,6 +5,8 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING, Final, NamedTuple
 
+from asyncstore.preparation.attributes.dictionary import attribute, tag_of
+
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
@@ -53,14 +55,14 @@ def path_of(text: str) -> AttributePath:
     names = list(_names(text))
     *outer, (tag, item, _) = names
     for above, place, name in outer:
-        if vr_of(above) != "SQ":
+        if attribute(above).vr != "SQ":
             raise BadRule(f"{name!r} in {text!r} is not a sequence")
         if place is None:
             raise BadRule(f"{text!r} does not say which item of {name}: write {name}[0] or {name}[*]")
     if item is not None:
         raise BadRule(f"{text!r} ends in an item: name an attribute of it, {text}.PatientID say")
     steps = tuple(PathStep(above, -1 if place is None else place) for above, place, _ in names)
-    return AttributePath(text, steps, vr_of(tag), _vm_of(tag))
+    return AttributePath(text, steps, *attribute(tag)[:2])
 
 
 def _names(text: str) -> Iterator[tuple[int, int | None, str]]:
@@ -78,34 +80,16 @@ def _names(text: str) -> Iterator[tuple[int, int | None, str]]:
 def _tag_of(found: re.Match[str]) -> int:
     if found["keyword"] is None:
         return int(found["group"] + found["element"], 16)
-    from pydicom.datadict import tag_for_keyword
-
-    tag = tag_for_keyword(found["keyword"])
+    tag = tag_of(found["keyword"])
     if tag is None:
         raise BadRule(f"{found['keyword']!r} is not the keyword of an attribute (PS3.6): PatientID is one")
-    return int(tag)
+    return tag
 
 
 def group_of(text: str) -> int | None:
     """The group that `(0019,*)` names; None if the text is another one."""
     found = _GROUP.fullmatch(text.strip())
     return None if found is None else int(found["group"], 16)
-
-
-def vr_of(tag: int) -> str:
-    """The VR of an attribute in the dictionary (PS3.6), "US or SS" say; "UN" if it is not there."""
-    from asyncstore.preparation.reencode import dictionary_vr
-
-    return dictionary_vr(tag)
-
-
-def _vm_of(tag: int) -> str:
-    from pydicom.datadict import dictionary_VM
-
-    try:
-        return dictionary_VM(tag)
-    except KeyError:
-        return "1-n"
 
 
 def check_changeable(path: AttributePath, *, is_set: bool) -> None:

@@ -7,6 +7,7 @@ import hashlib
 import hmac
 from typing import Final
 
+from asyncstore.preparation.attributes.dictionary import table
 from asyncstore.preparation.attributes.paths import BadRule
 
 SHORTEST_KEY_BYTES: Final = 16
@@ -26,11 +27,9 @@ _OF_NO_INSTANCE: Final = frozenset(
 @functools.cache
 def _tags() -> frozenset[int]:
     """The attributes whose UIDs are replaced."""
-    from pydicom._dicom_dict import DicomDictionary
-
     return frozenset(
         int(tag)
-        for tag, (vr, _, _, _, keyword) in DicomDictionary.items()
+        for tag, (vr, _, _, _, keyword) in table().items()
         if vr == "UI"
         and tag >> 16 > 6
         and keyword not in _OF_NO_INSTANCE

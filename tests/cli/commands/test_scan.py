@@ -85,12 +85,13 @@ async def test_a_peer_is_asked_and_sent_nothing() -> None:
         files = [SAMPLES / name for name in names]
         done = await scanned(scp, "-aec", "ARCHIVE", *files)
         assert (done.returncode, done.stderr) == (0, "")
-        assert "accepts 1 of 3 instances as they are, 2 converted\n" in done.stdout
+        assert "accepts 1 of 3 instances as they are, 2 converted (" in done.stdout
         assert "MR Image Storage, RLE Lossless: converted to Explicit VR Little Endian\n" in done.stdout
         done = await scanned(scp, "-aec", "ARCHIVE", "--decompress", "no", *files)
         assert (done.returncode, done.stderr) == (3, "")
-        said = f"ARCHIVE@{LOOPBACK}:{scp.port} accepts 1 of 3 instances as they are, 1 converted, 1 not at all\n"
+        said = f"ARCHIVE@{LOOPBACK}:{scp.port} accepts 1 of 3 instances as they are, 1 converted ("
         assert said in done.stdout
+        assert " kB), 1 not at all\n" in done.stdout
         assert "MR Image Storage, RLE Lossless: not accepted\n" in done.stdout
         done = await scanned(scp, "-aec", "ARCHIVE", "--json", SAMPLES / "CT_small.dcm")
         assert (done.returncode, json.loads(done.stdout)["kinds"][0]["acceptance"]) == (0, "unchanged")

@@ -53,7 +53,7 @@ def test_instances_are_counted_by_sop_class_and_transfer_syntax() -> None:
         "  2     1.50 kB  CT Image Storage, Explicit VR Little Endian",
         "  1    70 bytes  MR Image Storage, JPEG 2000 Image Compression",
         "2 presentation contexts needed; at least 1 association",
-        "1 instance compressed: sent only where the peer accepts the syntax",
+        "1 instance compressed with loss: sent only where the peer accepts the syntax, unless --decompress lossy",
         "3 instances: no Study Instance UID",
     ]
 
@@ -156,7 +156,7 @@ def test_what_a_peer_accepts_is_told_of_each_kind_and_in_all(asked: Prospect) ->
         "CT Image Storage, Explicit VR Little Endian: accepted",
         "CT Image Storage, Implicit VR Little Endian: converted to Explicit VR Little Endian",
     ]
-    assert lines[5] == "ARCHIVE@host:104 accepts 1 of 5 instances as they are, 1 converted, 3 not at all"
+    assert lines[5] == "ARCHIVE@host:104 accepts 1 of 5 instances as they are, 1 converted (10 bytes), 3 not at all"
     assert asked.exit_code == 3
 
 
