@@ -26,7 +26,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-from tests.support import command, hostile
+from tests.support import command, hostile_peers
 from tests.support.associations import image_file
 from tests.support.certificates import Authority
 from tests.support.peers import LOOPBACK
@@ -243,7 +243,11 @@ def attack(port: int, attacks: int, workers: int, ca: Path | None, kinds: Sequen
         source = _SOURCES[number % len(_SOURCES)]
         with contextlib.suppress(OSError):
             play_scu(
-                hostile.hostile(hostile.CLIENTS[name]), port, timeout_seconds=_SILENT_SECONDS, tls=tls, source=source
+                hostile_peers.hostile(hostile_peers.CLIENTS[name]),
+                port,
+                timeout_seconds=_SILENT_SECONDS,
+                tls=tls,
+                source=source,
             )
         counts[name] += 1
         if number >= workers:
