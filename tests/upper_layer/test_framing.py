@@ -300,3 +300,20 @@ def test_a_run_tells_how_much_of_the_data_set_it_carries() -> None:
                 run.put_command(b"command")
             carried.append(run.data_bytes)
         assert sum(carried) == 1234
+
+
+@given(st.integers(1, 300), st.integers(2, 60).map(lambda half: 2 * half), st.data())
+def test_a_small_message_has_the_bytes_of_its_runs_and_ends_its_pdus_where_they_do(
+    command_bytes: int, capacity: int, data: st.DataObject
+) -> None:
+    command_set, data_set = bytes(command_bytes), bytes(data.draw(st.integers(1, capacity)))
+    framer = Framer(capacity)
+    parts = framer.small_message(5, command_set, memoryview(data_set))
+    small = framer.run_of_small(parts)
+    (run,) = framer.runs_from_memory(5, memoryview(data_set))
+    run.put_command(frame_command(5, command_set, capacity))
+    assert b"".join(parts) == b"".join(run.parts)
+    assert (small.total_bytes, small.data_bytes, small.is_last) == (run.total_bytes, len(data_set), True)
+    assert [small.end_of_pdu(sent) for sent in range(run.total_bytes + 1)] == [
+        run.end_of_pdu(sent) for sent in range(run.total_bytes + 1)
+    ]
