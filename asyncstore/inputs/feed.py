@@ -20,8 +20,9 @@ import anyio.lowlevel
 import anyio.to_thread
 
 from asyncstore.aio.signal import Signal, Turn, wait_for_any
+from asyncstore.aio.waits import waits_so_far
 from asyncstore.inputs.entry import encoded, entries_of, is_data_set, is_one
-from asyncstore.inputs.pace import BATCH_FILES, MANY_READERS, PROBE_FILES, Pace, waits_so_far
+from asyncstore.inputs.pace import BATCH_FILES, MANY_READERS, PROBE_FILES, Pace
 from asyncstore.inputs.reading import Fed as Fed
 from asyncstore.inputs.reading import Gathered, Reader
 from asyncstore.inputs.reading import Settled as Settled

@@ -2,17 +2,8 @@
 
 from __future__ import annotations
 
-import itertools
 import math
 from typing import Final
-
-try:
-    import resource as _usage
-
-    _usage.RUSAGE_THREAD  # noqa: B018  (not on macOS)
-except (ImportError, AttributeError):
-    _usage = None  # type: ignore[assignment]
-
 
 # Opening and reading a small file that is in memory takes about 0.03 ms; 1 ms is more than a thread costs.
 _SLOW_SECONDS_PER_FILE: Final = 0.001
@@ -32,19 +23,6 @@ _DISTANT_SECONDS_PER_FILE: Final = 0.002
 # small files in a sixth of the time. If a file takes long, a thread gets only a few.
 BATCH_FILES: Final = 64
 _FEW_FILES: Final = 4
-
-
-_count = itertools.count()
-
-
-def waits_so_far() -> int:
-    """How often this thread has waited for something; one more with each call if the system cannot tell.
-
-    Elapsed time would not do: on a busy machine a thread is also paused while it reads from memory.
-    """
-    if _usage is None:
-        return next(_count)
-    return _usage.getrusage(_usage.RUSAGE_THREAD).ru_nvcsw
 
 
 class Pace:

@@ -15,19 +15,23 @@ if TYPE_CHECKING:
 
 
 class Disk(BytesSource):
-    """Takes `seconds` of a clock of its own for each read."""
+    """Takes `seconds` of a clock of its own for each read; `waits` says whether the thread waits for that long."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         super().__init__(bytes(100))
         self.now = 1000.0
         self.seconds = 0.0
         self.reads = 0
+        self.waits = True
+        self._waits_so_far = 0
         monkeypatch.setattr("time.monotonic", lambda: self.now)
+        monkeypatch.setattr("asyncstore.net.source_reader.waits_so_far", lambda: self._waits_so_far)
 
     def read_into(self, holes: Sequence[memoryview], offset: int, *, wait: bool = True) -> bool:
         assert not wait
         self.reads += 1
         self.now += self.seconds
+        self._waits_so_far += self.waits
         return super().read_into(holes, offset, wait=wait)
 
 
@@ -52,6 +56,7 @@ def test_after_a_slow_one_threads_read_for_longer_each_time_until_one_is_quick(d
     reads = SourceReader()
     disk.seconds = 0.010
     pauses = []
+    assert reads.read_now(disk, run)  # the first slow one has the next ones looked at
     for _ in range(8):
         assert reads.read_now(disk, run)
         tried_at, tries = disk.now, disk.reads
@@ -64,3 +69,17 @@ def test_after_a_slow_one_threads_read_for_longer_each_time_until_one_is_quick(d
     disk.seconds = 0.0001
     disk.now += 100
     assert [reads.read_now(disk, run) for _ in range(3)] == [True] * 3
+
+
+def test_a_read_from_memory_that_a_busy_machine_pauses_leaves_nothing_to_threads(disk: Disk, run: Run) -> None:
+    reads = SourceReader()
+    disk.seconds = 0.010
+    disk.waits = False
+    assert [reads.read_now(disk, run) for _ in range(100)] == [True] * 100
+
+
+def test_one_slow_read_among_quick_ones_leaves_nothing_to_threads(disk: Disk, run: Run) -> None:
+    reads = SourceReader()
+    for _ in range(10):
+        for disk.seconds in (0.010, 0.0001):
+            assert reads.read_now(disk, run)
