@@ -25,6 +25,8 @@ if TYPE_CHECKING:
     from asyncstore.instances.source import DataSource
 
 _TRIES: Final = 3
+# A codec does not end its process by SIGKILL: another program does, or a system that is short of memory.
+_TRIES_IF_KILLED: Final = 12
 # How long an instance may take, beside the time that its pixels may take by their number.
 _SECONDS: Final = 60.0
 # Numeric libraries would start threads for every core, and reserve memory for each.
@@ -82,7 +84,9 @@ class CodecProcesses:
             process.close()  # one at work is closed by the thread that waits for it
 
     def _ask(self, message: dict[str, Any], descriptor: int) -> tuple[dict[str, Any], int | None]:
-        for tries_left in reversed(range(_TRIES)):
+        tries = 0
+        while True:
+            tries += 1
             process = self._take()
             answer = process.ask(message, descriptor)
             if answer is not None:
@@ -92,9 +96,9 @@ class CodecProcesses:
                 self._all.discard(process)
             died_of = process.kill()
             process.close()
-            if died_of == signal.SIGALRM or not tries_left or self._is_closed:
-                return {"reason": _why(died_of)}, None
-        raise AssertionError("not reached")
+            most = _TRIES_IF_KILLED if died_of == signal.SIGKILL else _TRIES
+            if died_of == signal.SIGALRM or tries >= most or self._is_closed:
+                return {"reason": _why(died_of, tries)}, None
 
     def _take(self) -> _CodecProcess:
         with self._lock:
@@ -114,11 +118,11 @@ class CodecProcesses:
         process.close()
 
 
-def _why(died_of: int) -> str:
+def _why(died_of: int, tries: int) -> str:
     if died_of == signal.SIGALRM:
         return "its pixel data cannot be decompressed: it took too long"
     name = signal.Signals(died_of).name if died_of in set(signal.Signals) else f"exit code {-died_of}"
-    return f"its pixel data cannot be decompressed: the codec crashed {_TRIES} times ({name})"
+    return f"its pixel data cannot be decompressed: the codec crashed {tries} times ({name})"
 
 
 class _CodecProcess:

@@ -1,0 +1,133 @@
+"""Sends compressed files to a receiver that takes no compressed ones, beside dcmsend and the bare decoder.
+
+    python benchmarks/decompress.py [--files 500] [--rounds 3] [--smoke]
+
+The receiver is DCMTK's storescp. The bare decoder is pydicom's, in two processes, and sends nothing.
+"""
+
+from __future__ import annotations
+
+import argparse
+import multiprocessing
+import os
+import shutil
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+
+import numpy as np
+import pydicom
+from pydicom.data import get_testdata_file
+from pydicom.pixels.decoders.base import get_decoder
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+_SIDE: Final = 512
+_ENCODERS: Final = {"JPEG Lossless .70": ["dcmcjpeg", "+e1"], "JPEG-LS .80": ["dcmcjpls"]}
+
+
+def write_files(directory: Path, count: int, encoder: list[str]) -> list[Path]:
+    """So many images of 512 KiB in 12 bits, compressed by DCMTK."""
+    image = pydicom.dcmread(str(get_testdata_file("CT_small.dcm")))
+    y, x = np.mgrid[0:_SIDE, 0:_SIDE]
+    noise = np.random.default_rng(1).normal(0, 8, (_SIDE, _SIDE))
+    pixels = (1000 + 400 * np.sin(x / 40) + 300 * np.cos(y / 25) + noise).astype(np.uint16)
+    image.PixelData, image.Rows, image.Columns = pixels.tobytes(), _SIDE, _SIDE
+    image.BitsStored, image.HighBit, image.PixelRepresentation = 12, 11, 0
+    uid = "1.2.826.0.1.3680043.8.498.10000"
+    image.SOPInstanceUID = image.file_meta.MediaStorageSOPInstanceUID = pydicom.uid.UID(uid)
+    plain, compressed = directory / "plain", directory / "compressed"
+    image.save_as(plain)
+    subprocess.run([*encoder, plain, compressed], check=True)
+    data = compressed.read_bytes()
+    paths = [directory / f"{number:05}.dcm" for number in range(count)]
+    for number, path in enumerate(paths):
+        path.write_bytes(data.replace(uid.encode(), b"%s%05d" % (uid[:-5].encode(), 10_000 + number)))
+    plain.unlink()
+    compressed.unlink()
+    return paths
+
+
+def decode(path: Path) -> int:
+    """Decode a file and do nothing with it."""
+    data_set = pydicom.dcmread(path)
+    decoder = get_decoder(data_set.file_meta.TransferSyntaxUID)
+    return sum(array.size for array, _ in decoder.iter_array(data_set, raw=True))
+
+
+def decode_all(paths: list[Path]) -> None:
+    """Decode in two processes, whose start does not count."""
+    with multiprocessing.get_context("spawn").Pool(2) as pool:
+        pool.map(decode, paths[:2], chunksize=1)
+        begin = time.perf_counter()
+        pool.map(decode, paths, chunksize=8)
+        print(f"    bare decoder, 2 processes  {len(paths) / (time.perf_counter() - begin):8.1f} files/s")
+
+
+def timed(name: str, count: int, run: Callable[[], object]) -> None:
+    """Print how many files a second a run has sent."""
+    begin = time.perf_counter()
+    run()
+    print(f"    {name:26} {count / (time.perf_counter() - begin):8.1f} files/s")
+
+
+def send_to(port: int, directory: Path, count: int) -> None:
+    """Send the files by asyncstore, with one process and with two, and by dcmsend."""
+    address = ["127.0.0.1", str(port)]
+    for workers in (1, 2):
+        command = [
+            sys.executable,
+            "-m",
+            "asyncstore",
+            "storescu",
+            "-r",
+            "--workers",
+            str(workers),
+            *address,
+            str(directory),
+        ]
+        timed(f"asyncstore --workers {workers}", count, lambda command=command: subprocess.run(command, check=True))  # type: ignore[misc]
+    command = ["dcmsend", "+dls", "+sd", *address, str(directory)]
+    timed("dcmsend +dls", count, lambda: subprocess.run(command, check=True))
+
+
+def free_port() -> int:
+    """A port that nobody listens on."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
+
+
+def main() -> None:
+    """Run everything, in rounds."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--files", type=int, default=500)
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--smoke", action="store_true", help="a few files, to see that it works")
+    given = parser.parse_args()
+    count, rounds = (20, 1) if given.smoke else (given.files, given.rounds)
+    port = free_port()
+    receiver = subprocess.Popen(
+        [str(shutil.which("storescp", path="/usr/bin")), "--ignore", "+xe", "--fork", str(port)]
+    )
+    try:
+        for name, encoder in _ENCODERS.items():
+            print(f"{name}, {count} files of {_SIDE * _SIDE * 2 >> 10} KiB, load {os.getloadavg()[0]:.1f}")
+            with tempfile.TemporaryDirectory() as directory:
+                paths = write_files(Path(directory), count, encoder)
+                for _ in range(rounds):
+                    send_to(port, Path(directory), count)
+                    decode_all(paths)
+    finally:
+        receiver.terminate()
+        receiver.wait()
+
+
+if __name__ == "__main__":
+    main()
