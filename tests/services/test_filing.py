@@ -40,6 +40,12 @@ async def status_of(scp: StorageSCP, value_bytes: int) -> int:
         return outcome.status.value
 
 
+def state_of(path: Path) -> tuple[int, ...]:
+    """What changes when a file is written or replaced."""
+    status = path.stat()
+    return status.st_ino, status.st_size, status.st_mtime_ns
+
+
 def names(directory: Path) -> list[str]:
     return sorted(path.name for path in directory.iterdir())
 
@@ -54,11 +60,11 @@ async def test_the_same_again_is_stored_and_changes_nothing(value_bytes: int, tm
     for on_existing in ("keep", "replace", "rename"):
         async with StorageSCP(output_directory=tmp_path, on_existing=on_existing, on_store=arrivals.append) as scp:
             assert await status_of(scp, value_bytes) == 0
-            before = (tmp_path / f"{UID}.dcm").stat()
+            before = state_of(tmp_path / f"{UID}.dcm")
             assert await status_of(scp, value_bytes) == 0
             assert (scp.stored, scp.kept_beside, scp.replaced, scp.failed) == (2, 0, 0, 0)
             assert scp.same_again == (1 if on_existing == "keep" else 2)
-        assert (tmp_path / f"{UID}.dcm").stat() == before
+        assert state_of(tmp_path / f"{UID}.dcm") == before
         assert names(tmp_path) == [f"{UID}.dcm"]
     assert {arrival.path for arrival in arrivals} == {tmp_path / f"{UID}.dcm"}
 

@@ -10,6 +10,7 @@ import anyio
 import pytest
 
 from asyncstore.dimse.messages import CStoreRQ
+from asyncstore.instances import identity
 from asyncstore.instances.source import BytesSource
 from asyncstore.services import part_file
 from asyncstore.services.storage_scp import StorageSCP
@@ -129,3 +130,22 @@ async def test_an_instance_whose_uid_is_longer_than_a_request_can_say_is_kept(tm
     async with StorageSCP(output_directory=tmp_path) as scp, to(scp) as association:
         assert (await association.store(instance_of(BytesSource(data_set(CT_IMAGE_STORAGE, uid)), uid))).is_stored
     assert [path.name for path in tmp_path.iterdir()] == [f"{uid[:64]}.dcm"]
+
+
+async def test_a_data_set_of_elements_without_values_is_not_looked_through(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    looked_at: list[int] = []
+    look = identity.uids_of_data_set
+
+    def counted(data: bytes, syntax: str, *, complete: bool) -> tuple[str, str] | None:
+        looked_at.append(len(data))
+        return look(data, syntax, complete=complete)
+
+    monkeypatch.setattr(part_file, "uids_of_data_set", counted)
+    part = part_file.PartFile(tmp_path, CStoreRQ(1, CT_IMAGE_STORAGE, "1.2.3.4"), EXPLICIT_VR_LITTLE_ENDIAN)
+    waits = part.write(bytes(2_000_000))
+    assert waits is not None
+    await waits
+    await part.discard()
+    assert looked_at == [part_file._HEAD_BYTES]
