@@ -90,6 +90,8 @@ def identify(data: Buffer, end: int, *, complete: bool) -> Identity:
 
     `complete` says that this is the whole file, not only its head.
     """
+    if len(data) > end:
+        data = data[:end]  # what lies behind is no part of a header that is cut off
     has_prefix = bytes(data[PREAMBLE_BYTES : PREAMBLE_BYTES + 4]) == b"DICM"
     at = PREAMBLE_BYTES + 4 if has_prefix else 0
     # Without the prefix it may be a file of another kind that begins like a data set.

@@ -913,3 +913,14 @@ def test_a_bare_data_set_needs_its_transfer_syntax_named() -> None:
     assert found.path is None
     with pytest.raises(MissingUID, match="the data in memory: there is no SOP Class UID"):
         instance_from_bytes(body, transfer_syntax_uid=IMPLICIT_VR_LITTLE_ENDIAN)
+
+
+@pytest.mark.parametrize("rest_bytes", range(1, 8))
+def test_a_header_that_is_cut_off_is_damage_in_a_file_as_in_memory(tmp_path: Path, rest_bytes: int) -> None:
+    body = element(0x00080005, b"CS", b"ISO_IR 100") + b"\x08\0\x08\0CS\0\0"[:rest_bytes]
+    whole = bytes(128) + b"DICM" + meta_of() + body
+    (tmp_path / "a.dcm").write_bytes(whole)
+    with pytest.raises(NotDicom, match="cut off"):
+        instance_from_bytes(whole)
+    with pytest.raises(NotDicom, match="cut off"):
+        instance_from(tmp_path / "a.dcm")
