@@ -916,8 +916,11 @@ def test_a_bare_data_set_needs_its_transfer_syntax_named() -> None:
 
 
 @pytest.mark.parametrize("rest_bytes", range(1, 8))
-def test_a_header_that_is_cut_off_is_damage_in_a_file_as_in_memory(tmp_path: Path, rest_bytes: int) -> None:
-    body = element(0x00080005, b"CS", b"ISO_IR 100") + b"\x08\0\x08\0CS\0\0"[:rest_bytes]
+@pytest.mark.parametrize("header", [b"\x08\0\x08\0CS\0\0", b"\x20\0\0\0\0\0\0\0"], ids=["known VR", "no VR"])
+def test_a_header_that_is_cut_off_is_damage_in_a_file_as_in_memory(
+    tmp_path: Path, header: bytes, rest_bytes: int
+) -> None:
+    body = element(0x00080005, b"CS", b"ISO_IR 100") + header[:rest_bytes]
     whole = bytes(128) + b"DICM" + meta_of() + body
     (tmp_path / "a.dcm").write_bytes(whole)
     with pytest.raises(NotDicom, match="cut off"):
