@@ -11,7 +11,6 @@ import abc
 import collections
 import concurrent.futures
 import contextlib
-import json
 import math
 import os
 import threading
@@ -26,6 +25,7 @@ from asyncstore.instances.outcome import State
 from asyncstore.ledger.hashes import HashFilter, hash_of_uid
 from asyncstore.ledger.packing import ledger_path, one_line, storable
 from asyncstore.ledger.protocol import STORED, KnownInstance
+from asyncstore.ledger.settling import options_text
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Mapping, Sequence
@@ -110,7 +110,7 @@ class BufferedLedger(abc.ABC):
     def __init__(self, path: str, *, options: Mapping[str, Any] | None, clock: Callable[[], float]) -> None:
         self.path: str = path
         self.failure: LedgerError | None = None
-        self._options = json.dumps(options or {}, default=str)
+        self._options = options_text(options or {})
         self._clock = clock
         self._working_directory = os.sep
         self._waiting: collections.deque[Entry] = collections.deque()

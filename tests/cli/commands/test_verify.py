@@ -208,9 +208,12 @@ def send_to(directory: Path, *words: Any, loses: str = "", **options: Any) -> su
     return anyio.run(main)
 
 
-@pytest.mark.parametrize("with_ledger", [True, False], ids=["ledger", "no ledger"])
-def test_what_was_sent_is_verified_at_the_end(tree: Path, tmp_path: Path, with_ledger: bool) -> None:
-    words = ("--ledger", tmp_path / "run.db") if with_ledger else ()
+@pytest.mark.parametrize("place", ["no ledger", "file", "database"])
+def test_what_was_sent_is_verified_at_the_end(
+    tree: Path, tmp_path: Path, place: str, request: pytest.FixtureRequest
+) -> None:
+    name = request.getfixturevalue("database") if place == "database" else tmp_path / "run.db"
+    words = () if place == "no ledger" else ("--ledger", name)
     done = send_to(tree, *words)
     assert (done.returncode, done.stderr) == (0, "")
     assert done.stdout == "5 instances in 1 study compared\nno difference\n"
