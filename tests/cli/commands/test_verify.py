@@ -242,12 +242,12 @@ def test_the_differences_after_a_run_are_lines_of_json_before_its_summary(tree: 
 def test_a_peer_that_cannot_be_asked_has_proved_nothing(tree: Path) -> None:
     async def main() -> subprocess.CompletedProcess[str]:
         async with StorageSCP() as scp:
-            line = functools.partial(command.run, "storescu", "--verify", LOOPBACK, scp.port, tree)
+            line = functools.partial(command.run, "storescu", "--verify", "--summary", LOOPBACK, scp.port, tree)
             return await anyio.to_thread.run_sync(line)
 
     done = anyio.run(main)
     assert (done.returncode, done.stdout) == (3, "0 instances in 0 studies compared\n")
-    assert done.stderr
+    assert "Exit code    3: finished, but some stored instances could not be verified\n" in done.stderr
 
 
 def test_a_run_that_stops_early_is_not_verified(tree: Path) -> None:
