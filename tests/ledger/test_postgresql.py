@@ -357,6 +357,29 @@ def test_a_password_comes_from_a_file_and_a_database_from_a_service(
     assert len(DatabasePlace("postgresql:///?service=archive").rows()) == 1
 
 
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (None, "the service 'archive' is not in '.*/service'$"),
+        (b"[other]\nhost=127.0.0.1\n", "the service 'archive' is not in '.*/service'$"),
+        (b"[archive]\nhost=127.0.0.1\npassword=a%hunter2\n", "has a % that is not written %%; .* PGPASSFILE$"),
+        (b"password=hunter2\n", "'.*/service' is not a service file$"),
+        (b"[archive]\npassword=hunter2\xff\n", "'.*/service' is not a service file$"),
+    ],
+)
+def test_a_service_that_cannot_be_used_is_refused_without_its_password(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, content: bytes | None, message: str
+) -> None:
+    if content is not None:
+        (tmp_path / "service").write_bytes(content)
+    monkeypatch.setenv("PGSERVICEFILE", str(tmp_path / "service"))
+    for variable, dsn in (("", "postgresql:///?service=archive"), ("archive", "postgresql:///x")):
+        monkeypatch.setenv("PGSERVICE", variable)
+        with pytest.raises(LedgerError, match=message) as caught:
+            PostgresLedger(dsn, destination=DESTINATION).open()
+        assert "hunter2" not in str(caught.value)
+
+
 def test_tls_is_as_the_mode_of_the_uri_says(cluster: Cluster, tmp_path: Path) -> None:
     authority, other = Authority(tmp_path / "ours"), Authority(tmp_path / "other", key_number=1)
     certificate = authority.issue("server", names=("127.0.0.1",))
