@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import re
 import subprocess
 import sys
 import threading
@@ -81,7 +82,9 @@ def test_a_restart_of_the_server_costs_nothing(cluster: Cluster, mode: str) -> N
         assert [run.state for run in reader.runs()] == [RunState.ENDED]
 
 
-def test_while_the_server_is_away_nothing_new_is_sent_and_what_is_recorded_is_kept(cluster: Cluster) -> None:
+def test_while_the_server_is_away_nothing_new_is_sent_and_what_is_recorded_is_kept(
+    cluster: Cluster, caplog: pytest.LogCaptureFixture
+) -> None:
     place = DatabasePlace(cluster.new_database())
     with place.opened() as ledger:
         ledger.record(stored(1))
@@ -91,12 +94,17 @@ def test_while_the_server_is_away_nothing_new_is_sent_and_what_is_recorded_is_ke
         eventually(lambda: not ledger.has_room)
         assert ledger.failure is None
         assert ledger.may_know(uid_of(2))
+        eventually(lambda: len(caplog.records) == 1)
         cluster.start()
         eventually(lambda: ledger.has_room)
         anyio.run(ledger.flush)
         assert ledger.failure is None
         ledger.record(stored(3))
     assert [row.path for row in place.rows()] == [path_of(number) for number in (1, 2, 3)]
+    away, back = [record.getMessage() for record in caplog.records]
+    assert away.startswith("Nothing new is sent: the ledger 'postgresql://")
+    assert re.search(r"; trying again for 59\d s$", away)
+    assert back.startswith("The ledger is written again, after ")
 
 
 def test_a_question_waits_for_the_server(cluster: Cluster) -> None:
