@@ -59,7 +59,8 @@ def _dangers_of_call(node: ast.Call) -> Iterator[str]:
         yield "makes a file without saying who may read it"
     if name == "open":
         mode = node.args[1] if len(node.args) > 1 else keywords.get("mode", ast.Constant("r"))
-        is_of_path = not isinstance(node.args[0], ast.Call)  # a descriptor: `sys.stderr.fileno()`
+        # A descriptor is no path: `sys.stderr.fileno()`, or one that stays open.
+        is_of_path = not isinstance(node.args[0], ast.Call) and "closefd" not in keywords
         if is_of_path and _WRITES.search(ast.unparse(mode)) and "opener" not in keywords:
             yield "makes a file without saying who may read it"
 
@@ -125,7 +126,8 @@ def test_a_dependency_has_a_lower_bound_and_an_upper_one_only_with_its_reason(re
     assert operators <= {">=", "<"}
     if "<" in operators:
         lines = (ROOT / "pyproject.toml").read_text(encoding="utf-8").splitlines()
-        places = [at for at, line in enumerate(lines) if f'"{requirement.name}>=' in line]
+        named = re.compile(rf'"{re.escape(requirement.name)}(\[[\w,]+\])?>=')
+        places = [at for at, line in enumerate(lines) if named.search(line)]
         assert any("#" in lines[at] or lines[at - 1].lstrip().startswith("#") for at in places), "no reason is given"
 
 

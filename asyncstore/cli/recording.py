@@ -27,6 +27,11 @@ def ledger_name(given: object) -> str:
     return name
 
 
+def ledger_names(given: list[str]) -> list[str]:
+    """The same for several."""
+    return [ledger_name(name) for name in given]
+
+
 Ledger = Annotated[
     str | None,
     options.option(

@@ -131,8 +131,8 @@ class Acceptor(Negotiator):
         self.timeouts: Timeouts = Timeouts(acse_seconds=acse_seconds, dimse_seconds=math.inf, network_seconds=math.inf)
         self.associations = 0
         self._open: set[AcceptedAssociation] = set()
-        self.lane: Lane
-        self.bulk_share: BulkShare = BulkShare()
+        self._lane: Lane
+        self._bulk_share: BulkShare = BulkShare()
         self._stack: contextlib.AsyncExitStack
 
     async def __aenter__(self) -> Self:
@@ -143,7 +143,7 @@ class Acceptor(Negotiator):
         async with contextlib.AsyncExitStack() as stack:
             stack.callback(listener.close)
             self._group = await stack.enter_async_context(anyio.create_task_group())
-            self.lane = Lane(self._group.start_soon)
+            self._lane = Lane(self._group.start_soon)
             self._group.start_soon(self._listen, listener)
             self._group.start_soon(self._watch)
             self._group.start_soon(self._watch_ages)
@@ -244,7 +244,7 @@ class AcceptedAssociation(Association):
             providers=acceptor.providers,
         )
         self._acceptor = acceptor
-        self.lane = acceptor.lane
+        self.lane = acceptor._lane
         self._connection = connection
         self.began_at: float = time.monotonic()
         self._quiet_looks = 0
@@ -299,7 +299,7 @@ class AcceptedAssociation(Association):
             super()._on_readable()
             return
         performer.begin_turn()
-        share = self._acceptor.bulk_share
+        share = self._acceptor._bulk_share
         if not performer.is_amid_bulk:
             share.others_at = performer.turn_began_at
             super()._on_readable()
@@ -311,7 +311,7 @@ class AcceptedAssociation(Association):
         assert isinstance(event, AssociationRequested)
         request = event.request
         has_room = self._acceptor._connections.has_room(self._connection)
-        rejection = self._acceptor.rejection_of(request) if has_room else _LIMIT_EXCEEDED
+        rejection = self._acceptor._rejection_of(request) if has_room else _LIMIT_EXCEEDED
         if rejection is not None or self._acceptor.authenticate is None:
             return self._answer(request, rejection)
         decided = self._decided_on(request, self._acceptor.authenticate)
@@ -352,7 +352,7 @@ class AcceptedAssociation(Association):
         else:
             self._acceptor.associations += 1
             self.calling_ae_title: str = request.calling_ae_title
-            answer = self._acceptor.answer_to(request, identity_response)
+            answer = self._acceptor._answer_to(request, identity_response)
             capacity = fragment_capacity(request.user_information.maximum_length)
             self._upper_layer.accept(answer, now)
             window = answer.user_information.operations_window

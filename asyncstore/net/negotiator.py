@@ -61,7 +61,7 @@ class Negotiator:
         self.maximum_length = maximum_length
         self.window = window
 
-    def rejection_of(self, request: AssociateRQ) -> AssociateRJ | None:
+    def _rejection_of(self, request: AssociateRQ) -> AssociateRJ | None:
         """The rejection of a request; None if it is accepted."""
         if self.called_ae_titles is not None and request.called_ae_title not in self.called_ae_titles:
             return _WRONG_CALLED_AE_TITLE
@@ -69,7 +69,7 @@ class Negotiator:
             return _WRONG_CALLING_AE_TITLE
         return None
 
-    def answer_to(self, request: AssociateRQ, identity_response: bytes = b"") -> AssociateAC:
+    def _answer_to(self, request: AssociateRQ, identity_response: bytes = b"") -> AssociateAC:
         """The acceptance of a request, with a result for each presentation context."""
         identity = request.user_information.user_identity
         window = request.user_information.operations_window

@@ -173,9 +173,9 @@ class StorageSCP(Acceptor):
             )
         self.on_existing: OnExisting = on_existing
         check_range("maximum_disk_bytes", maximum_disk_bytes, 0, math.inf)
-        self.room: DiskRoom | None = None
+        self._room: DiskRoom | None = None
         if self.output_directory is not None and maximum_disk_bytes:
-            self.room = DiskRoom(self.output_directory, maximum_disk_bytes, logger)
+            self._room = DiskRoom(self.output_directory, maximum_disk_bytes, logger)
         storage = StorageProvider(self)
         providers: dict[str, ServiceProvider] = dict.fromkeys(
             STORAGE_SOP_CLASSES if sop_classes is None else several(sop_classes), storage
@@ -205,11 +205,11 @@ class StorageSCP(Acceptor):
         directory = self.output_directory
         if directory is not None and not directory.is_dir():
             raise NotADirectoryError(f"output_directory {str(directory)!r} is not a directory: create it first")
-        if self.room is not None:
-            await self.room.look()
+        if self._room is not None:
+            await self._room.look()
         await super().__aenter__()
-        if self.room is not None:
-            self._group.start_soon(self.room.watch)
+        if self._room is not None:
+            self._group.start_soon(self._room.watch)
         return self
 
 
@@ -277,7 +277,7 @@ class StorageProvider:
         if not _UID.match(message.affected_sop_instance_uid):
             return _Discarded(_INVALID_SOP_INSTANCE)
         syntax = request.context.transfer_syntax_uid
-        return PartFile(directory, message, syntax, self._pace, self._scp.on_existing, self._scp.room)
+        return PartFile(directory, message, syntax, self._pace, self._scp.on_existing, self._scp._room)
 
     def perform(
         self, request: PeerRequest, data_set: Sink | bytes | None

@@ -14,7 +14,7 @@ from operator import methodcaller
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from asyncstore.dimse import command_set, decoding
-from asyncstore.dimse.messages import CEchoRQ, CStoreRQ
+from asyncstore.dimse.messages import C_STORE_RQ, CEchoRQ, CStoreRQ, UnknownMessage
 from asyncstore.dimse.reassembly import Reassembler
 from asyncstore.errors import RemoteProtocolError
 from asyncstore.uids import CT_IMAGE_STORAGE, IMPLICIT_VR_LITTLE_ENDIAN, MR_IMAGE_STORAGE
@@ -256,6 +256,8 @@ def _run_message(data: bytes) -> None:
     except RemoteProtocolError:
         return
     check(bool(message.name), "a message without a name")
+    if isinstance(message, UnknownMessage) and message.command_field == C_STORE_RQ:
+        return  # without a data set; it is answered, and never written
     _check_again(message, decoding.decode(message.encode()))
 
 

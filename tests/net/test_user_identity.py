@@ -89,14 +89,14 @@ async def test_an_acceptor_that_takes_anyone_confirms_the_identity() -> None:
 
 async def test_an_identity_that_is_not_confirmed_although_that_was_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
     async with StorageSCP() as scp:
-        answer_to = scp.answer_to
+        answer_to = scp._answer_to
 
         def without_response(request: Any, identity_response: bytes) -> Any:
             answer = answer_to(request, identity_response)
             information = dataclasses.replace(answer.user_information, user_identity_response=None)
             return dataclasses.replace(answer, user_information=information)
 
-        monkeypatch.setattr(scp, "answer_to", without_response)
+        monkeypatch.setattr(scp, "_answer_to", without_response)
         with pytest.raises(IdentityNotConfirmed, match="did not confirm the user identity"):
             await echo(scp, SECRETS[0])
         await echo(scp, UserIdentity(2, b"scanner", b"hidden"))

@@ -40,8 +40,8 @@ async def test_what_has_no_room_is_refused_and_leaves_nothing(
         statuses = [await status_of(scp, value_bytes, f"1.2.{number}") for number in range(4)]
         assert statuses == [0, 0, 0xA700, 0xA700]
         assert (scp.stored, scp.failed) == (2, 2)
-        assert scp.room is not None
-        assert scp.room._used_bytes == used(tmp_path)
+        assert scp._room is not None
+        assert scp._room._used_bytes == used(tmp_path)
     assert used(tmp_path) <= limit
     assert len(list(tmp_path.iterdir())) == 2
     (line,) = caplog.messages
@@ -52,13 +52,13 @@ async def test_what_has_no_room_is_refused_and_leaves_nothing(
 async def test_what_is_there_counts_and_what_is_sent_again_or_replaced_does_not_twice(tmp_path: Path) -> None:
     (tmp_path / "earlier").write_bytes(bytes(5000))
     async with StorageSCP(output_directory=tmp_path, maximum_disk_bytes=20_000, on_existing="replace") as scp:
-        assert scp.room is not None
+        assert scp._room is not None
         for value_bytes in (1000, 1000, 3000, 3000, 2000):
             assert await status_of(scp, value_bytes) == 0
-            assert scp.room._used_bytes == used(tmp_path)
+            assert scp._room._used_bytes == used(tmp_path)
         assert (scp.same_again, scp.replaced) == (2, 2)
         assert await status_of(scp, 14_000) == 0xA700
-        assert scp.room._used_bytes == used(tmp_path)
+        assert scp._room._used_bytes == used(tmp_path)
 
 
 async def test_what_others_remove_is_found_at_the_next_look(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

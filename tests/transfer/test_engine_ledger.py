@@ -345,6 +345,7 @@ async def test_a_ledger_that_cannot_be_written_any_more_stops_the_run_and_says_n
             patch.setattr(ledger_writer.LedgerWriter, "write", write_some)
             patch.setattr(buffered, "COMMIT_SECONDS", 0.005)
             patch.setattr(buffered, "COMMIT_OUTCOMES", 10)
+            patch.setattr(buffered.BufferedLedger, "_most_outcomes", 10)
             transfer, outcomes = await ended(transfer_with(scp, tmp_path / "in", tmp_path / "run.db", associations=1))
         assert isinstance(transfer.report.stopped_because, LedgerError)
         assert "disk is full" in str(transfer.report.stopped_because)

@@ -26,7 +26,10 @@ def report(
     ledger: Annotated[
         str,
         typer.Argument(
-            parser=recording.ledger_name, metavar="LEDGER", help="The file or database that storescu --ledger wrote."
+            parser=options.text,
+            callback=recording.ledger_name,
+            metavar="LEDGER",
+            help="The file or database that storescu --ledger wrote.",
         ),
     ],
     quiet: options.Quiet = False,

@@ -32,7 +32,10 @@ def verify(
     sources: Annotated[
         list[str],
         typer.Argument(
-            parser=recording.ledger_name, metavar="LEDGER|PATH", help="Ledgers, files and directories to compare."
+            parser=options.text,
+            callback=recording.ledger_names,
+            metavar="LEDGER|PATH",
+            help="Ledgers, files and directories to compare.",
         ),
     ],
     addr: options.Address,
