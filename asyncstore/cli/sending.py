@@ -382,8 +382,9 @@ class StorescuRun:
         if ledger is None or self.ledger is None:
             return None, ()
         from asyncstore.ledger.opening import open_history
+        from asyncstore.transfer.options import options_as_data
 
-        history = open_history(self.ledger, destination=str(self.peer))
+        history = open_history(self.ledger, destination=str(self.peer), options=options_as_data(self.options))
         return None if history is None else stack.enter_context(history), ledger.files
 
     @property

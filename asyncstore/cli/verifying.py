@@ -128,7 +128,7 @@ class Verification:
         if self._ledger is None:
             self._expected.add_stored()
             return
-        from asyncstore.ledger.sqlite.reader import LedgerReader
+        from asyncstore.ledger.opening import open_reader
 
-        with LedgerReader(self._ledger) as reader:
+        with open_reader(self._ledger) as reader:
             self._expected.add_ledger(reader)

@@ -11,7 +11,7 @@ import abc
 import collections
 import concurrent.futures
 import contextlib
-import json
+import logging
 import math
 import os
 import threading
@@ -26,6 +26,9 @@ from asyncstore.instances.outcome import State
 from asyncstore.ledger.hashes import HashFilter, hash_of_uid
 from asyncstore.ledger.packing import ledger_path, one_line, storable
 from asyncstore.ledger.protocol import STORED, KnownInstance
+from asyncstore.ledger.settling import options_text
+from asyncstore.ledger.trace import LedgerAway, LedgerBack
+from asyncstore.trace import emit
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Mapping, Sequence
@@ -36,6 +39,8 @@ if TYPE_CHECKING:
     from asyncstore.instances.outcome import Outcome
     from asyncstore.ledger.protocol import Offered, Suspicion
 
+_logger = logging.getLogger("asyncstore.ledger")
+
 COMMIT_SECONDS: Final = 0.25
 COMMIT_OUTCOMES: Final = 500
 _MAXIMUM_WAITING: Final = 4096
@@ -43,6 +48,8 @@ _MAXIMUM_WAITING: Final = 4096
 _SETTLE_SECONDS: Final = 10.0
 # How long the end of a run waits for a database that is away.
 _CLOSING_SECONDS: Final = 10.0
+# A restart of the database is not worth a line.
+_TOLD_AFTER_SECONDS: Final = 2.0
 
 Entry = tuple[int, "Outcome", int]
 """The time at which an outcome was recorded, in milliseconds; the outcome; and the hash of its SOP Instance UID."""
@@ -110,7 +117,7 @@ class BufferedLedger(abc.ABC):
     def __init__(self, path: str, *, options: Mapping[str, Any] | None, clock: Callable[[], float]) -> None:
         self.path: str = path
         self.failure: LedgerError | None = None
-        self._options = json.dumps(options or {}, default=str)
+        self._options = options_text(options or {})
         self._clock = clock
         self._working_directory = os.sep
         self._waiting: collections.deque[Entry] = collections.deque()
@@ -126,6 +133,7 @@ class BufferedLedger(abc.ABC):
         self._refusal_is_written = False
         self._uids = HashFilter(0)
         self._away_since: float | None = None
+        self._is_told = False
 
     # -- for the event loop --------------------------------------------------------------------------------------------
 
@@ -350,7 +358,7 @@ class BufferedLedger(abc.ABC):
         if self._batch:
             if not self._attempt(store.write, self._batch):
                 return False
-            self._away_since = None
+            self._note_back()
             self._batch = []
             self._attempt(store.after_write)
         return True
@@ -359,15 +367,28 @@ class BufferedLedger(abc.ABC):
         try:
             action(*arguments)
         except StoreAway as error:
-            if self._away_since is None:
-                self._away_since = time.monotonic()
-            if time.monotonic() - self._away_since >= self._away_seconds:
-                self._fail(error)
+            self._note_away(error)
             return False
         except Exception as error:
             self._fail(error)
             return False
         return True
+
+    def _note_away(self, error: StoreAway) -> None:
+        now = time.monotonic()
+        if self._away_since is None:
+            self._away_since = now
+        left_seconds = self._away_seconds - (now - self._away_since)
+        if left_seconds <= 0:
+            self._fail(error)
+        elif not self._is_told and now >= self._away_since + _TOLD_AFTER_SECONDS:
+            self._is_told = True
+            emit(_logger, LedgerAway(because=str(error), left_seconds=left_seconds))
+
+    def _note_back(self) -> None:
+        if self._is_told and self._away_since is not None:
+            emit(_logger, LedgerBack(seconds=time.monotonic() - self._away_since))
+        self._is_told, self._away_since = False, None
 
     def _fail(self, error: BaseException) -> None:
         if self.failure is None:

@@ -70,18 +70,24 @@ def open_reader(name: str) -> RecordReader:
     return LedgerReader(name)
 
 
-def open_history(name: str, *, destination: str) -> LedgerHistory | None:
-    """What a ledger has settled, for a run that writes nothing; None if there is none yet. Blocks. LedgerError."""
+def open_history(name: str, *, destination: str, options: Mapping[str, Any] | None = None) -> LedgerHistory | None:
+    """What a ledger has settled, for a run that writes nothing; None if there is none yet. Blocks. LedgerError.
+
+    With the `options` of that run, it is refused where a run that writes would be.
+    """
+    from asyncstore.ledger.settling import options_text
+
+    text = None if options is None else options_text(options)
     if is_database(name):
         _check_driver(name)
         from asyncstore.ledger.postgresql.history import PostgresHistory
 
-        return PostgresHistory.of(name, destination=destination)
+        return PostgresHistory.of(name, destination=destination, options=text)
     if not may_have_rows(name):
         return None
     from asyncstore.ledger.sqlite.history import SqliteHistory
 
-    return SqliteHistory(name, destination=destination)
+    return SqliteHistory(name, destination=destination, options=text)
 
 
 def _check_driver(name: str) -> None:

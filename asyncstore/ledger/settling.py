@@ -13,6 +13,8 @@ from asyncstore.ledger.protocol import STORED, Standing, Suspicion
 from asyncstore.status import Status
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from asyncstore.ledger.protocol import Offered
 
 
@@ -59,6 +61,11 @@ def settled_outcome(offered: Offered, kept: Kept | None) -> Outcome | Suspicion 
     return Outcome(State(state), name, reason=reason, error=kind(reason), attempts=0)
 
 
+def options_text(options: Mapping[str, Any]) -> str:
+    """The options of a run as a ledger keeps them."""
+    return json.dumps(options, default=str)
+
+
 def check_changes(path: str, earlier_options: str | None, options: str) -> None:
     """Raise LedgerError if a run changes instances otherwise than the one before; both have options as JSON text.
 
@@ -67,7 +74,7 @@ def check_changes(path: str, earlier_options: str | None, options: str) -> None:
     """
     if earlier_options is not None and _rules_in(earlier_options) != _rules_in(options):
         raise LedgerError(
-            f"the ledger {path!r} has instances that were sent under other rules for their attributes: use another file"
+            f"the ledger {path!r} has instances that were sent under other rules for their attributes: use another one"
         )
 
 

@@ -104,7 +104,7 @@ def test_a_run_with_all_of_them(tmp_path: Path, receiver: peers.RunningPeer) -> 
     again = ("--set", "StudyID=8", "--ledger", "run.db", "127.0.0.1", receiver.port, CT)
     other = run("storescu", *again, directory=tmp_path)
     assert other.returncode == ExitCode.CANNOT_RECORD
-    assert "sent under other rules for their attributes: use another file" in other.stderr
+    assert "sent under other rules for their attributes: use another one" in other.stderr
 
 
 @pytest.mark.skipif(shutil.which("dcmdump") is None, reason="DCMTK is not installed")

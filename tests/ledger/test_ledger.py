@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 from asyncstore.errors import LedgerError
 from asyncstore.instances.outcome import Outcome, SentUIDs, State
 from asyncstore.ledger import buffered
+from asyncstore.ledger.opening import open_history
 from asyncstore.ledger.packing import ledger_path, pack_uid, unpack_uid
 from asyncstore.ledger.sqlite import file as ledger_file
 from asyncstore.ledger.sqlite import ledger as sqlite_ledger
@@ -478,6 +479,30 @@ async def test_what_is_committed_reaches_the_disk_soon(tmp_path: Path, monkeypat
         with anyio.fail_after(20):
             while (await path.stat()).st_size <= before:
                 await anyio.lowlevel.checkpoint()
+
+
+async def test_other_rules_than_those_of_what_is_recorded_are_refused(place: Place) -> None:
+    one, other = ({"prepare": {"rules": name, "map": name}} for name in "ab")
+    async with place.ledger(options=one):
+        pass
+    async with place.ledger(options=other) as ledger:  # nothing is recorded yet
+        ledger.record(stored(1))
+
+    def look(options: dict[str, Any]) -> None:
+        history = open_history(str(place.name), destination=DESTINATION, options=options)
+        assert history is not None
+        with history:
+            pass
+
+    for rules in (one, {"prepare": None}, {}):
+        with pytest.raises(LedgerError, match="other rules for their attributes"):
+            await place.ledger(options=rules).__aenter__()
+        with pytest.raises(LedgerError, match="other rules for their attributes"):
+            await anyio.to_thread.run_sync(look, rules)
+    grown = {"prepare": other["prepare"] | {"map": "c"}}
+    async with place.ledger(options=grown):
+        pass
+    await anyio.to_thread.run_sync(look, grown)
 
 
 async def test_a_ledger_that_is_refused_leaves_nothing_open(place: Place) -> None:

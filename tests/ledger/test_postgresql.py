@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import re
 import subprocess
 import sys
 import threading
@@ -81,7 +82,9 @@ def test_a_restart_of_the_server_costs_nothing(cluster: Cluster, mode: str) -> N
         assert [run.state for run in reader.runs()] == [RunState.ENDED]
 
 
-def test_while_the_server_is_away_nothing_new_is_sent_and_what_is_recorded_is_kept(cluster: Cluster) -> None:
+def test_while_the_server_is_away_nothing_new_is_sent_and_what_is_recorded_is_kept(
+    cluster: Cluster, caplog: pytest.LogCaptureFixture
+) -> None:
     place = DatabasePlace(cluster.new_database())
     with place.opened() as ledger:
         ledger.record(stored(1))
@@ -91,12 +94,17 @@ def test_while_the_server_is_away_nothing_new_is_sent_and_what_is_recorded_is_ke
         eventually(lambda: not ledger.has_room)
         assert ledger.failure is None
         assert ledger.may_know(uid_of(2))
+        eventually(lambda: len(caplog.records) == 1)
         cluster.start()
         eventually(lambda: ledger.has_room)
         anyio.run(ledger.flush)
         assert ledger.failure is None
         ledger.record(stored(3))
     assert [row.path for row in place.rows()] == [path_of(number) for number in (1, 2, 3)]
+    away, back = [record.getMessage() for record in caplog.records]
+    assert away.startswith("Nothing new is sent: the ledger 'postgresql://")
+    assert re.search(r"; trying again for 59\d s$", away)
+    assert back.startswith("The ledger is written again, after ")
 
 
 def test_a_question_waits_for_the_server(cluster: Cluster) -> None:
@@ -355,6 +363,29 @@ def test_a_password_comes_from_a_file_and_a_database_from_a_service(
         ledger.record(stored(1))
     assert ledger.failure is None
     assert len(DatabasePlace("postgresql:///?service=archive").rows()) == 1
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (None, "the service 'archive' is not in '.*/service'$"),
+        (b"[other]\nhost=127.0.0.1\n", "the service 'archive' is not in '.*/service'$"),
+        (b"[archive]\nhost=127.0.0.1\npassword=a%hunter2\n", "has a % that is not written %%; .* PGPASSFILE$"),
+        (b"password=hunter2\n", "'.*/service' is not a service file$"),
+        (b"[archive]\npassword=hunter2\xff\n", "'.*/service' is not a service file$"),
+    ],
+)
+def test_a_service_that_cannot_be_used_is_refused_without_its_password(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, content: bytes | None, message: str
+) -> None:
+    if content is not None:
+        (tmp_path / "service").write_bytes(content)
+    monkeypatch.setenv("PGSERVICEFILE", str(tmp_path / "service"))
+    for variable, dsn in (("", "postgresql:///?service=archive"), ("archive", "postgresql:///x")):
+        monkeypatch.setenv("PGSERVICE", variable)
+        with pytest.raises(LedgerError, match=message) as caught:
+            PostgresLedger(dsn, destination=DESTINATION).open()
+        assert "hunter2" not in str(caught.value)
 
 
 def test_tls_is_as_the_mode_of_the_uri_says(cluster: Cluster, tmp_path: Path) -> None:

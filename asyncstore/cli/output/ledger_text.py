@@ -29,7 +29,7 @@ _STUDIES: Final = 20
 _COUNTED_AT_ONCE: Final = 200_000
 _COMMITMENTS: Final = {
     Commitment.COMMITTED: "committed",
-    Commitment.ASKED: "not committed: asked for, and the peer has not reported",
+    Commitment.ASKED: "not committed: the peer has not reported",
     Commitment.NOT_ASKED: "not committed: not asked for since they were stored",
 }
 _COLUMNS: Final = tuple(LedgerRow.__dataclass_fields__)

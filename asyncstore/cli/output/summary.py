@@ -72,7 +72,8 @@ class Summary:
 
     def _meaning(self) -> str:
         if self.exit_code == ExitCode.SOME_FAILED and not self.report.failed:
-            return "finished, but some stored instances are not committed"
+            what = "are not committed" if self.report.not_committed.total() else "could not be verified"
+            return f"finished, but some stored instances {what}"
         return _meaning_of(self.exit_code)
 
     def _outcomes(self) -> list[str]:

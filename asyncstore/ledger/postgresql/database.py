@@ -6,11 +6,13 @@ asyncpg needs an event loop of asyncio. Each `Database` has one of its own, so t
 from __future__ import annotations
 
 import asyncio
+import configparser
 import contextlib
 import os
 import re
 import threading
 import time
+import urllib.parse
 from typing import TYPE_CHECKING, Final, TypeVar
 
 from asyncstore.errors import LedgerError
@@ -55,12 +57,34 @@ async def connect(dsn: str, name: str, settings: dict[str, str] | None = None) -
     # An empty name of a database is none, as in libpq; asyncpg takes it for one, before that of a service. And it does
     # not look at PGSERVICE.
     dsn = re.sub(r"^(\w+://[^/?#]*)/(?=\?|$)", r"\1", dsn)
+    named = urllib.parse.parse_qs(urllib.parse.urlsplit(dsn).query).get("service")
+    service = named[-1] if named else os.environ.get("PGSERVICE")
+    if service:
+        _check_service(service)
     return await asyncpg.connect(
         dsn,
-        service=None if "service=" in dsn else os.environ.get("PGSERVICE"),
+        service=service,
         timeout=_CONNECT_SECONDS,
         server_settings={**_SETTINGS, "application_name": f"asyncstore {name}", **(settings or {})},
     )
+
+
+def _check_service(service: str) -> None:
+    """Raise ValueError if no file defines it: asyncpg would call the server of this machine instead.
+
+    Of what asyncpg cannot read no text is shown, since a password may be in it.
+    """
+    file = os.environ.get("PGSERVICEFILE") or os.path.expanduser("~/.pg_service.conf")
+    services = configparser.ConfigParser()
+    try:
+        services.read(file)
+        values = dict(services[service]) if service in services else None
+    except configparser.InterpolationError:
+        raise ValueError(f"{file!r} has a % that is not written %%; a password may also be in PGPASSFILE") from None
+    except (configparser.Error, UnicodeDecodeError):
+        raise ValueError(f"{file!r} is not a service file") from None
+    if values is None:
+        raise ValueError(f"the service {service!r} is not in {file!r}")
 
 
 class Database:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from asyncstore.ledger.postgresql import schema
 from asyncstore.ledger.postgresql.database import Database
-from asyncstore.ledger.postgresql.ledger import ONE_HOST, check_destination
+from asyncstore.ledger.postgresql.ledger import ONE_HOST, check_destination, check_rules
 from asyncstore.ledger.postgresql.lookup import PostgresLookup
 
 if TYPE_CHECKING:
@@ -21,7 +21,8 @@ if TYPE_CHECKING:
     from asyncstore.ledger.protocol import Offered, Suspicion
 
 _ROOT = """
-SELECT r.id, m.destination FROM migration m JOIN root r ON r.migration = m.id WHERE m.name = $1 AND r.name = $1"""
+SELECT r.id, m.destination, m.id AS migration FROM migration m
+JOIN root r ON r.migration = m.id WHERE m.name = $1 AND r.name = $1"""
 
 
 class PostgresHistory:
@@ -31,11 +32,14 @@ class PostgresHistory:
         self._lookup = PostgresLookup(database, root, os.getcwd(), lambda _: {})
 
     @classmethod
-    def of(cls, dsn: str, *, destination: str) -> PostgresHistory | None:
-        """What the ledger knows; None if there is none. Raises LedgerError if it is of another destination."""
+    def of(cls, dsn: str, *, destination: str, options: str | None = None) -> PostgresHistory | None:
+        """What the ledger knows; None if there is none. Raises LedgerError as opening it for a run does.
+
+        `options` are those of that run, as JSON text.
+        """
         database = Database(dsn, "look-ups")
         try:
-            root = database.run(lambda connection: _root(connection, database.shown, destination), "read")
+            root = database.run(lambda connection: _root(connection, database.shown, destination, options), "read")
         except BaseException:
             database.close()
             raise
@@ -57,11 +61,13 @@ class PostgresHistory:
         return self._lookup.settled(offered)
 
 
-async def _root(connection: asyncpg.Connection, shown: str, destination: str) -> int | None:
+async def _root(connection: asyncpg.Connection, shown: str, destination: str, options: str | None) -> int | None:
     if not await schema.is_there(connection, shown):
         return None
     found = await connection.fetchrow(_ROOT, ONE_HOST)
     if found is None:
         return None
     check_destination(shown, found["destination"], destination)
+    if options is not None:
+        await check_rules(connection, shown, found["migration"], options)
     return int(found["id"])

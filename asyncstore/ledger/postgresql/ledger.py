@@ -20,6 +20,7 @@ from asyncstore.ledger.postgresql.database import WRITER_SETTINGS, Database
 from asyncstore.ledger.postgresql.lookup import PostgresLookup
 from asyncstore.ledger.postgresql.writer import Claim, FenceLost, RowWriter, server_text
 from asyncstore.ledger.protocol import STORED
+from asyncstore.ledger.settling import check_changes
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -43,6 +44,10 @@ INSERT INTO worker (migration, pid, host, options, started_at) VALUES ($1, $2, $
 _CLAIM: Final = "UPDATE batch SET epoch = epoch + 1, worker = $2 WHERE id = $1 RETURNING epoch"
 _COUNT: Final = """
 SELECT coalesce(sum(instances), 0)::bigint FROM account JOIN worker w ON w.id = run WHERE migration = $1"""
+_LAST_OPTIONS: Final = """
+SELECT options::text FROM worker WHERE migration = $1 AND EXISTS (
+    SELECT 1 FROM account JOIN worker w ON w.id = run WHERE w.migration = $1 AND instances > 0)
+ORDER BY id DESC LIMIT 1"""
 NOW_MS: Final = "SELECT (extract(epoch FROM clock_timestamp()) * 1000)::bigint"
 _UIDS: Final = """
 SELECT i.sop_instance_uid FROM instance i
@@ -61,6 +66,11 @@ def check_destination(shown: str, owner: str, destination: str) -> None:
         raise LedgerError(
             f"the ledger {shown!r} belongs to {one_line(owner)}, not to {destination}: use another database"
         )
+
+
+async def check_rules(connection: asyncpg.Connection, shown: str, migration: int, options: str) -> None:
+    """Raise LedgerError if what is stored was changed by other rules than those in the options of a run."""
+    check_changes(shown, await connection.fetchval(_LAST_OPTIONS, migration), options)
 
 
 class PostgresStore:
@@ -88,15 +98,13 @@ class PostgresStore:
             await schema.lock_schema(connection)
             migration, batch = await self._own_batch(connection, now_ms + shift_ms)
             await self._check_free(connection, batch)
+            await check_rules(connection, self._database.shown, migration, self._options)
             values = migration, os.getpid(), socket.gethostname(), self._options, now_ms + shift_ms
             run = await connection.fetchval(_BEGIN_RUN, *values)
             epoch = await connection.fetchval(_CLAIM, batch, run)
             self._writer = RowWriter(Claim(run, self.root, batch, epoch), self._working_directory, shift_ms=shift_ms)
             await self._hold(connection)
-        counted = (
-            "SELECT coalesce(sum(instances), 0)::bigint FROM account JOIN worker w ON w.id = run WHERE migration = $1"
-        )
-        count = await connection.fetchval(counted, migration)
+        count = await connection.fetchval(_COUNT, migration)
         self.was_empty = count == 0
         if count:
             self.uids = await self._recorded_uids(connection, count)

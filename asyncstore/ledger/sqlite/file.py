@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Final
 
 from asyncstore.errors import LedgerError
 from asyncstore.ledger.packing import one_line
+from asyncstore.ledger.settling import check_changes
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -288,6 +289,13 @@ def check_destination(connection: sqlite3.Connection, path: str, destination: st
     owner = connection.execute("SELECT destination FROM ledger").fetchone()[0]
     if owner != destination:
         raise LedgerError(f"the ledger {path!r} belongs to {one_line(owner)}, not to {destination}: use another file")
+
+
+def check_rules(connection: sqlite3.Connection, path: str, options: str) -> None:
+    """Raise LedgerError if what is stored was changed by other rules than those in the options of a run."""
+    last = "SELECT options FROM run WHERE EXISTS (SELECT 1 FROM instance) ORDER BY id DESC LIMIT 1"
+    earlier = connection.execute(last).fetchone()
+    check_changes(path, earlier and earlier[0], options)
 
 
 def _version_of(connection: sqlite3.Connection, path: str) -> int | None:

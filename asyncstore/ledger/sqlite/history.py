@@ -6,7 +6,7 @@ import os
 from typing import TYPE_CHECKING
 
 from asyncstore.ledger.packing import ledger_path
-from asyncstore.ledger.sqlite.file import check_destination, ledger_errors, open_to_read
+from asyncstore.ledger.sqlite.file import check_destination, check_rules, ledger_errors, open_to_read
 from asyncstore.ledger.sqlite.lookup import LedgerLookup
 from asyncstore.ledger.sqlite.writer import WaitingHashes, unindexed_hashes
 
@@ -22,11 +22,12 @@ if TYPE_CHECKING:
 class SqliteHistory:
     """The files that the ledger at `path` has settled: `with SqliteHistory(path, destination=...) as history`.
 
-    Blocks. Raises LedgerError if it is not a ledger, or if it has another destination. A run that writes meanwhile is
+    Blocks. Raises LedgerError if it is not a ledger, has another destination, or has instances that were changed by
+    other rules than those in `options`: the options of a run, as JSON text. A run that writes meanwhile is
     not disturbed; what it adds later may be missing.
     """
 
-    def __init__(self, path: str, *, destination: str) -> None:
+    def __init__(self, path: str, *, destination: str, options: str | None = None) -> None:
         working_directory = os.getcwd()
         path = os.path.realpath(ledger_path(path, working_directory))
         waiting = WaitingHashes()
@@ -34,6 +35,8 @@ class SqliteHistory:
         try:
             with ledger_errors(path, "read"):
                 check_destination(connection, path, destination)
+                if options is not None:
+                    check_rules(connection, path, options)
                 for hashes, _ in unindexed_hashes(connection):
                     waiting.add(hashes)
         finally:

@@ -9,8 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from asyncstore.ledger.buffered import BufferedLedger
 from asyncstore.ledger.packing import ledger_path
-from asyncstore.ledger.settling import check_changes
-from asyncstore.ledger.sqlite.file import FILE_SUFFIXES, ledger_errors, open_to_write
+from asyncstore.ledger.sqlite.file import FILE_SUFFIXES, check_rules, ledger_errors, open_to_write
 from asyncstore.ledger.sqlite.lock import LedgerLock, check_place
 from asyncstore.ledger.sqlite.lookup import LedgerLookup
 from asyncstore.ledger.sqlite.writer import LedgerWriter
@@ -37,10 +36,7 @@ class SqliteStore:
     def begin(self, started_ms: int, options: str) -> None:
         """Note the run, and read what earlier runs have left."""
         with ledger_errors(self._path, "written"):
-            earlier = self._connection.execute(
-                "SELECT options FROM run WHERE EXISTS (SELECT 1 FROM instance) ORDER BY id DESC LIMIT 1"
-            ).fetchone()
-            check_changes(self._path, earlier and earlier[0], options)
+            check_rules(self._connection, self._path, options)
             values = (started_ms, os.getpid(), socket.gethostname(), options)
             columns = "(started_at, pid, host, options)"
             run = self._connection.execute(f"INSERT INTO run {columns} VALUES (?, ?, ?, ?)", values).lastrowid

@@ -39,7 +39,8 @@ class ValueMap:
         with open(file, "rb") as stream:
             self._read(_lines(stream))
         self.digest: str = self._digest.hexdigest()[:32]
-        self._names = " and ".join(path.text for path in self.keys)
+        names = " and ".join(path.text for path in self.keys)
+        self._unknown = f"its {names} {'is' if len(self.keys) == 1 else 'are'} not in the map"
 
     def __len__(self) -> int:
         return len(self._rows)
@@ -48,7 +49,7 @@ class ValueMap:
         """The new values for old ones. Raises CannotChange if there is no such row."""
         row = self._rows.get(key)
         if row is None:
-            raise CannotChange(f"its {self._names} is not in the map")
+            raise CannotChange(self._unknown)
         return [
             (path, self._action(number, text))
             for number, (path, text) in enumerate(zip(self.columns, row, strict=True))

@@ -208,9 +208,12 @@ def send_to(directory: Path, *words: Any, loses: str = "", **options: Any) -> su
     return anyio.run(main)
 
 
-@pytest.mark.parametrize("with_ledger", [True, False], ids=["ledger", "no ledger"])
-def test_what_was_sent_is_verified_at_the_end(tree: Path, tmp_path: Path, with_ledger: bool) -> None:
-    words = ("--ledger", tmp_path / "run.db") if with_ledger else ()
+@pytest.mark.parametrize("place", ["no ledger", "file", "database"])
+def test_what_was_sent_is_verified_at_the_end(
+    tree: Path, tmp_path: Path, place: str, request: pytest.FixtureRequest
+) -> None:
+    name = request.getfixturevalue("database") if place == "database" else tmp_path / "run.db"
+    words = () if place == "no ledger" else ("--ledger", name)
     done = send_to(tree, *words)
     assert (done.returncode, done.stderr) == (0, "")
     assert done.stdout == "5 instances in 1 study compared\nno difference\n"
@@ -239,12 +242,12 @@ def test_the_differences_after_a_run_are_lines_of_json_before_its_summary(tree: 
 def test_a_peer_that_cannot_be_asked_has_proved_nothing(tree: Path) -> None:
     async def main() -> subprocess.CompletedProcess[str]:
         async with StorageSCP() as scp:
-            line = functools.partial(command.run, "storescu", "--verify", LOOPBACK, scp.port, tree)
+            line = functools.partial(command.run, "storescu", "--verify", "--summary", LOOPBACK, scp.port, tree)
             return await anyio.to_thread.run_sync(line)
 
     done = anyio.run(main)
     assert (done.returncode, done.stdout) == (3, "0 instances in 0 studies compared\n")
-    assert done.stderr
+    assert "Exit code    3: finished, but some stored instances could not be verified\n" in done.stderr
 
 
 def test_a_run_that_stops_early_is_not_verified(tree: Path) -> None:

@@ -179,7 +179,7 @@ def test_a_table_gives_the_new_values_of_an_old_one(tmp_path: Path, delimiter: s
     values = [(path.text, action.value and action.value.text) for path, action in table.row_of(("1", "MR"))]
     assert values == [("IssuerOfPatientID", "Y"), ("PatientID", "9")]
     assert [path.text for path, _ in table.row_of(("1", "CT"))] == ["IssuerOfPatientID"]
-    with pytest.raises(CannotChange, match="its PatientID and Modality is not in the map"):
+    with pytest.raises(CannotChange, match="its PatientID and Modality are not in the map"):
         table.row_of(("2", "CT"))
 
 
