@@ -5,7 +5,7 @@
 # Seen: the SCP takes the N-ACTION-RQ for the answer to its report ("invalid N-ACTION response"), and aborts the association.
 #   Its send_n_event_report returns an empty status, as if the report had been lost, though the requestor has it; the second
 #   request is never handled. When the requestor waits until it has answered the report, both requests and reports go through.
-# Matters: for who asks for commitment in several requests one after the other, as one must with many instances. Between asking
+# Matters: for who asks for commitment in several requests one after the other, as is wise with many instances. Between asking
 #   and the report's answer send nothing else on this association. An SCP on pynetdicom reports on an association of its own.
 # Versions: pynetdicom 3.0.4, pydicom 3.0.2, on both sides.
 . "$(dirname "$(readlink -f "$0")")/support.sh"
