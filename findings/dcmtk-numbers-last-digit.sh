@@ -4,7 +4,7 @@
 # Seen: DCMTK converts by arithmetic of its own, and the last digit is off. Of the 500 decimals 0.000 to 0.499 dcm2json and
 #   dcmdump +L make 102 into another double (0.043 becomes 0.042999999999999989). By dcm2xml and xml2dcm 53 of
 #   these change, and 162 of 500 random numbers between 0 and 1. FL survives.
-# Matters: where FD holds computed numbers (MR diffusion gradients, orientations, matrices), a comparison of DCMTK's JSON with
+# Matters: where FD is used (MR diffusion gradients, enhanced multi-frame geometry and timing), a comparison of DCMTK's JSON with
 #   another tool's shows differences that are not there, and dcm2xml with xml2dcm changes what nobody edited. Compare FD with a
 #   tolerance, or compare the bytes.
 # Versions: Debian dcmtk 3.6.7-9~deb12u4; pydicom 3.0.2, whose JSON is exact, makes the instances and reads them.

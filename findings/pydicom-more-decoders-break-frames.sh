@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Guess: with pydicom's decoder plugins more is better. Where pyjpegls reads a JPEG-LS image, it stays readable frame by frame
 #   (pydicom.iter_pixels) when python-gdcm is installed beside it: if one plugin fails, the next is tried.
-# Seen: for signed pixels of fewer bits than are allocated, as most CT scanners make them, iter_pixels and Decoder.iter_array
+# Seen: for signed pixels of fewer bits than are allocated, as in many CT images, iter_pixels and Decoder.iter_array
 #   work with pyjpegls and raise "ValueError: output array is read-only" once python-gdcm is there: gdcm is asked first, its frame
 #   is read-only, and the sign correction works in place. That comes after the plugins, so none other is tried.
 #   pixel_array, pixel_array(index=0) and iter_pixels(indices=[0]) read the same file with either plugin, and unsigned pixels
