@@ -128,11 +128,12 @@ _TABLE_9_10 = """
 
 
 def _read_table() -> dict[tuple[Event, State], Action]:
-    rows = [line.split() for line in _TABLE_9_10.strip().splitlines()]
+    rows = (line.split()[1:] for line in _TABLE_9_10.strip().splitlines())
+    states, actions = tuple(State), {action.value: action for action in Action}
     return {
-        (Event(int(row[0])), State(number)): Action(cell)
-        for row in rows
-        for number, cell in enumerate(row[1:], start=1)
+        (event, state): actions[cell]
+        for event, row in zip(Event, rows, strict=True)
+        for state, cell in zip(states, row, strict=True)
         if cell != "."
     }
 
