@@ -71,7 +71,7 @@ def record(
 
 
 # How many objects are filled without a compiled `__init__`, which pays from about thirty on.
-_FILLED = 8
+_FILLED = 32
 # Of a class body: what a second class of it must not have.
 _NOT_OF_A_COPY = frozenset(("__dict__", "__weakref__", "__slots__"))
 

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Final, NamedTuple
+from typing import TYPE_CHECKING, Final
 
 from asyncstore.dimse.command_set import MAXIMUM_BYTES
 from asyncstore.dimse.decoding import decode
 from asyncstore.errors import RemoteProtocolError, say_nothing
+from asyncstore.record import record
 
 if TYPE_CHECKING:
     from asyncstore.dimse.message_types import Message
@@ -20,7 +21,8 @@ MAXIMUM_DATA_SET_BYTES: Final = 16 * 1024 * 1024
 MAXIMUM_EMPTY_FRAGMENTS: Final = 1000
 
 
-class Received(NamedTuple):
+@record(slots=True)
+class Received:
     """A message of the peer in its presentation context: a whole one, or a part of one with a data set.
 
     A response comes once, with its whole data set. A request comes first without its data set (`is_last` is False if

@@ -5,6 +5,7 @@ from __future__ import annotations
 import struct
 from typing import Final, NamedTuple, TypeAlias
 
+from asyncstore.record import record
 from asyncstore.uids import EXPLICIT_VR_BIG_ENDIAN, IMPLICIT_VR_LITTLE_ENDIAN
 
 Buffer: TypeAlias = "bytes | bytearray | memoryview"
@@ -34,7 +35,8 @@ class CutShort(Exception):
     """The bytes at hand end in the middle of an element."""
 
 
-class Encoding(NamedTuple):
+@record(frozen=True, slots=True)
+class Encoding:
     """How elements are encoded: with or without their VR, and in which byte order."""
 
     explicit: bool

@@ -12,7 +12,7 @@ import errno
 import os
 import stat
 import struct
-from typing import Final, Literal, NamedTuple, overload
+from typing import Final, Literal, TypeAlias, overload
 
 from asyncstore.errors import MissingUID, NotDicom, SourceChanged, SourceError
 from asyncstore.instances import elements, source
@@ -58,23 +58,10 @@ _CLASS_IN_DATA_SET: Final = b"\x08\x00\x16\x00"
 _INSTANCE_IN_DATA_SET: Final = b"\x08\x00\x18\x00"
 
 
-class _Layout(NamedTuple):
-    """A File Meta Information that many files share, except for the SOP Instance UID.
-
-    `before` are the bytes from the prefix up to that UID, `after` those from behind it up to the data set at
-    `meta_end`. In the data set, `pattern` precedes the UID, and the two have `uids_bytes` together.
-    """
-
-    before: bytes
-    uid_at: int
-    uid_end: int
-    after: bytes
-    meta_end: int
-    pattern: bytes
-    uids_bytes: int
-    sop_class: str
-    syntax: str
-
+# A File Meta Information that many files share, except for the SOP Instance UID: the bytes from the prefix up to that
+# UID, where it begins and ends, the bytes from behind it up to the data set, and where that begins. In the data set the
+# bytes before the UID, and their number with it. The SOP Class UID and the transfer syntax.
+_Layout: TypeAlias = "tuple[bytes, int, int, bytes, int, bytes, int, str, str]"
 
 # The latest first. Reader threads replace the whole tuple; a layout that gets lost is learned again.
 _layouts: tuple[_Layout, ...] = ()
@@ -294,17 +281,9 @@ def _learn_layout(data: bytes | bytearray, end: int) -> _Layout | None:
     uid_at = found[_FAST_INSTANCE] + 8
     uid_end = uid_at + len(fields[1]) - 4
     pattern = _pattern(fields[0], fields[1][:4], is_implicit=syntax == IMPLICIT_VR_LITTLE_ENDIAN)
-    layout = _Layout(
-        before=bytes(data[PREAMBLE_BYTES:uid_at]),
-        uid_at=uid_at,
-        uid_end=uid_end,
-        after=bytes(data[uid_end:meta_end]),
-        meta_end=meta_end,
-        pattern=pattern,
-        uids_bytes=len(pattern) + uid_end - uid_at,
-        sop_class=sop_class,
-        syntax=syntax,
-    )
+    before, after = bytes(data[PREAMBLE_BYTES:uid_at]), bytes(data[uid_end:meta_end])
+    uids_bytes = len(pattern) + uid_end - uid_at
+    layout = (before, uid_at, uid_end, after, meta_end, pattern, uids_bytes, sop_class, syntax)
     _layouts = (layout, *_layouts[: _REMEMBERED_LAYOUTS - 1])
     return layout
 

@@ -176,7 +176,7 @@ class FileSource:
         self.size_bytes: int = size_bytes
         self.mtime_ns: int = mtime_ns
         self._stored_bytes = length
-        self._idle: list[int] | None = None  # descriptors; None when closed
+        self._idle: _Descriptors | None = None  # None when closed
         self._device = 0
 
     def read_into(self, holes: Sequence[memoryview], offset: int, *, wait: bool = True) -> bool:
@@ -190,7 +190,7 @@ class FileSource:
             wanted = max(0, self._stored_bytes - offset)
         idle = self._idle
         if idle is None:
-            self._idle = idle = []
+            self._idle = idle = _Descriptors()
         try:
             fd = idle.pop()
         except IndexError:
@@ -208,7 +208,7 @@ class FileSource:
         finally:
             idle.append(fd)
             if self._idle is not idle:  # closed meanwhile
-                _close_all(idle)
+                idle.close()
 
     def view(self) -> memoryview | None:
         """None: the bytes are not in memory."""
@@ -222,11 +222,7 @@ class FileSource:
         idle = self._idle
         if idle is not None:
             self._idle = None
-            _close_all(idle)
-
-    def __del__(self) -> None:
-        if getattr(self, "_idle", None):
-            self.close()
+            idle.close()
 
     def _fill(self, fd: int, holes: Sequence[memoryview], at: int, wanted: int) -> bool:
         if preadv is not None and len(holes) <= IOV_MAX and preadv(fd, holes, at) == wanted:
@@ -259,14 +255,20 @@ class FileSource:
             raise SourceChanged(f"{self.path!r} was written to after it was scanned")
 
 
-def _close_all(idle: list[int]) -> None:
-    """Close these descriptors, each once, even if another thread does the same."""
-    while True:
-        try:
-            fd = idle.pop()
-        except IndexError:
-            return
-        os.close(fd)
+class _Descriptors(list[int]):
+    """Open descriptors of one file, which are closed with the last use of them: most sources never have any."""
+
+    def close(self) -> None:
+        """Close them, each once, even if another thread does the same."""
+        while True:
+            try:
+                fd = self.pop()
+            except IndexError:
+                return
+            os.close(fd)
+
+    def __del__(self) -> None:
+        self.close()
 
 
 def zero_padding(holes: Sequence[memoryview], stored_bytes: int) -> list[memoryview]:

@@ -39,7 +39,6 @@ class TemporarySource(FileSource):
         self._file = file
 
     def __del__(self) -> None:
-        super().__del__()
         self._file.close()
 
     def open(self) -> int:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import logging
 import math
-import random
 import time
 from typing import TYPE_CHECKING, Final
 
@@ -341,6 +340,8 @@ class Destination:
         if is_refusing:
             wait_seconds = min(_REJECTED_AGAIN_SECONDS, self._retry.outage_seconds / 4)
         else:
+            import random
+
             longest = min(_LONGEST_PAUSE_SECONDS, (now - self._trouble_since) * _PAUSE_SHARE)
             longest = max(longest, self._retry.wait_seconds(1, 1.0))
             longest = min(longest, self._retry.wait_seconds(self._failures, 1.0))

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
-import random
 from typing import TYPE_CHECKING, Any, Final, Literal, Self, TypeAlias, get_args
 
 from asyncstore.dimse.messages import HIGH, LOW, MEDIUM
@@ -114,6 +113,8 @@ class RetryPolicy:
 
     def wait_seconds(self, failures: int, random_fraction: float | None = None) -> float:
         """How long to wait after that many failures in a row: random, so that several senders do not return as one."""
+        import random
+
         longest = min(self.cap_seconds, self.first_wait_seconds * 2.0 ** min(max(failures - 1, 0), 62))
         return longest * (random.random() if random_fraction is None else random_fraction)
 

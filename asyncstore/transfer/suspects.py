@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import random
 from collections import deque
 from typing import TYPE_CHECKING, Final
 
@@ -71,6 +70,8 @@ class Suspects:
     def begin_with_least_lost(self) -> None:
         """Let one with the fewest losses and attempts be the next one: in trouble each has as many tries as others."""
         if self._waiting:
+            import random
+
             self._waiting.rotate(random.randrange(len(self._waiting)))
             tries = [(pending.losses, pending.attempts) for _, pending in self._waiting]
             self._waiting.rotate(-tries.index(min(tries)))

@@ -12,7 +12,6 @@ import heapq
 import itertools
 import math
 import os
-import random
 from collections import deque
 from typing import TYPE_CHECKING, Final
 
@@ -276,6 +275,8 @@ class Work:
         if not places or self._suspects.are_full:
             self._suspects.begin_with_least_lost()
             return self.take(taker, served)
+        import random
+
         chosen = random.choices(places, k=_PROBE_CHOICES)
         choices = [(queue[random.randrange(len(queue))], group) for queue, group in chosen]
         pending, group = min(choices, key=lambda choice: choice[0].instance.data_set_length)

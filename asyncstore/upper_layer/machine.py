@@ -222,7 +222,7 @@ class UpperLayer:
     def abort(self, now: float, source: int = 0, reason: int = 0) -> None:
         """End the association at once (Evt15). Before the transport is open nothing is sent."""
         encoded = Abort(source, reason).encode()
-        if self._step(Event.ABORT_REQUEST, now) is Action.AA_1:
+        if self._step(Event.ABORT_REQUEST, now) == "AA-1":
             self._outgoing += encoded
 
     def data_to_send(self) -> bytes:
@@ -261,7 +261,7 @@ class UpperLayer:
     def receive_eof(self, now: float) -> list[UpperLayerEvent]:
         """The transport ended, by the peer or by a failure (Evt17); afterwards `closing` is set."""
         events: list[UpperLayerEvent] = []
-        if not self.closing and self._step(Event.TRANSPORT_CLOSED, now) is Action.AA_4:
+        if not self.closing and self._step(Event.TRANSPORT_CLOSED, now) == "AA-4":
             events.append(TransportClosed())
         return self._hand_over(events)
 
@@ -358,11 +358,11 @@ class UpperLayer:
         action = self._step(_EVENT_OF[type(pdu)], now, acceptable=acceptable)
         if not acceptable:
             self._outgoing += _WRONG_VERSION.encode()
-        elif action in (Action.AA_1, Action.AA_7, Action.AA_8):
+        elif action in ("AA-1", "AA-7", "AA-8"):
             text = f"not expected in state Sta{state.value}"
             unexpected = RemoteProtocolError(text, pdu=PDU_NAMES[pdu_type], field=PDU_TYPE_FIELD)
             self._send_abort(action, _UNEXPECTED_PDU, unexpected)
-        elif action is not Action.AA_6 and action is not Action.AA_2:
+        elif action not in ("AA-6", "AA-2"):
             events.append(_indication(pdu))
 
     def _check_answer(self, pdu: PDU) -> None:
@@ -379,8 +379,8 @@ class UpperLayer:
         self._send_abort(self._step(Event.INVALID_PDU_RECEIVED, now), reason, error)
 
     def _send_abort(self, action: Action, reason: int, error: RemoteProtocolError) -> None:
-        self._outgoing += (Abort(0, 0) if action is Action.AA_1 else Abort(2, reason)).encode()
-        if action is not Action.AA_7:
+        self._outgoing += (Abort(0, 0) if action == "AA-1" else Abort(2, reason)).encode()
+        if action != "AA-7":
             self.error = self._error_to_raise = error
 
 

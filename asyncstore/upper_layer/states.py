@@ -25,7 +25,7 @@ Each action leads to one state, except for two: AE-6 (the request may be refused
 from __future__ import annotations
 
 import enum
-from typing import Final
+from typing import Final, Literal, TypeAlias, cast
 
 
 class State(enum.Enum):
@@ -70,37 +70,37 @@ class Event(enum.Enum):
     INVALID_PDU_RECEIVED = 19
 
 
-class Action(enum.Enum):
-    """The actions of PS3.8 Tables 9-6 to 9-9; the values are the standard's names."""
-
-    AE_1 = "AE-1"  # open a transport connection
-    AE_2 = "AE-2"  # send A-ASSOCIATE-RQ
-    AE_3 = "AE-3"  # tell the user: accepted
-    AE_4 = "AE-4"  # tell the user: rejected; close
-    AE_5 = "AE-5"  # start ARTIM
-    AE_6 = "AE-6"  # stop ARTIM; tell the user of the request, or send A-ASSOCIATE-RJ and start ARTIM
-    AE_7 = "AE-7"  # send A-ASSOCIATE-AC
-    AE_8 = "AE-8"  # send A-ASSOCIATE-RJ, start ARTIM
-    DT_1 = "DT-1"  # send P-DATA-TF
-    DT_2 = "DT-2"  # hand data to the user
-    AR_1 = "AR-1"  # send A-RELEASE-RQ
-    AR_2 = "AR-2"  # tell the user: the peer asks for release
-    AR_3 = "AR-3"  # tell the user: released; close
-    AR_4 = "AR-4"  # send A-RELEASE-RP, start ARTIM
-    AR_5 = "AR-5"  # stop ARTIM
-    AR_6 = "AR-6"  # hand data to the user
-    AR_7 = "AR-7"  # send P-DATA-TF
-    AR_8 = "AR-8"  # tell the user of the release collision
-    AR_9 = "AR-9"  # send A-RELEASE-RP
-    AR_10 = "AR-10"  # tell the user: released
-    AA_1 = "AA-1"  # send A-ABORT (user), start ARTIM
-    AA_2 = "AA-2"  # stop ARTIM; close
-    AA_3 = "AA-3"  # tell the user: aborted by the peer; close
-    AA_4 = "AA-4"  # tell the user: the transport connection is gone
-    AA_5 = "AA-5"  # stop ARTIM
-    AA_6 = "AA-6"  # ignore the PDU
-    AA_7 = "AA-7"  # send A-ABORT
-    AA_8 = "AA-8"  # send A-ABORT (provider), tell the user, start ARTIM
+Action: TypeAlias = Literal[
+    "AE-1",  # open a transport connection
+    "AE-2",  # send A-ASSOCIATE-RQ
+    "AE-3",  # tell the user: accepted
+    "AE-4",  # tell the user: rejected; close
+    "AE-5",  # start ARTIM
+    "AE-6",  # stop ARTIM; tell the user of the request, or send A-ASSOCIATE-RJ and start ARTIM
+    "AE-7",  # send A-ASSOCIATE-AC
+    "AE-8",  # send A-ASSOCIATE-RJ, start ARTIM
+    "DT-1",  # send P-DATA-TF
+    "DT-2",  # hand data to the user
+    "AR-1",  # send A-RELEASE-RQ
+    "AR-2",  # tell the user: the peer asks for release
+    "AR-3",  # tell the user: released; close
+    "AR-4",  # send A-RELEASE-RP, start ARTIM
+    "AR-5",  # stop ARTIM
+    "AR-6",  # hand data to the user
+    "AR-7",  # send P-DATA-TF
+    "AR-8",  # tell the user of the release collision
+    "AR-9",  # send A-RELEASE-RP
+    "AR-10",  # tell the user: released
+    "AA-1",  # send A-ABORT (user), start ARTIM
+    "AA-2",  # stop ARTIM; close
+    "AA-3",  # tell the user: aborted by the peer; close
+    "AA-4",  # tell the user: the transport connection is gone
+    "AA-5",  # stop ARTIM
+    "AA-6",  # ignore the PDU
+    "AA-7",  # send A-ABORT
+    "AA-8",  # send A-ABORT (provider), tell the user, start ARTIM
+]
+"""The actions of PS3.8 Tables 9-6 to 9-9, by the standard's names."""
 
 
 # PS3.8 Table 9-10. A row is an event (Evt1 to Evt19), a column a state (Sta1 to Sta13).
@@ -128,11 +128,12 @@ _TABLE_9_10 = """
 
 
 def _read_table() -> dict[tuple[Event, State], Action]:
-    rows = [line.split() for line in _TABLE_9_10.strip().splitlines()]
+    rows = (line.split()[1:] for line in _TABLE_9_10.strip().splitlines())
+    states = tuple(State)
     return {
-        (Event(int(row[0])), State(number)): Action(cell)
-        for row in rows
-        for number, cell in enumerate(row[1:], start=1)
+        (event, state): cast("Action", cell)
+        for event, row in zip(Event, rows, strict=True)
+        for state, cell in zip(states, row, strict=True)
         if cell != "."
     }
 
@@ -140,39 +141,39 @@ def _read_table() -> dict[tuple[Event, State], Action]:
 TRANSITIONS: Final[dict[tuple[Event, State], Action]] = _read_table()
 
 _NEXT_STATE: dict[Action, State] = {
-    Action.AE_1: State.STA4,
-    Action.AE_2: State.STA5,
-    Action.AE_3: State.STA6,
-    Action.AE_4: State.STA1,
-    Action.AE_5: State.STA2,
-    Action.AE_6: State.STA3,
-    Action.AE_7: State.STA6,
-    Action.AE_8: State.STA13,
-    Action.DT_1: State.STA6,
-    Action.DT_2: State.STA6,
-    Action.AR_1: State.STA7,
-    Action.AR_2: State.STA8,
-    Action.AR_3: State.STA1,
-    Action.AR_4: State.STA13,
-    Action.AR_5: State.STA1,
-    Action.AR_6: State.STA7,
-    Action.AR_7: State.STA8,
-    Action.AR_8: State.STA9,
-    Action.AR_9: State.STA11,
-    Action.AR_10: State.STA12,
-    Action.AA_1: State.STA13,
-    Action.AA_2: State.STA1,
-    Action.AA_3: State.STA1,
-    Action.AA_4: State.STA1,
-    Action.AA_5: State.STA1,
-    Action.AA_6: State.STA13,
-    Action.AA_7: State.STA13,
-    Action.AA_8: State.STA13,
+    "AE-1": State.STA4,
+    "AE-2": State.STA5,
+    "AE-3": State.STA6,
+    "AE-4": State.STA1,
+    "AE-5": State.STA2,
+    "AE-6": State.STA3,
+    "AE-7": State.STA6,
+    "AE-8": State.STA13,
+    "DT-1": State.STA6,
+    "DT-2": State.STA6,
+    "AR-1": State.STA7,
+    "AR-2": State.STA8,
+    "AR-3": State.STA1,
+    "AR-4": State.STA13,
+    "AR-5": State.STA1,
+    "AR-6": State.STA7,
+    "AR-7": State.STA8,
+    "AR-8": State.STA9,
+    "AR-9": State.STA11,
+    "AR-10": State.STA12,
+    "AA-1": State.STA13,
+    "AA-2": State.STA1,
+    "AA-3": State.STA1,
+    "AA-4": State.STA1,
+    "AA-5": State.STA1,
+    "AA-6": State.STA13,
+    "AA-7": State.STA13,
+    "AA-8": State.STA13,
 }
 
 # Actions that start or restart the ARTIM timer, and those that stop it.
-STARTS_ARTIM: Final = frozenset({Action.AE_5, Action.AE_8, Action.AR_4, Action.AA_1, Action.AA_8})
-STOPS_ARTIM: Final = frozenset({Action.AE_6, Action.AR_5, Action.AA_2, Action.AA_5})
+STARTS_ARTIM: Final = frozenset({"AE-5", "AE-8", "AR-4", "AA-1", "AA-8"})
+STOPS_ARTIM: Final = frozenset({"AE-6", "AR-5", "AA-2", "AA-5"})
 
 
 def next_state(action: Action, *, acceptor: bool, acceptable: bool = True) -> State:
@@ -180,8 +181,8 @@ def next_state(action: Action, *, acceptor: bool, acceptable: bool = True) -> St
 
     `acceptable` matters only for AE-6: a request that the provider refuses leads to Sta13, not to Sta3.
     """
-    if action is Action.AR_8 and acceptor:
+    if action == "AR-8" and acceptor:
         return State.STA10
-    if action is Action.AE_6 and not acceptable:
+    if action == "AE-6" and not acceptable:
         return State.STA13
     return _NEXT_STATE[action]
