@@ -48,11 +48,13 @@ class SourceFile:
 
 @dataclass(frozen=True)
 class Row:
-    """What the ledger says of one file."""
+    """What the ledger says of one file; `losses` counts the associations that ended over it."""
 
     path: bytes
     sop_instance_uid: str
     state: str
+    losses: int = 0
+    is_set_aside: bool = False
 
 
 @dataclass(frozen=True)
@@ -68,7 +70,8 @@ class KeptFile:
 class CommandRun:
     """One run of the command: its associations are those after `first`, up to `last`.
 
-    `killed_at` is in seconds since 1970, None when it ended by itself. `states` counts what its report file says.
+    `killed_at` is when it was dead, in seconds since 1970, and `signalled_at` when it was told to end, which a busy
+    machine does later; None when it ended by itself. `states` counts what its report file says.
     """
 
     first: int
@@ -77,6 +80,7 @@ class CommandRun:
     code: int
     states: Mapping[str, int] = field(default_factory=dict)
     moment: str = ""
+    signalled_at: float | None = None
 
     def had(self, association: int) -> bool:
         return self.first < association <= self.last
@@ -172,8 +176,8 @@ def read_rows(ledger: Path) -> list[Row]:
         assert connection.execute("PRAGMA integrity_check").fetchall() == [("ok",)], "the ledger is broken"
         if not connection.execute("SELECT count(*) FROM sqlite_master WHERE name = 'instances'").fetchone()[0]:
             return []
-        query = "SELECT path, coalesce(sop_instance_uid, ''), state FROM instances"
-        return [Row(bytes(path), uid, state) for path, uid, state in connection.execute(query)]
+        query = "SELECT path, coalesce(sop_instance_uid, ''), state, losses, set_aside FROM instances"
+        return [Row(bytes(path), *values) for path, *values in connection.execute(query)]
 
 
 def read_committed(ledger: Path) -> frozenset[str]:
@@ -287,10 +291,10 @@ def operations(evidence: Evidence) -> list[Operation]:
 def resends(evidence: Evidence) -> Finding:
     """(3) Every resend is explained by a kill or a fault, and by each no more than were in flight.
 
-    A kill explains what was unanswered then on its associations, and also what was answered within the time that the
-    ledger takes to commit: the answer was given, and the record of it lost. A fault explains, of the association that
-    it ended, what was unanswered and what was answered too late to be read. A refusal explains one request more. What
-    the proxy saw answered after the kill was in flight for the sender that was killed.
+    A kill explains what was unanswered then on its associations, and also what was answered, before the process was
+    told to end, within the time that the ledger takes to commit: the answer was given, the record of it lost. A fault
+    explains, of the association that it ended, what was unanswered and what was answered too late to be read. A refusal
+    explains one request more. What the proxy saw answered after the kill was in flight for the sender that was killed.
     """
     finding = Finding("resends are at most kills and faults x operations in flight")
     by_kill: Counter[int] = Counter()
@@ -303,8 +307,8 @@ def resends(evidence: Evidence) -> Finding:
         last[operation.sop_instance_uid] = operation
         if before is None:
             continue
-        run, killed_at = _run_of(before, evidence.runs)
-        since_answer = 0.0 if before.answered_at is None or killed_at is None else killed_at - before.answered_at
+        run, signalled_at, killed_at = _run_of(before, evidence.runs)
+        since_answer = 0.0 if before.answered_at is None or signalled_at is None else signalled_at - before.answered_at
         is_open = before.answered_at is None or (killed_at is not None and before.answered_at > killed_at)
         if is_open and before.association in evidence.faulted:
             by_fault[before.association] += 1
@@ -317,7 +321,7 @@ def resends(evidence: Evidence) -> Finding:
         elif before.association in evidence.faulted:
             by_fault[before.association] += 1
         else:
-            finding.violations.append(_unexplained(before, operation, killed_at))
+            finding.violations.append(_unexplained(before, operation, signalled_at))
     kills = sum(run.killed_at is not None for run in evidence.runs)
     at_kill = evidence.associations * evidence.in_flight
     finding.violations += [
@@ -340,12 +344,12 @@ def resends(evidence: Evidence) -> Finding:
     return finding
 
 
-def _run_of(operation: Operation, runs: Sequence[CommandRun]) -> tuple[int, float | None]:
-    """The number of the run that an operation belongs to, counted from 1, and when that was killed."""
+def _run_of(operation: Operation, runs: Sequence[CommandRun]) -> tuple[int, float | None, float | None]:
+    """The number of the run of an operation, counted from 1, when that was told to end, and when it was dead."""
     for number, run in enumerate(runs, 1):
         if run.had(operation.association):
-            return number, run.killed_at
-    return 0, None
+            return number, run.killed_at if run.signalled_at is None else run.signalled_at, run.killed_at
+    return 0, None, None
 
 
 def _unexplained(before: Operation, again: Operation, killed_at: float | None) -> str:

@@ -130,8 +130,8 @@ class Round:
     def _finish(self) -> None:
         """Run without faults and kills; it may take more than one run, because of what faults have left behind.
 
-        An instance over which faults have ended three associations is set aside, and sent again now. If so many runs
-        are not enough, the audit says what is missing.
+        An instance over which faults have ended three associations is set aside: only then it is asked to be sent
+        again. If so many runs are not enough, the audit says what is missing.
         """
         self.proxy.faults = tuple(fault for fault in self.faults if isinstance(fault, SetStatus))
         for _ in range(RUNS_TO_FINISH):
@@ -157,7 +157,7 @@ class Round:
         with said.open("wb") as log:
             process = self._start(log, moment)
             try:
-                killed_at = self._kill(process, moment)
+                signalled_at, killed_at = self._kill(process, moment)
                 code = process.wait(HANGS_SECONDS)
             except subprocess.TimeoutExpired:
                 raise Violation(f"run {len(self.runs) + 1} does not end: see {said}") from None
@@ -165,14 +165,14 @@ class Round:
                 process.kill()
                 process.wait()
         if killed_at is not None and code >= 0:
-            killed_at = None  # it was faster
+            signalled_at = killed_at = None  # it was faster
         if b"Traceback" in said.read_bytes():
             raise Violation(f"run {len(self.runs) + 1} printed a traceback: see {said}")
         self.proxy.end_stalled()
         if not self.proxy.wait_until(lambda: self.proxy.is_idle, ENDS_SECONDS):
             raise Violation(f"the SCP or the proxy has an association open {ENDS_SECONDS:g} s after the run ended")
         states = {} if killed_at is not None else self._reported_states()
-        run = CommandRun(first, self.proxy.connections, killed_at, code, states, moment)
+        run = CommandRun(first, self.proxy.connections, killed_at, code, states, moment, signalled_at)
         self.runs.append(run)
         with (self.directory / "runs.jsonl").open("a") as records:
             records.write(json.dumps(asdict(run)) + "\n")
@@ -181,7 +181,7 @@ class Round:
 
     def _start(self, log: IO[bytes], moment: str) -> subprocess.Popen[bytes]:
         records: list[str | Path] = ["--ledger", self.ledger, "--report", self.report]
-        if not moment:
+        if not moment and self.ledger.exists() and any(row.is_set_aside for row in read_rows(self.ledger)):
             records.append("--retry-set-aside")
         if self.plan.is_committed:
             records += ["--commit", "--commit-wait", "2"]
@@ -191,16 +191,17 @@ class Round:
             words, stdin=subprocess.DEVNULL, stdout=log, stderr=log, env=command.environment(), start_new_session=True
         )
 
-    def _kill(self, process: subprocess.Popen[bytes], moment: str) -> float | None:
-        """Kill at that moment; None when the process has ended before."""
+    def _kill(self, process: subprocess.Popen[bytes], moment: str) -> tuple[float | None, float | None]:
+        """Kill at that moment: when it was told to end, and when it was dead; None when it has ended before."""
         if not moment or not self._await(process, moment):
-            return None
+            return None, None
         with contextlib.suppress(subprocess.TimeoutExpired):
             process.wait(self.chance.uniform(0, LATEST_SECONDS.get(moment, SOON_SECONDS)))
-            return None
+            return None, None
+        signalled_at = time.time()
         process.kill()
         process.wait(HANGS_SECONDS)
-        return time.time()  # not before: until it is dead it reads answers, and sends more
+        return signalled_at, time.time()  # until it is dead it reads answers, and sends more
 
     def _await(self, process: subprocess.Popen[bytes], moment: str) -> bool:
         """Wait until the moment has come; False when the process ended before."""
@@ -252,7 +253,10 @@ class Round:
         return {}
 
     def _check_ledger_so_far(self) -> None:
-        """At no time the ledger may call stored what was not acknowledged, nor committed what was not reported so."""
+        """At no time the ledger may call stored what was not acknowledged, nor committed what was not reported so.
+
+        Nor may it blame an instance for more associations than faults have ended: a kill says nothing about it.
+        """
         rows = read_rows(self.ledger) if self.ledger.exists() else []
         acknowledged = {e.sop_instance_uid for e in self.proxy.journal.entries if says_stored(e.status)}
         early = [row.sop_instance_uid for row in rows if _is_stored(row) and row.sop_instance_uid not in acknowledged]
@@ -261,6 +265,10 @@ class Round:
         early += sorted(committed - reported)
         if early:
             raise Violation(f"after run {len(self.runs)} the ledger calls stored or committed what was not so: {early}")
+        losses = max((row.losses for row in rows), default=0)
+        if losses > len(self.proxy.faulted):
+            faults = f"{len(self.proxy.faulted)} were ended by faults"
+            raise Violation(f"after run {len(self.runs)} an instance has ended {losses} associations, and {faults}")
 
     def _collect(self, received: Path) -> Evidence:
         said = command.run("report", "--json", self.ledger)

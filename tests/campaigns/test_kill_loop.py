@@ -30,7 +30,7 @@ from tests.campaigns.kill_audit import (
 )
 from tests.campaigns.kill_loop import Round, main, run_loop
 from tests.campaigns.kill_plan import Plan, make_plan
-from tests.support.fault_plan import Cut
+from tests.support.fault_plan import Cut, Latency
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -212,6 +212,22 @@ def test_an_answer_that_had_long_been_given_explains_no_resend(
         evidence, requests=[request, again], responses=[answer], runs=runs, faulted=frozenset()
     )
     assert len(resends(doctored).violations) == violations
+    # The machine may take its time over a kill: the process did nothing more.
+    runs[0] = dataclasses.replace(runs[0], killed_at=answer.time + seconds + 5, signalled_at=runs[0].killed_at)
+    assert len(resends(doctored).violations) == violations
+
+
+@pytest.mark.timeout(SECONDS)
+def test_a_kill_says_nothing_about_the_instances_in_flight(tmp_path: Path) -> None:
+    """The process is killed with requests unanswered, again and again, and no instance is blamed for it."""
+    plan = dataclasses.replace(
+        make_plan("kills alone", 40, 3, "asyncstore"), faults=(Latency(0.01),), is_one_refused=False
+    )
+    played = Round(plan, tmp_path)
+    played.chance.choices = lambda *_: ["answer"]  # type: ignore[method-assign]
+    assert [finding for finding in played.play() if finding.violations] == []
+    assert played.kills > 0
+    assert {(row.losses, row.is_set_aside) for row in read_rows(played.ledger)} == {(0, False)}
 
 
 @pytest.mark.parametrize("what", ["time", "byte", "name"])

@@ -1,4 +1,4 @@
-"""Storage commitment by other archives: by Orthanc on a new association, by pynetdicom on the same or another."""
+"""Storage commitment by other archives: Orthanc on a new association, pynetdicom and dcmjs-dimse in both ways."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from asyncstore.services.storage_commitment import PUSH_MODEL_INSTANCE
 from asyncstore.uids import CT_IMAGE_STORAGE, IMPLICIT_VR_LITTLE_ENDIAN, STORAGE_COMMITMENT_PUSH_MODEL
 from tests.support.archive import item_of
 from tests.support.associations import MR_IMAGE_STORAGE
-from tests.support.peers import LOOPBACK, free_port, orthanc
+from tests.support.peers import LOOPBACK, dcmjs_scp, free_port, orthanc
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -126,3 +126,31 @@ def test_pynetdicom_reports(on_same: bool) -> None:
         assert answers == [0x0000]
     finally:
         server.shutdown()
+
+
+@pytest.mark.parametrize("on_same", [True, False], ids=["on the same association", "on a new one"])
+def test_dcmjs_dimse_reports(tmp_path: Path, on_same: bool) -> None:
+    stored = asyncstore.instance_from(_sample())
+    there = asyncstore.Reference(stored.sop_class_uid, stored.sop_instance_uid)
+    missing = asyncstore.Reference(CT_IMAGE_STORAGE, "1.2.3.4.5.6.7.8.9")
+    port = free_port()
+
+    async def main(archive: asyncstore.Peer) -> None:
+        reports = asyncstore.CommitmentReports()
+        providers = {STORAGE_COMMITMENT_PUSH_MODEL: reports}
+        assert (await asyncstore.store([_sample()], to=archive)).stored == 1
+        with anyio.fail_after(SECONDS):
+            async with (
+                Acceptor(providers, port=port),
+                asyncstore.associate(archive, contexts=CONTEXTS, providers=providers) as association,
+            ):
+                for references in ([there, missing], [asyncstore.Reference(MR_IMAGE_STORAGE, there.sop_instance_uid)]):
+                    transaction = await association.request_commitment(references)
+                    answers = await reports.wait(transaction, references)
+                    if missing in references:
+                        assert answers == ({there.sop_instance_uid}, {missing.sop_instance_uid: 0x0112})
+                    else:
+                        assert answers == (set(), {there.sop_instance_uid: 0x0119})
+
+    with dcmjs_scp(tmp_path, report_port=0 if on_same else port) as peer:
+        anyio.run(main, asyncstore.Peer(peer.host, peer.port, peer.ae_title))

@@ -1,6 +1,7 @@
-// A Storage SCP of dcmjs-dimse with a real asynchronous operations window.
+// A Storage SCP of dcmjs-dimse with a real asynchronous operations window, which also commits to what it stored.
 //
-// Its one argument is a JSON object: module, port, directory, invoked, performed, hold, maximumLength.
+// Its one argument is a JSON object: module, port, directory, invoked, performed, hold, maximumLength, reportPort (0:
+// reports of storage commitment go on the association that asked).
 // It holds requests back and answers the newest first, so that a sender sees answers out of order.
 // Every request and response is a JSON line on stdout.
 'use strict';
@@ -11,11 +12,17 @@ const path = require('path');
 const { Writable } = require('stream');
 
 const settings = JSON.parse(process.argv[2]);
-const { Implementation, Scp, Server, log, constants, responses } = require(settings.module);
+const { Client, Dataset, Implementation, Scp, Server, log, constants, requests, responses } = require(settings.module);
 const { PresentationContextResult, Status } = constants;
 
 // Requests that came before a silence of this long are answered though fewer than `hold` are waiting.
 const SILENCE_MILLISECONDS = 20;
+
+const PUSH_MODEL_INSTANCE = '1.2.840.10008.1.20.1.1';
+const NO_SUCH_INSTANCE = 0x0112;
+const CLASS_INSTANCE_CONFLICT = 0x0119;
+
+const storedClasses = new Map();
 
 log.setLevel('error');
 Implementation.setMaxPduLength(settings.maximumLength);
@@ -33,6 +40,28 @@ function element(number, vr, value) {
   if (long) head.writeUInt32LE(value.length, 8);
   else head.writeUInt16LE(value.length, 6);
   return Buffer.concat([head, value]);
+}
+
+function commitmentReport(information) {
+  const asked = [information.getElement('ReferencedSOPSequence')].flat();
+  const committed = [];
+  const failed = [];
+  for (const { ReferencedSOPClassUID, ReferencedSOPInstanceUID } of asked) {
+    const known = storedClasses.get(ReferencedSOPInstanceUID);
+    const reference = { ReferencedSOPClassUID, ReferencedSOPInstanceUID };
+    if (known === ReferencedSOPClassUID) committed.push(reference);
+    else failed.push({ ...reference, FailureReason: known ? CLASS_INSTANCE_CONFLICT : NO_SUCH_INSTANCE });
+  }
+  const report = new requests.NEventReportRequest(
+    constants.SopClass.StorageCommitmentPushModel,
+    PUSH_MODEL_INSTANCE,
+    failed.length ? 2 : 1
+  );
+  const lists = {};
+  if (committed.length) lists.ReferencedSOPSequence = committed;
+  if (failed.length) lists.FailedSOPSequence = failed;
+  report.setDataset(new Dataset({ TransactionUID: information.getElement('TransactionUID'), ...lists }));
+  return report;
 }
 
 function uid(text) {
@@ -103,7 +132,23 @@ class WindowScp extends Scp {
     answer(response);
   }
 
+  nActionRequest(request, answer) {
+    const response = responses.NActionResponse.fromRequest(request);
+    response.setStatus(Status.Success);
+    answer(response);
+    const report = commitmentReport(request.getDataset());
+    if (!settings.reportPort) {
+      this.sendRequests(report);
+      return;
+    }
+    const client = new Client();
+    client.on('networkError', () => {});
+    client.addRequest(report);
+    client.send('127.0.0.1', settings.reportPort, 'DCMJS', 'STORESCU');
+  }
+
   cStoreRequest(request, answer) {
+    storedClasses.set(request.getAffectedSopInstanceUid(), request.getAffectedSopClassUid());
     this.waiting.push({ request, answer });
     tell('request', request.getMessageId(), this.waiting.length);
     clearTimeout(this.timer);

@@ -243,12 +243,14 @@ def dcmjs_scp(
     hold: int = 4,
     maximum_length: int = 65536,
     tls: Mapping[str, str] | None = None,
+    report_port: int = 0,
 ) -> Iterator[RunningPeer]:
     """dcmjs-dimse under node: an SCP with a real asynchronous operations window, which answers out of order.
 
     It answers the proposed window with `invoked` and `performed` at most, holds `hold` requests back (or those that
     came before a short silence) and answers the newest first. `output()` is a JSON line per request and response, with
-    the Message ID and how many were outstanding. With `tls` (files: key, cert, ca) it demands a certificate.
+    the Message ID and how many were outstanding. With `tls` (files: key, cert, ca) it demands a certificate. It commits
+    to what it stored, and reports to STORESCU at `report_port`, or on the same association.
     """
     node, module = require_dcmjs_dimse()
     settings = {
@@ -259,6 +261,7 @@ def dcmjs_scp(
         "hold": hold,
         "maximumLength": maximum_length,
         "tls": tls,
+        "reportPort": report_port,
     }
     with _running(
         directory, "dcmjs", "DCMJS", lambda port: [node, str(_DCMJS_SCRIPT), json.dumps({**settings, "port": port})]
