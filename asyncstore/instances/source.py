@@ -303,11 +303,11 @@ class HeldSource(FileSource):
         # Without a call of FileSource's: there is one of these for each small file.
         self.path = path
         self.data_set_offset = data_set_offset
-        self.length_bytes = length + padding_bytes
+        self.length_bytes: int = length + padding_bytes
         self.size_bytes = size_bytes
         self.mtime_ns = mtime_ns
         self._stored_bytes = length
-        self._idle = None
+        self._idle: _Descriptors | None = None
         self._device = 0
         self._held: bytearray | None = held
 

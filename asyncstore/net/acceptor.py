@@ -244,7 +244,7 @@ class AcceptedAssociation(Association):
             providers=acceptor.providers,
         )
         self._acceptor = acceptor
-        self.lane = acceptor._lane
+        self.lane: Lane | None = acceptor._lane
         self._connection = connection
         self.began_at: float = time.monotonic()
         self._quiet_looks = 0

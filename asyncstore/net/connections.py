@@ -52,10 +52,10 @@ class Connection:
     __slots__ = ("address", "close", "is_association", "is_given_up")
 
     def __init__(self, address: str | bytes, close: Callable[[], object]) -> None:
-        self.address = address
-        self.close = close
-        self.is_association = False
-        self.is_given_up = False
+        self.address: str | bytes = address
+        self.close: Callable[[], object] = close
+        self.is_association: bool = False
+        self.is_given_up: bool = False
 
 
 class Connections:

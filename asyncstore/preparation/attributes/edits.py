@@ -89,11 +89,11 @@ class Patch:
     __slots__ = ("begin", "data", "element", "end", "tag")
 
     def __init__(self, tag: int, begin: int, end: int, data: bytes, element: Element | None) -> None:
-        self.tag = tag
-        self.begin = begin
-        self.end = end
-        self.data = data
-        self.element = element  # what was there
+        self.tag: int = tag
+        self.begin: int = begin
+        self.end: int = end
+        self.data: bytes = data
+        self.element: Element | None = element  # what was there
 
 
 class Editor:

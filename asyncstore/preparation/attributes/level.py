@@ -44,9 +44,9 @@ class Level:
         self, data: Buffer, at: int, end: int, encoding: Encoding, character_set: bytes = b"", before_tag: int = _NO_TAG
     ) -> None:
         self.data = data
-        self.encoding = encoding
+        self.encoding: Encoding = encoding
         self.elements: list[Element] = []
-        self.is_delimited = False
+        self.is_delimited: bool = False
         if encoding.big_endian:
             self.behind: int = self._read(at, end, before_tag)
         else:
