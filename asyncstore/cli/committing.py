@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from asyncstore.cli.options import BULK, option, seconds, whole_number
+from asyncstore.cli.options import BULK, is_typed, option, seconds, whole_number
 from asyncstore.cli.output.documented_log import logger
 from asyncstore.cli.output.plain_text import count_text, path_text, peer_text
 from asyncstore.errors import LocalProtocolError
@@ -70,8 +70,9 @@ def commit_options(context: typer.Context, peer: Peer) -> CommitOptions | None:
     """What the options of storage commitment ask for; None without --commit."""
     given = context.params
     if not given["commit"]:
-        if given["commit_port"] is not None:
-            raise typer.BadParameter("it goes with --commit", param_hint="--commit-port")
+        for name in ("commit_port", "commit_plaintext", "commit_wait"):
+            if is_typed(context, name):
+                raise typer.BadParameter("it goes with --commit", param_hint=f"--{name.replace('_', '-')}")
         return None
     if peer.source_address is not None and peer.source_address[1]:
         raise typer.BadParameter("a port serves one association at a time, and --commit asks on one of its own")

@@ -206,8 +206,9 @@ def storescp(
         raise typer.BadParameter("--ignore and --output-directory contradict each other: give one of them")
     if ignore and commitment:
         raise typer.BadParameter("--ignore and --commitment contradict each other: nothing discarded can be committed")
-    if ignore and max_disk is not None:
-        raise typer.BadParameter("--ignore and --max-disk contradict each other: nothing is kept")
+    for name in ("max_disk", "on_existing"):
+        if ignore and options.is_typed(context, name):
+            raise typer.BadParameter(f"--ignore and --{name.replace('_', '-')} contradict each other: nothing is kept")
     directory = None if ignore else output_directory or "."
     is_new = directory is not None and _made(directory)
     settings: dict[str, Any] = {

@@ -168,7 +168,9 @@ def test_a_port_that_is_taken_and_mistakes_are_told(tree: Path, tmp_path: Path) 
         done = command.run("storescu", "--commit", "--commit-port", port, LOOPBACK, port, tree)
         assert done.returncode == 1
         assert f"cannot listen on port {port}" in done.stderr
-    assert command.run("storescu", "--commit-port", 104, LOOPBACK, 104, tree).returncode == 2
+    for words in (("--commit-port", 104), ("--commit-wait", 5), ("--commit-plaintext",)):
+        alone = command.run("storescu", *words, LOOPBACK, 104, tree)
+        assert (alone.returncode, f"{words[0]}: it goes with --commit" in alone.stderr) == (2, True)
     assert command.run("storescp", "--ignore", "--commitment", 0).returncode == 2
     by_tls = ("--tls", "--commit", "--commit-port", free_port())
     refused = command.run("storescu", *by_tls, LOOPBACK, 104, tree)
