@@ -365,7 +365,7 @@ def test_paths_come_from_stdin(storescu: Callable[..., Asked], monkeypatch: pyte
         (("echoscu", "host"), "Missing argument 'PORT'"),
         (("echoscu", "host", "104", "--repeat", "0"), "'0' is not a number of requests"),
         (("storescp", "104", "--ignore", "--max-disk", "1G"), "--ignore and --max-disk contradict each other"),
-        (("storescp", "104", "--ignore", "--on-existing", "rename"), "--ignore and --on-existing contradict each other"),
+        (("storescp", "104", "--ignore", "--on-existing", "keep"), "--ignore and --on-existing contradict"),
         (("storescp", "104", "--max-disk", "big"), "'big' is not a size such as 500M, 20G or 1.5T"),
         (("storescp", "104", "--max-disk", "0"), "'0' is not a size such as 500M, 20G or 1.5T"),
         (("storescp", "104", "--on-existing", "lose"), "'lose' is not one of keep, replace, rename"),
