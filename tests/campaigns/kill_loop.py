@@ -133,7 +133,7 @@ class Round:
         An instance over which faults have ended three associations is set aside: only then it is asked to be sent
         again. If so many runs are not enough, the audit says what is missing.
         """
-        self.proxy.faults = tuple(fault for fault in self.faults if isinstance(fault, SetStatus))
+        self.proxy.faults = tuple(fault for fault in self.faults if isinstance(fault, SetStatus) and fault.uids)
         for _ in range(RUNS_TO_FINISH):
             if self.runs and self._is_complete(self.runs[-1]):
                 return
@@ -141,7 +141,9 @@ class Round:
 
     def _is_complete(self, run: CommandRun) -> bool:
         """Whether a run has ended by itself and has left nothing for another."""
-        is_complete = run.killed_at is None and run.code in COMPLETE and not Counter(run.states)["unknown"]
+        states = Counter(run.states)
+        has_left = states["unknown"] or states["failed"] > self.plan.is_one_refused
+        is_complete = run.killed_at is None and run.code in COMPLETE and not has_left
         if not is_complete or not self.plan.is_committed:
             return is_complete
         committed = read_committed(self.ledger)
