@@ -70,8 +70,9 @@ def record(
     return decorate
 
 
-# How many objects are filled without a compiled `__init__`, which pays from about thirty on.
-_FILLED = 32
+# How many objects are filled without a compiled `__init__`. One pays from about thirty on; a class of which a run makes
+# hundreds should have it soon.
+_FILLED = 12
 # Of a class body: what a second class of it must not have.
 _NOT_OF_A_COPY = frozenset(("__dict__", "__weakref__", "__slots__"))
 
