@@ -42,7 +42,11 @@ def dangers_in(source: str) -> Iterator[str]:
     for node in ast.walk(ast.parse(source)):
         if isinstance(node, ast.Import | ast.ImportFrom):
             names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else [node.module or ""]
-            yield from (f"line {node.lineno} imports {name}" for name in names if name.partition(".")[0] in _IMPORTS)
+            yield from (
+                f"line {node.lineno} imports {name}"
+                for name in names
+                if name.partition(".")[0] in _IMPORTS and name != "urllib.parse"
+            )
         elif isinstance(node, ast.Call):
             yield from (f"line {node.lineno} {danger}" for danger in _dangers_of_call(node))
 

@@ -174,14 +174,14 @@ async def test_all_counts_of_a_run_cut_short_are_those_of_the_peer(options: tupl
     write_files(tmp_path / "in", 3000)
     if options:
         (tmp_path / "in" / "notes.txt").touch()
-    async with HeldSCP(100) as scp:
+    async with HeldSCP(50) as scp:
         arguments = ("--json", "--stats", "0.1", "--ledger", tmp_path / "run.db", tmp_path / "in")
         process = command.start("storescu", LOOPBACK, scp.port, *options, *arguments)
         lines: list[str] = []
 
         def read_until_counted() -> None:
             assert process.stderr is not None
-            while "100/3,000 instances, " not in (lines or [""])[-1]:
+            while "50/3,000 instances, " not in (lines or [""])[-1]:
                 lines.append(process.stderr.readline().decode())
                 assert lines[-1]
 

@@ -151,9 +151,9 @@ def test_it_is_as_if_pydicom_did_it(
     given_set: Dataset, syntax: str, actions: list[tuple[str, tuple[int, ...], str | None]], private: bool
 ) -> None:
     before = encoded(given_set, syntax)
-    # For one attribute of one item the later action counts, and [*] comes before a number.
+    # For one attribute of one item the later action counts, and [*] comes before a number, the innermost first.
     actions = list({(name, places): (name, places, value) for name, places, value in actions}.values())
-    actions.sort(key=lambda action: action[1])
+    actions.sort(key=lambda action: action[1][::-1])
     by_hand = decoded(before, syntax)
     if private:
         erase_private(by_hand)
