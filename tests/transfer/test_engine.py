@@ -635,4 +635,5 @@ async def test_associations_that_have_nothing_to_send_retire_but_for_one(monkeyp
                 more.set()
                 while transfer.report.stored < 301:
                     await anyio.lowlevel.checkpoint()
-        assert transfer.report.associations_established == established
+        # A sender that has time for it may open a second one, if it has never been open.
+        assert transfer.report.associations_established <= max(established, 2)
