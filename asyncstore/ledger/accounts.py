@@ -37,6 +37,33 @@ ACCOUNT_FIELDS: Final[dict[str, type]] = {
 }
 """The fields of an account, in order, with the types that `account_values` gives them."""
 
+CONTENT_COLUMNS: Final = """\
+    nullif(a.sop_class, '') AS sop_class_uid,
+    nullif(a.transfer_syntax, '') AS transfer_syntax_uid,
+    nullif(coalesce(nullif(a.sent_transfer_syntax, ''), a.transfer_syntax), '') AS sent_transfer_syntax_uid,
+"""
+"""Columns of the view `instances` that say what was sent; `a` is the account of the instance `i`."""
+SHARED_COLUMNS: Final = """\
+    nullif(i.size_bytes, -1) AS size_bytes,
+    CASE i.size_bytes WHEN -1 THEN NULL ELSE i.mtime_ns END AS mtime_ns,
+    a.state AS state,
+    a.retryable AS retryable,
+    a.attempts + i.earlier_attempts AS attempts,
+    a.losses AS losses,
+    a.standing = 3 AS set_aside,
+    nullif(a.status, -1) AS status,
+    nullif(a.reason, '') AS reason,
+    nullif(a.comment, '') AS comment,
+    a.offending_elements AS offending_elements,
+    a.association_number AS association_number,
+    a.context_id AS context_id,
+    a.run AS run,
+    i.recorded_at AS recorded_at,
+    i.bytes_sent AS bytes_sent,
+    nullif(a.changes, '') AS changes,
+"""
+"""Those from the size of the file on, up to the UIDs under which it was sent."""
+
 _LONGEST_TEXT: Final = 1000
 # A file this young may be written to again without a change of its modification time.
 _YOUNG_NS: Final = 2_000_000_000

@@ -18,7 +18,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Final
 
 from asyncstore.errors import LedgerError
-from asyncstore.ledger.accounts import ACCOUNT_FIELDS
+from asyncstore.ledger.accounts import ACCOUNT_FIELDS, CONTENT_COLUMNS, SHARED_COLUMNS
 from asyncstore.ledger.postgresql.database import SCHEMA
 
 if TYPE_CHECKING:
@@ -139,29 +139,9 @@ CREATE VIEW instances AS SELECT
         WHEN r.name = '' THEN d.path || i.name
         ELSE convert_to(r.name || ':', 'UTF8') || d.path || i.name END AS path,
     {_uid_text("i.sop_instance_uid")} AS sop_instance_uid,
-    nullif(a.sop_class, '') AS sop_class_uid,
-    nullif(a.transfer_syntax, '') AS transfer_syntax_uid,
-    nullif(coalesce(nullif(a.sent_transfer_syntax, ''), a.transfer_syntax), '') AS sent_transfer_syntax_uid,
-    nullif(s.study_instance_uid, '') AS study_instance_uid,
+{CONTENT_COLUMNS}    nullif(s.study_instance_uid, '') AS study_instance_uid,
     nullif(s.series_instance_uid, '') AS series_instance_uid,
-    nullif(i.size_bytes, -1) AS size_bytes,
-    CASE i.size_bytes WHEN -1 THEN NULL ELSE i.mtime_ns END AS mtime_ns,
-    a.state AS state,
-    a.retryable AS retryable,
-    a.attempts + i.earlier_attempts AS attempts,
-    a.losses AS losses,
-    a.standing = 3 AS set_aside,
-    nullif(a.status, -1) AS status,
-    nullif(a.reason, '') AS reason,
-    nullif(a.comment, '') AS comment,
-    a.offending_elements AS offending_elements,
-    a.association_number AS association_number,
-    a.context_id AS context_id,
-    a.run AS run,
-    i.recorded_at AS recorded_at,
-    i.bytes_sent AS bytes_sent,
-    nullif(a.changes, '') AS changes,
-    nullif(t.sop_instance_uid, '') AS sent_sop_instance_uid,
+{SHARED_COLUMNS}    nullif(t.sop_instance_uid, '') AS sent_sop_instance_uid,
     nullif(t.study_instance_uid, '') AS sent_study_instance_uid,
     nullif(t.series_instance_uid, '') AS sent_series_instance_uid
 FROM instance i

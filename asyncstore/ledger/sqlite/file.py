@@ -12,6 +12,7 @@ import sys
 from typing import TYPE_CHECKING, Final
 
 from asyncstore.errors import LedgerError
+from asyncstore.ledger.accounts import CONTENT_COLUMNS, SHARED_COLUMNS
 from asyncstore.ledger.packing import one_line
 from asyncstore.ledger.settling import check_changes
 
@@ -115,29 +116,9 @@ CREATE VIEW instances AS SELECT
     i.id AS id,
     nullif(i.path, x'') AS path,
     {_uid_text("i.sop_instance_uid")} AS sop_instance_uid,
-    nullif(a.sop_class, '') AS sop_class_uid,
-    nullif(a.transfer_syntax, '') AS transfer_syntax_uid,
-    nullif(coalesce(nullif(a.sent_transfer_syntax, ''), a.transfer_syntax), '') AS sent_transfer_syntax_uid,
-    {_uid_text("i.study_instance_uid")} AS study_instance_uid,
+{CONTENT_COLUMNS}    {_uid_text("i.study_instance_uid")} AS study_instance_uid,
     {_uid_text("i.series_instance_uid")} AS series_instance_uid,
-    nullif(i.size_bytes, -1) AS size_bytes,
-    CASE i.size_bytes WHEN -1 THEN NULL ELSE i.mtime_ns END AS mtime_ns,
-    a.state AS state,
-    a.retryable AS retryable,
-    a.attempts + i.earlier_attempts AS attempts,
-    a.losses AS losses,
-    a.standing = 3 AS set_aside,
-    nullif(a.status, -1) AS status,
-    nullif(a.reason, '') AS reason,
-    nullif(a.comment, '') AS comment,
-    a.offending_elements AS offending_elements,
-    a.association_number AS association_number,
-    a.context_id AS context_id,
-    a.run AS run,
-    i.recorded_at AS recorded_at,
-    i.bytes_sent AS bytes_sent,
-    nullif(a.changes, '') AS changes,
-    {_uid_text("s.sop_instance_uid")} AS sent_sop_instance_uid,
+{SHARED_COLUMNS}    {_uid_text("s.sop_instance_uid")} AS sent_sop_instance_uid,
     {_uid_text("s.study_instance_uid")} AS sent_study_instance_uid,
     {_uid_text("s.series_instance_uid")} AS sent_series_instance_uid
 FROM instance i JOIN account a ON a.id = i.account LEFT JOIN sent s ON s.id = i.id"""
