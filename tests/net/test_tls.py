@@ -90,6 +90,8 @@ async def receive(transport: Transport) -> bytes:
     async with anyio.create_task_group() as group:
 
         def take() -> None:
+            if received or failures:  # what comes behind, perhaps the end, is for the next call
+                return
             try:
                 data = transport.receive_some()
             except asyncstore.AsyncStoreError as error:
