@@ -78,7 +78,7 @@ for number in 1 2 3 4; do
     read_by by_simpleitk "slice$number.dcm"
 done >alone.txt
 expect "the slices as single files, SimpleITK" "$(paste -sd' ' alone.txt)" "50.0 200.0 300.0 25.0"
-# highdicom sorts from the last position to the first.
+# highdicom has written the frames from the last position to the first.
 expect "one enhanced image, highdicom" "$(read_by by_highdicom in_order.dcm)" "25.0 300.0 200.0 50.0"
 expect "one enhanced image, SimpleITK" "$(read_by by_simpleitk in_order.dcm)" "25.0 25.0 25.0 25.0"
 expect "its spacing, SimpleITK" "$(read_by spacing in_order.dcm)" "2.0 2.0 3.0"
