@@ -102,6 +102,14 @@ expect "dicom-anonymizer's exit code" "$(status_of venv/bin/dicom-anonymizer stu
 expect "UIDs at the top that stayed" "$(references by-anonymizer)" 0
 expect "SR" "$(references by-anonymizer SR)" "before 3, here 1"
 expect "RT structure set" "$(references by-anonymizer RT)" "before 6"
+mkdir apart
+for name in CT1 SR RT; do
+    status_of venv/bin/dicom-anonymizer study/$name.dcm apart/$name.dcm >/dev/null
+done
+expect "studies, after a run for each of the three files" "$(venv/bin/python -c '
+from pathlib import Path
+import pydicom
+print(len({pydicom.dcmread(path).StudyInstanceUID for path in Path("apart").iterdir()}))')" 3
 openssl req -x509 -newkey rsa:2048 -nodes -days 2 -subj /CN=made-up -keyout key.pem -out certificate.pem 2>/dev/null
 expect "gdcmanon's exit code" "$(status_of gdcmanon -e -c certificate.pem -r study by-gdcmanon)" 0
 # It empties the content of an SR, and keeps the evidence.
