@@ -24,12 +24,15 @@ def next_steps(
     arguments = sys.argv if arguments is None else arguments
     program = _program(arguments[0])
     same = shlex.join([*program, *arguments[1:]])
+    has_uncommitted = report.not_committed.total() > 0
     if ledger is None:
-        has_more = report.stopped_early or report.failed_instances
+        has_more = report.stopped_early or report.failed_instances or has_uncommitted
         return ((same, _ALL_AGAIN if report.stored else "to try again"),) if has_more and can_repeat else ()
     steps = []
     if report.stopped_early and can_repeat:
         steps.append((same, "to resume"))
+    elif has_uncommitted and can_repeat and not report.failed > report.set_aside:
+        steps.append((same, "to ask again for what is not committed"))
     if report.failed:
         steps.append((shlex.join([*program, "report", "--failed-files", ledger]), "to list what failed"))
     if report.failed > report.set_aside and can_repeat and not report.stopped_early:

@@ -190,10 +190,10 @@ class StorescuRun:
         return code
 
     def _exit_code(self, report: Report, failure: AsyncStoreError | None, signal_number: int | None) -> int:
-        cannot_record = self._cannot_record or isinstance(failure, LedgerError)
-        cannot_record = cannot_record or isinstance(report.stopped_because, LedgerError)
+        cannot_record = self._cannot_record or isinstance(report.stopped_because, LedgerError)
         if failure is not None and not cannot_record and signal_number is None:
-            return ExitCode.NO_ASSOCIATION
+            return exit_codes.of_failure(failure, ExitCode.NO_ASSOCIATION)
+        cannot_record = cannot_record or isinstance(failure, LedgerError)
         return exit_codes.of_report(report, signal_number=signal_number, cannot_record=cannot_record)
 
     def _open_ledger(self) -> Ledger | None:

@@ -326,14 +326,14 @@ class Transfer:
 
         now = time.monotonic()
         work, destination = self._work, self._destination
-        to_retry = list(work.to_retry)
+        retrying, suspected = work.retrying
         retry_at = work.next_retry_at
         return TransferView(
             associations=tuple(worker.view(now) for worker in self._pool.workers),
             waiting=work.waiting,
             in_flight=work.in_flight,
-            retrying=len(to_retry),
-            suspected=sum(pending.is_suspected for pending in to_retry),
+            retrying=retrying,
+            suspected=suspected,
             retry_seconds=None if retry_at == math.inf else max(0.0, retry_at - now),
             trouble=destination.trouble(now),
             is_stopping=destination.is_stopped,

@@ -108,6 +108,10 @@ def test_the_next_commands_can_be_typed_as_they_are() -> None:
     assert steps(stopped) == [SAME]
     assert steps(stopped, ledger=None) == [SAME]
     assert steps(stopped, can_repeat=False) == []
+    uncommitted = a_report(states=Counter({State.STORED: 9}), not_committed=Counter({"the run ended": 9}))
+    for ledger in ("run.db", None):
+        assert steps(uncommitted, ledger=ledger) == [SAME]
+        assert steps(uncommitted, ledger=ledger, can_repeat=False) == []
     assert steps(failed, can_repeat=False) == ["asyncstore report --failed-files run.db"]
     with_option = SAME.replace("storescu", "storescu --retry-set-aside")
     assert steps(aside) == ["asyncstore report --failed-files run.db", with_option]
@@ -122,6 +126,12 @@ def test_what_a_next_command_is_for_fits_the_run() -> None:
     some = a_report(states=Counter({State.STORED: 9, State.LEFT: 1}))
     assert purposes(nothing, None) == ["to try again"]
     assert purposes(some, "run.db") == ["to resume"]
+    uncommitted = {"not_committed": Counter({"the run ended": 9})}
+    assert purposes(a_report(states=Counter({State.STORED: 9}), **uncommitted), "run.db") == [
+        "to ask again for what is not committed"
+    ]
+    both = purposes(a_report(**uncommitted), "run.db")
+    assert both == ["to list what failed", "to try the failed ones again"]
     advice = "to send all again (--ledger FILE would send only the rest)"
     assert purposes(some, None) == purposes(a_report(), None) == [advice]
 
