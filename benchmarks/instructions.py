@@ -114,7 +114,7 @@ def main() -> int:
     whole = prepare("smoke-small" if options.smoke else "small")
     few, many = (10, 60) if options.smoke else (FEW, MANY)
     rounds = 1 if options.smoke else ROUNDS
-    with RECEIVERS["asyncstore"].start() as endpoint:
+    with RECEIVERS["stock storescp"].start() as endpoint:
         small, large = part(whole, few), part(whole, many)
         at_few, at_many = (sent(files, endpoint.port, rounds) for files in (small, large))
         calls(small, endpoint.port)  # imports what is imported once

@@ -204,8 +204,10 @@ class SocketTransport:
         lacks it.
         """
         if _QUICKACK is not None:
-            with contextlib.suppress(OSError):
+            try:
                 self._socket.setsockopt(socket.IPPROTO_TCP, _QUICKACK, 1)
+            except OSError:
+                pass
 
     def close(self, *, reset: bool = False) -> None:
         """Close the socket now. With `reset`, discard unsent bytes: the peer sees a reset."""
