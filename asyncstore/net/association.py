@@ -110,10 +110,10 @@ class Association(Link):
             return
         for number, fragment in enumerate(event.fragments, 1):
             context_id, is_command, is_last, data = fragment
-            if is_command and is_last and not self._incoming.is_amid_message:
-                if (usual := self._usual_answers.take(context_id, data)) is not None:
-                    self.invoker.take(*usual, None)
-                    continue
+            is_whole = is_command and is_last and not self._incoming.is_amid_message
+            if is_whole and (usual := self._usual_answers.take(context_id, data)) is not None:
+                self.invoker.take(*usual, None)
+                continue
             received = self._incoming.receive(fragment)
             if received is None:
                 continue
