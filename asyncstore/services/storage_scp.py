@@ -323,7 +323,8 @@ class StorageProvider:
             return _Discarded(_INVALID_SOP_INSTANCE)
         syntax = request.context.transfer_syntax_uid
         scp = self._scp
-        return PartFile(directory, message, syntax, self._pace, scp.on_existing, scp._room, scp.sync)
+        beside = len(scp._open) - 1
+        return PartFile(directory, message, syntax, self._pace, scp.on_existing, scp._room, scp.sync, beside)
 
     def perform(
         self, request: PeerRequest, data_set: Sink | bytes | None
