@@ -62,8 +62,8 @@ MAXIMUM_ASSOCIATE_BYTES: Final = 1 << 20
 MAXIMUM_FIXED_BYTES: Final = 256
 # A peer that was told "no limit" may send a whole data set as one PDU. A PDU is held in memory, so there is a limit.
 UNLIMITED_DATA_BYTES: Final = 1 << 27
-# In memory a fragment takes far more than the six bytes that the smallest takes on the wire. Senders put one fragment or
-# two into a PDU, and some as many as fit if they have 16 KiB each: a PDU may have these, and one more for each KiB.
+# In memory a fragment takes far more than the six bytes that the smallest takes on the wire. Senders put one or two in
+# a PDU, and some as many as fit if each has 16 KiB: a PDU may have these, and one more for each KiB.
 MAXIMUM_FRAGMENTS: Final = 1 << 10
 _BYTES_OF_ONE_MORE: Final = 1 << 10
 
