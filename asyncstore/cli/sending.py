@@ -302,6 +302,10 @@ class StorescuRun:
         if report.failed_instances and is_more_than_one:
             failed, found = f"{report.failed_instances:,}", count_text(report.found, "instance")
             logger.error("%s of %s were not stored (see above)", failed, found)
+        lossy = self._lossy_refused(report)
+        if lossy:
+            what = count_text(lossy, "instance")
+            logger.error("%s compressed with loss: --decompress lossy sends uncompressed what the peer accepts so", what)
         if report.problems and is_more_than_one:
             logger.error("%s could not be sent (see above)", count_text(report.problems, "path"))
         if report.stopped_early:
@@ -322,6 +326,11 @@ class StorescuRun:
         elif report.states[State.STORED] + report.states[State.WARNING] and sys.stderr.isatty():
             log.tell(logging.INFO, summary_text(report))
 
+    def _lossy_refused(self, report: Report) -> int:
+        """How many instances the peer did not accept as they are, that the options allow to be sent otherwise."""
+        may_become = self.options.conversions.spares_lossy
+        return sum(count for uid, count in report.not_accepted.items() if may_become(uid))
+
     def _why_nothing(self, skipped: int, left_out: int) -> str:
         return why_nothing(self.paths, skipped=skipped, left_out=left_out, recursive=self.options.recursive)
 
@@ -339,7 +348,8 @@ class StorescuRun:
         from asyncstore.cli.output.summary import Summary
 
         can_repeat = may_pass(because) and self.paths.list_name != "-"
-        steps = next_steps(report, ledger=self.ledger, can_repeat=can_repeat)
+        lossy = self._lossy_refused(report)
+        steps = next_steps(report, ledger=self.ledger, can_repeat=can_repeat, lossy_refused=lossy)
         with log.turn():
             log.write("\n".join(Summary(report, code, left, steps).lines()))
 

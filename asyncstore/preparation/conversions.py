@@ -105,6 +105,10 @@ class Conversions:
         is_uncompressed = transfer_syntax_uid in UNCOMPRESSED_TRANSFER_SYNTAXES
         return self.convert and (is_uncompressed or transfer_syntax_uid in _DECOMPRESSED[self.decompress])
 
+    def spares_lossy(self, transfer_syntax_uid: str) -> bool:
+        """Whether an instance of this transfer syntax would be decompressed if that were allowed after a loss, too."""
+        return self.convert and self.decompress == "lossless" and transfer_syntax_uid in _PERHAPS_LOSSY
+
     def target(self, contexts: Contexts, sop_class_uid: str, transfer_syntax_uid: str) -> str | None:
         """The accepted transfer syntax in which an instance is sent; None if there is none."""
         if self.compresses(contexts, sop_class_uid, transfer_syntax_uid):

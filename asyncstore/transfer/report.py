@@ -51,7 +51,8 @@ class Report:
     instances sent beyond their first 8 MiB. `stored_bytes` are those of the data sets that this run stored, as they were
     sent; `finished_bytes` those of data sets that have their outcome, as they are in their files. `sop_classes` counts the instances that this run stored,
     by SOP Class UID, `changes` those that it changed on the way, by each change. `set_aside` counts the failed
-    instances that a later run sends only if it is asked to.
+    instances that a later run sends only if it is asked to, `not_accepted` those for which the peer accepted no
+    presentation context, by Transfer Syntax UID.
 
     `committed` counts the stored instances that the peer has committed to keep; None: it was not asked to.
     `not_committed` counts the others by reason, once that is known; all are known at the end.
@@ -87,6 +88,7 @@ class Report:
     set_aside: int = 0
     sop_classes: Counter[str] = field(default_factory=Counter)
     changes: Counter[str] = field(default_factory=Counter)
+    not_accepted: Counter[str] = field(default_factory=Counter)
     committed: int | None = None
     not_committed: Counter[str] = field(default_factory=Counter)
 
@@ -174,6 +176,8 @@ class Report:
             self.set_aside += outcome.is_set_aside
             if instance is not None and state is not State.LEFT:
                 self.finished_bytes += instance.data_set_length
+                if state is State.NO_CONTEXT:
+                    self.not_accepted[instance.transfer_syntax_uid] += 1
         elif outcome.attempts and instance is not None:
             self.stored_bytes += outcome.bytes_sent
             self.finished_bytes += instance.data_set_length
