@@ -36,8 +36,8 @@ def next_steps(
         lossy.append((_with_option(program, arguments[1:], "--decompress", "lossy"), _LOSSY))
     if ledger is None:
         has_more = report.stopped_early or report.failed_instances > lossy_refused
-        again = [(same, _ALL_AGAIN if report.stored else "to try again")] if has_more and can_repeat else []
-        return (*again, *lossy)
+        repeated = [(same, _ALL_AGAIN if report.stored else "to try again")] if has_more and can_repeat else []
+        return (*repeated, *lossy)
     steps = []
     if report.stopped_early and can_repeat:
         steps.append((same, "to resume"))

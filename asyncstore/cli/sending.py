@@ -305,7 +305,9 @@ class StorescuRun:
         lossy = self._lossy_refused(report)
         if lossy:
             what = count_text(lossy, "instance")
-            logger.error("%s compressed with loss: --decompress lossy sends uncompressed what the peer accepts so", what)
+            logger.error(
+                "%s compressed with loss: --decompress lossy sends uncompressed what the peer accepts so", what
+            )
         if report.problems and is_more_than_one:
             logger.error("%s could not be sent (see above)", count_text(report.problems, "path"))
         if report.stopped_early:

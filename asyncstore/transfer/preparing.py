@@ -17,7 +17,7 @@ import anyio.to_thread
 from asyncstore.aio.signal import Signal
 from asyncstore.errors import SourceError
 from asyncstore.instances.outcome import Outcome, source_problem
-from asyncstore.preparation.prepare import Preparation, Prepared
+from asyncstore.preparation.prepare import CannotPrepare, Preparation, Prepared, prepared_or_outcome
 from asyncstore.uids import UNCOMPRESSED_TRANSFER_SYNTAXES
 
 if TYPE_CHECKING:
@@ -98,6 +98,12 @@ class Preparing:
                 self._codecs = CodecProcesses(self._processes)
         return self._codecs.recoded(instance, transfer_syntax_uid, is_checked=self._is_checked)
 
+    def _prepare(self, instance: Instance, contexts: AcceptedContexts) -> Result:
+        prepared = prepared_or_outcome(self._preparer.prepare, instance, contexts)
+        if prepared is None:
+            return source_problem(CannotPrepare("preparing it gave None"), instance.path, instance)
+        return prepared
+
     async def _convert(self, bench: Bench, pending: Pending, contexts: AcceptedContexts) -> None:
         """Convert one instance in a thread.
 
@@ -111,10 +117,8 @@ class Preparing:
             with anyio.CancelScope() as scope:
                 self._scopes.add(scope)
                 result = await anyio.to_thread.run_sync(
-                    self._preparer.prepare, pending.instance, contexts, abandon_on_cancel=True, limiter=limiter
+                    self._prepare, pending.instance, contexts, abandon_on_cancel=True, limiter=limiter
                 )
-        except SourceError as error:
-            result = source_problem(error, pending.instance.path, pending.instance)
         finally:
             self._scopes.discard(scope)
             if result is None or not bench.put(pending, result):

@@ -48,11 +48,11 @@ class Report:
 
     `attempts` counts the C-STORE requests for instances with an outcome, `answers` the answers so far. `sent_bytes` are
     those of data sets that were sent, each time that they were; `streamed_bytes` is the part of them that large
-    instances sent beyond their first 8 MiB. `stored_bytes` are those of the data sets that this run stored, as they were
-    sent; `finished_bytes` those of data sets that have their outcome, as they are in their files. `sop_classes` counts the instances that this run stored,
-    by SOP Class UID, `changes` those that it changed on the way, by each change. `set_aside` counts the failed
-    instances that a later run sends only if it is asked to, `not_accepted` those for which the peer accepted no
-    presentation context, by Transfer Syntax UID.
+    instances sent beyond their first 8 MiB. `stored_bytes` are those of the data sets that this run stored, as they
+    were sent; `finished_bytes` those of data sets that have their outcome, as they are in their files. `sop_classes`
+    counts the instances that this run stored, by SOP Class UID, `changes` those that it changed on the way, by each
+    change. `set_aside` counts the failed instances that a later run sends only if it is asked to, `not_accepted` those
+    for which the peer accepted no presentation context, by Transfer Syntax UID.
 
     `committed` counts the stored instances that the peer has committed to keep; None: it was not asked to.
     `not_committed` counts the others by reason, once that is known; all are known at the end.

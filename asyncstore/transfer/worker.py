@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 import time
 from typing import TYPE_CHECKING, Final
@@ -13,7 +14,7 @@ from asyncstore.errors import SourceError
 from asyncstore.instances.outcome import Outcome, outcome_of, source_problem
 from asyncstore.net.invoker import STREAMED_AFTER_BYTES
 from asyncstore.preparation.conversions import UNCOMPRESSED_ONLY, Contexts, Conversions
-from asyncstore.preparation.prepare import Prepared, prepare_now
+from asyncstore.preparation.prepare import Prepared, prepare_now, prepared_or_outcome
 from asyncstore.services.storage import send, send_now
 from asyncstore.transfer.preparing import Bench
 
@@ -83,7 +84,8 @@ class Worker:
         self._conversions = options.conversions
         self._prepare_now = prepare_now
         if options.prepare is not None:  # a Preparer without this method prepares on the bench
-            self._prepare_now = getattr(options.prepare, "prepare_now", _prepare_on_the_bench)
+            method = getattr(options.prepare, "prepare_now", _prepare_on_the_bench)
+            self._prepare_now = functools.partial(prepared_or_outcome, method)
         if options.transcode is not None:
             self._prepare_now = _prepare_on_the_bench
         self._changed = Signal()  # an answer, the end of the association, or a request of the pool

@@ -31,8 +31,8 @@ def uncompressed_only(tmp_path_factory: pytest.TempPathFactory) -> Iterator[peer
 def test_what_was_refused_since_it_is_lossy_can_be_decompressed(
     uncompressed_only: peers.RunningPeer, more: tuple[Path, ...], ledger: tuple[str, ...], tmp_path: Path
 ) -> None:
-    words = ("storescu", "--summary", *ledger, "127.0.0.1", uncompressed_only.port, LOSSY, *more)
-    done = run(*words, directory=tmp_path)
+    to = ("127.0.0.1", uncompressed_only.port)
+    done = run("storescu", "--summary", *ledger, *to, LOSSY, *more, directory=tmp_path)
     assert done.returncode == ExitCode.SOME_FAILED
     assert f"E: {HINT}\n" in done.stderr
     (step,) = [line for line in done.stderr.splitlines() if STEP in line]
