@@ -15,9 +15,9 @@ from asyncstore.cli.exit_codes import ExitCode
 from asyncstore.cli.named_paths import NamedPaths, why_not_all, why_nothing
 from asyncstore.cli.output.documented_log import QUIET, logger
 from asyncstore.cli.output.plain_text import count_text, path_text
-from asyncstore.cli.output.report_text import instances_left_text, summary_text
+from asyncstore.cli.output.report_text import instances_left_text, may_lack_changes, summary_text
 from asyncstore.errors import AsyncStoreError, LedgerError, LocalProtocolError
-from asyncstore.instances.outcome import State
+from asyncstore.instances.outcome import MAY_LACK_CHANGES, State
 from asyncstore.record import field, record
 
 if TYPE_CHECKING:
@@ -307,6 +307,11 @@ class StorescuRun:
             what = count_text(lossy, "instance")
             logger.error(
                 "%s compressed with loss: --decompress lossy sends uncompressed what the peer accepts so", what
+            )
+        unchanged = may_lack_changes(report)
+        if unchanged:
+            logger.error(
+                "%s sent with changes, and there already: %s", count_text(unchanged, "instance"), MAY_LACK_CHANGES
             )
         if report.problems and is_more_than_one:
             logger.error("%s could not be sent (see above)", count_text(report.problems, "path"))

@@ -292,7 +292,7 @@ class Worker:
         sent = (transfer_syntax_uid, bytes_sent, pending.attempts, self.number)
         outcome = outcome_of(pending.instance, operation, response.status, *sent)
         if pending.changes:
-            outcome.changes, outcome.sent_uids = pending.changes, pending.sent_uids
+            outcome.note_changes(pending.changes, pending.sent_uids)
         if self._attempts.answered(pending, outcome):
             self.retiring = True
         if not (self._is_waiting and self._sends_another()):

@@ -12,7 +12,7 @@ from pydicom import dcmread
 
 import asyncstore
 from asyncstore.errors import SourceError
-from asyncstore.instances.outcome import State
+from asyncstore.instances.outcome import MAY_LACK_CHANGES, State
 from asyncstore.ledger.sqlite.commitments import CommitmentRecord
 from asyncstore.ledger.sqlite.reader import LedgerReader
 from asyncstore.preparation.attributes.change import AttributeChange
@@ -26,7 +26,7 @@ from asyncstore.transfer.options import TransferOptions
 from asyncstore.transfer.proof.expected import Expected
 from asyncstore.uids import EXPLICIT_VR_LITTLE_ENDIAN, IMPLICIT_VR_LITTLE_ENDIAN
 from tests.support import files
-from tests.support.transfers import KeepingSCP, outcomes_of, peer_at, uid_of, write_files
+from tests.support.transfers import QUICK, KeepingSCP, outcomes_of, peer_at, uid_of, write_files
 
 if TYPE_CHECKING:
     from asyncstore.preparation.conversions import Contexts
@@ -287,6 +287,66 @@ def test_a_dry_run_tells_of_the_mistake(tmp_path: Path, does: object) -> None:
     instance = asyncstore.instance_from(tmp_path / "in" / sorted(p.name for p in (tmp_path / "in").iterdir())[1])
     with pytest.raises(SourceError, match="preparing it failed: "):
         Preparation(Breaks(does, at_once=False)).changes_of(instance)
+
+
+@pytest.mark.parametrize(
+    ("rules", "patient", "may_lack"),
+    [
+        (Rules(instructions=(setting("PatientID", "new"),)), "old", True),
+        (Rules(instructions=(setting("PatientID", "new"),)), "new", False),  # it was so in the file
+        (Rules(uids=NewUIDs(KEY)), "old", False),  # nobody else has instances of that UID
+    ],
+)
+async def test_what_the_peer_had_before_may_lack_the_changes(
+    tmp_path: Path, rules: Rules, patient: str, *, may_lack: bool
+) -> None:
+    write_patients(tmp_path / "in", [patient])
+    async with KeepingSCP(lambda _: 0x0111) as scp:
+        options = TransferOptions(prepare=preparer(rules))
+        (outcome,) = await outcomes_of(Transfer(peer_at(scp), tmp_path / "in", options=options))
+    assert outcome.state is State.DUPLICATE
+    assert outcome.reason.endswith(MAY_LACK_CHANGES) is may_lack
+
+
+async def test_an_earlier_attempt_had_the_changes(tmp_path: Path) -> None:
+    write_patients(tmp_path / "in", ["old"])
+    answers = iter((0x0110, 0x0111))
+    async with KeepingSCP(lambda _: next(answers)) as scp:
+        rules = Rules(instructions=(setting("PatientID", "new"),))
+        options = TransferOptions(prepare=preparer(rules), retry=QUICK)
+        (outcome,) = await outcomes_of(Transfer(peer_at(scp), tmp_path / "in", options=options))
+    assert (outcome.state, outcome.attempts) == (State.DUPLICATE, 2)
+    assert outcome.reason == "Duplicate SOP instance (0x0111)"
+
+
+async def test_a_row_that_has_changed_is_told_and_stays_as_it_was_sent(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    write_patients(tmp_path / "in", ["A", "B"])
+    (tmp_path / "out").mkdir()
+    table = tmp_path / "map.csv"
+    told = "The table of values has changed: what is stored already keeps the values that it was sent with"
+
+    async def send(scp: KeepingSCP, rows: str) -> asyncstore.Report:
+        table.write_text("PatientID,PatientID\n" + rows)
+        caplog.clear()
+        options = TransferOptions(prepare=preparer(Rules(table=ValueMap(table))))
+        transfer = Transfer(peer_at(scp), tmp_path / "in", options=options, ledger=tmp_path / "run.db")
+        await outcomes_of(transfer)
+        return transfer.report
+
+    async with KeepingSCP(output_directory=tmp_path / "out") as scp:
+        for rows, stored, resumed, is_told in (
+            ("A,1\n", 1, 0, False),
+            ("A,1\n", 0, 1, False),
+            ("A,2\nB,3\n", 1, 1, True),
+            ("A,2\nB,3\n", 0, 2, False),
+        ):
+            report = await send(scp, rows)
+            assert (report.states[State.STORED], report.resumed) == (stored, resumed)
+            assert (told in caplog.messages) is is_told
+    patients = {dcmread(each.path or "").PatientID for each in kept_by(tmp_path / "out").values()}
+    assert patients == {"1", "3"}
 
 
 def count_runs(path: Path) -> int:
