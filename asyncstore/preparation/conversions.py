@@ -115,6 +115,11 @@ class Conversions:
             return self.transcode
         return self.target_uncompressed(contexts, sop_class_uid, transfer_syntax_uid)
 
+    def needs_codec(self, contexts: Contexts, sop_class_uid: str, transfer_syntax_uid: str) -> bool:
+        """Whether an instance must be decompressed or compressed for these contexts, as far as its kind tells."""
+        target = self.target(contexts, sop_class_uid, transfer_syntax_uid)
+        return target is not None and is_for_codec(transfer_syntax_uid, target)
+
     def compresses(self, contexts: Contexts, sop_class_uid: str, transfer_syntax_uid: str) -> bool:
         """Whether an instance is compressed, if its pixels allow that."""
         if self.transcode is None or transfer_syntax_uid not in UNCOMPRESSED_TRANSFER_SYNTAXES:
@@ -129,6 +134,11 @@ class Conversions:
         if not self.can_become_uncompressed(transfer_syntax_uid):
             return None
         return next((uid for uid in _UNCOMPRESSED if contexts.find(sop_class_uid, uid) is not None), None)
+
+
+def is_for_codec(given: str, target: str) -> bool:
+    """Whether the pixels are decompressed or compressed between two transfer syntaxes."""
+    return given != target and not {given, target} <= set(UNCOMPRESSED_TRANSFER_SYNTAXES)
 
 
 LOSSLESS_ONLY: Final = Conversions()

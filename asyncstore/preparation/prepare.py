@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Final, NamedTuple, Protocol, TypeAlias
 from asyncstore.errors import SourceError
 from asyncstore.instances.outcome import PADDED, Outcome, SentUIDs, no_context, source_problem
 from asyncstore.instances.problem import unreadable
-from asyncstore.preparation.conversions import LOSSLESS_ONLY, UNCOMPRESSED_ONLY, Contexts, Conversions
+from asyncstore.preparation.conversions import LOSSLESS_ONLY, UNCOMPRESSED_ONLY, Contexts, Conversions, is_for_codec
 from asyncstore.record import record
 from asyncstore.uids import LONGEST_UID_CHARACTERS, UNCOMPRESSED_TRANSFER_SYNTAXES, name_of
 
@@ -263,16 +263,11 @@ def prepare(
         raise unreadable(instance, error) from error
     finally:
         instance.source.close()
-    has_other_pixel_data = _is_for_codec(instance.transfer_syntax_uid, target)
+    has_other_pixel_data = is_for_codec(instance.transfer_syntax_uid, target)
     if instance.data_set_length & 1 > source.length_bytes & 1 and not has_other_pixel_data:
         changes += (PADDED,)
     uids = (sop_class_uid, instance.sop_instance_uid[:LONGEST_UID_CHARACTERS], target)
     return Prepared(instance, context_id, *uids, source.length_bytes, source, changes)
-
-
-def _is_for_codec(given: str, target: str) -> bool:
-    """Whether the pixels are decompressed or compressed between two transfer syntaxes."""
-    return given != target and not {given, target} <= set(UNCOMPRESSED_TRANSFER_SYNTAXES)
 
 
 def _converted(
@@ -280,7 +275,7 @@ def _converted(
 ) -> tuple[DataSource, tuple[str, ...]]:
     """The data set of an instance in a transfer syntax, and how it was changed for it."""
     given = instance.transfer_syntax_uid
-    if not _is_for_codec(given, target):
+    if not is_for_codec(given, target):
         from asyncstore.preparation.convert import check_deflated, convert
 
         source = convert(instance, target)

@@ -1,7 +1,7 @@
 """A transfer: sends many instances over as many associations as pay, and gives each exactly one outcome.
 
     engine > supervisor > pool > worker > admission > attempts > judge, outcomes, duplicates, preparing
-           > work, destination, limiter > suspects > pending > plan > options
+           > work, destination, limiter > suspects, groups > pending > plan > options
 
 Each station calls those behind it, gets an answer back, and does not know those before it. The feed reads ahead
 within bounds; workers take instances as their windows have room; each answer and each loss goes to the judge, which

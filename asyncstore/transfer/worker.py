@@ -74,6 +74,7 @@ class Worker:
         self._options = options
         self._admission = admission
         self._attempts = attempts
+        self._preparing = preparing
         self._bench = Bench(preparing)
         self._served: frozenset[Pair] = frozenset()
         self._carried: frozenset[Pair] = frozenset()
@@ -185,6 +186,9 @@ class Worker:
         """Take note that the association is established, and of the pairs that it carries."""
         self._carried = frozenset(self.association.contexts.pairs)
         self._served = self._carried | self._pairs_done_with()
+        need_codec = self._preparing.needing_codecs(self.association.contexts, self._served)
+        self._admission.note_codecs(need_codec)
+        self._carried -= need_codec
         self.established_at = time.monotonic()
 
     def _pairs_done_with(self) -> frozenset[Pair]:

@@ -194,9 +194,12 @@ def test_benches_share_the_places_and_each_has_one(benches: int, monkeypatch: py
     held = {bench.held for bench in several}
     assert held == {max(1, preparing._PLACES // benches)}
     # What need only be padded is laid there too, but not without end.
+    before = several[-1].held
+    pending = Pending(instance(), "")
+    carried = AcceptedContexts([AcceptedContext(1, *pending.pair)])
     while not several[-1].is_crowded:
-        several[-1].lay(Pending(instance(), ""), AcceptedContexts(()))
-    assert several[-1].held == 2 * max(1, preparing._PLACES // benches)
+        several[-1].lay(Pending(instance(), ""), carried)
+    assert several[-1].held - before == 2 * max(1, preparing._PLACES // benches)
     for bench in several[1:]:
         bench.close()
         bench.close()
