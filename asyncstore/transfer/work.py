@@ -112,10 +112,7 @@ class Work:
 
     def add_suspected(self, instance: Instance, key: str, suspicion: Suspicion, now: float) -> None:
         """Take in an instance that an earlier run suspected: it comes last; see `add`."""
-        # Its bytes are not kept for that long.
-        instance.let_go()
-        held_bytes = 0 if instance.path is not None else instance.size_bytes
-        pending = Pending(instance, key, held_bytes, losses=suspicion.losses, is_suspected=True)
+        pending = _without_bytes(Pending(instance, key, losses=suspicion.losses, is_suspected=True))
         if suspicion.losses:
             pending.answers_when_suspected = 0
         else:
@@ -444,7 +441,7 @@ class Work:
 
 
 def _without_bytes(pending: Pending) -> Pending:
-    """Free the bytes of a file, of which many may wait."""
+    """Free the bytes of a file that may wait for long."""
     pending.instance.let_go()
     pending.held_bytes = 0 if pending.instance.path is not None else pending.instance.size_bytes
     return pending
