@@ -328,10 +328,11 @@ class Transfer:
         work, destination = self._work, self._destination
         to_retry = list(work.to_retry)
         retry_at = work.next_retry_at
+        associations = tuple(worker.view(now) for worker in self._pool.workers)
         return TransferView(
-            associations=tuple(worker.view(now) for worker in self._pool.workers),
+            associations=associations,
             waiting=work.waiting,
-            in_flight=work.in_flight,
+            in_flight=sum(each.in_flight for each in associations),  # without those that are being converted
             retrying=len(to_retry),
             suspected=sum(pending.is_suspected for pending in to_retry),
             retry_seconds=None if retry_at == math.inf else max(0.0, retry_at - now),
