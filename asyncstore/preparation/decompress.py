@@ -9,6 +9,7 @@ import io
 import itertools
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
+from asyncstore.errors import install_text
 from asyncstore.preparation.layout import ICON_IMAGE_SEQUENCE, Layout, element, pixel_data_header
 from asyncstore.preparation.reencode import CannotConvert
 from asyncstore.uids import (
@@ -64,7 +65,7 @@ _LONGEST_PIXEL_DATA_BYTES: Final = 0xFFFFFFFE
 _JPEG_HEADER_BYTES: Final = 1048576
 # What the transform in a JPEG's Adobe segment says (ITU-T T.872 6.5.3).
 _OF_ADOBE: Final = {0: "RGB", 1: "YBR_FULL_422"}
-INSTALL: Final = "pip install 'asyncstore[codecs]'"
+INSTALL: Final = install_text("codecs")
 
 
 class Image(NamedTuple):

@@ -12,17 +12,25 @@ import numpy as np
 import pydicom
 import pytest
 
+from asyncstore.inputs.opening import instance_from
 from asyncstore.instances.outcome import State
-from asyncstore.uids import EXPLICIT_VR_LITTLE_ENDIAN, IMPLICIT_VR_LITTLE_ENDIAN
+from asyncstore.ledger.sqlite.reader import LedgerReader
+from asyncstore.preparation.attributes.change import AttributeChange
+from asyncstore.preparation.attributes.rules import Rules, setting
+from asyncstore.preparation.prepare import Preparation
+from asyncstore.transfer.engine import Transfer
+from asyncstore.transfer.options import TransferOptions
+from asyncstore.uids import EXPLICIT_VR_LITTLE_ENDIAN, IMPLICIT_VR_LITTLE_ENDIAN, RLE_LOSSLESS
 from tests.support import codecs
 from tests.support.peers import require
 from tests.support.process import children
-from tests.support.transfers import KeepingSCP, collect, outcomes_of, transfer_to
+from tests.support.transfers import KeepingSCP, collect, outcomes_of, peer_at, transfer_to
 
 if TYPE_CHECKING:
     from pathlib import Path
 
     from asyncstore.instances.outcome import Outcome
+    from asyncstore.transfer.report import Report
 
 FILES: Final = tuple(path.name for path in codecs.compressed_files())
 NOT_DECODED: Final = {
@@ -156,3 +164,33 @@ async def test_a_peer_that_takes_the_files_own_syntax_gets_its_bytes_and_no_proc
         (outcome,) = await outcomes_of(transfer_to(scp, codecs.BUNDLED / "MR_small_RLE.dcm"))
         assert children() == before
     assert (outcome.state, outcome.changes) == (State.STORED, ())
+
+
+@pytest.mark.parametrize(
+    ("name", "options"),
+    [
+        ("MR_small_RLE.dcm", {}),
+        ("CT_small.dcm", {"transcode": RLE_LOSSLESS}),
+        ("CT_small.dcm", {"prepare": Preparation(AttributeChange(Rules(instructions=(setting("PatientID", "ab"),))))}),
+    ],
+)
+def test_the_bytes_that_count_are_those_that_were_sent(tmp_path: Path, name: str, options: dict[str, Any]) -> None:
+    syntaxes = [EXPLICIT_VR_LITTLE_ENDIAN, *([RLE_LOSSLESS] if "transcode" in options else [])]
+    (tmp_path / "out").mkdir()
+
+    async def send() -> tuple[Report, Outcome]:
+        async with KeepingSCP(output_directory=tmp_path / "out", transfer_syntaxes=syntaxes) as scp:
+            chosen = TransferOptions(**options)
+            transfer = Transfer(peer_at(scp), codecs.BUNDLED / name, options=chosen, ledger=tmp_path / "run.db")
+            (outcome,) = await outcomes_of(transfer)
+            return transfer.report, outcome
+
+    report, outcome = anyio.run(send)
+    (received,) = (tmp_path / "out").iterdir()
+    arrived = instance_from(received).data_set_length
+    assert outcome.instance is not None
+    assert outcome.instance.data_set_length != arrived
+    assert (outcome.bytes_sent, report.sent_bytes, report.stored_bytes) == (arrived, arrived, arrived)
+    assert report.finished_bytes == report.found_bytes == outcome.instance.data_set_length
+    with LedgerReader(tmp_path / "run.db") as reader:
+        assert [row.bytes_sent for row in reader.rows()] == [arrived]

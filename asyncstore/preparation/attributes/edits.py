@@ -209,8 +209,9 @@ def _setting(level: Level, tag: int, element: Element | None, value: Value) -> P
     encoded = value.encoded(level.character_set, big_endian=level.encoding.big_endian)
     vr = value.vr.encode()
     if element is not None:
-        is_same = level.value_of(element) == encoded.rstrip(b" \0") and element.vr in (vr, b"")
-        if is_same and element.length == len(encoded):
+        old = bytes(level.data[element.value_at : element.behind])
+        is_same = old == encoded or (value.is_text and old.rstrip(b" \0") == encoded.rstrip(b" \0"))
+        if is_same and element.length == len(encoded) and element.vr in (vr, b""):
             return None
         return Patch(tag, element.at, element.behind, element_bytes(tag, vr, encoded, level.encoding), element)
     at = next((each.at for each in level.elements if each.tag > tag), level.behind)

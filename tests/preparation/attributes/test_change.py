@@ -23,7 +23,7 @@ from asyncstore.preparation.attributes import change as change_module
 from asyncstore.preparation.attributes.change import AttributeChange
 from asyncstore.preparation.attributes.level import Level
 from asyncstore.preparation.attributes.originals import Originals
-from asyncstore.preparation.attributes.paths import path_of
+from asyncstore.preparation.attributes.paths import BadRule, check_readable, path_of
 from asyncstore.preparation.attributes.rules import Condition, Instruction, Rule, Rules, erasing, setting
 from asyncstore.preparation.attributes.uids import NewUIDs
 from asyncstore.preparation.attributes.value_map import ValueMap
@@ -338,6 +338,44 @@ def test_a_rule_is_for_those_that_fulfil_its_conditions(patterns: tuple[str, ...
     rule = Rule((Condition(path_of("Modality"), patterns),), (setting("PatientID", "1"),))
     changed = AttributeChange(Rules(rules=(rule,)))(instance_of(before, EXPLICIT_VR_LITTLE_ENDIAN))
     assert (changed is not None) is is_changed
+
+
+@pytest.mark.parametrize("syntax", SYNTAXES)
+@pytest.mark.parametrize(
+    ("name", "pattern", "holds"),
+    [
+        ("Rows", "2", True),
+        ("Rows", "3", False),
+        ("Columns", "", True),
+        ("Rows", "", False),
+        ("ReferencePixelX0", "-*", True),
+        ("RecommendedDisplayFrameRateInFloat", "1.5", True),
+        ("FrameIncrementPointer", "x", False),
+        ("BluePaletteColorLookupTableDescriptor", "x", False),
+        ("EventTimeOffset", "*", True),
+        ("GrayLookupTableDescriptor", "x", False),
+        ("SimpleFrameList", "1\\32", True),
+    ],
+)
+def test_numbers_are_compared_as_they_are_written(syntax: str, name: str, pattern: str, *, holds: bool) -> None:
+    given = data_set(
+        ReferencePixelX0=-7, RecommendedDisplayFrameRateInFloat=1.5, SimpleFrameList=[1, 32], EventTimeOffset=2.0
+    )
+    try:
+        check_readable(path_of(name))
+    except BadRule:
+        assert not holds
+        return
+    change = AttributeChange(Rules((Rule((Condition(path_of(name), (pattern,)),), (setting("PatientID", "new"),)),)))
+    assert (change(instance_of(encoded(given, syntax), syntax)) is not None) is holds
+
+
+@pytest.mark.parametrize("syntax", SYNTAXES)
+@pytest.mark.parametrize(("old", "new"), [(32, 0), (0, 32), (0x2000, 0), (0x2020, 0x20)])
+def test_numbers_with_bytes_that_would_be_padding_of_text_are_others(syntax: str, old: int, new: int) -> None:
+    given = encoded(data_set(SeriesNumber=1, Columns=old), syntax)
+    changed = sent(AttributeChange(all_of(setting("Columns", str(new))))(instance_of(given, syntax)))
+    assert decoded(changed, syntax).Columns == new
 
 
 def test_of_two_instructions_the_later_one_counts(tmp_path: Path) -> None:
