@@ -181,12 +181,14 @@ class Decompression:
         marks: dict[int, bytes | None] = {}
         if is_lossy != "01":
             marks[_LOSSY_IMAGE_COMPRESSION] = element(_LOSSY_IMAGE_COMPRESSION, b"CS", b"01")
-        methods = [each for each in layout.text(_LOSSY_METHOD).split("\\") if each]
-        ratios = [each for each in layout.text(_LOSSY_RATIO).split("\\") if each]
+        methods, ratios = (
+            layout.text(tag).split("\\") if layout.text(tag) else [] for tag in (_LOSSY_METHOD, _LOSSY_RATIO)
+        )
         if not methods or methods[-1].strip() != method:
             methods.append(method)
             marks[_LOSSY_METHOD] = element(_LOSSY_METHOD, b"CS", "\\".join(methods).encode("latin-1"))
         if len(ratios) < len(methods):
+            ratios += [""] * (len(methods) - 1 - len(ratios))  # those of earlier ones, which nobody has noted
             ratios.append(f"{self.length_bytes / sum(length for _, length in layout.fragments):.4g}")
             marks[_LOSSY_RATIO] = element(_LOSSY_RATIO, b"DS", "\\".join(ratios).encode("latin-1"))
         return marks

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import warnings
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
@@ -124,12 +125,38 @@ def test_nothing_but_its_marks_has_changed_and_they_agree_with_the_pixels(sent: 
         assert after.get("LossyImageCompression") == before.get("LossyImageCompression")
 
 
-def test_an_independent_reader_reads_what_is_sent(sent: dict[str, Sent]) -> None:
-    dcmdump = require("dcmdump", "dcmtk")
-    for _, _, received in sent.values():
-        if received is not None:
-            done = subprocess.run([dcmdump, "+P", "0028,2110", received], capture_output=True, text=True, check=True)
-            assert not done.stderr
+@pytest.mark.parametrize("name", [name for name in FILES if name not in NOT_DECODED])
+def test_an_independent_reader_finds_marks_as_the_standard_wants_them(sent: dict[str, Sent], name: str) -> None:
+    """PS3.3 C.7.6.3 and C.7.6.1.1.5, PS3.5 A.2, by the elements that dcmdump finds in what arrived."""
+    received = sent[name].received
+    assert received is not None
+    found = dumped(received)
+    samples, allocated, stored, high = (int(found[tag][1]) for tag in ("0002", "0100", "0101", "0102"))
+    assert high == stored - 1
+    assert stored <= allocated
+    if samples == 1:
+        assert found["0004"][1] in ("MONOCHROME1", "MONOCHROME2", "PALETTE COLOR")
+        assert "0006" not in found
+    else:
+        assert (samples, found["0004"][1], found["0006"][1]) == (3, "RGB", "0")
+    length = int(found["0010"][1]) * int(found["0011"][1]) * samples * allocated // 8
+    length *= int(found["0008"][1] if "0008" in found else 1)
+    assert found["pixels"][::2] == ("OW" if allocated > 8 else "OB", length + length % 2)
+    methods, ratios = (found[tag][1].split("\\") if tag in found else [] for tag in ("2114", "2112"))
+    assert len(methods) == len(ratios)
+    assert found.get("2110", ("CS", "00", 2))[1] == ("01" if methods else "00")
+
+
+def dumped(path: Path) -> dict[str, tuple[str, str, int]]:
+    """VR, value and length of the elements of group 0028, by element, and of the pixel data; dcmdump has no errors."""
+    command = [require("dcmdump", "dcmtk"), "-dc", "+L", "+R", "128", os.fspath(path)]
+    done = subprocess.run(command, capture_output=True, text=True, check=True, errors="replace")
+    assert not done.stderr
+    lines = re.findall(r"^\((0028|7fe0),(\w{4})\) (\w\w) (.*?) *# *(\d+|u/l)", done.stdout, re.MULTILINE)
+    return {
+        "pixels" if group == "7fe0" else element: (vr, value.strip("[] "), int(length))
+        for group, element, vr, value, length in lines
+    }
 
 
 @pytest.mark.every_loop

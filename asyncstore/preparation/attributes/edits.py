@@ -185,11 +185,11 @@ class Editor:
 
     def _drop_lengths(self, changes: list[Patch], level: Level) -> None:
         """Erase what says how long a part is that has another length now: group lengths, and Length to End."""
-        groups = {change.tag >> 16 for change in changes}
-        for element in level.elements:
-            is_length = not element.tag & 0xFFFF and element.tag >> 16 in groups
-            if (is_length or element.tag == _LENGTH_TO_END) and all(change.tag != element.tag for change in changes):
-                changes.append(Patch(element.tag, element.at, element.behind, b"", None))
+        lengths = {change.tag & 0xFFFF0000 for change in changes} | {_LENGTH_TO_END}
+        for tag in lengths - {change.tag for change in changes}:
+            element = level.by_tag.get(tag)
+            if element is not None:
+                changes.append(Patch(tag, element.at, element.behind, b"", None))
 
 
 # With these, and a defined length, an element is not a sequence.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import io
+import itertools
 import time
 import zlib
 from typing import TYPE_CHECKING, Any
@@ -316,14 +317,20 @@ def test_sequences_in_sequences_without_end_are_refused() -> None:
         AttributeChange(all_of(uids=NewUIDs(KEY)))(instance_of(body, EXPLICIT_VR_LITTLE_ENDIAN))
 
 
-def test_a_slow_share_is_left_to_threads_for_a_while(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("waits", [True, False], ids=["a-share", "a-busy-machine"])
+def test_a_slow_share_is_left_to_threads_for_a_while_and_a_busy_machine_is_not(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, *, waits: bool
+) -> None:
     path = tmp_path / "large.dcm"
     path.write_bytes(files.dicom_file(body=files.data_set(more=files.element(0x7FE00010, b"OW", bytes(200_000)))))
     change = AttributeChange(all_of(setting("PatientID", "1")))
     given_instance = instance_from(path)
     monkeypatch.setattr(change_module, "_SLOW_READ_SECONDS", -1.0)
-    change.at_once(given_instance)
-    assert change.at_once(given_instance) is LATER
+    counted = itertools.count()
+    monkeypatch.setattr(change_module, "waits_so_far", lambda: next(counted) if waits else 0)
+    assert change.at_once(given_instance) is not LATER
+    assert change.at_once(given_instance) is not LATER  # this one is looked at
+    assert (change.at_once(given_instance) is LATER) is waits
 
 
 # -- conditions, tables and UIDs ---------------------------------------------------------------------------------------
