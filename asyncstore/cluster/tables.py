@@ -14,7 +14,7 @@ from asyncstore.cluster import engine
 from asyncstore.cluster.batches import Size
 from asyncstore.errors import LedgerError
 from asyncstore.ledger.packing import one_line
-from asyncstore.ledger.postgresql.ledger import NOW_MS, check_destination
+from asyncstore.ledger.postgresql.ledger import NOW_MS
 from asyncstore.ledger.postgresql.schema import LOCKS_OF_ROOTS
 
 if TYPE_CHECKING:
@@ -100,7 +100,11 @@ async def begin_migration(connection: asyncpg.Connection, name: str, destination
         creator,
     )
     found = await connection.fetchrow("SELECT id, destination FROM migration WHERE name = $1", name)
-    check_destination(f"{shown} {one_line(name)}", found["destination"], destination)
+    if found["destination"] != destination:
+        raise LedgerError(
+            f"the migration {one_line(name)!r} of the ledger {shown!r} belongs to {one_line(found['destination'])}, "
+            f"not to {destination}: give this one another name"
+        )
     return int(found["id"])
 
 
