@@ -74,7 +74,7 @@ async def migration_of(connection: asyncpg.Connection, name: str, shown: str) ->
     numbers = {row["name"]: int(row["id"]) for row in await connection.fetch(_MIGRATIONS)}
     if name not in numbers:
         there = ", ".join(map(one_line, numbers)) or "none"
-        raise LedgerError(f"the ledger {shown!r} has no migration {one_line(name)!r}; it has: {there}")
+        raise LedgerError(f"the ledger {shown!r} has no migration {one_line(name)!r} (it has {there})")
     return numbers[name]
 
 
