@@ -25,6 +25,7 @@ COMMANDS: Final = {
     "verify": "Check that a peer has what was sent (C-FIND).",
     "report": "Summarise a ledger: counts, failures by reason, CSV, JSON.",
     "enqueue": "Share out a migration among many sender hosts.",
+    "worker": "Send batches of a migration, as one of many hosts.",
     "pause": "Pause a migration of many hosts.",
     "resume": "Have a paused migration go on.",
     "limit": "Limit the associations of all hosts of a migration.",

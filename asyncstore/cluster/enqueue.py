@@ -8,52 +8,25 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import itertools
 from typing import TYPE_CHECKING, Final
 
 import asyncpg
 
 from asyncstore.cluster import claims, engine, tables
-from asyncstore.cluster.batches import MOST_FILES, Size, batches_of, parent_of
-from asyncstore.cluster.tree import Descent, check_sentinel, sentinel_of
+from asyncstore.cluster.tree import check_sentinel, sentinel_of
+from asyncstore.cluster.walking import Progress, Walk
 from asyncstore.ledger.packing import without_password
 from asyncstore.ledger.postgresql import schema
 from asyncstore.ledger.postgresql.database import connect, ledger_error
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
+    from collections.abc import Mapping
 
-    from asyncstore.cluster.batches import Directory
     from asyncstore.cluster.tables import Root, Totals
+    from asyncstore.cluster.walking import Action
 
 _AT_ONCE: Final = 4
-# After this many files or directories the rest is left in so many parts. Smaller parts take the engine longer than the
-# walk: 10 s for 200,000 files in parts of 500.
-_FILES_OF_A_PART: Final = 10 * MOST_FILES
-_DIRECTORIES_OF_A_PART: Final = 2000
-_PARTS: Final = 16
-# PostgreSQL's indexes have room for 2,700 bytes.
-_LONGEST_PART: Final = 1000
-_NUL: Final = b"\0"
-# Batches of one transaction; a subtree may have thousands.
-_BATCHES_AT_ONCE: Final = 20
 _ERRORS: Final = (OSError, ValueError, asyncpg.PostgresError, asyncpg.InterfaceError, asyncpg.InternalClientError)
-
-
-class Progress:
-    """How far this host has walked: files and bytes that it found, and the batches among them that are new."""
-
-    def __init__(self) -> None:
-        self.files: int = 0
-        self.size_bytes: int = 0
-        self.new_batches: int = 0
-
-    def note(self, batches: Sequence[Sequence[Directory]], new: int) -> None:
-        """Count what was found."""
-        size = Size.of(itertools.chain.from_iterable(batches))
-        self.files += size.files
-        self.size_bytes += size.size_bytes
-        self.new_batches += new
 
 
 async def enqueue(
@@ -127,7 +100,12 @@ async def _walk(
 ) -> None:
     """Walk, with every other host that does, until nothing is left to be walked."""
     turn = asyncio.Lock()
-    walks = [_Walk(adding, root, mount, turn, progress) for root, mount in mounts.items()]
+
+    async def run(action: Action) -> None:
+        async with turn, adding.transaction():
+            await action(adding)
+
+    walks = [Walk(run, root, mount, progress) for root, mount in mounts.items()]
 
     async def is_done() -> bool:
         if any(walk.failure for walk in walks) or await tables.are_walked(asking, list(mounts)):
@@ -141,82 +119,3 @@ async def _walk(
     for walk in walks:
         if walk.failure is not None:
             raise walk.failure
-
-
-class _Walk:
-    """Walks directories of one root, in a thread, and adds what it finds.
-
-    `at_work` counts those that it walks now; `failure` is what kept it from that.
-    """
-
-    def __init__(
-        self, connection: asyncpg.Connection, root: Root, mount: str, turn: asyncio.Lock, progress: Progress
-    ) -> None:
-        self._connection = connection
-        self.root = root
-        self.failure: Exception | None = None
-        self.at_work: int = 0
-        self._mount = mount
-        self._turn = turn  # of the connection
-        self._progress = progress
-        self._filling: int | None = None
-
-    async def perform(self, part: bytes) -> None:
-        """Walk a part of the tree, and leave the rest in parts if it is large. It stays to be walked if that fails."""
-        self.at_work += 1
-        try:
-            await self._walk(Descent(self._mount, part.split(_NUL)), part)
-        except Exception as error:
-            self.failure = self.failure or error
-        finally:
-            self.at_work -= 1
-
-    async def _walk(self, descent: Descent, part: bytes) -> None:
-        problems: list[str] = []
-        batches = batches_of(_first_directories(descent, problems))
-        is_all = False
-        while not is_all:
-            found = await asyncio.to_thread(lambda: list(itertools.islice(batches, _BATCHES_AT_ONCE)))
-            is_all = len(found) < _BATCHES_AT_ONCE
-            async with self._turn, self._connection.transaction():
-                await self._add(found)
-                if is_all:
-                    await tables.open_scans(self._connection, self.root, list(_parts_of(descent.rest[::-1])))
-                    await tables.end_scan(self._connection, self.root, part, problems)
-
-    async def _add(self, batches: Sequence[Sequence[Directory]]) -> None:
-        if batches:
-            added = await tables.add_batches(self._connection, self.root, batches, self._filling)
-            self._filling = added.filling
-            self._progress.note(batches, added.batches)
-
-
-def _first_directories(descent: Descent, problems: list[str]) -> Iterator[Directory]:
-    """As many as one host walks at once; of each, what cannot be sent is added to the problems.
-
-    It ends between a directory without subdirectories and one that is not its neighbour: neighbours stay together. But
-    there may be millions of them.
-    """
-    files = 0
-    for directories, listing in enumerate(descent, 1):
-        problems += listing.problems
-        path = listing.directory.path
-        yield listing.directory
-        files += listing.directory.files
-        walked = max(files / _FILES_OF_A_PART, directories / _DIRECTORIES_OF_A_PART)
-        is_end = descent.rest and parent_of(descent.rest[-1]) not in (path, parent_of(path))
-        if walked >= 2 or (walked >= 1 and is_end):
-            return
-
-
-def _parts_of(paths: Sequence[bytes]) -> Iterator[bytes]:
-    """Directories in parts, joined by what no path contains."""
-    most = -(-len(paths) // _PARTS)
-    part: list[bytes] = []
-    for path in paths:
-        if part and (len(part) >= most or sum(map(len, part)) + len(part) + len(path) > _LONGEST_PART):
-            yield _NUL.join(part)
-            part = []
-        part.append(path)
-    if part:
-        yield _NUL.join(part)

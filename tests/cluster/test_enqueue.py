@@ -13,10 +13,10 @@ import anyio.to_thread
 import pytest
 
 from asyncstore.cluster import batches as batching
-from asyncstore.cluster import engine
-from asyncstore.cluster import enqueue as enqueueing
-from asyncstore.cluster.enqueue import Progress, enqueue
+from asyncstore.cluster import engine, walking
+from asyncstore.cluster.enqueue import enqueue
 from asyncstore.cluster.tree import Descent, check_sentinel, listing_of, sentinel_of
+from asyncstore.cluster.walking import Progress
 from asyncstore.errors import LedgerError, SourceError
 from tests.support.ledgers import DESTINATION
 from tests.support.transfers import on_one_loop
@@ -101,8 +101,8 @@ async def test_again_it_adds_nothing_and_later_what_is_new(tmp_path: Path, clust
 async def test_a_large_tree_is_walked_in_parts_and_a_study_stays_in_one_batch(
     tmp_path: Path, cluster: Cluster, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(enqueueing, "_FILES_OF_A_PART", 5)
-    monkeypatch.setattr(enqueueing, "_PARTS", 3)
+    monkeypatch.setattr(walking, "_FILES_OF_A_PART", 5)
+    monkeypatch.setattr(walking, "_PARTS", 3)
     monkeypatch.setattr(batching, "MOST_FILES", 4)
     dsn, root = cluster.new_database(), tree(tmp_path / "nas", patients=8)
     progress = Progress()

@@ -64,8 +64,8 @@ def enqueue(
     def command(log: DocumentedLog) -> int:
         migrating.check_installed(dsn)
         from asyncstore.cli.output import migration_text
-        from asyncstore.cluster.enqueue import Progress
         from asyncstore.cluster.enqueue import enqueue as walk_all
+        from asyncstore.cluster.walking import Progress
 
         walked = Progress()
         lines: list[str] = []
