@@ -33,7 +33,8 @@ INSERT INTO worker (migration, pid, host, options, started_at, seen_at, associat
 VALUES (1, 77, 'host-7', '{}', 1790000000000, (extract(epoch FROM clock_timestamp()) * 1000)::bigint, 2, 30, 3000)"""
 ACCOUNT = """
 INSERT INTO account (run, sop_class, transfer_syntax, sent_transfer_syntax, state, standing, losses, retryable,
-    attempts, status, reason, comment, offending_elements, association_number, context_id, changes, instances, bytes_sent)
+    attempts, status, reason, comment, offending_elements, association_number, context_id, changes, instances,
+    bytes_sent)
 VALUES (1, '', '', '', $1, $2, 0, true, 1, $3, $4, '', '', 1, 1, '', 0, 0) RETURNING id"""
 INSTANCE = """
 INSERT INTO instance (size_bytes, mtime_ns, recorded_at, bytes_sent, directory, account, series, earlier_attempts,
@@ -221,7 +222,7 @@ def test_a_migration_that_is_not_there_is_told_with_those_that_are(
     name, *more = arguments
     nothing = command.run(name, database, "move", *more)
     assert (nothing.returncode, nothing.stdout) == (6, "")
-    assert "there is no ledger in" in nothing.stderr
+    assert "there is no migration in" in nothing.stderr
     enqueued(database, tree(tmp_path / "nas"))
     done = command.run(name, database, "moev", *more)
     assert (done.returncode, done.stdout) == (6, "")
@@ -277,8 +278,8 @@ def test_a_report_says_how_far_a_migration_is(tmp_path: Path, database: str) -> 
     now = "(extract(epoch FROM clock_timestamp()) * 1000)::bigint"
     sql(
         database,
-        "INSERT INTO batch (root, state, files, size_bytes, stored, failed, claimed_at, finished_at) SELECT root, 'done', "
-        f"1200, 12000, 1199, 1, {now} - 1000000, {now} - 100 FROM batch",
+        "INSERT INTO batch (root, state, files, size_bytes, stored, failed, claimed_at, finished_at) "
+        f"SELECT root, 'done', 1200, 12000, 1199, 1, {now} - 1000000, {now} - 100 FROM batch",
     )
     aside = "INSERT INTO batch (root, state, files, reason) SELECT id, 'set-aside', 7, E'workers\\ndied' FROM root"
     sql(database, aside)
