@@ -138,7 +138,7 @@ class Transfer:
         by_study = options.keep_together == "study"
         plan = Plan(options)
         self._work = work = Work(strict=by_study)
-        concurrency = Concurrency(options.associations, MAXIMUM_ASSOCIATIONS)
+        concurrency = self._make_concurrency()
         self._destination = destination = Destination(options.retry, concurrency)
         self._limiter = limiter = Limiter(options, concurrency, report)
         if self._teller is None:
@@ -182,7 +182,7 @@ class Transfer:
             teller=self._teller,
         )
         self._supervisor = Supervisor(
-            Feed(
+            self._make_feed(
                 sources,
                 recursive=options.recursive,
                 find_studies=by_study or self._committing is not None,
@@ -204,6 +204,14 @@ class Transfer:
             retry_set_aside=options.retry_set_aside,
             drain_seconds=options.drain_seconds,
         )
+
+    def _make_concurrency(self) -> Concurrency:
+        """What says how many associations to keep open."""
+        return Concurrency(self.options.associations, MAXIMUM_ASSOCIATIONS)
+
+    def _make_feed(self, sources: Any, **settings: Any) -> Feed:
+        """What reads the sources."""
+        return Feed(sources, **settings)
 
     def __repr__(self) -> str:
         report = self.report
