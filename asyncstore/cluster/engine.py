@@ -35,9 +35,9 @@ def scan_name(migration: int, root: str) -> str:
     return f"scan:{migration}:{root}"
 
 
-def send_name(migration: int, root: str) -> str:
-    """What a worker must have registered to send batches of a root."""
-    return f"send:{migration}:{root}"
+def send_name(migration: int) -> str:
+    """What a worker must have registered to send batches. One name, since the engine counts what runs under it."""
+    return f"send:{migration}"
 
 
 async def queue_scans(connection: asyncpg.Connection, migration: int, root: str, paths: Sequence[bytes]) -> None:
@@ -45,9 +45,9 @@ async def queue_scans(connection: asyncpg.Connection, migration: int, root: str,
     await _queue(connection, scan_name(migration, root), [path.hex().encode() for path in paths])
 
 
-async def queue_batches(connection: asyncpg.Connection, migration: int, root: str, batches: Sequence[int]) -> None:
+async def queue_batches(connection: asyncpg.Connection, migration: int, batches: Sequence[int]) -> None:
     """Queue batches to be sent, within the caller's transaction."""
-    await _queue(connection, send_name(migration, root), [str(batch).encode() for batch in batches])
+    await _queue(connection, send_name(migration), [str(batch).encode() for batch in batches])
 
 
 async def _queue(connection: asyncpg.Connection, name: str, payloads: Sequence[bytes]) -> None:

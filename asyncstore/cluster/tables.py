@@ -1,4 +1,4 @@
-"""The migrations of many senders, in the ledger's tables: what is to be walked, and what is to be sent.
+"""The migrations of many senders, in the ledger's tables: what is to be walked, and what is in batches.
 
 Everything here is true whatever the engine does. Its queue only repeats what is open here, and can be made again.
 """
@@ -36,7 +36,7 @@ WITH changed AS (
     UPDATE directory d SET files = t.files FROM unnest($2::bytea[], $3::int[]) AS t (path, files)
     WHERE d.root = $1 AND d.path = t.path AND d.files <> t.files RETURNING d.batch
 )
-UPDATE batch b SET state = 'open' FROM (SELECT DISTINCT batch FROM changed) c
+UPDATE batch b SET state = 'open', reason = '', fruitless = 0 FROM (SELECT DISTINCT batch FROM changed) c
 WHERE b.id = c.batch AND b.state <> 'doing' RETURNING b.id"""
 _SCANS: Final = """
 INSERT INTO scan (root, path, is_open) SELECT $1, unnest($2::bytea[]), true
@@ -131,7 +131,7 @@ async def add_batches(connection: asyncpg.Connection, root: Root, batches: Seque
             await connection.execute(_NEW_DIRECTORIES, root.id, number, *columns)
             new.append(number)
     changed = [row["id"] for row in await connection.fetch(_CHANGED, root.id, paths, counts)] if known else []
-    await engine.queue_batches(connection, root.migration, root.name, [*new, *changed])
+    await engine.queue_batches(connection, root.migration, [*new, *changed])
     return len(new)
 
 

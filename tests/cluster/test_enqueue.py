@@ -57,9 +57,7 @@ def queued(cluster: Cluster, dsn: str) -> list[str]:
 
 def batches(cluster: Cluster, dsn: str) -> list[str]:
     """The batches that are open, with their root as the engine calls it."""
-    query = (
-        "SELECT 'send:' || r.migration || ':' || r.name || ' ' || b.id FROM asyncstore.batch b JOIN asyncstore.root r"
-    )
+    query = "SELECT 'send:' || r.migration || ' ' || b.id FROM asyncstore.batch b JOIN asyncstore.root r"
     return sorted(cluster.sql(f"{query} ON r.id = b.root WHERE b.state = 'open'", dsn.rpartition("/")[2]).splitlines())
 
 

@@ -187,7 +187,7 @@ class PostgresLedger(BufferedLedger):
     """
 
     _away_seconds: float = _AWAY_SECONDS
-    _most_outcomes: int = 4 * COMMIT_OUTCOMES
+    _most_outcomes: int = 8 * COMMIT_OUTCOMES
 
     def __init__(
         self,
