@@ -309,6 +309,19 @@ def ends(evidence: Evidence) -> Finding:
     return finding
 
 
+def goes_on_in_time(evidence: Evidence) -> Finding:
+    """Of kills that come one by one: the batch of each is being sent again soon after its worker is taken for dead."""
+    finding = Finding(f"a batch goes on within {IN_TIME} times the heartbeat's {evidence.heartbeat_seconds:g} s")
+    found = takeovers(evidence)
+    finding.violations += [
+        f"a batch went on {seconds:.2f} s after its worker was killed"
+        for seconds in found
+        if seconds > IN_TIME * evidence.heartbeat_seconds
+    ]
+    finding.numbers = f"{len(found)} batches, at the latest after {max(found, default=0.0):.1f} s"
+    return finding
+
+
 def takeovers(evidence: Evidence) -> list[float]:
     """How long after each kill another association went on with the batch that was being sent."""
     requests = sorted(evidence.requests, key=lambda request: request.begun_at)

@@ -28,8 +28,8 @@ from typing import TYPE_CHECKING, Final
 
 import pytest
 
-from tests.campaigns.cluster_audit import Evidence, Row, Trouble, WorkerRun, audit, takeover_line
-from tests.campaigns.cluster_plan import CUT, CUT_DATABASE, KILL, RESTART, STOP, make_archive, make_plan
+from tests.campaigns.cluster_audit import Evidence, Row, Trouble, WorkerRun, audit, goes_on_in_time, takeover_line
+from tests.campaigns.cluster_plan import CUT, CUT_DATABASE, KILL, RESTART, STOP, make_archive, make_plan, one_by_one
 from tests.campaigns.cluster_receiver import Receiver
 from tests.campaigns.kill_audit import Finding, snapshot
 from tests.support import command, peers, postgresql
@@ -67,6 +67,7 @@ class Settings:
     hosts: int = 3
     cap: int = 4
     associations: int = 2  # of each host at most: more than the cap in all
+    is_calm: bool = False
 
 
 class Host:
@@ -175,7 +176,8 @@ class Campaign:
             self.evidence = await self._collect()
         untouched = Finding("the source is untouched", f"{len(before)} names")
         untouched.violations += ["it is not"] if snapshot(self.root) != before else []
-        return [*audit(self.evidence), untouched]
+        in_time = [goes_on_in_time(self.evidence)] if settings.is_calm else []
+        return [*audit(self.evidence), untouched, *in_time]
 
     async def _enqueue(self) -> None:
         dsn, root = self.cluster.dsn(), f"{ROOT}={self.root}"
@@ -197,7 +199,7 @@ class Campaign:
             self.settings.hosts,
             self.settings.heartbeat_seconds,
         )
-        await self._work(faults)
+        await self._work(one_by_one(faults, self.settings.heartbeat_seconds) if self.settings.is_calm else faults)
         self.set_aside = int(await self._sql("SELECT count(*) FROM asyncstore.batch WHERE state NOT IN ('done')"))
         if self.set_aside:
             await self._command("retry", self.cluster.dsn(), MIGRATION)
@@ -352,11 +354,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--instances", type=int, default=20_000, metavar="M", help="instances of the archive (20000)")
     parser.add_argument("--seed", default="1", help="what the archive and the faults follow from (1)")
     parser.add_argument("--heartbeat", type=float, default=6.0, metavar="SECONDS", help="the workers' option (6)")
+    parser.add_argument("--calm", action="store_true", help="only kills, one by one: the work must go on in time")
     parser.add_argument("--keep", type=Path, metavar="DIR", help="keep everything in this directory")
     options = parser.parse_args(arguments)
     directory = options.keep or Path(tempfile.mkdtemp(prefix="asyncstore-cluster-"))
     directory.mkdir(parents=True, exist_ok=True)
-    settings = Settings(options.seed, options.instances, options.kills, options.heartbeat)
+    settings = Settings(options.seed, options.instances, options.kills, options.heartbeat, is_calm=options.calm)
     try:
         peers.require(postgresql.program("initdb") or "initdb", "postgresql")
         is_good = asyncio.run(run(settings, directory))

@@ -13,6 +13,7 @@ from tests.support import files
 from tests.support.kept import Kept
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
     from pathlib import Path
 
 UID_ROOT: Final = "1.2.826.0.1.3680043.8.498.19"
@@ -22,6 +23,7 @@ LONG_BYTES: Final = 1_000_000
 EACH_LONG: Final = 250
 EACH_COPIED: Final = 200
 COPIED_BEHIND: Final = 80
+CALM: Final = 1.5
 COPIED: Final = frozenset(("stored", "duplicate"))
 
 KILL: Final = "kill"
@@ -68,6 +70,12 @@ def make_plan(seed: str, instances: int, kills: int, hosts: int, heartbeat_secon
         seen.add(kind)
         faults.append(Fault(moment, chance.uniform(0, 0.5), kind, host, seconds))
     return faults
+
+
+def one_by_one(plan: Sequence[Fault], heartbeat_seconds: float) -> list[Fault]:
+    """Only the kills of a plan, each when what the one before has left is under way again."""
+    kills = [fault for fault in plan if fault.kind == KILL]
+    return [dataclasses.replace(fault, delay_seconds=CALM * heartbeat_seconds) for fault in kills]
 
 
 def make_archive(root: Path, instances: int, chance: random.Random) -> list[SourceFile]:

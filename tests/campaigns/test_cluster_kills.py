@@ -7,6 +7,7 @@ import contextlib
 import dataclasses
 import random
 import subprocess
+import sys
 from typing import TYPE_CHECKING
 
 import pytest
@@ -20,6 +21,7 @@ from tests.campaigns.cluster_audit import (
     cap_is_kept,
     ends,
     every_instance,
+    goes_on_in_time,
     in_flight_once,
     late_ones_send_nothing,
     received,
@@ -99,7 +101,13 @@ def found_by(check: Callable[[Evidence], Finding], changed: Evidence) -> list[st
 
 def test_records_that_agree_hold() -> None:
     assert [finding.violations for finding in audit(evidence())] == [[]] * 7
+
+
+def test_a_batch_that_goes_on_too_late_is_found() -> None:
     assert takeovers(evidence()) == [pytest.approx(6.05)]
+    assert goes_on_in_time(evidence()).violations == []
+    late = dataclasses.replace(evidence(), heartbeat_seconds=5.0)
+    assert goes_on_in_time(late).violations == ["a batch went on 6.05 s after its worker was killed"]
 
 
 def replaced(records: list[Row], at: int, **changes: object) -> list[Row]:
@@ -308,6 +316,48 @@ def test_nothing_passes_a_door_that_is_shut() -> None:
                 await each.wait_closed()
 
     asyncio.run(use())
+
+
+TALKS = """
+import socket, sys
+with socket.create_connection((sys.argv[1], int(sys.argv[2])), 20) as sock:
+    for line in sys.stdin:
+        sock.sendall(line.encode())
+        print(sock.recv(100).decode(), end="", flush=True)
+"""
+
+
+def test_a_host_that_is_cut_off_hears_nothing_and_goes_on_when_it_is_back() -> None:
+    async def talk(hosts: Network) -> None:
+        heard: asyncio.Queue[bytes] = asyncio.Queue()
+
+        async def listen(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            with contextlib.closing(writer):
+                while line := await reader.readline():
+                    heard.put_nowait(line)
+                    writer.write(line)
+
+        async with await asyncio.start_server(listen, hosts.address, 0) as server:
+            words = [sys.executable, "-c", TALKS, hosts.address, str(server.sockets[0].getsockname()[1])]
+            pipe = asyncio.subprocess.PIPE
+            host = await asyncio.create_subprocess_exec(*hosts.prefix(1), *words, stdin=pipe, stdout=pipe)
+            assert host.stdin is not None
+            assert host.stdout is not None
+            host.stdin.write(b"one\n")
+            assert await host.stdout.readline() == await heard.get() == b"one\n"
+            hosts.cut(1)
+            host.stdin.write(b"two\n")
+            hearing = asyncio.ensure_future(heard.get())
+            assert (await asyncio.wait((hearing,), timeout=0.3))[0] == set()
+            hosts.mend(1)
+            assert await host.stdout.readline() == await hearing == b"two\n"
+            host.stdin.close()
+            assert await host.wait() == 0
+
+    with network(1) as hosts:
+        if not isinstance(hosts, Namespaces):
+            pytest.skip("this process may not make network namespaces")
+        asyncio.run(talk(hosts))
 
 
 def test_nothing_is_left_of_namespaces() -> None:
