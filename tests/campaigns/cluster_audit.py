@@ -92,11 +92,11 @@ class Evidence:
     heartbeat_seconds: float
 
     def late(self) -> Iterator[tuple[Trouble, Association]]:
-        """The associations that were open when their host was stopped or cut off, with that."""
+        """The associations that were open while their host was stopped or cut off, with that."""
         for trouble, each in itertools.product(self.troubles, self.associations):
             if trouble.kind in (STOP, CUT, CUT_DATABASE) and each.host and trouble.strikes(each.host):
                 was_open = each.ended_at is None or each.ended_at > trouble.begun_at
-                if was_open and each.opened_at < trouble.begun_at:
+                if was_open and each.opened_at < trouble.ended_at:
                     yield trouble, each
 
 

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Final, cast
 
 from asyncstore.upper_layer import pdu
 from asyncstore.upper_layer.items import OperationsWindow, PresentationContextResult, UserInformation
+from tests.support.hosts import listen
 from tests.support.tap import C_STORE_RQ, HEADER_BYTES, P_DATA_TF, Command, Reframer, read_command
 
 if TYPE_CHECKING:
@@ -78,10 +79,8 @@ class Receiver:
         self._connections: set[_Connection] = set()
 
     async def __aenter__(self) -> Self:
-        listener = socket.socket()
-        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener = listen(self.address)
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, _KERNEL_BYTES)
-        listener.bind((self.address, 0))
         self.port = listener.getsockname()[1]
         self._server = await asyncio.get_running_loop().create_server(lambda: _Connection(self), sock=listener)
         return self

@@ -9,6 +9,7 @@ import asyncio
 import contextlib
 import os
 import shutil
+import socket
 import subprocess
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
@@ -19,6 +20,8 @@ if TYPE_CHECKING:
 
 LOOPBACK: Final = "127.0.0.1"
 _PIECE_BYTES: Final = 1 << 16
+# When a server looks whether the other side of a silent connection is there, as PostgreSQL is asked to.
+_KEEPALIVE: Final = {socket.TCP_KEEPIDLE: 10, socket.TCP_KEEPINTVL: 5, socket.TCP_KEEPCNT: 3}
 
 
 class Network:
@@ -141,6 +144,16 @@ def _ip(*words: str) -> None:
     subprocess.run(["ip", *words], check=True, stdin=subprocess.DEVNULL, capture_output=True)
 
 
+def listen(address: str) -> socket.socket:
+    """A socket for a server, on a port of its own, whose connections end some time after their host is gone."""
+    listener = socket.socket()
+    listener.bind((address, 0))
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+    for option, value in _KEEPALIVE.items():
+        listener.setsockopt(socket.IPPROTO_TCP, option, value)
+    return listener
+
+
 def _inode_of(port: int) -> str:
     """The socket with this local port that has a connection, or ""."""
     for line in Path("/proc/net/tcp").read_text().splitlines()[1:]:
@@ -173,8 +186,9 @@ class Door:
         self._passing: set[asyncio.Task[None]] = set()
 
     async def __aenter__(self) -> Self:
-        self._server = await asyncio.start_server(self._pass, self.address, 0)
-        self.port = self._server.sockets[0].getsockname()[1]
+        listener = listen(self.address)
+        self.port = listener.getsockname()[1]
+        self._server = await asyncio.start_server(self._pass, sock=listener)
         return self
 
     async def __aexit__(self, *_: object) -> None:
