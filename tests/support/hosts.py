@@ -225,6 +225,8 @@ class Door:
     async def _pump(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         while data := await reader.read(_PIECE_BYTES):
             await self._is_open.wait()
+            if writer.is_closing():
+                return
             writer.write(data)
             await writer.drain()
         await self._is_open.wait()
