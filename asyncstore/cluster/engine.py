@@ -1,26 +1,47 @@
-"""The four calls to the engine, PgQueuer: it says who works on what and how many at once, and nothing else.
+"""What is asked of the engine, PgQueuer: it says who works on what and how many at once, and nothing else.
 
 A batch or a directory is in its queue once, whoever puts it there and how often. The queue is in the ledger's schema.
+
+The engine does not look who ends a place in the queue: one that was taken for dead would end that of its successor,
+and a third would begin beside it. So each end is written only if the place is still the worker's own.
 """
 
 from __future__ import annotations
 
 import asyncio
 import datetime
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
+import asyncpg
 from pgqueuer import PgQueuer
-from pgqueuer.db import AsyncpgDriver
+from pgqueuer.core.tm import TaskManager
+from pgqueuer.db import AsyncpgDriver, Driver
+from pgqueuer.errors import RetryRequested
+from pgqueuer.ports.repository import EntrypointExecutionParameter
+from pgqueuer.qm import QueueManager
 from pgqueuer.queries import Queries
 
-if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Mapping, Sequence
+from asyncstore.errors import LedgerError
 
-    import asyncpg
+if TYPE_CHECKING:
+    import uuid
+    from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
+    from typing import Self
+
     from pgqueuer.models import Job
+
+    from asyncstore.cluster.link import Link
 
 _POLL: Final = datetime.timedelta(seconds=1)
 HEARTBEAT: Final = datetime.timedelta(seconds=60)
+NO_LIMIT: Final = 0
+"""What the engine takes for no limit."""
+
+_OURS: Final = """
+SELECT id FROM pgqueuer WHERE id = ANY($1::bigint[]) AND queue_manager_id = $2 AND status = 'picked' FOR UPDATE"""
+_BEAT: Final = """
+UPDATE pgqueuer SET heartbeat = now() WHERE id = ANY($1::bigint[]) AND queue_manager_id = $2 AND status = 'picked'
+RETURNING id"""
 
 
 async def install(connection: asyncpg.Connection) -> None:
@@ -28,6 +49,9 @@ async def install(connection: asyncpg.Connection) -> None:
     queries = Queries(AsyncpgDriver(connection))
     if not await queries.schema_is_installed():
         await queries.install()
+
+
+# -- the queue ---------------------------------------------------------------------------------------------------------
 
 
 def scan_name(migration: int, root: str) -> str:
@@ -56,6 +80,9 @@ async def _queue(connection: asyncpg.Connection, name: str, payloads: Sequence[b
         keys: list[str | None] = [f"{name}:{payload.decode()}" for payload in payloads]
         queries = Queries(AsyncpgDriver(connection))
         await queries.enqueue([name] * count, list(payloads), [0] * count, dedupe_key=keys, on_conflict="skip")
+
+
+# -- while a migration is enqueued -------------------------------------------------------------------------------------
 
 
 async def run_scans(
@@ -88,3 +115,144 @@ def _register(manager: PgQueuer, name: str, walk: Callable[[bytes], Awaitable[No
     @manager.entrypoint(name, on_failure="delete")
     async def perform(job: Job) -> None:
         await walk(bytes.fromhex((job.payload or b"").decode()))
+
+
+# -- a worker ----------------------------------------------------------------------------------------------------------
+
+
+class Place:
+    """A place in the queue that this worker has: `number` names it, `slot` is its number among those of its limit."""
+
+    def __init__(self, job: Job) -> None:
+        self.number: int = job.id
+        self.slot: int = job.slot or 0
+        self.payload: bytes = job.payload or b""
+
+
+class NotNow(Exception):
+    """What a worker raises to leave a place to whoever comes next, after some `seconds`."""
+
+    def __init__(self, seconds: float = 0.0) -> None:
+        self.seconds = seconds
+
+
+class Queue:
+    """The queue, as one worker has it.
+
+    `wanted` says, each time, under which names it would take one more, and how many places all workers together may
+    have under each.
+    """
+
+    def __init__(self, link: Link, wanted: Callable[[], Mapping[str, int]]) -> None:
+        self._queries = _OwnQueries(link, wanted)
+        self._manager = QueueManager(self._queries)
+        self._queries.owner = self.owner = self._manager.queue_manager_id
+
+    def register(self, name: str, perform: Callable[[Place], Awaitable[None]]) -> None:
+        """Have places under a name performed. `perform` may raise NotNow, and nothing else."""
+
+        @self._manager.entrypoint(name, on_failure="delete")
+        async def handle(job: Job) -> None:
+            try:
+                await perform(Place(job))
+            except NotNow as leave:
+                raise RetryRequested(datetime.timedelta(seconds=leave.seconds)) from None
+
+    async def run(self, timeout_seconds: float) -> None:
+        """Take and perform, until `stop`; then return when all is performed."""
+        timeout = datetime.timedelta(seconds=timeout_seconds)
+        await self._manager.run(dequeue_timeout=min(_POLL, timeout / 10), batch_size=1, heartbeat_timeout=timeout)
+
+    def stop(self) -> None:
+        """Take nothing more."""
+        self._manager.shutdown.set()
+
+    async def beat(self, connection: asyncpg.Connection, numbers: Collection[int]) -> set[int]:
+        """Tell the others that these places are worked on; returns those that are still this worker's."""
+        return {row["id"] for row in await connection.fetch(_BEAT, list(numbers), self.owner)}
+
+
+class _OwnQueries(Queries):
+    """The engine's statements, by which a worker changes no place of another."""
+
+    def __init__(self, link: Link, wanted: Callable[[], Mapping[str, int]]) -> None:
+        super().__init__(_LinkDriver(link))
+        self.owner: uuid.UUID
+        self._link = link
+        self._wanted = wanted
+
+    async def dequeue(
+        self,
+        batch_size: int,
+        entrypoints: dict[Any, EntrypointExecutionParameter],
+        queue_manager_id: Any,
+        global_concurrency_limit: int | None,
+        heartbeat_timeout: datetime.timedelta,
+    ) -> list[Job]:
+        limits = self._wanted()
+        wanted = {name: EntrypointExecutionParameter(limits[name]) for name in entrypoints if name in limits}
+        if not wanted:
+            return []
+        return await super().dequeue(batch_size, wanted, queue_manager_id, global_concurrency_limit, heartbeat_timeout)
+
+    async def update_heartbeat(self, job_ids: list[Any]) -> None:
+        """Nothing to do: a worker beats more often than the engine, so that it knows what the others see."""
+
+    async def log_jobs(self, job_status: list[Any]) -> None:
+        async def end(connection: asyncpg.Connection) -> None:
+            async with connection.transaction():
+                ours = await self._ours(connection, [job.id for job, _, _ in job_status])
+                if ended := [each for each in job_status if each[0].id in ours]:
+                    await Queries(AsyncpgDriver(connection)).log_jobs(ended)
+
+        await self._link.run(end)
+
+    async def retry_job(self, job: Job, delay: datetime.timedelta, traceback_record: Any) -> None:
+        async def leave(connection: asyncpg.Connection) -> None:
+            async with connection.transaction():
+                if await self._ours(connection, [job.id]):
+                    await Queries(AsyncpgDriver(connection)).retry_job(job, delay, None)
+
+        await self._link.run(leave)
+
+    async def _ours(self, connection: asyncpg.Connection, numbers: list[int]) -> set[int]:
+        return {row["id"] for row in await connection.fetch(_OURS, numbers, self.owner)}
+
+
+class _LinkDriver(Driver):
+    """The engine's way to the database: it never sees that a connection was lost."""
+
+    def __init__(self, link: Link) -> None:
+        self._link = link
+        self._shutdown = asyncio.Event()
+
+    async def fetch(self, query: str, *args: object) -> list[dict[str, object]]:
+        try:
+            return [dict(row) for row in await self._link.run(lambda connection: connection.fetch(query, *args))]
+        except LedgerError as error:
+            if isinstance(error.__cause__, asyncpg.PostgresError):
+                raise error.__cause__ from None  # by which the engine sees that another worker was first
+            raise
+
+    async def execute(self, query: str, *args: object) -> str:
+        return str(await self._link.run(lambda connection: connection.execute(query, *args)))
+
+    async def notify(self, channel: str, payload: str) -> None:
+        await self.execute("SELECT pg_notify($1, $2)", channel, payload)
+
+    async def add_listener(self, channel: str, callback: Callable[[str | bytes | bytearray], None]) -> None:
+        await self._link.listen(channel, lambda _connection, _pid, _channel, payload: callback(payload))
+
+    @property
+    def shutdown(self) -> asyncio.Event:
+        return self._shutdown
+
+    @property
+    def tm(self) -> TaskManager:
+        return TaskManager()
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        """Nothing to do: the link outlives the engine."""

@@ -48,6 +48,7 @@ if TYPE_CHECKING:
     from anyio.abc import TaskGroup
 
     from asyncstore.inputs.entry import Source
+    from asyncstore.inputs.feed import Deliver
     from asyncstore.inputs.walk import AnyPath
     from asyncstore.instances.outcome import Outcome
     from asyncstore.ledger.protocol import Ledger
@@ -138,7 +139,7 @@ class Transfer:
         by_study = options.keep_together == "study"
         plan = Plan(options)
         self._work = work = Work(strict=by_study)
-        concurrency = Concurrency(options.associations, MAXIMUM_ASSOCIATIONS)
+        concurrency = self._make_concurrency()
         self._destination = destination = Destination(options.retry, concurrency)
         self._limiter = limiter = Limiter(options, concurrency, report)
         if self._teller is None:
@@ -187,7 +188,7 @@ class Transfer:
                 recursive=options.recursive,
                 find_studies=by_study or self._committing is not None,
                 choice=Choice.of(options.selection),
-                deliver=admission.deliver,
+                deliver=self._make_deliver(admission),
             ),
             self._pool,
             admission=admission,
@@ -204,6 +205,14 @@ class Transfer:
             retry_set_aside=options.retry_set_aside,
             drain_seconds=options.drain_seconds,
         )
+
+    def _make_concurrency(self) -> Concurrency:
+        """What says how many associations to keep open."""
+        return Concurrency(self.options.associations, MAXIMUM_ASSOCIATIONS)
+
+    def _make_deliver(self, admission: Admission) -> Deliver:
+        """What takes in the instances that the feed has read."""
+        return admission.deliver
 
     def __repr__(self) -> str:
         report = self.report

@@ -14,7 +14,7 @@ they were when it was last claimed or done. storescu has a root without a name a
 
 All workers of a migration have no more associations than `cap`, which the operator sets, and `target`, which moves: it
 falls when the peer was out of resources (`pressed_at`) or rejected an association (`rejected_at`), and grows as the
-holder of an advisory lock says. While a migration `is_paused`, nothing of it is sent. A worker that was not heard of for
+holder of an advisory lock says. While a migration `is_paused`, nothing of it is sent. A worker that is not heard of for
 `timeout_seconds` is taken for dead. `scan` has the directories that are walked by whichever host comes first.
 
 `worker` has a row for each process that has written; a lock of the database says that it still runs. One of many tells

@@ -9,13 +9,12 @@ from __future__ import annotations
 
 import asyncio
 import collections
-import os
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from asyncstore.errors import LedgerError
 from asyncstore.instances.outcome import State
 from asyncstore.ledger.accounts import ACCOUNT_FIELDS, account_of, account_values, size_and_time, stays
-from asyncstore.ledger.packing import ledger_path, storable, uid_bytes
+from asyncstore.ledger.packing import storable, uid_bytes
 from asyncstore.ledger.postgresql.database import SCHEMA
 from asyncstore.ledger.protocol import STORED
 
@@ -26,9 +25,7 @@ if TYPE_CHECKING:
 
     from asyncstore.instances.outcome import Outcome
     from asyncstore.ledger.buffered import Entry
-
-MEMORY: Final = b"\0"
-"""The first byte of the name of an instance that has no file."""
+    from asyncstore.ledger.postgresql.places import Places
 
 _IN_MEMORY: Final = 4096
 _ROWS_OF_A_STATEMENT: Final = 500
@@ -129,21 +126,12 @@ class _Row(NamedTuple):
     outcome: Outcome
 
 
-def split_path(path: str | None, uid: str, working_directory: str) -> tuple[bytes, bytes]:
-    """The directory and the name under which a ledger has a file, or an instance from memory."""
-    if path is None:
-        return b"", MEMORY + uid_bytes(uid)
-    key = os.fsencode(ledger_path(path, working_directory))
-    end = key.rfind(b"/") + 1
-    return key[:end], key[end:]
-
-
 class RowWriter:
     """Writes the rows of one claim. `shift_ms` is added to times: what the clock of the server is ahead."""
 
-    def __init__(self, claim: Claim, working_directory: str, *, shift_ms: int = 0) -> None:
+    def __init__(self, claim: Claim, places: Places, *, shift_ms: int = 0) -> None:
         self.claim = claim
-        self._working_directory = working_directory
+        self._places = places
         self._shift_ms = shift_ms
         self._accounts: dict[tuple[Any, ...], int] = {}
         self._directories: dict[bytes, int] = {}
@@ -256,7 +244,7 @@ class RowWriter:
         else:
             size, mtime = size_and_time(outcome.path, recorded_at)
         return _Row(
-            split_path(outcome.path, uid, self._working_directory),
+            self._places.key(outcome.path, uid),
             size,
             mtime,
             recorded_at + self._shift_ms,
