@@ -29,7 +29,17 @@ from typing import TYPE_CHECKING, Final
 import pytest
 
 from tests.campaigns.cluster_audit import Evidence, Row, Trouble, WorkerRun, audit, goes_on_in_time, takeover_line
-from tests.campaigns.cluster_plan import CUT, CUT_DATABASE, KILL, RESTART, STOP, make_archive, make_plan, one_by_one
+from tests.campaigns.cluster_plan import (
+    CUT,
+    CUT_DATABASE,
+    KILL,
+    RESTART,
+    ROOTS,
+    STOP,
+    make_archive,
+    make_plan,
+    one_by_one,
+)
 from tests.campaigns.cluster_receiver import Receiver
 from tests.campaigns.kill_audit import Finding, snapshot
 from tests.support import command, peers, postgresql
@@ -41,7 +51,6 @@ if TYPE_CHECKING:
     from tests.campaigns.cluster_plan import Fault
 
 MIGRATION: Final = "move"
-ROOT: Final = "nas1"
 AGAIN_SECONDS: Final = 1.0  # before a worker is started that ended by itself
 STALLS: Final = 15.0  # in times of the heartbeat: so long without an instance, and something hangs
 MOST_SHOWN: Final = 12
@@ -49,7 +58,9 @@ _ROWS: Final = f"""
 SELECT encode(v.path, 'hex'), coalesce(v.sop_instance_uid, ''), v.state, v.recorded_at
 FROM asyncstore.instances v JOIN asyncstore.migration m ON m.id = v.migration WHERE m.name = '{MIGRATION}'"""
 _BATCHES: Final = "SELECT state, count(*) FROM asyncstore.batch GROUP BY state"
-_DIRECTORIES: Final = "SELECT encode(path, 'hex'), batch FROM asyncstore.directory WHERE batch IS NOT NULL"
+_DIRECTORIES: Final = """
+SELECT encode(convert_to(r.name || ':', 'UTF8') || d.path, 'hex'), d.batch
+FROM asyncstore.directory d JOIN asyncstore.root r ON r.id = d.root WHERE d.batch IS NOT NULL"""
 
 
 class Violation(AssertionError):
@@ -180,9 +191,8 @@ class Campaign:
         return [*audit(self.evidence), untouched, *in_time]
 
     async def _enqueue(self) -> None:
-        dsn, root = self.cluster.dsn(), f"{ROOT}={self.root}"
-        words = ("enqueue", dsn, MIGRATION, self.receiver.address, self.receiver.port, "--root", root)
-        await self._command(*words, "--cap", self.settings.cap)
+        words = ("enqueue", self.cluster.dsn(), MIGRATION, self.receiver.address, self.receiver.port)
+        await self._command(*words, *_roots_at(self.root), "--cap", self.settings.cap)
 
     async def _command(self, *arguments: str | int) -> str:
         done = await asyncio.to_thread(command.run, *arguments)
@@ -221,7 +231,7 @@ class Campaign:
             mount.symlink_to(self.root)
         dsn = self.cluster.dsn().replace(f"127.0.0.1:{self.cluster.port}", f"{host.door.address}:{host.door.port}")
         options = ("-j", self.settings.associations, "--heartbeat", f"{self.settings.heartbeat_seconds:g}")
-        words = command.words("worker", dsn, MIGRATION, "--root", f"{ROOT}={mount}", *options, "--until-done")
+        words = command.words("worker", dsn, MIGRATION, *_roots_at(mount), *options, "--until-done")
         return group.create_task(host.keep(words))
 
     async def _watch(self) -> None:
@@ -294,8 +304,7 @@ class Campaign:
         found = await self._sql(_ROWS)
         rows = []
         for path, uid, state, recorded_at in (line.split("|") for line in found.splitlines()):
-            name = bytes.fromhex(path).removeprefix(f"{ROOT}:".encode())
-            rows.append(Row(name, uid, state, int(recorded_at) / 1000 - begun))
+            rows.append(Row(bytes.fromhex(path), uid, state, int(recorded_at) / 1000 - begun))
         batches = dict(line.split("|") for line in (await self._sql(_BATCHES)).splitlines())
         directories = dict(line.split("|") for line in (await self._sql(_DIRECTORIES)).splitlines())
         return Evidence(
@@ -313,6 +322,10 @@ class Campaign:
             cap=self.settings.cap,
             heartbeat_seconds=self.settings.heartbeat_seconds,
         )
+
+
+def _roots_at(mount: Path) -> list[str]:
+    return [word for name in ROOTS for word in ("--root", f"{name}={mount / name}")]
 
 
 # -- the command -------------------------------------------------------------------------------------------------------

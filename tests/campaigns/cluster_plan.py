@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 UID_ROOT: Final = "1.2.826.0.1.3680043.8.498.19"
+ROOTS: Final = ("nas1", "nas2", "nas3", "nas4")
 FILES_OF_A_SERIES: Final = 10
 SERIES_OF_A_STUDY: Final = (1, 2, 4, 8)
 LONG_BYTES: Final = 1_000_000
@@ -78,37 +79,43 @@ def one_by_one(plan: Sequence[Fault], heartbeat_seconds: float) -> list[Fault]:
     return [dataclasses.replace(fault, delay_seconds=CALM * heartbeat_seconds) for fault in kills]
 
 
-def make_archive(root: Path, instances: int, chance: random.Random) -> list[SourceFile]:
-    """So many instances below patient/study/series, some long; paths are relative to `root`.
+def make_archive(place: Path, instances: int, chance: random.Random) -> list[SourceFile]:
+    """So many instances below patient/study/series, some long, in a directory of `place` for each of ROOTS.
 
-    Some of them are there twice: once more in one of the next studies, which perhaps another host sends meanwhile.
+    Paths are as the ledger has them. Some instances are there twice: once more in one of the next studies, which
+    perhaps another host sends meanwhile.
     """
     copies = instances // EACH_COPIED
     found: list[SourceFile] = []
     while len(found) < instances - copies:
         study = 1 + (int(found[-1].sop_instance_uid.split(".")[-3]) if found else 0)
         for series in range(chance.choice(SERIES_OF_A_STUDY)):
-            directory = f"p{study // 4:04}/s{study:05}/r{series}"
-            (root / directory).mkdir(parents=True)
+            directory = f"{ROOTS[study % len(ROOTS)]}:p{study // 16:04}/s{study:05}/r{series}"
+            path_of(place, directory.encode()).mkdir(parents=True)
             found += [
-                _write(root, f"{directory}/IM{file:04}", f"{study}.{series}", file, chance)
+                _write(place, f"{directory}/IM{file:04}", f"{study}.{series}", file, chance)
                 for file in range(min(FILES_OF_A_SERIES, instances - copies - len(found)))
             ]
     for number, at in enumerate(chance.sample(range(len(found) - COPIED_BEHIND), copies)):
         one, other = found[at], found[at + COPIED_BEHIND]
         path = other.path[: other.path.rfind(b"/") + 1] + b"copy%04d" % number
-        shutil.copyfile(root / one.path.decode(), root / path.decode())
+        shutil.copyfile(path_of(place, one.path), path_of(place, path))
         found.append(SourceFile(path, one.sop_instance_uid, one.digest, COPIED))
         found[at] = dataclasses.replace(one, states=COPIED)
     return found
 
 
-def _write(root: Path, path: str, series: str, number: int, chance: random.Random) -> SourceFile:
+def path_of(place: Path, path: bytes) -> Path:
+    """Where a file of the archive is that the ledger calls so."""
+    return place / path.decode().replace(":", "/", 1)
+
+
+def _write(place: Path, path: str, series: str, number: int, chance: random.Random) -> SourceFile:
     uid = f"{UID_ROOT}.{series}.{number}"
     size = LONG_BYTES if chance.randrange(EACH_LONG) == 0 else chance.randrange(0, 4000, 2)
     more = files.element(0x0020000D, b"UI", files.uid(f"{UID_ROOT}.1.{series.partition('.')[0]}"))
     more += files.element(0x0020000E, b"UI", files.uid(f"{UID_ROOT}.2.{series}"))
     body = files.data_set(sop_instance_uid=uid, more=more + files.element(0x7FE00010, b"OW", chance.randbytes(size)))
     data = files.dicom_file(meta=files.file_meta(sop_instance_uid=uid), body=body)
-    (root / path).write_bytes(data)
+    path_of(place, path.encode()).write_bytes(data)
     return SourceFile(path.encode(), uid, digest(Kept("", data).data_set), frozenset(("stored",)))
