@@ -30,8 +30,7 @@ _QUEUED_AT_ONCE: Final = 1000
 _STORED: Final = [state.value for state in sorted(STORED)]
 _FAILED: Final = [state.value for state in sorted(FAILED)]
 _BATCH: Final = """
-SELECT b.state, b.epoch, b.stored, b.fruitless, r.id AS root, r.name, r.migration, m.is_paused
-FROM batch b JOIN root r ON r.id = b.root JOIN migration m ON m.id = r.migration
+SELECT b.state, b.stored, b.fruitless, r.id AS root, r.name FROM batch b JOIN root r ON r.id = b.root
 WHERE b.id = $1 FOR NO KEY UPDATE OF b"""
 _COUNTS: Final = """
 SELECT count(*) FILTER (WHERE a.state = ANY($2::text[])), count(*) FILTER (WHERE a.state = ANY($3::text[]))
@@ -40,19 +39,28 @@ _CLAIM: Final = f"""
 UPDATE batch SET state = '{DOING}', epoch = epoch + 1, worker = $2, fruitless = $3, stored = $4, failed = $5,
     claimed_at = ({NOW_MS}), finished_at = NULL
 WHERE id = $1 RETURNING epoch"""
+# It may be written twice, if the connection was lost before the server said that it is.
 _END: Final = f"""
 UPDATE batch SET state = $3, fruitless = 0, reason = '', stored = $4, failed = $5,
     finished_at = CASE WHEN $3 = '{OPEN}' THEN NULL ELSE ({NOW_MS}) END
-WHERE id = $1 AND epoch = $2 AND state = '{DOING}' RETURNING id"""
+WHERE id = $1 AND epoch = $2 AND state IN ('{DOING}', $3) RETURNING id"""
 _SET_ASIDE: Final = f"""
 UPDATE batch SET state = '{SET_ASIDE}', epoch = epoch + 1, reason = $2, finished_at = ({NOW_MS}) WHERE id = $1"""
 _LET_GO: Final = "DELETE FROM in_flight WHERE batch = $1"
 _REOPEN: Final = f"""
 UPDATE batch SET state = '{OPEN}', reason = '', fruitless = 0 WHERE id = ANY($1::bigint[]) AND state <> '{DOING}'
 RETURNING id"""
-_WAITING: Final = f"""
-SELECT b.id FROM batch b JOIN root r ON r.id = b.root WHERE r.migration = $1 AND b.state IN ('{OPEN}', '{DOING}')
-    AND b.id > $2 ORDER BY b.id LIMIT $3"""
+_UNFINISHED: Final = (
+    f"SELECT b.id FROM root r JOIN batch b ON b.root = r.id WHERE r.migration = $1 AND b.state IN ('{OPEN}', '{DOING}')"
+)
+_UNQUEUED: Final = f"""
+{_UNFINISHED} AND b.id > $2 ORDER BY b.id LIMIT $3"""
+_IS_DONE: Final = f"""
+SELECT NOT EXISTS ({_UNFINISHED}) AND NOT EXISTS (
+    SELECT 1 FROM root r JOIN scan s ON s.root = r.id WHERE r.migration = $1 AND s.is_open)"""
+_TOTALS: Final = f"""
+SELECT count(*), coalesce(sum(b.stored), 0)::bigint, coalesce(sum(b.failed), 0)::bigint,
+    count(*) FILTER (WHERE b.state = '{SET_ASIDE}') FROM root r JOIN batch b ON b.root = r.id WHERE r.migration = $1"""
 
 
 class Batch(NamedTuple):
@@ -63,25 +71,25 @@ class Batch(NamedTuple):
     directories: list[bytes]
 
 
-async def claim(connection: asyncpg.Connection, batch: int, worker: int) -> Batch | str:
-    """Claim a batch for a worker; or why there is nothing to do: "done", "set-aside", "paused", or "" if it is gone.
+class SetAside(NamedTuple):
+    """A batch that nobody works on any more, and why."""
 
-    One over which too many workers have died is set aside instead, and a line of its reason is returned with it.
-    """
+    reason: str
+
+
+async def claim(connection: asyncpg.Connection, batch: int, worker: int) -> Batch | SetAside | None:
+    """Claim a batch for a worker; None if there is nothing to do. One that has killed too many is set aside."""
     async with connection.transaction():
         found = await connection.fetchrow(_BATCH, batch)
-        if found is None:
-            return ""
-        if found["state"] in (DONE, SET_ASIDE):
-            return str(found["state"])
-        if found["is_paused"]:
-            return "paused"
+        if found is None or found["state"] in (DONE, SET_ASIDE):
+            return None
         stored, failed = await counts(connection, batch)
         fruitless = found["fruitless"] + 1 if stored <= found["stored"] else 1
         if fruitless > MOST_FRUITLESS:
-            await connection.execute(_SET_ASIDE, batch, f"{MOST_FRUITLESS} workers ended over it in a row")
+            set_aside = SetAside(f"{MOST_FRUITLESS} workers in a row ended over it, and nothing of it was stored")
+            await connection.execute(_SET_ASIDE, batch, *set_aside)
             await connection.execute(_LET_GO, batch)
-            return SET_ASIDE
+            return set_aside
         epoch = await connection.fetchval(_CLAIM, batch, worker, fruitless, stored, failed)
         await connection.execute(_LET_GO, batch)
         rows = await connection.fetch("SELECT path FROM directory WHERE batch = $1 ORDER BY path", batch)
@@ -124,7 +132,26 @@ async def reopen(connection: asyncpg.Connection, migration: int, batches: Sequen
 async def refill(connection: asyncpg.Connection, migration: int) -> bool:
     """Queue again what is neither done nor set aside, unless it is in the queue; returns whether anything is."""
     last = 0
-    while found := [row["id"] for row in await connection.fetch(_WAITING, migration, last, _QUEUED_AT_ONCE)]:
+    while found := [row["id"] for row in await connection.fetch(_UNQUEUED, migration, last, _QUEUED_AT_ONCE)]:
         await engine.queue_batches(connection, migration, found)
         last = found[-1]
     return last > 0
+
+
+class Totals(NamedTuple):
+    """What became of the batches of a migration: how many there are, their instances, and how many are set aside."""
+
+    batches: int
+    stored: int
+    failed: int
+    set_aside: int
+
+
+async def totals(connection: asyncpg.Connection, migration: int) -> Totals:
+    """What became of all batches so far."""
+    return Totals(*await connection.fetchrow(_TOTALS, migration))
+
+
+async def is_done(connection: asyncpg.Connection, migration: int) -> bool:
+    """Whether every batch is done or set aside, and no directory waits to be walked."""
+    return bool(await connection.fetchval(_IS_DONE, migration))

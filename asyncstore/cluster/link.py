@@ -37,17 +37,29 @@ _ERRORS: Final = (OSError, ValueError, asyncpg.PostgresError, asyncpg.InterfaceE
 class Link:
     """A connection for one action at a time. `name` says in the server's views what it is for.
 
-    While the server is away, actions are tried again for `away_seconds`; then they raise LedgerError. `is_told`: the
-    log has a line when the server is away, and one when it is back.
+    While the server is away, actions are tried again for `away_seconds`; then they raise LedgerError, and so does every
+    other one at once. An answer is waited for for `answer_seconds`. `is_told`: the log has a line when the server is
+    away, and one when it is back.
     """
 
-    def __init__(self, dsn: str, name: str, *, away_seconds: float, is_told: bool = False) -> None:
+    def __init__(
+        self,
+        dsn: str,
+        name: str,
+        *,
+        away_seconds: float = 0.0,
+        answer_seconds: float = _ANSWER_SECONDS,
+        settings: dict[str, str] | None = None,
+        is_told: bool = False,
+    ) -> None:
         self.shown: str = without_password(dsn)
         self.greet: Callable[[asyncpg.Connection], Awaitable[object]] | None = None
         """What is done with each new connection, before anything else."""
         self._dsn = dsn
         self._name = name
         self._away_seconds = away_seconds
+        self._answer_seconds = answer_seconds
+        self._settings = settings
         self._is_told = is_told
         self._turn = asyncio.Lock()
         self._listeners: list[_Listener] = []
@@ -76,6 +88,7 @@ class Link:
                 away_since = now if away_since is None else away_since
                 left_seconds = away_since + self._away_seconds - now
                 if left_seconds <= 0:
+                    self._away_seconds = 0.0
                     raise
                 if self._is_told and not has_told and now >= away_since + _TOLD_AFTER_SECONDS:
                     has_told = True
@@ -86,11 +99,15 @@ class Link:
                 emit(_logger, LedgerBack(seconds=loop.time() - away_since))
             return result
 
+    def hurry(self, away_seconds: float) -> None:
+        """Do not wait longer for a server that is away: somebody wants the end."""
+        self._away_seconds = min(self._away_seconds, away_seconds)
+
     async def once(self, action: Callable[[asyncpg.Connection], Awaitable[_Result]]) -> _Result:
         """What an action returns that is tried once. Raises LedgerError, StoreAway if the server may come back."""
         async with self._turn:
             try:
-                async with asyncio.timeout(_ANSWER_SECONDS):
+                async with asyncio.timeout(self._answer_seconds):
                     return await action(await self._connected())
             except _ERRORS as error:
                 if not isinstance(error, asyncpg.PostgresError) or self._is_lost():
@@ -109,7 +126,7 @@ class Link:
         if self._is_lost():
             self._forget()
         if self._connection is None:
-            connection = await connect(self._dsn, self._name)
+            connection = await connect(self._dsn, self._name, self._settings)
             try:
                 if self.greet is not None:
                     await self.greet(connection)

@@ -78,6 +78,33 @@ async def begin_migration(connection: asyncpg.Connection, name: str, destination
     return int(found["id"])
 
 
+class Migration(NamedTuple):
+    """What is to be moved where. `timeout_seconds`: a worker that is not heard of for so long is taken for dead."""
+
+    id: int
+    name: str
+    destination: str
+    timeout_seconds: int
+
+
+async def find_migration(connection: asyncpg.Connection, name: str | None, shown: str) -> Migration:
+    """The migration of this name, the only one if there is no name. Raises LedgerError if there is not one."""
+    query = "SELECT id, name, destination, timeout_seconds FROM migration WHERE name <> '' ORDER BY name"
+    every = [Migration(*row) for row in await connection.fetch(query)]
+    found = [each for each in every if name in (None, each.name)]
+    if len(found) == 1:
+        return found[0]
+    names = ", ".join(one_line(each.name) for each in every) or "none"
+    what = "more than one migration: name one" if found else f"no migration {one_line(name or '')!r}"
+    raise LedgerError(f"the ledger {shown!r} has {what} (it has {names})")
+
+
+async def roots_of(connection: asyncpg.Connection, migration: int) -> list[Root]:
+    """All roots of a migration."""
+    query = "SELECT id, migration, name, sentinel FROM root WHERE migration = $1 ORDER BY name"
+    return [Root(*row) for row in await connection.fetch(query, migration)]
+
+
 async def begin_root(connection: asyncpg.Connection, migration: int, name: str, sentinel: str) -> Root:
     """A root of a migration, which is made if there is none; an earlier sentinel stays."""
     insert = "INSERT INTO root (migration, name, sentinel) VALUES ($1, $2, $3) ON CONFLICT DO NOTHING"
