@@ -215,8 +215,8 @@ class Door:
             to_reader, to_writer = await asyncio.open_connection(LOOPBACK, self._to_port)
             ends.append(to_writer)
             await asyncio.gather(self._pump(reader, to_writer), self._pump(to_reader, writer))
-        except OSError:
-            pass  # the server is not there, or one of the two has gone
+        except (OSError, asyncio.CancelledError):
+            pass  # the server is not there, one of the two has gone, or the door is taken down
         finally:
             self._passing.discard(task)
             for end in ends:
