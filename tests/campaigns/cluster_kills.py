@@ -14,6 +14,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import contextlib
+import json
 import os
 import random
 import shutil
@@ -22,7 +23,7 @@ import sys
 import tempfile
 import time
 from collections import Counter
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
@@ -184,6 +185,7 @@ class Campaign:
             }
             await self._enqueue()
             await self._send()
+            self._write_records()
             self.evidence = await self._collect()
         untouched = Finding("the source is untouched", f"{len(before)} names")
         untouched.violations += ["it is not"] if snapshot(self.root) != before else []
@@ -298,6 +300,17 @@ class Campaign:
 
     async def _sql(self, statement: str) -> str:
         return (await asyncio.to_thread(self.cluster.sql, statement)).strip()
+
+    def _write_records(self) -> None:
+        """For whoever looks into what was kept."""
+        records = {
+            "associations": self.receiver.associations,
+            "requests": self.receiver.requests,
+            "troubles": self.troubles,
+        }
+        for name, each in records.items():
+            lines = [json.dumps(asdict(record)) + "\n" for record in each]  # type: ignore[call-overload]
+            (self.directory / f"{name}.jsonl").write_text("".join(lines))
 
     async def _collect(self) -> Evidence:
         begun = time.time() - time.monotonic()
