@@ -21,7 +21,7 @@ FROM worker w JOIN migration m ON m.id = w.migration WHERE m.id = $1"""
 _WAITING: Final = f"""
 SELECT coalesce(sum(files), 0)::bigint, coalesce(sum(size_bytes), 0)::bigint FROM (
     SELECT b.files, b.size_bytes FROM root r JOIN batch b ON b.root = r.id
-    WHERE r.migration = $1 AND b.state = 'open' LIMIT {_COUNTED_BATCHES}) AS waiting"""
+    WHERE r.migration = $1 AND b.state = 'open' LIMIT {_COUNTED_BATCHES}) AS counted"""
 # What was said about the peer meanwhile comes first.
 _AIM: Final = """
 UPDATE migration SET target = $2 WHERE id = $1

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import datetime
+import hashlib
 from typing import TYPE_CHECKING, Any, Final
 
 import asyncpg
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
 
     from asyncstore.cluster.link import Link
 
+_LONGEST_KEY: Final = 1000
 _POLL: Final = datetime.timedelta(seconds=1)
 HEARTBEAT: Final = datetime.timedelta(seconds=60)
 NO_LIMIT: Final = 0
@@ -77,9 +79,14 @@ async def queue_batches(connection: asyncpg.Connection, migration: int, batches:
 async def _queue(connection: asyncpg.Connection, name: str, payloads: Sequence[bytes]) -> None:
     if payloads:
         count = len(payloads)
-        keys: list[str | None] = [f"{name}:{payload.decode()}" for payload in payloads]
+        keys: list[str | None] = [f"{name}:{_short(payload)}" for payload in payloads]
         queries = Queries(AsyncpgDriver(connection))
         await queries.enqueue([name] * count, list(payloads), [0] * count, dedupe_key=keys, on_conflict="skip")
+
+
+def _short(payload: bytes) -> str:
+    """A payload as a part of a key: PostgreSQL's indexes have no room for a long one."""
+    return payload.decode() if len(payload) <= _LONGEST_KEY else hashlib.sha256(payload).hexdigest()
 
 
 # -- while a migration is enqueued -------------------------------------------------------------------------------------

@@ -1,89 +1,82 @@
 """Walks the roots of a migration and records batches, together with every other host that does the same.
 
-The upper levels of a root are walked a directory at a time, so that many hosts share them; below, each walks whole
-subtrees. Doing it again adds what is new, and nothing else.
+A host walks some ten batches of a tree, and leaves the rest in parts to whichever comes first. Doing it again adds
+what is new, and nothing else.
 """
 
 from __future__ import annotations
 
 import asyncio
-from typing import TYPE_CHECKING, Any, Final
+import contextlib
+from typing import TYPE_CHECKING, Final
 
-from asyncstore.cluster import engine, tables
+import asyncpg
+
+from asyncstore.cluster import claims, engine, tables
 from asyncstore.cluster.tree import check_sentinel, sentinel_of
-from asyncstore.cluster.walking import Walk
+from asyncstore.cluster.walking import Progress, Walk
 from asyncstore.ledger.packing import without_password
 from asyncstore.ledger.postgresql import schema
-from asyncstore.ledger.postgresql.database import connect
+from asyncstore.ledger.postgresql.database import connect, ledger_error
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Mapping
-
-    import asyncpg
+    from collections.abc import Mapping
 
     from asyncstore.cluster.tables import Root, Totals
+    from asyncstore.cluster.walking import Action
 
 _AT_ONCE: Final = 4
+_ERRORS: Final = (OSError, ValueError, asyncpg.PostgresError, asyncpg.InterfaceError, asyncpg.InternalClientError)
 
 
-async def enqueue(dsn: str, migration: str, destination: str, mounts: Mapping[str, str]) -> Totals:
-    """Walk these roots, each at its path on this host, until every directory is in a batch.
+async def enqueue(
+    dsn: str,
+    migration: str,
+    destination: str,
+    mounts: Mapping[str, str],
+    *,
+    cap: int | None = None,
+    progress: Progress | None = None,
+) -> Totals:
+    """Walk these roots, each at its path on this host, until every directory is in a batch, and every batch queued.
 
-    Raises SourceError if a root is not there, LedgerError or an error of asyncpg if the database cannot be used.
+    `cap` limits the associations of all workers together. Raises SourceError if a root is not there, LedgerError if
+    the database cannot be used.
     """
-    connections = [await connect(dsn, "enqueue") for _ in range(3)]
-    asking, adding, queue = connections
+    shown = without_password(dsn)
     try:
-        number, roots = await _begin(asking, dsn, migration, destination, mounts)
-        failures: list[Exception] = []
-        run = _in_turn(adding)
-        walks = [Walk(run, root, mounts[root.name]) for root in roots]
-
-        async def is_done() -> bool:
-            return bool(failures) or not any([await tables.refill_scans(asking, root) for root in roots])
-
-        names = {engine.scan_name(number, walk.root.name): _noting(walk.perform, failures) for walk in walks}
-        await engine.run_scans(queue, names, is_done, at_once=_AT_ONCE)
-        if failures:
-            raise failures[0]
-        return await tables.totals(asking, number)
-    finally:
-        for connection in connections:
-            await connection.close()
-
-
-def _in_turn(
-    connection: asyncpg.Connection,
-) -> Callable[[Callable[[asyncpg.Connection], Awaitable[Any]]], Awaitable[Any]]:
-    """What has one thing after another done with a connection, each in a transaction."""
-    turn = asyncio.Lock()
-
-    async def run(action: Callable[[asyncpg.Connection], Awaitable[Any]]) -> Any:
-        async with turn, connection.transaction():
-            return await action(connection)
-
-    return run
+        async with contextlib.AsyncExitStack() as stack:
+            asking, adding, queue = [await _connected(stack, dsn) for _ in range(3)]
+            number, roots = await _begin(asking, shown, migration, destination, mounts)
+            if cap is not None:
+                await tables.set_cap(asking, number, cap)
+            await _walk(asking, adding, queue, {root: mounts[root.name] for root in roots}, progress or Progress())
+            await claims.refill(asking, number)
+            return await tables.totals(asking, number)
+    except _ERRORS as error:
+        raise ledger_error(error, shown, "used") from error
+    except ExceptionGroup as group:  # of the engine's tasks
+        first = _first_of(group)
+        if isinstance(first, _ERRORS):
+            raise ledger_error(first, shown, "used") from group
+        raise first from group
 
 
-def _noting(
-    perform: Callable[[bytes], Awaitable[None]], failures: list[Exception]
-) -> Callable[[bytes], Awaitable[None]]:
-    """The same, which notes what kept it from its work."""
+def _first_of(error: Exception) -> Exception:
+    while isinstance(error, ExceptionGroup):
+        error = error.exceptions[0]
+    return error
 
-    async def noted(path: bytes) -> None:
-        try:
-            await perform(path)
-        except Exception as error:
-            failures.append(error)
-            raise
 
-    return noted
+async def _connected(stack: contextlib.AsyncExitStack, dsn: str) -> asyncpg.Connection:
+    connection = await connect(dsn, "enqueue")
+    stack.callback(connection.terminate)
+    return connection
 
 
 async def _begin(
-    connection: asyncpg.Connection, dsn: str, migration: str, destination: str, mounts: Mapping[str, str]
+    connection: asyncpg.Connection, shown: str, migration: str, destination: str, mounts: Mapping[str, str]
 ) -> tuple[int, list[Root]]:
-    shown = without_password(dsn)
     sentinels = {name: await asyncio.to_thread(sentinel_of, mount) for name, mount in mounts.items()}
     await schema.prepare(connection, shown)
     async with connection.transaction():
@@ -93,5 +86,36 @@ async def _begin(
         roots = [await tables.begin_root(connection, number, name, sentinels[name]) for name in mounts]
         for root in roots:
             await asyncio.to_thread(check_sentinel, mounts[root.name], root.sentinel)
+            await tables.forget_scans(connection, root)
             await tables.open_scans(connection, root, [b""])
     return number, roots
+
+
+async def _walk(
+    asking: asyncpg.Connection,
+    adding: asyncpg.Connection,
+    queue: asyncpg.Connection,
+    mounts: Mapping[Root, str],
+    progress: Progress,
+) -> None:
+    """Walk, with every other host that does, until nothing is left to be walked."""
+    turn = asyncio.Lock()
+
+    async def run(action: Action) -> None:
+        async with turn, adding.transaction():
+            await action(adding)
+
+    walks = [Walk(run, root, mount, progress) for root, mount in mounts.items()]
+
+    async def is_done() -> bool:
+        if any(walk.failure for walk in walks) or await tables.are_walked(asking, list(mounts)):
+            return True
+        if not any(walk.at_work for walk in walks):
+            await tables.refill_scans(asking, list(mounts))
+        return False
+
+    names = {engine.scan_name(walk.root.migration, walk.root.name): walk.perform for walk in walks}
+    await engine.run_scans(queue, names, is_done, at_once=_AT_ONCE)
+    for walk in walks:
+        if walk.failure is not None:
+            raise walk.failure

@@ -45,6 +45,7 @@ if TYPE_CHECKING:
 
     from asyncstore.cluster.claims import Batch
     from asyncstore.cluster.tables import Migration, Root
+    from asyncstore.cluster.walking import Action
 
 _logger: Final = logging.getLogger("asyncstore.transfer")
 AWAY_SECONDS: Final = 600.0
@@ -246,12 +247,12 @@ class Worker:
     def _register_walk(self, root: Root) -> None:
         mount = self._mounts[root.name]
 
-        async def run(action: Callable[[asyncpg.Connection], Awaitable[Any]]) -> Any:
-            async def in_one(connection: asyncpg.Connection) -> Any:
+        async def run(action: Action) -> None:
+            async def in_one(connection: asyncpg.Connection) -> None:
                 async with connection.transaction():
-                    return await action(connection)
+                    await action(connection)
 
-            return await self._link.run(in_one)
+            await self._link.run(in_one)
 
         walk = Walk(run, root, mount)
 
@@ -265,6 +266,8 @@ class Worker:
         async def walk_checked(place: Place) -> None:
             await asyncio.to_thread(check_sentinel, mount, root.sentinel)
             await walk.perform(bytes.fromhex(place.payload.decode()))
+            if walk.failure is not None:
+                raise walk.failure
 
         self._queue.register(engine.scan_name(self._migration.id, root.name), perform)
 
