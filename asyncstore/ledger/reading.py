@@ -52,7 +52,7 @@ class RecordReader(abc.ABC):
     """Reads a ledger, even while a run is writing it.
 
     `path` is where it is, `destination` the peer that it is for, as AE@host:port. `created_at` is when it was begun,
-    `schema_version` the number of its schema.
+    `schema_version` the number of its schema. `migration` is the name of a migration of many hosts, else "".
 
     Blocks. The constructor and all methods may raise LedgerError. While a run is writing, each result is a snapshot;
     two results may be from different moments.
@@ -62,6 +62,7 @@ class RecordReader(abc.ABC):
     destination: str
     created_at: datetime.datetime
     schema_version: int
+    migration: str = ""
 
     # What a query reads, in this database: accounts with their number of instances, and instances with their account.
     _ACCOUNTS: str
@@ -121,7 +122,7 @@ class RecordReader(abc.ABC):
             f"SELECT a.state, a.status, a.reason, sum(a.instances) FROM {self._ACCOUNTS} "
             "WHERE a.state != ? GROUP BY 1, 2, 3 ORDER BY 4 DESC, 1, 2, 3"
         )
-        return self._all(_reason_count, query, State.STORED.value)[: None if limit < 0 else limit]
+        return self._all(reason_count, query, State.STORED.value)[: None if limit < 0 else limit]
 
     def by_change(self) -> list[ChangeCount]:
         """How the stored instances were changed on the way; most frequent first."""
@@ -248,7 +249,8 @@ def _status_count(status: int, count: int) -> tuple[int, int]:
     return checked(status_value(status), int), count
 
 
-def _reason_count(state: str, status: int | None, reason: str, count: int) -> ReasonCount:
+def reason_count(state: str, status: int | None, reason: str, count: int) -> ReasonCount:
+    """A number of instances with the same state, status and reason."""
     return ReasonCount(State(state), status_value(status), checked(reason, str), count)
 
 
