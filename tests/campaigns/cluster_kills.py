@@ -53,6 +53,7 @@ if TYPE_CHECKING:
 
 MIGRATION: Final = "move"
 AGAIN_SECONDS: Final = 1.0  # before a worker is started that ended by itself
+DONE: Final = (0, 3)  # 3: a batch is set aside, or an instance has failed
 STALLS: Final = 15.0  # in times of the heartbeat: so long without an instance, and something hangs
 MOST_SHOWN: Final = 12
 _ROWS: Final = f"""
@@ -124,7 +125,7 @@ class Host:
                 self._signal(signal.SIGKILL)
             said = self._log.read_bytes()[begun:]
             self.runs.append(WorkerRun(self.number, code, b"Traceback" in said))
-            self.is_done = code == 0
+            self.is_done = code in DONE
             if self.is_done:
                 self._is_up.set()  # for whoever waits to strike it
             if code > 0:
@@ -195,6 +196,8 @@ class Campaign:
     async def _enqueue(self) -> None:
         words = ("enqueue", self.cluster.dsn(), MIGRATION, self.receiver.address, self.receiver.port)
         await self._command(*words, *_roots_at(self.root), "--cap", self.settings.cap)
+        seconds = f"{self.settings.heartbeat_seconds:g}"
+        await self._sql(f"UPDATE asyncstore.migration SET timeout_seconds = {seconds}")
 
     async def _command(self, *arguments: str | int) -> str:
         done = await asyncio.to_thread(command.run, *arguments)
@@ -232,8 +235,8 @@ class Campaign:
         if not mount.exists():
             mount.symlink_to(self.root)
         dsn = self.cluster.dsn().replace(f"127.0.0.1:{self.cluster.port}", f"{host.door.address}:{host.door.port}")
-        options = ("-j", self.settings.associations, "--heartbeat", f"{self.settings.heartbeat_seconds:g}")
-        words = command.words("worker", dsn, MIGRATION, *_roots_at(mount), *options, "--until-done")
+        options = ("-j", self.settings.associations, "--until-done", "-v")
+        words = command.words("worker", dsn, MIGRATION, *_roots_at(mount), *options)
         return group.create_task(host.keep(words))
 
     async def _watch(self) -> None:
@@ -334,6 +337,7 @@ class Campaign:
             runs=[run for host in self.hosts for run in host.runs],
             cap=self.settings.cap,
             heartbeat_seconds=self.settings.heartbeat_seconds,
+            set_aside=self.set_aside,
         )
 
 
