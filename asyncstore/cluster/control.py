@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Final, NamedTuple, TypeVar
 from asyncstore.cluster import claims, tables
 from asyncstore.errors import LedgerError
 from asyncstore.ledger.accounts import ACCOUNT_FIELDS
-from asyncstore.ledger.packing import one_line
 from asyncstore.ledger.postgresql import schema
 from asyncstore.ledger.postgresql.database import WRITER_SETTINGS, Database
 from asyncstore.ledger.protocol import Standing
@@ -23,7 +22,6 @@ if TYPE_CHECKING:
 _Result = TypeVar("_Result")
 
 _SECONDS: Final = 600.0
-_MIGRATIONS: Final = "SELECT id, name FROM migration WHERE name <> '' ORDER BY id"
 _GIVEN_UP: Final = """
 SELECT b.id FROM batch b JOIN root r ON r.id = b.root
 WHERE r.migration = $1 AND (b.state = 'set-aside' OR (b.state = 'done' AND b.failed > 0))
@@ -62,20 +60,12 @@ def changed(dsn: str, name: str, action: Callable[[asyncpg.Connection, int], Awa
 
         async def change(connection: asyncpg.Connection) -> _Result:
             async with connection.transaction():
-                return await action(connection, await migration_of(connection, name, database.shown))
+                if not await schema.is_there(connection, database.shown):
+                    raise LedgerError(f"there is no migration in {database.shown!r} yet: enqueue one")
+                migration = await tables.find_migration(connection, name, database.shown)
+                return await action(connection, migration.id)
 
         return database.run(change, "changed", seconds=_SECONDS)
-
-
-async def migration_of(connection: asyncpg.Connection, name: str, shown: str) -> int:
-    """The number of a migration. Raises LedgerError, with the names that there are, if there is none of this name."""
-    if not await schema.is_there(connection, shown):
-        raise LedgerError(f"there is no ledger in {shown!r} yet: asyncstore enqueue makes one")
-    numbers = {row["name"]: int(row["id"]) for row in await connection.fetch(_MIGRATIONS)}
-    if name not in numbers:
-        there = ", ".join(map(one_line, numbers)) or "none"
-        raise LedgerError(f"the ledger {shown!r} has no migration {one_line(name)!r}; it has: {there}")
-    return numbers[name]
 
 
 async def pause(connection: asyncpg.Connection, migration: int) -> None:
@@ -86,7 +76,8 @@ async def pause(connection: asyncpg.Connection, migration: int) -> None:
 async def resume(connection: asyncpg.Connection, migration: int) -> bool:
     """Have it go on; returns whether there is anything to send."""
     await connection.execute("UPDATE migration SET is_paused = false WHERE id = $1", migration)
-    return await claims.refill(connection, migration)
+    await claims.refill(connection, migration)
+    return not await claims.is_done(connection, migration)
 
 
 def limit(cap: int) -> Callable[[asyncpg.Connection, int], Awaitable[None]]:

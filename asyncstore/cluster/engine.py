@@ -9,10 +9,12 @@ and a third would begin beside it. So each end is written only if the place is s
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import datetime
 import hashlib
 from typing import TYPE_CHECKING, Any, Final
 
+import anyio
 import asyncpg
 from pgqueuer import PgQueuer
 from pgqueuer.core.tm import TaskManager
@@ -35,12 +37,18 @@ if TYPE_CHECKING:
 
 _LONGEST_KEY: Final = 1000
 _POLL: Final = datetime.timedelta(seconds=1)
-HEARTBEAT: Final = datetime.timedelta(seconds=60)
+# A walker beats also while a share does not answer. One that is taken for dead too early costs a walk, no more.
+_WALKER_TIMEOUT: Final = datetime.timedelta(seconds=15)
+_LEAVE_SECONDS: Final = 5.0
 NO_LIMIT: Final = 0
 """What the engine takes for no limit."""
 
 _OURS: Final = """
 SELECT id FROM pgqueuer WHERE id = ANY($1::bigint[]) AND queue_manager_id = $2 AND status = 'picked' FOR UPDATE"""
+_ERRORS: Final = (OSError, asyncpg.PostgresError, asyncpg.InterfaceError)
+_LEAVE: Final = """
+UPDATE pgqueuer SET status = 'queued', queue_manager_id = NULL, updated = now()
+WHERE queue_manager_id = $1 AND status = 'picked'"""
 _BEAT: Final = """
 UPDATE pgqueuer SET heartbeat = now() WHERE id = ANY($1::bigint[]) AND queue_manager_id = $2 AND status = 'picked'
 RETURNING id"""
@@ -111,11 +119,22 @@ async def run_scans(
         finally:
             manager.shutdown.set()
 
-    async with asyncio.TaskGroup() as group:
-        group.create_task(watch())
-        await manager.run(
-            dequeue_timeout=_POLL, batch_size=1, max_concurrent_tasks=max(2, at_once), heartbeat_timeout=HEARTBEAT
-        )
+    try:
+        async with asyncio.TaskGroup() as group:
+            group.create_task(watch())
+            await manager.run(
+                dequeue_timeout=_POLL,
+                batch_size=1,
+                max_concurrent_tasks=max(2, at_once),
+                heartbeat_timeout=_WALKER_TIMEOUT,
+            )
+    finally:
+        # What it has not walked to the end is free at once, and not only when it is taken for dead.
+        with (
+            anyio.CancelScope(shield=True),
+            contextlib.suppress(OSError, asyncpg.PostgresError, asyncpg.InterfaceError),
+        ):
+            await connection.execute(_LEAVE, manager.qm.queue_manager_id, timeout=_LEAVE_SECONDS)
 
 
 def _register(manager: PgQueuer, name: str, walk: Callable[[bytes], Awaitable[None]], at_once: int) -> None:

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 _RATE_MS: Final = 600_000
 _FEW: Final = 20
-# By whether its lock in the database is held, and whether it was heard of. One that connects anew holds none for a while.
+# By whether its lock in the database is held, and whether it was heard of. One that connects anew holds none.
 _STATES: Final = {
     (True, True): "running",
     (False, True): "running",

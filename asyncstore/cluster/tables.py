@@ -185,7 +185,8 @@ async def are_walked(connection: asyncpg.Connection, roots: Sequence[Root]) -> b
 async def end_scan(connection: asyncpg.Connection, root: Root, part: bytes, problems: Sequence[str]) -> None:
     """Note that a part was walked, and what in it cannot be sent."""
     update = "UPDATE scan SET is_open = false, problems = $3 WHERE root = $1 AND path = $2"
-    text = "\n".join(problems).encode("utf-8", "backslashreplace").decode().replace("\0", "\\x00")
+    lines = (problem.replace("\n", "\\n") for problem in problems)
+    text = "\n".join(lines).encode("utf-8", "backslashreplace").decode().replace("\0", "\\x00")
     await connection.execute(update, root.id, part, text)
 
 
@@ -235,7 +236,7 @@ async def totals(connection: asyncpg.Connection, migration: int) -> Totals:
     )
     waiting = await connection.fetchval(f"SELECT count(*) FROM scan WHERE is_open AND root {ours}", migration)
     problems = await connection.fetch(f"SELECT problems FROM scan WHERE problems <> '' AND root {ours}", migration)
-    lines = [line for row in problems for line in row["problems"].splitlines()]
+    lines = [line for row in problems for line in row["problems"].split("\n")]
     large = await connection.fetch(_LARGE_DIRECTORIES, migration, _LARGE, _LARGEST)
     largest = [(os.fsdecode(name.encode() + b":" + path), count) for name, path, count in large]
     batches, files, size_bytes = counted
