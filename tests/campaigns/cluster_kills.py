@@ -25,7 +25,7 @@ import time
 from collections import Counter
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import pytest
 
@@ -76,7 +76,7 @@ class Settings:
     seed: str
     instances: int
     kills: int
-    heartbeat_seconds: float = 6.0
+    heartbeat_seconds: int = 6
     hosts: int = 3
     cap: int = 4
     associations: int = 2  # of each host at most: more than the cap in all
@@ -195,9 +195,8 @@ class Campaign:
 
     async def _enqueue(self) -> None:
         words = ("enqueue", self.cluster.dsn(), MIGRATION, self.receiver.address, self.receiver.port)
-        await self._command(*words, *_roots_at(self.root), "--cap", self.settings.cap)
-        seconds = f"{self.settings.heartbeat_seconds:g}"
-        await self._sql(f"UPDATE asyncstore.migration SET timeout_seconds = {seconds}")
+        options = ("--cap", self.settings.cap, "--heartbeat", self.settings.heartbeat_seconds)
+        await self._command(*words, *_roots_at(self.root), *options)
 
     async def _command(self, *arguments: str | int) -> str:
         done = await asyncio.to_thread(command.run, *arguments)
@@ -306,13 +305,13 @@ class Campaign:
 
     def _write_records(self) -> None:
         """For whoever looks into what was kept."""
-        records = {
+        records: dict[str, Sequence[Any]] = {
             "associations": self.receiver.associations,
             "requests": self.receiver.requests,
             "troubles": self.troubles,
         }
         for name, each in records.items():
-            lines = [json.dumps(asdict(record)) + "\n" for record in each]  # type: ignore[call-overload]
+            lines = [json.dumps(asdict(record)) + "\n" for record in each]
             (self.directory / f"{name}.jsonl").write_text("".join(lines))
 
     async def _collect(self) -> Evidence:
@@ -383,7 +382,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--kills", type=int, default=100, metavar="N", help="how many kills (100)")
     parser.add_argument("--instances", type=int, default=20_000, metavar="M", help="instances of the archive (20000)")
     parser.add_argument("--seed", default="1", help="what the archive and the faults follow from (1)")
-    parser.add_argument("--heartbeat", type=float, default=6.0, metavar="SECONDS", help="the workers' option (6)")
+    parser.add_argument("--heartbeat", type=int, default=6, metavar="SECONDS", help="as of enqueue (6)")
     parser.add_argument("--calm", action="store_true", help="only kills, one by one: the work must go on in time")
     parser.add_argument("--keep", type=Path, metavar="DIR", help="keep everything in this directory")
     options = parser.parse_args(arguments)

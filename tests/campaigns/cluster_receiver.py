@@ -218,7 +218,7 @@ class _Connection(asyncio.Protocol):
         asyncio.get_running_loop().call_at(self._answer_at, self._answer, request, command)
 
     def _answer(self, request: Request, command: Command) -> None:
-        if self._association is not None and self._association.ended_at is None:
+        if self._association is not None and self._association.ended_at is None and not self._transport.is_closing():
             request.answered_at = time.monotonic()
             self._transport.write(_response(command, request.sop_instance_uid))
 

@@ -138,8 +138,8 @@ def test_a_batch_that_is_not_done_and_a_report_that_counts_otherwise_are_found()
 
 def test_what_is_recorded_falsely_is_found() -> None:
     good = evidence()
-    early = dataclasses.replace(good, rows=replaced(list(good.rows), 0, recorded_at=4.4))
-    assert found_by(received, early) == ["1.1 was recorded 0.200 s before it was answered"]
+    early = dataclasses.replace(good, rows=replaced(list(good.rows), 0, recorded_at=4.2))
+    assert found_by(received, early) == ["1.1 was recorded 0.400 s before it was answered"]
     unanswered = [dataclasses.replace(each, answered_at=None) for each in good.requests]
     assert (
         "1.2 is stored for the ledger, and was never answered"
