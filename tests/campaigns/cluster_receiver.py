@@ -33,7 +33,7 @@ _MAXIMUM_LENGTH: Final = 65536
 _KERNEL_BYTES: Final = 1 << 16  # of a connection; the rest stays at its sender
 _LONG_BYTES: Final = 1 << 17
 _LATEST_ANSWER_SECONDS: Final = 0.02
-_REST_SECONDS: Final = 0.01
+_REST_SECONDS: Final = 0.05
 _RESPONSE_OF_A_REQUEST: Final = 0x8000
 _NO_DATA_SET: Final = 0x0101
 
