@@ -9,7 +9,7 @@ from asyncstore.cli import exit_codes, migrating, running
 from asyncstore.cli.exit_codes import ExitCode
 from asyncstore.cli.output.documented_log import logger
 from asyncstore.cli.output.plain_text import count_text
-from asyncstore.errors import AssociateError, LedgerError
+from asyncstore.errors import AssociateError, AsyncStoreError, LedgerError
 from asyncstore.record import record
 
 if TYPE_CHECKING:
@@ -90,6 +90,8 @@ class Working:
 
     def _ended(self, worker: Worker, totals: Totals, signal_number: int | None, log: DocumentedLog) -> int:
         failure = worker.failure
+        if failure is not None and not isinstance(failure, AsyncStoreError):
+            return running.internal_error(failure)
         if failure is not None:
             logger.error("%s", failure)
         if isinstance(failure, LedgerError):

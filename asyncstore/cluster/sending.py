@@ -1,20 +1,14 @@
-"""Sends one batch over one association, with an ordinary transfer, while its worker has the right to.
-
-No two workers send the same UID at the same time, although two directories may have it: before an instance is sent, its
-UID is entered for the batch. One that another batch has there is left for later, when that batch is done.
-"""
+"""Sends one batch over one association, with an ordinary transfer, while its worker has the right to."""
 
 from __future__ import annotations
 
 import dataclasses
 import enum
 import os
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any
 
+from asyncstore.cluster.entering import Entering, EnteringFeed
 from asyncstore.errors import AssociationRejected, AsyncStoreError
-from asyncstore.instances.instance import Instance
-from asyncstore.ledger.packing import uid_bytes, uid_of_bytes
-from asyncstore.ledger.protocol import STORED
 from asyncstore.transfer.concurrency import Concurrency
 from asyncstore.transfer.engine import Transfer
 from asyncstore.transfer.observer import Observer
@@ -22,32 +16,13 @@ from asyncstore.transfer.observer import Observer
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    import asyncpg
-
     from asyncstore.cluster.claims import Batch
     from asyncstore.cluster.link import Link
-    from asyncstore.inputs.feed import Deliver, Fed
+    from asyncstore.inputs.feed import Feed
     from asyncstore.ledger.postgresql.batch import BatchLedger
-    from asyncstore.ledger.protocol import Suspicion
     from asyncstore.net.peer import Peer
-    from asyncstore.transfer.admission import Admission
     from asyncstore.transfer.options import TransferOptions
     from asyncstore.transfer.report import Report
-
-_ENTER: Final = """
-INSERT INTO in_flight (sop_instance_uid, batch)
-SELECT DISTINCT t.uid, b.id FROM unnest($1::bytea[]) AS t (uid), (
-    SELECT id FROM batch WHERE id = $2 AND epoch = $3 FOR SHARE) AS b
-ORDER BY t.uid ON CONFLICT DO NOTHING"""
-_ENTERED: Final = """
-SELECT f.sop_instance_uid FROM in_flight f JOIN batch b ON b.id = f.batch
-WHERE f.sop_instance_uid = ANY($1::bytea[]) AND b.id = $2 AND b.epoch = $3"""
-_STATES: Final = ", ".join(f"'{state}'" for state in sorted(STORED))
-_STORED: Final = f"""
-SELECT DISTINCT i.sop_instance_uid FROM unnest($1::bytea[]) AS t (uid)
-JOIN instance i ON i.sop_instance_uid = t.uid JOIN account a ON a.id = i.account
-JOIN directory d ON d.id = i.directory JOIN root r ON r.id = d.root
-WHERE a.state IN ({_STATES}) AND r.migration = (SELECT migration FROM root WHERE id = $2)"""
 
 
 class Ended(enum.Enum):
@@ -56,42 +31,6 @@ class Ended(enum.Enum):
     DONE = "done"
     LEFT = "the rest is left for later"
     TAKEN = "another worker has taken it over"
-
-
-class Entering:
-    """Enters the UIDs of a batch before they are sent; `put_off` counts the instances that must wait."""
-
-    def __init__(self, link: Link, batch: Batch, ledger: BatchLedger) -> None:
-        self.put_off: int = 0
-        self._link = link
-        self._claim = batch.claim
-        self._ledger = ledger
-
-    async def admitted(self, found: Sequence[Fed]) -> Sequence[Fed]:
-        """What of it may be sent now; the ledger learns which of them are stored already."""
-        uids = {uid_bytes(each.sop_instance_uid) for each in found if isinstance(each, Instance)}
-        if not uids:
-            return found
-        entered = await self._link.run(lambda connection: self._enter(connection, list(uids)))
-        if len(entered) == len(uids):
-            return found
-        admitted: list[Fed] = []
-        for each in found:
-            if isinstance(each, Instance) and uid_bytes(each.sop_instance_uid) not in entered:
-                each.let_go()
-                self.put_off += 1
-            else:
-                admitted.append(each)
-        return admitted
-
-    async def _enter(self, connection: asyncpg.Connection, uids: list[bytes]) -> set[bytes]:
-        claim = self._claim
-        await connection.execute(_ENTER, uids, claim.batch, claim.epoch)
-        entered = {row[0] for row in await connection.fetch(_ENTERED, uids, claim.batch, claim.epoch)}
-        # Only now: a batch that had one of them until now has written before what became of it.
-        stored = await connection.fetch(_STORED, uids, claim.root)
-        self._ledger.add_known(uid_of_bytes(row[0]) for row in stored)
-        return entered
 
 
 class _Watch(Observer):
@@ -140,15 +79,8 @@ class _BatchTransfer(Transfer):
     def _make_concurrency(self) -> Concurrency:
         return _OneOfMany(self._press)
 
-    def _make_deliver(self, admission: Admission) -> Deliver:
-        async def deliver(
-            found: Sequence[Fed], *, are_settled: bool = False, suspicion: Suspicion | None = None
-        ) -> None:
-            if not are_settled:
-                found = await self._entering.admitted(found)
-            await admission.deliver(found, are_settled=are_settled, suspicion=suspicion)
-
-        return deliver
+    def _make_feed(self, sources: Any, **settings: Any) -> Feed:
+        return EnteringFeed(self._entering, sources, **settings)
 
 
 class Sending:
@@ -169,7 +101,7 @@ class Sending:
     ) -> None:
         self.slot: int = slot
         self._ledger = ledger
-        self._entering = Entering(link, batch, ledger)
+        self._entering = Entering(link, batch.claim, ledger)
         self._transfer = _BatchTransfer(
             peer,
             [os.fsdecode(os.path.join(os.fsencode(mount), path)) for path in batch.directories],

@@ -48,7 +48,6 @@ if TYPE_CHECKING:
     from anyio.abc import TaskGroup
 
     from asyncstore.inputs.entry import Source
-    from asyncstore.inputs.feed import Deliver
     from asyncstore.inputs.walk import AnyPath
     from asyncstore.instances.outcome import Outcome
     from asyncstore.ledger.protocol import Ledger
@@ -183,12 +182,12 @@ class Transfer:
             teller=self._teller,
         )
         self._supervisor = Supervisor(
-            Feed(
+            self._make_feed(
                 sources,
                 recursive=options.recursive,
                 find_studies=by_study or self._committing is not None,
                 choice=Choice.of(options.selection),
-                deliver=self._make_deliver(admission),
+                deliver=admission.deliver,
             ),
             self._pool,
             admission=admission,
@@ -210,9 +209,9 @@ class Transfer:
         """What says how many associations to keep open."""
         return Concurrency(self.options.associations, MAXIMUM_ASSOCIATIONS)
 
-    def _make_deliver(self, admission: Admission) -> Deliver:
-        """What takes in the instances that the feed has read."""
-        return admission.deliver
+    def _make_feed(self, sources: Any, **settings: Any) -> Feed:
+        """What reads the sources."""
+        return Feed(sources, **settings)
 
     def __repr__(self) -> str:
         report = self.report
