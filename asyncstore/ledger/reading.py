@@ -52,7 +52,7 @@ class RecordReader(abc.ABC):
     """Reads a ledger, even while a run is writing it.
 
     `path` is where it is, `destination` the peer that it is for, as AE@host:port. `created_at` is when it was begun,
-    `schema_version` the number of its schema. `migration` is the name of a migration of many hosts, else "".
+    `schema_version` the number of its schema.
 
     Blocks. The constructor and all methods may raise LedgerError. While a run is writing, each result is a snapshot;
     two results may be from different moments.
@@ -62,7 +62,6 @@ class RecordReader(abc.ABC):
     destination: str
     created_at: datetime.datetime
     schema_version: int
-    migration: str = ""
 
     # What a query reads, in this database: accounts with their number of instances, and instances with their account.
     _ACCOUNTS: str

@@ -99,7 +99,7 @@ def report(
 
     def command(_: object) -> int:
         with _opened(ledger, migration) as reader:
-            account = _account(reader, studies=studies)
+            account = _account(reader, studies=studies, in_database=is_database(ledger))
             _print(account, chosen, doubtful=doubtful, ends_in_nul=null)
             return ExitCode.STORED if html is None else _write_page(html, reader, studies=studies)
 
@@ -117,17 +117,17 @@ def _opened(ledger: str, migration: str | None) -> RecordReader:
     return MigrationReader(ledger, migration)
 
 
-def _account(reader: RecordReader, *, studies: bool) -> Account:
+def _account(reader: RecordReader, *, studies: bool, in_database: bool) -> Account:
     """The counts of a ledger; of a migration of many hosts, how far it is, unless studies are asked for."""
     from asyncstore.cli.output.ledger_text import Account
 
-    if studies or not reader.migration:
-        return Account(reader, studies=studies)
-    from asyncstore.cli.output.migration_text import MigrationAccount
-    from asyncstore.cluster.overview import MigrationReader
+    if in_database and not studies:
+        from asyncstore.cli.output.migration_text import MigrationAccount
+        from asyncstore.cluster.overview import MigrationReader
 
-    assert isinstance(reader, MigrationReader), "only a database has migrations"
-    return MigrationAccount(reader)
+        if isinstance(reader, MigrationReader) and reader.migration:
+            return MigrationAccount(reader)
+    return Account(reader, studies=studies)
 
 
 def _write_page(path: str, reader: RecordReader, *, studies: bool) -> int:

@@ -38,6 +38,7 @@ class PostgresReader(RecordReader):
     def __init__(self, dsn: str, migration: str | None = None) -> None:
         self._database = Database(dsn, "report")
         self.path: str = self._database.shown
+        self.migration: str = ""
         self.number: int = 0
         self.schema_version: int = schema.SCHEMA_VERSION
         try:
