@@ -316,20 +316,36 @@ def ends(evidence: Evidence) -> Finding:
 
 
 def goes_on_in_time(evidence: Evidence) -> Finding:
-    """Of kills that come one by one: the batch of each is being sent again soon after its worker is taken for dead."""
+    """Of kills that come one by one: the batch of each is being sent again soon after its worker is taken for dead.
+
+    Not so if other batches were first, and there are as many associations as may be.
+    """
     finding = Finding(f"a batch goes on within {IN_TIME} times the heartbeat's {evidence.heartbeat_seconds:g} s")
+    limit = IN_TIME * evidence.heartbeat_seconds
     found = takeovers(evidence)
+    late = [(killed_at, seconds) for killed_at, seconds in found if seconds > limit]
+    waiting = [each for each in late if _open_at(evidence, each[0] + limit) >= evidence.cap]
     finding.violations += [
         f"a batch went on {seconds:.2f} s after its worker was killed"
-        for seconds in found
-        if seconds > IN_TIME * evidence.heartbeat_seconds
+        for killed_at, seconds in late
+        if (killed_at, seconds) not in waiting
     ]
-    finding.numbers = f"{len(found)} batches, at the latest after {max(found, default=0.0):.1f} s"
+    in_time = [seconds for _, seconds in found if seconds <= limit]
+    finding.numbers = (
+        f"{len(in_time)} batches did, at the latest after {max(in_time, default=0.0):.1f} s, "
+        f"and {len(waiting)} waited for their turn"
+    )
     return finding
 
 
-def takeovers(evidence: Evidence) -> list[float]:
-    """How long after each kill another association went on with the batch that was being sent."""
+def _open_at(evidence: Evidence, moment: float) -> int:
+    return sum(
+        each.opened_at <= moment and (each.ended_at is None or each.ended_at > moment) for each in evidence.associations
+    )
+
+
+def takeovers(evidence: Evidence) -> list[tuple[float, float]]:
+    """Each kill that struck a batch: when it was, and how long after it another association went on with that."""
     requests = sorted(evidence.requests, key=lambda request: request.begun_at)
     batch_of_uid = {file.sop_instance_uid: evidence.batch_of.get(file.path) for file in evidence.source}
     found = []
@@ -353,13 +369,13 @@ def takeovers(evidence: Evidence) -> list[float]:
                 None,
             )  # fmt: skip
             if batch is not None and again is not None:
-                found.append(again)
+                found.append((kill.begun_at, again))
     return found
 
 
 def takeover_line(evidence: Evidence) -> str:
     """How long a batch waited for its next sender, and how many had to wait for longer than they should."""
-    found = takeovers(evidence)
+    found = [seconds for _, seconds in takeovers(evidence)]
     if not found:
         return "no batch had to be gone on with"
     beyond = sum(seconds > IN_TIME * evidence.heartbeat_seconds for seconds in found)

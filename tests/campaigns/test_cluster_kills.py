@@ -104,10 +104,13 @@ def test_records_that_agree_hold() -> None:
 
 
 def test_a_batch_that_goes_on_too_late_is_found() -> None:
-    assert takeovers(evidence()) == [pytest.approx(6.05)]
+    assert takeovers(evidence()) == [(5.0, pytest.approx(6.05))]
     assert goes_on_in_time(evidence()).violations == []
     late = dataclasses.replace(evidence(), heartbeat_seconds=5.0)
     assert goes_on_in_time(late).violations == ["a batch went on 6.05 s after its worker was killed"]
+    others = [association(number, "2", 4.0, 20.0) for number in (4, 5)]
+    full = dataclasses.replace(late, associations=[*late.associations, *others])
+    assert goes_on_in_time(full).violations == []
 
 
 def replaced(records: list[Row], at: int, **changes: object) -> list[Row]:
