@@ -7,6 +7,7 @@ stops by itself before that: it sends nothing new after half the timeout, and ab
 from __future__ import annotations
 
 import asyncio
+import math
 import time
 from typing import TYPE_CHECKING, Final, NamedTuple
 
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
     from asyncstore.cluster.link import Link
 
 _MOST_BEAT_SECONDS: Final = 1.0
+_QUICK_SECONDS: Final = 0.02
 _CLOSED_SHARE: Final = 1 / 2
 _ABORTED_SHARE: Final = 3 / 4
 _ONE_PRESSURE_MS: Final = 1000  # answers to what was under way already are one and the same pressure
@@ -116,6 +118,7 @@ class Heart:
         self._away_seconds = away_seconds
         self._is_pressed = False
         self._is_rejected = False
+        self._doubt_seconds = math.inf
 
     def press(self) -> None:
         """Have all workers hear that the peer is out of resources."""
@@ -146,7 +149,15 @@ class Heart:
         if self._is_rejected:
             await connection.execute(_REJECT, self._migration)
             self._is_rejected = False
+        asked_at = time.time()
         seen_ms = await connection.fetchval(_SEEN, self._worker, *done)
-        self.shift_ms = seen_ms - int(time.time() * 1000)
+        self._set_clock(seen_ms, asked_at, time.time())
         self.orders = Orders(*await connection.fetchrow(_ORDERS, self._migration))
         await beat(connection)
+
+    def _set_clock(self, server_ms: int, asked_at: float, answered_at: float) -> None:
+        """Take what the server's clock said, unless the answer was longer on its way than an earlier one."""
+        doubt_seconds = answered_at - asked_at
+        if doubt_seconds <= max(self._doubt_seconds, _QUICK_SECONDS):
+            self._doubt_seconds = doubt_seconds
+            self.shift_ms = server_ms - int(500 * (asked_at + answered_at))
