@@ -1,9 +1,10 @@
 #!/usr/bin/env bash
 # Guess: DicomRTTool puts the contours of a structure set into the slices that they refer to, whatever the orientation of the
 #   series: it converts the points by the geometry of the image.
-# Seen: it converts them so in the plane, but takes for the slice the one whose Image Position has the nearest z. In an axial series
-#   that is the same. In a coronal or sagittal one every slice has the same z: all contours land in one slice, at the edge of
-#   the volume. In a series tilted by 10 degrees a structure is a slice or more off. No warning; rt-utils reads all of them right.
+# Seen: it converts them so in the plane, but takes for the slice the one whose Image Position has the nearest z. In an axial
+#   series that is the same. In a coronal or sagittal one every slice has the same z: all contours land in one slice, at the
+#   edge of the volume. In a series tilted by 10 degrees a structure is a slice or more off. No warning; rt-utils reads all of
+#   them right.
 # Matters: MR is often coronal, sagittal or tilted, and structure sets are drawn on it for MR-guided treatment. The masks are
 #   where nothing was drawn, and a model trained on them learns that. Compare with the Contour Image Sequence.
 # Versions: DicomRTTool 6.2.0, rt-utils 1.2.7, pydicom 3.0.2 (Python 3.11 or later).
