@@ -155,7 +155,9 @@ def test_what_cannot_be_compared_is_code_3_unless_something_differs(tree: Path) 
 
 def test_nothing_to_compare_no_association_and_a_damaged_ledger_have_their_codes(tmp_path: Path, tree: Path) -> None:
     (tmp_path / "empty").mkdir()
-    assert verify(Archive([]), tmp_path / "empty").returncode == 5
+    done = verify(Archive([]), tmp_path / "empty")
+    told = f"E: Nothing to compare: there is no instance in {tmp_path / 'empty'}\n"
+    assert (done.returncode, done.stderr) == (5, told)
     done = command.run("verify", tree, LOOPBACK, free_port())
     assert (done.returncode, done.stderr.count("No connection to")) == (1, 1)
     (tmp_path / "run.db").write_bytes(b"SQLite format 3\0" + bytes(2000))
@@ -247,6 +249,7 @@ def test_a_peer_that_cannot_be_asked_has_proved_nothing(tree: Path) -> None:
 
     done = anyio.run(main)
     assert (done.returncode, done.stdout) == (3, "0 instances in 0 studies compared\n")
+    assert "E: It takes no queries from us (C-FIND, study root), so nothing can be verified\n" in done.stderr
     assert "Exit code    3: finished, but some stored instances could not be verified\n" in done.stderr
 
 
