@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import logging
 from typing import TYPE_CHECKING, Any, Final
 
 import anyio
@@ -110,6 +111,7 @@ class Verification:
             if code != ExitCode.NOTHING_TO_SEND:
                 logger.error("Not verified: the run did not finish")
             return code
+        log.notice(logging.INFO, "Verifying: asking the peer for what was stored")
         try:
             await self._note()
             await anyio.to_thread.run_sync(self._collect)
