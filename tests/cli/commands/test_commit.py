@@ -167,7 +167,7 @@ def test_a_port_that_is_taken_and_mistakes_are_told(tree: Path, tmp_path: Path) 
     with archive(tmp_path / "in", "--commitment") as port:
         done = command.run("storescu", "--commit", "--commit-port", port, LOOPBACK, port, tree)
         assert done.returncode == 2
-        assert f"cannot listen on port {port}" in done.stderr
+        assert done.stderr == f"E: cannot listen on port {port}: Address already in use\n"
         assert not list((tmp_path / "in").iterdir())
     for words in (("--commit-port", 104), ("--commit-wait", 5), ("--commit-plaintext",)):
         alone = command.run("storescu", *words, LOOPBACK, 104, tree)

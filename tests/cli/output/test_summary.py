@@ -100,10 +100,16 @@ def test_every_exit_code_has_a_meaning(code: int) -> None:
 
 
 def steps(
-    report: Report, *, ledger: str | None = "run.db", can_repeat: bool = True, more: tuple[str, ...] = ()
+    report: Report,
+    *,
+    ledger: str | None = "run.db",
+    can_repeat: bool = True,
+    is_unverified: bool = False,
+    more: tuple[str, ...] = (),
 ) -> list[str]:
     arguments = [*ARGUMENTS[:2], *more, *ARGUMENTS[2:]]
-    return [command for command, _ in next_steps(report, ledger=ledger, can_repeat=can_repeat, arguments=arguments)]
+    known = {"can_repeat": can_repeat, "is_unverified": is_unverified}
+    return [command for command, _ in next_steps(report, ledger=ledger, arguments=arguments, **known)]
 
 
 def test_the_next_commands_can_be_typed_as_they_are() -> None:
@@ -117,6 +123,8 @@ def test_the_next_commands_can_be_typed_as_they_are() -> None:
     assert steps(stopped) == [SAME]
     assert steps(stopped, ledger=None) == [SAME]
     assert steps(stopped, can_repeat=False) == []
+    assert steps(done, is_unverified=True) == [SAME]
+    assert steps(done, is_unverified=True, ledger=None) == []  # it would send everything again
     uncommitted = a_report(states=Counter({State.STORED: 9}), not_committed=Counter({"the run ended": 9}))
     for ledger in ("run.db", None):
         assert steps(uncommitted, ledger=ledger) == [SAME]
