@@ -114,6 +114,16 @@ class Worker:
         """Whether the worker has nothing to do, or has not begun yet: it takes the next instance."""
         return self.idle_since < math.inf or self.established_at == math.inf
 
+    @property
+    def only_converts(self) -> bool:
+        """Whether nothing is in flight, and the worker waits for instances to be converted."""
+        return self.is_open and not self.retiring and not self._in_flight and self._bench.held > 0
+
+    @property
+    def serves(self) -> frozenset[Pair]:
+        """The pairs that the association carries, or none of the kind will."""
+        return self._served or self.proposal.pairs
+
     def wake(self) -> None:
         """Make the worker look for something to do."""
         self._changed.set()

@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from asyncstore.status import Status
     from asyncstore.transfer.engine import Transfer
 
+UNCOMPRESSED = codecs.BUNDLED / "CT_small.dcm"
 COMPRESSED = codecs.BUNDLED / "SC_rgb_jpeg_gdcm.dcm"
 # A codec that waits for this file, and then cannot decode.
 SLOW = """
@@ -45,10 +46,10 @@ PLAIN = 20
 FIRST_PLAIN = 10_001
 
 
-def needing_codec(directory: Path, count: int) -> list[Instance]:
-    """Compressed files, each under a UID of its own; they need a codec."""
-    data = COMPRESSED.read_bytes()
-    uid = instance_from(COMPRESSED).sop_instance_uid.encode()
+def copies_of(given: Path, directory: Path, count: int) -> list[Instance]:
+    """Copies of a file, each under a UID of its own."""
+    data = given.read_bytes()
+    uid = instance_from(given).sop_instance_uid.encode()
     made = []
     for number in range(1, count + 1):
         path = directory / f"{number:05}.dcm"
@@ -92,7 +93,7 @@ async def test_a_slow_codec_holds_up_nobody(
     broken = codecs.broken_codec(tmp_path / "codec", SLOW)
     monkeypatch.syspath_prepend(broken)
     (tmp_path / "in").mkdir()
-    sources = [*await anyio.to_thread.run_sync(needing_codec, tmp_path / "in", compressed), *plain()]
+    sources = [*await anyio.to_thread.run_sync(copies_of, COMPRESSED, tmp_path / "in", compressed), *plain()]
     async with Receiver() as scp:
         transfer = transfer_to(scp, sources, associations=associations, workers=2)
 
@@ -116,7 +117,8 @@ async def test_compressing_that_hangs_does_not_hold_up_what_is_compressed_alread
     (tmp_path / "codec").mkdir()
     (tmp_path / "codec" / "gdcm.py").write_text("import signal\nsignal.pause()\n")
     monkeypatch.syspath_prepend(tmp_path / "codec")
-    sources = [instance(number) for number in range(1, 31)]
+    (tmp_path / "in").mkdir()
+    sources = await anyio.to_thread.run_sync(copies_of, UNCOMPRESSED, tmp_path / "in", 30)
     sources += [instance(number, transfer_syntax_uid=JPEG_LOSSLESS_SV1) for number in Receiver.numbers]
     async with Receiver([EXPLICIT_VR_LITTLE_ENDIAN, JPEG_LOSSLESS_SV1, RLE_LOSSLESS]) as scp:
         transfer = transfer_to(scp, sources, associations=associations, workers=2, transcode=RLE_LOSSLESS)
@@ -139,7 +141,7 @@ async def test_a_codec_that_hangs_holds_up_neither_the_others_nor_the_end(
     monkeypatch.syspath_prepend(codecs.broken_codec(tmp_path / "codec", codecs.NEVER_ENDS))
     (tmp_path / "in").mkdir()
     before = children()
-    sources = [*await anyio.to_thread.run_sync(needing_codec, tmp_path / "in", 12), *plain()]
+    sources = [*await anyio.to_thread.run_sync(copies_of, COMPRESSED, tmp_path / "in", 12), *plain()]
     async with Receiver() as scp:
         transfer = transfer_to(scp, sources, associations=associations, workers=2)
 
