@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final, NamedTuple
 
-from asyncstore.cluster import engine
+from asyncstore.cluster import engine, tables
 from asyncstore.ledger.postgresql.ledger import NOW_MS
 from asyncstore.ledger.postgresql.writer import Claim
 from asyncstore.ledger.protocol import FAILED, STORED
@@ -130,11 +130,12 @@ async def reopen(connection: asyncpg.Connection, migration: int, batches: Sequen
 
 
 async def refill(connection: asyncpg.Connection, migration: int) -> bool:
-    """Queue again what is neither done nor set aside, unless it is in the queue; returns whether anything is."""
+    """Queue again what is not done, set aside or walked, unless it is in the queue; returns whether a batch is."""
     last = 0
     while found := [row["id"] for row in await connection.fetch(_UNQUEUED, migration, last, _QUEUED_AT_ONCE)]:
         await engine.queue_batches(connection, migration, found)
         last = found[-1]
+    await tables.refill_scans(connection, await tables.roots_of(connection, migration))
     return last > 0
 
 

@@ -184,10 +184,12 @@ async def refill_scans(connection: asyncpg.Connection, roots: Sequence[Root]) ->
 
     A part that is opened while the engine still deletes its earlier place in the queue gets no new one.
     """
-    query = "SELECT path FROM scan WHERE root = $1 AND is_open LIMIT $2"
+    query = "SELECT path FROM scan WHERE root = $1 AND is_open ORDER BY path OFFSET $2 LIMIT $3"
     for root in roots:
-        paths = [row["path"] for row in await connection.fetch(query, root.id, _REFILLED_AT_ONCE)]
-        await engine.queue_scans(connection, root.migration, root.name, paths)
+        queued = 0
+        while found := await connection.fetch(query, root.id, queued, _REFILLED_AT_ONCE):
+            await engine.queue_scans(connection, root.migration, root.name, [row["path"] for row in found])
+            queued += len(found)
 
 
 async def are_walked(connection: asyncpg.Connection, roots: Sequence[Root]) -> bool:

@@ -205,9 +205,12 @@ class SocketTransport:
         each first piece, and only then, since every acknowledgement costs both sides. Does nothing where the system
         lacks it.
         """
-        if _QUICKACK is not None:
-            with contextlib.suppress(OSError):
-                self._socket.setsockopt(socket.IPPROTO_TCP, _QUICKACK, 1)
+        if _QUICKACK is None:
+            return
+        try:
+            self._socket.setsockopt(socket.IPPROTO_TCP, _QUICKACK, 1)
+        except OSError:  # the next read or write says what is wrong
+            return
 
     def close(self, *, reset: bool = False) -> None:
         """Close the socket now. With `reset`, discard unsent bytes: the peer sees a reset."""

@@ -210,8 +210,12 @@ def test_a_migration_is_paused_resumed_and_limited(tmp_path: Path, database: str
     sql(database, "DELETE FROM pgqueuer")
     assert command.run("resume", database, "move").stdout == "Migration move: it goes on\n"
     assert sql(database, seen) == [(False, 4, 4)]
-    assert sql(database, "SELECT count(*) FROM pgqueuer") == [(1,)]
-    sql(database, "UPDATE batch SET state = 'done'")
+    assert sql(database, "SELECT entrypoint FROM pgqueuer") == [("send:1",)]
+    for change in ("UPDATE scan SET is_open = true", "DELETE FROM pgqueuer", "UPDATE batch SET state = 'done'"):
+        sql(database, change)
+    assert command.run("resume", database, "move").stdout == "Migration move: it goes on\n"
+    assert sql(database, "SELECT entrypoint FROM pgqueuer") == [("scan:1:nas1",)]
+    sql(database, "UPDATE scan SET is_open = false")
     assert "nothing left to send" in command.run("resume", database, "move").stdout
 
 
