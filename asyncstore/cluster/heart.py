@@ -25,6 +25,7 @@ _MOST_BEAT_SECONDS: Final = 1.0
 _QUICK_SECONDS: Final = 0.02
 _CLOSED_SHARE: Final = 1 / 2
 _ABORTED_SHARE: Final = 3 / 4
+_SILENT_SHARE: Final = 7 / 8  # until then an A-ABORT may be sent
 _ONE_PRESSURE_MS: Final = 1000  # answers to what was under way already are one and the same pressure
 _SEEN: Final = f"""
 UPDATE worker SET seen_at = ({NOW_MS}), associations = $2, answers = $3, sent_bytes = $4 WHERE id = $1
@@ -98,6 +99,11 @@ class Fence:
     def must_abort(self) -> bool:
         """Whether nothing may be in flight any more."""
         return self.silent_seconds >= _ABORTED_SHARE * self._timeout_seconds
+
+    @property
+    def must_be_silent(self) -> bool:
+        """Whether not a byte may be sent any more."""
+        return self.silent_seconds >= _SILENT_SHARE * self._timeout_seconds
 
 
 class Heart:

@@ -24,6 +24,7 @@ from asyncstore.errors import AsyncStoreError, LocalProtocolError, cause_of
 from asyncstore.inputs.feed import Feed
 from asyncstore.inputs.own_files import OwnFiles
 from asyncstore.inputs.selection import Choice
+from asyncstore.net.connecting import connect
 from asyncstore.net.peer import check_secret
 from asyncstore.preparation.prepare import Preparation
 from asyncstore.transfer.admission import Admission
@@ -52,6 +53,7 @@ if TYPE_CHECKING:
     from asyncstore.instances.outcome import Outcome
     from asyncstore.ledger.protocol import Ledger
     from asyncstore.net.peer import Peer
+    from asyncstore.net.transport import Connect
     from asyncstore.transfer.limits import Limits
     from asyncstore.transfer.observer import Observer, Teller
     from asyncstore.transfer.proof.committing import CommitOptions, Committing
@@ -180,6 +182,7 @@ class Transfer:
             plan=plan,
             report=report,
             teller=self._teller,
+            connect=self._make_connect(),
         )
         self._supervisor = Supervisor(
             self._make_feed(
@@ -212,6 +215,10 @@ class Transfer:
     def _make_feed(self, sources: Any, **settings: Any) -> Feed:
         """What reads the sources."""
         return Feed(sources, **settings)
+
+    def _make_connect(self) -> Connect:
+        """What opens connections to the peer."""
+        return connect
 
     def __repr__(self) -> str:
         report = self.report

@@ -179,7 +179,9 @@ def sent_again(evidence: Evidence) -> Finding:
         last[request.sop_instance_uid] = request
         if before is None:
             continue
-        kind = next((each.kind for each in evidence.troubles if _explains(evidence, each, before, request)), None)
+        # A restart strikes all: what struck only this host tells more.
+        troubles = sorted(evidence.troubles, key=lambda trouble: trouble.host == 0)
+        kind = next((each.kind for each in troubles if _explains(evidence, each, before, request)), None)
         if kind is None:
             later = request.begun_at - (before.whole_at or 0)
             finding.violations.append(

@@ -8,10 +8,15 @@ import dataclasses
 import random
 import subprocess
 import sys
+import threading
 from typing import TYPE_CHECKING
 
 import pytest
 
+from asyncstore.dimse.messages import CStoreRQ
+from asyncstore.status import SUCCESS
+from asyncstore.uids import CT_IMAGE_STORAGE
+from asyncstore.upper_layer.pdu import DataTF, Fragment
 from tests.campaigns.cluster_audit import (
     Evidence,
     Row,
@@ -31,9 +36,10 @@ from tests.campaigns.cluster_audit import (
 from tests.campaigns.cluster_kills import main
 from tests.campaigns.cluster_plan import COPIED, CUT, CUT_DATABASE, KILL, RESTART, STOP, make_archive, make_plan
 from tests.campaigns.cluster_receiver import Association, Receiver, Request
-from tests.campaigns.kill_audit import SourceFile
-from tests.support import command
+from tests.campaigns.kill_audit import SourceFile, digest
+from tests.support import command, files
 from tests.support.hosts import LOOPBACK, Door, Namespaces, Network, network
+from tests.support.wire import Wire, play_scu
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -104,9 +110,9 @@ def test_records_that_agree_hold() -> None:
 
 
 def test_a_batch_that_goes_on_too_late_is_found() -> None:
-    [(killed_at, later_seconds)] = takeovers(evidence())
+    ((killed_at, seconds),) = takeovers(evidence())
     assert killed_at == 5.0
-    assert later_seconds == pytest.approx(6.05)
+    assert seconds == pytest.approx(6.05)
     assert goes_on_in_time(evidence()).violations == []
     late = dataclasses.replace(evidence(), heartbeat_seconds=5.0)
     assert goes_on_in_time(late).violations == ["a batch went on 6.05 s after its worker was killed"]
@@ -253,45 +259,74 @@ def test_a_seed_gives_the_same_archive_and_the_same_faults(tmp_path: Path) -> No
     assert any(fault.kind == RESTART and fault.host == 0 for fault in plan)
 
 
-def both_send(place: Path, hosts: Network) -> Evidence:
-    """Two hosts that know nothing of each other send the same archive at the same time."""
-    source = make_archive(place / "archive", 400, random.Random(1))
-
-    async def send() -> Receiver:
-        async with Receiver(hosts.address, hosts.host_of, random.Random(2)) as receiver:
-            words = command.words("storescu", "-r", "-j", 3, hosts.address, receiver.port, place / "archive")
-            senders = [
-                await asyncio.create_subprocess_exec(*hosts.prefix(host), *words, env=command.environment())
-                for host in hosts.hosts
-            ]
-            hosts.host_processes = lambda: {sender.pid: host for host, sender in enumerate(senders, 1)}
-            assert [await sender.wait() for sender in senders] == [0, 0]
-            return receiver
-
-    receiver = asyncio.run(send())
-    records = {"associations": receiver.associations, "requests": receiver.requests, "source": source}
-    return dataclasses.replace(evidence(), **records, troubles=[], cap=4)  # type: ignore[arg-type]
+async def receive_from_both(place: Path, hosts: Network) -> Receiver:
+    """What comes when two hosts that know nothing of each other send the same archive."""
+    async with Receiver(hosts.address, hosts.host_of, random.Random(2)) as receiver:
+        words = command.words("storescu", "-r", "-j", 3, hosts.address, receiver.port, place)
+        senders = [
+            await asyncio.create_subprocess_exec(*hosts.prefix(host), *words, env=command.environment())
+            for host in hosts.hosts
+        ]
+        hosts.host_processes = lambda: {sender.pid: host for host, sender in enumerate(senders, 1)}
+        assert [await sender.wait() for sender in senders] == [0, 0]
+        return receiver
 
 
-def test_the_receiver_sees_two_senders_that_know_nothing_of_each_other(tmp_path: Path) -> None:
+def test_the_receiver_sees_who_sends_what(tmp_path: Path) -> None:
+    source = make_archive(tmp_path / "archive", 400, random.Random(1))
     with network(2) as hosts:
-        seen = both_send(tmp_path, hosts)
-    assert {each.host for each in seen.associations} == {"1", "2"}
-    assert {each.ending for each in seen.associations} == {"release"}
-    assert len({each.sop_instance_uid for each in seen.requests}) == 398
-    assert {(each.sop_instance_uid, each.digest) for each in seen.requests} == {
-        (file.sop_instance_uid, file.digest) for file in seen.source
-    }
-    assert len(sent_again(seen).violations) == len(seen.requests) - 398 >= 398
-    assert cap_is_kept(seen).violations
-    assert in_flight_once(seen).violations
+        receiver = asyncio.run(receive_from_both(tmp_path / "archive", hosts))
+    assert {each.host for each in receiver.associations} == {"1", "2"}
+    assert {each.ending for each in receiver.associations} == {"release"}
+    sent = {(file.sop_instance_uid, file.digest) for file in source}
+    assert len(sent) == 398
+    assert {(each.sop_instance_uid, each.digest) for each in receiver.requests} == sent
+    assert receiver.whole == {uid for uid, _ in sent}
+    seen = dataclasses.replace(evidence(), associations=receiver.associations, requests=receiver.requests, troubles=[])
+    assert len(sent_again(seen).violations) == len(receiver.requests) - 398 >= 398
 
 
 def test_without_namespaces_a_host_is_known_by_its_process(tmp_path: Path) -> None:
+    make_archive(tmp_path / "archive", 400, random.Random(1))
     with Network(2) as hosts:
-        seen = both_send(tmp_path, hosts)
-    assert {each.host for each in seen.associations} <= {"1", "2", ""}
-    assert {"1", "2"} <= {each.host for each in seen.associations}
+        receiver = asyncio.run(receive_from_both(tmp_path / "archive", hosts))
+    assert {"1", "2"} <= {each.host for each in receiver.associations} <= {"1", "2", ""}
+
+
+def test_the_receiver_sees_two_associations_with_one_instance(tmp_path: Path) -> None:
+    data = files.data_set(sop_instance_uid="1.1")
+    half = len(data) // 2
+    has_half, has_sent = threading.Event(), threading.Event()
+
+    def first(wire: Wire) -> None:
+        wire.associate()
+        wire.send_message(1, CStoreRQ(1, CT_IMAGE_STORAGE, "1.1"))
+        wire.send(DataTF((Fragment(1, False, False, data[:half]),)))
+        has_half.set()
+        wire.wait(has_sent)
+        wire.send(DataTF((Fragment(1, False, True, data[half:]),)))
+        assert wire.read_message().data_set is None
+        wire.release()
+
+    def second(wire: Wire) -> None:
+        wire.associate()
+        wire.wait(has_half)
+        assert wire.store(data, sop_instance_uid="1.1") == SUCCESS
+        has_sent.set()
+        wire.sock.close()
+
+    async def receive() -> Receiver:
+        async with Receiver(LOOPBACK, lambda *_: "", random.Random(2)) as receiver:
+            calls = [asyncio.to_thread(play_scu, script, receiver.port) for script in (first, second)]
+            await asyncio.gather(*calls)
+            return receiver
+
+    receiver = asyncio.run(receive())
+    assert {each.ending for each in receiver.associations} == {"release", "lost"}
+    assert {each.digest for each in receiver.requests} == {digest(data)}
+    seen = dataclasses.replace(evidence(), associations=receiver.associations, requests=receiver.requests, cap=1)
+    assert cap_is_kept(seen).violations == ["associations [1, 2] are open at once"]
+    assert len(in_flight_once(seen).violations) == 1
 
 
 def test_nothing_passes_a_door_that_is_shut() -> None:
