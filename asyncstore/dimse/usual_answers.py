@@ -1,7 +1,7 @@
 """Knows the answer that nearly every C-STORE gets by its bytes: a success, written like the one before it.
 
-A peer writes these answers alike. Of the PDU that brings one, all but the Message ID and the SOP Instance UID is known
-after the first of its length in a presentation context, and a comparison takes the place of the decoding:
+A peer writes these answers alike. Of a command set that is one, all but the Message ID and the SOP Instance UID is
+known after the first of its length in a presentation context, and a comparison takes the place of the decoding:
 
     | up to the Message ID Being Responded To | Message ID | up to the SOP Instance UID | SOP Instance UID |
 
@@ -23,11 +23,9 @@ if TYPE_CHECKING:
     from asyncstore.dimse.reassembly import Received
 
 # The answers of one length in one context: their bytes up to the Message ID, and from there to the UID; the places of
-# these two in the PDU, and its length; the context and the SOP Class UID.
-_Usual: TypeAlias = "tuple[bytes, bytes, int, int, int, int, str]"
+# the latter and of the UID; the SOP Class UID.
+_Usual: TypeAlias = "tuple[bytes, bytes, int, int, str]"
 
-# The first bytes of the PDU: how long it is, and in which presentation context.
-_KEY_BYTES: Final = 12
 _MESSAGE_ID_BYTES: Final = 2
 # Command Data Set Type, Status, and the header of the SOP Instance UID.
 _MIDDLE_BYTES: Final = 10 + 10 + 8
@@ -40,42 +38,38 @@ class UsualAnswers:
 
     def __init__(self, operations: Operations) -> None:
         self._operations = operations
-        self._usual: dict[bytes, _Usual] = {}
+        self._usual: dict[tuple[int, int], _Usual] = {}
         self._left_to_study = _STUDIED_ANSWERS
 
     def may_learn_from(self, message: Message) -> bool:
         """Whether `learn` should see an answer that was decoded."""
         return bool(self._left_to_study) and type(message) is CStoreRSP and message.status is SUCCESS
 
-    def learn(self, pdu: bytes, received: Received) -> None:
-        """Learn from such an answer, which was matched; `pdu` is the PDU that has the end of its command set."""
+    def learn(self, command_set: bytes, received: Received) -> None:
+        """Learn from such an answer, which was matched; `command_set` is its last fragment."""
         message = received.message
         assert isinstance(message, CStoreRSP)
         self._left_to_study -= 1
         uid_bytes = len(pad_uid(message.affected_sop_instance_uid.encode()))
-        # An answer that is written in another way than ours is decoded each time.
-        if uid_bytes and pdu.endswith(message.encode()):
-            uid_at = len(pdu) - uid_bytes
+        # An answer that is written in another way than ours, or in several fragments, is decoded each time.
+        if uid_bytes and command_set == message.encode():
+            uid_at = len(command_set) - uid_bytes
             middle_at = uid_at - _MIDDLE_BYTES
-            start, middle = pdu[: middle_at - _MESSAGE_ID_BYTES], pdu[middle_at:uid_at]
-            facts = (received.context_id, message.affected_sop_class_uid)
-            self._usual[pdu[:_KEY_BYTES]] = (start, middle, middle_at, uid_at, len(pdu), *facts)
+            start, middle = command_set[: middle_at - _MESSAGE_ID_BYTES], command_set[middle_at:uid_at]
+            key = (received.context_id, len(command_set))
+            self._usual[key] = (start, middle, middle_at, uid_at, message.affected_sop_class_uid)
 
-    def take(self, data: bytes, at: int) -> tuple[int, Operation, CStoreRSP] | None:
-        """The usual answer in the bytes from `at`: where it ends, the operation, which has ended, and the message.
-
-        None if something else is there, or only a part of an answer.
-        """
-        usual = self._usual.get(data[at : at + _KEY_BYTES])
+    def take(self, context_id: int, command_set: bytes) -> tuple[Operation, CStoreRSP] | None:
+        """The operation that this answer ends, and the message; None if it is not the usual one."""
+        usual = self._usual.get((context_id, len(command_set)))
         if usual is None:
             return None
-        start, middle, middle_at, uid_at, pdu_bytes, context_id, sop_class_uid = usual
-        middle_at, end = at + middle_at, at + pdu_bytes
-        if end > len(data) or not (data.startswith(start, at) and data.startswith(middle, middle_at)):
+        start, middle, middle_at, uid_at, sop_class_uid = usual
+        if not (command_set.startswith(start) and command_set.startswith(middle, middle_at)):
             return None
-        message_id = data[middle_at - 2] | data[middle_at - 1] << 8
-        operation = self._operations.match_stored(message_id, context_id, data[at + uid_at : end].rstrip(PADDING))
+        message_id = command_set[middle_at - 2] | command_set[middle_at - 1] << 8
+        operation = self._operations.match_stored(message_id, context_id, command_set[uid_at:].rstrip(PADDING))
         if operation is None:
             return None
         uid = operation.request.affected_sop_instance_uid
-        return end, operation, CStoreRSP(message_id, SUCCESS, sop_class_uid, uid)
+        return operation, CStoreRSP(message_id, SUCCESS, sop_class_uid, uid)

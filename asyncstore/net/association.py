@@ -17,7 +17,6 @@ from asyncstore.net import trace
 from asyncstore.net.invoker import Invoker
 from asyncstore.net.link import Link
 from asyncstore.upper_layer.contexts import AcceptedContexts
-from asyncstore.upper_layer.framing import frame_command
 from asyncstore.upper_layer.machine import DataReceived, UpperLayerEvent
 
 if TYPE_CHECKING:
@@ -105,29 +104,23 @@ class Association(Link):
         if self.performer is not None:
             await self.performer.discard()
 
-    def _take_in(self, data: bytes) -> None:
-        """See Link; the answers that nearly every instance gets need no decoding."""
-        at, end = 0, len(data)
-        if self.is_open and not (self._is_amid or self._is_paused):
-            while at < end and (answer := self._usual_answers.take(data, at)) is not None:
-                at, operation, response = answer
-                self.invoker.take(operation, response, None)
-        if at < end or not data:
-            super()._take_in(data[at:])
-
     def _on_event(self, event: UpperLayerEvent) -> None:
         if not isinstance(event, DataReceived):
             super()._on_event(event)
             return
         for number, fragment in enumerate(event.fragments, 1):
+            context_id, is_command, is_last, data = fragment
+            is_whole = is_command and is_last and not self._incoming.is_amid_message
+            if is_whole and (usual := self._usual_answers.take(context_id, data)) is not None:
+                self.invoker.take(*usual, None)
+                continue
             received = self._incoming.receive(fragment)
             if received is None:
                 continue
             if received.message.responded_to is not None:
                 operation = self.operations.match(received)
                 if self._usual_answers.may_learn_from(received.message):
-                    pdu = frame_command(fragment.context_id, fragment.data, len(fragment.data))
-                    self._usual_answers.learn(pdu, received)
+                    self._usual_answers.learn(data, received)
                 self.invoker.take(operation, cast("Response", received.message), received.data_set)
             elif (pause := (self.performer or self._begin_performing()).receive(received)) is not None:
                 self._backlog.appendleft(DataReceived(event.fragments[number:]))

@@ -266,10 +266,16 @@ class Link(Tracing):
             return
         try:
             data = self.transport.receive_some()
-            if data is not None:
-                self._take_in(data)
-                if self._is_amid:
-                    self.transport.acknowledge()  # the peer may wait for that before it sends the rest
+            if data is None:
+                return
+            self._take_in(data)
+            if self._is_amid:
+                self.transport.acknowledge()  # the peer may wait for that before it sends the rest
+                # What answers us is short: its rest is often there by now, and needs no turn of the event loop.
+                if self.is_open and self.outstanding and not self._is_paused:
+                    data = self.transport.receive_some()
+                    if data is not None:
+                        self._take_in(data)
         except AsyncStoreError as error:
             self.fail(error)
         except BaseException as mistake:  # of a callback or logging handler: the event loop would only log it

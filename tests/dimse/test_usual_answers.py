@@ -15,9 +15,7 @@ from asyncstore.dimse.usual_answers import UsualAnswers
 from asyncstore.status import SUCCESS, Status
 from asyncstore.uids import CT_IMAGE_STORAGE, EXPLICIT_VR_LITTLE_ENDIAN, MR_IMAGE_STORAGE
 from asyncstore.upper_layer.contexts import AcceptedContext
-from asyncstore.upper_layer.machine import DataReceived, UpperLayer
-from asyncstore.upper_layer.pdu import DataTF, Fragment
-from asyncstore.upper_layer.states import State
+from asyncstore.upper_layer.pdu import Fragment
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -63,33 +61,19 @@ class End:
             self.operations.sent(operation.message_id)
         return operation.message_id
 
-    def decode(self, data: bytes) -> list[tuple[int, Message]]:
-        """The whole way of these bytes: the Message IDs of the operations that answers belong to, and the answers."""
-        upper_layer, incoming = UpperLayer(tolerate=self.told.append), Incoming(self.told.append)
-        upper_layer.state = State.STA6
-        answers = []
-        for event in upper_layer.receive_data(data, 0.0):
-            assert isinstance(event, DataReceived)
-            for fragment in event.fragments:
-                received = incoming.receive(fragment)
-                if received is not None:
-                    answers.append((self.operations.match(received).message_id, received.message))
-        if not answers:
-            upper_layer.receive_data(b"", 0.0)  # raises what the bytes are wrong in
-        return answers
+    def decode(self, context_id: int, command_set: bytes) -> list[tuple[int, Message]]:
+        """The whole way of a command set: the Message ID of the operation that it answers, and the answer."""
+        received = Incoming(self.told.append).receive(Fragment(context_id, True, True, command_set))
+        return [] if received is None else [(self.operations.match(received).message_id, received.message)]
 
     def outstanding(self) -> list[int]:
         return list(self.operations.outstanding)
 
 
-def pdu_of(message: Message, context_id: int = CT) -> bytes:
-    return DataTF((Fragment(context_id, True, True, message.encode()),)).encode()
-
-
 def learn(end: End, answer: CStoreRSP, context_id: int = CT) -> None:
     """What comes before: an answer that was decoded."""
     if end.usual_answers.may_learn_from(answer):
-        end.usual_answers.learn(pdu_of(answer, context_id), Received(context_id, answer))
+        end.usual_answers.learn(answer.encode(), Received(context_id, answer))
 
 
 def success(message_id: int, uid: str, sop_class_uid: str = CT_IMAGE_STORAGE) -> CStoreRSP:
@@ -98,17 +82,17 @@ def success(message_id: int, uid: str, sop_class_uid: str = CT_IMAGE_STORAGE) ->
 
 def test_the_second_answer_of_a_length_is_known_by_its_bytes() -> None:
     end = End([Asked("1.2.3"), Asked("1.2.4"), Asked("1.2.300")])
-    assert end.usual_answers.take(pdu_of(success(1, "1.2.3")), 0) is None
+    assert end.usual_answers.take(CT, success(1, "1.2.3").encode()) is None
     learn(end, success(1, "1.2.3"))
-    answer = pdu_of(success(2, "1.2.4"))
-    taken = end.usual_answers.take(b"before" + answer, 6)
+    answer = success(2, "1.2.4")
+    taken = end.usual_answers.take(CT, answer.encode())
     assert taken is not None
-    at, operation, message = taken
-    assert (at, operation.message_id, message) == (6 + len(answer), 2, success(2, "1.2.4"))
+    operation, message = taken
+    assert (operation.message_id, message) == (2, answer)
     assert operation.is_final
     assert end.outstanding() == [1, 3]
-    assert end.usual_answers.take(answer, 0) is None, "a second time"
-    assert end.usual_answers.take(pdu_of(success(3, "1.2.300")), 0) is None, "another length"
+    assert end.usual_answers.take(CT, answer.encode()) is None, "a second time"
+    assert end.usual_answers.take(CT, success(3, "1.2.300").encode()) is None, "another length"
 
 
 def test_each_length_and_context_is_learned() -> None:
@@ -117,9 +101,9 @@ def test_each_length_and_context_is_learned() -> None:
     for each in asked:
         learn(end, success(77, each.uid), each.context_id)
     for message_id, each in enumerate(asked, 1):
-        taken = end.usual_answers.take(pdu_of(success(message_id, each.uid), each.context_id), 0)
+        taken = end.usual_answers.take(each.context_id, success(message_id, each.uid).encode())
         assert taken is not None
-        assert taken[1].message_id == message_id
+        assert taken[0].message_id == message_id
 
 
 @pytest.mark.parametrize(
@@ -141,23 +125,23 @@ def test_each_length_and_context_is_learned() -> None:
 def test_any_other_answer_is_left_to_the_decoding(asked: list[Asked], answer: CStoreRSP, context_id: int) -> None:
     end = End(asked)
     learn(end, success(9, "1.2.9"))
-    assert end.usual_answers.take(pdu_of(answer, context_id), 0) is None
+    assert end.usual_answers.take(context_id, answer.encode()) is None
     assert end.outstanding() == list(range(1, len(asked) + 1))
 
 
 def test_a_part_of_an_answer_is_left_alone() -> None:
     end = End([Asked("1.2.3")])
     learn(end, success(9, "1.2.9"))
-    answer = pdu_of(success(1, "1.2.3"))
-    assert all(end.usual_answers.take(answer[:length], 0) is None for length in range(len(answer)))
-    assert end.usual_answers.take(answer, 0) is not None
+    answer = success(1, "1.2.3").encode()
+    assert all(end.usual_answers.take(CT, answer[:length]) is None for length in range(len(answer)))
+    assert end.usual_answers.take(CT, answer) is not None
 
 
 def test_a_peer_that_writes_each_answer_otherwise_is_not_studied_for_ever() -> None:
     end = End([])
     studied = 0
     while end.usual_answers.may_learn_from(success(1, "1.2.3")):
-        end.usual_answers.learn(b"no answer of ours", Received(CT, success(1, "1.2.3")))
+        end.usual_answers.learn(b"as we would not write it", Received(CT, success(1, "1.2.3")))
         studied += 1
     assert 0 < studied < 1000
 
@@ -187,17 +171,17 @@ def test_nothing_is_taken_that_would_be_decoded_otherwise(
     end, other = End(asked), End(asked)
     for lesson, lesson_context_id in lessons:
         learn(end, lesson, lesson_context_id)
-    changed = bytearray(pdu_of(answer, context_id))
+    changed = bytearray(answer.encode())
     for place, value in changes:
         changed[place % len(changed)] = value
-    data = bytes(changed[:kept_bytes])
+    command_set = bytes(changed[:kept_bytes])
     before = end.outstanding()
-    taken = end.usual_answers.take(data, 0)
+    taken = end.usual_answers.take(context_id, command_set)
     if taken is None:
         assert end.outstanding() == before
         return
-    at, operation, message = taken
-    assert other.decode(data[:at]) == [(operation.message_id, message)]
+    operation, message = taken
+    assert other.decode(context_id, command_set) == [(operation.message_id, message)]
     assert other.outstanding() == end.outstanding()
     assert operation.is_final
     assert not other.told
@@ -208,12 +192,8 @@ def test_an_answer_as_it_should_be_is_taken_once_its_length_is_known(uids: list[
     end = End([Asked(uid, context_id) for uid in uids])
     for uid in uids:
         learn(end, success(60, uid), context_id)
-    data = b"".join(pdu_of(success(number, uid), context_id) for number, uid in enumerate(uids, 1))
-    at, ended = 0, []
-    while at < len(data):
-        taken = end.usual_answers.take(data, at)
+    for number, uid in enumerate(uids, 1):
+        taken = end.usual_answers.take(context_id, success(number, uid).encode())
         assert taken is not None
-        at = taken[0]
-        ended.append(taken[2])
-    assert ended == [success(number, uid) for number, uid in enumerate(uids, 1)]
+        assert taken[1] == success(number, uid)
     assert not end.outstanding()

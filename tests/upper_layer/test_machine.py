@@ -541,6 +541,16 @@ def test_a_conversation_cut_at_every_point_gives_what_was_complete() -> None:
         assert machine.receive_eof(NOW) == [TransportClosed()]
 
 
+@pytest.mark.parametrize("length", [1, 100, 10_000])
+def test_it_is_known_whether_the_end_of_a_pdu_is_still_to_come(length: int) -> None:
+    wire = DataTF((Fragment(3, False, True, bytes(length)),)).encode()
+    for step in (1, 5, 12, 300, 5000):
+        machine = machine_in(State.STA6)
+        parts = [wire[at : at + step] for at in range(0, len(wire), step)]
+        amid = [(machine.receive_data(part, NOW), machine.is_amid_pdu)[1] for part in parts]
+        assert amid == [True] * (len(parts) - 1) + [False]
+
+
 def test_a_request_split_at_every_point_reaches_the_acceptor() -> None:
     wire = REQUEST.encode()
     for at in range(len(wire) + 1):
