@@ -69,6 +69,6 @@ def _history_lines(ledger: str) -> list[str]:
         return []
     from asyncstore.cli.output.ledger_text import recorded_text, runs_text
 
-    with open_reader(ledger) as reader:
+    with open_reader(ledger, migration="") as reader:
         recorded = recorded_text(reader)
         return [f"Resuming after {runs_text(reader.runs())}", *([f"Recorded so far: {recorded}"] if recorded else [])]

@@ -15,9 +15,9 @@ from asyncstore.cli.exit_codes import ExitCode
 from asyncstore.cli.named_paths import NamedPaths, why_not_all, why_nothing
 from asyncstore.cli.output.documented_log import QUIET, logger
 from asyncstore.cli.output.plain_text import count_text, path_text
-from asyncstore.cli.output.report_text import instances_left_text, summary_text
+from asyncstore.cli.output.report_text import instances_left_text, may_lack_changes, summary_text
 from asyncstore.errors import AsyncStoreError, LedgerError, LocalProtocolError
-from asyncstore.instances.outcome import State
+from asyncstore.instances.outcome import MAY_LACK_CHANGES, State
 from asyncstore.record import field, record
 
 if TYPE_CHECKING:
@@ -305,6 +305,17 @@ class StorescuRun:
         if report.failed_instances and is_more_than_one:
             failed, found = f"{report.failed_instances:,}", count_text(report.found, "instance")
             logger.error("%s of %s were not stored (see above)", failed, found)
+        lossy = self._lossy_refused(report)
+        if lossy:
+            what = count_text(lossy, "instance")
+            logger.error(
+                "%s compressed with loss: --decompress lossy sends uncompressed what the peer accepts so", what
+            )
+        unchanged = may_lack_changes(report)
+        if unchanged:
+            logger.error(
+                "%s sent with changes, and there already: %s", count_text(unchanged, "instance"), MAY_LACK_CHANGES
+            )
         if report.problems and is_more_than_one:
             logger.error("%s could not be sent (see above)", count_text(report.problems, "path"))
         if report.stopped_early:
@@ -324,6 +335,11 @@ class StorescuRun:
             log.notice(logging.INFO, summary_text(report))
         elif report.states[State.STORED] + report.states[State.WARNING] and sys.stderr.isatty():
             log.tell(logging.INFO, summary_text(report))
+
+    def _lossy_refused(self, report: Report) -> int:
+        """How many instances the peer did not accept as they are, that the options allow to be sent otherwise."""
+        may_become = self.options.conversions.spares_lossy
+        return sum(count for uid, count in report.not_accepted.items() if may_become(uid))
 
     def _why_nothing(self, skipped: int, left_out: int) -> str:
         return why_nothing(self.paths, skipped=skipped, left_out=left_out, recursive=self.options.recursive)
@@ -349,7 +365,10 @@ class StorescuRun:
         from asyncstore.cli.output.summary import Summary
 
         can_repeat = may_pass(because) and self.paths.list_name != "-"
-        steps = next_steps(report, ledger=self.ledger, can_repeat=can_repeat, is_unverified=is_unverified)
+        lossy = self._lossy_refused(report)
+        steps = next_steps(
+            report, ledger=self.ledger, can_repeat=can_repeat, lossy_refused=lossy, is_unverified=is_unverified
+        )
         with log.turn():
             log.write("\n".join(Summary(report, code, left, steps).lines()))
 

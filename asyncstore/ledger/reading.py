@@ -121,7 +121,7 @@ class RecordReader(abc.ABC):
             f"SELECT a.state, a.status, a.reason, sum(a.instances) FROM {self._ACCOUNTS} "
             "WHERE a.state != ? GROUP BY 1, 2, 3 ORDER BY 4 DESC, 1, 2, 3"
         )
-        return self._all(_reason_count, query, State.STORED.value)[: None if limit < 0 else limit]
+        return self._all(reason_count, query, State.STORED.value)[: None if limit < 0 else limit]
 
     def by_change(self) -> list[ChangeCount]:
         """How the stored instances were changed on the way; most frequent first."""
@@ -252,7 +252,8 @@ def _status_count(status: int, count: int) -> tuple[int, int]:
     return checked(status_value(status), int), count
 
 
-def _reason_count(state: str, status: int | None, reason: str, count: int) -> ReasonCount:
+def reason_count(state: str, status: int | None, reason: str, count: int) -> ReasonCount:
+    """A number of instances with the same state, status and reason."""
     return ReasonCount(State(state), status_value(status), checked(reason, str), count)
 
 

@@ -26,8 +26,13 @@ class HeadedSource(DerivedSource):
     def read_into(self, holes: Sequence[memoryview], offset: int, *, wait: bool = True) -> bool:
         """Fill the holes from the head, and from the source; see DataSource."""
         length = len(self._head)
-        if offset < length:
-            first, holes = divided(holes, length - offset)
-            copy_into(first, memoryview(self._head), offset)
+        if holes and offset < length:
+            room = length - offset
+            if room <= len(holes[0]):  # nearly always: a head is short
+                holes[0][:room] = self._head[offset:]
+                holes = [holes[0][room:], *holes[1:]] if room < len(holes[0]) else holes[1:]
+            else:
+                first, holes = divided(holes, room)
+                copy_into(first, memoryview(self._head), offset)
             offset = length
         return not holes or self._source.read_into(holes, offset - length + self._at, wait=wait)

@@ -432,7 +432,7 @@ def test_the_help_names_defaults_and_reactions_and_has_no_panel_for_itself(
 @pytest.mark.parametrize("command", sorted(COMMANDS))
 def test_the_types_in_the_help_are_words_for_a_user(capsys: pytest.CaptureFixture[str], command: str) -> None:
     run_command_line([command, "--help"])
-    assert set(re.findall(r"<(\w+)>", capsys.readouterr().out)) <= {"text", "number"}
+    assert set(re.findall(r"<(\w+)>", capsys.readouterr().out)) <= {"text", "number", "database", "name"}
 
 
 def test_the_help_groups_options_as_the_document_does(

@@ -424,6 +424,24 @@ def test_tls_is_as_the_mode_of_the_uri_says(cluster: Cluster, tmp_path: Path) ->
 # -- what it holds -----------------------------------------------------------------------------------------------------
 
 
+def test_rows_that_are_new_replaced_and_left_as_they_are_come_in_one_write(cluster: Cluster) -> None:
+    place = DatabasePlace(cluster.new_database())
+    failed = Status(0xC000)
+    with place.opened() as ledger:
+        for number in range(900):
+            ledger.record(outcome_of(instance_of(number), State.FAILED if number % 3 else State.STORED, failed))
+    with place.opened() as ledger:
+        for number in range(1800):
+            ledger.record(outcome_of(instance_of(number), State.STORED if number % 2 else State.FAILED, failed))
+            if number % 7 == 0:
+                ledger.record(stored(number))
+    was_stored = {number for number in range(900) if number % 3 == 0}
+    is_stored = {number for number in range(1800) if number % 2 or number % 7 == 0} | was_stored
+    assert {row.path for row in place.rows() if row.state is State.STORED} == {path_of(each) for each in is_stored}
+    assert len(place.rows()) == 1800
+    assert counts_agree(cluster, place.name)
+
+
 def test_an_instance_that_is_sent_unchanged_later_has_no_other_uids(database: str) -> None:
     place = DatabasePlace(database)
     changed, other = stored(1), stored(2)

@@ -100,6 +100,22 @@ def _service(service: str) -> dict[str, str]:
     return values
 
 
+def ledger_error(error: BaseException, shown: str, what: str) -> LedgerError:
+    """An error of the driver or the server, as one line; StoreAway if it may pass."""
+    state = getattr(error, "sqlstate", None) or ""
+    # Without a state it comes from the network or the driver; a wrong DSN or service is a ValueError or a
+    # ClientConfigurationError, which is one too.
+    may_pass = state.startswith(_MAY_PASS) if state else not isinstance(error, ValueError)
+    kind = StoreAway if may_pass else LedgerError
+    if isinstance(error, TimeoutError):
+        text = "the server does not answer"
+    else:
+        text = one_line(str(error)) or type(error).__name__
+    if state.startswith(_NOT_ALLOWED) and not may_pass:
+        text += "; passwords come from PGPASSFILE or a service file" if state.startswith("28") else ""
+    return kind(f"the ledger {shown!r} cannot be {what}: {text}")
+
+
 class Database:
     """A connection that is made when it is needed, and made again after it was lost. Threads take turns.
 
@@ -182,7 +198,7 @@ class Database:
         ) as error:
             if not isinstance(error, asyncpg.PostgresError) or self._is_lost():
                 self._forget()
-            raise self.error_of(error, what) from error
+            raise ledger_error(error, self.shown, what) from error
 
     async def _connected(self) -> asyncpg.Connection:
         if self._is_lost():
@@ -205,21 +221,6 @@ class Database:
         connection, self._connection = self._connection, None
         if connection is not None:
             connection.terminate()
-
-    def error_of(self, error: BaseException, what: str) -> LedgerError:
-        """An error of the driver or the server, as one line; StoreAway if it may pass."""
-        state = getattr(error, "sqlstate", None) or ""
-        # Without a state it comes from the network or the driver; a wrong DSN or service is a ValueError or a
-        # ClientConfigurationError, which is one too.
-        may_pass = state.startswith(_MAY_PASS) if state else not isinstance(error, ValueError)
-        kind = StoreAway if may_pass else LedgerError
-        if isinstance(error, TimeoutError):
-            text = "the server does not answer"
-        else:
-            text = one_line(str(error)) or type(error).__name__
-        if state.startswith(_NOT_ALLOWED) and not may_pass:
-            text += "; passwords come from PGPASSFILE or a service file" if state.startswith("28") else ""
-        return kind(f"the ledger {self.shown!r} cannot be {what}: {text}")
 
     def close(self) -> None:
         """Close the connection; never raises."""

@@ -10,6 +10,7 @@ from asyncstore.ledger.postgresql import schema
 from asyncstore.ledger.postgresql.database import Database
 from asyncstore.ledger.postgresql.ledger import ONE_HOST, check_destination, check_rules
 from asyncstore.ledger.postgresql.lookup import PostgresLookup
+from asyncstore.ledger.postgresql.places import Places
 
 if TYPE_CHECKING:
     import asyncpg
@@ -23,7 +24,7 @@ class PostgresHistory(LedgerHistory):
     """The files that the ledger of one host has settled. Blocks."""
 
     def __init__(self, database: Database, root: int) -> None:
-        super().__init__(PostgresLookup(database, root, os.getcwd(), lambda _: {}))
+        super().__init__(PostgresLookup(database, Places(root, {root: ""}, os.getcwd()), lambda _: {}))
 
     @classmethod
     def of(cls, dsn: str, *, destination: str, options: str | None = None) -> PostgresHistory | None:

@@ -9,7 +9,7 @@ import pytest
 from asyncstore.cli.exit_codes import ExitCode
 from asyncstore.cli.next_steps import next_steps
 from asyncstore.cli.output.summary import Summary
-from asyncstore.instances.outcome import State
+from asyncstore.instances.outcome import MAY_LACK_CHANGES, State
 from asyncstore.transfer.report import Report
 from asyncstore.uids import CT_IMAGE_STORAGE, MR_IMAGE_STORAGE
 
@@ -50,6 +50,15 @@ def test_a_run_is_summed_up() -> None:
         "Next         to list what failed:",
         "               asyncstore report run.db",
     ]
+
+
+def test_duplicates_that_may_lack_their_changes_are_told() -> None:
+    states = Counter({State.DUPLICATE: 3, State.STORED: 1})
+    plain = Counter({"Duplicate SOP instance (0x0111)": 3})
+    assert not any(line.startswith("Reasons") for line in Summary(a_report(states=states, reasons=plain), 0).lines())
+    changed = Counter({f"Duplicate SOP instance (0x0111): {MAY_LACK_CHANGES}": 3})
+    lines = list(Summary(a_report(states=states, reasons=changed), 0).lines())
+    assert any(line.startswith("Reasons      3  Duplicate SOP instance (0x0111): the peer keeps") for line in lines)
 
 
 def test_a_long_reason_goes_on_below_itself() -> None:
