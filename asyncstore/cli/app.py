@@ -189,6 +189,8 @@ def run_command_line(arguments: Sequence[str] | None = None) -> int:
         typer.main.get_command(app).main(arguments, prog_name="asyncstore")
     except SystemExit as end:
         code = end.code if isinstance(end.code, int) else 0 if end.code is None else 1
+        if isinstance(end.__context__, BrokenPipeError):  # the help had no reader, which typer calls 1
+            code = ExitCode.CANNOT_RECORD
     except KeyboardInterrupt:
         code = ExitCode.INTERRUPTED
     except (running.ResultsLost, OSError):  # from --version or --help; a command handles its own errors

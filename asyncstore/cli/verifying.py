@@ -15,7 +15,7 @@ from asyncstore.cli.exit_codes import ExitCode, interrupted_by
 from asyncstore.cli.output.documented_log import logger
 from asyncstore.cli.output.plain_text import path_text, peer_text
 from asyncstore.cli.output.proof_text import ProofText
-from asyncstore.errors import Aborted, AssociateError, AsyncStoreError, LedgerError, NoAcceptedContext
+from asyncstore.errors import Aborted, AsyncStoreError, LedgerError, NoAcceptedContext
 from asyncstore.transfer.proof.comparison import Comparison
 from asyncstore.transfer.proof.expected import Expected, StoredInstance
 
@@ -36,9 +36,10 @@ _LEAST_DIMSE_SECONDS: Final = 120.0
 async def compare(peer: Peer, expected: Expected, text: ProofText, settings: dict[str, Any], log: DocumentedLog) -> int:
     """Compare everything, and print what differs; the first signal ends it. The exit code is 0 at the end."""
     code: int = ExitCode.STORED
+    comparison = Comparison(peer, expected, text.add, **settings)
     with anyio.CancelScope() as scope, running.interrupts(scope.cancel, scope.cancel) as received:
         try:
-            await Comparison(peer, expected, text.add, **settings).run()
+            await comparison.run()
         except AsyncStoreError as error:
             explain_failure(error, peer, settings["calling_ae_title"], log)
             if isinstance(error, Aborted) and not text.studies:
@@ -48,8 +49,7 @@ async def compare(peer: Peer, expected: Expected, text: ProofText, settings: dic
                 )
             if isinstance(error, NoAcceptedContext):
                 logger.error("It takes no queries from us (C-FIND, study root), so nothing can be verified")
-            has_begun = text.studies or not isinstance(error, AssociateError)
-            code = ExitCode.STOPPED_EARLY if has_begun else ExitCode.NO_ASSOCIATION
+            code = ExitCode.STOPPED_EARLY if comparison.was_established else ExitCode.NO_ASSOCIATION
     return code if received.signal_number is None else interrupted_by(received.signal_number)
 
 

@@ -131,3 +131,21 @@ def test_results_that_cannot_be_written_are_code_6(arguments: tuple[str, ...], r
     assert done.returncode == 6
     assert "Traceback" not in done.stderr
     assert "internal error" not in done.stderr
+
+
+@pytest.mark.parametrize("arguments", [("-h",), ("storescu", "-h"), ("man",)])
+def test_help_whose_reader_has_gone_is_code_6(arguments: tuple[str, ...]) -> None:
+    ours, theirs = os.pipe()
+    os.close(ours)
+    done = subprocess.run(
+        command.words(*arguments),
+        stdin=subprocess.DEVNULL,
+        stdout=theirs,
+        stderr=subprocess.PIPE,
+        env=command.environment(),
+        timeout=command.FINISH_SECONDS,
+        check=False,
+    )
+    os.close(theirs)
+    assert done.returncode == 6
+    assert b"Traceback" not in done.stderr

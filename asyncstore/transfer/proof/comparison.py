@@ -128,7 +128,8 @@ class Comparison:
 
     `associations` is how many queries run at once. `by_counts` takes a study as equal if the peer's numbers of its
     series and instances agree: quick, but one missing instance and one extra look like none. `tells_extra` False: what
-    the peer has besides is no difference. Other arguments are those of `associate`.
+    the peer has besides is no difference. Other arguments are those of `associate`. `was_established`: there was an
+    association.
     """
 
     def __init__(
@@ -153,6 +154,7 @@ class Comparison:
         self._pace = Pace()
         self._turn = anyio.Lock()
         self._waiting: ExpectedStudy | None = None
+        self.was_established: bool = False
         self._established = anyio.Event()
         self._failed_lots = 0
 
@@ -184,6 +186,7 @@ class Comparison:
         while lot:
             try:
                 async with Requestor(self._peer, _CONTEXTS, **self._options) as association:
+                    self.was_established = True
                     self._established.set()
                     inquiry = Inquiry(association, self._habits, self._pace)
                     while lot:

@@ -20,6 +20,7 @@ from tests.support.archive import Archive
 from tests.support.associations import image_file
 from tests.support.certificates import Authority
 from tests.support.peers import LOOPBACK, free_port
+from tests.support.wire import ScriptedSCP, Wire, stays_silent
 
 if TYPE_CHECKING:
     import subprocess
@@ -160,6 +161,11 @@ def test_nothing_to_compare_no_association_and_a_damaged_ledger_have_their_codes
     assert (done.returncode, done.stderr) == (5, told)
     done = command.run("verify", tree, LOOPBACK, free_port())
     assert (done.returncode, done.stderr.count("No connection to")) == (1, 1)
+    with ScriptedSCP(stays_silent) as silent:
+        done = command.run("verify", "-ta", "0.5", tree, LOOPBACK, silent.port)
+    assert (done.returncode, done.stderr.count("(-ta)")) == (1, 1)
+    with ScriptedSCP(Wire.fin) as closing:
+        assert command.run("verify", tree, LOOPBACK, closing.port).returncode == 1
     (tmp_path / "run.db").write_bytes(b"SQLite format 3\0" + bytes(2000))
     done = verify(Archive([]), tmp_path / "run.db")
     assert (done.returncode, done.stderr.count("\n")) == (6, 1)
