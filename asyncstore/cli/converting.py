@@ -46,7 +46,7 @@ Workers = Annotated[
         "--workers",
         parser=options.whole_number(1, 1000, "a number of processes"),
         metavar="N",
-        help="Processes that decompress and compress at once." + options.default_text("one less than there are cores"),
+        help="Processes that decompress and compress at once." + options.default_text("as many as there are cores"),
         panel=_PANEL,
         show_default=False,
     ),

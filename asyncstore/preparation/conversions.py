@@ -83,7 +83,7 @@ class Conversions:
     decompress  which compressed instances are decompressed
     transcode   a transfer syntax of LOSSLESS_TARGETS: uncompressed instances are sent in it if the peer accepts it
     is_checked  whether what was compressed is decompressed again, and compared, before it is sent
-    workers     how many processes decompress at once; None: one less than there are cores, and one at least
+    workers     how many processes decompress at once; None: as many as there are cores
     """
 
     convert: bool = True
@@ -97,8 +97,7 @@ class Conversions:
         """How many processes decompress at once."""
         if self.workers is not None:
             return self.workers
-        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-        return max(1, cores - 1)
+        return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
     def can_become_uncompressed(self, transfer_syntax_uid: str) -> bool:
         """Whether an instance of this transfer syntax may be converted to an uncompressed one."""

@@ -16,7 +16,7 @@ from asyncstore.instances import deflated
 from asyncstore.instances.elements import encoding_of
 from asyncstore.preparation.padding import padded
 from asyncstore.preparation.reencode import CannotConvert, Reencoder
-from asyncstore.preparation.spool import PIECE_BYTES, Spool
+from asyncstore.preparation.spool import PIECE_BYTES, SPOOL_BYTES, Spool
 from asyncstore.uids import (
     DEFLATED_EXPLICIT_VR_LITTLE_ENDIAN,
     EXPLICIT_VR_LITTLE_ENDIAN,
@@ -113,9 +113,24 @@ def _reencode(source: DataSource, given: str, wanted: str, write: Callable[[Buff
         else:
             for piece in pieces_of(source):
                 gathered.write(piece)
-        Reencoder(gathered.view(), encoding_of(given), encoding_of(wanted), write).run()
+        reencode_spooled(gathered, given, wanted, write)
     finally:
         gathered.discard()
+
+
+def reencode_spooled(spool: Spool, given: str, wanted: str, write: Callable[[Buffer], object]) -> None:
+    """Write the data set in a spool in another encoding; a large one is never in memory as a whole."""
+    read = 0
+
+    def write_on(data: Buffer) -> None:
+        nonlocal read
+        write(data)
+        read += len(data)
+        if read >= SPOOL_BYTES:
+            spool.let_go()
+            read = 0
+
+    Reencoder(spool.view(), encoding_of(given), encoding_of(wanted), write_on).run()
 
 
 def pieces_of(source: DataSource) -> Iterator[memoryview]:

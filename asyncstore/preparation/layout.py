@@ -100,13 +100,19 @@ class Layout:
         `write_pixel_data` writes that element. A Group Length is left out, as PS3.5 7.2 advises: it is wrong now.
         """
         added = sorted(tag for tag, element in changes.items() if element is not None)
+        unchanged_at = 0  # elements that stay are copied together
         for element in self.elements:
+            is_pixel_data = element.tag == PIXEL_DATA
+            is_length = not element.tag & 0xFFFF and element.tag >> 16 in (0x0028, 0x7FE0)
+            is_left_out = is_pixel_data or is_length or element.tag in changes
+            if is_left_out or (added and added[0] <= element.tag):
+                self._copy(unchanged_at, element.begin, write)
+                unchanged_at = element.end if is_left_out else element.begin
             while added and added[0] <= element.tag:
                 write(changes[added.pop(0)] or b"")
-            if element.tag == PIXEL_DATA:
+            if is_pixel_data:
                 write_pixel_data()
-            elif element.tag not in changes and (element.tag & 0xFFFF or element.tag >> 16 not in (0x0028, 0x7FE0)):
-                self._copy(element.begin, element.end, write)
+        self._copy(unchanged_at, self.elements[-1].end if self.elements else 0, write)
 
     def _copy(self, at: int, end: int, write: Callable[[Buffer], object]) -> None:
         for begin in range(at, end, PIECE_BYTES):

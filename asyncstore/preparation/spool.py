@@ -54,6 +54,7 @@ class Spool:
     def __init__(self) -> None:
         self._buffer = bytearray()
         self._file: IO[bytes] | None = None
+        self._mapping: mmap.mmap | None = None
         self._length = 0
 
     def write(self, data: Buffer) -> None:
@@ -76,7 +77,13 @@ class Spool:
             return memoryview(self._buffer)
         self._flush()
         with _blaming_the_temporary_file():
-            return memoryview(mmap.mmap(self._file.fileno(), self._length, access=mmap.ACCESS_READ))
+            self._mapping = mmap.mmap(self._file.fileno(), self._length, access=mmap.ACCESS_READ)
+        return memoryview(self._mapping)
+
+    def let_go(self) -> None:
+        """Free the memory of what was read of a view, which stays valid: it is in the file."""
+        if self._mapping is not None and hasattr(mmap, "MADV_DONTNEED"):
+            self._mapping.madvise(mmap.MADV_DONTNEED)
 
     def to_source(self) -> BytesSource | FileSource:
         """Turn the bytes into a data source, which then owns them."""
@@ -100,6 +107,7 @@ class Spool:
 
     def discard(self) -> None:
         self._buffer = bytearray()
+        self._mapping = None
         if self._file is not None:
             self._file.close()
 

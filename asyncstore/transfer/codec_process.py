@@ -23,12 +23,17 @@ from typing import TYPE_CHECKING, Any, Final
 
 from asyncstore.errors import SourceError
 from asyncstore.preparation.compress import Compression
-from asyncstore.preparation.convert import write_converted
+from asyncstore.preparation.convert import reencode_spooled, write_converted
 from asyncstore.preparation.decompress import Decompression
 from asyncstore.preparation.layout import Layout
 from asyncstore.preparation.reencode import CannotConvert, Unsuitable
 from asyncstore.preparation.spool import Spool, TemporarySource
-from asyncstore.uids import EXPLICIT_VR_LITTLE_ENDIAN, UNCOMPRESSED_TRANSFER_SYNTAXES, name_of
+from asyncstore.uids import (
+    DEFLATED_EXPLICIT_VR_LITTLE_ENDIAN,
+    EXPLICIT_VR_LITTLE_ENDIAN,
+    UNCOMPRESSED_TRANSFER_SYNTAXES,
+    name_of,
+)
 
 if TYPE_CHECKING:
     from asyncstore.instances.source import DataSource
@@ -122,8 +127,10 @@ def _decompressed(source: DataSource, message: dict[str, Any]) -> tuple[int, int
         changes = _decompress(source, message, explicit)
         if wanted == EXPLICIT_VR_LITTLE_ENDIAN:
             explicit, spool = spool, explicit
-        else:
+        elif wanted == DEFLATED_EXPLICIT_VR_LITTLE_ENDIAN:
             write_converted(explicit.to_source(), EXPLICIT_VR_LITTLE_ENDIAN, wanted, spool.write)
+        else:
+            reencode_spooled(explicit, EXPLICIT_VR_LITTLE_ENDIAN, wanted, spool.write)
         return spool.to_descriptor(), spool.length_bytes, changes
     finally:
         explicit.discard()

@@ -149,7 +149,7 @@ class TransferOptions:
     transcode             compress uncompressed instances without loss where the peer accepts this transfer syntax: RLE,
                           JPEG-LS, JPEG 2000 (Lossless Only) or Deflated
     check                 decompress what was compressed, and compare, before it is sent
-    workers               how many processes decompress and compress at once; None: one less than there are cores
+    workers               how many processes decompress and compress at once; None: as many as there are cores
     retry                 by default RetryPolicy(), or RetryPolicy.for_ledger() with a ledger
     retry_set_aside       send instances again that an earlier run with the same ledger has set aside
     strict_source         do not send an instance with a `meta_difference`: it fails

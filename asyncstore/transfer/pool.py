@@ -41,6 +41,7 @@ if TYPE_CHECKING:
 
 logger: logging.Logger = logging.getLogger("asyncstore.transfer")
 
+_LONG_SECONDS: Final = 5.0  # nothing is lost by a wait, and what is given up is converted again
 IDLE_SECONDS: Final = 1.5  # an archive that sends in bursts keeps its associations between them
 # Errors of an association that the run gets over as long as the peer comes back.
 _RIDDEN_OUT: Final = (trace.ConnectionBroken, trace.ConnectionFailed, trace.Rejected)
@@ -144,12 +145,13 @@ class Pool:
         for worker in [worker for worker in self.workers if not worker.retiring][target:]:
             worker.retire()
 
-    def make_way(self, target: int) -> None:
-        """Retire a worker that only waits for conversions, if what waits needs another association and has no place.
+    def make_way(self, target: int, now: float) -> None:
+        """Retire a worker that has long waited for conversions only, if what waits needs another association.
 
         A codec may hang. The next association proposes the kinds of this one, too.
         """
-        converting = next((worker for worker in self.workers if worker.only_converts), None)
+        long_ago = now - _LONG_SECONDS
+        converting = next((worker for worker in self.workers if worker.converting_since < long_ago), None)
         if converting is None or len(self.workers) < target or any(worker.retiring for worker in self.workers):
             return
         served = frozenset().union(*(worker.serves for worker in self.workers))

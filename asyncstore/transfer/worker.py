@@ -44,9 +44,10 @@ class Worker:
     """Sends instances over one association, which the pool opens and closes.
 
     `number` is its number in the log. `retiring`: it ends when what is in flight is answered. `answers` counts the
-    answers that came; `has_sent`: a request was begun. `idle_since`: it has had nothing to do since then, math.inf
-    while it is at work. `established_at` is the time from which the association could be used, math.inf before: an
-    association that ends together with its acceptance was never established.
+    answers that came; `has_sent`: a request was begun. `idle_since`: it has had nothing to do since then,
+    `converting_since`: it has only waited for conversions; math.inf while it is at work. `established_at` is the time
+    from which the association could be used, math.inf before: an association that ends together with its acceptance was
+    never established.
     """
 
     def __init__(
@@ -70,6 +71,7 @@ class Worker:
         self.answers: int = 0
         self.has_sent: bool = False
         self.idle_since: float = math.inf
+        self.converting_since: float = math.inf
         self.established_at: float = math.inf
         self._options = options
         self._admission = admission
@@ -113,11 +115,6 @@ class Worker:
     def is_free(self) -> bool:
         """Whether the worker has nothing to do, or has not begun yet: it takes the next instance."""
         return self.idle_since < math.inf or self.established_at == math.inf
-
-    @property
-    def only_converts(self) -> bool:
-        """Whether nothing is in flight, and the worker waits for instances to be converted."""
-        return self.is_open and not self.retiring and not self._in_flight and self._bench.held > 0
 
     @property
     def serves(self) -> frozenset[Pair]:
@@ -241,8 +238,10 @@ class Worker:
             self._handed = pending
             if not (self._in_flight or bench.held or (not self.retiring and admission.has_more_for(self))):
                 return
-            if not self._in_flight and not bench.held and self.idle_since == math.inf:
-                self.idle_since = time.monotonic()
+            if bench.held and not self._in_flight:
+                self.converting_since = min(self.converting_since, time.monotonic())
+            elif not self._in_flight:
+                self.idle_since = min(self.idle_since, time.monotonic())
             self._is_waiting = True
             await wait_for_any(self._changed, bench.changed, *admission.changed)
             self._is_waiting = False
@@ -258,7 +257,7 @@ class Worker:
     async def _send(self, pending: Pending, prepared: Prepared | Outcome | None = None) -> None:
         """Send one instance; when this returns it is in flight, is being converted, or has an outcome."""
         instance, association = pending.instance, self.association
-        self.idle_since = math.inf
+        self.idle_since = self.converting_since = math.inf
         if prepared is None:
             prepared = self._prepare_now(instance, association.contexts, self._conversions)
         elif isinstance(prepared, Prepared) and prepared.is_padded:
