@@ -193,7 +193,7 @@ async def test_an_interrupt_finishes_what_is_in_flight_and_gives_the_rest_back(
     root = tree(tmp_path / "nas", studies=1, files=100)
     async with HoldingSCP() as scp:
         await enqueued(monkeypatch, database, root, scp)
-        with start(database, root) as process:
+        with start(database, root, "-ll", "warning") as process:
             await until(lambda: len(scp.arrivals) > 0)
             process.send_signal(signal.SIGINT)
             assert process.stderr is not None
@@ -213,7 +213,7 @@ async def test_a_second_interrupt_aborts(tmp_path: Path, database: str, monkeypa
     root = tree(tmp_path / "nas", studies=1, files=100)
     async with HoldingSCP() as scp:
         await enqueued(monkeypatch, database, root, scp)
-        with start(database, root) as process:
+        with start(database, root, "-ll", "warning") as process:
             await until(lambda: len(scp.arrivals) > 0)
             assert process.stderr is not None
             for _ in range(2):
@@ -272,7 +272,7 @@ async def test_a_root_that_is_not_mounted_ends_the_worker(
     async with HoldingSCP() as scp:
         await enqueued(monkeypatch, database, root, scp, cap=1)
         with pytest.raises(SourceError, match="is not the root that was enqueued"):
-            await done_by(worker_of(database, tmp_path / "empty"))
+            await worker_of(database, tmp_path / "empty").run()
         code, log = await ended(start(database, tmp_path / "empty"))
         assert code == 2
         assert log.count("\n") == 1
