@@ -9,7 +9,7 @@ from asyncstore.cli import exit_codes, migrating, running
 from asyncstore.cli.exit_codes import ExitCode
 from asyncstore.cli.output.documented_log import logger
 from asyncstore.cli.output.plain_text import count_text
-from asyncstore.errors import AssociateError, AsyncStoreError, LedgerError
+from asyncstore.errors import AssociateError, AsyncStoreError, LedgerError, SourceError
 from asyncstore.record import record
 
 if TYPE_CHECKING:
@@ -80,7 +80,11 @@ class Working:
             worker.abort()
 
         with running.interrupts(drain, abort) as received:
-            totals = await worker.run()
+            try:
+                totals = await worker.run()
+            except SourceError as error:  # a root is not what the migration has
+                logger.error("%s", error)
+                return ExitCode.USAGE
         return self._ended(worker, totals, received.signal_number, log)
 
     def _peer(self, destination: str) -> Peer:

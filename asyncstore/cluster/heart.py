@@ -7,6 +7,7 @@ stops by itself before that: it sends nothing new after half the timeout, and ab
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import time
 from typing import TYPE_CHECKING, Final, NamedTuple
 
@@ -116,26 +117,31 @@ class Heart:
         self._away_seconds = away_seconds
         self._is_pressed = False
         self._is_rejected = False
+        self._is_wanted = asyncio.Event()
 
     def press(self) -> None:
         """Have all workers hear that the peer is out of resources."""
         self._is_pressed = True
+        self._is_wanted.set()
 
     def reject(self) -> None:
         """Have all workers hear that the peer wants no further association."""
         self._is_rejected = True
+        self._is_wanted.set()
 
     async def run(self, beat: Callable[[asyncpg.Connection], Awaitable[None]], done: Callable[[], Done]) -> None:
         """Beat, for ever."""
         while True:
             began_at = self.fence.now()
+            self._is_wanted.clear()
             try:
                 await self._link.once(lambda connection: self._beat(connection, beat, done()))
                 self.fence.heard(began_at)
             except StoreAway:
                 if self.fence.silent_seconds >= self._away_seconds:
                     raise
-            await asyncio.sleep(self.beat_seconds)
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._is_wanted.wait(), self.beat_seconds)
 
     async def _beat(
         self, connection: asyncpg.Connection, beat: Callable[[asyncpg.Connection], Awaitable[None]], done: Done

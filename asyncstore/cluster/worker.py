@@ -66,10 +66,10 @@ def peer_of(destination: str, **settings: Any) -> Peer:
 
 
 class Worker:
-    """One process that works on a migration. `failure` is what ended it early.
+    """One process that works on a migration. `failure` is what ended it early; `is_fenced`: it had to abort.
 
-    `mounts` has the path of each root on this host, by its name; `most` is how many batches it sends at once. `peer`
-    makes the Peer of a destination. With `until_done`, it ends when there is nothing left to do.
+    `mounts` has the absolute path of each root on this host, by its name; `most` is how many batches it sends at once.
+    `peer` makes the Peer of a destination. With `until_done`, it ends when there is nothing left to do.
     """
 
     def __init__(
@@ -87,14 +87,14 @@ class Worker:
         self.failure: Exception | None = None
         self._dsn = dsn
         self._name = name
-        self._mounts = {name: os.path.abspath(mount) for name, mount in mounts.items()}
+        self._mounts = dict(mounts)
         self._options = options.for_ledger()
         self._most = most
         self._until_done = until_done
         self._make_peer = peer
         self._away_seconds = away_seconds
         self._is_ending = False
-        self._is_fenced = False
+        self.is_fenced: bool = False
         self._sendings: dict[int, Sending] = {}
         self._walking: set[int] = set()
         self._places: set[int] = set()
@@ -147,7 +147,9 @@ class Worker:
             self._run = await begin_run(connection, migration.id, options, await connection.fetchval(NOW_MS))
             await claims.refill(connection, migration.id)
 
-        await self._link.run(begin)
+        await self._link.once(begin)
+        for root in self._roots.values():
+            await asyncio.to_thread(check_sentinel, self._mounts[root.name], root.sentinel)
         self._climber = Climber(self._migration.id)
         self._peer = self._make_peer(self._migration.destination)
 
@@ -158,8 +160,6 @@ class Worker:
             raise SourceError(f"the migration has the root {one_line(missing[0])!r}: say where it is, --root NAME=PATH")
         if unknown:
             raise SourceError(f"the migration has no root {unknown[0]!r}")
-        for root in self._roots.values():
-            check_sentinel(self._mounts[root.name], root.sentinel)
 
     async def _work(self, writing: Database, reading: Database) -> None:
         async def send(place: Place) -> None:
@@ -328,7 +328,7 @@ class Worker:
             writing,
             reading,
             batch.claim,
-            Places(batch.claim.root, mounts, os.getcwd()),
+            Places(batch.claim.root, mounts, os.sep),
             options=options_as_data(self._options),
             shift_ms=self._heart.shift_ms,
             away_seconds=self._away_seconds,
@@ -368,12 +368,12 @@ class Worker:
             is_closed, must_abort = not fence.may_send(), fence.must_abort
             if is_closed and not was_closed and self._sendings:
                 emit(_logger, Fenced(seconds=fence.silent_seconds, is_aborted=must_abort))
-            elif must_abort and not self._is_fenced and self._sendings:
+            elif must_abort and not self.is_fenced and self._sendings:
                 emit(_logger, Fenced(seconds=fence.silent_seconds, is_aborted=True))
             if must_abort:
                 for sending in self._sendings.values():
                     sending.abort()
-            was_closed, self._is_fenced = is_closed, must_abort
+            was_closed, self.is_fenced = is_closed, must_abort
             await asyncio.sleep(self._heart.beat_seconds / 4)
 
     async def _look_for_the_end(self) -> None:
