@@ -45,6 +45,7 @@ from tests.campaigns.cluster_receiver import Receiver
 from tests.campaigns.kill_audit import Finding, snapshot
 from tests.support import command, peers, postgresql
 from tests.support.hosts import Door, Namespaces, Network, network
+from tests.support.process import children
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Sequence
@@ -102,6 +103,11 @@ class Host:
             CUT: (lambda: network.cut(number), lambda: network.mend(number)),
             CUT_DATABASE: (door.shut, door.open),
         }
+
+    @property
+    def processes(self) -> set[int]:
+        """The worker's process IDs."""
+        return set() if self.process is None else {self.process.pid, *children(self.process.pid)}
 
     async def keep(self, words: Sequence[str]) -> None:
         """Run the worker; again when it was killed, and when it ended with work left."""
@@ -182,7 +188,7 @@ class Campaign:
                 door = await stack.enter_async_context(Door(self.network.address, self.cluster.port))
                 self.hosts.append(Host(number, self.directory, self.network, door))
             self.network.host_processes = lambda: {
-                host.process.pid: host.number for host in self.hosts if host.process is not None
+                process: host.number for host in self.hosts for process in host.processes
             }
             await self._enqueue()
             await self._send()
@@ -234,7 +240,9 @@ class Campaign:
         if not mount.exists():
             mount.symlink_to(self.root)
         dsn = self.cluster.dsn().replace(f"127.0.0.1:{self.cluster.port}", f"{host.door.address}:{host.door.port}")
-        options = ("-j", self.settings.associations, "--until-done", "-v")
+        # The first host has a process for each association.
+        processes = self.settings.associations if host.number == 1 else 1
+        options = ("--processes", processes, "-j", self.settings.associations // processes, "--until-done", "-v")
         words = command.words("worker", dsn, MIGRATION, *_roots_at(mount), *options)
         return group.create_task(host.keep(words))
 
