@@ -82,6 +82,7 @@ class Settings:
     cap: int = 4
     associations: int = 2  # of each host at most: more than the cap in all
     is_calm: bool = False
+    is_one_host: bool = False
 
 
 class Host:
@@ -179,7 +180,8 @@ class Campaign:
         self.source = make_archive(self.root, settings.instances, random.Random(f"{settings.seed} archive"))
         before = snapshot(self.root)
         async with contextlib.AsyncExitStack() as stack:
-            self.network = stack.enter_context(network(settings.hosts))
+            hosts = Network(settings.hosts) if settings.is_one_host else network(settings.hosts)
+            self.network = stack.enter_context(hosts)
             self.cluster = stack.enter_context(postgresql.cluster())
             chance = random.Random(f"{settings.seed} receiver")
             receiver = Receiver(self.network.address, self.network.host_of, chance)
@@ -392,11 +394,19 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--seed", default="1", help="what the archive and the faults follow from (1)")
     parser.add_argument("--heartbeat", type=int, default=6, metavar="SECONDS", help="as of enqueue (6)")
     parser.add_argument("--calm", action="store_true", help="only kills, one by one: the work must go on in time")
+    parser.add_argument("--one-host", action="store_true", help="no network namespaces: processes, as without root")
     parser.add_argument("--keep", type=Path, metavar="DIR", help="keep everything in this directory")
     options = parser.parse_args(arguments)
     directory = options.keep or Path(tempfile.mkdtemp(prefix="asyncstore-cluster-"))
     directory.mkdir(parents=True, exist_ok=True)
-    settings = Settings(options.seed, options.instances, options.kills, options.heartbeat, is_calm=options.calm)
+    settings = Settings(
+        options.seed,
+        options.instances,
+        options.kills,
+        options.heartbeat,
+        is_calm=options.calm,
+        is_one_host=options.one_host,
+    )
     try:
         peers.require(postgresql.program("initdb") or "initdb", "postgresql")
         is_good = asyncio.run(run(settings, directory))
