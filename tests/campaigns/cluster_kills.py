@@ -45,6 +45,7 @@ from tests.campaigns.cluster_receiver import Receiver
 from tests.campaigns.kill_audit import Finding, snapshot
 from tests.support import command, peers, postgresql
 from tests.support.hosts import Door, Namespaces, Network, network
+from tests.support.process import children
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Sequence
@@ -81,6 +82,7 @@ class Settings:
     cap: int = 4
     associations: int = 2  # of each host at most: more than the cap in all
     is_calm: bool = False
+    is_one_host: bool = False
 
 
 class Host:
@@ -102,6 +104,11 @@ class Host:
             CUT: (lambda: network.cut(number), lambda: network.mend(number)),
             CUT_DATABASE: (door.shut, door.open),
         }
+
+    @property
+    def processes(self) -> set[int]:
+        """The worker's process IDs."""
+        return set() if self.process is None else {self.process.pid, *children(self.process.pid)}
 
     async def keep(self, words: Sequence[str]) -> None:
         """Run the worker; again when it was killed, and when it ended with work left."""
@@ -173,7 +180,8 @@ class Campaign:
         self.source = make_archive(self.root, settings.instances, random.Random(f"{settings.seed} archive"))
         before = snapshot(self.root)
         async with contextlib.AsyncExitStack() as stack:
-            self.network = stack.enter_context(network(settings.hosts))
+            hosts = Network(settings.hosts) if settings.is_one_host else network(settings.hosts)
+            self.network = stack.enter_context(hosts)
             self.cluster = stack.enter_context(postgresql.cluster())
             chance = random.Random(f"{settings.seed} receiver")
             receiver = Receiver(self.network.address, self.network.host_of, chance)
@@ -182,7 +190,7 @@ class Campaign:
                 door = await stack.enter_async_context(Door(self.network.address, self.cluster.port))
                 self.hosts.append(Host(number, self.directory, self.network, door))
             self.network.host_processes = lambda: {
-                host.process.pid: host.number for host in self.hosts if host.process is not None
+                process: host.number for host in self.hosts for process in host.processes
             }
             await self._enqueue()
             await self._send()
@@ -234,7 +242,9 @@ class Campaign:
         if not mount.exists():
             mount.symlink_to(self.root)
         dsn = self.cluster.dsn().replace(f"127.0.0.1:{self.cluster.port}", f"{host.door.address}:{host.door.port}")
-        options = ("-j", self.settings.associations, "--until-done", "-v")
+        # The first host has a process for each association.
+        processes = self.settings.associations if host.number == 1 else 1
+        options = ("--processes", processes, "-j", self.settings.associations // processes, "--until-done", "-v")
         words = command.words("worker", dsn, MIGRATION, *_roots_at(mount), *options)
         return group.create_task(host.keep(words))
 
@@ -384,11 +394,19 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--seed", default="1", help="what the archive and the faults follow from (1)")
     parser.add_argument("--heartbeat", type=int, default=6, metavar="SECONDS", help="as of enqueue (6)")
     parser.add_argument("--calm", action="store_true", help="only kills, one by one: the work must go on in time")
+    parser.add_argument("--one-host", action="store_true", help="no network namespaces: processes, as without root")
     parser.add_argument("--keep", type=Path, metavar="DIR", help="keep everything in this directory")
     options = parser.parse_args(arguments)
     directory = options.keep or Path(tempfile.mkdtemp(prefix="asyncstore-cluster-"))
     directory.mkdir(parents=True, exist_ok=True)
-    settings = Settings(options.seed, options.instances, options.kills, options.heartbeat, is_calm=options.calm)
+    settings = Settings(
+        options.seed,
+        options.instances,
+        options.kills,
+        options.heartbeat,
+        is_calm=options.calm,
+        is_one_host=options.one_host,
+    )
     try:
         peers.require(postgresql.program("initdb") or "initdb", "postgresql")
         is_good = asyncio.run(run(settings, directory))
