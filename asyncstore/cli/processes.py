@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 import signal
+import threading
 from typing import TYPE_CHECKING, Final
 
 from asyncstore.cli import running
@@ -13,7 +13,6 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 _PASSED_ON: Final = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
-_PARENT_DEATH: Final = 1  # PR_SET_PDEATHSIG of Linux
 
 
 def run(count: int, command: Callable[[], int]) -> list[int]:
@@ -23,28 +22,30 @@ def run(count: int, command: Callable[[], int]) -> list[int]:
     threads, or an event loop.
     """
     before = signal.pthread_sigmask(signal.SIG_BLOCK, (*_PASSED_ON, signal.SIGCHLD))
+    gone, held = os.pipe()  # only this process holds the end that is written to
     try:
-        children = {_begin(command, before) for _ in range(count)}
+        children = {_begin(command, before, gone, held) for _ in range(count)}
         return _codes_of(children)
     finally:
+        os.close(gone)
+        os.close(held)
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
-def _begin(command: Callable[[], int], mask: set[int]) -> int:
+def _begin(command: Callable[[], int], mask: set[int], gone: int, held: int) -> int:
     child = os.fork()
     if child == 0:
+        os.close(held)
         signal.pthread_sigmask(signal.SIG_SETMASK, mask)
-        _end_with_parent()
+        threading.Thread(target=_end_with_parent, args=(gone,), name="parent", daemon=True).start()
         running.end_process(command())
     return child
 
 
-def _end_with_parent() -> None:
+def _end_with_parent(gone: int) -> None:
     """Have this process interrupted when its parent ends, however that ends."""
-    import ctypes
-
-    with contextlib.suppress(OSError, AttributeError):
-        ctypes.CDLL(None).prctl(_PARENT_DEATH, signal.SIGTERM)
+    os.read(gone, 1)
+    os.kill(os.getpid(), signal.SIGTERM)
 
 
 def _codes_of(children: set[int]) -> list[int]:

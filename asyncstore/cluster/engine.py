@@ -38,7 +38,7 @@ if TYPE_CHECKING:
 _LONGEST_KEY: Final = 1000
 _POLL: Final = datetime.timedelta(seconds=1)
 # A walker beats also while a share does not answer. One that is taken for dead too early costs a walk, no more.
-_WALKER_TIMEOUT: Final = datetime.timedelta(seconds=15)
+_WALKER_TIMEOUT: Final = datetime.timedelta(seconds=10)
 _LEAVE_SECONDS: Final = 5.0
 NO_LIMIT: Final = 0
 """What the engine takes for no limit."""

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from asyncstore.ledger.postgresql.ledger import NOW_MS
 from asyncstore.ledger.postgresql.reader import PostgresReader
-from asyncstore.ledger.protocol import Standing
+from asyncstore.ledger.protocol import STORED, Standing
 from asyncstore.ledger.reading import reason_count, time_of
 
 if TYPE_CHECKING:
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
 _RATE_MS: Final = 600_000
 _FEW: Final = 20
+_UNFINISHED: Final = ("open", "doing")
 # By whether its lock in the database is held, and whether it was heard of. One that connects anew holds none.
 _STATES: Final = {
     (True, True): "running",
@@ -132,7 +133,7 @@ class MigrationReader(PostgresReader):
         workers = self._workers(now_ms, 1000 * timeout_seconds)
         files, size_bytes = self._rate(now_ms, workers)
         ((open_parts, parts_with_problems),) = self._all(_plain_row, _WALK, number)
-        left = sum(max(0, count.files - count.stored) for count in batches if count.state in ("open", "doing"))
+        left = self._left(batches)
         return Overview(
             name=name,
             created_by=created_by,
@@ -151,6 +152,12 @@ class MigrationReader(PostgresReader):
             open_parts=open_parts,
             parts_with_problems=parts_with_problems,
         )
+
+    def _left(self, batches: list[BatchCount]) -> int:
+        """Files that are not stored in batches that are not done, whose own counts are those of their last claim."""
+        left = sum(count.files for count in batches if count.state in _UNFINISHED)
+        stored = sum(count.instances for count in self.by_state() if count.state in STORED)
+        return max(0, left - stored + sum(count.stored for count in batches if count.state not in _UNFINISHED))
 
     def _workers(self, now_ms: int, timeout_ms: int) -> list[WorkerRecord]:
         running = self.running()

@@ -13,11 +13,14 @@ import anyio.to_thread
 import pytest
 
 from asyncstore.cluster import batches as batching
-from asyncstore.cluster import engine, walking
+from asyncstore.cluster import engine, tables, walking
+from asyncstore.cluster.batches import Directory
 from asyncstore.cluster.enqueue import enqueue
 from asyncstore.cluster.tree import Descent, check_sentinel, listing_of, sentinel_of
 from asyncstore.cluster.walking import Progress
 from asyncstore.errors import LedgerError, SourceError
+from asyncstore.ledger.postgresql import schema
+from asyncstore.ledger.postgresql.database import connect
 from tests.support.ledgers import DESTINATION
 from tests.support.transfers import on_one_loop
 
@@ -118,6 +121,36 @@ async def test_a_large_tree_is_walked_in_parts_and_a_study_stays_in_one_batch(
     assert await anyio.to_thread.run_sync(cluster.sql, parts, dsn.rpartition("/")[2]) == "t\n"
     monkeypatch.undo()
     assert await enqueue(dsn, "move", DESTINATION, {"nas1": str(root)}) == totals
+
+
+@on_one_loop
+async def test_a_batch_is_filled_until_it_is_full_or_somebody_sends_it(cluster: Cluster) -> None:
+    dsn = cluster.new_database()
+    connection = await connect(dsn, "test")
+    await schema.prepare(connection, dsn)
+    await engine.install(connection)
+    root = await tables.begin_root(connection, await tables.begin_migration(connection, "m", DESTINATION, dsn), "r", "")
+    filling: int | None = None
+    new = []
+    for number, files in enumerate((1200, 800, 1, 1, 1)):
+        if number == 4:
+            await connection.execute("UPDATE batch SET epoch = 1 WHERE id = $1", filling)
+        async with connection.transaction():
+            added = await tables.add_batches(connection, root, [[Directory(b"%d/" % number, files, 1)]], filling)
+        filling = added.filling
+        new.append(added.batches)
+    assert new == [1, 0, 1, 0, 1]
+    sizes = await connection.fetch("SELECT files, size_bytes FROM batch ORDER BY id")
+    assert [tuple(row) for row in sizes] == [(2000, 2), (2, 2), (1, 1)]
+    await connection.close()
+
+
+@on_one_loop
+async def test_a_large_directory_is_told(tmp_path: Path, cluster: Cluster, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tables, "_LARGE", 2)
+    root = tree(tmp_path / "nas", patients=1, studies=1, series=1)
+    totals = await enqueue(cluster.new_database(), "move", DESTINATION, {"nas1": str(root)})
+    assert totals.large == [("nas1:p0/s0/r0/", 3)]
 
 
 @on_one_loop

@@ -28,7 +28,8 @@ if TYPE_CHECKING:
     from asyncstore.ledger.postgresql.places import Places
 
 _IN_MEMORY: Final = 4096
-_ROWS_OF_A_STATEMENT: Final = 500
+# With 500, a busy machine spends a fifth more of its time between statements.
+_ROWS_OF_A_STATEMENT: Final = 1000
 _LOCK_BATCH: Final = "SELECT epoch FROM batch WHERE id = $1 FOR NO KEY UPDATE"
 _ACCOUNT_COLUMNS: Final = ", ".join(ACCOUNT_FIELDS)
 _MARKS: Final = ", ".join(f"${number + 2}" for number in range(len(ACCOUNT_FIELDS)))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import signal
 import subprocess
@@ -17,7 +18,10 @@ from asyncstore.ledger.postgresql.schema import LOCKS_OF_ROOTS
 from tests.support import command
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
     from pathlib import Path
+
+    from tests.support.postgresql import Cluster
 
 PEER = ("127.0.0.1", "104", "-aec", "ARCHIVE")
 DESTINATION = "ARCHIVE@127.0.0.1:104"
@@ -175,20 +179,42 @@ def test_without_the_extra_one_line_says_what_to_install(database: str, argument
     assert done.stderr == f"E: the ledger {database!r} needs asyncpg and pgqueuer: pip install 'asyncstore[cluster]'\n"
 
 
-def test_an_interrupt_ends_the_walk_and_the_same_command_goes_on(tmp_path: Path, database: str) -> None:
-    root = tree(tmp_path / "nas")
-    enqueued(database, root)
-    tree(root / "more")
+@contextlib.contextmanager
+def caught_in_its_walk(dsn: str, *arguments: str) -> Iterator[subprocess.Popen[bytes]]:
+    """A command that is about to add what it has found, and cannot."""
     waiting = "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND wait_event = 'advisory'"
-    with Database(database, "test") as lock:
+    with Database(dsn, "test") as lock:
         lock.fetch("SELECT pg_advisory_lock($1, 1)", LOCKS_OF_ROOTS)
-        arguments = ("enqueue", database, "move", *PEER, "--root", f"nas1={root}")
         with command.start(*arguments) as process:
             give_up_at = time.monotonic() + command.FINISH_SECONDS
             while not lock.fetch(waiting)[0][0]:
                 assert time.monotonic() < give_up_at
-            process.send_signal(signal.SIGINT)
-            stdout, stderr = process.communicate(timeout=command.FINISH_SECONDS)
+            yield process
+
+
+def test_a_server_that_goes_away_ends_the_walk_and_the_same_command_goes_on(tmp_path: Path, cluster: Cluster) -> None:
+    dsn, root = cluster.new_database(), tree(tmp_path / "nas")
+    enqueued(dsn, root)
+    tree(root / "more")
+    arguments = ("enqueue", dsn, "move", *PEER, "--root", f"nas1={root}")
+    with caught_in_its_walk(dsn, *arguments) as process:
+        cluster.stop("immediate")
+        stdout, stderr = process.communicate(timeout=command.FINISH_SECONDS)
+    assert (process.returncode, stdout, stderr.count(b"\n")) == (6, b"", 1), stderr
+    assert stderr.startswith(f"E: the ledger {dsn!r} cannot be used: ".encode())
+    cluster.start()
+    done = command.run(*arguments)
+    assert done.stdout == f"Migration move to {DESTINATION}: 24 files (240 bytes) in 2 batches, 1 of them new\n"
+
+
+def test_an_interrupt_ends_the_walk_and_the_same_command_goes_on(tmp_path: Path, database: str) -> None:
+    root = tree(tmp_path / "nas")
+    enqueued(database, root)
+    tree(root / "more")
+    arguments = ("enqueue", database, "move", *PEER, "--root", f"nas1={root}")
+    with caught_in_its_walk(database, *arguments) as process:
+        process.send_signal(signal.SIGINT)
+        stdout, stderr = process.communicate(timeout=command.FINISH_SECONDS)
     assert (process.returncode, stdout, stderr) == (130, b"", b"")
     done = command.run(*arguments)
     assert done.stdout == f"Migration move to {DESTINATION}: 24 files (240 bytes) in 2 batches, 1 of them new\n"
@@ -289,6 +315,9 @@ def test_a_report_says_how_far_a_migration_is(tmp_path: Path, database: str) -> 
     sql(database, aside)
     ((account,),) = sql(database, ACCOUNT, "failed", 3, 0xC000, "the peer cannot take it")
     record(database, b"p0/s/", b"1.dcm", account)
+    ((stored,),) = sql(database, ACCOUNT, "stored", 1, 0, "")
+    record(database, b"p0/s/", b"0.dcm", stored)
+    sql(database, "UPDATE account SET instances = 1201 WHERE id = $1", stored)
 
     data = validated(command.run("report", database, "move", "--json").stdout)
     assert {state: count["files"] for state, count in data["batches"].items()} == {
@@ -297,7 +326,7 @@ def test_a_report_says_how_far_a_migration_is(tmp_path: Path, database: str) -> 
         "set-aside": 7,
     }
     assert data["files_per_second"] == pytest.approx(2, abs=0.1)
-    assert (data["left_files"], data["seconds_left"]) == (12, 6)
+    assert (data["left_files"], data["seconds_left"]) == (10, 5)
     assert [(worker["host"], worker["state"]) for worker in data["workers"]] == [
         ("host-7", "running"),
         ("host-7", "lost"),
@@ -310,7 +339,7 @@ def test_a_report_says_how_far_a_migration_is(tmp_path: Path, database: str) -> 
     assert (done.returncode, done.stderr) == (0, "")
     lines = done.stdout.splitlines()
     assert lines[0].startswith(f"Migration move to {DESTINATION}, begun ")
-    assert lines[1].startswith("12 files left, 2.0 files/s, 20 bytes/s, about 6 s to go; 2 of at most 1 association")
+    assert lines[1].startswith("10 files left, 2.0 files/s, 20 bytes/s, about 5 s to go; 2 of at most 1 association")
     assert "  1 set-aside: 7, 0, 0" in lines
     assert "1 worker at work, 1 lost" in lines
     assert any(line.startswith("  host-7, process 77, since ") and "last sign of life " in line for line in lines)
