@@ -173,7 +173,8 @@ class Queue:
         self.places: dict[int, str] = {}
         self._queries = _OwnQueries(link, wanted, self.places)
         self._manager = QueueManager(self._queries)
-        self._queries.owner = self.owner = self._manager.queue_manager_id
+        self.owner: uuid.UUID = self._manager.queue_manager_id
+        self._queries.owner = self.owner
 
     def register(self, name: str, perform: Callable[[Place], Awaitable[None]]) -> None:
         """Have places under a name performed. `perform` may raise NotNow, and nothing else."""
