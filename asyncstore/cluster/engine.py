@@ -172,7 +172,8 @@ class Queue:
     def __init__(self, link: Link, wanted: Callable[[], Mapping[str, int]]) -> None:
         self._queries = _OwnQueries(link, wanted)
         self._manager = QueueManager(self._queries)
-        self._queries.owner = self.owner = self._manager.queue_manager_id
+        self.owner: uuid.UUID = self._manager.queue_manager_id
+        self._queries.owner = self.owner
 
     def register(self, name: str, perform: Callable[[Place], Awaitable[None]]) -> None:
         """Have places under a name performed. `perform` may raise NotNow, and nothing else."""

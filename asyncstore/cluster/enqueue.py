@@ -39,12 +39,14 @@ async def enqueue(
     mounts: Mapping[str, str],
     *,
     cap: int | None = None,
+    timeout_seconds: int | None = None,
     progress: Progress | None = None,
 ) -> Totals:
     """Walk these roots, each at its path on this host, until every directory is in a batch, and every batch queued.
 
-    `cap` limits the associations of all workers together. Raises SourceError if a root is not there, LedgerError if
-    the database cannot be used.
+    `cap` limits the associations of all workers together, and a worker that is not heard of for `timeout_seconds` is
+    taken for dead. Raises SourceError if a root is not there, LedgerError if the database cannot be used, or a worker
+    runs and has another timeout.
     """
     shown = without_password(dsn)
     try:
@@ -53,6 +55,8 @@ async def enqueue(
             number, roots = await _begin(asking, shown, migration, destination, mounts)
             if cap is not None:
                 await tables.set_cap(asking, number, cap)
+            if timeout_seconds is not None:
+                await tables.set_timeout(asking, number, timeout_seconds, shown)
             await _walk(asking, adding, queue, {root: mounts[root.name] for root in roots}, progress or Progress())
             await claims.refill(asking, number)
             return await tables.totals(asking, number)

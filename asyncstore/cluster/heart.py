@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import math
 import time
 from typing import TYPE_CHECKING, Final, NamedTuple
 
@@ -22,8 +23,10 @@ if TYPE_CHECKING:
     from asyncstore.cluster.link import Link
 
 _MOST_BEAT_SECONDS: Final = 1.0
+_QUICK_SECONDS: Final = 0.02
 _CLOSED_SHARE: Final = 1 / 2
 _ABORTED_SHARE: Final = 3 / 4
+_SILENT_SHARE: Final = 7 / 8  # until then an A-ABORT may be sent
 _ONE_PRESSURE_MS: Final = 1000  # answers to what was under way already are one and the same pressure
 _SEEN: Final = f"""
 UPDATE worker SET seen_at = ({NOW_MS}), associations = $2, answers = $3, sent_bytes = $4 WHERE id = $1
@@ -98,6 +101,11 @@ class Fence:
         """Whether nothing may be in flight any more."""
         return self.silent_seconds >= _ABORTED_SHARE * self._timeout_seconds
 
+    @property
+    def must_be_silent(self) -> bool:
+        """Whether not a byte may be sent any more."""
+        return self.silent_seconds >= _SILENT_SHARE * self._timeout_seconds
+
 
 class Heart:
     """Beats about once a second; `orders` are those that were heard last, `shift_ms` what the server's clock is ahead.
@@ -117,6 +125,7 @@ class Heart:
         self._away_seconds = away_seconds
         self._is_pressed = False
         self._is_rejected = False
+        self._doubt_seconds = math.inf
         self._is_wanted = asyncio.Event()
 
     def press(self) -> None:
@@ -152,7 +161,15 @@ class Heart:
         if self._is_rejected:
             await connection.execute(_REJECT, self._migration)
             self._is_rejected = False
+        asked_at = time.time()
         seen_ms = await connection.fetchval(_SEEN, self._worker, *done)
-        self.shift_ms = seen_ms - int(time.time() * 1000)
+        self._set_clock(seen_ms, asked_at, time.time())
         self.orders = Orders(*await connection.fetchrow(_ORDERS, self._migration))
         await beat(connection)
+
+    def _set_clock(self, server_ms: int, asked_at: float, answered_at: float) -> None:
+        """Take what the server's clock said, unless the answer was longer on its way than an earlier one."""
+        doubt_seconds = answered_at - asked_at
+        if doubt_seconds <= max(self._doubt_seconds, _QUICK_SECONDS):
+            self._doubt_seconds = doubt_seconds
+            self.shift_ms = server_ms - int(500 * (asked_at + answered_at))

@@ -8,6 +8,7 @@ import os
 from typing import TYPE_CHECKING, Any
 
 from asyncstore.cluster.entering import Entering, EnteringFeed
+from asyncstore.cluster.fencing import connect_within
 from asyncstore.errors import AssociationRejected, AsyncStoreError
 from asyncstore.transfer.concurrency import Concurrency
 from asyncstore.transfer.engine import Transfer
@@ -17,10 +18,12 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from asyncstore.cluster.claims import Batch
+    from asyncstore.cluster.heart import Fence
     from asyncstore.cluster.link import Link
     from asyncstore.inputs.feed import Feed
     from asyncstore.ledger.postgresql.batch import BatchLedger
     from asyncstore.net.peer import Peer
+    from asyncstore.net.transport import Connect
     from asyncstore.transfer.options import TransferOptions
     from asyncstore.transfer.report import Report
 
@@ -68,16 +71,21 @@ class _BatchTransfer(Transfer):
         options: TransferOptions,
         ledger: BatchLedger,
         entering: Entering,
+        fence: Fence,
         *,
         press: Callable[[], None],
         reject: Callable[[], None],
     ) -> None:
         self._entering = entering
+        self._fence = fence
         self._press = press
         super().__init__(peer, paths, options=options, ledger=ledger, observer=_Watch(reject))
 
     def _make_concurrency(self) -> Concurrency:
         return _OneOfMany(self._press)
+
+    def _make_connect(self) -> Connect:
+        return connect_within(self._fence)
 
     def _make_feed(self, sources: Any, **settings: Any) -> Feed:
         return EnteringFeed(self._entering, sources, **settings)
@@ -95,6 +103,7 @@ class Sending:
         options: TransferOptions,
         ledger: BatchLedger,
         link: Link,
+        fence: Fence,
         *,
         press: Callable[[], None],
         reject: Callable[[], None],
@@ -108,6 +117,7 @@ class Sending:
             dataclasses.replace(options, associations=1, recursive=False),
             ledger,
             self._entering,
+            fence,
             press=press,
             reject=reject,
         )

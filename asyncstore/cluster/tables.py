@@ -15,7 +15,7 @@ from asyncstore.cluster.batches import Size
 from asyncstore.errors import LedgerError
 from asyncstore.ledger.packing import one_line
 from asyncstore.ledger.postgresql.ledger import NOW_MS
-from asyncstore.ledger.postgresql.schema import LOCKS_OF_ROOTS
+from asyncstore.ledger.postgresql.schema import LOCKS, LOCKS_OF_ROOTS
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -53,6 +53,12 @@ FROM (SELECT batch, sum(more) AS more FROM changed GROUP BY batch) c WHERE b.id 
 _LARGE_DIRECTORIES: Final = """
 SELECT r.name, d.path, d.files FROM directory d JOIN root r ON r.id = d.root
 WHERE r.migration = $1 AND d.files > $2 ORDER BY d.files DESC LIMIT $3"""
+# Workers that disagree over it might send the same: only while none has the lock by which it is known to run.
+_SET_TIMEOUT: Final = """
+UPDATE migration m SET timeout_seconds = $2 WHERE m.id = $1 AND (m.timeout_seconds = $2 OR NOT EXISTS (
+    SELECT 1 FROM pg_locks l JOIN worker w ON w.id = l.objid::bigint
+    WHERE w.migration = m.id AND l.locktype = 'advisory' AND l.classid::bigint = $3 AND l.granted
+    AND l.database = (SELECT oid FROM pg_database WHERE datname = current_database()))) RETURNING m.id"""
 _SCANS: Final = """
 INSERT INTO scan (root, path, is_open) SELECT $1, unnest($2::bytea[]), true
 ON CONFLICT (root, path) DO UPDATE SET is_open = true, problems = ''"""
@@ -146,6 +152,14 @@ async def begin_root(connection: asyncpg.Connection, migration: int, name: str, 
 async def set_cap(connection: asyncpg.Connection, migration: int, cap: int) -> None:
     """Set how many associations all workers of a migration may have together."""
     await connection.execute("UPDATE migration SET cap = $2, target = least(target, $2) WHERE id = $1", migration, cap)
+
+
+async def set_timeout(connection: asyncpg.Connection, migration: int, timeout_seconds: int, shown: str) -> None:
+    """Set after how long a worker is taken for dead. Raises LedgerError for another time than those that run have."""
+    if await connection.fetchval(_SET_TIMEOUT, migration, timeout_seconds, LOCKS) is None:
+        raise LedgerError(
+            f"the heartbeat of the migration in {shown!r} cannot be changed while its workers run: end them first"
+        )
 
 
 async def forget_scans(connection: asyncpg.Connection, root: Root) -> None:

@@ -306,6 +306,7 @@ class Worker:
             self._options,
             self._ledger_of(batch, writing, reading),
             self._link,
+            self._heart.fence,
             press=self._heart.press,
             reject=self._heart.reject,
         )

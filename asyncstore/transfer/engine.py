@@ -1,7 +1,7 @@
 """A transfer: sends many instances over as many associations as pay, and gives each exactly one outcome.
 
     engine > supervisor > pool > worker > admission > attempts > judge, outcomes, duplicates, preparing
-           > work, destination, limiter > suspects > pending > plan > options
+           > work, destination, limiter > suspects, groups > pending > plan > options
 
 Each station calls those behind it, gets an answer back, and does not know those before it. The feed reads ahead
 within bounds; workers take instances as their windows have room; each answer and each loss goes to the judge, which
@@ -24,6 +24,7 @@ from asyncstore.errors import AsyncStoreError, LocalProtocolError, cause_of
 from asyncstore.inputs.feed import Feed
 from asyncstore.inputs.own_files import OwnFiles
 from asyncstore.inputs.selection import Choice
+from asyncstore.net.connecting import connect
 from asyncstore.net.peer import check_secret
 from asyncstore.preparation.prepare import Preparation
 from asyncstore.transfer.admission import Admission
@@ -52,6 +53,7 @@ if TYPE_CHECKING:
     from asyncstore.instances.outcome import Outcome
     from asyncstore.ledger.protocol import Ledger
     from asyncstore.net.peer import Peer
+    from asyncstore.net.transport import Connect
     from asyncstore.transfer.limits import Limits
     from asyncstore.transfer.observer import Observer, Teller
     from asyncstore.transfer.proof.committing import CommitOptions, Committing
@@ -180,6 +182,7 @@ class Transfer:
             plan=plan,
             report=report,
             teller=self._teller,
+            connect=self._make_connect(),
         )
         self._supervisor = Supervisor(
             self._make_feed(
@@ -212,6 +215,10 @@ class Transfer:
     def _make_feed(self, sources: Any, **settings: Any) -> Feed:
         """What reads the sources."""
         return Feed(sources, **settings)
+
+    def _make_connect(self) -> Connect:
+        """What opens connections to the peer."""
+        return connect
 
     def __repr__(self) -> str:
         report = self.report
@@ -334,14 +341,15 @@ class Transfer:
 
         now = time.monotonic()
         work, destination = self._work, self._destination
-        to_retry = list(work.to_retry)
+        retrying, suspected = work.retrying
         retry_at = work.next_retry_at
+        associations = tuple(worker.view(now) for worker in self._pool.workers)
         return TransferView(
-            associations=tuple(worker.view(now) for worker in self._pool.workers),
+            associations=associations,
             waiting=work.waiting,
-            in_flight=work.in_flight,
-            retrying=len(to_retry),
-            suspected=sum(pending.is_suspected for pending in to_retry),
+            in_flight=sum(each.in_flight for each in associations),  # without those that are being converted
+            retrying=retrying,
+            suspected=suspected,
             retry_seconds=None if retry_at == math.inf else max(0.0, retry_at - now),
             trouble=destination.trouble(now),
             is_stopping=destination.is_stopped,

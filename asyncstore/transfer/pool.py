@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from anyio.abc import TaskGroup
 
     from asyncstore.net.peer import Peer
+    from asyncstore.net.transport import Connect
     from asyncstore.trace import TraceEvent
     from asyncstore.transfer.admission import Admission
     from asyncstore.transfer.attempts import Attempts
@@ -62,7 +63,9 @@ class Pool:
         plan: Plan,
         report: Report,
         teller: Teller | None,
+        connect: Connect,
     ) -> None:
+        self._connect = connect
         self.workers: list[Worker] = []
         self.changed: Signal = Signal()
         self._peer = peer
@@ -141,6 +144,18 @@ class Pool:
         for worker in [worker for worker in self.workers if not worker.retiring][target:]:
             worker.retire()
 
+    def make_way(self, target: int) -> None:
+        """Retire a worker that only waits for conversions, if what waits needs another association and has no place.
+
+        A codec may hang. The next association proposes the kinds of this one, too.
+        """
+        converting = next((worker for worker in self.workers if worker.only_converts), None)
+        if converting is None or len(self.workers) < target or any(worker.retiring for worker in self.workers):
+            return
+        served = frozenset().union(*(worker.serves for worker in self.workers))
+        if not served.issuperset(self._work.pairs_waiting()):
+            converting.retire()
+
     def open_up_to(self, target: int) -> None:
         """Open associations until there are this many, and no more than are needed for what waits.
 
@@ -165,6 +180,7 @@ class Pool:
             maximum_send_length=options.maximum_send_length,
             user_identity=options.user_identity,
             allow_plaintext_credentials=options.allow_plaintext_credentials,
+            connect=self._connect,
         )
         association.on_trouble = self._take_trouble
         association.pacer = self._limiter.pacer

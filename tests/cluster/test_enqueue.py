@@ -21,6 +21,7 @@ from asyncstore.cluster.walking import Progress
 from asyncstore.errors import LedgerError, SourceError
 from asyncstore.ledger.postgresql import schema
 from asyncstore.ledger.postgresql.database import connect
+from asyncstore.ledger.postgresql.ledger import begin_run, hold_run
 from tests.support.ledgers import DESTINATION
 from tests.support.transfers import on_one_loop
 
@@ -236,6 +237,26 @@ async def test_batches_and_their_places_in_the_queue_are_written_together_or_not
     assert await anyio.to_thread.run_sync(batches, cluster, dsn) == []
     await enqueue(dsn, "move", DESTINATION, {"nas1": str(root)})
     assert await anyio.to_thread.run_sync(directories_of, cluster, dsn) == expected(root)
+
+
+@on_one_loop
+async def test_the_heartbeat_stays_as_it_is_while_a_worker_runs(tmp_path: Path, cluster: Cluster) -> None:
+    dsn, mounts = cluster.new_database(), {"nas1": str(tree(tmp_path / "nas"))}
+    for asked, found in ((None, 60), (5, 5), (None, 5)):
+        await enqueue(dsn, "move", DESTINATION, mounts, timeout_seconds=asked)
+        said = await anyio.to_thread.run_sync(
+            cluster.sql, "SELECT timeout_seconds FROM asyncstore.migration", dsn.rpartition("/")[2]
+        )
+        assert int(said) == found
+    worker = await connect(dsn, "worker")
+    try:
+        await hold_run(worker, await begin_run(worker, 1, "{}", 0))
+        await enqueue(dsn, "move", DESTINATION, mounts, timeout_seconds=5)
+        with pytest.raises(LedgerError, match="cannot be changed while its workers run"):
+            await enqueue(dsn, "move", DESTINATION, mounts, timeout_seconds=60)
+    finally:
+        await worker.close()
+    await enqueue(dsn, "move", DESTINATION, mounts, timeout_seconds=60)
 
 
 @on_one_loop

@@ -46,6 +46,16 @@ def enqueue(
             panel=options.BULK,
         ),
     ] = None,
+    heartbeat: Annotated[
+        int | None,
+        options.option(
+            parser=options.whole_number(3, 3600, "a number of seconds"),
+            metavar="SECONDS",
+            help="Others take over from a worker of which they have not heard for so long."
+            + options.default_text("60"),
+            panel=options.BULK,
+        ),
+    ] = None,
     json: Annotated[bool, options.option("--json", help="Print one line of JSON.", panel=options.RESULTS)] = False,
     progress: Annotated[
         bool | None,
@@ -71,7 +81,7 @@ def enqueue(
         lines: list[str] = []
 
         async def walk() -> int:
-            totals = await walk_all(dsn, name, str(peer), mounts, cap=cap, progress=walked)
+            totals = await walk_all(dsn, name, str(peer), mounts, cap=cap, timeout_seconds=heartbeat, progress=walked)
             enqueued = migration_text.Enqueued(name, str(peer), totals, walked.new_batches)
             lines.extend([enqueued.json_line()] if json else enqueued.lines())
             return ExitCode.SOME_FAILED if totals.problems else ExitCode.STORED
