@@ -89,6 +89,12 @@ class Cluster:
         rules.write_text(f"host all {user} 127.0.0.1/32 scram-sha-256\n{rules.read_text()}")
         self._control("reload")
 
+    def configure(self, name: str, value: str) -> None:
+        """Restart it with another setting."""
+        with (self._data / "postgresql.conf").open("a") as file:
+            file.write(f"{name} = {value}\n")
+        self.restart()
+
     def use_tls(self, certificate: Path, key: Path) -> None:
         """Take TLS too, and from the network nothing else."""
         for source, name in ((certificate, "server.crt"), (key, "server.key")):
@@ -97,11 +103,9 @@ class Cluster:
             target.chmod(0o600)
             if self._user is not None:
                 shutil.chown(target, self._user)
-        with (self._data / "postgresql.conf").open("a") as file:
-            file.write("ssl = on\n")
         rules = self._data / "pg_hba.conf"
         rules.write_text(rules.read_text().replace("host ", "hostssl "))
-        self.restart()
+        self.configure("ssl", "on")
 
     def sql(self, statement: str, database: str = "postgres") -> str:
         """Execute one statement; its rows as text, a line each."""
