@@ -263,6 +263,11 @@ class OperationFailed(AsyncStoreError):
         self.retryable: bool = status.retryable
 
 
+def install_text(extra: str) -> str:
+    """How to install the packages of an extra, by a user who has what the README tells to install."""
+    return f"pip install '.[{extra}]' in the source of asyncstore"
+
+
 # The messages of the groups in which task groups of asyncio (under anyio) and trio raise an error.
 _TASK_GROUP_MESSAGES = ("unhandled errors in a TaskGroup", "Exceptions from Trio nursery")
 

@@ -99,12 +99,17 @@ def preparer(context: typer.Context) -> Preparation | None:
 
 
 def _rules(given: dict[str, Any]) -> Rules:
-    from asyncstore.preparation.attributes.rules import Rules, erasing
+    from asyncstore.preparation.attributes.paths import BadRule
+    from asyncstore.preparation.attributes.rules import Rules, check_consistent, erasing
     from asyncstore.preparation.attributes.rules_file import read_rules
     from asyncstore.preparation.attributes.value_map import ValueMap
 
     instructions = [_checked("--set", _setting, text) for text in given["set"] or ()]
     instructions += [_checked("--erase", erasing, name) for name in given["erase"] or ()]
+    try:
+        check_consistent(instructions)
+    except BadRule as error:
+        raise typer.BadParameter(path_text(str(error)), param_hint="--set") from None
     return Rules(
         rules=() if given["rules"] is None else _checked("--rules", read_rules, given["rules"], is_file=True),
         table=None if given["map"] is None else _checked("--map", ValueMap, given["map"], is_file=True),

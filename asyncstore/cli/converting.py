@@ -17,7 +17,7 @@ DecompressOption = Annotated[
         parser=options.choice("lossless", "lossy", "no"),
         metavar="lossless|lossy|no",
         help="Decompress instances whose transfer syntax the peer refuses: those of reversible ones, also the others, "
-        "or none. Needs the packages of asyncstore\\[codecs].",
+        "or none. Needs the codecs: pip install '.\\[codecs]' in the source of asyncstore.",
         panel=_PANEL,
     ),
 ]

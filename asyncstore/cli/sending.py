@@ -15,9 +15,9 @@ from asyncstore.cli.exit_codes import ExitCode
 from asyncstore.cli.named_paths import NamedPaths, why_not_all, why_nothing
 from asyncstore.cli.output.documented_log import QUIET, logger
 from asyncstore.cli.output.plain_text import count_text, path_text
-from asyncstore.cli.output.report_text import instances_left_text, summary_text
+from asyncstore.cli.output.report_text import instances_left_text, may_lack_changes, summary_text
 from asyncstore.errors import AsyncStoreError, LedgerError, LocalProtocolError
-from asyncstore.instances.outcome import State
+from asyncstore.instances.outcome import MAY_LACK_CHANGES, State
 from asyncstore.record import field, record
 
 if TYPE_CHECKING:
@@ -176,11 +176,14 @@ class StorescuRun:
             from asyncstore.cli import committing
 
             committing.tell(transfer.report)
+        sent_with = code
         if verification is not None and failure is None:
             code = await verification.run(code, log)
+        is_unverified = code not in (sent_with, ExitCode.DIFFERENT)
         if failure is None and code != ExitCode.NO_ASSOCIATION:
             self._summarize(transfer.report, log, left, nothing_to_send=code == ExitCode.NOTHING_TO_SEND)
-        self._print_summary(transfer.report, log, left, code, because=failure or transfer.report.stopped_because)
+        because = failure or transfer.report.stopped_because
+        self._print_summary(transfer.report, log, left, code, because=because, is_unverified=is_unverified)
         if json_lines is not None and not self._cannot_record:
             count = self._count
             files = count.entries if count is not None and count.is_complete else None
@@ -190,10 +193,10 @@ class StorescuRun:
         return code
 
     def _exit_code(self, report: Report, failure: AsyncStoreError | None, signal_number: int | None) -> int:
-        cannot_record = self._cannot_record or isinstance(failure, LedgerError)
-        cannot_record = cannot_record or isinstance(report.stopped_because, LedgerError)
+        cannot_record = self._cannot_record or isinstance(report.stopped_because, LedgerError)
         if failure is not None and not cannot_record and signal_number is None:
-            return ExitCode.NO_ASSOCIATION
+            return exit_codes.of_failure(failure, ExitCode.NO_ASSOCIATION)
+        cannot_record = cannot_record or isinstance(failure, LedgerError)
         return exit_codes.of_report(report, signal_number=signal_number, cannot_record=cannot_record)
 
     def _open_ledger(self) -> Ledger | None:
@@ -302,6 +305,17 @@ class StorescuRun:
         if report.failed_instances and is_more_than_one:
             failed, found = f"{report.failed_instances:,}", count_text(report.found, "instance")
             logger.error("%s of %s were not stored (see above)", failed, found)
+        lossy = self._lossy_refused(report)
+        if lossy:
+            what = count_text(lossy, "instance")
+            logger.error(
+                "%s compressed with loss: --decompress lossy sends uncompressed what the peer accepts so", what
+            )
+        unchanged = may_lack_changes(report)
+        if unchanged:
+            logger.error(
+                "%s sent with changes, and there already: %s", count_text(unchanged, "instance"), MAY_LACK_CHANGES
+            )
         if report.problems and is_more_than_one:
             logger.error("%s could not be sent (see above)", count_text(report.problems, "path"))
         if report.stopped_early:
@@ -322,6 +336,11 @@ class StorescuRun:
         elif report.states[State.STORED] + report.states[State.WARNING] and sys.stderr.isatty():
             log.tell(logging.INFO, summary_text(report))
 
+    def _lossy_refused(self, report: Report) -> int:
+        """How many instances the peer did not accept as they are, that the options allow to be sent otherwise."""
+        may_become = self.options.conversions.spares_lossy
+        return sum(count for uid, count in report.not_accepted.items() if may_become(uid))
+
     def _why_nothing(self, skipped: int, left_out: int) -> str:
         return why_nothing(self.paths, skipped=skipped, left_out=left_out, recursive=self.options.recursive)
 
@@ -331,7 +350,14 @@ class StorescuRun:
         return log.threshold < QUIET and (self.summary or (has_more and sys.stderr.isatty()))
 
     def _print_summary(
-        self, report: Report, log: DocumentedLog, left: str, code: int, *, because: Exception | None
+        self,
+        report: Report,
+        log: DocumentedLog,
+        left: str,
+        code: int,
+        *,
+        because: Exception | None,
+        is_unverified: bool,
     ) -> None:
         if not self._has_table(report, log):
             return
@@ -339,7 +365,10 @@ class StorescuRun:
         from asyncstore.cli.output.summary import Summary
 
         can_repeat = may_pass(because) and self.paths.list_name != "-"
-        steps = next_steps(report, ledger=self.ledger, can_repeat=can_repeat)
+        lossy = self._lossy_refused(report)
+        steps = next_steps(
+            report, ledger=self.ledger, can_repeat=can_repeat, lossy_refused=lossy, is_unverified=is_unverified
+        )
         with log.turn():
             log.write("\n".join(Summary(report, code, left, steps).lines()))
 

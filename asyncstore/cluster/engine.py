@@ -28,7 +28,7 @@ from asyncstore.errors import LedgerError
 
 if TYPE_CHECKING:
     import uuid
-    from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
+    from collections.abc import Awaitable, Callable, Mapping, Sequence
     from typing import Self
 
     from pgqueuer.models import Job
@@ -166,13 +166,15 @@ class Queue:
     """The queue, as one worker has it.
 
     `wanted` says, each time, under which names it would take one more, and how many places all workers together may
-    have under each.
+    have under each. `places` has the name of each place that it has, by its number.
     """
 
     def __init__(self, link: Link, wanted: Callable[[], Mapping[str, int]]) -> None:
-        self._queries = _OwnQueries(link, wanted)
+        self.places: dict[int, str] = {}
+        self._queries = _OwnQueries(link, wanted, self.places)
         self._manager = QueueManager(self._queries)
-        self._queries.owner = self.owner = self._manager.queue_manager_id
+        self.owner: uuid.UUID = self._manager.queue_manager_id
+        self._queries.owner = self.owner
 
     def register(self, name: str, perform: Callable[[Place], Awaitable[None]]) -> None:
         """Have places under a name performed. `perform` may raise NotNow, and nothing else."""
@@ -183,6 +185,8 @@ class Queue:
                 await perform(Place(job))
             except NotNow as leave:
                 raise RetryRequested(datetime.timedelta(seconds=leave.seconds)) from None
+            finally:
+                self.places.pop(job.id, None)
 
     async def run(self, timeout_seconds: float) -> None:
         """Take and perform, until `stop`; then return when all is performed."""
@@ -193,17 +197,19 @@ class Queue:
         """Take nothing more."""
         self._manager.shutdown.set()
 
-    async def beat(self, connection: asyncpg.Connection, numbers: Collection[int]) -> set[int]:
-        """Tell the others that these places are worked on; returns those that are still this worker's."""
-        return {row["id"] for row in await connection.fetch(_BEAT, list(numbers), self.owner)}
+    async def beat(self, connection: asyncpg.Connection) -> set[int]:
+        """Tell the others that its places are worked on; returns those that it has no more."""
+        numbers = list(self.places)
+        return set(numbers) - {row["id"] for row in await connection.fetch(_BEAT, numbers, self.owner)}
 
 
 class _OwnQueries(Queries):
     """The engine's statements, by which a worker changes no place of another."""
 
-    def __init__(self, link: Link, wanted: Callable[[], Mapping[str, int]]) -> None:
+    def __init__(self, link: Link, wanted: Callable[[], Mapping[str, int]], places: dict[int, str]) -> None:
         super().__init__(_LinkDriver(link))
         self.owner: uuid.UUID
+        self._places = places
         self._link = link
         self._wanted = wanted
 
@@ -219,7 +225,9 @@ class _OwnQueries(Queries):
         wanted = {name: EntrypointExecutionParameter(limits[name]) for name in entrypoints if name in limits}
         if not wanted:
             return []
-        return await super().dequeue(batch_size, wanted, queue_manager_id, global_concurrency_limit, heartbeat_timeout)
+        jobs = await super().dequeue(batch_size, wanted, queue_manager_id, global_concurrency_limit, heartbeat_timeout)
+        self._places.update((job.id, job.entrypoint) for job in jobs)
+        return jobs
 
     async def update_heartbeat(self, job_ids: list[Any]) -> None:
         """Nothing to do: a worker beats more often than the engine, so that it knows what the others see."""

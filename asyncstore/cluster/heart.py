@@ -125,8 +125,8 @@ class Heart:
         self._away_seconds = away_seconds
         self._is_pressed = False
         self._is_rejected = False
-        self._is_wanted = asyncio.Event()
         self._doubt_seconds = math.inf
+        self._is_wanted = asyncio.Event()
 
     def press(self) -> None:
         """Have all workers hear that the peer is out of resources."""

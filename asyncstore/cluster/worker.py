@@ -9,6 +9,7 @@ noted as done there before the engine hears of it.
 from __future__ import annotations
 
 import asyncio
+import collections
 import contextlib
 import dataclasses
 import logging
@@ -96,8 +97,6 @@ class Worker:
         self._is_ending = False
         self.is_fenced: bool = False
         self._sendings: dict[int, Sending] = {}
-        self._walking: set[int] = set()
-        self._places: set[int] = set()
         self._past = Done(0, 0, 0)
         self._link = Link(dsn, "worker", away_seconds=away_seconds, settings=WRITER_SETTINGS, is_told=True)
         self._queue = Queue(self._link, self._wanted)
@@ -106,6 +105,7 @@ class Worker:
         self._peer: Peer
         self._heart: Heart
         self._climber: Climber
+        self._sends: str
         self._run: int
 
     # -- from its beginning to its end ---------------------------------------------------------------------------------
@@ -150,6 +150,7 @@ class Worker:
         await self._link.once(begin)
         for root in self._roots.values():
             await asyncio.to_thread(check_sentinel, self._mounts[root.name], root.sentinel)
+        self._sends = engine.send_name(self._migration.id)
         self._climber = Climber(self._migration.id)
         self._peer = self._make_peer(self._migration.destination)
 
@@ -163,9 +164,9 @@ class Worker:
 
     async def _work(self, writing: Database, reading: Database) -> None:
         async def send(place: Place) -> None:
-            await self._hold(place, lambda: self._send(place, writing, reading))
+            await self._perform(lambda: self._send(place, writing, reading))
 
-        self._queue.register(engine.send_name(self._migration.id), send)
+        self._queue.register(self._sends, send)
         for root in self._roots.values():
             self._register_walk(root)
         async with asyncio.TaskGroup() as group:
@@ -222,27 +223,25 @@ class Worker:
         if self._is_ending or not heart.fence.may_send() or heart.orders.is_paused:
             return {}
         wanted: dict[str, int] = {}
-        if len(self._places) - len(self._walking) < self._most and heart.orders.most:
-            wanted[engine.send_name(self._migration.id)] = heart.orders.most
-        if len(self._walking) < _WALKS_AT_ONCE:
+        at_work = collections.Counter(name == self._sends for name in self._queue.places.values())
+        if at_work[True] < self._most and heart.orders.most:
+            wanted[self._sends] = heart.orders.most
+        if at_work[False] < _WALKS_AT_ONCE:
             scans = [engine.scan_name(self._migration.id, name) for name in self._roots]
             wanted.update(dict.fromkeys(scans, engine.NO_LIMIT))
         return wanted
 
-    async def _hold(self, place: Place, perform: Callable[[], Awaitable[None]]) -> None:
-        """Have others see that this worker has a place, while it does."""
-        self._places.add(place.number)
+    async def _perform(self, perform: Callable[[], Awaitable[None]]) -> None:
+        """Perform something; whatever keeps this worker from that ends it, and leaves it to another."""
+        if self._is_ending:
+            raise NotNow
         try:
-            if self._is_ending:
-                raise NotNow
             await perform()
         except NotNow:
             raise
         except Exception as error:
             self._stop(error)
             raise NotNow from error
-        finally:
-            self._places.discard(place.number)
 
     def _register_walk(self, root: Root) -> None:
         mount = self._mounts[root.name]
@@ -256,18 +255,14 @@ class Worker:
 
         walk = Walk(run, root, mount)
 
-        async def perform(place: Place) -> None:
-            self._walking.add(place.number)
-            try:
-                await self._hold(place, lambda: walk_checked(place))
-            finally:
-                self._walking.discard(place.number)
-
         async def walk_checked(place: Place) -> None:
             await asyncio.to_thread(check_sentinel, mount, root.sentinel)
             await walk.perform(bytes.fromhex(place.payload.decode()))
             if walk.failure is not None:
                 raise walk.failure
+
+        async def perform(place: Place) -> None:
+            await self._perform(lambda: walk_checked(place))
 
         self._queue.register(engine.scan_name(self._migration.id, root.name), perform)
 
@@ -340,8 +335,7 @@ class Worker:
 
     async def _beat(self) -> None:
         async def beat(connection: asyncpg.Connection) -> None:
-            numbers = set(self._places)
-            lost = numbers - await self._queue.beat(connection, numbers)
+            lost = await self._queue.beat(connection)
             most = self._heart.orders.most
             for number, sending in self._sendings.items():
                 if number in lost:
@@ -382,8 +376,8 @@ class Worker:
         idle_seconds = 0.0
         while True:
             await asyncio.sleep(self._heart.beat_seconds)
-            idle_seconds = 0.0 if self._places else idle_seconds + self._heart.beat_seconds
-            if self._places or self._is_ending:
+            idle_seconds = 0.0 if self._queue.places else idle_seconds + self._heart.beat_seconds
+            if self._queue.places or self._is_ending:
                 continue
             try:
                 if self._until_done and await self._ask(claims.is_done):

@@ -53,6 +53,9 @@ class State(enum.StrEnum):
 PADDED = "padded to an even length"
 """The change of a data set of odd length, which is sent with one byte more."""
 
+MAY_LACK_CHANGES = "the peer keeps the data set that it had, which may lack the changes"
+"""The end of the reason of a duplicate that was sent with changes: the peer need not have them."""
+
 _DUPLICATE_SOP_INSTANCE = 0x0111
 _STORED = State.STORED  # looking up a member takes 0.1 us, and nearly every instance is stored
 STORED_STATES = frozenset((State.STORED, State.WARNING, State.RESUMED))
@@ -119,12 +122,26 @@ class Outcome:
     changes: tuple[str, ...] = ()
     sent_uids: SentUIDs | None = None
 
+    def note_changes(self, changes: tuple[str, ...], sent_uids: SentUIDs | None) -> None:
+        """Take note of what was changed in what was sent, and what that says of an instance that the peer had before.
+
+        What it has under a new UID, or since an earlier attempt, was sent with the same changes.
+        """
+        self.changes, self.sent_uids = changes, sent_uids
+        is_first = self.attempts == 1 and self.sent_sop_instance_uid == self._sop_instance_uid
+        if self.state is State.DUPLICATE and self.status is not None and is_first and changes != (PADDED,):
+            self.reason += f": {MAY_LACK_CHANGES}"
+
+    @property
+    def _sop_instance_uid(self) -> str | None:
+        return None if self.instance is None else self.instance.sop_instance_uid
+
     @property
     def sent_sop_instance_uid(self) -> str | None:
         """The SOP Instance UID by which the peer knows it: the file's, unless it was changed. None without either."""
         if self.sent_uids is not None:
             return self.sent_uids.sop_instance_uid
-        return None if self.instance is None else self.instance.sop_instance_uid
+        return self._sop_instance_uid
 
     @property
     def note(self) -> str:

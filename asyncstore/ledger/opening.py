@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from typing import TYPE_CHECKING, Any, Final
 
-from asyncstore.errors import LedgerError
+from asyncstore.errors import LedgerError, install_text
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -97,4 +97,4 @@ def check_driver(name: str) -> None:
     if importlib.util.find_spec("asyncpg") is None:
         from asyncstore.ledger.packing import without_password
 
-        raise LedgerError(f"the ledger {without_password(name)!r} needs asyncpg: pip install 'asyncstore[cluster]'")
+        raise LedgerError(f"the ledger {without_password(name)!r} needs asyncpg: {install_text('cluster')}")

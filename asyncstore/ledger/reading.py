@@ -132,6 +132,10 @@ class RecordReader(abc.ABC):
             counts.update(dict.fromkeys(changes, count))
         return [ChangeCount(change, count) for change, count in counts.most_common()]
 
+    def has_studies(self) -> bool:
+        """Whether the study of any instance is known; to count them takes five times as long."""
+        return bool(self._all(int, f"SELECT 1 FROM {self._INSTANCES} WHERE {self._STUDY} != '' LIMIT 1"))
+
     def by_study(self) -> Iterator[StudyCount]:
         """The instances found, stored, failed and left in each study."""
         settled = [*STORED, State.DUPLICATE, *FAILED]

@@ -3,19 +3,25 @@
 from __future__ import annotations
 
 import json
-from typing import TYPE_CHECKING, Any, NamedTuple
+import logging
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from asyncstore.errors import LedgerError, MissingUID, NotDicom
 from asyncstore.instances.outcome import Outcome, State
 from asyncstore.instances.problem import ProblemKind
 from asyncstore.ledger.packing import checked, status_value, storable
 from asyncstore.ledger.protocol import STORED, Standing, Suspicion
+from asyncstore.ledger.trace import TableChanged
 from asyncstore.status import Status
+from asyncstore.trace import emit
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from asyncstore.ledger.protocol import Offered
+
+
+logger: Final = logging.getLogger(__name__)
 
 
 class Kept(NamedTuple):
@@ -69,15 +75,22 @@ def options_text(options: Mapping[str, Any]) -> str:
 def check_changes(path: str, earlier_options: str | None, options: str) -> None:
     """Raise LedgerError if a run changes instances otherwise than the one before; both have options as JSON text.
 
-    What is stored is not sent again, so it would stay as the earlier rules made it. A table of values may change: it
-    grows when a run has met instances that it did not know.
+    What is stored is not sent again, so it would stay as the earlier rules made it. A table of values may change, which
+    is logged: it grows when a run has met instances that it did not know.
     """
-    if earlier_options is not None and _rules_in(earlier_options) != _rules_in(options):
+    if earlier_options is None:
+        return
+    (earlier, earlier_table), (rules, table) = _rules_and_table_in(earlier_options), _rules_and_table_in(options)
+    if earlier != rules:
         raise LedgerError(
             f"the ledger {path!r} has instances that were sent under other rules for their attributes: use another one"
         )
+    if earlier_table != table:
+        emit(logger, TableChanged())
 
 
-def _rules_in(options: str) -> Any:
+def _rules_and_table_in(options: str) -> tuple[Any, Any]:
     rules = checked(json.loads(options), dict).get("prepare")
-    return {name: value for name, value in rules.items() if name != "map"} if isinstance(rules, dict) else rules
+    if not isinstance(rules, dict):
+        return rules, None
+    return {name: value for name, value in rules.items() if name != "map"}, rules.get("map")

@@ -19,6 +19,15 @@ class LedgerAway(TraceEvent):
         return f"Nothing new is sent: {self.because}; trying again for {self.left_seconds:.0f} s"
 
 
+class TableChanged(TraceEvent):
+    """The table by which values are set is another one than that of the run before."""
+
+    level: ClassVar[int] = logging.WARNING
+
+    def __str__(self) -> str:
+        return "The table of values has changed: what is stored already keeps the values that it was sent with"
+
+
 class LedgerBack(TraceEvent):
     """The ledger is written again; it was not for `seconds`."""
 

@@ -105,11 +105,20 @@ class Conversions:
         is_uncompressed = transfer_syntax_uid in UNCOMPRESSED_TRANSFER_SYNTAXES
         return self.convert and (is_uncompressed or transfer_syntax_uid in _DECOMPRESSED[self.decompress])
 
+    def spares_lossy(self, transfer_syntax_uid: str) -> bool:
+        """Whether an instance of this transfer syntax would be decompressed if that were allowed after a loss, too."""
+        return self.convert and self.decompress == "lossless" and transfer_syntax_uid in _PERHAPS_LOSSY
+
     def target(self, contexts: Contexts, sop_class_uid: str, transfer_syntax_uid: str) -> str | None:
         """The accepted transfer syntax in which an instance is sent; None if there is none."""
         if self.compresses(contexts, sop_class_uid, transfer_syntax_uid):
             return self.transcode
         return self.target_uncompressed(contexts, sop_class_uid, transfer_syntax_uid)
+
+    def needs_codec(self, contexts: Contexts, sop_class_uid: str, transfer_syntax_uid: str) -> bool:
+        """Whether an instance must be decompressed or compressed for these contexts, as far as its kind tells."""
+        target = self.target(contexts, sop_class_uid, transfer_syntax_uid)
+        return target is not None and is_for_codec(transfer_syntax_uid, target)
 
     def compresses(self, contexts: Contexts, sop_class_uid: str, transfer_syntax_uid: str) -> bool:
         """Whether an instance is compressed, if its pixels allow that."""
@@ -125,6 +134,11 @@ class Conversions:
         if not self.can_become_uncompressed(transfer_syntax_uid):
             return None
         return next((uid for uid in _UNCOMPRESSED if contexts.find(sop_class_uid, uid) is not None), None)
+
+
+def is_for_codec(given: str, target: str) -> bool:
+    """Whether the pixels are decompressed or compressed between two transfer syntaxes."""
+    return given != target and not {given, target} <= set(UNCOMPRESSED_TRANSFER_SYNTAXES)
 
 
 LOSSLESS_ONLY: Final = Conversions()

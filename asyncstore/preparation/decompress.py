@@ -9,6 +9,7 @@ import io
 import itertools
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
+from asyncstore.errors import install_text
 from asyncstore.preparation.layout import ICON_IMAGE_SEQUENCE, Layout, element, pixel_data_header
 from asyncstore.preparation.reencode import CannotConvert
 from asyncstore.uids import (
@@ -64,7 +65,7 @@ _LONGEST_PIXEL_DATA_BYTES: Final = 0xFFFFFFFE
 _JPEG_HEADER_BYTES: Final = 1048576
 # What the transform in a JPEG's Adobe segment says (ITU-T T.872 6.5.3).
 _OF_ADOBE: Final = {0: "RGB", 1: "YBR_FULL_422"}
-INSTALL: Final = "pip install 'asyncstore[codecs]'"
+INSTALL: Final = install_text("codecs")
 
 
 class Image(NamedTuple):
@@ -180,12 +181,14 @@ class Decompression:
         marks: dict[int, bytes | None] = {}
         if is_lossy != "01":
             marks[_LOSSY_IMAGE_COMPRESSION] = element(_LOSSY_IMAGE_COMPRESSION, b"CS", b"01")
-        methods = [each for each in layout.text(_LOSSY_METHOD).split("\\") if each]
-        ratios = [each for each in layout.text(_LOSSY_RATIO).split("\\") if each]
+        methods, ratios = (
+            layout.text(tag).split("\\") if layout.text(tag) else [] for tag in (_LOSSY_METHOD, _LOSSY_RATIO)
+        )
         if not methods or methods[-1].strip() != method:
             methods.append(method)
             marks[_LOSSY_METHOD] = element(_LOSSY_METHOD, b"CS", "\\".join(methods).encode("latin-1"))
         if len(ratios) < len(methods):
+            ratios += [""] * (len(methods) - 1 - len(ratios))  # those of earlier ones, which nobody has noted
             ratios.append(f"{self.length_bytes / sum(length for _, length in layout.fragments):.4g}")
             marks[_LOSSY_RATIO] = element(_LOSSY_RATIO, b"DS", "\\".join(ratios).encode("latin-1"))
         return marks

@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import dataclasses
 import enum
+import logging
 from typing import TYPE_CHECKING, Final, NamedTuple, Protocol, TypeAlias
 
 from asyncstore.errors import SourceError
 from asyncstore.instances.outcome import PADDED, Outcome, SentUIDs, no_context, source_problem
 from asyncstore.instances.problem import unreadable
-from asyncstore.preparation.conversions import LOSSLESS_ONLY, UNCOMPRESSED_ONLY, Contexts, Conversions
+from asyncstore.preparation.conversions import LOSSLESS_ONLY, UNCOMPRESSED_ONLY, Contexts, Conversions, is_for_codec
 from asyncstore.record import record
 from asyncstore.uids import LONGEST_UID_CHARACTERS, UNCOMPRESSED_TRANSFER_SYNTAXES, name_of
 
@@ -22,6 +23,9 @@ if TYPE_CHECKING:
 
     from asyncstore.instances.instance import Instance
     from asyncstore.instances.source import DataSource
+
+
+logger: Final = logging.getLogger(__name__)
 
 
 # Not frozen, although nothing should change one: each instance needs one, and a frozen one costs three times as much.
@@ -57,7 +61,8 @@ class Preparer(Protocol):
         """The instance as it can be sent with these accepted contexts, or the outcome of one that is not sent.
 
         A thread calls it, ahead of the associations, and again for each attempt: it may block, and must not change
-        `instance`. Several threads may call it at once, for different instances. A SourceError becomes the outcome.
+        `instance`. Several threads may call it at once, for different instances. An exception becomes the outcome: a
+        SourceError says why the instance is not sent, any other one is a mistake, and costs this instance.
         """
 
 
@@ -81,6 +86,10 @@ LATER: Final = Later.LATER
 
 Change: TypeAlias = "Callable[[Instance], Changed | None]"
 """Changes an instance on the way; None: it stays as it is. A SourceError says why the instance is not sent."""
+
+
+class CannotPrepare(SourceError):
+    """What should prepare an instance has failed, or has made what cannot be sent. `__cause__` is its exception."""
 
 
 class Preparation:
@@ -117,9 +126,14 @@ class Preparation:
         return _told(instance, changed, prepared)
 
     def changes_of(self, instance: Instance) -> tuple[str, ...]:
-        """What its change would do to an instance, before anything is sent. Blocks, and raises as the change does."""
-        changed = None if self._change is None else self._change(instance)
-        return () if changed is None else changed.changes
+        """What its change would do to an instance, before anything is sent. Blocks. Raises SourceError."""
+        try:
+            changed = None if self._change is None else self._change(instance)
+            return () if changed is None else changed.changes
+        except SourceError:
+            raise
+        except Exception as error:
+            raise CannotPrepare(f"preparing it failed: {error!r:.400}") from error
 
     def prepare_now(
         self, instance: Instance, contexts: Contexts, conversions: Conversions
@@ -140,6 +154,35 @@ class Preparation:
             return prepare_now(instance, contexts, conversions)
         prepared = prepare_now(changed.instance, contexts, conversions)
         return None if prepared is None else _told(instance, changed, prepared)
+
+
+def prepared_or_outcome(
+    call: Callable[..., Prepared | Outcome | None], instance: Instance, contexts: Contexts, *arguments: object
+) -> Prepared | Outcome | None:
+    """What a method of a Preparer gives; the outcome of the instance if it raises, or gives what cannot be sent."""
+    try:
+        prepared = call(instance, contexts, *arguments)
+        fault = _fault_of(prepared, contexts)
+        if fault:
+            raise CannotPrepare(fault)
+        return prepared
+    except SourceError as error:
+        return source_problem(error, instance.path, instance)
+    except Exception as error:
+        logger.debug("preparing %r failed", instance.path, exc_info=error)
+        problem = CannotPrepare(f"preparing it failed: {error!r:.400}")
+        problem.__cause__ = error.with_traceback(None)  # whose frames would keep the data set, as long as the outcome
+        return source_problem(problem, instance.path, instance)
+
+
+def _fault_of(prepared: object, contexts: Contexts) -> str:
+    """Why this cannot be sent over an association with these contexts; empty if it can."""
+    if isinstance(prepared, Prepared):
+        if prepared.context_id != contexts.find(prepared.sop_class_uid, prepared.transfer_syntax_uid):
+            return f"it was prepared for a presentation context that was not accepted: {prepared.context_id}"
+    elif not (prepared is None or isinstance(prepared, Outcome)):
+        return f"preparing it gave {prepared!r:.200}"
+    return ""
 
 
 def _told(instance: Instance, changed: Changed, prepared: Prepared | Outcome) -> Prepared | Outcome:
@@ -220,16 +263,11 @@ def prepare(
         raise unreadable(instance, error) from error
     finally:
         instance.source.close()
-    has_other_pixel_data = _is_for_codec(instance.transfer_syntax_uid, target)
+    has_other_pixel_data = is_for_codec(instance.transfer_syntax_uid, target)
     if instance.data_set_length & 1 > source.length_bytes & 1 and not has_other_pixel_data:
         changes += (PADDED,)
     uids = (sop_class_uid, instance.sop_instance_uid[:LONGEST_UID_CHARACTERS], target)
     return Prepared(instance, context_id, *uids, source.length_bytes, source, changes)
-
-
-def _is_for_codec(given: str, target: str) -> bool:
-    """Whether the pixels are decompressed or compressed between two transfer syntaxes."""
-    return given != target and not {given, target} <= set(UNCOMPRESSED_TRANSFER_SYNTAXES)
 
 
 def _converted(
@@ -237,7 +275,7 @@ def _converted(
 ) -> tuple[DataSource, tuple[str, ...]]:
     """The data set of an instance in a transfer syntax, and how it was changed for it."""
     given = instance.transfer_syntax_uid
-    if not _is_for_codec(given, target):
+    if not is_for_codec(given, target):
         from asyncstore.preparation.convert import check_deflated, convert
 
         source = convert(instance, target)

@@ -16,7 +16,7 @@ from asyncstore.aio.signal import Signal, wait_for_any
 from asyncstore.errors import SourceError
 from asyncstore.instances.instance import Instance
 from asyncstore.instances.outcome import State, source_problem
-from asyncstore.transfer.work import directory_of
+from asyncstore.transfer.groups import directory_of
 
 if TYPE_CHECKING:
     from collections.abc import Container, Sequence
@@ -169,6 +169,13 @@ class Admission:
         instance.let_go()
         self._outcomes.add(source_problem(SourceError(difference), instance.path, instance))
         return True
+
+    def note_codecs(self, pairs: frozenset[Pair]) -> None:
+        """See Work. The feed may read more then."""
+        if pairs:
+            self._work.note_codecs(pairs)
+            if self._work.has_room:
+                self._let_feed_read()
 
     # -- for the associations ------------------------------------------------------------------------------------------
 

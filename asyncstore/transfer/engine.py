@@ -1,7 +1,7 @@
 """A transfer: sends many instances over as many associations as pay, and gives each exactly one outcome.
 
     engine > supervisor > pool > worker > admission > attempts > judge, outcomes, duplicates, preparing
-           > work, destination, limiter > suspects > pending > plan > options
+           > work, destination, limiter > suspects, groups > pending > plan > options
 
 Each station calls those behind it, gets an answer back, and does not know those before it. The feed reads ahead
 within bounds; workers take instances as their windows have room; each answer and each loss goes to the judge, which
@@ -341,14 +341,15 @@ class Transfer:
 
         now = time.monotonic()
         work, destination = self._work, self._destination
-        to_retry = list(work.to_retry)
+        retrying, suspected = work.retrying
         retry_at = work.next_retry_at
+        associations = tuple(worker.view(now) for worker in self._pool.workers)
         return TransferView(
-            associations=tuple(worker.view(now) for worker in self._pool.workers),
+            associations=associations,
             waiting=work.waiting,
-            in_flight=work.in_flight,
-            retrying=len(to_retry),
-            suspected=sum(pending.is_suspected for pending in to_retry),
+            in_flight=sum(each.in_flight for each in associations),  # without those that are being converted
+            retrying=retrying,
+            suspected=suspected,
             retry_seconds=None if retry_at == math.inf else max(0.0, retry_at - now),
             trouble=destination.trouble(now),
             is_stopping=destination.is_stopped,

@@ -144,6 +144,18 @@ class Pool:
         for worker in [worker for worker in self.workers if not worker.retiring][target:]:
             worker.retire()
 
+    def make_way(self, target: int) -> None:
+        """Retire a worker that only waits for conversions, if what waits needs another association and has no place.
+
+        A codec may hang. The next association proposes the kinds of this one, too.
+        """
+        converting = next((worker for worker in self.workers if worker.only_converts), None)
+        if converting is None or len(self.workers) < target or any(worker.retiring for worker in self.workers):
+            return
+        served = frozenset().union(*(worker.serves for worker in self.workers))
+        if not served.issuperset(self._work.pairs_waiting()):
+            converting.retire()
+
     def open_up_to(self, target: int) -> None:
         """Open associations until there are this many, and no more than are needed for what waits.
 

@@ -17,10 +17,11 @@ import anyio.to_thread
 from asyncstore.aio.signal import Signal
 from asyncstore.errors import SourceError
 from asyncstore.instances.outcome import Outcome, source_problem
-from asyncstore.preparation.prepare import Preparation, Prepared
-from asyncstore.uids import UNCOMPRESSED_TRANSFER_SYNTAXES
+from asyncstore.preparation.prepare import CannotPrepare, Preparation, Prepared, prepared_or_outcome
 
 if TYPE_CHECKING:
+    from collections.abc import Collection
+
     from anyio.abc import TaskGroup
 
     from asyncstore.instances.instance import Instance
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
     from asyncstore.preparation.prepare import Preparer
     from asyncstore.transfer.codec_processes import CodecProcesses
     from asyncstore.transfer.pending import Pending
+    from asyncstore.transfer.plan import Pair
     from asyncstore.transfer.work import Work
     from asyncstore.upper_layer.contexts import AcceptedContexts
 
@@ -50,15 +52,14 @@ class Preparing:
         self.places: int = max(_PLACES, 2 * conversions.processes)
         self._work = work
         self._preparer = preparer
-        self._processes, self._is_checked = conversions.processes, conversions.is_checked
-        self._compresses = conversions.transcode is not None
+        self._conversions = conversions
         self._codecs: CodecProcesses | None = None
         self._has_ended = False
         self._lock = threading.Lock()
         if isinstance(preparer, Preparation):
             preparer.conversions, preparer.codec = conversions, self._recode
         self._limiter = anyio.CapacityLimiter(_CONVERTED_AT_ONCE)
-        self._limiter_of_compressed = anyio.CapacityLimiter(self.places)
+        self._limiter_of_codecs = anyio.CapacityLimiter(self.places)
         self._scopes: set[anyio.CancelScope] = set()
         self._group: TaskGroup
 
@@ -78,6 +79,10 @@ class Preparing:
         if self._codecs is not None:
             self._codecs.close()
 
+    def needing_codecs(self, contexts: AcceptedContexts, pairs: Collection[Pair]) -> frozenset[Pair]:
+        """Those of the pairs that these contexts carry only decompressed or compressed."""
+        return frozenset(pair for pair in pairs if self._conversions.needs_codec(contexts, *pair))
+
     def begin(self, bench: Bench, pending: Pending, contexts: AcceptedContexts) -> None:
         """Begin to convert an instance for a bench."""
         self._group.start_soon(self._convert, bench, pending, contexts)
@@ -95,8 +100,14 @@ class Preparing:
             if self._codecs is None:
                 from asyncstore.transfer.codec_processes import CodecProcesses
 
-                self._codecs = CodecProcesses(self._processes)
-        return self._codecs.recoded(instance, transfer_syntax_uid, is_checked=self._is_checked)
+                self._codecs = CodecProcesses(self._conversions.processes)
+        return self._codecs.recoded(instance, transfer_syntax_uid, is_checked=self._conversions.is_checked)
+
+    def _prepare(self, instance: Instance, contexts: AcceptedContexts) -> Result:
+        prepared = prepared_or_outcome(self._preparer.prepare, instance, contexts)
+        if prepared is None:
+            return source_problem(CannotPrepare("preparing it gave None"), instance.path, instance)
+        return prepared
 
     async def _convert(self, bench: Bench, pending: Pending, contexts: AcceptedContexts) -> None:
         """Convert one instance in a thread.
@@ -105,16 +116,14 @@ class Preparing:
         has ended and not before, since two must not read one source.
         """
         result: Result | None = None
-        is_compressed = pending.instance.transfer_syntax_uid not in UNCOMPRESSED_TRANSFER_SYNTAXES
-        limiter = self._limiter_of_compressed if is_compressed or self._compresses else self._limiter
+        needs_codec = self._conversions.needs_codec(contexts, *pending.pair)
+        limiter = self._limiter_of_codecs if needs_codec else self._limiter
         try:
             with anyio.CancelScope() as scope:
                 self._scopes.add(scope)
                 result = await anyio.to_thread.run_sync(
-                    self._preparer.prepare, pending.instance, contexts, abandon_on_cancel=True, limiter=limiter
+                    self._prepare, pending.instance, contexts, abandon_on_cancel=True, limiter=limiter
                 )
-        except SourceError as error:
-            result = source_problem(error, pending.instance.path, pending.instance)
         finally:
             self._scopes.discard(scope)
             if result is None or not bench.put(pending, result):
@@ -131,19 +140,28 @@ class Bench:
         self.held: int = 0
         self.changed: Signal = Signal()
         self._preparing = preparing
+        self._carried: set[Pending] = set()
         self._ready: deque[tuple[Pending, Result]] = deque()
         self._is_open = True
         preparing.benches += 1
 
     @property
     def is_full(self) -> bool:
-        """Whether nothing may be laid here now."""
-        return self.held >= max(1, self._preparing.places // self._preparing.benches)
+        """Whether nothing may be laid here now that must be converted."""
+        return self.held >= self._places
 
     @property
     def is_crowded(self) -> bool:
-        """Whether nothing may be taken that might be laid here: one of odd length is, whatever its transfer syntax."""
-        return self.held >= 2 * max(1, self._preparing.places // self._preparing.benches)
+        """Whether nothing may be taken that might be laid here: one of odd length is, whatever its transfer syntax.
+
+        What must be converted does not count: a codec may hang, and one bench have more than its share, since it had
+        all places when it was alone.
+        """
+        return len(self._carried) >= 2 * self._places
+
+    @property
+    def _places(self) -> int:
+        return max(1, self._preparing.places // self._preparing.benches)
 
     @property
     def is_ready(self) -> bool:
@@ -153,6 +171,8 @@ class Bench:
     def lay(self, pending: Pending, contexts: AcceptedContexts) -> None:
         """Begin to convert an instance to a transfer syntax that these contexts can carry."""
         self.held += 1
+        if contexts.find(*pending.pair) is not None and not self._preparing.needing_codecs(contexts, [pending.pair]):
+            self._carried.add(pending)
         self._preparing.begin(self, pending, contexts)
 
     def put(self, pending: Pending, result: Result) -> bool:
@@ -165,7 +185,9 @@ class Bench:
     def take(self) -> tuple[Pending, Result]:
         """The next instance that is ready."""
         self.held -= 1
-        return self._ready.popleft()
+        pending, result = self._ready.popleft()
+        self._carried.discard(pending)
+        return pending, result
 
     def close(self) -> None:
         """Give everything back to the work; an instance in a thread follows when its conversion has ended."""
@@ -173,5 +195,6 @@ class Bench:
             self._is_open = False
             self._preparing.benches -= 1
         self.held = 0
+        self._carried.clear()
         while self._ready:
             self._preparing.give_back(self._ready.popleft()[0])

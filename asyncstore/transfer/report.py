@@ -48,10 +48,11 @@ class Report:
 
     `attempts` counts the C-STORE requests for instances with an outcome, `answers` the answers so far. `sent_bytes` are
     those of data sets that were sent, each time that they were; `streamed_bytes` is the part of them that large
-    instances sent beyond their first 8 MiB. `stored_bytes` are those of the data sets that this run stored,
-    `unstored_bytes` those of data sets with any other outcome. `sop_classes` counts the instances that this run stored,
-    by SOP Class UID, `changes` those that it changed on the way, by each change. `set_aside` counts the failed
-    instances that a later run sends only if it is asked to.
+    instances sent beyond their first 8 MiB. `stored_bytes` are those of the data sets that this run stored, as they
+    were sent; `finished_bytes` those of data sets that have their outcome, as they are in their files. `sop_classes`
+    counts the instances that this run stored, by SOP Class UID, `changes` those that it changed on the way, by each
+    change. `set_aside` counts the failed instances that a later run sends only if it is asked to, `not_accepted` those
+    for which the peer accepted no presentation context, by Transfer Syntax UID.
 
     `committed` counts the stored instances that the peer has committed to keep; None: it was not asked to.
     `not_committed` counts the others by reason, once that is known; all are known at the end.
@@ -83,10 +84,11 @@ class Report:
     archives_opened: int = 0
     found_before: int = 0
     found_file_bytes: int = 0
-    unstored_bytes: int = 0
+    finished_bytes: int = 0
     set_aside: int = 0
     sop_classes: Counter[str] = field(default_factory=Counter)
     changes: Counter[str] = field(default_factory=Counter)
+    not_accepted: Counter[str] = field(default_factory=Counter)
     committed: int | None = None
     not_committed: Counter[str] = field(default_factory=Counter)
 
@@ -173,9 +175,12 @@ class Report:
         if state not in STORED_STATES:
             self.set_aside += outcome.is_set_aside
             if instance is not None and state is not State.LEFT:
-                self.unstored_bytes += instance.data_set_length
+                self.finished_bytes += instance.data_set_length
+                if state is State.NO_CONTEXT:
+                    self.not_accepted[instance.transfer_syntax_uid] += 1
         elif outcome.attempts and instance is not None:
-            self.stored_bytes += instance.data_set_length
+            self.stored_bytes += outcome.bytes_sent
+            self.finished_bytes += instance.data_set_length
             self.sop_classes[instance.sop_class_uid] += 1
             if outcome.changes:
                 self.changes.update(outcome.changes)

@@ -211,6 +211,7 @@ class Supervisor:
         if self._destination.closed_until(now) > now:
             return
         self._pool.retire_beyond(target)
+        self._pool.make_way(target)
         if not self._destination.is_stopped:
             may_take = self._admission.closed_until(now) <= now
             self._pool.open_up_to(target if may_take else 1)

@@ -2,8 +2,7 @@
 
 Instances of one directory stay on one association while there is other work: some archives see a study as complete when
 an association ends, and two associations that both carry the first object of a study race in the peer's database. The
-same SOP Instance UID is never in flight twice: some peers lose data over it. Nothing here waits or needs an event loop;
-a task that waits for a change waits for a signal of Work.
+same SOP Instance UID is never in flight twice: some peers lose data over it. Nothing here waits; tasks do, for signals.
 """
 
 from __future__ import annotations
@@ -11,13 +10,12 @@ from __future__ import annotations
 import heapq
 import itertools
 import math
-import os
 from collections import deque
 from typing import TYPE_CHECKING, Final
 
 from asyncstore.aio.signal import Signal
 from asyncstore.instances.head import SMALL_FILE_BYTES
-from asyncstore.record import field, record
+from asyncstore.transfer.groups import Group, queues_of, waiting_in
 from asyncstore.transfer.pending import Pending
 from asyncstore.transfer.suspects import Suspects
 
@@ -31,21 +29,14 @@ if TYPE_CHECKING:
 # Read-ahead ends at either limit. Small files wait with their bytes, larger ones with their UIDs only.
 MAXIMUM_WAITING: Final = 1024
 MAXIMUM_WAITING_BYTES: Final = 8 << 20
+# Beside those, this many may wait for a codec: others overtake them.
+MAXIMUM_FOR_CODECS: Final = 8192
 # Remember the association of this many studies: more than are ever on their way at once.
 _REMEMBERED_OWNERS: Final = 65536
 # While there is other work, this many instances are taken between two retries.
 _TAKEN_PER_RETRY: Final = 16
 # How many waiting instances are looked at for a small one, to try whether the peer takes any.
 _PROBE_CHOICES: Final = 8
-
-
-@record(slots=True, eq=False)
-class _Group:
-    """The waiting instances of one directory or study, and the association that they stay on."""
-
-    key: str
-    waiting: dict[Pair, deque[Pending]] = field(default_factory=dict)
-    owner: object | None = None
 
 
 class Work:
@@ -57,8 +48,8 @@ class Work:
 
     def __init__(self, *, strict: bool = False) -> None:
         self._strict = strict
-        self._groups: dict[str, _Group] = {}
-        self._group_of: dict[object, _Group] = {}
+        self._groups: dict[str, Group] = {}
+        self._group_of: dict[object, Group] = {}
         self._owners: dict[str, object] = {}
         self._in_flight: set[str] = set()  # SOP Instance UIDs
         self._same_uid: dict[str, deque[Pending]] = {}  # SOP Instance UID -> others with it, which wait their turn
@@ -70,6 +61,7 @@ class Work:
         self._suspects = Suspects()  # those of them that come last
         self._taken_since_again = 0
         self._looked_at = 0.0
+        self._need_codec: frozenset[Pair] = frozenset()
         self.waiting: int = 0
         self.waiting_bytes: int = 0
         self.feed_ended: bool = False
@@ -87,6 +79,8 @@ class Work:
         suspects = self._suspects
         waiting = self.waiting - len(suspects) + self._same_uid_waiting
         held_bytes = self.waiting_bytes - suspects.held_bytes + self._same_uid_bytes
+        if waiting >= MAXIMUM_WAITING and self._need_codec:
+            waiting -= min(sum(map(len, queues_of(self._groups.values(), self._need_codec))), MAXIMUM_FOR_CODECS)
         return waiting < MAXIMUM_WAITING and held_bytes < MAXIMUM_WAITING_BYTES and not suspects.are_full
 
     @property
@@ -95,8 +89,8 @@ class Work:
         for group in self._groups.values():
             for queue in group.waiting.values():
                 yield from queue
-        yield from self.to_retry
-        yield from itertools.chain.from_iterable(self._same_uid.values())
+        later = (pending for *_, pending in self._retries)
+        yield from itertools.chain(self._ready_again(), later, *self._same_uid.values())
 
     def add(self, instance: Instance, key: str) -> None:
         """Take in an instance; `key` is its directory or study: instances with the same key stay together.
@@ -105,15 +99,19 @@ class Work:
         """
         is_held = instance.path is None or instance.size_bytes <= SMALL_FILE_BYTES
         # A small member of an archive is held too, although the archive is large.
-        held_bytes = instance.size_bytes if is_held else getattr(instance.source, "held_bytes", 0)
-        self._put(Pending(instance, key, held_bytes))
+        pending = Pending(instance, key, instance.size_bytes if is_held else getattr(instance.source, "held_bytes", 0))
+        self._put(_without_bytes(pending) if self._need_codec and pending.pair in self._need_codec else pending)
+
+    def note_codecs(self, pairs: frozenset[Pair]) -> None:
+        """Take note that instances of these pairs must be decompressed or compressed, which may take long."""
+        for queue in queues_of(self._groups.values(), pairs - self._need_codec):
+            for pending in queue:
+                self.waiting_bytes -= pending.held_bytes - _without_bytes(pending).held_bytes
+        self._need_codec |= pairs
 
     def add_suspected(self, instance: Instance, key: str, suspicion: Suspicion, now: float) -> None:
         """Take in an instance that an earlier run suspected: it comes last; see `add`."""
-        # Its bytes are not kept for that long.
-        instance.let_go()
-        held_bytes = 0 if instance.path is not None else instance.size_bytes
-        pending = Pending(instance, key, held_bytes, losses=suspicion.losses, is_suspected=True)
+        pending = _without_bytes(Pending(instance, key, losses=suspicion.losses, is_suspected=True))
         if suspicion.losses:
             pending.answers_when_suspected = 0
         else:
@@ -142,10 +140,9 @@ class Work:
         return self._suspects.lost if self.waiting == len(self._suspects) else 0
 
     @property
-    def to_retry(self) -> Iterator[Pending]:
-        """Every instance that will be sent again, whether its time has come or not."""
-        yield from self._ready_again()
-        yield from (pending for _, _, pending in self._retries)
+    def retrying(self) -> tuple[int, int]:
+        """How many instances will be sent again, now or when it is time, and how many of them come last."""
+        return len(self._again) + len(self._suspects) + len(self._retries), len(self._suspects) + self._suspects.later
 
     def put_back(self, pending: Pending) -> None:
         """Take back an instance that was not sent; the caller sets `available` when it has given back all."""
@@ -158,6 +155,7 @@ class Work:
         if pending.instance.path is not None:
             pending.held_bytes = 0
         heapq.heappush(self._retries, (due_at, next(self._order), pending))
+        self._suspects.later += pending.is_suspected
         self.due.set()
 
     def finish(self, pending: Pending) -> None:
@@ -190,6 +188,7 @@ class Work:
         while self._retries and self._retries[0][0] <= now:
             pending = heapq.heappop(self._retries)[2]
             if pending.is_suspected:
+                self._suspects.later -= 1
                 self._suspects.add(pending, now)
             else:
                 self._again.append(pending)
@@ -229,7 +228,7 @@ class Work:
         """How many waiting instances a new association might take."""
         if not self._strict:
             return self.waiting
-        unowned = (_waiting_in(group) for group in self._groups.values() if group.key not in self._owners)
+        unowned = (waiting_in(group) for group in self._groups.values() if group.key not in self._owners)
         return sum(unowned) + sum(pending.key not in self._owners for pending in self._ready_again())
 
     def pairs_waiting(self) -> list[Pair]:
@@ -337,14 +336,14 @@ class Work:
         if self._strict:
             self._owners = {key: owner for key, owner in self._owners.items() if owner is not taker}
 
-    def _others(self, taker: object) -> Iterator[_Group]:
+    def _others(self, taker: object) -> Iterator[Group]:
         """The groups that an association may take from besides its own, best first."""
         if self._strict:
             yield from (group for group in self._groups.values() if self._is_open_to(group.key, taker))
             return
         yield from (group for group in self._groups.values() if group.owner is None)
         owned = (group for group in self._groups.values() if group.owner is not None)
-        yield from sorted(owned, key=_waiting_in, reverse=True)
+        yield from sorted(owned, key=waiting_in, reverse=True)
 
     def _is_open_to(self, key: str, taker: object) -> bool:
         return self._owners.get(key, taker) is taker
@@ -355,7 +354,7 @@ class Work:
         if len(self._owners) > _REMEMBERED_OWNERS:
             del self._owners[next(iter(self._owners))]
 
-    def _own(self, group: _Group, taker: object) -> None:
+    def _own(self, group: Group, taker: object) -> None:
         if self._strict:
             self._remember_owner(group.key, taker)
         if group.owner is None and group.key in self._groups:
@@ -365,7 +364,7 @@ class Work:
             group.owner = taker
             self._group_of[taker] = group
 
-    def _take_from(self, group: _Group, served: Container[Pair]) -> Pending | None:
+    def _take_from(self, group: Group, served: Container[Pair]) -> Pending | None:
         for pair, queue in group.waiting.items():
             while queue and pair in served:
                 pending = queue.popleft()
@@ -393,7 +392,7 @@ class Work:
         self.waiting += by
         self.waiting_bytes += by * pending.held_bytes
 
-    def _drop_queue(self, group: _Group, pair: Pair) -> None:
+    def _drop_queue(self, group: Group, pair: Pair) -> None:
         del group.waiting[pair]
         if group.waiting:
             return
@@ -411,7 +410,7 @@ class Work:
         pair = (instance.sop_class_uid, instance.transfer_syntax_uid)
         group = self._groups.get(key)
         if group is None:
-            group = self._groups[key] = _Group(key)
+            group = self._groups[key] = Group(key)
         queue = group.waiting.get(pair)
         if queue is None:
             queue = group.waiting[pair] = deque()
@@ -441,10 +440,8 @@ class Work:
         self._same_uid_bytes -= pending.held_bytes
 
 
-def directory_of(path: str | None) -> str:
-    """The key that the instances of one directory share."""
-    return path.rpartition(os.sep)[0] if path else ""
-
-
-def _waiting_in(group: _Group) -> int:
-    return sum(map(len, group.waiting.values()))
+def _without_bytes(pending: Pending) -> Pending:
+    """Free the bytes of a file that may wait for long."""
+    pending.instance.let_go()
+    pending.held_bytes = 0 if pending.instance.path is not None else pending.instance.size_bytes
+    return pending

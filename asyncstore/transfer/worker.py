@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 import time
 from typing import TYPE_CHECKING, Final
@@ -13,7 +14,7 @@ from asyncstore.errors import SourceError
 from asyncstore.instances.outcome import Outcome, outcome_of, source_problem
 from asyncstore.net.invoker import STREAMED_AFTER_BYTES
 from asyncstore.preparation.conversions import UNCOMPRESSED_ONLY, Contexts, Conversions
-from asyncstore.preparation.prepare import Prepared, prepare_now
+from asyncstore.preparation.prepare import Prepared, prepare_now, prepared_or_outcome
 from asyncstore.services.storage import send, send_now
 from asyncstore.transfer.preparing import Bench
 
@@ -73,6 +74,7 @@ class Worker:
         self._options = options
         self._admission = admission
         self._attempts = attempts
+        self._preparing = preparing
         self._bench = Bench(preparing)
         self._served: frozenset[Pair] = frozenset()
         self._carried: frozenset[Pair] = frozenset()
@@ -83,7 +85,8 @@ class Worker:
         self._conversions = options.conversions
         self._prepare_now = prepare_now
         if options.prepare is not None:  # a Preparer without this method prepares on the bench
-            self._prepare_now = getattr(options.prepare, "prepare_now", _prepare_on_the_bench)
+            method = getattr(options.prepare, "prepare_now", _prepare_on_the_bench)
+            self._prepare_now = functools.partial(prepared_or_outcome, method)
         if options.transcode is not None:
             self._prepare_now = _prepare_on_the_bench
         self._changed = Signal()  # an answer, the end of the association, or a request of the pool
@@ -110,6 +113,16 @@ class Worker:
     def is_free(self) -> bool:
         """Whether the worker has nothing to do, or has not begun yet: it takes the next instance."""
         return self.idle_since < math.inf or self.established_at == math.inf
+
+    @property
+    def only_converts(self) -> bool:
+        """Whether nothing is in flight, and the worker waits for instances to be converted."""
+        return self.is_open and not self.retiring and not self._in_flight and self._bench.held > 0
+
+    @property
+    def serves(self) -> frozenset[Pair]:
+        """The pairs that the association carries, or none of the kind will."""
+        return self._served or self.proposal.pairs
 
     def wake(self) -> None:
         """Make the worker look for something to do."""
@@ -183,6 +196,9 @@ class Worker:
         """Take note that the association is established, and of the pairs that it carries."""
         self._carried = frozenset(self.association.contexts.pairs)
         self._served = self._carried | self._pairs_done_with()
+        need_codec = self._preparing.needing_codecs(self.association.contexts, self._served)
+        self._admission.note_codecs(need_codec)
+        self._carried -= need_codec
         self.established_at = time.monotonic()
 
     def _pairs_done_with(self) -> frozenset[Pair]:
@@ -290,7 +306,7 @@ class Worker:
         sent = (transfer_syntax_uid, bytes_sent, pending.attempts, self.number)
         outcome = outcome_of(pending.instance, operation, response.status, *sent)
         if pending.changes:
-            outcome.changes, outcome.sent_uids = pending.changes, pending.sent_uids
+            outcome.note_changes(pending.changes, pending.sent_uids)
         if self._attempts.answered(pending, outcome):
             self.retiring = True
         if not (self._is_waiting and self._sends_another()):

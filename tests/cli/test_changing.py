@@ -13,6 +13,7 @@ import pytest
 from pydicom import dcmread
 
 from asyncstore.cli.exit_codes import ExitCode
+from tests.cli.commands.test_storescp import listening
 from tests.support import peers
 from tests.support.command import run
 from tests.support.kept import TEST_FILES
@@ -42,6 +43,8 @@ def write(path: Path, content: str | bytes) -> Path:
         (["--map", "bad.csv"], "--map: bad.csv: line 3: its old value is that of line 2"),
         (["--rules", "bad.toml"], "--rules: bad.toml: rule 1: 'sets' is not known"),
         (["--new-uids", "short.key"], "--new-uids: short.key: the key has 3 bytes"),
+        (["--set", "PatientID=1", "--erase", "PatientID"], "PatientID is set, and PatientID is erased: leave out one"),
+        (["--erase", "(0040,*)", "--set", "RequestAttributesSequence[0].StudyID=1"], "is set, and (0040,*) is erased"),
         (["--no-original-attributes"], "--no-original-attributes: no attribute is changed"),
         (["--modification-reason", "correct"], "--modification-reason: no attribute is changed"),
     ],
@@ -105,6 +108,23 @@ def test_a_run_with_all_of_them(tmp_path: Path, receiver: peers.RunningPeer) -> 
     other = run("storescu", *again, directory=tmp_path)
     assert other.returncode == ExitCode.CANNOT_RECORD
     assert "sent under other rules for their attributes: use another one" in other.stderr
+
+
+def test_a_peer_that_keeps_what_it_had_may_lack_the_changes(tmp_path: Path) -> None:
+    (tmp_path / "in").mkdir()
+    for name in ("CT_small.dcm", "MR_small.dcm"):
+        shutil.copy(TEST_FILES / name, tmp_path / "in")
+    (tmp_path / "out").mkdir()
+    with listening("--on-existing", "keep", "-od", tmp_path / "out") as (_, port):
+        words = ("storescu", "--summary", "127.0.0.1", port, tmp_path / "in")
+        assert run(*words).returncode == ExitCode.STORED
+        done = run(*words, "--set", "PatientID=NEW", "-ll", "warn")
+    lacks = "the peer keeps the data set that it had, which may lack the changes"
+    assert f"CT_small.dcm: {lacks}\n" in done.stderr
+    assert f"E: 2 instances sent with changes, and there already: {lacks}\n" in done.stderr
+    assert "2  duplicates\n" in done.stderr
+    assert f"2 Duplicate SOP instance (0x0111): {lacks}" in " ".join(done.stderr.split())
+    assert done.returncode == ExitCode.STORED
 
 
 @pytest.mark.skipif(shutil.which("dcmdump") is None, reason="DCMTK is not installed")

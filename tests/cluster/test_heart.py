@@ -81,7 +81,7 @@ async def test_who_was_taken_for_dead_ends_no_place_of_its_successor(
     await enqueued(monkeypatch, database, tree(tmp_path / "nas", studies=1), Nobody())
     name = engine.send_name(1)
     at_work, go_on = anyio.Event(), anyio.Event()
-    ours: list[set[int]] = []
+    lost: list[set[int]] = []
 
     async def late(place: Place) -> None:
         at_work.set()
@@ -95,14 +95,14 @@ async def test_who_was_taken_for_dead_ends_no_place_of_its_successor(
                 group.start_soon(queue.run, 60.0)
                 await at_work.wait()
                 ((place,),) = await sql(database, "SELECT id FROM pgqueuer WHERE status = 'picked'")
-                ours.append(await link.run(lambda connection: queue.beat(connection, {place})))
+                lost.append(await link.run(lambda connection: queue.beat(connection)))
                 successor = Queue(other, lambda: {name: 1})
                 taken = "UPDATE pgqueuer SET queue_manager_id = $1 WHERE id = $2"
                 await sql(database, taken, successor.owner, place)
-                ours.append(await link.run(lambda connection: queue.beat(connection, {place})))
+                lost.append(await link.run(lambda connection: queue.beat(connection)))
                 queue.stop()
                 go_on.set()
-        assert ours == [{place}, set()]
+        assert lost == [set(), {place}]
         assert await sql(database, "SELECT id, status::text FROM pgqueuer") == [(place, "picked")]
 
 

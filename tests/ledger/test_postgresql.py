@@ -309,6 +309,10 @@ def test_what_a_run_that_sends_nothing_asks_is_answered_without_a_lock(database:
     [
         ("postgresql://127.0.0.1:1/x", "cannot be opened"),
         ("postgresql://127.0.0.1:1/x?sslmode=odd", "sslmode"),
+        ("postgresql://127.0.0.1:abc/x", "'abc' is not a TCP port"),
+        ("postgresql://u@[::1]:65537/x", "'65537' is not a TCP port"),
+        ("postgresql://127.0.0.1:1,localhost:-2/x", "'-2' is not a TCP port"),
+        ("postgresql:///x?port=54321,5x", "'5x' is not a TCP port"),
         ("postgresql://u:hunter2@127.0.0.1:1/x?password=hunter2", r"postgresql://u@127.0.0.1:1/x\?password=\*\*\*'"),
     ],
 )
@@ -317,6 +321,17 @@ def test_what_is_wrong_with_the_database_is_one_line_without_a_password(dsn: str
         PostgresLedger(dsn, destination=DESTINATION).open()
     assert "\n" not in str(caught.value)
     assert "hunter2" not in str(caught.value)
+
+
+def test_a_port_of_the_environment_or_of_a_service_is_looked_at_too(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "service").write_text("[archive]\nhost=127.0.0.1\nport=one\n")
+    monkeypatch.setenv("PGSERVICEFILE", str(tmp_path / "service"))
+    for dsn, port in (("postgresql:///?service=archive", "one"), ("postgresql://127.0.0.1/x", "two")):
+        monkeypatch.setenv("PGPORT", "two" if port == "two" else "")
+        with pytest.raises(LedgerError, match=f"'{port}' is not a TCP port"):
+            PostgresLedger(dsn, destination=DESTINATION).open()
 
 
 def test_a_role_that_may_not_is_told_at_once(cluster: Cluster) -> None:

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import dataclasses
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import anyio
 import pytest
 from pydicom import dcmread
 
 import asyncstore
-from asyncstore.instances.outcome import State
+from asyncstore.errors import SourceError
+from asyncstore.instances.outcome import MAY_LACK_CHANGES, State
 from asyncstore.ledger.sqlite.commitments import CommitmentRecord
 from asyncstore.ledger.sqlite.reader import LedgerReader
 from asyncstore.preparation.attributes.change import AttributeChange
@@ -25,7 +26,7 @@ from asyncstore.transfer.options import TransferOptions
 from asyncstore.transfer.proof.expected import Expected
 from asyncstore.uids import EXPLICIT_VR_LITTLE_ENDIAN, IMPLICIT_VR_LITTLE_ENDIAN
 from tests.support import files
-from tests.support.transfers import KeepingSCP, outcomes_of, peer_at, uid_of, write_files
+from tests.support.transfers import QUICK, KeepingSCP, outcomes_of, peer_at, uid_of, write_files
 
 if TYPE_CHECKING:
     from asyncstore.preparation.conversions import Contexts
@@ -196,6 +197,156 @@ async def test_a_preparer_of_the_caller_does_all_of_it(tmp_path: Path) -> None:
         (State.STORED, ""),
         (State.STORED, ""),
     ]
+
+
+def broken_outcome_of(tmp_path: Path, prepare: Preparer) -> asyncstore.Outcome:
+    """What becomes of the second of three instances, while the others are stored."""
+    write_patients(tmp_path / "in", ["old"] * 3)
+
+    async def send() -> list[asyncstore.Outcome]:
+        async with KeepingSCP() as scp:
+            return await outcomes_of(
+                Transfer(peer_at(scp), tmp_path / "in", options=TransferOptions(prepare=prepare, associations=1))
+            )
+
+    outcomes = {each.instance.sop_instance_uid: each for each in anyio.run(send) if each.instance is not None}
+    assert [outcomes[uid_of(number)].state for number in (1, 3)] == [State.STORED] * 2
+    return outcomes[uid_of(2)]
+
+
+class Breaks:
+    """A change that breaks over the second instance; `at_once` as one that runs in the event loop."""
+
+    def __init__(self, does: object, *, at_once: bool) -> None:
+        self.does = does
+        if at_once:
+            self.at_once = self.__call__
+
+    def __call__(self, instance: asyncstore.Instance) -> Any:
+        if instance.sop_instance_uid != uid_of(2):
+            return None
+        if isinstance(self.does, Exception):
+            raise self.does
+        return self.does
+
+
+class Preparers:
+    """A Preparer of the caller with the same fault."""
+
+    def __init__(self, breaks: Breaks, *, at_once: bool) -> None:
+        self.breaks = breaks
+        if at_once:
+            self.prepare_now = self.prepare
+
+    def prepare(self, instance: asyncstore.Instance, contexts: Contexts, *_: object) -> Any:
+        result = self.breaks(instance)
+        return Preparation().prepare(instance, contexts) if result is None else result
+
+
+@pytest.mark.parametrize("at_once", [False, True])
+@pytest.mark.parametrize("is_change", [False, True])
+@pytest.mark.parametrize(
+    ("does", "reason"),
+    [
+        (ZeroDivisionError("by 0"), "preparing it failed: ZeroDivisionError('by 0')"),
+        (OSError(5, "Input/output error"), "preparing it failed: OSError(5, 'Input/output error')"),
+        (MemoryError(), "preparing it failed: MemoryError()"),
+        ("no instance", ""),
+    ],
+)
+def test_a_mistake_of_the_caller_costs_its_instance(
+    tmp_path: Path, does: object, reason: str, *, is_change: bool, at_once: bool
+) -> None:
+    breaks = Breaks(does, at_once=at_once)
+    outcome = broken_outcome_of(tmp_path, Preparation(breaks) if is_change else Preparers(breaks, at_once=at_once))
+    assert (outcome.state, outcome.attempts) == (State.SOURCE_PROBLEM, 0)
+    if not reason:
+        reason = "preparing it failed: AttributeError" if is_change else "preparing it gave 'no instance'"
+    assert outcome.reason.startswith(reason)
+    assert isinstance(outcome.error, SourceError)
+    if isinstance(does, Exception):
+        assert outcome.error.__cause__ is does
+        assert does.__traceback__ is None  # its frames have the data set
+
+
+def test_what_is_prepared_for_another_context_is_not_sent(tmp_path: Path) -> None:
+    class Mistaken:
+        def prepare(self, instance: asyncstore.Instance, contexts: Contexts) -> Prepared | asyncstore.Outcome:
+            prepared = Preparation().prepare(instance, contexts)
+            if instance.sop_instance_uid == uid_of(2) and isinstance(prepared, asyncstore.Prepared):
+                prepared.context_id += 100
+            return prepared
+
+    outcome = broken_outcome_of(tmp_path, Mistaken())
+    assert outcome.reason.startswith("it was prepared for a presentation context that was not accepted: ")
+
+
+@pytest.mark.parametrize("does", [ZeroDivisionError("by 0"), "no instance"])
+def test_a_dry_run_tells_of_the_mistake(tmp_path: Path, does: object) -> None:
+    write_patients(tmp_path / "in", ["old"] * 2)
+    instance = asyncstore.instance_from(tmp_path / "in" / sorted(p.name for p in (tmp_path / "in").iterdir())[1])
+    with pytest.raises(SourceError, match="preparing it failed: "):
+        Preparation(Breaks(does, at_once=False)).changes_of(instance)
+
+
+@pytest.mark.parametrize(
+    ("rules", "patient", "may_lack"),
+    [
+        (Rules(instructions=(setting("PatientID", "new"),)), "old", True),
+        (Rules(instructions=(setting("PatientID", "new"),)), "new", False),  # it was so in the file
+        (Rules(uids=NewUIDs(KEY)), "old", False),  # nobody else has instances of that UID
+    ],
+)
+async def test_what_the_peer_had_before_may_lack_the_changes(
+    tmp_path: Path, rules: Rules, patient: str, *, may_lack: bool
+) -> None:
+    write_patients(tmp_path / "in", [patient])
+    async with KeepingSCP(lambda _: 0x0111) as scp:
+        options = TransferOptions(prepare=preparer(rules))
+        (outcome,) = await outcomes_of(Transfer(peer_at(scp), tmp_path / "in", options=options))
+    assert outcome.state is State.DUPLICATE
+    assert outcome.reason.endswith(MAY_LACK_CHANGES) is may_lack
+
+
+async def test_an_earlier_attempt_had_the_changes(tmp_path: Path) -> None:
+    write_patients(tmp_path / "in", ["old"])
+    answers = iter((0x0110, 0x0111))
+    async with KeepingSCP(lambda _: next(answers)) as scp:
+        rules = Rules(instructions=(setting("PatientID", "new"),))
+        options = TransferOptions(prepare=preparer(rules), retry=QUICK)
+        (outcome,) = await outcomes_of(Transfer(peer_at(scp), tmp_path / "in", options=options))
+    assert (outcome.state, outcome.attempts) == (State.DUPLICATE, 2)
+    assert outcome.reason == "Duplicate SOP instance (0x0111)"
+
+
+async def test_a_row_that_has_changed_is_told_and_stays_as_it_was_sent(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    write_patients(tmp_path / "in", ["A", "B"])
+    (tmp_path / "out").mkdir()
+    table = tmp_path / "map.csv"
+    told = "The table of values has changed: what is stored already keeps the values that it was sent with"
+
+    async def send(scp: KeepingSCP, rows: str) -> asyncstore.Report:
+        table.write_text("PatientID,PatientID\n" + rows)
+        caplog.clear()
+        options = TransferOptions(prepare=preparer(Rules(table=ValueMap(table))))
+        transfer = Transfer(peer_at(scp), tmp_path / "in", options=options, ledger=tmp_path / "run.db")
+        await outcomes_of(transfer)
+        return transfer.report
+
+    async with KeepingSCP(output_directory=tmp_path / "out") as scp:
+        for rows, stored, resumed, is_told in (
+            ("A,1\n", 1, 0, False),
+            ("A,1\n", 0, 1, False),
+            ("A,2\nB,3\n", 1, 1, True),
+            ("A,2\nB,3\n", 0, 2, False),
+        ):
+            report = await send(scp, rows)
+            assert (report.states[State.STORED], report.resumed) == (stored, resumed)
+            assert (told in caplog.messages) is is_told
+    patients = {dcmread(each.path or "").PatientID for each in kept_by(tmp_path / "out").values()}
+    assert patients == {"1", "3"}
 
 
 def count_runs(path: Path) -> int:

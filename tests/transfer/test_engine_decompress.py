@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import warnings
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
@@ -12,17 +13,25 @@ import numpy as np
 import pydicom
 import pytest
 
+from asyncstore.inputs.opening import instance_from
 from asyncstore.instances.outcome import State
-from asyncstore.uids import EXPLICIT_VR_LITTLE_ENDIAN, IMPLICIT_VR_LITTLE_ENDIAN
+from asyncstore.ledger.sqlite.reader import LedgerReader
+from asyncstore.preparation.attributes.change import AttributeChange
+from asyncstore.preparation.attributes.rules import Rules, setting
+from asyncstore.preparation.prepare import Preparation
+from asyncstore.transfer.engine import Transfer
+from asyncstore.transfer.options import TransferOptions
+from asyncstore.uids import EXPLICIT_VR_LITTLE_ENDIAN, IMPLICIT_VR_LITTLE_ENDIAN, RLE_LOSSLESS
 from tests.support import codecs
 from tests.support.peers import require
 from tests.support.process import children
-from tests.support.transfers import KeepingSCP, collect, outcomes_of, transfer_to
+from tests.support.transfers import KeepingSCP, collect, outcomes_of, peer_at, transfer_to
 
 if TYPE_CHECKING:
     from pathlib import Path
 
     from asyncstore.instances.outcome import Outcome
+    from asyncstore.transfer.report import Report
 
 FILES: Final = tuple(path.name for path in codecs.compressed_files())
 NOT_DECODED: Final = {
@@ -116,12 +125,38 @@ def test_nothing_but_its_marks_has_changed_and_they_agree_with_the_pixels(sent: 
         assert after.get("LossyImageCompression") == before.get("LossyImageCompression")
 
 
-def test_an_independent_reader_reads_what_is_sent(sent: dict[str, Sent]) -> None:
-    dcmdump = require("dcmdump", "dcmtk")
-    for _, _, received in sent.values():
-        if received is not None:
-            done = subprocess.run([dcmdump, "+P", "0028,2110", received], capture_output=True, text=True, check=True)
-            assert not done.stderr
+@pytest.mark.parametrize("name", [name for name in FILES if name not in NOT_DECODED])
+def test_an_independent_reader_finds_marks_as_the_standard_wants_them(sent: dict[str, Sent], name: str) -> None:
+    """PS3.3 C.7.6.3 and C.7.6.1.1.5, PS3.5 A.2, by the elements that dcmdump finds in what arrived."""
+    received = sent[name].received
+    assert received is not None
+    found = dumped(received)
+    samples, allocated, stored, high = (int(found[tag][1]) for tag in ("0002", "0100", "0101", "0102"))
+    assert high == stored - 1
+    assert stored <= allocated
+    if samples == 1:
+        assert found["0004"][1] in ("MONOCHROME1", "MONOCHROME2", "PALETTE COLOR")
+        assert "0006" not in found
+    else:
+        assert (samples, found["0004"][1], found["0006"][1]) == (3, "RGB", "0")
+    length = int(found["0010"][1]) * int(found["0011"][1]) * samples * allocated // 8
+    length *= int(found["0008"][1] if "0008" in found else 1)
+    assert found["pixels"][::2] == ("OW" if allocated > 8 else "OB", length + length % 2)
+    methods, ratios = (found[tag][1].split("\\") if tag in found else [] for tag in ("2114", "2112"))
+    assert len(methods) == len(ratios)
+    assert found.get("2110", ("CS", "00", 2))[1] == ("01" if methods else "00")
+
+
+def dumped(path: Path) -> dict[str, tuple[str, str, int]]:
+    """VR, value and length of the elements of group 0028, by element, and of the pixel data; dcmdump has no errors."""
+    command = [require("dcmdump", "dcmtk"), "-dc", "+L", "+R", "128", os.fspath(path)]
+    done = subprocess.run(command, capture_output=True, text=True, check=True, errors="replace")
+    assert not done.stderr
+    lines = re.findall(r"^\((0028|7fe0),(\w{4})\) (\w\w) (.*?) *# *(\d+|u/l)", done.stdout, re.MULTILINE)
+    return {
+        "pixels" if group == "7fe0" else element: (vr, value.strip("[] "), int(length))
+        for group, element, vr, value, length in lines
+    }
 
 
 @pytest.mark.every_loop
@@ -156,3 +191,33 @@ async def test_a_peer_that_takes_the_files_own_syntax_gets_its_bytes_and_no_proc
         (outcome,) = await outcomes_of(transfer_to(scp, codecs.BUNDLED / "MR_small_RLE.dcm"))
         assert children() == before
     assert (outcome.state, outcome.changes) == (State.STORED, ())
+
+
+@pytest.mark.parametrize(
+    ("name", "options"),
+    [
+        ("MR_small_RLE.dcm", {}),
+        ("CT_small.dcm", {"transcode": RLE_LOSSLESS}),
+        ("CT_small.dcm", {"prepare": Preparation(AttributeChange(Rules(instructions=(setting("PatientID", "ab"),))))}),
+    ],
+)
+def test_the_bytes_that_count_are_those_that_were_sent(tmp_path: Path, name: str, options: dict[str, Any]) -> None:
+    syntaxes = [EXPLICIT_VR_LITTLE_ENDIAN, *([RLE_LOSSLESS] if "transcode" in options else [])]
+    (tmp_path / "out").mkdir()
+
+    async def send() -> tuple[Report, Outcome]:
+        async with KeepingSCP(output_directory=tmp_path / "out", transfer_syntaxes=syntaxes) as scp:
+            chosen = TransferOptions(**options)
+            transfer = Transfer(peer_at(scp), codecs.BUNDLED / name, options=chosen, ledger=tmp_path / "run.db")
+            (outcome,) = await outcomes_of(transfer)
+            return transfer.report, outcome
+
+    report, outcome = anyio.run(send)
+    (received,) = (tmp_path / "out").iterdir()
+    arrived = instance_from(received).data_set_length
+    assert outcome.instance is not None
+    assert outcome.instance.data_set_length != arrived
+    assert (outcome.bytes_sent, report.sent_bytes, report.stored_bytes) == (arrived, arrived, arrived)
+    assert report.finished_bytes == report.found_bytes == outcome.instance.data_set_length
+    with LedgerReader(tmp_path / "run.db") as reader:
+        assert [row.bytes_sent for row in reader.rows()] == [arrived]

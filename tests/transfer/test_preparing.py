@@ -168,16 +168,19 @@ async def test_what_is_converted_and_not_sent_goes_to_another_association(conver
     assert conversions.uids == [uid_of(1)] * 2
 
 
-async def test_a_mistake_in_a_conversion_comes_out_as_itself(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_mistake_in_a_conversion_costs_its_instance(monkeypatch: pytest.MonkeyPatch) -> None:
     def mistaken(*_: object) -> DataSource:
         raise ZeroDivisionError
 
     monkeypatch.setattr(convert_module, "convert", mistaken)
     async with KeepingSCP(transfer_syntaxes=ONLY_IMPLICIT) as scp:
         transfer = transfer_to(scp, [instance(1), as_it_is(2)], associations=1)
-        with pytest.raises(ZeroDivisionError):
-            await outcomes_of(transfer)
-    assert transfer.report.finished == transfer.report.found
+        outcomes = await outcomes_of(transfer)
+    check_account(transfer, outcomes)
+    assert {outcome.state: outcome.reason for outcome in outcomes} == {
+        State.STORED: "",
+        State.SOURCE_PROBLEM: "preparing it failed: ZeroDivisionError()",
+    }
 
 
 @pytest.mark.parametrize("benches", [1, 2, 3, preparing._PLACES, 50])
@@ -191,9 +194,12 @@ def test_benches_share_the_places_and_each_has_one(benches: int, monkeypatch: py
     held = {bench.held for bench in several}
     assert held == {max(1, preparing._PLACES // benches)}
     # What need only be padded is laid there too, but not without end.
+    before = several[-1].held
+    pending = Pending(instance(), "")
+    carried = AcceptedContexts([AcceptedContext(1, *pending.pair)])
     while not several[-1].is_crowded:
-        several[-1].lay(Pending(instance(), ""), AcceptedContexts(()))
-    assert several[-1].held == 2 * max(1, preparing._PLACES // benches)
+        several[-1].lay(Pending(instance(), ""), carried)
+    assert several[-1].held - before == 2 * max(1, preparing._PLACES // benches)
     for bench in several[1:]:
         bench.close()
         bench.close()

@@ -17,7 +17,7 @@ from tests.support.transfers import instance
 def report_of(*states: State) -> Report:
     report = Report()
     for number, state in enumerate(states):
-        report.add(Outcome(state, None, instance(number)))
+        report.add(Outcome(state, None, instance(number), bytes_sent=instance(number).data_set_length))
     return report
 
 
@@ -33,9 +33,10 @@ def test_every_state_is_counted_as_stored_failed_or_left() -> None:
 def test_bytes_and_attempts_are_those_of_the_instances() -> None:
     sent, refused = instance(1), instance(2)
     report = Report()
-    report.add(Outcome(State.STORED, None, sent, Status(0), attempts=3))
+    report.add(Outcome(State.STORED, None, sent, Status(0), attempts=3, bytes_sent=7))
     report.add(Outcome(State.FAILED, None, refused, Status(0xA900), reason="no", attempts=1))
-    assert report.stored_bytes == sent.data_set_length
+    assert report.stored_bytes == 7  # it was sent as something else than its file
+    assert report.finished_bytes == sent.data_set_length + refused.data_set_length
     assert report.attempts == 4
     assert report.statuses == {0: 1, 0xA900: 1}
     assert report.reasons == {"no": 1}
@@ -103,13 +104,13 @@ def test_a_run_stopped_early_if_anything_is_left_known_or_not(left: int, scan_fi
     assert report.finished_instances == 0
 
 
-def test_what_was_stored_is_counted_by_sop_class_and_what_was_not_by_its_bytes() -> None:
+def test_what_was_stored_is_counted_by_sop_class_and_by_its_bytes() -> None:
     report = report_of(State.STORED, State.WARNING, State.FAILED, State.DUPLICATE, State.LEFT)
-    report.add(Outcome(State.STORED, None, instance(9, sop_class_uid=MR_IMAGE_STORAGE)))
+    report.add(Outcome(State.STORED, None, instance(9, sop_class_uid=MR_IMAGE_STORAGE), bytes_sent=100))
     report.add(Outcome(State.RESUMED, None, instance(10), attempts=0))
     assert report.sop_classes == {CT_IMAGE_STORAGE: 2, MR_IMAGE_STORAGE: 1}
-    assert report.unstored_bytes == 2 * instance(3).data_set_length  # the failed one and the duplicate
-    assert report.stored_bytes == 3 * instance(3).data_set_length
+    assert report.stored_bytes == 2 * instance(3).data_set_length + 100
+    assert report.finished_bytes == 5 * instance(3).data_set_length  # also of the failed one and the duplicate
 
 
 def test_what_was_found_is_read_or_known_from_before() -> None:

@@ -29,7 +29,7 @@ STATIONS: Final = (
     ("judge", "outcomes", "duplicates", "preparing", "offer"),
     ("work", "destination", "limiter", "codec_processes"),
     ("codec_process",),
-    ("suspects",),
+    ("suspects", "groups"),
     ("pending",),
     ("plan",),
     ("options",),

@@ -13,9 +13,10 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 from asyncstore.instances.instance import Instance
 from asyncstore.instances.source import BytesSource
 from asyncstore.ledger.protocol import Suspicion
+from asyncstore.transfer.groups import directory_of
 from asyncstore.transfer.suspects import MAXIMUM_SUSPECTS
-from asyncstore.transfer.work import MAXIMUM_WAITING, MAXIMUM_WAITING_BYTES, Work, directory_of
-from asyncstore.uids import CT_IMAGE_STORAGE, EXPLICIT_VR_LITTLE_ENDIAN, IMPLICIT_VR_LITTLE_ENDIAN
+from asyncstore.transfer.work import MAXIMUM_FOR_CODECS, MAXIMUM_WAITING, MAXIMUM_WAITING_BYTES, Work
+from asyncstore.uids import CT_IMAGE_STORAGE, EXPLICIT_VR_LITTLE_ENDIAN, IMPLICIT_VR_LITTLE_ENDIAN, RLE_LOSSLESS
 
 if TYPE_CHECKING:
     from collections.abc import Container
@@ -254,6 +255,28 @@ def test_reading_ahead_ends_with_the_bytes_that_are_held_in_memory(
     assert (work.waiting_bytes >= MAXIMUM_WAITING_BYTES) is are_held
 
 
+def test_what_waits_for_a_codec_leaves_room_for_others_and_holds_no_bytes() -> None:
+    work = Work()
+    compressed = (CT_IMAGE_STORAGE, RLE_LOSSLESS)
+    for number in range(MAXIMUM_WAITING):
+        assert work.has_room
+        work.add(make(f"1.{number}", compressed), f"{number % 5}")
+        if number == MAXIMUM_WAITING // 2:  # those before are known only now to need one
+            assert work.waiting_bytes > 0
+            work.note_codecs(frozenset([compressed]))
+            work.note_codecs(frozenset([compressed]))
+    assert (work.waiting, work.waiting_bytes) == (MAXIMUM_WAITING, 0)
+    for number in range(MAXIMUM_WAITING):
+        assert work.has_room
+        work.add(make(f"2.{number}"), "others")
+    assert not work.has_room
+    assert work.take("worker", only(CT)) is not None
+    assert work.has_room
+    for number in range(MAXIMUM_FOR_CODECS):
+        work.add(make(f"3.{number}", compressed), "more")
+    assert not work.has_room
+
+
 @pytest.mark.parametrize(("path", "directory"), [("/a/b/c.dcm", "/a/b"), ("c.dcm", ""), (None, "")])
 def test_the_directory_of_a_path(path: str | None, directory: str) -> None:
     assert directory_of(path) == directory
@@ -315,6 +338,12 @@ class WorkMachine(RuleBasedStateMachine):
     def refuse(self, pair: Pair) -> None:
         for pending in self.work.take_all({pair}):
             self.finished[pending.instance.sop_instance_uid] += 1
+
+    @invariant()
+    def what_is_sent_again_is_counted_as_if_it_were_looked_through(self) -> None:
+        later = [pending for *_, pending in self.work._retries]
+        last = [*self.work._suspects, *(pending for pending in later if pending.is_suspected)]
+        assert self.work.retrying == (len([*self.work._ready_again(), *later]), len(last))
 
     @invariant()
     def no_uid_is_in_flight_twice(self) -> None:

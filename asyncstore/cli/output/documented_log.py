@@ -18,7 +18,7 @@ from asyncstore.cli.output.plain_text import count_text, duration_text, path_tex
 from asyncstore.cli.output.tls_text import with_advice
 from asyncstore.errors import AssociationRejected, MissingUID, NotDicom, Timeout
 from asyncstore.inputs.trace import LeftOut
-from asyncstore.instances.outcome import State, reason_of
+from asyncstore.instances.outcome import MAY_LACK_CHANGES, State, reason_of
 from asyncstore.net import trace
 from asyncstore.record import record
 from asyncstore.trace import TraceEvent
@@ -233,7 +233,8 @@ def _(event: NotStored) -> Iterator[Line]:
         return _error(reason, f"Store failed: {path}")
     if outcome.state is State.DUPLICATE:
         where = f", stored from {path_text(outcome.stored_path)}" if outcome.stored_path else ""
-        return _at(logging.WARNING, f"Already there: {path}{where}")
+        may_lack = f": {MAY_LACK_CHANGES}" if outcome.reason.endswith(MAY_LACK_CHANGES) else ""
+        return _at(logging.WARNING, f"Already there: {path}{where}{may_lack}")
     if outcome.state is State.CONFLICT and outcome.stored_path:
         return _error(f"Store failed: {path}", f"Reason: {reason}, from {path_text(outcome.stored_path)}")
     comment = peer_text(outcome.status.comment) if outcome.status else ""

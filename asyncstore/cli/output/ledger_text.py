@@ -87,6 +87,8 @@ class Account:
 
     def _study_lines(self) -> Iterator[str]:
         """How many studies are complete, and those that are not; or all, if that was asked for."""
+        if not self._with_studies and not self._ledger.has_studies():
+            return
         studies = list(self._ledger.by_study())
         known = [study for study in studies if study.study_instance_uid is not None]
         incomplete = [study for study in known if not study.is_complete]

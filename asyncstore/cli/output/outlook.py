@@ -154,7 +154,8 @@ class Outlook:
         counted = None if report.archives_opened else self._counted()
         known = totals(report, counted)
         large = [written for each in view.associations for written in each.large_bytes]
-        done_bytes = report.stored_bytes + report.unstored_bytes + sum(large)
+        # Those of the files: a large one that is decompressed has more, once it is on its way.
+        done_bytes = min(report.finished_bytes + sum(large), max(known.size_bytes, report.finished_bytes))
         # Looking up what an earlier run stored takes no time: it must not count as speed.
         sent = report.finished_instances - report.resumed
         # Of a large instance, the bytes behind the first are counted while it is sent.

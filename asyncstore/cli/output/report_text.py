@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from asyncstore.cli.output.plain_text import count_text, duration_text, size_text
-from asyncstore.instances.outcome import State
+from asyncstore.instances.outcome import MAY_LACK_CHANGES, State
 
 if TYPE_CHECKING:
     from asyncstore.cli.counting import InputCount
@@ -27,6 +27,11 @@ def summary_text(report: Report) -> str:
     stored = count_text(report.stored - resumed, "instance")
     parts = [f"{stored} stored ({size_text(report.stored_bytes)} in {duration_text(seconds)}{rate})", *extra]
     return ", ".join(parts)
+
+
+def may_lack_changes(report: Report) -> int:
+    """How many instances were sent with changes, of which the peer keeps what it had before."""
+    return sum(count for reason, count in report.reasons.items() if reason.endswith(MAY_LACK_CHANGES))
 
 
 def instances_left_text(report: Report, count: InputCount | None) -> str:

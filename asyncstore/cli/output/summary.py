@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Final
 
 from asyncstore.cli.exit_codes import ExitCode
 from asyncstore.cli.output.plain_text import count_text, duration_text, path_text, peer_text, rate_text, size_text
+from asyncstore.cli.output.report_text import may_lack_changes
 from asyncstore.instances.outcome import FAILED_STATES, State
 from asyncstore.record import record
 from asyncstore.uids import name_of
@@ -112,7 +113,9 @@ class Summary:
 
     def _reasons(self) -> list[str]:
         """Why instances are not stored, or stored with a warning, the most frequent reasons first."""
-        if not any(self.report.states[state] for state in (*FAILED_STATES, State.WARNING, State.LEFT)):
+        states = self.report.states
+        has_any = any(states[state] for state in (*FAILED_STATES, State.WARNING, State.LEFT))
+        if not has_any and not may_lack_changes(self.report):
             return []
         reasons = sorted(self.report.reasons.items(), key=lambda reason: (-reason[1], reason[0]))
         return _table([(count, path_text(peer_text(reason, _REASON_CHARACTERS))) for reason, count in reasons])

@@ -32,6 +32,8 @@ SCHEMA: Final = "asyncstore"
 _CONNECT_SECONDS: Final = 10.0
 _SECONDS: Final = 30.0
 _AGAIN_SECONDS: Final = 0.5
+_LAST_PORT: Final = 0xFFFF
+_PORT_DIGITS: Final = 5
 # Rows of a migration are written by the index, whatever the planner thinks of a table that was empty a second ago.
 _SETTINGS: Final = {
     "search_path": SCHEMA,
@@ -57,10 +59,13 @@ async def connect(dsn: str, name: str, settings: dict[str, str] | None = None) -
     # An empty name of a database is none, as in libpq; asyncpg takes it for one, before that of a service. And it does
     # not look at PGSERVICE.
     dsn = re.sub(r"^(\w+://[^/?#]*)/(?=\?|$)", r"\1", dsn)
-    named = urllib.parse.parse_qs(urllib.parse.urlsplit(dsn).query).get("service")
-    service = named[-1] if named else os.environ.get("PGSERVICE")
-    if service:
-        _check_service(service)
+    parts = urllib.parse.urlsplit(dsn)
+    query = urllib.parse.parse_qs(parts.query)
+    service = query["service"][-1] if "service" in query else os.environ.get("PGSERVICE")
+    values = _service(service) if service else {}
+    named = (host.rpartition("]")[2].rpartition(":") for host in parts.netloc.rpartition("@")[2].split(","))
+    _check_ports([port for _, colon, port in named if colon])
+    _check_ports(",".join((*query.get("port", ()), values.get("port", ""), os.environ.get("PGPORT", ""))).split(","))
     return await asyncpg.connect(
         dsn,
         service=service,
@@ -69,8 +74,15 @@ async def connect(dsn: str, name: str, settings: dict[str, str] | None = None) -
     )
 
 
-def _check_service(service: str) -> None:
-    """Raise ValueError if no file defines it: asyncpg would call the server of this machine instead.
+def _check_ports(ports: list[str]) -> None:
+    """Raise ValueError for what is not a port: of a number beyond them, the system takes the last 16 bits."""
+    for port in filter(None, ports):
+        if not (port.isascii() and port.isdigit() and len(port) <= _PORT_DIGITS and 0 < int(port) <= _LAST_PORT):
+            raise ValueError(f"{port!r} is not a TCP port")
+
+
+def _service(service: str) -> dict[str, str]:
+    """What a file says of it. Raises ValueError if none does: asyncpg would call the server of this machine instead.
 
     Of what asyncpg cannot read no text is shown, since a password may be in it.
     """
@@ -85,6 +97,7 @@ def _check_service(service: str) -> None:
         raise ValueError(f"{file!r} is not a service file") from None
     if values is None:
         raise ValueError(f"the service {service!r} is not in {file!r}")
+    return values
 
 
 def ledger_error(error: BaseException, shown: str, what: str) -> LedgerError:

@@ -6,6 +6,7 @@ import dataclasses
 import time
 from typing import TYPE_CHECKING, Any, Final
 
+from asyncstore.aio.waits import waits_so_far
 from asyncstore.instances.elements import CutShort, encoding_of
 from asyncstore.instances.problem import unreadable
 from asyncstore.instances.source import BytesSource
@@ -48,6 +49,7 @@ class AttributeChange:
         if originals is not None:
             self._before_tag = max(self._before_tag, ORIGINAL_ATTRIBUTES + 1)
         self._not_before = 0.0
+        self._is_wary = False
 
     @property
     def record(self) -> dict[str, Any]:
@@ -74,14 +76,23 @@ class AttributeChange:
         began_at = time.monotonic()
         if began_at < self._not_before:
             return LATER
+        waits = waits_so_far() if self._is_wary else None
         try:
             return self._change(instance, wait=False)
         except OSError:
             return LATER  # which meets it again
         finally:
-            ended_at = time.monotonic()
-            if ended_at - began_at > _SLOW_READ_SECONDS:  # on a share, opening a file may take milliseconds
-                self._not_before = ended_at + _PAUSE_SECONDS
+            self._note(time.monotonic(), began_at, waits)
+
+    def _note(self, now: float, began_at: float, waits: int | None) -> None:
+        """Take note of how long a change took: on a share, opening a file may take milliseconds.
+
+        On a busy machine any change may. So after a first slow one the next are looked at: only one that waited counts.
+        """
+        is_slow = now - began_at > _SLOW_READ_SECONDS
+        if is_slow and waits is not None and waits_so_far() != waits:
+            self._not_before = now + _PAUSE_SECONDS
+        self._is_wary = is_slow
 
     def _deflated(self, instance: Instance) -> Changed | None:
         from asyncstore.preparation.convert import convert

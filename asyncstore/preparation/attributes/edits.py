@@ -185,11 +185,11 @@ class Editor:
 
     def _drop_lengths(self, changes: list[Patch], level: Level) -> None:
         """Erase what says how long a part is that has another length now: group lengths, and Length to End."""
-        groups = {change.tag >> 16 for change in changes}
-        for element in level.elements:
-            is_length = not element.tag & 0xFFFF and element.tag >> 16 in groups
-            if (is_length or element.tag == _LENGTH_TO_END) and all(change.tag != element.tag for change in changes):
-                changes.append(Patch(element.tag, element.at, element.behind, b"", None))
+        lengths = {change.tag & 0xFFFF0000 for change in changes} | {_LENGTH_TO_END}
+        for tag in lengths - {change.tag for change in changes}:
+            element = level.by_tag.get(tag)
+            if element is not None:
+                changes.append(Patch(tag, element.at, element.behind, b"", None))
 
 
 # With these, and a defined length, an element is not a sequence.
@@ -209,8 +209,9 @@ def _setting(level: Level, tag: int, element: Element | None, value: Value) -> P
     encoded = value.encoded(level.character_set, big_endian=level.encoding.big_endian)
     vr = value.vr.encode()
     if element is not None:
-        is_same = level.value_of(element) == encoded.rstrip(b" \0") and element.vr in (vr, b"")
-        if is_same and element.length == len(encoded):
+        old = bytes(level.data[element.value_at : element.behind])
+        is_same = old == encoded or (value.is_text and old.rstrip(b" \0") == encoded.rstrip(b" \0"))
+        if is_same and element.length == len(encoded) and element.vr in (vr, b""):
             return None
         return Patch(tag, element.at, element.behind, element_bytes(tag, vr, encoded, level.encoding), element)
     at = next((each.at for each in level.elements if each.tag > tag), level.behind)

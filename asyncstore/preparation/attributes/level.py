@@ -66,11 +66,11 @@ class Level:
     def _read_explicit(self, at: int, end: int, before_tag: int) -> int:
         """What `_read` does, four times as fast where headers need no second look: nearly everywhere."""
         data, append, last = self.data, self.elements.append, end - 8
-        new = tuple.__new__
+        new, header, short = tuple.__new__, _EXPLICIT, _SHORT_VRS
         while at <= last:
-            group, element, vr, length = _EXPLICIT(data, at)
+            group, element, vr, length = header(data, at)
             tag = group << 16 | element
-            if vr not in _SHORT_VRS or group == 0xFFFE:
+            if vr not in short or group == 0xFFFE:
                 if tag >= before_tag:
                     return at
                 behind = self._read_one(at, end)
@@ -80,8 +80,9 @@ class Level:
                 continue
             if tag >= before_tag:
                 return at
-            behind = at + 8 + length
-            append(new(Element, (tag, vr, at, at + 8, behind, length)))
+            value_at = at + 8
+            behind = value_at + length
+            append(new(Element, (tag, vr, at, value_at, behind, length)))
             at = behind
         return self._read(at, end, before_tag) if at < end else _checked(at, end)
 

@@ -20,6 +20,7 @@ _GROUP: Final = re.compile(r"\((?P<group>[0-9A-Fa-f]{4}),(?:\*|[xX]{4})\)")
 _SPECIFIC_CHARACTER_SET: Final = 0x00080005
 ORIGINAL_ATTRIBUTES: Final = 0x04000561
 FIRST_OF_PIXELS: Final = 0x7FE00000
+_BINARY_VRS: Final = frozenset(("AT", "OB", "OD", "OF", "OL", "OV", "OW"))
 
 
 class BadRule(ValueError):
@@ -90,6 +91,21 @@ def group_of(text: str) -> int | None:
     """The group that `(0019,*)` names; None if the text is another one."""
     found = _GROUP.fullmatch(text.strip())
     return None if found is None else int(found["group"], 16)
+
+
+def check_readable(path: AttributePath) -> None:
+    """Raise BadRule for an attribute whose value cannot be looked at: no value would ever fit it."""
+    if len(path.steps) > 1 or path.vr == "SQ":
+        raise BadRule(f"{path} is in a sequence: an old value is one of the data set itself")
+    group, element = path.tag >> 16, path.tag & 0xFFFF
+    if group <= 6:
+        raise BadRule(f"{path} is not in the data set")
+    if not element:
+        raise BadRule(f"{path} is the length of a group")
+    if path.tag >= FIRST_OF_PIXELS:
+        raise BadRule(f"{path} is not before the pixel data: only what is before it is looked at")
+    if path.vr in _BINARY_VRS or " or " in path.vr:
+        raise BadRule(f"{path} is neither text nor a number: its VR is {path.vr}")
 
 
 def check_changeable(path: AttributePath, *, is_set: bool) -> None:

@@ -16,11 +16,11 @@ from asyncstore.preparation.attributes.paths import (
     group_of,
     path_of,
 )
-from asyncstore.preparation.attributes.values import Value, decoded_text
+from asyncstore.preparation.attributes.values import NUMBERS, Value, decoded_text, number_text
 from asyncstore.record import record
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
 
     from asyncstore.preparation.attributes.level import Level
     from asyncstore.preparation.attributes.uids import NewUIDs
@@ -66,6 +66,27 @@ def erasing(name: str) -> Instruction:
     return Instruction(name, path, Action(None, f"{path} erased"))
 
 
+def check_consistent(instructions: Sequence[Instruction]) -> None:
+    """Raise BadRule if an attribute is set and also erased, itself or with the sequence or group that it is in.
+
+    One of the data set itself may be set although its group is erased: it is what is left of the group.
+    """
+    for setter in instructions:
+        if setter.path is None or setter.action.value is None:
+            continue
+        for eraser in instructions:
+            if eraser.action.value is None and _takes_away(eraser, setter.path):
+                raise BadRule(f"{setter.path} is set, and {eraser.text.strip()} is erased: leave out one of them")
+
+
+def _takes_away(eraser: Instruction, path: AttributePath) -> bool:
+    if eraser.path is None:
+        return len(path.steps) > 1 and eraser.group == path.tag >> 16
+    *outer, last = eraser.path.steps
+    above = path.steps[: len(outer)]
+    return len(path.steps) > len(outer) and list(above) == outer and path.steps[len(outer)].tag == last.tag
+
+
 class Condition(NamedTuple):
     """An attribute of the data set, and patterns of which its value must fit one; `*` is any text."""
 
@@ -74,7 +95,7 @@ class Condition(NamedTuple):
 
     def holds(self, level: Level) -> bool:
         """Whether a data set fulfils it; an attribute that is not there is empty."""
-        value = text_of(level, self.path.tag)
+        value = value_text(level, self.path)
         return any(fnmatch.fnmatchcase(value, pattern) for pattern in self.patterns)
 
 
@@ -127,7 +148,7 @@ class Rules:
                 for instruction in rule.instructions:
                     instruction.put_into(edits)
         if self.table is not None:
-            key = tuple(text_of(level, path.tag) for path in self.table.keys)
+            key = tuple(value_text(level, path) for path in self.table.keys)
             for path, action in self.table.row_of(key):
                 edits.put(path.steps, action)
         for instruction in self.instructions:
@@ -154,6 +175,16 @@ class Rules:
             "rules": hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()[:32],
             "map": None if self.table is None else self.table.digest,
         }
+
+
+def value_text(level: Level, path: AttributePath) -> str:
+    """The value of an attribute of the data set as a user writes it; "" if it is not there."""
+    if path.vr not in NUMBERS:
+        return text_of(level, path.tag)
+    element = level.by_tag.get(path.tag)
+    if element is None:
+        return ""
+    return number_text(path.vr, level.data[element.value_at : element.behind], big_endian=level.encoding.big_endian)
 
 
 def text_of(level: Level, tag: int) -> str:

@@ -5,8 +5,8 @@ from __future__ import annotations
 import tomllib
 from typing import TYPE_CHECKING, Any
 
-from asyncstore.preparation.attributes.paths import BadRule, path_of
-from asyncstore.preparation.attributes.rules import Condition, Instruction, Rule, erasing, setting
+from asyncstore.preparation.attributes.paths import BadRule, check_readable, path_of
+from asyncstore.preparation.attributes.rules import Condition, Instruction, Rule, check_consistent, erasing, setting
 
 if TYPE_CHECKING:
     import os
@@ -50,6 +50,7 @@ def _rule(number: int, content: Any) -> Rule:
         instructions = (*_settings(content.get("set", {})), *_erasures(content.get("erase", [])))
         if not instructions:
             raise BadRule("it has neither set nor erase")
+        check_consistent(instructions)
         return Rule(tuple(_conditions(content.get("when", {}))), instructions)
     except BadRule as error:
         raise BadRule(f"rule {number}: {error}") from None
@@ -77,8 +78,7 @@ def _erasures(content: Any) -> Iterator[Instruction]:
 def _conditions(content: Any) -> Iterator[Condition]:
     for name, value in _table(content, "when").items():
         path = path_of(name)
-        if len(path.steps) > 1 or path.vr == "SQ":
-            raise BadRule(f"{name!r} cannot be a condition: it is not a value of the data set itself")
+        check_readable(path)
         patterns = value if isinstance(value, list) else [value]
         if not patterns or not all(isinstance(pattern, str) for pattern in patterns):
             raise BadRule(f'the condition on {name} is not text: write "{value}"')

@@ -7,7 +7,7 @@ import hashlib
 from typing import TYPE_CHECKING, Final
 
 from asyncstore.preparation.attributes.edits import Action
-from asyncstore.preparation.attributes.paths import AttributePath, BadRule, check_changeable, path_of
+from asyncstore.preparation.attributes.paths import AttributePath, BadRule, check_changeable, check_readable, path_of
 from asyncstore.preparation.attributes.values import CannotChange, Value
 
 if TYPE_CHECKING:
@@ -90,9 +90,9 @@ class ValueMap:
         for old, name in zip(is_old, self.header, strict=True):
             try:
                 path = path_of(name[len(_OLD) :] if name.casefold().startswith(_OLD) else name)
-                if old and len(path.steps) > 1:
-                    raise BadRule(f"{name!r} is in a sequence: an old value is one of the data set itself")
-                if not old:
+                if old:
+                    check_readable(path)
+                else:
                     check_changeable(path, is_set=True)
             except BadRule as error:
                 raise BadRule(f"line 1: {error}") from None

@@ -13,6 +13,7 @@ from asyncstore.instances.elements import padding_of
 from asyncstore.preparation.attributes.paths import BadRule
 
 if TYPE_CHECKING:
+    from asyncstore.instances.elements import Buffer
     from asyncstore.preparation.attributes.paths import AttributePath
 
 # The most characters of a value; of a person name, of each of its three parts.
@@ -36,7 +37,7 @@ _LIKE: Final = {
     **{"AS": "064Y", "CS": "capitals, digits, spaces and _", "DA": "20261128", "DS": "-1.5", "DT": "20261128143000"},
     **{"IS": "a whole number", "TM": "143000", "AE": "printable ASCII", "UR": "a URI"},
 }
-_NUMBERS: Final = {"US": "H", "SS": "h", "UL": "I", "SL": "i", "UV": "Q", "SV": "q", "FL": "f", "FD": "d"}
+NUMBERS: Final = {"US": "H", "SS": "h", "UL": "I", "SL": "i", "UV": "Q", "SV": "q", "FL": "f", "FD": "d"}
 _ONE_VALUE: Final = frozenset(("LT", "ST", "UR", "UT"))
 _LINES: Final = frozenset(("LT", "ST", "UT"))
 # PS3.5 6.1.2.3: these use the Specific Character Set.
@@ -67,6 +68,7 @@ class Value:
     def __init__(self, path: AttributePath, text: str) -> None:
         self.path = path
         self.vr: str = path.vr
+        self.is_text: bool = path.vr not in NUMBERS  # whose padding says nothing
         self.text = text
         values = [text] if self.vr in _ONE_VALUE else text.split("\\")
         if text:
@@ -96,9 +98,9 @@ class Value:
         return found
 
     def _bytes(self, character_set: bytes, big_endian: bool) -> bytes:
-        if self.vr in _NUMBERS:
+        if self.vr in NUMBERS:
             order = ">" if big_endian else "<"
-            return b"".join(struct.pack(order + _NUMBERS[self.vr], _number(self.vr, each)) for each in self._values)
+            return b"".join(struct.pack(order + NUMBERS[self.vr], _number(self.vr, each)) for each in self._values)
         if self.text.isascii():
             return self.text.encode()
         parts = [encoded_text(each, character_set) for each in self._values]
@@ -118,9 +120,9 @@ def _check_multiplicity(path: AttributePath, count: int) -> None:
 def _check(path: AttributePath, value: str) -> None:
     """Raise BadRule for a value that does not fit the VR."""
     vr = path.vr
-    if vr in _NUMBERS:
+    if vr in NUMBERS:
         try:
-            struct.pack(_NUMBERS[vr], _number(vr, value))
+            struct.pack(NUMBERS[vr], _number(vr, value))
         except (ValueError, struct.error, OverflowError):
             raise BadRule(f"{path}: {_shown(value)} is not a number of VR {vr}") from None
         return
@@ -157,6 +159,13 @@ def _is_real(vr: str, value: str) -> bool:
 
 def _number(vr: str, text: str) -> float:
     return float(text) if vr in ("FL", "FD") else int(text)
+
+
+def number_text(vr: str, data: Buffer, *, big_endian: bool) -> str:
+    """The numbers of a value as a user writes them, `512` or `1.5\\2.0`; what is left behind whole ones is left out."""
+    packed = struct.Struct((">" if big_endian else "<") + NUMBERS[vr])
+    whole = memoryview(data)[: len(data) - len(data) % packed.size]
+    return "\\".join(str(number) for (number,) in packed.iter_unpack(whole))
 
 
 def _shown(value: str) -> str:

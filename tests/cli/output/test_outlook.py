@@ -88,10 +88,17 @@ def test_the_time_left_counts_bytes_and_instances() -> None:
     report = Report(found=1002, found_bytes=32 * MEBIBYTE, scan_finished=True)
     outlook = Outlook(report, TransferView, lambda: None)
     outlook.look(0.0)
-    report.states[State.STORED], report.stored_bytes = 1, 16 * MEBIBYTE
+    report.states[State.STORED], report.finished_bytes = 1, 16 * MEBIBYTE
     glance = outlook.look(1.0)
     assert glance.left_seconds == pytest.approx((16 * MEBIBYTE + 1001 * 16384) / (16 * MEBIBYTE + 16384))
     assert glance.done_share == pytest.approx(0.5)
+
+
+def test_a_large_one_that_is_sent_as_more_bytes_than_its_file_has_is_never_more_than_all() -> None:
+    report = Report(found=2, found_bytes=30 * MEBIBYTE, scan_finished=True, finished_bytes=10 * MEBIBYTE)
+    large = AssociationView(1, "open", "a", 80 * MEBIBYTE, 60 * MEBIBYTE, (60 * MEBIBYTE,), 1)
+    glance = Outlook(report, lambda: TransferView((large,)), lambda: None).look(0.0)
+    assert (glance.done_bytes, glance.done_share) == (30 * MEBIBYTE, 1.0)
 
 
 def test_what_an_earlier_run_stored_is_done_and_does_not_count_as_speed() -> None:

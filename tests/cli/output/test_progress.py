@@ -25,12 +25,11 @@ LARGE = AssociationView(3, "open", "/mnt/old/large.dcm", 1_000_000_000, 430_000_
 
 
 def a_report(**known: object) -> Report:
-    states = Counter({State.STORED: 1200, State.FAILED: 3})
+    known = {"states": Counter({State.STORED: 1200, State.FAILED: 3}), **known}
     return Report(
         found=5000,
         found_bytes=40_000_000,
-        stored_bytes=9_600_000,
-        states=states,
+        finished_bytes=9_600_000,
         associations_open=4,
         **known,  # type: ignore[arg-type]
     )
@@ -195,11 +194,20 @@ def test_a_pause_a_slow_source_and_a_slow_association_are_told() -> None:
     assert waits(connecting, Report()) == "waiting for the peer to accept an association"
 
 
+def test_a_run_that_only_waits_for_commitment_says_so() -> None:
+    sent = {"states": Counter({State.STORED: 5000}), "committed": 0}
+    waiting = "waiting for the peer to commit to what it stored"
+    assert waits(TransferView(), a_report(scan_finished=True, **sent)) == waiting
+    assert waits(TransferView(), a_report(**sent)) == ""
+    assert waits(TransferView(), a_report(scan_finished=True, committed=0)) == ""
+    assert waits(TransferView(is_stopping=True), a_report(scan_finished=True, **sent)).startswith("stopping")
+
+
 def test_the_line_for_a_log_has_the_same_in_one_line() -> None:
     report = a_report(scan_finished=True)
     outlook = Outlook(report, lambda: TransferView(waiting=1), lambda: None)
     outlook.look(0.0)
-    report.states[State.STORED], report.stored_bytes, report.sent_bytes = 2200, 20_000_000, 10_000_000
+    report.states[State.STORED], report.finished_bytes, report.sent_bytes = 2200, 20_000_000, 10_000_000
     assert stats_line(outlook.look(10.0)) == (
         "2,203/5,000 instances, 20.0 MB/40.0 MB, 1.00 MB/s, 100/s, 4 associations, 25 s left, 3 failed"
     )
@@ -214,12 +222,12 @@ def test_the_line_for_a_log_has_every_counter() -> None:
 
 
 def test_no_time_is_promised_where_it_would_be_0_at_least() -> None:
-    report = Report(found=1000, found_bytes=10_000, stored_bytes=0)
+    report = Report(found=1000, found_bytes=10_000, finished_bytes=0)
     counted = InputCount(Request([], False))
     counted.entries, counted.size_bytes = 1000, 10_000
     outlook = Outlook(report, lambda: TransferView(waiting=1), lambda: counted)
     outlook.look(0.0)
-    report.states[State.STORED], report.stored_bytes = 999, 9_990
+    report.states[State.STORED], report.finished_bytes = 999, 9_990
     assert "left" not in stats_line(outlook.look(10.0))
     report.scan_finished = True
     assert ", 0 s left" in stats_line(outlook.look(10.0))

@@ -9,7 +9,7 @@ import pytest
 from asyncstore.cli.exit_codes import ExitCode
 from asyncstore.cli.next_steps import next_steps
 from asyncstore.cli.output.summary import Summary
-from asyncstore.instances.outcome import State
+from asyncstore.instances.outcome import MAY_LACK_CHANGES, State
 from asyncstore.transfer.report import Report
 from asyncstore.uids import CT_IMAGE_STORAGE, MR_IMAGE_STORAGE
 
@@ -52,6 +52,15 @@ def test_a_run_is_summed_up() -> None:
     ]
 
 
+def test_duplicates_that_may_lack_their_changes_are_told() -> None:
+    states = Counter({State.DUPLICATE: 3, State.STORED: 1})
+    plain = Counter({"Duplicate SOP instance (0x0111)": 3})
+    assert not any(line.startswith("Reasons") for line in Summary(a_report(states=states, reasons=plain), 0).lines())
+    changed = Counter({f"Duplicate SOP instance (0x0111): {MAY_LACK_CHANGES}": 3})
+    lines = list(Summary(a_report(states=states, reasons=changed), 0).lines())
+    assert any(line.startswith("Reasons      3  Duplicate SOP instance (0x0111): the peer keeps") for line in lines)
+
+
 def test_a_long_reason_goes_on_below_itself() -> None:
     reason = "a damaged DICOM file: the File Meta Information is damaged: the value of (0002,0012) is cut off"
     lines = list(Summary(a_report(reasons=Counter({reason: 12})), ExitCode.SOME_FAILED).lines())
@@ -91,10 +100,16 @@ def test_every_exit_code_has_a_meaning(code: int) -> None:
 
 
 def steps(
-    report: Report, *, ledger: str | None = "run.db", can_repeat: bool = True, more: tuple[str, ...] = ()
+    report: Report,
+    *,
+    ledger: str | None = "run.db",
+    can_repeat: bool = True,
+    is_unverified: bool = False,
+    more: tuple[str, ...] = (),
 ) -> list[str]:
     arguments = [*ARGUMENTS[:2], *more, *ARGUMENTS[2:]]
-    return [command for command, _ in next_steps(report, ledger=ledger, can_repeat=can_repeat, arguments=arguments)]
+    known = {"can_repeat": can_repeat, "is_unverified": is_unverified}
+    return [command for command, _ in next_steps(report, ledger=ledger, arguments=arguments, **known)]
 
 
 def test_the_next_commands_can_be_typed_as_they_are() -> None:
@@ -108,6 +123,12 @@ def test_the_next_commands_can_be_typed_as_they_are() -> None:
     assert steps(stopped) == [SAME]
     assert steps(stopped, ledger=None) == [SAME]
     assert steps(stopped, can_repeat=False) == []
+    assert steps(done, is_unverified=True) == [SAME]
+    assert steps(done, is_unverified=True, ledger=None) == []  # it would send everything again
+    uncommitted = a_report(states=Counter({State.STORED: 9}), not_committed=Counter({"the run ended": 9}))
+    for ledger in ("run.db", None):
+        assert steps(uncommitted, ledger=ledger) == [SAME]
+        assert steps(uncommitted, ledger=ledger, can_repeat=False) == []
     assert steps(failed, can_repeat=False) == ["asyncstore report --failed-files run.db"]
     with_option = SAME.replace("storescu", "storescu --retry-set-aside")
     assert steps(aside) == ["asyncstore report --failed-files run.db", with_option]
@@ -122,6 +143,12 @@ def test_what_a_next_command_is_for_fits_the_run() -> None:
     some = a_report(states=Counter({State.STORED: 9, State.LEFT: 1}))
     assert purposes(nothing, None) == ["to try again"]
     assert purposes(some, "run.db") == ["to resume"]
+    uncommitted = {"not_committed": Counter({"the run ended": 9})}
+    assert purposes(a_report(states=Counter({State.STORED: 9}), **uncommitted), "run.db") == [
+        "to ask again for what is not committed"
+    ]
+    both = purposes(a_report(**uncommitted), "run.db")
+    assert both == ["to list what failed", "to try the failed ones again"]
     advice = "to send all again (--ledger FILE would send only the rest)"
     assert purposes(some, None) == purposes(a_report(), None) == [advice]
 

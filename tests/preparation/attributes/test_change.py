@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import io
+import itertools
 import time
 import zlib
 from typing import TYPE_CHECKING, Any
@@ -23,7 +24,7 @@ from asyncstore.preparation.attributes import change as change_module
 from asyncstore.preparation.attributes.change import AttributeChange
 from asyncstore.preparation.attributes.level import Level
 from asyncstore.preparation.attributes.originals import Originals
-from asyncstore.preparation.attributes.paths import path_of
+from asyncstore.preparation.attributes.paths import BadRule, check_readable, path_of
 from asyncstore.preparation.attributes.rules import Condition, Instruction, Rule, Rules, erasing, setting
 from asyncstore.preparation.attributes.uids import NewUIDs
 from asyncstore.preparation.attributes.value_map import ValueMap
@@ -316,14 +317,20 @@ def test_sequences_in_sequences_without_end_are_refused() -> None:
         AttributeChange(all_of(uids=NewUIDs(KEY)))(instance_of(body, EXPLICIT_VR_LITTLE_ENDIAN))
 
 
-def test_a_slow_share_is_left_to_threads_for_a_while(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("waits", [True, False], ids=["a-share", "a-busy-machine"])
+def test_a_slow_share_is_left_to_threads_for_a_while_and_a_busy_machine_is_not(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, *, waits: bool
+) -> None:
     path = tmp_path / "large.dcm"
     path.write_bytes(files.dicom_file(body=files.data_set(more=files.element(0x7FE00010, b"OW", bytes(200_000)))))
     change = AttributeChange(all_of(setting("PatientID", "1")))
     given_instance = instance_from(path)
     monkeypatch.setattr(change_module, "_SLOW_READ_SECONDS", -1.0)
-    change.at_once(given_instance)
-    assert change.at_once(given_instance) is LATER
+    counted = itertools.count()
+    monkeypatch.setattr(change_module, "waits_so_far", lambda: next(counted) if waits else 0)
+    assert change.at_once(given_instance) is not LATER
+    assert change.at_once(given_instance) is not LATER  # this one is looked at
+    assert (change.at_once(given_instance) is LATER) is waits
 
 
 # -- conditions, tables and UIDs ---------------------------------------------------------------------------------------
@@ -338,6 +345,44 @@ def test_a_rule_is_for_those_that_fulfil_its_conditions(patterns: tuple[str, ...
     rule = Rule((Condition(path_of("Modality"), patterns),), (setting("PatientID", "1"),))
     changed = AttributeChange(Rules(rules=(rule,)))(instance_of(before, EXPLICIT_VR_LITTLE_ENDIAN))
     assert (changed is not None) is is_changed
+
+
+@pytest.mark.parametrize("syntax", SYNTAXES)
+@pytest.mark.parametrize(
+    ("name", "pattern", "holds"),
+    [
+        ("Rows", "2", True),
+        ("Rows", "3", False),
+        ("Columns", "", True),
+        ("Rows", "", False),
+        ("ReferencePixelX0", "-*", True),
+        ("RecommendedDisplayFrameRateInFloat", "1.5", True),
+        ("FrameIncrementPointer", "x", False),
+        ("BluePaletteColorLookupTableDescriptor", "x", False),
+        ("EventTimeOffset", "*", True),
+        ("GrayLookupTableDescriptor", "x", False),
+        ("SimpleFrameList", "1\\32", True),
+    ],
+)
+def test_numbers_are_compared_as_they_are_written(syntax: str, name: str, pattern: str, *, holds: bool) -> None:
+    given = data_set(
+        ReferencePixelX0=-7, RecommendedDisplayFrameRateInFloat=1.5, SimpleFrameList=[1, 32], EventTimeOffset=2.0
+    )
+    try:
+        check_readable(path_of(name))
+    except BadRule:
+        assert not holds
+        return
+    change = AttributeChange(Rules((Rule((Condition(path_of(name), (pattern,)),), (setting("PatientID", "new"),)),)))
+    assert (change(instance_of(encoded(given, syntax), syntax)) is not None) is holds
+
+
+@pytest.mark.parametrize("syntax", SYNTAXES)
+@pytest.mark.parametrize(("old", "new"), [(32, 0), (0, 32), (0x2000, 0), (0x2020, 0x20)])
+def test_numbers_with_bytes_that_would_be_padding_of_text_are_others(syntax: str, old: int, new: int) -> None:
+    given = encoded(data_set(SeriesNumber=1, Columns=old), syntax)
+    changed = sent(AttributeChange(all_of(setting("Columns", str(new))))(instance_of(given, syntax)))
+    assert decoded(changed, syntax).Columns == new
 
 
 def test_of_two_instructions_the_later_one_counts(tmp_path: Path) -> None:

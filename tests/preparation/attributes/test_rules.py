@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from asyncstore.preparation.attributes.paths import BadRule, path_of
-from asyncstore.preparation.attributes.rules import erasing, setting
+from asyncstore.preparation.attributes.rules import check_consistent, erasing, setting
 from asyncstore.preparation.attributes.rules_file import read_rules
 from asyncstore.preparation.attributes.uids import NewUIDs
 from asyncstore.preparation.attributes.value_map import ValueMap
@@ -154,6 +154,8 @@ def test_what_must_stay_is_not_erased(name: str, problem: str) -> None:
         (b"PatientID,PatientName\n1,M\xfcller\n", "line 2: it is not UTF-8"),
         ("PatientID,PatientID\n1,2\n".encode("utf-16"), "zero byte"),
         (b'PatientID,PatientID\n1,"2\n', "it is not CSV"),
+        (b"PixelData,PatientID\n1,2\n", "line 1: PixelData is not before the pixel data"),
+        (b"TransferSyntaxUID,PatientID\n1,2\n", "line 1: TransferSyntaxUID is not in the data set"),
         (b"PatientID,PatientID\n1," + b"x" * (1 << 20) + b"\n", "line 2: it is longer"),
     ],
 )
@@ -198,7 +200,14 @@ def test_a_table_gives_the_new_values_of_an_old_one(tmp_path: Path, delimiter: s
         ("[[rule]]\nerase = ['PatientName']\n[[rule]]\nwhen = { Modality = 1 }\nerase = ['PatientName']", "rule 2: "),
         ("rules = 1\n[[rule]]\nerase = ['PatientName']", "'rules' is not known"),
         ("[[rule]", "it is not TOML"),
-        ("[[rule]]\nwhen = { 'RequestAttributesSequence[0].StudyID' = '' }\nerase = ['PatientName']", "condition"),
+        ("[[rule]]\nwhen = { 'RequestAttributesSequence[0].StudyID' = '' }\nerase = ['PatientName']", "in a sequence"),
+        ("[[rule]]\nwhen = { PixelData = '*' }\nerase = ['PatientName']", "PixelData is not before the pixel data"),
+        ("[[rule]]\nwhen = { TransferSyntaxUID = '*' }\nerase = ['PatientName']", "is not in the data set"),
+        ("[[rule]]\nwhen = { EncapsulatedDocument = '*' }\nerase = ['PatientName']", "neither text nor a number"),
+        (
+            "[[rule]]\nset = { PatientID = '1' }\nerase = ['(0010,0020)']",
+            "PatientID is set, and (0010,0020) is",
+        ),
     ],
 )
 def test_bad_rules_are_refused_with_one_line(tmp_path: Path, content: str, problem: str) -> None:
@@ -206,6 +215,32 @@ def test_bad_rules_are_refused_with_one_line(tmp_path: Path, content: str, probl
     with pytest.raises(BadRule) as raised:
         read_rules(tmp_path / "rules.toml")
     assert problem in str(raised.value)
+
+
+@pytest.mark.parametrize(
+    ("set_name", "value", "erased", "is_refused"),
+    [
+        ("PatientID", "1", "PatientID", True),
+        ("PatientID", "1", "(0010,0020)", True),
+        ("PatientID", "1", "PatientName", False),
+        ("PatientID", "1", "(0010,*)", False),  # what is left of the group
+        ("PatientID", "1", "private", False),
+        ("RequestAttributesSequence[0].StudyID", "1", "RequestAttributesSequence", True),
+        ("RequestAttributesSequence[0].StudyID", "1", "(0040,*)", True),
+        ("RequestAttributesSequence[0].StudyID", "1", "RequestAttributesSequence[0].StudyID", True),
+        ("RequestAttributesSequence[0].StudyID", "1", "RequestAttributesSequence[*].StudyID", False),
+        ("RequestAttributesSequence[0].StudyID", "1", "RequestAttributesSequence[0].AccessionNumber", False),
+        ("RequestAttributesSequence[0].StudyID", "1", "StudyID", False),
+    ],
+)
+def test_nothing_can_be_set_and_erased(set_name: str, value: str, erased: str, *, is_refused: bool) -> None:
+    both = [setting(set_name, value), erasing(erased)]
+    for instructions in (both, both[::-1]):
+        if is_refused:
+            with pytest.raises(BadRule, match=r"is set, and .* is erased"):
+                check_consistent(instructions)
+        else:
+            check_consistent(instructions)
 
 
 # -- UIDs --------------------------------------------------------------------------------------------------------------
