@@ -107,7 +107,7 @@ async def run_scans(
     *,
     at_once: int,
 ) -> None:
-    """Walk what is queued under these names, until `is_done`, which is asked several times a second."""
+    """Walk what is queued under these names, until `is_done`, which is asked 20 times a second."""
     manager = PgQueuer(AsyncpgDriver(connection))
     for name, walk in names.items():
         _register(manager, name, walk, at_once)
@@ -115,7 +115,7 @@ async def run_scans(
     async def watch() -> None:
         try:
             while not await is_done():  # noqa: ASYNC110  other hosts end it, too
-                await asyncio.sleep(_POLL.total_seconds() / 4)
+                await asyncio.sleep(_POLL.total_seconds() / 20)
         finally:
             manager.shutdown.set()
 

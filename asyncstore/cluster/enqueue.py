@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import itertools
 from typing import TYPE_CHECKING, Final
 
 import asyncpg
@@ -26,6 +27,8 @@ if TYPE_CHECKING:
     from asyncstore.cluster.walking import Action
 
 _AT_ONCE: Final = 4
+# A walker without work asks 20 times a second whether all is walked, and so often queues what the queue has lost.
+_REFILLED_EACH: Final = 20
 _ERRORS: Final = (OSError, ValueError, asyncpg.PostgresError, asyncpg.InterfaceError, asyncpg.InternalClientError)
 
 
@@ -111,10 +114,16 @@ async def _walk(
 
     walks = [Walk(run, root, mount, progress) for root, mount in mounts.items()]
 
+    idle = itertools.count()
+
     async def is_done() -> bool:
-        if any(walk.failure for walk in walks) or await tables.are_walked(asking, list(mounts)):
+        if any(walk.failure for walk in walks):
             return True
-        if not any(walk.at_work for walk in walks):
+        if any(walk.at_work for walk in walks):
+            return False
+        if await tables.are_walked(asking, list(mounts)):
+            return True
+        if next(idle) % _REFILLED_EACH == 0:
             await tables.refill_scans(asking, list(mounts))
         return False
 
