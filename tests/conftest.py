@@ -119,19 +119,21 @@ def storescp(_session_storescp: RunningPeer) -> RunningPeer:
     return _session_storescp
 
 
-@pytest.fixture(scope="session")
-def _session_cluster() -> Iterator[postgresql.Cluster]:
+def _running_cluster() -> Iterator[postgresql.Cluster]:
     peers.require(postgresql.program("initdb") or "initdb", "postgresql")
     with postgresql.cluster() as running:
         yield running
+
+
+@pytest.fixture(scope="session")
+def _session_cluster() -> Iterator[postgresql.Cluster]:
+    yield from _running_cluster()
 
 
 @pytest.fixture
 def cluster() -> Iterator[postgresql.Cluster]:
     """A server of this test alone, which it may stop."""
-    peers.require(postgresql.program("initdb") or "initdb", "postgresql")
-    with postgresql.cluster() as running:
-        yield running
+    yield from _running_cluster()
 
 
 @pytest.fixture

@@ -9,7 +9,7 @@ from __future__ import annotations
 import enum
 from typing import TYPE_CHECKING
 
-from asyncstore.errors import AssociateError, LedgerError
+from asyncstore.errors import AssociateError, LedgerError, LocalProtocolError
 
 if TYPE_CHECKING:
     from asyncstore.transfer.report import Report
@@ -35,6 +35,15 @@ class ExitCode(enum.IntEnum):
 def interrupted_by(signal_number: int) -> int:
     """The exit code of a run that a signal ended, as in a shell: 129 for SIGHUP, 130 for SIGINT, 143 for SIGTERM."""
     return 128 + signal_number
+
+
+def of_failure(error: Exception, otherwise: ExitCode) -> ExitCode:
+    """The exit code of a command that an error ended before its work was done; `otherwise`: by an error of others."""
+    if isinstance(error, LedgerError):
+        return ExitCode.CANNOT_RECORD
+    if isinstance(error, LocalProtocolError):  # the command asked for what cannot be done on this machine
+        return ExitCode.USAGE
+    return ExitCode.NO_ASSOCIATION if isinstance(error, AssociateError) else otherwise
 
 
 def of_report(report: Report, *, signal_number: int | None = None, cannot_record: bool = False) -> int:

@@ -155,7 +155,9 @@ def choice(*names: str) -> Callable[[object], str]:
 
 
 def text(given: object) -> str:
-    """Text as it is: a path need not be valid in the encoding of the system."""
+    """Text as it is: a path need not be valid in the encoding of the system. A variable that is not set leaves none."""
+    if not given:
+        raise typer.BadParameter("it is empty")
     return str(given)
 
 

@@ -32,7 +32,7 @@ _LONGEST_BYTES: Final = 1 << 18
 _MOST_DOTS: Final = 500
 _KEYS_OF_ARGUMENTS: Final = {"addr": "address", "port": "port"}
 # What a file cannot say for a run: where it is itself, and what the run is about.
-_LEFT_OUT: Final = ("config", "help", "version", "paths", "sources")
+_LEFT_OUT: Final = ("config", "help", "version", "paths", "sources", "dsn", "name", "roots")
 
 
 def path_of(given: str | None) -> str:
@@ -157,7 +157,7 @@ def expanded(
 def _place_of_name(command: TyperCommand) -> str:
     """The argument that @NAME is read as, which stands for two: the last one, if several paths come before it."""
     first = next(param for param in command.params if param.param_type_name == "argument")
-    return "addr" if first.name == "addr" else "port"
+    return "port" if first.nargs == -1 else "addr"
 
 
 def _word_of_name(command: TyperCommand, context: typer.Context, words: list[str], name: str, place: str) -> int:

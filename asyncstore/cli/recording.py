@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 def ledger_name(given: object) -> str:
     """A file, or the URI of a database. A password in it could be read by everyone who lists the processes."""
-    name = str(given)
+    name = options.text(given)
     if is_database(name) and has_password(name):
         raise typer.BadParameter("no password here, where other users see it: use PGPASSFILE or a service file")
     return name
@@ -69,6 +69,6 @@ def _history_lines(ledger: str) -> list[str]:
         return []
     from asyncstore.cli.output.ledger_text import recorded_text, runs_text
 
-    with open_reader(ledger) as reader:
+    with open_reader(ledger, migration="") as reader:
         recorded = recorded_text(reader)
         return [f"Resuming after {runs_text(reader.runs())}", *([f"Recorded so far: {recorded}"] if recorded else [])]

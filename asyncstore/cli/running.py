@@ -12,11 +12,11 @@ import signal
 import sys
 from typing import TYPE_CHECKING, Any, Final, NoReturn
 
-from asyncstore.cli.exit_codes import ExitCode, interrupted_by
+from asyncstore.cli.exit_codes import ExitCode, interrupted_by, of_failure
 from asyncstore.cli.output import documented_log
 from asyncstore.cli.output.documented_log import DocumentedLog, logger
 from asyncstore.cli.output.plain_text import path_text
-from asyncstore.errors import AssociateError, AsyncStoreError, LedgerError, cause_of
+from asyncstore.errors import AsyncStoreError, cause_of
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Iterator
@@ -77,9 +77,7 @@ def _ended_by(error: Exception, log: DocumentedLog) -> int:
         return internal_error(error)
     if not log.errors:
         logger.error("%s", error)
-    if isinstance(error, LedgerError):
-        return ExitCode.CANNOT_RECORD
-    return ExitCode.NO_ASSOCIATION if isinstance(error, AssociateError) else ExitCode.SOME_FAILED
+    return of_failure(error, ExitCode.SOME_FAILED)
 
 
 def internal_error(error: Exception) -> int:

@@ -176,11 +176,14 @@ class StorescuRun:
             from asyncstore.cli import committing
 
             committing.tell(transfer.report)
+        sent_with = code
         if verification is not None and failure is None:
             code = await verification.run(code, log)
+        is_unverified = code not in (sent_with, ExitCode.DIFFERENT)
         if failure is None and code != ExitCode.NO_ASSOCIATION:
             self._summarize(transfer.report, log, left, nothing_to_send=code == ExitCode.NOTHING_TO_SEND)
-        self._print_summary(transfer.report, log, left, code, because=failure or transfer.report.stopped_because)
+        because = failure or transfer.report.stopped_because
+        self._print_summary(transfer.report, log, left, code, because=because, is_unverified=is_unverified)
         if json_lines is not None and not self._cannot_record:
             count = self._count
             files = count.entries if count is not None and count.is_complete else None
@@ -190,10 +193,10 @@ class StorescuRun:
         return code
 
     def _exit_code(self, report: Report, failure: AsyncStoreError | None, signal_number: int | None) -> int:
-        cannot_record = self._cannot_record or isinstance(failure, LedgerError)
-        cannot_record = cannot_record or isinstance(report.stopped_because, LedgerError)
+        cannot_record = self._cannot_record or isinstance(report.stopped_because, LedgerError)
         if failure is not None and not cannot_record and signal_number is None:
-            return ExitCode.NO_ASSOCIATION
+            return exit_codes.of_failure(failure, ExitCode.NO_ASSOCIATION)
+        cannot_record = cannot_record or isinstance(failure, LedgerError)
         return exit_codes.of_report(report, signal_number=signal_number, cannot_record=cannot_record)
 
     def _open_ledger(self) -> Ledger | None:
@@ -347,7 +350,14 @@ class StorescuRun:
         return log.threshold < QUIET and (self.summary or (has_more and sys.stderr.isatty()))
 
     def _print_summary(
-        self, report: Report, log: DocumentedLog, left: str, code: int, *, because: Exception | None
+        self,
+        report: Report,
+        log: DocumentedLog,
+        left: str,
+        code: int,
+        *,
+        because: Exception | None,
+        is_unverified: bool,
     ) -> None:
         if not self._has_table(report, log):
             return
@@ -356,7 +366,9 @@ class StorescuRun:
 
         can_repeat = may_pass(because) and self.paths.list_name != "-"
         lossy = self._lossy_refused(report)
-        steps = next_steps(report, ledger=self.ledger, can_repeat=can_repeat, lossy_refused=lossy)
+        steps = next_steps(
+            report, ledger=self.ledger, can_repeat=can_repeat, lossy_refused=lossy, is_unverified=is_unverified
+        )
         with log.turn():
             log.write("\n".join(Summary(report, code, left, steps).lines()))
 

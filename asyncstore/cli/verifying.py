@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import logging
 from typing import TYPE_CHECKING, Any, Final
 
 import anyio
@@ -14,7 +15,7 @@ from asyncstore.cli.exit_codes import ExitCode, interrupted_by
 from asyncstore.cli.output.documented_log import logger
 from asyncstore.cli.output.plain_text import path_text, peer_text
 from asyncstore.cli.output.proof_text import ProofText
-from asyncstore.errors import Aborted, AssociateError, AsyncStoreError, LedgerError
+from asyncstore.errors import Aborted, AssociateError, AsyncStoreError, LedgerError, NoAcceptedContext
 from asyncstore.transfer.proof.comparison import Comparison
 from asyncstore.transfer.proof.expected import Expected, StoredInstance
 
@@ -45,6 +46,8 @@ async def compare(peer: Peer, expected: Expected, text: ProofText, settings: dic
                 logger.error(
                     "It aborted the first query: perhaps it does not know us as %s (-aet), or allows no query", us
                 )
+            if isinstance(error, NoAcceptedContext):
+                logger.error("It takes no queries from us (C-FIND, study root), so nothing can be verified")
             has_begun = text.studies or not isinstance(error, AssociateError)
             code = ExitCode.STOPPED_EARLY if has_begun else ExitCode.NO_ASSOCIATION
     return code if received.signal_number is None else interrupted_by(received.signal_number)
@@ -108,6 +111,7 @@ class Verification:
             if code != ExitCode.NOTHING_TO_SEND:
                 logger.error("Not verified: the run did not finish")
             return code
+        log.notice(logging.INFO, "Verifying: asking the peer for what was stored")
         try:
             await self._note()
             await anyio.to_thread.run_sync(self._collect)

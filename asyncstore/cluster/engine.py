@@ -1,26 +1,57 @@
-"""The four calls to the engine, PgQueuer: it says who works on what and how many at once, and nothing else.
+"""What is asked of the engine, PgQueuer: it says who works on what and how many at once, and nothing else.
 
 A batch or a directory is in its queue once, whoever puts it there and how often. The queue is in the ledger's schema.
+
+The engine does not look who ends a place in the queue: one that was taken for dead would end that of its successor,
+and a third would begin beside it. So each end is written only if the place is still the worker's own.
 """
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import datetime
-from typing import TYPE_CHECKING, Final
+import hashlib
+from typing import TYPE_CHECKING, Any, Final
 
+import anyio
+import asyncpg
 from pgqueuer import PgQueuer
-from pgqueuer.db import AsyncpgDriver
+from pgqueuer.core.tm import TaskManager
+from pgqueuer.db import AsyncpgDriver, Driver
+from pgqueuer.errors import RetryRequested
+from pgqueuer.ports.repository import EntrypointExecutionParameter
+from pgqueuer.qm import QueueManager
 from pgqueuer.queries import Queries
 
-if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Mapping, Sequence
+from asyncstore.errors import LedgerError
 
-    import asyncpg
+if TYPE_CHECKING:
+    import uuid
+    from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
+    from typing import Self
+
     from pgqueuer.models import Job
 
+    from asyncstore.cluster.link import Link
+
+_LONGEST_KEY: Final = 1000
 _POLL: Final = datetime.timedelta(seconds=1)
-HEARTBEAT: Final = datetime.timedelta(seconds=60)
+# A walker beats also while a share does not answer. One that is taken for dead too early costs a walk, no more.
+_WALKER_TIMEOUT: Final = datetime.timedelta(seconds=10)
+_LEAVE_SECONDS: Final = 5.0
+NO_LIMIT: Final = 0
+"""What the engine takes for no limit."""
+
+_OURS: Final = """
+SELECT id FROM pgqueuer WHERE id = ANY($1::bigint[]) AND queue_manager_id = $2 AND status = 'picked' FOR UPDATE"""
+_ERRORS: Final = (OSError, asyncpg.PostgresError, asyncpg.InterfaceError)
+_LEAVE: Final = """
+UPDATE pgqueuer SET status = 'queued', queue_manager_id = NULL, updated = now()
+WHERE queue_manager_id = $1 AND status = 'picked'"""
+_BEAT: Final = """
+UPDATE pgqueuer SET heartbeat = now() WHERE id = ANY($1::bigint[]) AND queue_manager_id = $2 AND status = 'picked'
+RETURNING id"""
 
 
 async def install(connection: asyncpg.Connection) -> None:
@@ -30,14 +61,17 @@ async def install(connection: asyncpg.Connection) -> None:
         await queries.install()
 
 
+# -- the queue ---------------------------------------------------------------------------------------------------------
+
+
 def scan_name(migration: int, root: str) -> str:
     """What a worker must have registered to walk a root."""
     return f"scan:{migration}:{root}"
 
 
-def send_name(migration: int, root: str) -> str:
-    """What a worker must have registered to send batches of a root."""
-    return f"send:{migration}:{root}"
+def send_name(migration: int) -> str:
+    """What a worker must have registered to send batches. One name, since the engine counts what runs under it."""
+    return f"send:{migration}"
 
 
 async def queue_scans(connection: asyncpg.Connection, migration: int, root: str, paths: Sequence[bytes]) -> None:
@@ -45,17 +79,25 @@ async def queue_scans(connection: asyncpg.Connection, migration: int, root: str,
     await _queue(connection, scan_name(migration, root), [path.hex().encode() for path in paths])
 
 
-async def queue_batches(connection: asyncpg.Connection, migration: int, root: str, batches: Sequence[int]) -> None:
+async def queue_batches(connection: asyncpg.Connection, migration: int, batches: Sequence[int]) -> None:
     """Queue batches to be sent, within the caller's transaction."""
-    await _queue(connection, send_name(migration, root), [str(batch).encode() for batch in batches])
+    await _queue(connection, send_name(migration), [str(batch).encode() for batch in batches])
 
 
 async def _queue(connection: asyncpg.Connection, name: str, payloads: Sequence[bytes]) -> None:
     if payloads:
         count = len(payloads)
-        keys: list[str | None] = [f"{name}:{payload.decode()}" for payload in payloads]
+        keys: list[str | None] = [f"{name}:{_short(payload)}" for payload in payloads]
         queries = Queries(AsyncpgDriver(connection))
         await queries.enqueue([name] * count, list(payloads), [0] * count, dedupe_key=keys, on_conflict="skip")
+
+
+def _short(payload: bytes) -> str:
+    """A payload as a part of a key: PostgreSQL's indexes have no room for a long one."""
+    return payload.decode() if len(payload) <= _LONGEST_KEY else hashlib.sha256(payload).hexdigest()
+
+
+# -- while a migration is enqueued -------------------------------------------------------------------------------------
 
 
 async def run_scans(
@@ -77,14 +119,167 @@ async def run_scans(
         finally:
             manager.shutdown.set()
 
-    async with asyncio.TaskGroup() as group:
-        group.create_task(watch())
-        await manager.run(
-            dequeue_timeout=_POLL, batch_size=1, max_concurrent_tasks=max(2, at_once), heartbeat_timeout=HEARTBEAT
-        )
+    try:
+        async with asyncio.TaskGroup() as group:
+            group.create_task(watch())
+            await manager.run(
+                dequeue_timeout=_POLL,
+                batch_size=1,
+                max_concurrent_tasks=max(2, at_once),
+                heartbeat_timeout=_WALKER_TIMEOUT,
+            )
+    finally:
+        # What it has not walked to the end is free at once, and not only when it is taken for dead.
+        with (
+            anyio.CancelScope(shield=True),
+            contextlib.suppress(OSError, asyncpg.PostgresError, asyncpg.InterfaceError),
+        ):
+            await connection.execute(_LEAVE, manager.qm.queue_manager_id, timeout=_LEAVE_SECONDS)
 
 
 def _register(manager: PgQueuer, name: str, walk: Callable[[bytes], Awaitable[None]], at_once: int) -> None:
     @manager.entrypoint(name, on_failure="delete")
     async def perform(job: Job) -> None:
         await walk(bytes.fromhex((job.payload or b"").decode()))
+
+
+# -- a worker ----------------------------------------------------------------------------------------------------------
+
+
+class Place:
+    """A place in the queue that this worker has: `number` names it, `slot` is its number among those of its limit."""
+
+    def __init__(self, job: Job) -> None:
+        self.number: int = job.id
+        self.slot: int = job.slot or 0
+        self.payload: bytes = job.payload or b""
+
+
+class NotNow(Exception):
+    """What a worker raises to leave a place to whoever comes next, after some `seconds`."""
+
+    def __init__(self, seconds: float = 0.0) -> None:
+        self.seconds = seconds
+
+
+class Queue:
+    """The queue, as one worker has it.
+
+    `wanted` says, each time, under which names it would take one more, and how many places all workers together may
+    have under each.
+    """
+
+    def __init__(self, link: Link, wanted: Callable[[], Mapping[str, int]]) -> None:
+        self._queries = _OwnQueries(link, wanted)
+        self._manager = QueueManager(self._queries)
+        self.owner: uuid.UUID = self._manager.queue_manager_id
+        self._queries.owner = self.owner
+
+    def register(self, name: str, perform: Callable[[Place], Awaitable[None]]) -> None:
+        """Have places under a name performed. `perform` may raise NotNow, and nothing else."""
+
+        @self._manager.entrypoint(name, on_failure="delete")
+        async def handle(job: Job) -> None:
+            try:
+                await perform(Place(job))
+            except NotNow as leave:
+                raise RetryRequested(datetime.timedelta(seconds=leave.seconds)) from None
+
+    async def run(self, timeout_seconds: float) -> None:
+        """Take and perform, until `stop`; then return when all is performed."""
+        timeout = datetime.timedelta(seconds=timeout_seconds)
+        await self._manager.run(dequeue_timeout=min(_POLL, timeout / 10), batch_size=1, heartbeat_timeout=timeout)
+
+    def stop(self) -> None:
+        """Take nothing more."""
+        self._manager.shutdown.set()
+
+    async def beat(self, connection: asyncpg.Connection, numbers: Collection[int]) -> set[int]:
+        """Tell the others that these places are worked on; returns those that are still this worker's."""
+        return {row["id"] for row in await connection.fetch(_BEAT, list(numbers), self.owner)}
+
+
+class _OwnQueries(Queries):
+    """The engine's statements, by which a worker changes no place of another."""
+
+    def __init__(self, link: Link, wanted: Callable[[], Mapping[str, int]]) -> None:
+        super().__init__(_LinkDriver(link))
+        self.owner: uuid.UUID
+        self._link = link
+        self._wanted = wanted
+
+    async def dequeue(
+        self,
+        batch_size: int,
+        entrypoints: dict[Any, EntrypointExecutionParameter],
+        queue_manager_id: Any,
+        global_concurrency_limit: int | None,
+        heartbeat_timeout: datetime.timedelta,
+    ) -> list[Job]:
+        limits = self._wanted()
+        wanted = {name: EntrypointExecutionParameter(limits[name]) for name in entrypoints if name in limits}
+        if not wanted:
+            return []
+        return await super().dequeue(batch_size, wanted, queue_manager_id, global_concurrency_limit, heartbeat_timeout)
+
+    async def update_heartbeat(self, job_ids: list[Any]) -> None:
+        """Nothing to do: a worker beats more often than the engine, so that it knows what the others see."""
+
+    async def log_jobs(self, job_status: list[Any]) -> None:
+        async def end(connection: asyncpg.Connection) -> None:
+            async with connection.transaction():
+                ours = await self._ours(connection, [job.id for job, _, _ in job_status])
+                if ended := [each for each in job_status if each[0].id in ours]:
+                    await Queries(AsyncpgDriver(connection)).log_jobs(ended)
+
+        await self._link.run(end)
+
+    async def retry_job(self, job: Job, delay: datetime.timedelta, traceback_record: Any) -> None:
+        async def leave(connection: asyncpg.Connection) -> None:
+            async with connection.transaction():
+                if await self._ours(connection, [job.id]):
+                    await Queries(AsyncpgDriver(connection)).retry_job(job, delay, None)
+
+        await self._link.run(leave)
+
+    async def _ours(self, connection: asyncpg.Connection, numbers: list[int]) -> set[int]:
+        return {row["id"] for row in await connection.fetch(_OURS, numbers, self.owner)}
+
+
+class _LinkDriver(Driver):
+    """The engine's way to the database: it never sees that a connection was lost."""
+
+    def __init__(self, link: Link) -> None:
+        self._link = link
+        self._shutdown = asyncio.Event()
+
+    async def fetch(self, query: str, *args: object) -> list[dict[str, object]]:
+        try:
+            return [dict(row) for row in await self._link.run(lambda connection: connection.fetch(query, *args))]
+        except LedgerError as error:
+            if isinstance(error.__cause__, asyncpg.PostgresError):
+                raise error.__cause__ from None  # by which the engine sees that another worker was first
+            raise
+
+    async def execute(self, query: str, *args: object) -> str:
+        return str(await self._link.run(lambda connection: connection.execute(query, *args)))
+
+    async def notify(self, channel: str, payload: str) -> None:
+        await self.execute("SELECT pg_notify($1, $2)", channel, payload)
+
+    async def add_listener(self, channel: str, callback: Callable[[str | bytes | bytearray], None]) -> None:
+        await self._link.listen(channel, lambda _connection, _pid, _channel, payload: callback(payload))
+
+    @property
+    def shutdown(self) -> asyncio.Event:
+        return self._shutdown
+
+    @property
+    def tm(self) -> TaskManager:
+        return TaskManager()
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        """Nothing to do: the link outlives the engine."""

@@ -1,68 +1,86 @@
 """Walks the roots of a migration and records batches, together with every other host that does the same.
 
-The upper levels of a root are walked a directory at a time, so that many hosts share them; below, each walks whole
-subtrees. Doing it again adds what is new, and nothing else.
+A host walks some ten batches of a tree, and leaves the rest in parts to whichever comes first. Doing it again adds
+what is new, and nothing else.
 """
 
 from __future__ import annotations
 
 import asyncio
-import itertools
+import contextlib
 from typing import TYPE_CHECKING, Final
 
-from asyncstore.cluster import engine, tables
-from asyncstore.cluster.batches import batches_of
-from asyncstore.cluster.tree import check_sentinel, listing_of, listings_below, sentinel_of
+import asyncpg
+
+from asyncstore.cluster import claims, engine, tables
+from asyncstore.cluster.tree import check_sentinel, sentinel_of
+from asyncstore.cluster.walking import Progress, Walk
 from asyncstore.ledger.packing import without_password
 from asyncstore.ledger.postgresql import schema
-from asyncstore.ledger.postgresql.database import connect
+from asyncstore.ledger.postgresql.database import connect, ledger_error
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    import asyncpg
-
-    from asyncstore.cluster.batches import Directory
     from asyncstore.cluster.tables import Root, Totals
+    from asyncstore.cluster.walking import Action
 
-_SHARED_LEVELS: Final = 2
 _AT_ONCE: Final = 4
-# Directories of one transaction; a subtree may have millions.
-_DIRECTORIES_AT_ONCE: Final = 2000
+_ERRORS: Final = (OSError, ValueError, asyncpg.PostgresError, asyncpg.InterfaceError, asyncpg.InternalClientError)
 
 
-async def enqueue(dsn: str, migration: str, destination: str, mounts: Mapping[str, str]) -> Totals:
-    """Walk these roots, each at its path on this host, until every directory is in a batch.
+async def enqueue(
+    dsn: str,
+    migration: str,
+    destination: str,
+    mounts: Mapping[str, str],
+    *,
+    cap: int | None = None,
+    timeout_seconds: int | None = None,
+    progress: Progress | None = None,
+) -> Totals:
+    """Walk these roots, each at its path on this host, until every directory is in a batch, and every batch queued.
 
-    Raises SourceError if a root is not there, LedgerError or an error of asyncpg if the database cannot be used.
+    `cap` limits the associations of all workers together, and a worker that is not heard of for `timeout_seconds` is
+    taken for dead. Raises SourceError if a root is not there, LedgerError if the database cannot be used, or a worker
+    runs and has another timeout.
     """
-    connections = [await connect(dsn, "enqueue") for _ in range(3)]
-    asking, adding, queue = connections
+    shown = without_password(dsn)
     try:
-        number, roots = await _begin(asking, dsn, migration, destination, mounts)
-        turn = asyncio.Lock()
-        walks = [_Walk(adding, root, mounts[root.name], turn) for root in roots]
+        async with contextlib.AsyncExitStack() as stack:
+            asking, adding, queue = [await _connected(stack, dsn) for _ in range(3)]
+            number, roots = await _begin(asking, shown, migration, destination, mounts)
+            if cap is not None:
+                await tables.set_cap(asking, number, cap)
+            if timeout_seconds is not None:
+                await tables.set_timeout(asking, number, timeout_seconds, shown)
+            await _walk(asking, adding, queue, {root: mounts[root.name] for root in roots}, progress or Progress())
+            await claims.refill(asking, number)
+            return await tables.totals(asking, number)
+    except _ERRORS as error:
+        raise ledger_error(error, shown, "used") from error
+    except ExceptionGroup as group:  # of the engine's tasks
+        first = _first_of(group)
+        if isinstance(first, _ERRORS):
+            raise ledger_error(first, shown, "used") from group
+        raise first from group
 
-        async def is_done() -> bool:
-            if any(walk.failure for walk in walks):
-                return True
-            return not any([await tables.refill_scans(asking, root) for root in roots])
 
-        names = {engine.scan_name(number, walk.root.name): walk.perform for walk in walks}
-        await engine.run_scans(queue, names, is_done, at_once=_AT_ONCE)
-        for walk in walks:
-            if walk.failure is not None:
-                raise walk.failure
-        return await tables.totals(asking, number)
-    finally:
-        for connection in connections:
-            await connection.close()
+def _first_of(error: Exception) -> Exception:
+    while isinstance(error, ExceptionGroup):
+        error = error.exceptions[0]
+    return error
+
+
+async def _connected(stack: contextlib.AsyncExitStack, dsn: str) -> asyncpg.Connection:
+    connection = await connect(dsn, "enqueue")
+    stack.callback(connection.terminate)
+    return connection
 
 
 async def _begin(
-    connection: asyncpg.Connection, dsn: str, migration: str, destination: str, mounts: Mapping[str, str]
+    connection: asyncpg.Connection, shown: str, migration: str, destination: str, mounts: Mapping[str, str]
 ) -> tuple[int, list[Root]]:
-    shown = without_password(dsn)
     sentinels = {name: await asyncio.to_thread(sentinel_of, mount) for name, mount in mounts.items()}
     await schema.prepare(connection, shown)
     async with connection.transaction():
@@ -72,46 +90,36 @@ async def _begin(
         roots = [await tables.begin_root(connection, number, name, sentinels[name]) for name in mounts]
         for root in roots:
             await asyncio.to_thread(check_sentinel, mounts[root.name], root.sentinel)
+            await tables.forget_scans(connection, root)
             await tables.open_scans(connection, root, [b""])
     return number, roots
 
 
-class _Walk:
-    """Walks directories of one root, in a thread, and adds what it finds. `failure` is what kept it from that."""
+async def _walk(
+    asking: asyncpg.Connection,
+    adding: asyncpg.Connection,
+    queue: asyncpg.Connection,
+    mounts: Mapping[Root, str],
+    progress: Progress,
+) -> None:
+    """Walk, with every other host that does, until nothing is left to be walked."""
+    turn = asyncio.Lock()
 
-    def __init__(self, connection: asyncpg.Connection, root: Root, mount: str, turn: asyncio.Lock) -> None:
-        self._connection = connection
-        self.root = root
-        self.failure: Exception | None = None
-        self._mount = mount
-        self._turn = turn  # of the connection
+    async def run(action: Action) -> None:
+        async with turn, adding.transaction():
+            await action(adding)
 
-    async def perform(self, path: bytes) -> None:
-        """Walk one directory: its files if it is of an upper level, whose subdirectories are queued; else all of it."""
-        try:
-            if path.count(b"/") < _SHARED_LEVELS:
-                await self._walk_one(path)
-            else:
-                await self._walk_all(path)
-        except Exception as error:
-            self.failure = error
-            raise
+    walks = [Walk(run, root, mount, progress) for root, mount in mounts.items()]
 
-    async def _walk_one(self, path: bytes) -> None:
-        listing = await asyncio.to_thread(listing_of, self._mount, path)
-        async with self._turn, self._connection.transaction():
-            await tables.add_batches(self._connection, self.root, list(batches_of([listing.directory])))
-            if listing.subdirectories:
-                await tables.open_scans(self._connection, self.root, listing.subdirectories)
-            await tables.end_scan(self._connection, self.root, path, listing.problems)
+    async def is_done() -> bool:
+        if any(walk.failure for walk in walks) or await tables.are_walked(asking, list(mounts)):
+            return True
+        if not any(walk.at_work for walk in walks):
+            await tables.refill_scans(asking, list(mounts))
+        return False
 
-    async def _walk_all(self, path: bytes) -> None:
-        listings = listings_below(self._mount, path)
-        problems: list[str] = []
-        while found := await asyncio.to_thread(lambda: list(itertools.islice(listings, _DIRECTORIES_AT_ONCE))):
-            problems += [problem for listing in found for problem in listing.problems]
-            directories: list[Directory] = [listing.directory for listing in found]
-            async with self._turn, self._connection.transaction():
-                await tables.add_batches(self._connection, self.root, list(batches_of(directories)))
-        async with self._turn:
-            await tables.end_scan(self._connection, self.root, path, problems)
+    names = {engine.scan_name(walk.root.migration, walk.root.name): walk.perform for walk in walks}
+    await engine.run_scans(queue, names, is_done, at_once=_AT_ONCE)
+    for walk in walks:
+        if walk.failure is not None:
+            raise walk.failure

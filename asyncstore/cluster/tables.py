@@ -1,4 +1,4 @@
-"""The migrations of many senders, in the ledger's tables: what is to be walked, and what is to be sent.
+"""The migrations of many senders, in the ledger's tables: what is to be walked, and what is in batches.
 
 Everything here is true whatever the engine does. Its queue only repeats what is open here, and can be made again.
 """
@@ -11,10 +11,11 @@ import socket
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 from asyncstore.cluster import engine
+from asyncstore.cluster.batches import Size
 from asyncstore.errors import LedgerError
 from asyncstore.ledger.packing import one_line
-from asyncstore.ledger.postgresql.ledger import NOW_MS, check_destination
-from asyncstore.ledger.postgresql.schema import LOCKS_OF_ROOTS
+from asyncstore.ledger.postgresql.ledger import NOW_MS
+from asyncstore.ledger.postgresql.schema import LOCKS, LOCKS_OF_ROOTS
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -24,20 +25,40 @@ if TYPE_CHECKING:
     from asyncstore.cluster.batches import Directory
 
 _REFILLED_AT_ONCE: Final = 1000
+# A directory of more files is told: one association sends it, however many there could be.
+_LARGE: Final = 20_000
+_LARGEST: Final = 20
 _KNOWN: Final = """
-SELECT d.path, d.files, d.batch FROM directory d WHERE d.root = $1 AND d.path = ANY($2::bytea[])"""
+SELECT d.path FROM directory d WHERE d.root = $1 AND d.path = ANY($2::bytea[])"""
 _NEW_BATCH: Final = "INSERT INTO batch (root, state, files, size_bytes) VALUES ($1, 'open', $2, $3) RETURNING id"
 _NEW_DIRECTORIES: Final = """
 INSERT INTO directory (root, path, batch, files) SELECT $1, path, $2, files
 FROM unnest($3::bytea[], $4::int[]) AS t (path, files)"""
-# A directory that has other files than before is sent again: what is stored of it is not.
+# A batch that nobody has begun yet.
+_FILLING: Final = """
+SELECT files, size_bytes FROM batch WHERE id = $1 AND state = 'open' AND epoch = 0 FOR NO KEY UPDATE"""
+_FILL: Final = "UPDATE batch SET files = files + $2, size_bytes = size_bytes + $3 WHERE id = $1"
+# A directory that has more or fewer files than before is sent again: what is stored of it is not. One that a worker is
+# sending now stays changed, for the next time.
 _CHANGED: Final = """
-WITH changed AS (
-    UPDATE directory d SET files = t.files FROM unnest($2::bytea[], $3::int[]) AS t (path, files)
-    WHERE d.root = $1 AND d.path = t.path AND d.files <> t.files RETURNING d.batch
+WITH changed AS MATERIALIZED (
+    SELECT d.id, d.batch, t.files, t.files - d.files AS more FROM unnest($2::bytea[], $3::int[]) AS t (path, files)
+    JOIN directory d ON d.root = $1 AND d.path = t.path JOIN batch b ON b.id = d.batch
+    WHERE d.files <> t.files AND b.state <> 'doing' FOR NO KEY UPDATE OF b
+), noted AS (
+    UPDATE directory d SET files = c.files FROM changed c WHERE d.id = c.id
 )
-UPDATE batch b SET state = 'open' FROM (SELECT DISTINCT batch FROM changed) c
-WHERE b.id = c.batch AND b.state <> 'doing' RETURNING b.id"""
+UPDATE batch b SET state = 'open', reason = '', fruitless = 0, files = b.files + c.more
+FROM (SELECT batch, sum(more) AS more FROM changed GROUP BY batch) c WHERE b.id = c.batch RETURNING b.id"""
+_LARGE_DIRECTORIES: Final = """
+SELECT r.name, d.path, d.files FROM directory d JOIN root r ON r.id = d.root
+WHERE r.migration = $1 AND d.files > $2 ORDER BY d.files DESC LIMIT $3"""
+# Workers that disagree over it might send the same: only while none has the lock by which it is known to run.
+_SET_TIMEOUT: Final = """
+UPDATE migration m SET timeout_seconds = $2 WHERE m.id = $1 AND (m.timeout_seconds = $2 OR NOT EXISTS (
+    SELECT 1 FROM pg_locks l JOIN worker w ON w.id = l.objid::bigint
+    WHERE w.migration = m.id AND l.locktype = 'advisory' AND l.classid::bigint = $3 AND l.granted
+    AND l.database = (SELECT oid FROM pg_database WHERE datname = current_database()))) RETURNING m.id"""
 _SCANS: Final = """
 INSERT INTO scan (root, path, is_open) SELECT $1, unnest($2::bytea[]), true
 ON CONFLICT (root, path) DO UPDATE SET is_open = true, problems = ''"""
@@ -53,13 +74,24 @@ class Root(NamedTuple):
 
 
 class Totals(NamedTuple):
-    """What a migration has: batches, and files and bytes in them; directories that wait to be walked."""
+    """What a migration has: batches, and files and bytes in them; parts that wait to be walked.
+
+    `problems` is what cannot be sent, a line each; `large` are the largest directories, each with its files.
+    """
 
     batches: int
     files: int
     size_bytes: int
     waiting: int
     problems: list[str]
+    large: list[tuple[str, int]]
+
+
+class Added(NamedTuple):
+    """How many batches were new, and the last one, which may have room for more."""
+
+    batches: int
+    filling: int | None
 
 
 async def begin_migration(connection: asyncpg.Connection, name: str, destination: str, shown: str) -> int:
@@ -74,8 +106,39 @@ async def begin_migration(connection: asyncpg.Connection, name: str, destination
         creator,
     )
     found = await connection.fetchrow("SELECT id, destination FROM migration WHERE name = $1", name)
-    check_destination(f"{shown} {one_line(name)}", found["destination"], destination)
+    if found["destination"] != destination:
+        raise LedgerError(
+            f"the migration {one_line(name)!r} of the ledger {shown!r} belongs to {one_line(found['destination'])}, "
+            f"not to {destination}: give this one another name"
+        )
     return int(found["id"])
+
+
+class Migration(NamedTuple):
+    """What is to be moved where. `timeout_seconds`: a worker that is not heard of for so long is taken for dead."""
+
+    id: int
+    name: str
+    destination: str
+    timeout_seconds: int
+
+
+async def find_migration(connection: asyncpg.Connection, name: str | None, shown: str) -> Migration:
+    """The migration of this name, the only one if there is no name. Raises LedgerError if there is not one."""
+    query = "SELECT id, name, destination, timeout_seconds FROM migration WHERE name <> '' ORDER BY name"
+    every = [Migration(*row) for row in await connection.fetch(query)]
+    found = [each for each in every if name in (None, each.name)]
+    if len(found) == 1:
+        return found[0]
+    names = ", ".join(one_line(each.name) for each in every) or "none"
+    what = "more than one migration: name one" if found else f"no migration {one_line(name or '')!r}"
+    raise LedgerError(f"the ledger {shown!r} has {what} (it has {names})")
+
+
+async def roots_of(connection: asyncpg.Connection, migration: int) -> list[Root]:
+    """All roots of a migration."""
+    query = "SELECT id, migration, name, sentinel FROM root WHERE migration = $1 ORDER BY name"
+    return [Root(*row) for row in await connection.fetch(query, migration)]
 
 
 async def begin_root(connection: asyncpg.Connection, migration: int, name: str, sentinel: str) -> Root:
@@ -86,33 +149,69 @@ async def begin_root(connection: asyncpg.Connection, migration: int, name: str, 
     return Root(*await connection.fetchrow(query, migration, name))
 
 
-async def open_scans(connection: asyncpg.Connection, root: Root, paths: Sequence[bytes]) -> None:
-    """Have directories walked by whichever host comes first: call it in a transaction."""
-    await connection.execute(_SCANS, root.id, list(paths))
-    await engine.queue_scans(connection, root.migration, root.name, paths)
+async def set_cap(connection: asyncpg.Connection, migration: int, cap: int) -> None:
+    """Set how many associations all workers of a migration may have together."""
+    await connection.execute("UPDATE migration SET cap = $2, target = least(target, $2) WHERE id = $1", migration, cap)
 
 
-async def refill_scans(connection: asyncpg.Connection, root: Root) -> bool:
-    """Queue again what is still open, unless it is in the queue; returns whether anything is.
+async def set_timeout(connection: asyncpg.Connection, migration: int, timeout_seconds: int, shown: str) -> None:
+    """Set after how long a worker is taken for dead. Raises LedgerError for another time than those that run have."""
+    if await connection.fetchval(_SET_TIMEOUT, migration, timeout_seconds, LOCKS) is None:
+        raise LedgerError(
+            f"the heartbeat of the migration in {shown!r} cannot be changed while its workers run: end them first"
+        )
 
-    A directory that is opened while the engine still deletes its earlier place in the queue gets no new one.
+
+async def forget_scans(connection: asyncpg.Connection, root: Root) -> None:
+    """Forget what earlier walks found, unless one goes on: the next one may have other parts."""
+    delete = "DELETE FROM scan WHERE root = $1 AND NOT EXISTS (SELECT 1 FROM scan WHERE root = $1 AND is_open)"
+    await connection.execute(delete, root.id)
+
+
+async def open_scans(connection: asyncpg.Connection, root: Root, parts: Sequence[bytes]) -> None:
+    """Have parts of a root walked by whichever host comes first: call it in a transaction.
+
+    A part is a directory, or several with NUL between them.
     """
-    query = "SELECT path FROM scan WHERE root = $1 AND is_open LIMIT $2"
-    paths = [row["path"] for row in await connection.fetch(query, root.id, _REFILLED_AT_ONCE)]
-    await engine.queue_scans(connection, root.migration, root.name, paths)
-    return bool(paths)
+    if not parts:
+        return
+    await connection.execute(_SCANS, root.id, list(parts))
+    await engine.queue_scans(connection, root.migration, root.name, parts)
 
 
-async def end_scan(connection: asyncpg.Connection, root: Root, path: bytes, problems: Sequence[str]) -> None:
-    """Note that a directory was walked, and what in it cannot be sent."""
+async def refill_scans(connection: asyncpg.Connection, roots: Sequence[Root]) -> None:
+    """Queue again what is still to be walked, unless it is in the queue.
+
+    A part that is opened while the engine still deletes its earlier place in the queue gets no new one.
+    """
+    query = "SELECT path FROM scan WHERE root = $1 AND is_open ORDER BY path OFFSET $2 LIMIT $3"
+    for root in roots:
+        queued = 0
+        while found := await connection.fetch(query, root.id, queued, _REFILLED_AT_ONCE):
+            await engine.queue_scans(connection, root.migration, root.name, [row["path"] for row in found])
+            queued += len(found)
+
+
+async def are_walked(connection: asyncpg.Connection, roots: Sequence[Root]) -> bool:
+    """Whether nothing is left to be walked, by any host."""
+    query = "SELECT NOT EXISTS (SELECT 1 FROM scan WHERE root = ANY($1::int[]) AND is_open)"
+    return bool(await connection.fetchval(query, [root.id for root in roots]))
+
+
+async def end_scan(connection: asyncpg.Connection, root: Root, part: bytes, problems: Sequence[str]) -> None:
+    """Note that a part was walked, and what in it cannot be sent."""
     update = "UPDATE scan SET is_open = false, problems = $3 WHERE root = $1 AND path = $2"
-    text = "\n".join(problems).encode("utf-8", "backslashreplace").decode().replace("\0", "\\x00")
-    await connection.execute(update, root.id, path, text)
+    lines = (problem.replace("\n", "\\n") for problem in problems)
+    text = "\n".join(lines).encode("utf-8", "backslashreplace").decode().replace("\0", "\\x00")
+    await connection.execute(update, root.id, part, text)
 
 
-async def add_batches(connection: asyncpg.Connection, root: Root, batches: Sequence[Sequence[Directory]]) -> int:
-    """Record batches and queue them, all in one transaction; returns how many were new.
+async def add_batches(
+    connection: asyncpg.Connection, root: Root, batches: Sequence[Sequence[Directory]], filling: int | None = None
+) -> Added:
+    """Record batches and queue them, all in one transaction.
 
+    What fits into the batch `filling`, which an earlier call returned, goes there while no worker has begun it.
     Directories that are in a batch already stay there. Two hosts that add the same ones take turns.
     """
     if not connection.is_in_transaction():
@@ -121,18 +220,26 @@ async def add_batches(connection: asyncpg.Connection, root: Root, batches: Seque
     every = [directory for batch in batches for directory in batch]
     paths, counts = [each.path for each in every], [each.files for each in every]
     known = {row["path"] for row in await connection.fetch(_KNOWN, root.id, paths)}
+    before = None if filling is None else await connection.fetchrow(_FILLING, filling)
+    size = None if before is None else Size(*before)
     new: list[int] = []
     for batch in batches:
         directories = [each for each in batch if each.path not in known]
-        if directories:
-            sums = sum(each.files for each in directories), sum(each.size_bytes for each in directories)
-            number = await connection.fetchval(_NEW_BATCH, root.id, *sums)
-            columns = [each.path for each in directories], [each.files for each in directories]
-            await connection.execute(_NEW_DIRECTORIES, root.id, number, *columns)
-            new.append(number)
+        if not directories:
+            continue
+        added = Size.of(directories)
+        if size is not None and size.plus(*added).fits():
+            size = size.plus(*added)
+            await connection.execute(_FILL, filling, *added)
+        else:
+            size = added
+            filling = await connection.fetchval(_NEW_BATCH, root.id, *added)
+            new.append(filling)
+        columns = [each.path for each in directories], [each.files for each in directories]
+        await connection.execute(_NEW_DIRECTORIES, root.id, filling, *columns)
     changed = [row["id"] for row in await connection.fetch(_CHANGED, root.id, paths, counts)] if known else []
-    await engine.queue_batches(connection, root.migration, root.name, [*new, *changed])
-    return len(new)
+    await engine.queue_batches(connection, root.migration, [*new, *changed])
+    return Added(len(new), filling)
 
 
 async def totals(connection: asyncpg.Connection, migration: int) -> Totals:
@@ -145,6 +252,8 @@ async def totals(connection: asyncpg.Connection, migration: int) -> Totals:
     )
     waiting = await connection.fetchval(f"SELECT count(*) FROM scan WHERE is_open AND root {ours}", migration)
     problems = await connection.fetch(f"SELECT problems FROM scan WHERE problems <> '' AND root {ours}", migration)
-    lines = [line for row in problems for line in row["problems"].splitlines()]
+    lines = [line for row in problems for line in row["problems"].split("\n")]
+    large = await connection.fetch(_LARGE_DIRECTORIES, migration, _LARGE, _LARGEST)
+    largest = [(os.fsdecode(name.encode() + b":" + path), count) for name, path, count in large]
     batches, files, size_bytes = counted
-    return Totals(batches, files, size_bytes, waiting, lines)
+    return Totals(batches, files, size_bytes, waiting, lines, largest)

@@ -13,7 +13,7 @@ from asyncstore.inputs.walk import walk
 from asyncstore.instances.problem import ScanProblem
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
 
 _SAMPLED: Final = 3
 
@@ -50,14 +50,21 @@ def listing_of(mount: str, path: bytes) -> Listing:
     return Listing(Directory(path, files, size_bytes), sorted(subdirectories), problems)
 
 
-def listings_below(mount: str, path: bytes) -> Iterator[Listing]:
-    """List a directory and all below it, each before its subdirectories, by name."""
-    waiting = [path]
-    while waiting:
-        path = waiting.pop()
-        listing = listing_of(mount, path)
-        waiting += reversed(listing.subdirectories)
-        yield listing
+class Descent:
+    """Lists directories and all below them, each before its subdirectories, by name.
+
+    `rest` are those that are not listed yet, the next one last.
+    """
+
+    def __init__(self, mount: str, paths: Sequence[bytes]) -> None:
+        self.rest: list[bytes] = list(reversed(paths))
+        self._mount = mount
+
+    def __iter__(self) -> Iterator[Listing]:
+        while self.rest:
+            listing = listing_of(self._mount, self.rest.pop())
+            self.rest += reversed(listing.subdirectories)
+            yield listing
 
 
 def sentinel_of(mount: str) -> str:

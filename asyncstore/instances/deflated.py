@@ -1,4 +1,4 @@
-"""Bounds what a deflated stream may grow to: who sends a megabyte must not fill a gigabyte of memory."""
+"""Deflates, and bounds what a deflated stream may grow to: a megabyte must not fill a gigabyte of memory."""
 
 from __future__ import annotations
 
@@ -16,6 +16,13 @@ MESSAGE_BYTES: Final = 1 << 24
 def is_bomb(inflated_bytes: int, deflated_bytes: int) -> bool:
     """Whether so many deflated bytes have grown to so many others as those of no image do."""
     return inflated_bytes > BOMB_BYTES and inflated_bytes > BOMB_RATIO * deflated_bytes
+
+
+def deflated(data: bytes) -> bytes:
+    """A data set as it is sent in Deflated Explicit VR Little Endian, with an even length (PS3.5 A.5)."""
+    deflater = zlib.compressobj(wbits=-zlib.MAX_WBITS)
+    whole = deflater.compress(data) + deflater.flush()
+    return whole + b"\0" * (len(whole) % 2)
 
 
 def inflated(data: bytes, most: int) -> bytes:

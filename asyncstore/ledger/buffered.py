@@ -46,9 +46,7 @@ COMMIT_OUTCOMES: Final = 500
 _MAXIMUM_WAITING: Final = 4096
 # The longest time until committed outcomes are settled: what that is, the store knows.
 _SETTLE_SECONDS: Final = 10.0
-# How long the end of a run waits for a database that is away.
 _CLOSING_SECONDS: Final = 10.0
-# A restart of the database is not worth a line.
 _TOLD_AFTER_SECONDS: Final = 2.0
 
 Entry = tuple[int, "Outcome", int]
@@ -110,6 +108,12 @@ class BufferedLedger(abc.ABC):
 
     _away_seconds: float = 0.0
     """For how long the database may be away until that is an error."""
+
+    _closing_seconds: float = _CLOSING_SECONDS
+    """For how long the end of a run waits for it then."""
+
+    _told_after_seconds: float = _TOLD_AFTER_SECONDS
+    """How long it is away until the log says so: a restart is not worth a line."""
 
     _most_outcomes: int = COMMIT_OUTCOMES
     """How many are committed at once, if so many wait."""
@@ -326,11 +330,11 @@ class BufferedLedger(abc.ABC):
 
     def _write_the_last(self, store: Store) -> None:
         """Write everything; a database that is away is waited for, but not for long: somebody waits for the end."""
-        give_up_at = time.monotonic() + min(self._away_seconds, _CLOSING_SECONDS)
+        closing_since = time.monotonic()
         self._write_refusal(store)
         self._write_and_answer(store, all_of_them=True)
         while self._away_since is not None and self.failure is None:
-            if time.monotonic() >= give_up_at:
+            if time.monotonic() >= closing_since + min(self._away_seconds, self._closing_seconds):
                 self._away_seconds = 0.0  # the next attempt is the last
             time.sleep(COMMIT_SECONDS)
             self._write_and_answer(store, all_of_them=True)
@@ -381,7 +385,7 @@ class BufferedLedger(abc.ABC):
         left_seconds = self._away_seconds - (now - self._away_since)
         if left_seconds <= 0:
             self._fail(error)
-        elif not self._is_told and now >= self._away_since + _TOLD_AFTER_SECONDS:
+        elif not self._is_told and now >= self._away_since + self._told_after_seconds:
             self._is_told = True
             emit(_logger, LedgerAway(because=str(error), left_seconds=left_seconds))
 

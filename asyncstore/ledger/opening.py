@@ -49,7 +49,7 @@ def open_ledger(
     """
     name = os.fspath(path)
     if is_database(name):
-        _check_driver(name)
+        check_driver(name)
         from asyncstore.ledger.postgresql.ledger import PostgresLedger
 
         return PostgresLedger(name, destination=destination, options=options)
@@ -58,13 +58,13 @@ def open_ledger(
     return SqliteLedger(path, destination=destination, options=options, forced=forced)
 
 
-def open_reader(name: str) -> RecordReader:
-    """What reads a ledger. Blocks. Raises LedgerError."""
+def open_reader(name: str, migration: str | None = None) -> RecordReader:
+    """What reads a ledger. Blocks. Raises LedgerError. See `PostgresReader` for the migration; a file has one."""
     if is_database(name):
-        _check_driver(name)
+        check_driver(name)
         from asyncstore.ledger.postgresql.reader import PostgresReader
 
-        return PostgresReader(name)
+        return PostgresReader(name, migration)
     from asyncstore.ledger.sqlite.reader import LedgerReader
 
     return LedgerReader(name)
@@ -79,7 +79,7 @@ def open_history(name: str, *, destination: str, options: Mapping[str, Any] | No
 
     text = None if options is None else options_text(options)
     if is_database(name):
-        _check_driver(name)
+        check_driver(name)
         from asyncstore.ledger.postgresql.history import PostgresHistory
 
         return PostgresHistory.of(name, destination=destination, options=text)
@@ -90,7 +90,8 @@ def open_history(name: str, *, destination: str, options: Mapping[str, Any] | No
     return SqliteHistory(name, destination=destination, options=text)
 
 
-def _check_driver(name: str) -> None:
+def check_driver(name: str) -> None:
+    """Raise LedgerError unless what reads a database is installed."""
     import importlib.util
 
     if importlib.util.find_spec("asyncpg") is None:

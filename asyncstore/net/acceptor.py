@@ -137,8 +137,7 @@ class Acceptor(Negotiator):
 
     async def __aenter__(self) -> Self:
         await self._check_tls()
-        listener = socket.create_server((self.host, self.port), backlog=128, family=_family(self.host))
-        listener.setblocking(False)
+        listener = _listening(self.host, self.port)
         self.port = listener.getsockname()[1]
         async with contextlib.AsyncExitStack() as stack:
             stack.callback(listener.close)
@@ -382,5 +381,13 @@ def _not_decided(error: Exception) -> bool:
     return False
 
 
-def _family(host: str) -> socket.AddressFamily:
-    return socket.AF_INET6 if ":" in host else socket.AF_INET
+def _listening(host: str, port: int) -> socket.socket:
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    try:
+        listener = socket.create_server((host, port), backlog=128, family=family)
+    except OSError as error:
+        # Python says behind the system's words which address it was, and callers say that themselves.
+        error.strerror = (error.strerror or str(error)).partition(" (while attempting")[0]
+        raise
+    listener.setblocking(False)
+    return listener

@@ -293,9 +293,16 @@ async def call(tcp: SocketTransport, peer: Peer, timeout_seconds: float, *, spen
 
     Raises TLSFailed.
     """
+    with _within(tcp, timeout_seconds, spent_seconds):
+        return await _call(tcp, peer)
+
+
+@contextlib.contextmanager
+def _within(tcp: SocketTransport, timeout_seconds: float, spent_seconds: float = 0.0) -> Iterator[None]:
+    """Close the connection if the block fails, or is not done in time: TLSFailed."""
     try:
         with anyio.fail_after(max(0.0, timeout_seconds - spent_seconds)):
-            return await _call(tcp, peer)
+            yield
     except TimeoutError:
         tcp.close()
         raise tls_errors.silent(timeout_seconds) from None
@@ -325,19 +332,12 @@ async def _call(tcp: SocketTransport, peer: Peer) -> TLSTransport:
 
 async def accept(tcp: SocketTransport, tls: TLS | ssl.SSLContext, timeout_seconds: float) -> TLSTransport:
     """Begin TLS on a connection that a peer opened, which is closed if that fails. Raises TLSFailed."""
-    try:
-        with anyio.fail_after(timeout_seconds):
-            context = tls if isinstance(tls, ssl.SSLContext) else await anyio.to_thread.run_sync(server_context, tls)
-            wire = Wire(context, is_server=True)
-            settings = None if isinstance(tls, ssl.SSLContext) else tls
-            await _shake_hands(tcp, wire, Suspicion(_certificate_name(settings), is_known=settings is not None))
-            return TLSTransport(tcp, wire, None)
-    except TimeoutError:
-        tcp.close()
-        raise tls_errors.silent(timeout_seconds) from None
-    except BaseException:
-        tcp.close()
-        raise
+    with _within(tcp, timeout_seconds):
+        context = tls if isinstance(tls, ssl.SSLContext) else await anyio.to_thread.run_sync(server_context, tls)
+        wire = Wire(context, is_server=True)
+        settings = None if isinstance(tls, ssl.SSLContext) else tls
+        await _shake_hands(tcp, wire, Suspicion(_certificate_name(settings), is_known=settings is not None))
+        return TLSTransport(tcp, wire, None)
 
 
 async def _shake_hands(tcp: SocketTransport, wire: Wire, suspicion: Suspicion) -> None:

@@ -9,11 +9,13 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import contextvars
 import errno
 import math
 import os
 import socket
 import struct
+import sys
 from typing import TYPE_CHECKING, Final, NoReturn, Protocol, TypeAlias
 
 import anyio
@@ -167,7 +169,7 @@ class SocketTransport:
             return
         try:
             loop = asyncio.get_running_loop()
-            loop.add_reader(self._socket, on_readable)
+            _context_of_asyncio().run(loop.add_reader, self._socket, on_readable)
         except (RuntimeError, NotImplementedError) as error:
             ready = _pause if _is_of_broken(error) else anyio.wait_readable
             try:
@@ -379,3 +381,15 @@ def _options() -> list[tuple[int, int, int]]:
 
 
 _OPTIONS: Final = _options()
+
+
+def _context_of_asyncio() -> contextvars.Context:
+    """A context for callbacks, in which anyio knows the event loop though no task runs.
+
+    With sniffio installed, anyio asks that, and it knows the loop only of tasks, unless anyio.run has started it.
+    """
+    context = contextvars.copy_context()
+    sniffio: Any = sys.modules.get("sniffio")
+    if sniffio is not None:
+        context.run(sniffio.current_async_library_cvar.set, "asyncio")
+    return context

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from asyncstore.instances.source import copy_into
-from asyncstore.preparation.padded_source import divided
+from asyncstore.preparation.padded_source import DerivedSource, divided
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -13,15 +13,14 @@ if TYPE_CHECKING:
     from asyncstore.instances.source import DataSource
 
 
-class HeadedSource:
+class HeadedSource(DerivedSource):
     """A data set that begins with `head`, and goes on as `source` does from offset `at`."""
 
-    __slots__ = ("_at", "_head", "_source", "length_bytes")
+    __slots__ = ("_at", "_head")
 
     def __init__(self, head: bytes, source: DataSource, at: int) -> None:
-        self.length_bytes: int = len(head) + source.length_bytes - at
+        super().__init__(source, len(head) + source.length_bytes - at)
         self._head = head
-        self._source = source
         self._at = at
 
     def read_into(self, holes: Sequence[memoryview], offset: int, *, wait: bool = True) -> bool:
@@ -37,15 +36,3 @@ class HeadedSource:
                 copy_into(first, memoryview(self._head), offset)
             offset = length
         return not holes or self._source.read_into(holes, offset - length + self._at, wait=wait)
-
-    def view(self) -> memoryview | None:
-        """None: the bytes are nowhere in memory in one piece."""
-        return None
-
-    def let_go(self) -> None:
-        """Free the memory of the source."""
-        self._source.let_go()
-
-    def close(self) -> None:
-        """Close the source."""
-        self._source.close()

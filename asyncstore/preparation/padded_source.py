@@ -10,17 +10,38 @@ if TYPE_CHECKING:
     from asyncstore.instances.source import DataSource
 
 
-class PaddedSource:
+class DerivedSource:
+    """A data set of `length_bytes` that is made of another source while it is read."""
+
+    __slots__ = ("_source", "length_bytes")
+
+    def __init__(self, source: DataSource, length_bytes: int) -> None:
+        self.length_bytes: int = length_bytes
+        self._source = source
+
+    def view(self) -> memoryview | None:
+        """None: the bytes are nowhere in memory as they are sent."""
+        return None
+
+    def let_go(self) -> None:
+        """Free the memory of the source."""
+        self._source.let_go()
+
+    def close(self) -> None:
+        """Close the source."""
+        self._source.close()
+
+
+class PaddedSource(DerivedSource):
     """A data set with one byte more than `source` has: `padding` stands at offset `at`.
 
     `replaced` are bytes of the source that are others here, each with its offset in the source.
     """
 
-    __slots__ = ("_at", "_padding", "_replaced", "_source", "length_bytes")
+    __slots__ = ("_at", "_padding", "_replaced")
 
     def __init__(self, source: DataSource, at: int, padding: bytes, replaced: Sequence[tuple[int, bytes]]) -> None:
-        self.length_bytes: int = source.length_bytes + 1
-        self._source = source
+        super().__init__(source, source.length_bytes + 1)
         self._at = at
         self._padding = padding
         self._replaced = tuple(replaced)
@@ -38,18 +59,6 @@ class PaddedSource:
         for at, replacement in self._replaced:
             _overwrite(kept, at - begin, replacement)
         return True
-
-    def view(self) -> memoryview | None:
-        """None: the bytes are nowhere in memory as they are sent."""
-        return None
-
-    def let_go(self) -> None:
-        """Free the memory of the source."""
-        self._source.let_go()
-
-    def close(self) -> None:
-        """Close the source."""
-        self._source.close()
 
 
 def divided(holes: Sequence[memoryview], at: int) -> tuple[list[memoryview], list[memoryview]]:

@@ -35,8 +35,8 @@ class TemporarySource(FileSource):
     __slots__ = ("_file",)
 
     def __init__(self, file: IO[bytes], length: int) -> None:
-        super().__init__("a converted data set", 0, length, length, 0)
         self._file = file
+        super().__init__("a converted data set", 0, length, length, 0)
 
     def __del__(self) -> None:
         self._file.close()

@@ -42,15 +42,15 @@ class DiskRoom:
         """Count bytes that are about to be written. Raises NoRoom if there is no room for them."""
         with self._lock:
             if self._used_bytes + count > self._maximum_bytes:
-                used_bytes = self._used_bytes
-            else:
-                self._used_bytes += count
-                return
+                raise NoRoom("no more bytes may be kept")
+            self._used_bytes += count
+
+    def tell(self) -> None:
+        """Log that an instance is refused for want of room."""
         self._refusing.warn(
-            f"instances are refused: {used_bytes:,} bytes are kept in {str(self._directory)!r}, and no more than "
+            f"instances are refused: {self._used_bytes:,} bytes are kept in {str(self._directory)!r}, and no more than "
             f"{self._maximum_bytes:,} may be"
         )
-        raise NoRoom("no more bytes may be kept")
 
     def give_back(self, count: int) -> None:
         """Count bytes that were removed."""

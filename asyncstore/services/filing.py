@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import enum
+import errno
 import hashlib
 import os
 import stat
@@ -26,6 +27,7 @@ OnExisting: TypeAlias = Literal["keep", "replace", "rename"]
 """What becomes of another data set of a stored SOP Instance UID: see StorageSCP."""
 
 _PIECE_BYTES: Final = 1 << 20
+_OUT_OF_SPACE: Final = (errno.ENOSPC, errno.EDQUOT)
 _DIGEST_CHARACTERS: Final = 16
 # One of them is taken while a file gets its name: two associations may bring the same instance at once.
 _NAMING: Final = tuple(threading.Lock() for _ in range(64))
@@ -56,6 +58,45 @@ class AlreadyStored(Exception):
         super().__init__("another data set is stored under this UID")
 
 
+class NotWritten:
+    """A data set for which there is no room: it is only looked at, since it may be stored already.
+
+    `why` is the error that says that there is no room; it is raised at once if nothing is stored under this name.
+    """
+
+    def __init__(self, path: Path, transfer_syntax_uid: str, why: OSError) -> None:
+        self._path = path
+        self._why = why
+        self._digest = hashlib.sha256(transfer_syntax_uid.encode())
+        if not _is_file(path):
+            raise why
+
+    def add(self, data: bytes) -> None:
+        """Look at the next bytes."""
+        self._digest.update(data)
+
+    def add_written(self, path: Path, at: int, length: int) -> None:
+        """Look at those that a file has at this offset."""
+        with path.open("rb") as file:
+            file.seek(at)
+            while length and (data := file.read(min(length, _PIECE_BYTES))):
+                self._digest.update(data)
+                length -= len(data)
+
+    def settle(self) -> Place:
+        """Where the same data set is stored; if it is not, this raises `why`. Blocks."""
+        digest = self._digest.hexdigest()
+        for path in (self._path, _beside(self._path, digest)):
+            if _is_file(path) and _digest_of(path) == digest:
+                return Place(path, Filed.SAME_AGAIN)
+        raise self._why
+
+
+def is_out_of_space(error: OSError) -> bool:
+    """Whether a file cannot be written only because there is no room for it."""
+    return error.errno in _OUT_OF_SPACE
+
+
 def name_if_new(part_path: Path, path: Path) -> bool:
     """Give a file this name, if no file has it; never replaces one. Raises OSError."""
     with _lock_of(path):
@@ -63,6 +104,16 @@ def name_if_new(part_path: Path, path: Path) -> bool:
             return False
         os.replace(part_path, path)
     return True
+
+
+def make_durable(path: Path) -> None:
+    """Have a file, and its name, on the disk, whatever happens to this machine. Blocks."""
+    for each in (path, path.parent) if os.name == "posix" else (path,):
+        descriptor = os.open(each, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
 
 
 def settle(part_path: Path, path: Path, on_existing: OnExisting) -> Place:
@@ -84,10 +135,22 @@ def settle(part_path: Path, path: Path, on_existing: OnExisting) -> Place:
                 raise AlreadyStored
             earlier = _description(status)
             if on_existing == "rename":
-                wanted, how = path.with_name(f"{path.stem}-{_digest_of(part_path)}{path.suffix}"), Filed.BESIDE
+                wanted, how = _beside(path, _digest_of(part_path)), Filed.BESIDE
             elif _replace(part_path, path, status):
                 return Place(path, Filed.REPLACED, earlier, status.st_size)
     return Place(wanted, how, earlier)
+
+
+def _beside(path: Path, digest: str) -> Path:
+    return path.with_name(f"{path.stem}-{digest[:_DIGEST_CHARACTERS]}{path.suffix}")
+
+
+def _is_file(path: Path) -> bool:
+    """Whether it is a file, and no link to one."""
+    try:
+        return stat.S_ISREG(os.lstat(path).st_mode)
+    except FileNotFoundError:
+        return False
 
 
 def _replace(part_path: Path, path: Path, compared: os.stat_result) -> bool:
@@ -129,7 +192,7 @@ def _digest_of(path: Path) -> str:
     with path.open("rb") as file:
         file.seek(at)
         digest = hashlib.file_digest(file, lambda: hashlib.sha256(syntax.encode()))
-    return digest.hexdigest()[:_DIGEST_CHARACTERS]
+    return digest.hexdigest()
 
 
 def _description(status: os.stat_result) -> str:

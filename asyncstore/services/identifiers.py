@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import struct
 import warnings
-import zlib
 from io import BytesIO
 from typing import TYPE_CHECKING, Final
 
 from asyncstore.errors import SourceError
-from asyncstore.instances.deflated import MESSAGE_BYTES, inflated
+from asyncstore.instances.deflated import MESSAGE_BYTES, deflated, inflated
 from asyncstore.instances.elements import CutShort, encoding_of, padding_of, read_header, skip_value
 from asyncstore.uids import DEFLATED_EXPLICIT_VR_LITTLE_ENDIAN
 
@@ -82,11 +81,7 @@ def encode_identifier(data_set: Dataset, transfer_syntax_uid: str) -> bytes:
         reason = str(error).partition("\n")[0] or type(error).__name__
         raise SourceError(f"the data set cannot be encoded: {reason}") from error
     encoded = file.getvalue()
-    if transfer_syntax_uid != DEFLATED_EXPLICIT_VR_LITTLE_ENDIAN:
-        return encoded
-    deflate = zlib.compressobj(wbits=-zlib.MAX_WBITS)
-    deflated = deflate.compress(encoded) + deflate.flush()
-    return deflated + b"\0" * (len(deflated) % 2)  # PS3.5 A.5
+    return deflated(encoded) if transfer_syntax_uid == DEFLATED_EXPLICIT_VR_LITTLE_ENDIAN else encoded
 
 
 def decode_identifier(data: bytes, transfer_syntax_uid: str) -> Dataset:

@@ -6,11 +6,10 @@ By hand: a transaction has hundreds of items, and pydicom takes twenty times as 
 from __future__ import annotations
 
 import struct
-import zlib
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 from asyncstore.instances import elements
-from asyncstore.instances.deflated import MESSAGE_BYTES, inflated
+from asyncstore.instances.deflated import MESSAGE_BYTES, deflated, inflated
 from asyncstore.instances.elements import CutShort, encoding_of, read_header, skip_value
 from asyncstore.uids import DEFLATED_EXPLICIT_VR_LITTLE_ENDIAN
 
@@ -60,11 +59,7 @@ def encode_report(
         encoded += writer.sequence(_FAILED, with_reasons)
     if items := [writer.reference(*each) for each in committed]:
         encoded += writer.sequence(_REFERENCED, items)
-    if transfer_syntax_uid != DEFLATED_EXPLICIT_VR_LITTLE_ENDIAN:
-        return encoded
-    deflate = zlib.compressobj(wbits=-zlib.MAX_WBITS)
-    deflated = deflate.compress(encoded) + deflate.flush()
-    return deflated + b"\0" * (len(deflated) % 2)  # PS3.5 A.5
+    return deflated(encoded) if transfer_syntax_uid == DEFLATED_EXPLICIT_VR_LITTLE_ENDIAN else encoded
 
 
 def read_report(data: bytes, transfer_syntax_uid: str) -> CommitmentReport:

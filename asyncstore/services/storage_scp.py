@@ -13,6 +13,8 @@ from collections.abc import Awaitable, Callable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, Self, TypeAlias, get_args
 
+import anyio.to_thread
+
 from asyncstore.dimse.messages import C_STORE_RQ, CStoreRQ, CStoreRSP
 from asyncstore.dimse.performing import UNRECOGNISED_OPERATION
 from asyncstore.errors import LocalProtocolError
@@ -23,6 +25,7 @@ from asyncstore.net.provider import NO_ANSWER, Silence
 from asyncstore.record import record
 from asyncstore.services.disk_room import DiskRoom, NoRoom
 from asyncstore.services.filing import Filed, OnExisting
+from asyncstore.services.leftovers import Claim
 from asyncstore.services.part_file import EMPTY, Pace, PartFile, answer_to
 from asyncstore.services.verification import VerificationProvider
 from asyncstore.status import SUCCESS, Status
@@ -32,6 +35,7 @@ if TYPE_CHECKING:
     import os
     import ssl
     from collections.abc import Collection
+    from types import TracebackType
 
     from asyncstore.dimse.performing import PeerRequest
     from asyncstore.net.provider import ServiceProvider, Sink
@@ -99,6 +103,8 @@ class StorageSCP(Acceptor):
     on_existing           what becomes of another data set whose SOP Instance UID is stored: "rename" keeps it beside
                           the stored one, "replace" in its place, "keep" refuses it (0111)
     maximum_disk_bytes    answer A700 before the files of the directory have more bytes; 0: no limit
+    sync                  answer only when the file is on the disk, so that a power failure loses nothing of what was
+                          answered with success; it costs two or three writes to the disk for each
     maximum_associations  further ones are rejected for now, as "local limit exceeded"; 0: no limit
     maximum_associations_per_address   the same for those of one address, or of one IPv6 network (/64)
     acse_seconds          how long to wait for the request, and for the peer to close at the end (ARTIM, PS3.8 9.1.5)
@@ -124,7 +130,10 @@ class StorageSCP(Acceptor):
     The same data set again, in the same transfer syntax, is answered as the first time, and the stored file stays as it
     is: `same_again` counts these. `kept_beside` and `replaced` count other data sets of a stored SOP Instance UID, as
     `on_existing` says; a warning is logged for each. The second name has letters behind the UID, which are made of the
-    bytes: `1.2.3-4f2a67d0c1b39e58.dcm`. Only one StorageSCP should write to a directory.
+    bytes: `1.2.3-4f2a67d0c1b39e58.dcm`. Only one StorageSCP should write to a directory. When it begins, it removes the
+    unfinished files that a killed one left there: `.1.2.3.8c1d0f3a5b7e9264.part`. Their peers got no answer.
+
+    Where there is no room for an instance, the same data set again is still answered with success.
 
     Refused, whatever `on_store` says: an empty data set (A900); and before it is kept, a data set whose SOP Instance
     UID or SOP Class UID is missing or another than the request's (A900), or that cannot be read (C000). A data set that
@@ -150,6 +159,7 @@ class StorageSCP(Acceptor):
         window: int = 16,
         on_existing: OnExisting = "rename",
         maximum_disk_bytes: int = 0,
+        sync: bool = False,
         maximum_associations: int = MAXIMUM_ASSOCIATIONS,
         maximum_associations_per_address: int = MAXIMUM_ASSOCIATIONS_PER_ADDRESS,
         acse_seconds: float = 30.0,
@@ -172,7 +182,9 @@ class StorageSCP(Acceptor):
                 f"on_existing is {on_existing!r:.80}: it is one of {', '.join(get_args(OnExisting))}"
             )
         self.on_existing: OnExisting = on_existing
+        self.sync = sync
         check_range("maximum_disk_bytes", maximum_disk_bytes, 0, math.inf)
+        self._claim: Claim | None = None
         self._room: DiskRoom | None = None
         if self.output_directory is not None and maximum_disk_bytes:
             self._room = DiskRoom(self.output_directory, maximum_disk_bytes, logger)
@@ -205,12 +217,45 @@ class StorageSCP(Acceptor):
         directory = self.output_directory
         if directory is not None and not directory.is_dir():
             raise NotADirectoryError(f"output_directory {str(directory)!r} is not a directory: create it first")
-        if self._room is not None:
-            await self._room.look()
-        await super().__aenter__()
+        if directory is not None:
+            self._claim = await anyio.to_thread.run_sync(_claimed, directory)
+        try:
+            if self._room is not None:
+                await self._room.look()
+            await super().__aenter__()
+        except BaseException:
+            self._let_go()
+            raise
         if self._room is not None:
             self._group.start_soon(self._room.watch)
         return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        try:
+            await super().__aexit__(kind, error, traceback)
+        finally:
+            self._let_go()
+
+    def _let_go(self) -> None:
+        if self._claim is not None:
+            self._claim.close()
+
+
+def _claimed(directory: Path) -> Claim | None:
+    """Claim a directory, and say what was found unfinished in it; None if it cannot be read."""
+    try:
+        claim = Claim(directory)
+    except OSError:
+        return None
+    if claim.removed:
+        text = "Files of instances that a killed run did not receive whole, removed from %r: %d"
+        logger.info(text, str(directory), claim.removed)
+    if claim.kept:
+        text = "Files of instances that are not whole, and may be those of another receiver, kept in %r: %d"
+        logger.warning(text, str(directory), claim.kept)
+    return claim
 
 
 class _OfAnyClass(Mapping[str, "ServiceProvider"]):
@@ -277,7 +322,9 @@ class StorageProvider:
         if not _UID.match(message.affected_sop_instance_uid):
             return _Discarded(_INVALID_SOP_INSTANCE)
         syntax = request.context.transfer_syntax_uid
-        return PartFile(directory, message, syntax, self._pace, self._scp.on_existing, self._scp._room)
+        scp = self._scp
+        beside = len(scp._open) - 1
+        return PartFile(directory, message, syntax, self._pace, scp.on_existing, scp._room, scp.sync, beside)
 
     def perform(
         self, request: PeerRequest, data_set: Sink | bytes | None
@@ -310,7 +357,9 @@ class StorageProvider:
     def _refusal_of(self, request: PeerRequest, message: CStoreRQ, file: PartFile) -> Status | None:
         """Count a file, and log what there is to say about it; returns the answer if it is not kept."""
         if file.error is not None:
-            if not isinstance(file.error, NoRoom):  # which is told once, not of each
+            if isinstance(file.error, NoRoom) and file.room is not None:  # which is not told of each
+                file.room.tell()
+            else:
                 logger.error("cannot keep the instance %r: %s", message.affected_sop_instance_uid, file.error)
             return answer_to(file.error)
         place = file.place

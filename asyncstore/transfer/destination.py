@@ -61,6 +61,8 @@ _SAME_VIOLATIONS: Final = 5
 _TOGETHER_SECONDS: Final = 1.0
 # A trouble is told when it has lasted for this long.
 _TOLD_AFTER_SECONDS: Final = 2.0
+# And if the run goes on for this long: otherwise its end tells of it.
+_TOLD_BEFORE_SECONDS: Final = 1.0
 
 
 @record(frozen=True, slots=True)
@@ -102,6 +104,7 @@ class Destination:
 
     def __init__(self, retry: RetryPolicy, concurrency: Concurrency) -> None:
         self._retry = retry
+        self._dying_seconds = max(_DYING_OUTAGES * retry.outage_seconds, _DYING_LEAST_SECONDS)
         self.concurrency = concurrency
         self.hold_until: float = 0.0
         self.was_established = False
@@ -153,8 +156,14 @@ class Destination:
             return None
         from asyncstore.transfer.view import Trouble
 
-        left_seconds = None if self._is_trying_at_start else max(0.0, since + self._retry.outage_seconds - now)
+        left_seconds = None if self._is_trying_at_start else max(0.0, self._gives_up_at(since) - now)
         return Trouble(self._trouble, left_seconds)
+
+    def _gives_up_at(self, since: float) -> float:
+        """When a run stops whose peer has taken nothing since then."""
+        if self._trouble_since is not None:
+            return since + self._retry.outage_seconds
+        return since + self._dying_seconds
 
     @property
     def _is_trying_at_start(self) -> bool:
@@ -200,7 +209,9 @@ class Destination:
             return
         if self._is_trying_at_start:
             return
-        left_seconds = max(0.0, since + self._retry.outage_seconds - now)
+        left_seconds = self._gives_up_at(since) - now
+        if left_seconds < _TOLD_BEFORE_SECONDS:
+            return
         self.waiting_for = Waiting(time.time() + left_seconds, self._trouble)
         emit(logger, PeerTakesNothing(because=str(self._trouble), left_seconds=left_seconds))
 
@@ -270,7 +281,7 @@ class Destination:
             return
         self._deaths += 1
         self._trouble = ended.error
-        if now - self._dying_since >= max(_DYING_OUTAGES * self._retry.outage_seconds, _DYING_LEAST_SECONDS):
+        if now - self._dying_since >= self._dying_seconds:
             self.stop(ended.error)
         elif self._deaths >= (_DEATHS_IN_A_ROW if self.answers else _DEATHS_AT_FIRST):
             if self._trouble_since is None:

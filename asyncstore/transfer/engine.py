@@ -24,6 +24,7 @@ from asyncstore.errors import AsyncStoreError, LocalProtocolError, cause_of
 from asyncstore.inputs.feed import Feed
 from asyncstore.inputs.own_files import OwnFiles
 from asyncstore.inputs.selection import Choice
+from asyncstore.net.connecting import connect
 from asyncstore.net.peer import check_secret
 from asyncstore.preparation.prepare import Preparation
 from asyncstore.transfer.admission import Admission
@@ -52,6 +53,7 @@ if TYPE_CHECKING:
     from asyncstore.instances.outcome import Outcome
     from asyncstore.ledger.protocol import Ledger
     from asyncstore.net.peer import Peer
+    from asyncstore.net.transport import Connect
     from asyncstore.transfer.limits import Limits
     from asyncstore.transfer.observer import Observer, Teller
     from asyncstore.transfer.proof.committing import CommitOptions, Committing
@@ -138,7 +140,7 @@ class Transfer:
         by_study = options.keep_together == "study"
         plan = Plan(options)
         self._work = work = Work(strict=by_study)
-        concurrency = Concurrency(options.associations, MAXIMUM_ASSOCIATIONS)
+        concurrency = self._make_concurrency()
         self._destination = destination = Destination(options.retry, concurrency)
         self._limiter = limiter = Limiter(options, concurrency, report)
         if self._teller is None:
@@ -180,9 +182,10 @@ class Transfer:
             plan=plan,
             report=report,
             teller=self._teller,
+            connect=self._make_connect(),
         )
         self._supervisor = Supervisor(
-            Feed(
+            self._make_feed(
                 sources,
                 recursive=options.recursive,
                 find_studies=by_study or self._committing is not None,
@@ -204,6 +207,18 @@ class Transfer:
             retry_set_aside=options.retry_set_aside,
             drain_seconds=options.drain_seconds,
         )
+
+    def _make_concurrency(self) -> Concurrency:
+        """What says how many associations to keep open."""
+        return Concurrency(self.options.associations, MAXIMUM_ASSOCIATIONS)
+
+    def _make_feed(self, sources: Any, **settings: Any) -> Feed:
+        """What reads the sources."""
+        return Feed(sources, **settings)
+
+    def _make_connect(self) -> Connect:
+        """What opens connections to the peer."""
+        return connect
 
     def __repr__(self) -> str:
         report = self.report
@@ -326,15 +341,15 @@ class Transfer:
 
         now = time.monotonic()
         work, destination = self._work, self._destination
-        to_retry = list(work.to_retry)
+        retrying, suspected = work.retrying
         retry_at = work.next_retry_at
         associations = tuple(worker.view(now) for worker in self._pool.workers)
         return TransferView(
             associations=associations,
             waiting=work.waiting,
             in_flight=sum(each.in_flight for each in associations),  # without those that are being converted
-            retrying=len(to_retry),
-            suspected=sum(pending.is_suspected for pending in to_retry),
+            retrying=retrying,
+            suspected=suspected,
             retry_seconds=None if retry_at == math.inf else max(0.0, retry_at - now),
             trouble=destination.trouble(now),
             is_stopping=destination.is_stopped,

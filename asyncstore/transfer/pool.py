@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from anyio.abc import TaskGroup
 
     from asyncstore.net.peer import Peer
+    from asyncstore.net.transport import Connect
     from asyncstore.trace import TraceEvent
     from asyncstore.transfer.admission import Admission
     from asyncstore.transfer.attempts import Attempts
@@ -63,7 +64,9 @@ class Pool:
         plan: Plan,
         report: Report,
         teller: Teller | None,
+        connect: Connect,
     ) -> None:
+        self._connect = connect
         self.workers: list[Worker] = []
         self.changed: Signal = Signal()
         self._peer = peer
@@ -179,6 +182,7 @@ class Pool:
             maximum_send_length=options.maximum_send_length,
             user_identity=options.user_identity,
             allow_plaintext_credentials=options.allow_plaintext_credentials,
+            connect=self._connect,
         )
         association.on_trouble = self._take_trouble
         association.pacer = self._limiter.pacer

@@ -21,14 +21,15 @@ _MAXIMUM_BYTES: Final = 8 << 20
 class Suspects:
     """Suspected instances and since when they wait, the next one first.
 
-    `held_bytes` is the memory that they hold, `lost` counts those that associations ended over. `are_full`: no more may
-    come before some of these are done with.
+    `held_bytes` is the memory that they hold, `lost` counts those that associations ended over, `later` those that will
+    come when it is time to send them again. `are_full`: no more may come before some of these are done with.
     """
 
     def __init__(self) -> None:
         self._waiting: deque[tuple[float, Pending]] = deque()
         self.held_bytes: int = 0
         self.lost: int = 0
+        self.later: int = 0
         self.are_full: bool = False  # it is asked for before each instance of a run, and changes now and then
 
     def __len__(self) -> int:

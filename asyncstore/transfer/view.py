@@ -44,9 +44,9 @@ class TransferView(NamedTuple):
 
     `associations` has each that is open or being opened, in the order of their numbers. `waiting` counts the instances
     that are ready to be sent, `in_flight` those that are sent and not answered yet, `retrying` those that will be sent
-    again, `suspected` those of them that may be at fault themselves; `retry_seconds` is the time until the next of
-    them, None if none waits for its time. `trouble` is None while the peer takes instances. `is_stopping`: nothing new
-    is sent; `drain_seconds` is then the time until what is in flight is aborted, None if it is not.
+    again, `suspected` those of them that may be at fault themselves and so come last; `retry_seconds` is the time until
+    the next of them, None if none waits for its time. `trouble` is None while the peer takes instances. `is_stopping`:
+    nothing new is sent; `drain_seconds` is then the time until what is in flight is aborted, None if it is not.
     """
 
     associations: tuple[AssociationView, ...] = ()

@@ -2,8 +2,7 @@
 
 Instances of one directory stay on one association while there is other work: some archives see a study as complete when
 an association ends, and two associations that both carry the first object of a study race in the peer's database. The
-same SOP Instance UID is never in flight twice: some peers lose data over it. Nothing here waits or needs an event loop;
-a task that waits for a change waits for a signal of Work.
+same SOP Instance UID is never in flight twice: some peers lose data over it. Nothing here waits; tasks do, for signals.
 """
 
 from __future__ import annotations
@@ -90,8 +89,8 @@ class Work:
         for group in self._groups.values():
             for queue in group.waiting.values():
                 yield from queue
-        yield from self.to_retry
-        yield from itertools.chain.from_iterable(self._same_uid.values())
+        later = (pending for *_, pending in self._retries)
+        yield from itertools.chain(self._ready_again(), later, *self._same_uid.values())
 
     def add(self, instance: Instance, key: str) -> None:
         """Take in an instance; `key` is its directory or study: instances with the same key stay together.
@@ -141,10 +140,9 @@ class Work:
         return self._suspects.lost if self.waiting == len(self._suspects) else 0
 
     @property
-    def to_retry(self) -> Iterator[Pending]:
-        """Every instance that will be sent again, whether its time has come or not."""
-        yield from self._ready_again()
-        yield from (pending for _, _, pending in self._retries)
+    def retrying(self) -> tuple[int, int]:
+        """How many instances will be sent again, now or when it is time, and how many of them come last."""
+        return len(self._again) + len(self._suspects) + len(self._retries), len(self._suspects) + self._suspects.later
 
     def put_back(self, pending: Pending) -> None:
         """Take back an instance that was not sent; the caller sets `available` when it has given back all."""
@@ -157,6 +155,7 @@ class Work:
         if pending.instance.path is not None:
             pending.held_bytes = 0
         heapq.heappush(self._retries, (due_at, next(self._order), pending))
+        self._suspects.later += pending.is_suspected
         self.due.set()
 
     def finish(self, pending: Pending) -> None:
@@ -189,6 +188,7 @@ class Work:
         while self._retries and self._retries[0][0] <= now:
             pending = heapq.heappop(self._retries)[2]
             if pending.is_suspected:
+                self._suspects.later -= 1
                 self._suspects.add(pending, now)
             else:
                 self._again.append(pending)

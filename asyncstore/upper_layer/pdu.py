@@ -62,9 +62,10 @@ MAXIMUM_ASSOCIATE_BYTES: Final = 1 << 20
 MAXIMUM_FIXED_BYTES: Final = 256
 # A peer that was told "no limit" may send a whole data set as one PDU. A PDU is held in memory, so there is a limit.
 UNLIMITED_DATA_BYTES: Final = 1 << 27
-# In memory a fragment takes far more than the six bytes that the smallest takes on the wire. A PDU of up to 393 KB may
-# consist of such fragments.
-MAXIMUM_FRAGMENTS: Final = 1 << 16
+# In memory a fragment takes far more than the six bytes that the smallest takes on the wire. Senders put one or two in
+# a PDU, and some as many as fit if each has 16 KiB: a PDU may have these, and one more for each KiB.
+MAXIMUM_FRAGMENTS: Final = 1 << 10
+_BYTES_OF_ONE_MORE: Final = 1 << 10
 
 MAXIMUM_CONTEXTS: Final = 128  # their IDs are the odd numbers from 1 to 255
 _APPLICATION_CONTEXT = 0x10
@@ -352,6 +353,7 @@ def decode_fragments(body: memoryview) -> tuple[Fragment, ...]:
     """The fragments in the body of a P-DATA-TF PDU, each with a copy of its bytes."""
     fragments = []
     offset, end = 0, len(body)
+    most = MAXIMUM_FRAGMENTS + end // _BYTES_OF_ONE_MORE
     while True:
         if end - offset < PDV_HEADER_BYTES:
             text = f"{end - offset} bytes where a PDV has 6 or more"
@@ -366,8 +368,8 @@ def decode_fragments(body: memoryview) -> tuple[Fragment, ...]:
         fragments.append(Fragment(context_id, is_command, is_last, bytes(body[offset + 6 : next_offset])))
         if next_offset == end:
             return tuple(fragments)
-        if len(fragments) == MAXIMUM_FRAGMENTS:
-            raise RemoteProtocolError(f"more than {MAXIMUM_FRAGMENTS} PDVs", pdu="P-DATA-TF", field="PDV")
+        if len(fragments) == most:
+            raise RemoteProtocolError(f"more than {most} PDVs", pdu="P-DATA-TF", field="PDV")
         offset = next_offset
 
 

@@ -48,6 +48,7 @@ KINDS: Final = (
     "a command that never ends",
     "a data set that never ends",
     "fragments without bytes",
+    "a data set of crumbs",
     "requests whose answers are not read",
     "amid: silence",
     "amid: a million PDVs",
@@ -57,9 +58,9 @@ KINDS: Final = (
 _BEFORE_TLS: Final = frozenset({"garbage first", "TLS first", "half a request and silence", "nothing"})
 _SILENT_SECONDS: Final = 3.0
 _SOURCES: Final = tuple(f"127.0.0.{number}" for number in range(2, 10))
-# What one attack at a time may cost: a piece of a data set that is collected, the same as it is written, and a PDU.
-_GROWTH_BYTES: Final = 32 << 20
-_GROWTH_BYTES_EACH: Final = 5 << 20
+# All data sets that are collected together and what threads keep; and of one attack at a time, a read that is decoded.
+_GROWTH_BYTES: Final = 24 << 20
+_GROWTH_BYTES_EACH: Final = 2 << 20
 _WAIT_SECONDS: Final = 600.0
 
 

@@ -342,7 +342,13 @@ def test_paths_come_from_stdin(storescu: Callable[..., Asked], monkeypatch: pyte
         (("storescu", "host", "104", "a", "-w", "65536"), "is not a number of operations from 1 to 65535"),
         (("storescu", "host", "104", "a", "--priority", "urgent"), "'urgent' is not one of low, medium, high"),
         (("storescu", "host", "104", "a", "--include", "a["), "Invalid value for --include: 'a[': a [ has no ]"),
-        (("scan", "a", "--exclude", ""), "Invalid value for --exclude: '': it is empty"),
+        (("scan", "a", "--exclude", ""), "Invalid value for '--exclude': it is empty"),
+        (("storescu", "host", "104", ""), "Invalid value for 'PATH': it is empty"),
+        (("storescu", "", "104", "a"), "Invalid value for 'ADDR': it is empty"),
+        (("storescu", "host", "104", "a", "--ledger", ""), "Invalid value for '--ledger': it is empty"),
+        (("scan", ""), "Invalid value for 'PATH': it is empty"),
+        (("verify", "", "host", "104"), "it is empty"),
+        (("storescp", "-od", "", "104"), "it is empty"),
         (("scan", "a", "--modality", ","), "Invalid value for --modality: give one or more, as CT,MR"),
         (("scan", "a", "--modality", "C" * 17), "it is a value such as CT"),
         (("scan", "a", "--newer-than", "soon"), "'soon' is not a date (2024-12-31, 2024-12-31T18:00) or a duration"),
@@ -426,7 +432,7 @@ def test_the_help_names_defaults_and_reactions_and_has_no_panel_for_itself(
 @pytest.mark.parametrize("command", sorted(COMMANDS))
 def test_the_types_in_the_help_are_words_for_a_user(capsys: pytest.CaptureFixture[str], command: str) -> None:
     run_command_line([command, "--help"])
-    assert set(re.findall(r"<(\w+)>", capsys.readouterr().out)) <= {"text", "number"}
+    assert set(re.findall(r"<(\w+)>", capsys.readouterr().out)) <= {"text", "number", "database", "name"}
 
 
 def test_the_help_groups_options_as_the_document_does(

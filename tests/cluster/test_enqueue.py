@@ -12,10 +12,14 @@ import anyio
 import anyio.to_thread
 import pytest
 
-from asyncstore.cluster import engine
+from asyncstore.cluster import batches as batching
+from asyncstore.cluster import engine, walking
 from asyncstore.cluster.enqueue import enqueue
-from asyncstore.cluster.tree import check_sentinel, listing_of, listings_below, sentinel_of
+from asyncstore.cluster.tree import Descent, check_sentinel, listing_of, sentinel_of
+from asyncstore.cluster.walking import Progress
 from asyncstore.errors import LedgerError, SourceError
+from asyncstore.ledger.postgresql.database import connect
+from asyncstore.ledger.postgresql.ledger import begin_run, hold_run
 from tests.support.ledgers import DESTINATION
 from tests.support.transfers import on_one_loop
 
@@ -57,9 +61,7 @@ def queued(cluster: Cluster, dsn: str) -> list[str]:
 
 def batches(cluster: Cluster, dsn: str) -> list[str]:
     """The batches that are open, with their root as the engine calls it."""
-    query = (
-        "SELECT 'send:' || r.migration || ':' || r.name || ' ' || b.id FROM asyncstore.batch b JOIN asyncstore.root r"
-    )
+    query = "SELECT 'send:' || r.migration || ' ' || b.id FROM asyncstore.batch b JOIN asyncstore.root r"
     return sorted(cluster.sql(f"{query} ON r.id = b.root WHERE b.state = 'open'", dsn.rpartition("/")[2]).splitlines())
 
 
@@ -80,7 +82,7 @@ async def test_every_directory_is_in_a_batch_and_every_batch_in_the_queue(tmp_pa
     found = await anyio.to_thread.run_sync(directories_of, cluster, dsn)
     assert found == expected(root)
     assert await anyio.to_thread.run_sync(queued, cluster, dsn) == await anyio.to_thread.run_sync(batches, cluster, dsn)
-    assert totals.batches == 7  # one of the root itself, and one of each patient's study
+    assert totals.batches == 1
 
 
 @on_one_loop
@@ -93,8 +95,67 @@ async def test_again_it_adds_nothing_and_later_what_is_new(tmp_path: Path, clust
     (root / "p9" / "s9" / "r9").mkdir(parents=True)
     (root / "p9" / "s9" / "r9" / "new.dcm").write_bytes(b"x")
     more = await enqueue(dsn, "move", DESTINATION, {"nas1": str(root)})
-    assert (more.batches, more.files) == (first.batches + 1, first.files + 1)
+    assert (more.batches, more.files) == (first.batches + 1, first.files + 1)  # what is in the queue is left alone
     assert await anyio.to_thread.run_sync(directories_of, cluster, dsn) == expected(root)
+
+
+@on_one_loop
+async def test_a_large_tree_is_walked_in_parts_and_a_study_stays_in_one_batch(
+    tmp_path: Path, cluster: Cluster, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(walking, "_FILES_OF_A_PART", 5)
+    monkeypatch.setattr(walking, "_PARTS", 3)
+    monkeypatch.setattr(batching, "MOST_FILES", 4)
+    dsn, root = cluster.new_database(), tree(tmp_path / "nas", patients=8)
+    progress = Progress()
+    totals = await enqueue(dsn, "move", DESTINATION, {"nas1": str(root)}, progress=progress)
+    assert await anyio.to_thread.run_sync(directories_of, cluster, dsn) == expected(root)
+    assert await anyio.to_thread.run_sync(queued, cluster, dsn) == await anyio.to_thread.run_sync(batches, cluster, dsn)
+    assert (totals.batches, totals.files, totals.waiting) == (17, 8 * 2 * 2 * 3 + 1, 0)
+    assert (progress.files, progress.size_bytes, progress.new_batches) == (97, 961, 17)
+    studies = "SELECT count(*) FROM (SELECT batch FROM asyncstore.directory WHERE path <> '' GROUP BY 1"
+    cut = f"{studies} HAVING count(DISTINCT substr(path, 1, 6)) > 1) t"
+    assert await anyio.to_thread.run_sync(cluster.sql, cut, dsn.rpartition("/")[2]) == "0\n"
+    parts = "SELECT count(*) > 3 FROM asyncstore.scan"
+    assert await anyio.to_thread.run_sync(cluster.sql, parts, dsn.rpartition("/")[2]) == "t\n"
+    monkeypatch.undo()
+    assert await enqueue(dsn, "move", DESTINATION, {"nas1": str(root)}) == totals
+
+
+@on_one_loop
+async def test_what_was_lost_of_the_queue_is_queued_again(tmp_path: Path, cluster: Cluster) -> None:
+    dsn, root = cluster.new_database(), tree(tmp_path / "nas")
+    await enqueue(dsn, "move", DESTINATION, {"nas1": str(root)})
+    queue = await anyio.to_thread.run_sync(queued, cluster, dsn)
+    await anyio.to_thread.run_sync(cluster.sql, "DELETE FROM asyncstore.pgqueuer", dsn.rpartition("/")[2])
+    await enqueue(dsn, "move", DESTINATION, {"nas1": str(root)})
+    assert await anyio.to_thread.run_sync(queued, cluster, dsn) == queue
+
+
+@on_one_loop
+async def test_a_problem_that_is_solved_is_forgotten(tmp_path: Path, cluster: Cluster) -> None:
+    dsn, root = cluster.new_database(), tree(tmp_path / "nas")
+    (root / "p0" / "link").symlink_to(tmp_path)
+    totals = await enqueue(dsn, "move", DESTINATION, {"nas1": str(root)})
+    assert totals.problems == ["p0/link: a link to a directory: make it a root"]
+    (root / "p0" / "link").unlink()
+    assert (await enqueue(dsn, "move", DESTINATION, {"nas1": str(root)})).problems == []
+
+
+@on_one_loop
+async def test_a_directory_that_changes_while_it_is_sent_is_sent_again_later(tmp_path: Path, cluster: Cluster) -> None:
+    dsn, root = cluster.new_database(), tree(tmp_path / "nas")
+    await enqueue(dsn, "move", DESTINATION, {"nas1": str(root)})
+    doing = "UPDATE asyncstore.batch SET state = 'doing', epoch = 1"
+    await anyio.to_thread.run_sync(cluster.sql, doing, dsn.rpartition("/")[2])
+    (root / "p0" / "s0" / "r0" / "new.dcm").write_bytes(b"x")
+    await enqueue(dsn, "move", DESTINATION, {"nas1": str(root)})
+    assert await anyio.to_thread.run_sync(batches, cluster, dsn) == []
+    done = "UPDATE asyncstore.batch SET state = 'done'; DELETE FROM asyncstore.pgqueuer"
+    await anyio.to_thread.run_sync(cluster.sql, done, dsn.rpartition("/")[2])
+    totals = await enqueue(dsn, "move", DESTINATION, {"nas1": str(root)})
+    assert totals.files == 38
+    assert len(await anyio.to_thread.run_sync(batches, cluster, dsn)) == 1
 
 
 @on_one_loop
@@ -147,6 +208,26 @@ async def test_batches_and_their_places_in_the_queue_are_written_together_or_not
 
 
 @on_one_loop
+async def test_the_heartbeat_stays_as_it_is_while_a_worker_runs(tmp_path: Path, cluster: Cluster) -> None:
+    dsn, mounts = cluster.new_database(), {"nas1": str(tree(tmp_path / "nas"))}
+    for asked, found in ((None, 60), (5, 5), (None, 5)):
+        await enqueue(dsn, "move", DESTINATION, mounts, timeout_seconds=asked)
+        said = await anyio.to_thread.run_sync(
+            cluster.sql, "SELECT timeout_seconds FROM asyncstore.migration", dsn.rpartition("/")[2]
+        )
+        assert int(said) == found
+    worker = await connect(dsn, "worker")
+    try:
+        await hold_run(worker, await begin_run(worker, 1, "{}", 0))
+        await enqueue(dsn, "move", DESTINATION, mounts, timeout_seconds=5)
+        with pytest.raises(LedgerError, match="cannot be changed while its workers run"):
+            await enqueue(dsn, "move", DESTINATION, mounts, timeout_seconds=60)
+    finally:
+        await worker.close()
+    await enqueue(dsn, "move", DESTINATION, mounts, timeout_seconds=60)
+
+
+@on_one_loop
 async def test_another_destination_is_refused(tmp_path: Path, cluster: Cluster) -> None:
     dsn, root = cluster.new_database(), tree(tmp_path / "nas")
     await enqueue(dsn, "move", DESTINATION, {"nas1": str(root)})
@@ -184,5 +265,5 @@ def test_what_cannot_be_sent_is_told(tmp_path: Path) -> None:
     assert (listing.directory.files, listing.subdirectories) == (2, [b"empty/", b"p0/"])
     assert listing.problems == ["link: a link to a directory: make it a root"]
     assert listing_of(str(root), b"nowhere/").problems == ["nowhere/: No such file or directory"]
-    paths = [each.directory.path for each in listings_below(str(root), b"")]
+    paths = [each.directory.path for each in Descent(str(root), [b""])]
     assert paths == [b"", b"empty/", b"p0/", b"p0/s0/", b"p0/s0/r0/"]

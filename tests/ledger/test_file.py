@@ -243,6 +243,9 @@ def test_a_ledger_that_is_no_file_is_refused(tmp_path: Path) -> None:
     assert "it is not a file" in refusal(tmp_path / "run.db")
     os.mkfifo(tmp_path / "fifo")
     assert "it is not a file" in refusal(tmp_path / "fifo")
+    for name in ("run.db", "fifo"):
+        with pytest.raises(LedgerError, match="cannot be read: it is not a file"):
+            LedgerReader(tmp_path / name)
 
 
 def test_a_directory_or_ledger_that_is_read_only_is_refused() -> None:

@@ -309,6 +309,10 @@ def test_what_a_run_that_sends_nothing_asks_is_answered_without_a_lock(database:
     [
         ("postgresql://127.0.0.1:1/x", "cannot be opened"),
         ("postgresql://127.0.0.1:1/x?sslmode=odd", "sslmode"),
+        ("postgresql://127.0.0.1:abc/x", "'abc' is not a TCP port"),
+        ("postgresql://u@[::1]:65537/x", "'65537' is not a TCP port"),
+        ("postgresql://127.0.0.1:1,localhost:-2/x", "'-2' is not a TCP port"),
+        ("postgresql:///x?port=54321,5x", "'5x' is not a TCP port"),
         ("postgresql://u:hunter2@127.0.0.1:1/x?password=hunter2", r"postgresql://u@127.0.0.1:1/x\?password=\*\*\*'"),
     ],
 )
@@ -317,6 +321,17 @@ def test_what_is_wrong_with_the_database_is_one_line_without_a_password(dsn: str
         PostgresLedger(dsn, destination=DESTINATION).open()
     assert "\n" not in str(caught.value)
     assert "hunter2" not in str(caught.value)
+
+
+def test_a_port_of_the_environment_or_of_a_service_is_looked_at_too(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "service").write_text("[archive]\nhost=127.0.0.1\nport=one\n")
+    monkeypatch.setenv("PGSERVICEFILE", str(tmp_path / "service"))
+    for dsn, port in (("postgresql:///?service=archive", "one"), ("postgresql://127.0.0.1/x", "two")):
+        monkeypatch.setenv("PGPORT", "two" if port == "two" else "")
+        with pytest.raises(LedgerError, match=f"'{port}' is not a TCP port"):
+            PostgresLedger(dsn, destination=DESTINATION).open()
 
 
 def test_a_role_that_may_not_is_told_at_once(cluster: Cluster) -> None:
@@ -407,6 +422,24 @@ def test_tls_is_as_the_mode_of_the_uri_says(cluster: Cluster, tmp_path: Path) ->
 
 
 # -- what it holds -----------------------------------------------------------------------------------------------------
+
+
+def test_rows_that_are_new_replaced_and_left_as_they_are_come_in_one_write(cluster: Cluster) -> None:
+    place = DatabasePlace(cluster.new_database())
+    failed = Status(0xC000)
+    with place.opened() as ledger:
+        for number in range(900):
+            ledger.record(outcome_of(instance_of(number), State.FAILED if number % 3 else State.STORED, failed))
+    with place.opened() as ledger:
+        for number in range(1800):
+            ledger.record(outcome_of(instance_of(number), State.STORED if number % 2 else State.FAILED, failed))
+            if number % 7 == 0:
+                ledger.record(stored(number))
+    was_stored = {number for number in range(900) if number % 3 == 0}
+    is_stored = {number for number in range(1800) if number % 2 or number % 7 == 0} | was_stored
+    assert {row.path for row in place.rows() if row.state is State.STORED} == {path_of(each) for each in is_stored}
+    assert len(place.rows()) == 1800
+    assert counts_agree(cluster, place.name)
 
 
 def test_an_instance_that_is_sent_unchanged_later_has_no_other_uids(database: str) -> None:

@@ -114,7 +114,17 @@ def test_counts_by_reason(reader: LedgerReader) -> None:
         }
 
 
+def test_studies_are_counted_only_if_any_is_known(tmp_path: Path) -> None:
+    with opened(tmp_path / "run.db") as ledger:
+        ledger.record(stored(1))
+    with LedgerReader(tmp_path / "run.db") as reader:
+        assert not reader.has_studies()
+        assert not any("stud" in line for line in Account(reader).lines())
+        assert any("not known" in line for line in Account(reader, studies=True).lines())
+
+
 def test_counts_by_study(reader: LedgerReader) -> None:
+    assert reader.has_studies()
     with reader:
         assert set(reader.by_study()) == {
             StudyCount("1.2.0", 4, 3, 1, 0, AT, AT),

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import logging
+import os
 from typing import TYPE_CHECKING
 
 import pytest
@@ -59,6 +61,57 @@ async def test_what_is_there_counts_and_what_is_sent_again_or_replaced_does_not_
         assert (scp.same_again, scp.replaced) == (2, 2)
         assert await status_of(scp, 14_000) == 0xA700
         assert scp._room._used_bytes == used(tmp_path)
+
+
+@pytest.mark.every_loop
+@pytest.mark.parametrize("value_bytes", [1000, 200_000, 3_000_000])
+async def test_what_is_stored_already_needs_no_room(
+    value_bytes: int, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with StorageSCP(output_directory=tmp_path) as scp:
+        for stored_bytes in (value_bytes, value_bytes + 2):  # the second one is kept beside the first
+            assert await status_of(scp, stored_bytes) == 0
+    before = {path: path.read_bytes() for path in tmp_path.iterdir()}
+    caplog.clear()
+    # Full from the start, or while the file is written.
+    for room_bytes in (0, 1_500_000):
+        limit = used(tmp_path) + room_bytes
+        async with StorageSCP(output_directory=tmp_path, maximum_disk_bytes=limit) as scp:
+            assert scp._room is not None
+            for stored_bytes in (value_bytes, value_bytes + 2):
+                assert await status_of(scp, stored_bytes) == 0
+            assert (scp.stored, scp.same_again, scp._room._used_bytes) == (2, 2, used(tmp_path))
+            assert not caplog.messages
+            if not room_bytes:
+                assert await status_of(scp, value_bytes + 4) == 0xA700
+                assert await status_of(scp, value_bytes, "1.2.3.5") == 0xA700
+                assert len(caplog.messages) == 1
+                caplog.clear()
+    assert {path: path.read_bytes() for path in tmp_path.iterdir()} == before
+
+
+@pytest.mark.parametrize("error", [errno.ENOSPC, errno.EDQUOT, errno.EIO])
+async def test_on_a_disk_that_is_full_too(
+    error: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    write, written = os.write, 0
+
+    def full_after_a_while(descriptor: int, data: bytes) -> int:
+        nonlocal written
+        if written > 1_500_000:
+            raise OSError(error, os.strerror(error))
+        written += (count := write(descriptor, data[:700_000]))
+        return count
+
+    async with StorageSCP(output_directory=tmp_path) as scp:
+        assert await status_of(scp, 3_000_000) == 0
+        monkeypatch.setattr(os, "write", full_after_a_while)
+        assert await status_of(scp, 3_000_000) == (0xA700 if error == errno.EIO else 0)
+        assert await status_of(scp, 3_000_000, "1.2.3.5") == 0xA700
+        assert await status_of(scp, 3_000_002) == 0xA700
+        monkeypatch.undo()
+    assert [path.name for path in tmp_path.iterdir()] == ["1.2.3.4.dcm"]
+    assert len(caplog.messages) == (3 if error == errno.EIO else 2)
 
 
 async def test_what_others_remove_is_found_at_the_next_look(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

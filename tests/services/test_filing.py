@@ -275,3 +275,14 @@ def test_a_crash_leaves_no_half_file_under_a_name(tmp_path: Path) -> None:
     assert left.endswith(".part")
     with pytest.raises(pydicom.errors.InvalidDicomError):
         pydicom.dcmread(tmp_path / left)
+    again = command.start("storescp", 0, "-v", "-ba", "127.0.0.1", "-od", tmp_path)
+    try:
+        assert again.stderr is not None
+        told = again.stderr.readline().decode()
+        what = "Files of instances that a killed run did not receive whole, removed from"
+        assert told == f"I: {what} '{tmp_path}': 1\n"
+        assert again.stderr.readline().startswith(b"I: Listening on ")
+        assert names(tmp_path) == []
+    finally:
+        again.kill()
+        again.communicate()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import time
+import tracemalloc
 from typing import TYPE_CHECKING, Any
 
 import anyio
@@ -20,6 +21,7 @@ from tests.support.files import data_set
 from tests.test_uids import DICTIONARY
 
 if TYPE_CHECKING:
+    from collections.abc import Awaitable
     from pathlib import Path
 
 PRIVATE = "1.3.12.2.1107.5.9.1"
@@ -149,3 +151,38 @@ async def test_a_data_set_of_elements_without_values_is_not_looked_through(
     await waits
     await part.discard()
     assert looked_at == [part_file._HEAD_BYTES]
+
+
+def test_a_data_set_that_comes_in_crumbs_takes_no_more_memory_than_its_bytes(tmp_path: Path) -> None:
+    part = part_file.PartFile(tmp_path, CStoreRQ(1, CT_IMAGE_STORAGE, "1.2.3.4"), EXPLICIT_VR_LITTLE_ENDIAN)
+    data = image("1.2.3.4", 300_000)
+    tracemalloc.start()
+    try:
+        for at in range(0, len(data), 2):
+            assert part.write(data[at : at + 2]) is None
+        assert tracemalloc.get_traced_memory()[1] < 2 * len(data)
+    finally:
+        tracemalloc.stop()
+    part._keep()
+    assert part.path is not None
+    assert part.path.read_bytes().endswith(data)
+
+
+@pytest.mark.parametrize(("beside", "pieces"), [(0, 2), (15, 4), (1000, 32)])
+def test_the_more_arrive_at_once_the_less_of_each_is_collected(beside: int, pieces: int, tmp_path: Path) -> None:
+    request = CStoreRQ(1, CT_IMAGE_STORAGE, "1.2.3.4")
+    part = part_file.PartFile(tmp_path, request, EXPLICIT_VR_LITTLE_ENDIAN, beside=beside)
+    data = image("1.2.3.4", (2 << 20) - 1000)
+    written = 0
+    for at in range(0, len(data), 1 << 14):
+        if (pause := part.write(data[at : at + (1 << 14)])) is not None:
+            written += 1
+            anyio.run(awaited, pause)
+    part._keep()
+    assert written in (pieces - 1, pieces)
+    assert part.path is not None
+    assert part.path.read_bytes().endswith(data)
+
+
+async def awaited(pause: Awaitable[None]) -> None:
+    await pause

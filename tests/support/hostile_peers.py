@@ -518,6 +518,8 @@ def _floods() -> Iterator[tuple[str, Script]]:
     yield "a command that never ends", _associated(flooding(fragment(piece, command=True).encode()))
     yield "a data set that never ends", _associated(in_turn(sending(begin), flooding(fragment(piece).encode())))
     yield "fragments without bytes", _associated(in_turn(sending(begin), empty))
+    crumbs = p_data(pdv(4, control=0, data=b"ab") * 1000)
+    yield "a data set of crumbs", _associated(in_turn(sending(begin), flooding(crumbs, 2 << 20)))
     echo = fragment(CEchoRQ(1).encode(), command=True, last=True, context_id=3).encode()
     yield "requests whose answers are not read", _associated(lambda wire: flood(wire, echo))
     yield "never ends, never says anything", _associated(Wire.drain)

@@ -184,7 +184,7 @@ def test_deaths_without_an_answer_are_told_and_so_is_their_end(caplog: pytest.Lo
     destination.took_one(NOW + 110)
     told: list[Any] = [record.msg for record in caplog.records]
     assert [type(event) for event in told] == [PeerTakesNothing, PeerTakesAgain]
-    assert (told[0].because, told[1].seconds) == (str(ABORTED), 110)
+    assert (told[0].because, told[0].left_seconds, told[1].seconds) == (str(ABORTED), 1100, 110)
     assert destination.trouble(NOW + 110) is None
 
 
@@ -277,6 +277,19 @@ def test_a_trouble_is_told_when_it_lasts_and_when_it_is_over(caplog: pytest.LogC
     assert told[1].seconds == 23
     assert str(told[0]) == "the peer takes nothing (refused): trying again for 58 s"
     assert str(told[1]) == "the peer takes instances again, after 23 s"
+
+
+@pytest.mark.parametrize("outage_seconds", [0, 0.5, 2, 2.9])
+def test_a_trouble_is_not_told_if_its_end_tells_of_it_at_once(
+    outage_seconds: float, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.ERROR, "asyncstore")
+    destination = destination_of(outage_seconds=outage_seconds)
+    destination.failed(NOW, ConnectFailed("refused"))
+    destination.look(NOW + 2)
+    destination.look(NOW + 5)
+    destination.took_one(NOW + 6)
+    assert (caplog.records, destination.waiting_for) == ([], None)
 
 
 @pytest.mark.parametrize("error", [ABORTED, ConnectionLost("reset")])

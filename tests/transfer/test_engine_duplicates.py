@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import threading
 from typing import TYPE_CHECKING, Any
@@ -53,6 +54,20 @@ async def test_copies_with_the_same_bytes_are_duplicates_and_not_sent_again(tmp_
     assert len(transfer.report.reasons) == 1
     rows = await anyio.to_thread.run_sync(rows_of, tmp_path / "run.db")
     assert sorted(row.state for row in rows) == [State.DUPLICATE] * 200 + [State.STORED] * 200
+
+
+def test_copies_are_found_in_a_loop_that_anyio_did_not_start(tmp_path: Path) -> None:
+    write_files(tmp_path / "a", 100)
+    write_files(tmp_path / "b", 100)
+
+    async def send() -> Transfer:
+        async with KeepingSCP() as scp:
+            transfer = transfer_with(scp, [tmp_path / "a", tmp_path / "b"], tmp_path / "run.db")
+            await outcomes_of(transfer)
+            return transfer
+
+    transfer = asyncio.run(send())
+    assert transfer.report.states == {State.STORED: 100, State.DUPLICATE: 100}
 
 
 async def test_another_instance_with_the_same_uid_is_a_conflict_that_is_not_sent(tmp_path: Path) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import anyio
+import anyio.lowlevel
 import pytest
 
 from asyncstore.inputs.opening import instance_from
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
     from asyncstore.instances.instance import Instance
     from asyncstore.services.storage_scp import Arrival
     from asyncstore.status import Status
+    from asyncstore.transfer.engine import Transfer
 
 UNCOMPRESSED = codecs.BUNDLED / "CT_small.dcm"
 COMPRESSED = codecs.BUNDLED / "SC_rgb_jpeg_gdcm.dcm"
@@ -76,6 +78,13 @@ class Receiver(KeepingSCP):
     numbers = range(FIRST_PLAIN, FIRST_PLAIN + PLAIN)
 
 
+async def all_plain_stored(scp: Receiver, transfer: Transfer) -> None:
+    """Returns when the answers to all instances that need no codec have been read."""
+    await scp.all_plain.wait()
+    while transfer.report.stored < PLAIN:
+        await anyio.lowlevel.checkpoint()
+
+
 @pytest.mark.parametrize("compressed", [12, 1500])
 @pytest.mark.parametrize("associations", [1, 4])
 async def test_a_slow_codec_holds_up_nobody(
@@ -115,7 +124,7 @@ async def test_compressing_that_hangs_does_not_hold_up_what_is_compressed_alread
         transfer = transfer_to(scp, sources, associations=associations, workers=2, transcode=RLE_LOSSLESS)
 
         async def end_it() -> None:
-            await scp.all_plain.wait()
+            await all_plain_stored(scp, transfer)
             transfer.abort()
 
         async with anyio.create_task_group() as group:
@@ -137,7 +146,7 @@ async def test_a_codec_that_hangs_holds_up_neither_the_others_nor_the_end(
         transfer = transfer_to(scp, sources, associations=associations, workers=2)
 
         async def end_it() -> None:
-            await scp.all_plain.wait()
+            await all_plain_stored(scp, transfer)
             getattr(transfer, end)()
 
         async with anyio.create_task_group() as group:

@@ -340,6 +340,12 @@ class WorkMachine(RuleBasedStateMachine):
             self.finished[pending.instance.sop_instance_uid] += 1
 
     @invariant()
+    def what_is_sent_again_is_counted_as_if_it_were_looked_through(self) -> None:
+        later = [pending for *_, pending in self.work._retries]
+        last = [*self.work._suspects, *(pending for pending in later if pending.is_suspected)]
+        assert self.work.retrying == (len([*self.work._ready_again(), *later]), len(last))
+
+    @invariant()
     def no_uid_is_in_flight_twice(self) -> None:
         uids = [pending.instance.sop_instance_uid for _, pending in self.in_flight]
         assert len(uids) == len(set(uids))

@@ -8,14 +8,15 @@ import typer
 
 from asyncstore.cli import options, pages, recording, running
 from asyncstore.cli.exit_codes import ExitCode
+from asyncstore.ledger.opening import is_database
 
 if TYPE_CHECKING:
     from asyncstore.cli.output.ledger_text import Account
     from asyncstore.ledger.reading import RecordReader
 
 DETAILS = """Prints counts by state, status and reason, the directories with the most failures, and the studies that \
-are not complete. Sends nothing and \
-changes nothing; it can be used while a run is writing the ledger.
+are not complete. Of a migration of many hosts, prints how far its batches are, its rate, its workers, and what was \
+set aside. Sends nothing and changes nothing; it can be used while a run is writing the ledger.
 
 Exit codes: 0 the ledger was read, whatever it says, 2 usage, 6 the ledger cannot be read, or the \
 page or stdout cannot be written."""
@@ -29,9 +30,18 @@ def report(
             parser=options.text,
             callback=recording.ledger_name,
             metavar="LEDGER",
-            help="The file or database that storescu --ledger wrote.",
+            help="The file or database that storescu --ledger wrote, or that asyncstore enqueue did.",
         ),
     ],
+    migration: Annotated[
+        str | None,
+        typer.Argument(
+            parser=options.text,
+            metavar="NAME",
+            help="The migration of many hosts, if the database has several.",
+            show_default=False,
+        ),
+    ] = None,
     quiet: options.Quiet = False,
     verbose: options.Verbose = False,
     debug: options.Debug = False,
@@ -82,18 +92,42 @@ def report(
         raise typer.BadParameter("it goes with the counts, as text, --json or --html", param_hint="--studies")
     if doubtful and chosen != "failed_files":
         raise typer.BadParameter("it goes with --failed-files", param_hint="--doubtful")
+    if migration is not None and not is_database(ledger):
+        raise typer.BadParameter("only a database has several migrations", param_hint="NAME")
     if null and chosen != "failed_files":
         raise typer.BadParameter("it goes with --failed-files", param_hint="-0")
 
     def command(_: object) -> int:
-        from asyncstore.cli.output.ledger_text import Account
-        from asyncstore.ledger.opening import open_reader
-
-        with open_reader(ledger) as reader:
-            _print(Account(reader, studies=studies), chosen, doubtful=doubtful, ends_in_nul=null)
+        with _opened(ledger, migration) as reader:
+            account = _account(reader, studies=studies, in_database=is_database(ledger))
+            _print(account, chosen, doubtful=doubtful, ends_in_nul=null)
             return ExitCode.STORED if html is None else _write_page(html, reader, studies=studies)
 
     raise typer.Exit(running.run(level, command))
+
+
+def _opened(ledger: str, migration: str | None) -> RecordReader:
+    from asyncstore.ledger.opening import check_driver, open_reader
+
+    if not is_database(ledger):
+        return open_reader(ledger)
+    check_driver(ledger)
+    from asyncstore.cluster.overview import MigrationReader
+
+    return MigrationReader(ledger, migration)
+
+
+def _account(reader: RecordReader, *, studies: bool, in_database: bool) -> Account:
+    """The counts of a ledger; of a migration of many hosts, how far it is, unless studies are asked for."""
+    from asyncstore.cli.output.ledger_text import Account
+
+    if in_database and not studies:
+        from asyncstore.cli.output.migration_text import MigrationAccount
+        from asyncstore.cluster.overview import MigrationReader
+
+        if isinstance(reader, MigrationReader) and reader.migration:
+            return MigrationAccount(reader)
+    return Account(reader, studies=studies)
 
 
 def _write_page(path: str, reader: RecordReader, *, studies: bool) -> int:

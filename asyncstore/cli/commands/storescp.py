@@ -28,7 +28,8 @@ Listens on all addresses unless --bind-address names one, and any peer that reac
 --tls-client-ca does.
 
 A file is named by its SOP Instance UID. The same data set again is answered with success and changes nothing; \
---on-existing is about another one of a stored UID. Connections that request no association take none \
+--on-existing is about another one of a stored UID. Unfinished files of a run that was killed are removed at the \
+start. Connections that request no association take none \
 from others: when too many wait, the one that has waited longest is closed.
 
 Exit codes: 0 stopped by a signal, 1 cannot listen on the port, 2 usage."""
@@ -187,6 +188,15 @@ def storescp(
             panel=options.RESULTS,
         ),
     ] = None,
+    sync: Annotated[
+        bool,
+        options.option(
+            "--sync",
+            help="Answer only when the file is on the disk: a power failure then loses nothing that was answered with "
+            "success. Slower.",
+            panel=options.RESULTS,
+        ),
+    ] = False,
     ignore: Annotated[
         bool,
         options.option("--ignore", help="Discard the instances.", panel=options.RESULTS),
@@ -206,7 +216,7 @@ def storescp(
         raise typer.BadParameter("--ignore and --output-directory contradict each other: give one of them")
     if ignore and commitment:
         raise typer.BadParameter("--ignore and --commitment contradict each other: nothing discarded can be committed")
-    for name in ("max_disk", "on_existing"):
+    for name in ("max_disk", "on_existing", "sync"):
         if ignore and options.is_typed(context, name):
             raise typer.BadParameter(f"--ignore and --{name.replace('_', '-')} contradict each other: nothing is kept")
     directory = None if ignore else output_directory or "."
@@ -228,6 +238,7 @@ def storescp(
         "association_seconds": max_association_time,
         "on_existing": on_existing,
         "maximum_disk_bytes": max_disk or 0,
+        "sync": sync,
         "tls": securing.called_tls(context),
     }
     raise typer.Exit(

@@ -9,6 +9,7 @@ import typer
 from asyncstore.cli import options, recording, running, securing, selecting
 from asyncstore.cli.exit_codes import ExitCode
 from asyncstore.cli.output.documented_log import logger
+from asyncstore.cli.output.plain_text import path_text
 from asyncstore.net.peer import Peer
 
 if TYPE_CHECKING:
@@ -129,6 +130,8 @@ def verify(
             code = running.run_async(compare, peer, expected, text, settings, log)
             if code == ExitCode.STORED:
                 code = text.exit_code(expected.problems)
+            if code == ExitCode.NOTHING_TO_SEND:
+                logger.error("Nothing to compare: there is no instance in %s", ", ".join(map(path_text, sources[:3])))
         for line in text.print_summary():
             logger.warning("%s", line)
         return code

@@ -54,12 +54,12 @@ class Account:
         if _is_all_stored(runs, states):
             yield "All of the input of the last run is stored, and nothing has failed or is left"
         yield "By state"
-        yield from _table((count.instances, count.state.value) for count in states)
+        yield from table((count.instances, count.state.value) for count in states)
         yield from self._commitment_lines()
         changes = ledger.by_change()
         if changes:
             yield "Changed on the way"
-            yield from _table((count.instances, path_text(count.change)) for count in changes)
+            yield from table((count.instances, path_text(count.change)) for count in changes)
         doubtful = ledger.count_doubtful()
         if doubtful:
             what = f"{doubtful:,} of the stored are doubtful"
@@ -67,15 +67,15 @@ class Account:
         statuses = ledger.by_status()
         if statuses:
             yield "By status"
-            yield from _table((count, f"{value:04X}") for value, count in statuses.items())
+            yield from table((count, f"{value:04X}") for value, count in statuses.items())
         reasons = ledger.by_reason(_REASONS)
         if reasons:
             yield "By reason"
-            yield from _table((count.instances, reason_text(count)) for count in reasons)
+            yield from table((count.instances, reason_text(count)) for count in reasons)
         directories = ledger.worst_directories(_DIRECTORIES)
         if directories:
             yield "Most failures by directory"
-            yield from _table((count.failed, path_text(count.directory) or "(from memory)") for count in directories)
+            yield from table((count.failed, path_text(count.directory) or "(from memory)") for count in directories)
         yield from self._study_lines()
 
     def _commitment_lines(self) -> Iterator[str]:
@@ -83,10 +83,12 @@ class Account:
         committed = self._ledger.committed()
         if committed is not None:
             yield f"{committed:,} of the stored are committed: the peer said that it keeps them"
-            yield from _table((count.instances, commitment_text(count)) for count in uncommitted_counts(self._ledger))
+            yield from table((count.instances, commitment_text(count)) for count in uncommitted_counts(self._ledger))
 
     def _study_lines(self) -> Iterator[str]:
         """How many studies are complete, and those that are not; or all, if that was asked for."""
+        if not self._with_studies and not self._ledger.has_studies():
+            return
         studies = list(self._ledger.by_study())
         known = [study for study in studies if study.study_instance_uid is not None]
         incomplete = [study for study in known if not study.is_complete]
@@ -117,7 +119,7 @@ class Account:
             "not_committed": [_commitment_data(count) for count in uncommitted_counts(ledger)],
             "states": {count.state.value: count.instances for count in states},
             "statuses": {f"{value:04X}": count for value, count in ledger.by_status().items()},
-            "reasons": [_reason_data(count) for count in ledger.by_reason()],
+            "reasons": [reason_data(count) for count in ledger.by_reason()],
             "changes": {count.change: count.instances for count in ledger.by_change()},
             "worst_directories": [count._asdict() for count in ledger.worst_directories(_DIRECTORIES)],
         }
@@ -158,7 +160,8 @@ def _encoded(cells: Iterable[str]) -> bytes:
     return csv_row(cells).encode("utf-8", "surrogateescape")
 
 
-def _table(rows: Iterable[tuple[int, str]]) -> Iterator[str]:
+def table(rows: Iterable[tuple[int, str]]) -> Iterator[str]:
+    """Counts with what they count, a line each."""
     counted = [(f"{count:,}", text) for count, text in rows]
     width = max((len(count) for count, _ in counted), default=1)
     for count, text in counted:
@@ -184,7 +187,8 @@ def reason_text(count: ReasonCount) -> str:
     return f"{count.state.value}{status}{reason}"
 
 
-def _reason_data(count: ReasonCount) -> dict[str, Any]:
+def reason_data(count: ReasonCount) -> dict[str, Any]:
+    """The same as plain data."""
     status = None if count.status is None else f"{count.status:04X}"
     return {**count._asdict(), "state": count.state.value, "status": status}
 

@@ -23,7 +23,6 @@ class LogFile(DocumentedLog):
     """
 
     def __init__(self, path: str, threshold: int) -> None:
-        super().__init__(threshold, self._append)
         self._path = path
         self._descriptor = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | getattr(os, "O_CLOEXEC", 0), 0o600)
         try:
@@ -31,6 +30,8 @@ class LogFile(DocumentedLog):
         except BaseException:
             os.close(self._descriptor)
             raise
+        # This registers it: `logging` closes it when the interpreter ends, so it must be whole.
+        super().__init__(threshold, self._append)
 
     def _append(self, text: str) -> None:
         if self._descriptor < 0:

@@ -66,5 +66,5 @@ def rate_text(per_second: float) -> str:
 
 def count_text(count: int, noun: str) -> str:
     """A count with its noun: "1 instance", "12,000 instances"."""
-    plural = f"{noun}es" if noun.endswith("x") else f"{noun[:-1]}ies" if noun.endswith("y") else f"{noun}s"
+    plural = f"{noun}es" if noun.endswith(("x", "ch")) else f"{noun[:-1]}ies" if noun.endswith("y") else f"{noun}s"
     return f"{count:,} {noun if count == 1 else plural}"

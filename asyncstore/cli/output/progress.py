@@ -191,6 +191,8 @@ def waits_text(glance: Glance) -> str:
         return _stopping_text(view)
     if report.waiting_for is not None:
         return str(report.waiting_for)
+    if report.committed is not None and report.scan_finished and report.finished_instances == report.found:
+        return "waiting for the peer to commit to what it stored"
     if view.trouble is not None:
         return _trouble_text(view.trouble)
     if glance.starved_seconds >= _STARVED_SECONDS:

@@ -14,7 +14,8 @@ from asyncstore.cli.output.plain_text import count_text, duration_text, size_tex
 from asyncstore.cli.output.screen import Screen, Span
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
+    from contextlib import AbstractContextManager
 
     from asyncstore.cli.output.documented_log import DocumentedLog
     from asyncstore.inputs.inventory import Inventory
@@ -22,11 +23,16 @@ if TYPE_CHECKING:
 _REFRESH_SECONDS: Final = 0.25
 
 
-@contextlib.contextmanager
-def shown(inventory: Inventory, log: DocumentedLog, *, wanted: bool | None) -> Iterator[None]:
-    """Draw a line on stderr while the block fills the inventory; `wanted` None: if stderr is a terminal.
+def shown(inventory: Inventory, log: DocumentedLog, *, wanted: bool | None) -> AbstractContextManager[None]:
+    """Draw a line on stderr while the block fills the inventory; see `line_shown`."""
+    return line_shown(lambda seconds: line_of(inventory, seconds), log, wanted=wanted)
 
-    Nothing is drawn of a scan that ends at once, and the line is gone at the end.
+
+@contextlib.contextmanager
+def line_shown(line: Callable[[float], str], log: DocumentedLog, *, wanted: bool | None) -> Iterator[None]:
+    """Draw a line on stderr, as it is after so many seconds, while the block runs; `wanted` None: on a terminal.
+
+    Nothing is drawn of a block that ends at once, and the line is gone at the end.
     """
     if wanted is False or log.threshold >= QUIET or not screen.is_capable(sys.stderr):
         yield
@@ -37,9 +43,9 @@ def shown(inventory: Inventory, log: DocumentedLog, *, wanted: bool | None) -> I
 
     def draw() -> None:
         while not ended.wait(_REFRESH_SECONDS):
-            line = [Span(line_of(inventory, time.monotonic() - begun_at))]
+            spans = [Span(line(time.monotonic() - begun_at))]
             with log.turn():
-                display.draw([line])
+                display.draw([spans])
 
     write_before = log.write
     log.write = display.print_above
@@ -57,7 +63,11 @@ def shown(inventory: Inventory, log: DocumentedLog, *, wanted: bool | None) -> I
 
 def line_of(inventory: Inventory, seconds: float) -> str:
     """How far a scan is after so many seconds."""
-    files = inventory.files
-    size = size_text(inventory.size_bytes.total())
+    return files_line(inventory.files, inventory.size_bytes.total(), seconds)
+
+
+def files_line(files: int, size_bytes: int, seconds: float) -> str:
+    """How many files were found in so many seconds."""
+    size = size_text(size_bytes)
     rate = f"{files / seconds:,.0f}" if seconds > 0 else "0"
     return f"{count_text(files, 'file')}, {size}, {rate} files/s, {duration_text(seconds, digits=0)}"

@@ -32,6 +32,8 @@ SCHEMA: Final = "asyncstore"
 _CONNECT_SECONDS: Final = 10.0
 _SECONDS: Final = 30.0
 _AGAIN_SECONDS: Final = 0.5
+_LAST_PORT: Final = 0xFFFF
+_PORT_DIGITS: Final = 5
 # Rows of a migration are written by the index, whatever the planner thinks of a table that was empty a second ago.
 _SETTINGS: Final = {
     "search_path": SCHEMA,
@@ -57,10 +59,13 @@ async def connect(dsn: str, name: str, settings: dict[str, str] | None = None) -
     # An empty name of a database is none, as in libpq; asyncpg takes it for one, before that of a service. And it does
     # not look at PGSERVICE.
     dsn = re.sub(r"^(\w+://[^/?#]*)/(?=\?|$)", r"\1", dsn)
-    named = urllib.parse.parse_qs(urllib.parse.urlsplit(dsn).query).get("service")
-    service = named[-1] if named else os.environ.get("PGSERVICE")
-    if service:
-        _check_service(service)
+    parts = urllib.parse.urlsplit(dsn)
+    query = urllib.parse.parse_qs(parts.query)
+    service = query["service"][-1] if "service" in query else os.environ.get("PGSERVICE")
+    values = _service(service) if service else {}
+    named = (host.rpartition("]")[2].rpartition(":") for host in parts.netloc.rpartition("@")[2].split(","))
+    _check_ports([port for _, colon, port in named if colon])
+    _check_ports(",".join((*query.get("port", ()), values.get("port", ""), os.environ.get("PGPORT", ""))).split(","))
     return await asyncpg.connect(
         dsn,
         service=service,
@@ -69,8 +74,15 @@ async def connect(dsn: str, name: str, settings: dict[str, str] | None = None) -
     )
 
 
-def _check_service(service: str) -> None:
-    """Raise ValueError if no file defines it: asyncpg would call the server of this machine instead.
+def _check_ports(ports: list[str]) -> None:
+    """Raise ValueError for what is not a port: of a number beyond them, the system takes the last 16 bits."""
+    for port in filter(None, ports):
+        if not (port.isascii() and port.isdigit() and len(port) <= _PORT_DIGITS and 0 < int(port) <= _LAST_PORT):
+            raise ValueError(f"{port!r} is not a TCP port")
+
+
+def _service(service: str) -> dict[str, str]:
+    """What a file says of it. Raises ValueError if none does: asyncpg would call the server of this machine instead.
 
     Of what asyncpg cannot read no text is shown, since a password may be in it.
     """
@@ -85,6 +97,23 @@ def _check_service(service: str) -> None:
         raise ValueError(f"{file!r} is not a service file") from None
     if values is None:
         raise ValueError(f"the service {service!r} is not in {file!r}")
+    return values
+
+
+def ledger_error(error: BaseException, shown: str, what: str) -> LedgerError:
+    """An error of the driver or the server, as one line; StoreAway if it may pass."""
+    state = getattr(error, "sqlstate", None) or ""
+    # Without a state it comes from the network or the driver; a wrong DSN or service is a ValueError or a
+    # ClientConfigurationError, which is one too.
+    may_pass = state.startswith(_MAY_PASS) if state else not isinstance(error, ValueError)
+    kind = StoreAway if may_pass else LedgerError
+    if isinstance(error, TimeoutError):
+        text = "the server does not answer"
+    else:
+        text = one_line(str(error)) or type(error).__name__
+    if state.startswith(_NOT_ALLOWED) and not may_pass:
+        text += "; passwords come from PGPASSFILE or a service file" if state.startswith("28") else ""
+    return kind(f"the ledger {shown!r} cannot be {what}: {text}")
 
 
 class Database:
@@ -169,7 +198,7 @@ class Database:
         ) as error:
             if not isinstance(error, asyncpg.PostgresError) or self._is_lost():
                 self._forget()
-            raise self.error_of(error, what) from error
+            raise ledger_error(error, self.shown, what) from error
 
     async def _connected(self) -> asyncpg.Connection:
         if self._is_lost():
@@ -192,21 +221,6 @@ class Database:
         connection, self._connection = self._connection, None
         if connection is not None:
             connection.terminate()
-
-    def error_of(self, error: BaseException, what: str) -> LedgerError:
-        """An error of the driver or the server, as one line; StoreAway if it may pass."""
-        state = getattr(error, "sqlstate", None) or ""
-        # Without a state it comes from the network or the driver; a wrong DSN or service is a ValueError or a
-        # ClientConfigurationError, which is one too.
-        may_pass = state.startswith(_MAY_PASS) if state else not isinstance(error, ValueError)
-        kind = StoreAway if may_pass else LedgerError
-        if isinstance(error, TimeoutError):
-            text = "the server does not answer"
-        else:
-            text = one_line(str(error)) or type(error).__name__
-        if state.startswith(_NOT_ALLOWED) and not may_pass:
-            text += "; passwords come from PGPASSFILE or a service file" if state.startswith("28") else ""
-        return kind(f"the ledger {self.shown!r} cannot be {what}: {text}")
 
     def close(self) -> None:
         """Close the connection; never raises."""

@@ -5,31 +5,26 @@ from __future__ import annotations
 import os
 from typing import TYPE_CHECKING
 
+from asyncstore.ledger.history import LedgerHistory
 from asyncstore.ledger.postgresql import schema
 from asyncstore.ledger.postgresql.database import Database
 from asyncstore.ledger.postgresql.ledger import ONE_HOST, check_destination, check_rules
 from asyncstore.ledger.postgresql.lookup import PostgresLookup
+from asyncstore.ledger.postgresql.places import Places
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-    from types import TracebackType
-    from typing import Self
-
     import asyncpg
-
-    from asyncstore.instances.outcome import Outcome
-    from asyncstore.ledger.protocol import Offered, Suspicion
 
 _ROOT = """
 SELECT r.id, m.destination, m.id AS migration FROM migration m
 JOIN root r ON r.migration = m.id WHERE m.name = $1 AND r.name = $1"""
 
 
-class PostgresHistory:
+class PostgresHistory(LedgerHistory):
     """The files that the ledger of one host has settled. Blocks."""
 
     def __init__(self, database: Database, root: int) -> None:
-        self._lookup = PostgresLookup(database, root, os.getcwd(), lambda _: {})
+        super().__init__(PostgresLookup(database, Places(root, {root: ""}, os.getcwd()), lambda _: {}))
 
     @classmethod
     def of(cls, dsn: str, *, destination: str, options: str | None = None) -> PostgresHistory | None:
@@ -47,18 +42,6 @@ class PostgresHistory:
             database.close()
             return None
         return cls(database, root)
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
-        self._lookup.close()
-
-    def settled(self, offered: Sequence[Offered]) -> list[Outcome | Suspicion | None]:
-        """For each, the outcome that still holds; a Suspicion or None if it must be sent. See Ledger.settled."""
-        return self._lookup.settled(offered)
 
 
 async def _root(connection: asyncpg.Connection, shown: str, destination: str, options: str | None) -> int | None:

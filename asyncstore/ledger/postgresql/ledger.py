@@ -18,6 +18,7 @@ from asyncstore.ledger.packing import one_line, uid_of_bytes
 from asyncstore.ledger.postgresql import schema
 from asyncstore.ledger.postgresql.database import WRITER_SETTINGS, Database
 from asyncstore.ledger.postgresql.lookup import PostgresLookup
+from asyncstore.ledger.postgresql.places import Places
 from asyncstore.ledger.postgresql.writer import Claim, FenceLost, RowWriter, server_text
 from asyncstore.ledger.protocol import STORED
 from asyncstore.ledger.settling import check_changes
@@ -73,6 +74,17 @@ async def check_rules(connection: asyncpg.Connection, shown: str, migration: int
     check_changes(shown, await connection.fetchval(_LAST_OPTIONS, migration), options)
 
 
+async def begin_run(connection: asyncpg.Connection, migration: int, options: str, now_ms: int) -> int:
+    """Note that this process writes into a migration, and return its number."""
+    values = migration, os.getpid(), socket.gethostname(), options, now_ms
+    return int(await connection.fetchval(_BEGIN_RUN, *values))
+
+
+async def hold_run(connection: asyncpg.Connection, run: int) -> None:
+    """Have the database know that a run goes on, for as long as the connection lasts."""
+    await connection.execute("SELECT pg_advisory_lock($1, $2)", schema.LOCKS, run)
+
+
 class PostgresStore:
     """The rows of one run, and how they are written."""
 
@@ -81,6 +93,7 @@ class PostgresStore:
         self._destination = destination
         self._options = options
         self._working_directory = working_directory
+        self.places: Places
         self._writer: RowWriter
         self.was_empty: bool = True
         self.uids: HashFilter = HashFilter(0)
@@ -99,10 +112,11 @@ class PostgresStore:
             migration, batch = await self._own_batch(connection, now_ms + shift_ms)
             await self._check_free(connection, batch)
             await check_rules(connection, self._database.shown, migration, self._options)
-            values = migration, os.getpid(), socket.gethostname(), self._options, now_ms + shift_ms
-            run = await connection.fetchval(_BEGIN_RUN, *values)
+            run = await begin_run(connection, migration, self._options, now_ms + shift_ms)
             epoch = await connection.fetchval(_CLAIM, batch, run)
-            self._writer = RowWriter(Claim(run, self.root, batch, epoch), self._working_directory, shift_ms=shift_ms)
+            claim = Claim(run, self.root, batch, epoch)
+            self.places = Places(self.root, {self.root: ""}, self._working_directory)
+            self._writer = RowWriter(claim, self.places, shift_ms=shift_ms)
             await self._hold(connection)
         count = await connection.fetchval(_COUNT, migration)
         self.was_empty = count == 0
@@ -134,7 +148,7 @@ class PostgresStore:
 
     async def _hold(self, connection: asyncpg.Connection) -> None:
         """Have the database know that this run goes on, for as long as the connection lasts."""
-        await connection.execute("SELECT pg_advisory_lock($1, $2)", schema.LOCKS, self._writer.claim.run)
+        await hold_run(connection, self._writer.claim.run)
 
     async def _recorded_uids(self, connection: asyncpg.Connection, count: int) -> HashFilter:
         if count > _UIDS_IN_MEMORY:
@@ -187,7 +201,7 @@ class PostgresLedger(BufferedLedger):
     """
 
     _away_seconds: float = _AWAY_SECONDS
-    _most_outcomes: int = 4 * COMMIT_OUTCOMES
+    _most_outcomes: int = 8 * COMMIT_OUTCOMES
 
     def __init__(
         self,
@@ -231,7 +245,7 @@ class PostgresLedger(BufferedLedger):
 
     def _begin_lookups(self, store: Store) -> None:
         assert isinstance(store, PostgresStore), "it is the one that was opened"
-        self._lookup = PostgresLookup(self._reading, store.root, self._working_directory, self._uncommitted)
+        self._lookup = PostgresLookup(self._reading, store.places, self._uncommitted)
 
     def _end_lookups(self) -> None:
         if self._lookup is not None:

@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import math
-import os
 from typing import TYPE_CHECKING, Any, Final
 
 from asyncstore.instances.outcome import State
 from asyncstore.ledger.packing import uid_bytes, uid_of_bytes
-from asyncstore.ledger.postgresql.writer import MEMORY, split_path
 from asyncstore.ledger.protocol import STORED, KnownInstance
 from asyncstore.ledger.settling import Kept, settled_outcome
 
@@ -18,6 +16,7 @@ if TYPE_CHECKING:
     from asyncstore.instances.instance import Instance
     from asyncstore.instances.outcome import Outcome
     from asyncstore.ledger.postgresql.database import Database
+    from asyncstore.ledger.postgresql.places import Places
     from asyncstore.ledger.protocol import Offered, Suspicion
 
 _AT_ONCE: Final = 512
@@ -31,18 +30,18 @@ JOIN account a ON a.id = i.account
 WHERE a.standing <> 0"""
 _STATES: Final = ", ".join(f"'{state}'" for state in sorted(STORED))
 _KNOWN: Final = f"""
-SELECT i.sop_instance_uid, d.path, i.name, i.size_bytes, i.mtime_ns, a.state, i.recorded_at
+SELECT i.sop_instance_uid, d.root, d.path, i.name, i.size_bytes, i.mtime_ns, a.state, i.recorded_at
 FROM (SELECT DISTINCT unnest($2::bytea[]) AS uid) AS t
 JOIN instance i ON i.sop_instance_uid = t.uid
 JOIN account a ON a.id = i.account
 JOIN directory d ON d.id = i.directory
-WHERE d.root = $1 AND a.state IN ({_STATES})"""
+WHERE d.root = ANY($1::int[]) AND a.state IN ({_STATES})"""
 
 _Key = tuple[bytes, bytes]
 
 
 class PostgresLookup:
-    """Looks up files and instances below a root, which has no name: all paths are absolute.
+    """Looks up files below a root, and instances in all roots of `places`.
 
     `uncommitted` returns the stored instances with some SOP Instance UIDs that may not have a row yet.
     """
@@ -50,13 +49,11 @@ class PostgresLookup:
     def __init__(
         self,
         database: Database,
-        root: int,
-        working_directory: str,
+        places: Places,
         uncommitted: Callable[[Collection[str]], dict[str, list[KnownInstance]]],
     ) -> None:
         self._database = database
-        self._root = root
-        self._working_directory = working_directory
+        self._places = places
         self._uncommitted = uncommitted
 
     def close(self) -> None:
@@ -82,9 +79,9 @@ class PostgresLookup:
         return next(iter(self._candidates([sop_instance_uid]).get(sop_instance_uid, ())), None)
 
     def _settled_of(self, offered: Sequence[Offered]) -> list[Outcome | Suspicion | None]:
-        keys = [None if each.name is None else self._key(each.name) for each in offered]
+        keys = [None if each.name is None else self._places.key(each.name) for each in offered]
         columns = list(zip(*(key for key in keys if key is not None), strict=True)) or [(), ()]
-        found = self._database.fetch(_SETTLED, self._root, *columns)
+        found = self._database.fetch(_SETTLED, self._places.root, *columns)
         rows = {(row[0], row[1]): tuple(row)[2:] for row in found}
         for key in self._outdated_duplicates(rows):
             del rows[key]
@@ -112,9 +109,8 @@ class PostgresLookup:
     def _known_of(self, instances: Sequence[Instance]) -> list[list[KnownInstance]]:
         """The stored instances with the UIDs of these that do not come from their paths."""
         candidates = self._candidates([instance.sop_instance_uid for instance in instances])
-        paths = [
-            None if instance.path is None else os.fsdecode(b"".join(self._key(instance.path))) for instance in instances
-        ]
+        absolute = self._places.absolute
+        paths = [None if instance.path is None else absolute(instance.path) for instance in instances]
         return [
             [known for known in candidates.get(instance.sop_instance_uid, ()) if known.path != path]
             for instance, path in zip(instances, paths, strict=True)
@@ -124,14 +120,10 @@ class PostgresLookup:
         """The stored instances of these UIDs."""
         # First the uncommitted, then the committed: the other order would miss one that is committed in between.
         candidates = self._uncommitted(frozenset(uids))
-        for packed, directory, name, size, mtime, state, _ in self._known_rows(uids):
-            path = None if name.startswith(MEMORY) else os.fsdecode(directory + name)
-            known = KnownInstance(path, size, mtime, State(state))
+        for packed, root, directory, name, size, mtime, state, _ in self._known_rows(uids):
+            known = KnownInstance(self._places.path_of(root, directory, name), size, mtime, State(state))
             candidates.setdefault(uid_of_bytes(packed), []).append(known)
         return candidates
 
     def _known_rows(self, uids: Collection[str]) -> list[Any]:
-        return self._database.fetch(_KNOWN, self._root, [uid_bytes(uid) for uid in uids])
-
-    def _key(self, path: str) -> _Key:
-        return split_path(path, "", self._working_directory)
+        return self._database.fetch(_KNOWN, self._places.roots, [uid_bytes(uid) for uid in uids])

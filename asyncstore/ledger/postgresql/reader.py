@@ -31,12 +31,15 @@ AND l.granted AND l.database = (SELECT oid FROM pg_database WHERE datname = curr
 class PostgresReader(RecordReader):
     """Reads the ledger in the database of a DSN: `with PostgresReader("postgresql://...") as ledger: ...`.
 
-    See `LedgerReader`. Nothing is written, so a role that may only read is enough.
+    See `LedgerReader`. `migration` is the name of one of many hosts; without it, it reads what storescu has recorded,
+    or the only migration if there is one. Nothing is written, so a role that may only read is enough.
     """
 
-    def __init__(self, dsn: str, migration: str = "") -> None:
+    def __init__(self, dsn: str, migration: str | None = None) -> None:
         self._database = Database(dsn, "report")
         self.path: str = self._database.shown
+        self.migration: str = ""
+        self.number: int = 0
         self.schema_version: int = schema.SCHEMA_VERSION
         try:
             self._database.run(self._check, "read")
@@ -49,15 +52,18 @@ class PostgresReader(RecordReader):
         if not await schema.is_there(connection, self.path):
             raise LedgerError(f"there is no ledger in {self.path!r} yet")
 
-    def _find(self, name: str) -> None:
-        query = "SELECT id, destination, created_at FROM migration WHERE name = ?"
-        found = self._all(_migration, query, name)
-        if not found:
-            raise LedgerError(f"the ledger {self.path!r} has no migration {one_line(name)!r}")
-        self._migration, destination, created_at = found[0]
+    def _find(self, name: str | None) -> None:
+        query = "SELECT name, id, destination, created_at FROM migration ORDER BY name"
+        every = self._all(_migration, query)
+        found = [each for each in every if name in (None, each[0])]
+        if not found or (len(found) > 1 and found[0][0]):  # that of storescu has no name, and comes first
+            names = ", ".join(one_line(each[0]) for each in every if each[0]) or "none"
+            which = "more than one migration: name one" if found else f"no migration {one_line(name or '')!r}"
+            raise LedgerError(f"the ledger {self.path!r} has {which} (it has {names})")
+        self.migration, self.number, destination, created_at = found[0]
         self.destination: str = destination
         self.created_at: datetime.datetime = time_of(created_at)
-        runs = f"(SELECT id FROM worker WHERE migration = {self._migration})"
+        runs = f"(SELECT id FROM worker WHERE migration = {self.number})"
         accounts = f"(SELECT * FROM account WHERE run IN {runs} AND instances <> 0) a"
         self._ACCOUNTS: str = accounts
         self._INSTANCES: str = f"{accounts} JOIN instance i ON i.account = a.id LEFT JOIN series s ON s.id = i.series"
@@ -71,14 +77,18 @@ class PostgresReader(RecordReader):
         """All runs that wrote into the ledger, in order."""
         columns = "id, started_at, finished_at, pid, host, options::text, scan_finished::int, stopped, refused_at"
         # First the locks: a run writes its end before it lets go of its lock.
-        running = set(self._all(int, _RUNNING, schema.LOCKS))
+        running = self.running()
         query = f"SELECT {columns} FROM worker WHERE migration = ? ORDER BY id"
         return [
             dataclasses.replace(run, state=RunState.RUNNING)
             if run.state is RunState.KILLED and run.number in running
             else run
-            for run in self._all(run_of, query, self._migration)
+            for run in self._all(run_of, query, self.number)
         ]
+
+    def running(self) -> set[int]:
+        """The numbers of the runs that go on."""
+        return set(self._all(int, _RUNNING, schema.LOCKS))
 
     def count_rows(self) -> int:
         """How many rows there are; takes no time, however many."""
@@ -99,7 +109,7 @@ class PostgresReader(RecordReader):
             f"AND {where} ORDER BY directory, name LIMIT {_ROWS_AT_ONCE}"
         )
         last: tuple[int, bytes] = (0, b"")
-        while rows := self._all(_keyed_row, query, self._migration, *last, *values):
+        while rows := self._all(_keyed_row, query, self.number, *last, *values):
             yield from (row for _, row in rows)
             last = rows[-1][0]
 
@@ -117,8 +127,8 @@ def _plain(value: Any) -> Any:
     return int(value) if isinstance(value, decimal.Decimal) else value
 
 
-def _migration(number: int, destination: str, created_at: int) -> tuple[int, str, int]:
-    return number, checked(destination, str), created_at
+def _migration(name: str, number: int, destination: str, created_at: int) -> tuple[str, int, str, int]:
+    return name, number, checked(destination, str), created_at
 
 
 def _keyed_row(directory: int, name: bytes, *columns: Any) -> tuple[tuple[int, bytes], LedgerRow]:

@@ -8,9 +8,18 @@ and `account.bytes_sent` count the instances that refer to it, so that a report 
 that was sent under another UID than its file's has a row in `sent`.
 
 A batch is what one sender works on: directories below a root. Its `epoch` grows by 1 each time a sender claims it, and
-only the sender of this epoch may write (see `writer`). storescu has a root without a name and one batch, which is never
-done. `scan` has the directories that are walked by whichever host comes first. `worker` has a row for each process that
-has written; a lock of the database says that it still runs.
+only the sender of this epoch may write (see `writer`); `fruitless` counts the epochs since the last in which something
+was stored. Its `state` is open, doing, done, or set-aside for a `reason`; `stored` and `failed` count its instances as
+they were when it was last claimed or done. storescu has a root without a name and one batch, which is never done.
+
+All workers of a migration have no more associations than `cap`, which the operator sets, and `target`, which moves: it
+falls when the peer was out of resources (`pressed_at`) or rejected an association (`rejected_at`), and grows as the
+holder of an advisory lock says. While a migration `is_paused`, nothing of it is sent. A worker that is not heard of for
+`timeout_seconds` is taken for dead. `scan` has the directories that are walked by whichever host comes first.
+
+`worker` has a row for each process that has written; a lock of the database says that it still runs. One of many tells
+now and then that it lives (`seen_at`), how many associations it has for batches, and what it has sent since it began.
+`in_flight` has the UIDs that the worker of a batch may send, so that no other worker sends them meanwhile.
 """
 
 from __future__ import annotations
@@ -24,11 +33,13 @@ from asyncstore.ledger.postgresql.database import SCHEMA
 if TYPE_CHECKING:
     import asyncpg
 
-SCHEMA_VERSION: Final = 2
+SCHEMA_VERSION: Final = 3
 LOCKS: Final = int.from_bytes(b"ASLG", "big")
 """The class of the advisory locks; number 0 is that of the schema, others those of workers."""
 LOCKS_OF_ROOTS: Final = int.from_bytes(b"ASLR", "big")
 """The class of those that are held while batches of a root are added."""
+LOCKS_OF_TARGETS: Final = int.from_bytes(b"ASLT", "big")
+"""The class of those whose holder has the target of a migration grow."""
 
 _TYPES: Final[dict[type, str]] = {str: "text", int: "integer", bool: "boolean", bytes: "bytea"}
 _ACCOUNT_COLUMNS: Final = ",\n    ".join(f"{name} {_TYPES[kind]} NOT NULL" for name, kind in ACCOUNT_FIELDS.items())
@@ -48,7 +59,13 @@ CREATE TABLE migration (
     name text NOT NULL UNIQUE,
     destination text NOT NULL,
     created_at bigint NOT NULL,
-    created_by text NOT NULL DEFAULT ''
+    created_by text NOT NULL DEFAULT '',
+    is_paused boolean NOT NULL DEFAULT false,
+    cap integer NOT NULL DEFAULT 8,
+    target integer NOT NULL DEFAULT 1,
+    pressed_at bigint,
+    rejected_at bigint,
+    timeout_seconds integer NOT NULL DEFAULT 60
 );
 CREATE TABLE root (
     id integer {_IDENTITY},
@@ -74,7 +91,11 @@ CREATE TABLE worker (
     finished_at bigint,
     scan_finished boolean,
     stopped text,
-    refused_at bigint
+    refused_at bigint,
+    seen_at bigint,
+    associations integer NOT NULL DEFAULT 0,
+    answers bigint NOT NULL DEFAULT 0,
+    sent_bytes bigint NOT NULL DEFAULT 0
 );
 CREATE INDEX worker_migration ON worker (migration);
 CREATE TABLE batch (
@@ -83,10 +104,16 @@ CREATE TABLE batch (
     epoch integer NOT NULL DEFAULT 0,
     worker integer REFERENCES worker,
     state text NOT NULL DEFAULT 'open',
+    reason text NOT NULL DEFAULT '',
     files integer NOT NULL DEFAULT 0,
-    size_bytes bigint NOT NULL DEFAULT 0
+    size_bytes bigint NOT NULL DEFAULT 0,
+    fruitless integer NOT NULL DEFAULT 0,
+    stored integer NOT NULL DEFAULT 0,
+    failed integer NOT NULL DEFAULT 0,
+    claimed_at bigint,
+    finished_at bigint
 );
-CREATE INDEX batch_root ON batch (root);
+CREATE INDEX batch_state ON batch (root, state);
 CREATE TABLE directory (
     id integer {_IDENTITY},
     root integer NOT NULL REFERENCES root,
@@ -95,6 +122,12 @@ CREATE TABLE directory (
     files integer,
     UNIQUE (root, path)
 );
+CREATE INDEX directory_batch ON directory (batch);
+CREATE TABLE in_flight (
+    sop_instance_uid bytea PRIMARY KEY,
+    batch bigint NOT NULL
+);
+CREATE INDEX in_flight_batch ON in_flight (batch);
 CREATE TABLE series (
     id integer {_IDENTITY},
     study_instance_uid text NOT NULL,

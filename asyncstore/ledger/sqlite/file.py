@@ -7,6 +7,7 @@ import errno
 import os
 import re
 import sqlite3
+import stat
 import struct
 import sys
 from typing import TYPE_CHECKING, Final
@@ -185,7 +186,8 @@ def open_to_read(path: str) -> sqlite3.Connection:
     Several threads may use the connection, one at a time. Raises LedgerError.
     """
     with ledger_errors(path, "read"):
-        os.stat(path)
+        if not stat.S_ISREG(os.stat(path).st_mode):
+            raise LedgerError(f"the ledger {path!r} cannot be read: it is not a file")
         # Escape every byte that means something in a URI as %XX; importing urllib.parse would take 2 ms.
         uri = "file:" + re.sub(rb"[^\w/.-]", lambda byte: b"%%%02X" % ord(byte[0]), os.fsencode(path)).decode()
         try:

@@ -3,23 +3,15 @@
 from __future__ import annotations
 
 import os
-from typing import TYPE_CHECKING
 
+from asyncstore.ledger.history import LedgerHistory
 from asyncstore.ledger.packing import ledger_path
 from asyncstore.ledger.sqlite.file import check_destination, check_rules, ledger_errors, open_to_read
 from asyncstore.ledger.sqlite.lookup import LedgerLookup
 from asyncstore.ledger.sqlite.writer import WaitingHashes, unindexed_hashes
 
-if TYPE_CHECKING:
-    from collections.abc import Sequence
-    from types import TracebackType
-    from typing import Self
 
-    from asyncstore.instances.outcome import Outcome
-    from asyncstore.ledger.protocol import Offered, Suspicion
-
-
-class SqliteHistory:
+class SqliteHistory(LedgerHistory):
     """The files that the ledger at `path` has settled: `with SqliteHistory(path, destination=...) as history`.
 
     Blocks. Raises LedgerError if it is not a ledger, has another destination, or has instances that were changed by
@@ -41,16 +33,4 @@ class SqliteHistory:
                     waiting.add(hashes)
         finally:
             connection.close()
-        self._lookup = LedgerLookup(path, working_directory, waiting.rows_of, lambda _: {})
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
-        self._lookup.close()
-
-    def settled(self, offered: Sequence[Offered]) -> list[Outcome | Suspicion | None]:
-        """For each, the outcome that still holds; a Suspicion or None if it must be sent. See Ledger.settled."""
-        return self._lookup.settled(offered)
+        super().__init__(LedgerLookup(path, working_directory, waiting.rows_of, lambda _: {}))

@@ -166,8 +166,9 @@ def test_a_peer_without_the_service_has_committed_nothing(tree: Path, tmp_path: 
 def test_a_port_that_is_taken_and_mistakes_are_told(tree: Path, tmp_path: Path) -> None:
     with archive(tmp_path / "in", "--commitment") as port:
         done = command.run("storescu", "--commit", "--commit-port", port, LOOPBACK, port, tree)
-        assert done.returncode == 1
-        assert f"cannot listen on port {port}" in done.stderr
+        assert done.returncode == 2
+        assert done.stderr == f"E: cannot listen on port {port}: Address already in use\n"
+        assert not list((tmp_path / "in").iterdir())
     for words in (("--commit-port", 104), ("--commit-wait", 5), ("--commit-plaintext",)):
         alone = command.run("storescu", *words, LOOPBACK, 104, tree)
         assert (alone.returncode, f"{words[0]}: it goes with --commit" in alone.stderr) == (2, True)

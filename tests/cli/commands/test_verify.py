@@ -155,7 +155,9 @@ def test_what_cannot_be_compared_is_code_3_unless_something_differs(tree: Path) 
 
 def test_nothing_to_compare_no_association_and_a_damaged_ledger_have_their_codes(tmp_path: Path, tree: Path) -> None:
     (tmp_path / "empty").mkdir()
-    assert verify(Archive([]), tmp_path / "empty").returncode == 5
+    done = verify(Archive([]), tmp_path / "empty")
+    told = f"E: Nothing to compare: there is no instance in {tmp_path / 'empty'}\n"
+    assert (done.returncode, done.stderr) == (5, told)
     done = command.run("verify", tree, LOOPBACK, free_port())
     assert (done.returncode, done.stderr.count("No connection to")) == (1, 1)
     (tmp_path / "run.db").write_bytes(b"SQLite format 3\0" + bytes(2000))
@@ -239,15 +241,29 @@ def test_the_differences_after_a_run_are_lines_of_json_before_its_summary(tree: 
     assert (study["event"], verified["missing"], summary["event"], summary["exit_code"]) == ("study", 1, "summary", 7)
 
 
-def test_a_peer_that_cannot_be_asked_has_proved_nothing(tree: Path) -> None:
+def test_a_peer_that_cannot_be_asked_has_proved_nothing(tree: Path, tmp_path: Path) -> None:
     async def main() -> subprocess.CompletedProcess[str]:
         async with StorageSCP() as scp:
-            line = functools.partial(command.run, "storescu", "--verify", "--summary", LOOPBACK, scp.port, tree)
+            words = (
+                "storescu",
+                "-v",
+                "--verify",
+                "--summary",
+                "--ledger",
+                tmp_path / "run.db",
+                LOOPBACK,
+                scp.port,
+                tree,
+            )
+            line = functools.partial(command.run, *words)
             return await anyio.to_thread.run_sync(line)
 
     done = anyio.run(main)
     assert (done.returncode, done.stdout) == (3, "0 instances in 0 studies compared\n")
+    assert "E: It takes no queries from us (C-FIND, study root), so nothing can be verified\n" in done.stderr
+    assert "I: Verifying: asking the peer for what was stored\n" in done.stderr
     assert "Exit code    3: finished, but some stored instances could not be verified\n" in done.stderr
+    assert "Next         to verify again:\n" in done.stderr
 
 
 def test_a_run_that_stops_early_is_not_verified(tree: Path) -> None:

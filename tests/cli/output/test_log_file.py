@@ -6,6 +6,8 @@ import logging
 import os
 import re
 import stat
+import subprocess
+import sys
 from typing import TYPE_CHECKING
 
 import pytest
@@ -80,6 +82,20 @@ def test_a_file_that_cannot_be_written_any_more_is_told_once(
 def test_a_file_that_cannot_be_written_is_told_at_once(tmp_path: Path, name: str) -> None:
     with pytest.raises(OSError, match=r"\[Errno \d+\]"):
         LogFile(str(tmp_path / name), logging.INFO)
+
+
+@pytest.mark.parametrize("name", ["/dev/full", "no/such/directory/log", "."])
+def test_a_file_that_cannot_be_written_leaves_nothing_for_the_end_of_the_interpreter(name: str) -> None:
+    program = f"""
+import logging
+from asyncstore.cli.output.log_file import LogFile
+try:
+    LogFile({name!r}, logging.INFO)
+except OSError as error:
+    kept = error  # and with it, what was begun
+"""
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert done.stderr == ""
 
 
 def test_text_that_is_no_text_is_written_all_the_same(tmp_path: Path) -> None:

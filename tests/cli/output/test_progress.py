@@ -25,12 +25,11 @@ LARGE = AssociationView(3, "open", "/mnt/old/large.dcm", 1_000_000_000, 430_000_
 
 
 def a_report(**known: object) -> Report:
-    states = Counter({State.STORED: 1200, State.FAILED: 3})
+    known = {"states": Counter({State.STORED: 1200, State.FAILED: 3}), **known}
     return Report(
         found=5000,
         found_bytes=40_000_000,
         finished_bytes=9_600_000,
-        states=states,
         associations_open=4,
         **known,  # type: ignore[arg-type]
     )
@@ -193,6 +192,15 @@ def test_a_pause_a_slow_source_and_a_slow_association_are_told() -> None:
     assert waits_text(outlook.look(7.0)) == "waiting for the source: no file was ready for 7 s"
     connecting = TransferView((AssociationView(1, "connecting"),), 1)
     assert waits(connecting, Report()) == "waiting for the peer to accept an association"
+
+
+def test_a_run_that_only_waits_for_commitment_says_so() -> None:
+    sent = {"states": Counter({State.STORED: 5000}), "committed": 0}
+    waiting = "waiting for the peer to commit to what it stored"
+    assert waits(TransferView(), a_report(scan_finished=True, **sent)) == waiting
+    assert waits(TransferView(), a_report(**sent)) == ""
+    assert waits(TransferView(), a_report(scan_finished=True, committed=0)) == ""
+    assert waits(TransferView(is_stopping=True), a_report(scan_finished=True, **sent)).startswith("stopping")
 
 
 def test_the_line_for_a_log_has_the_same_in_one_line() -> None:

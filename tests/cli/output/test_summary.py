@@ -100,10 +100,16 @@ def test_every_exit_code_has_a_meaning(code: int) -> None:
 
 
 def steps(
-    report: Report, *, ledger: str | None = "run.db", can_repeat: bool = True, more: tuple[str, ...] = ()
+    report: Report,
+    *,
+    ledger: str | None = "run.db",
+    can_repeat: bool = True,
+    is_unverified: bool = False,
+    more: tuple[str, ...] = (),
 ) -> list[str]:
     arguments = [*ARGUMENTS[:2], *more, *ARGUMENTS[2:]]
-    return [command for command, _ in next_steps(report, ledger=ledger, can_repeat=can_repeat, arguments=arguments)]
+    known = {"can_repeat": can_repeat, "is_unverified": is_unverified}
+    return [command for command, _ in next_steps(report, ledger=ledger, arguments=arguments, **known)]
 
 
 def test_the_next_commands_can_be_typed_as_they_are() -> None:
@@ -117,6 +123,12 @@ def test_the_next_commands_can_be_typed_as_they_are() -> None:
     assert steps(stopped) == [SAME]
     assert steps(stopped, ledger=None) == [SAME]
     assert steps(stopped, can_repeat=False) == []
+    assert steps(done, is_unverified=True) == [SAME]
+    assert steps(done, is_unverified=True, ledger=None) == []  # it would send everything again
+    uncommitted = a_report(states=Counter({State.STORED: 9}), not_committed=Counter({"the run ended": 9}))
+    for ledger in ("run.db", None):
+        assert steps(uncommitted, ledger=ledger) == [SAME]
+        assert steps(uncommitted, ledger=ledger, can_repeat=False) == []
     assert steps(failed, can_repeat=False) == ["asyncstore report --failed-files run.db"]
     with_option = SAME.replace("storescu", "storescu --retry-set-aside")
     assert steps(aside) == ["asyncstore report --failed-files run.db", with_option]
@@ -131,6 +143,12 @@ def test_what_a_next_command_is_for_fits_the_run() -> None:
     some = a_report(states=Counter({State.STORED: 9, State.LEFT: 1}))
     assert purposes(nothing, None) == ["to try again"]
     assert purposes(some, "run.db") == ["to resume"]
+    uncommitted = {"not_committed": Counter({"the run ended": 9})}
+    assert purposes(a_report(states=Counter({State.STORED: 9}), **uncommitted), "run.db") == [
+        "to ask again for what is not committed"
+    ]
+    both = purposes(a_report(**uncommitted), "run.db")
+    assert both == ["to list what failed", "to try the failed ones again"]
     advice = "to send all again (--ledger FILE would send only the rest)"
     assert purposes(some, None) == purposes(a_report(), None) == [advice]
 

@@ -196,8 +196,17 @@ async def test_a_peer_that_leaves_between_request_and_report_is_asked_again() ->
     assert (committer.committed, committer.failures) == (len(REFERENCES), {})
 
 
-async def test_a_second_report_says_nothing_of_an_instance_that_was_sent_again() -> None:
-    provider = CommittingPeer("twice", failures={"1.2.1": [0x0112]})
+@pytest.mark.parametrize(
+    ("way", "reasons", "account"),
+    [
+        pytest.param("twice", [0x0112], (1, {}), id="a second report says nothing of it"),
+        pytest.param("same", [0x0112] * 3, (0, {MISSING: 1}), id="not twice"),
+    ],
+)
+async def test_an_instance_is_sent_again_once(
+    way: str, reasons: list[int], account: tuple[int, dict[str, int]]
+) -> None:
+    provider = CommittingPeer(way, failures={"1.2.1": list(reasons)})
     with anyio.fail_after(2 * LIMIT_SECONDS):
         async with (
             Acceptor({STORAGE_COMMITMENT_PUSH_MODEL: provider}) as acceptor,
@@ -208,22 +217,8 @@ async def test_a_second_report_says_nothing_of_an_instance_that_was_sent_again()
             (waiting,) = committer.to_send_again.values()
             committer.sent_again(waiting)
             await committer.finish()
-    assert (committer.committed, committer.failures, committer.to_send_again) == (1, {}, {})
-
-
-async def test_an_instance_is_sent_again_once() -> None:
-    provider = CommittingPeer("same", failures={"1.2.1": [0x0112, 0x0112, 0x0112]})
-    with anyio.fail_after(2 * LIMIT_SECONDS):
-        async with (
-            Acceptor({STORAGE_COMMITMENT_PUSH_MODEL: provider}) as acceptor,
-            Committer(Peer("127.0.0.1", acceptor.port)) as committer,
-        ):
-            committer.add(REFERENCES[0], "/1")
-            await committer.finish()
-            (waiting,) = committer.to_send_again.values()
-            committer.sent_again(waiting)
-            await committer.finish()
-    assert (committer.committed, committer.failures, committer.to_send_again) == (0, {MISSING: 1}, {})
+    assert (committer.committed, committer.failures) == account
+    assert committer.to_send_again == {}
 
 
 async def test_several_files_of_one_instance_are_asked_for_once_and_counted_each() -> None:

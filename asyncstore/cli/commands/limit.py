@@ -1,0 +1,34 @@
+"""`asyncstore limit`: set how many associations all workers of a migration have together."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from asyncstore.cli import migrating, options
+from asyncstore.cli.output.plain_text import count_text
+
+DETAILS = """Workers follow within seconds. They have fewer associations than this while the peer struggles.
+
+Exit codes: 0 done, 2 usage, 6 the database cannot be used, or has no such migration."""
+
+
+def limit(
+    context: typer.Context,
+    dsn: migrating.Dsn,
+    name: migrating.Name,
+    associations: Annotated[
+        int,
+        typer.Argument(
+            parser=migrating.association_count, metavar="N", help="Most associations of all workers together."
+        ),
+    ],
+    quiet: options.Quiet = False,
+    verbose: options.Verbose = False,
+    debug: options.Debug = False,
+    log_level: options.LogLevel = None,
+) -> None:
+    """Limit a migration; the help is made from DETAILS."""
+    text = f"at most {count_text(associations, 'association')} at once"
+    raise typer.Exit(migrating.carry_out(context, lambda control: control.limit(associations), lambda _: text))

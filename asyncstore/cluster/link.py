@@ -1,0 +1,147 @@
+"""A connection to the ledger's database in the running event loop, which is made again whenever it was lost.
+
+Whoever waits for an answer meanwhile gets it later. So an action must be one that may be done twice: the connection may
+be lost after the server has done it, and before it has said so.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from typing import TYPE_CHECKING, Final, TypeVar
+
+import asyncpg
+
+from asyncstore.ledger.buffered import StoreAway
+from asyncstore.ledger.packing import without_password
+from asyncstore.ledger.postgresql.database import connect, ledger_error
+from asyncstore.ledger.trace import LedgerAway, LedgerBack
+from asyncstore.trace import emit
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+    from types import TracebackType
+    from typing import Self
+
+_Result = TypeVar("_Result")
+_Listener = tuple[str, "Callable[..., None]"]
+
+_logger: Final = logging.getLogger("asyncstore.ledger")
+_AGAIN_SECONDS: Final = 0.25
+_ANSWER_SECONDS: Final = 30.0
+# A restart of the database is not worth a line.
+_TOLD_AFTER_SECONDS: Final = 2.0
+_ERRORS: Final = (OSError, ValueError, asyncpg.PostgresError, asyncpg.InterfaceError, asyncpg.InternalClientError)
+
+
+class Link:
+    """A connection for one action at a time. `name` says in the server's views what it is for.
+
+    While the server is away, actions are tried again for `away_seconds`; then they raise LedgerError, and so does every
+    other one at once. An answer is waited for for `answer_seconds`. `is_told`: the log has a line when the server is
+    away, and one when it is back.
+    """
+
+    def __init__(
+        self,
+        dsn: str,
+        name: str,
+        *,
+        away_seconds: float = 0.0,
+        answer_seconds: float = _ANSWER_SECONDS,
+        settings: dict[str, str] | None = None,
+        is_told: bool = False,
+    ) -> None:
+        self.shown: str = without_password(dsn)
+        self.greet: Callable[[asyncpg.Connection], Awaitable[object]] | None = None
+        """What is done with each new connection, before anything else."""
+        self._dsn = dsn
+        self._name = name
+        self._away_seconds = away_seconds
+        self._answer_seconds = answer_seconds
+        self._settings = settings
+        self._is_told = is_told
+        self._turn = asyncio.Lock()
+        self._listeners: list[_Listener] = []
+        self._connection: asyncpg.Connection | None = None
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        connection, self._connection = self._connection, None
+        if connection is not None:
+            connection.terminate()
+
+    async def run(self, action: Callable[[asyncpg.Connection], Awaitable[_Result]]) -> _Result:
+        """What an action with the connection returns, as soon as there is one."""
+        loop = asyncio.get_running_loop()
+        away_since: float | None = None
+        has_told = False
+        while True:
+            try:
+                result = await self.once(action)
+            except StoreAway as error:
+                now = loop.time()
+                away_since = now if away_since is None else away_since
+                left_seconds = away_since + self._away_seconds - now
+                if left_seconds <= 0:
+                    self._away_seconds = 0.0
+                    raise
+                if self._is_told and not has_told and now >= away_since + _TOLD_AFTER_SECONDS:
+                    has_told = True
+                    emit(_logger, LedgerAway(because=str(error), left_seconds=left_seconds))
+                await asyncio.sleep(_AGAIN_SECONDS)
+                continue
+            if has_told and away_since is not None:
+                emit(_logger, LedgerBack(seconds=loop.time() - away_since))
+            return result
+
+    def hurry(self, away_seconds: float) -> None:
+        """Do not wait longer for a server that is away: somebody wants the end."""
+        self._away_seconds = min(self._away_seconds, away_seconds)
+
+    async def once(self, action: Callable[[asyncpg.Connection], Awaitable[_Result]]) -> _Result:
+        """What an action returns that is tried once. Raises LedgerError, StoreAway if the server may come back."""
+        async with self._turn:
+            try:
+                async with asyncio.timeout(self._answer_seconds):
+                    return await action(await self._connected())
+            except _ERRORS as error:
+                if not isinstance(error, asyncpg.PostgresError) or self._is_lost():
+                    self._forget()
+                raise ledger_error(error, self.shown, "used") from error
+            except BaseException:
+                self._forget()  # an answer may still be on its way
+                raise
+
+    async def listen(self, channel: str, call: Callable[..., None]) -> None:
+        """Have notifications of a channel, also after the connection was made again."""
+        self._listeners.append((channel, call))
+        await self.run(lambda connection: connection.add_listener(channel, call))
+
+    async def _connected(self) -> asyncpg.Connection:
+        if self._is_lost():
+            self._forget()
+        if self._connection is None:
+            connection = await connect(self._dsn, self._name, self._settings)
+            try:
+                if self.greet is not None:
+                    await self.greet(connection)
+                for channel, call in self._listeners:
+                    await connection.add_listener(channel, call)
+            except BaseException:
+                connection.terminate()
+                raise
+            self._connection = connection
+        return self._connection
+
+    def _is_lost(self) -> bool:
+        return self._connection is not None and self._connection.is_closed()
+
+    def _forget(self) -> None:
+        connection, self._connection = self._connection, None
+        if connection is not None:
+            connection.terminate()
