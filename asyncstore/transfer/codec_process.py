@@ -10,6 +10,7 @@ the one that asks it is gone.
 from __future__ import annotations
 
 import contextlib
+import gc
 import json
 import logging
 import os
@@ -78,6 +79,7 @@ def main() -> None:
     _limit_memory()
     warnings.simplefilter("ignore")
     logging.disable()
+    gc.set_threshold(50_000)
     while (request := receive(connection)) is not None:
         message, descriptor = request
         assert descriptor is not None
