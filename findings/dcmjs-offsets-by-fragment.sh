@@ -5,9 +5,9 @@
 #   entries for two frames, 5 for a single one. What reads by frames now finds parts of one: pydicom cannot decode the image,
 #   and its fragments are called frames. DCMTK and GDCM do not look at the table and read it. With a table in the input, dcmjs
 #   joins the fragments and writes a right one.
-# Matters: an empty table is usual, and several fragments for each frame are too (encoders cut at 4 or 64 KB). After an edit of
-#   the header by a tool on dcmjs, such as an anonymizer in the browser, images show in one viewer and not in the other.
-#   Have the table written before (dcmconv does not; pydicom's encapsulate does), or the fragments joined.
+# Matters: an empty table and several fragments for each frame are both common. After an edit of the header by a tool on dcmjs,
+#   such as an anonymizer in the browser, images show in one program and not in the next. Have a table written before (as
+#   pydicom's encapsulate does), or the fragments joined.
 # Versions: dcmjs 0.52.2 (npm; Node.js 18 or later), Debian dcmtk 3.6.7-9~deb12u4, libgdcm-tools 3.0.21-1, pydicom 3.0.2 with
 #   pylibjpeg 2.1.0, pylibjpeg-libjpeg 2.5.0 and numpy 2.2.6 (Python 3.10 or later).
 . "$(dirname "$(readlink -f "$0")")/support.sh"

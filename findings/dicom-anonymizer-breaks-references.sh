@@ -4,9 +4,8 @@
 # Seen: only UIDs at the top of the data set are replaced, and those that an SR has in its content. The evidence of an SR and all
 #   references of an RT structure set keep the old UIDs, Frame of Reference among them: series, study and images that exist no
 #   more. It ends with 0. `gdcmanon -e` on the same folder replaces all that it leaves there.
-# Matters: structure sets cannot be put on their images any more, and key objects and reports lose theirs; and who still has the
-#   originals finds them by the old UIDs. Run apart on each file it gives each a new study, too. Walk the data sets
-#   afterwards and look for UIDs that were there before.
+# Matters: structure sets cannot be put on their images any more, and key objects and reports lose theirs. Run apart on each
+#   file it gives each a new study, too. Walk the data sets afterwards and look for UIDs that were there before.
 # Versions: dicom-anonymizer 2.1.0, pydicom 3.0.2 (Python 3.10 or later), Debian libgdcm-tools 3.0.21-1.
 . "$(dirname "$(readlink -f "$0")")/support.sh"
 debian libgdcm-tools 3.0.21
@@ -102,6 +101,14 @@ expect "dicom-anonymizer's exit code" "$(status_of venv/bin/dicom-anonymizer stu
 expect "UIDs at the top that stayed" "$(references by-anonymizer)" 0
 expect "SR" "$(references by-anonymizer SR)" "before 3, here 1"
 expect "RT structure set" "$(references by-anonymizer RT)" "before 6"
+mkdir apart
+for name in CT1 SR RT; do
+    status_of venv/bin/dicom-anonymizer study/$name.dcm apart/$name.dcm >/dev/null
+done
+expect "studies, after a run for each of the three files" "$(venv/bin/python -c '
+from pathlib import Path
+import pydicom
+print(len({pydicom.dcmread(path).StudyInstanceUID for path in Path("apart").iterdir()}))')" 3
 openssl req -x509 -newkey rsa:2048 -nodes -days 2 -subj /CN=made-up -keyout key.pem -out certificate.pem 2>/dev/null
 expect "gdcmanon's exit code" "$(status_of gdcmanon -e -c certificate.pem -r study by-gdcmanon)" 0
 # It empties the content of an SR, and keeps the evidence.
