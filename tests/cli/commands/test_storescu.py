@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from tests.support.peers import RunningPeer
 
 SAMPLES = Path(pydicom.__file__).parent / "data" / "test_files"
+LOSSY_HINT = "1 instance compressed with loss: --decompress lossy sends uncompressed what the peer accepts so"
 CT, MR, JPEG_2000 = SAMPLES / "CT_small.dcm", SAMPLES / "MR_small.dcm", SAMPLES / "JPEG2000.dcm"
 DICOMDIR = SAMPLES / "dicomdirtests" / "DICOMDIR"
 CT_UID = "1.3.6.1.4.1.5962.1.1.1.1.1.20040119072730.12322"
@@ -236,7 +237,7 @@ def test_an_instance_that_the_peer_has_no_context_for_is_explained(peer: Running
         3,
         "E: No presentation context for 'Secondary Capture Image Storage' has been accepted by the peer with "
         "'JPEG 2000 Image Compression' transfer syntax for the SCU role\n"
-        f"E: Store failed: {JPEG_2000}\n",
+        f"E: Store failed: {JPEG_2000}\nE: {LOSSY_HINT}\n",
     )
 
 
@@ -324,7 +325,7 @@ def test_some_failures_are_code_3_and_counted(peer: RunningPeer, tmp_path: Path)
     assert done.returncode == 3
     assert f"E: Cannot access path: {tmp_path / 'missing'}\n" in done.stderr
     assert done.stderr.endswith(
-        "E: 1 of 2 instances were not stored (see above)\nE: 1 path could not be sent (see above)\n"
+        f"E: 1 of 2 instances were not stored (see above)\nE: {LOSSY_HINT}\nE: 1 path could not be sent (see above)\n"
     )
 
 
