@@ -407,16 +407,22 @@ def main(arguments: Sequence[str] | None = None) -> int:
         is_calm=options.calm,
         is_one_host=options.one_host,
     )
+    is_kept = options.keep is not None
     try:
         peers.require(postgresql.program("initdb") or "initdb", "postgresql")
         is_good = asyncio.run(run(settings, directory))
+        is_kept = is_kept or not is_good
     except pytest.skip.Exception as missing:
         print(missing)
         return 2
-    if is_good and options.keep is None:
-        shutil.rmtree(directory)
-    elif not is_good:
-        print(f"kept: {directory}")
+    except Exception:
+        is_kept = True
+        raise
+    finally:
+        if is_kept:
+            print(f"kept: {directory}")
+        else:
+            shutil.rmtree(directory)
     return 0 if is_good else 1
 
 
