@@ -16,7 +16,7 @@ from asyncstore.instances import deflated
 from asyncstore.instances.elements import encoding_of
 from asyncstore.preparation.padding import padded
 from asyncstore.preparation.reencode import CannotConvert, Reencoder
-from asyncstore.preparation.spool import PIECE_BYTES, SPOOL_BYTES, Spool
+from asyncstore.preparation.spool import PIECE_BYTES, Spool
 from asyncstore.uids import (
     DEFLATED_EXPLICIT_VR_LITTLE_ENDIAN,
     EXPLICIT_VR_LITTLE_ENDIAN,
@@ -126,7 +126,7 @@ def reencode_spooled(spool: Spool, given: str, wanted: str, write: Callable[[Buf
         nonlocal read
         write(data)
         read += len(data)
-        if read >= SPOOL_BYTES:
+        if read >= 16 * PIECE_BYTES:
             spool.let_go()
             read = 0
 
