@@ -118,8 +118,9 @@ async def test_one_uid_in_two_directories_is_not_sent_from_both_at_once(
     async with HoldingSCP() as scp:
         await enqueued(monkeypatch, database, root, scp)
         async with working(worker_of(database, root), worker_of(database, root)):
-            # The other batch has found nothing that it may send, and is left for later.
-            await until_rows(database, "SELECT 1 FROM batch WHERE state = 'open' AND epoch >= 1")
+            # Both batches have begun, and each UID is entered for one of them; perhaps some for each.
+            await until_rows(database, "SELECT 1 FROM in_flight HAVING count(*) = 20")
+            await until_rows(database, "SELECT 1 FROM batch HAVING min(epoch) >= 1")
             scp.released.set()
         assert scp.uids == {uid_of(number): 1 for number in range(1, 21)}
     assert await rows_and_states(database) == (40, {"stored": 20, "duplicate": 20}, {"done": 2})
