@@ -15,7 +15,7 @@ from asyncstore.services.storage_scp import StorageSCP
 from asyncstore.status import SUCCESS, Status
 from asyncstore.uids import CT_IMAGE_STORAGE
 from asyncstore.upper_layer.items import OperationsWindow
-from asyncstore.upper_layer.pdu import DataTF, Fragment
+from asyncstore.upper_layer.pdu import MAXIMUM_FRAGMENTS, DataTF, Fragment
 from tests.support.associations import LIMIT_SECONDS
 from tests.support.wire import Wire, play_scu
 
@@ -35,9 +35,11 @@ def one_after_the_other() -> bytes:
     return b"".join(DataTF((fragment,)).encode() for fragment in fragments())
 
 
-def all_in_one_pdu() -> bytes:
-    """Many instances in one PDU."""
-    return DataTF(tuple(fragments())).encode()
+def all_in_few_pdus() -> bytes:
+    """As many fragments in a PDU as it may have, whatever their length."""
+    every = fragments()
+    pieces = [every[at : at + MAXIMUM_FRAGMENTS] for at in range(0, len(every), MAXIMUM_FRAGMENTS)]
+    return b"".join(DataTF(tuple(piece)).encode() for piece in pieces)
 
 
 def fragments() -> list[Fragment]:
@@ -78,7 +80,7 @@ async def play(script: Callable[[Wire], Any], scp: StorageSCP) -> None:
     await anyio.to_thread.run_sync(play_scu, script, scp.port, abandon_on_cancel=True)
 
 
-@pytest.mark.parametrize("data", [one_after_the_other(), all_in_one_pdu()], ids=["many PDUs", "one PDU"])
+@pytest.mark.parametrize("data", [one_after_the_other(), all_in_few_pdus()], ids=["many PDUs", "few PDUs"])
 async def test_another_association_is_served_while_one_sends_without_a_pause(data: bytes) -> None:
     def stores_one(wire: Wire) -> None:
         wire.associate()
