@@ -150,8 +150,11 @@ _OTHER_KINDS: Final = (
 
 
 def _begins_like_dicom(data: Buffer, at: int, end: int) -> bool:
-    """Whether bytes without a prefix begin with an element of group 0000, 0002 or 0008, as a standard data set does."""
-    if end - at < 8:
+    """Whether bytes without a prefix begin with an element of group 0000, 0002 or 0008, as a standard data set does.
+
+    A TAR archive begins with the name of a file, which may look like that.
+    """
+    if end - at < 8 or bytes(data[257:262]) == b"ustar":
         return False
     group, element = struct.unpack_from("<HH", data, at)
     if group in (0x0000, 0x0002, 0x0008):

@@ -447,6 +447,8 @@ def test_long_and_foreign_names_are_read_in_each_format(layout: int, mode: str, 
     st.sampled_from([tarfile.GNU_FORMAT, tarfile.PAX_FORMAT]),
     st.sampled_from(["w", "w:gz"]),
 )
+@example({"\b": 0}, tarfile.GNU_FORMAT, "w")
+@example({"\2": 0}, tarfile.PAX_FORMAT, "w:gz")
 def test_it_finds_what_tarfile_wrote(
     tmp_path_factory: pytest.TempPathFactory, sizes: dict[str, int], layout: int, mode: str
 ) -> None:
