@@ -2,8 +2,8 @@
 
     python benchmarks/decompress.py [--files 500] [--rounds 3] [--smoke]
 
-The receiver is DCMTK's storescp. It and dcmsend run with TCP_NODELAY=1. The bare decoder is pydicom's, in two processes,
-and sends nothing.
+The receiver is DCMTK's storescp. It and dcmsend run with TCP_NODELAY=1. The bare decoder is pydicom's, in two
+processes, and sends nothing.
 """
 
 from __future__ import annotations
