@@ -13,8 +13,7 @@ from typing import TYPE_CHECKING, Final, TypeVar
 import asyncpg
 
 from asyncstore.ledger.buffered import StoreAway
-from asyncstore.ledger.packing import without_password
-from asyncstore.ledger.postgresql.database import connect, ledger_error
+from asyncstore.ledger.postgresql.database import Renewed
 from asyncstore.ledger.trace import LedgerAway, LedgerBack
 from asyncstore.trace import emit
 
@@ -34,8 +33,8 @@ _TOLD_AFTER_SECONDS: Final = 2.0
 _ERRORS: Final = (OSError, ValueError, asyncpg.PostgresError, asyncpg.InterfaceError, asyncpg.InternalClientError)
 
 
-class Link:
-    """A connection for one action at a time. `name` says in the server's views what it is for.
+class Link(Renewed):
+    """A connection for one action at a time; see Renewed.
 
     While the server is away, actions are tried again for `away_seconds`; then they raise LedgerError, and so does every
     other one at once. An answer is waited for for `answer_seconds`. `is_told`: the log has a line when the server is
@@ -52,18 +51,12 @@ class Link:
         settings: dict[str, str] | None = None,
         is_told: bool = False,
     ) -> None:
-        self.shown: str = without_password(dsn)
-        self.greet: Callable[[asyncpg.Connection], Awaitable[object]] | None = None
-        """What is done with each new connection, before anything else."""
-        self._dsn = dsn
-        self._name = name
+        super().__init__(dsn, name, settings)
         self._away_seconds = away_seconds
         self._answer_seconds = answer_seconds
-        self._settings = settings
         self._is_told = is_told
         self._turn = asyncio.Lock()
         self._listeners: list[_Listener] = []
-        self._connection: asyncpg.Connection | None = None
 
     async def __aenter__(self) -> Self:
         return self
@@ -71,9 +64,7 @@ class Link:
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        connection, self._connection = self._connection, None
-        if connection is not None:
-            connection.terminate()
+        self._forget()
 
     async def run(self, action: Callable[[asyncpg.Connection], Awaitable[_Result]]) -> _Result:
         """What an action with the connection returns, as soon as there is one."""
@@ -110,9 +101,7 @@ class Link:
                 async with asyncio.timeout(self._answer_seconds):
                     return await action(await self._connected())
             except _ERRORS as error:
-                if not isinstance(error, asyncpg.PostgresError) or self._is_lost():
-                    self._forget()
-                raise ledger_error(error, self.shown, "used") from error
+                raise self._refused(error, "used") from error
             except BaseException:
                 self._forget()  # an answer may still be on its way
                 raise
@@ -122,26 +111,7 @@ class Link:
         self._listeners.append((channel, call))
         await self.run(lambda connection: connection.add_listener(channel, call))
 
-    async def _connected(self) -> asyncpg.Connection:
-        if self._is_lost():
-            self._forget()
-        if self._connection is None:
-            connection = await connect(self._dsn, self._name, self._settings)
-            try:
-                if self.greet is not None:
-                    await self.greet(connection)
-                for channel, call in self._listeners:
-                    await connection.add_listener(channel, call)
-            except BaseException:
-                connection.terminate()
-                raise
-            self._connection = connection
-        return self._connection
-
-    def _is_lost(self) -> bool:
-        return self._connection is not None and self._connection.is_closed()
-
-    def _forget(self) -> None:
-        connection, self._connection = self._connection, None
-        if connection is not None:
-            connection.terminate()
+    async def _prepare(self, connection: asyncpg.Connection) -> None:
+        await super()._prepare(connection)
+        for channel, call in self._listeners:
+            await connection.add_listener(channel, call)

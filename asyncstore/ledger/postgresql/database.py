@@ -49,7 +49,6 @@ WRITER_SETTINGS: Final = {"enable_seqscan": "off", "enable_hashjoin": "off", "en
 # deadlock, lock. A disk that is full may be emptied, and a server that only reads may be a standby that takes over.
 _MAY_PASS: Final = ("08", "53", "57", "58", "25006", "40001", "40P01", "55P03")
 _NOT_ALLOWED: Final = ("28", "3D000", "42501")
-_OUTSIDE: Final = (OSError, ValueError)
 
 
 async def connect(dsn: str, name: str, settings: dict[str, str] | None = None) -> asyncpg.Connection:
@@ -116,27 +115,70 @@ def ledger_error(error: BaseException, shown: str, what: str) -> LedgerError:
     return kind(f"the ledger {shown!r} cannot be {what}: {text}")
 
 
-class Database:
-    """A connection that is made when it is needed, and made again after it was lost. Threads take turns.
+class Renewed:
+    """A connection that is made when it is needed, and made again after it was lost.
 
-    `name` says in the server's views what it is for. Every method may raise LedgerError; StoreAway if the server may
-    come back, and has not come back for `patience_seconds`.
+    `name` says in the server's views what it is for.
+    """
+
+    def __init__(self, dsn: str, name: str, settings: dict[str, str] | None) -> None:
+        self.shown: str = without_password(dsn)
+        self.greet: Callable[[asyncpg.Connection], Awaitable[object]] | None = None
+        """What is done with each new connection, before anything else."""
+        self._dsn = dsn
+        self._name = name
+        self._settings = settings
+        self._connection: asyncpg.Connection | None = None
+
+    async def _connected(self) -> asyncpg.Connection:
+        if self._is_lost():
+            self._forget()
+        if self._connection is None:
+            connection = await connect(self._dsn, self._name, self._settings)
+            try:
+                await self._prepare(connection)
+            except BaseException:
+                connection.terminate()
+                raise
+            self._connection = connection
+        return self._connection
+
+    async def _prepare(self, connection: asyncpg.Connection) -> None:
+        if self.greet is not None:
+            await self.greet(connection)
+
+    def _refused(self, error: BaseException, what: str) -> LedgerError:
+        """An error of the driver or the server; a connection that may be broken is not used again."""
+        import asyncpg
+
+        if not isinstance(error, asyncpg.PostgresError) or self._is_lost():
+            self._forget()
+        return ledger_error(error, self.shown, what)
+
+    def _is_lost(self) -> bool:
+        return self._connection is not None and self._connection.is_closed()
+
+    def _forget(self) -> None:
+        connection, self._connection = self._connection, None
+        if connection is not None:
+            connection.terminate()
+
+
+class Database(Renewed):
+    """A connection in which threads take turns; see Renewed.
+
+    Every method may raise LedgerError; StoreAway if the server may come back, and has not come back for
+    `patience_seconds`.
     """
 
     def __init__(
         self, dsn: str, name: str, settings: dict[str, str] | None = None, *, patience_seconds: float = 0.0
     ) -> None:
-        self._dsn = dsn
-        self._name = name
-        self.shown: str = without_password(dsn)
-        self._settings = settings
+        super().__init__(dsn, name, settings)
         self._patience_seconds = patience_seconds
         self._closing = threading.Event()
         self._turn = threading.Lock()
         self._loop: asyncio.AbstractEventLoop | None = None
-        self._connection: asyncpg.Connection | None = None
-        self.greet: Callable[[asyncpg.Connection], Awaitable[object]] | None = None
-        """What is done with each new connection, before anything else."""
 
     def __enter__(self) -> Self:
         return self
@@ -196,31 +238,7 @@ class Database:
             asyncpg.InterfaceError,
             asyncpg.InternalClientError,
         ) as error:
-            if not isinstance(error, asyncpg.PostgresError) or self._is_lost():
-                self._forget()
-            raise ledger_error(error, self.shown, what) from error
-
-    async def _connected(self) -> asyncpg.Connection:
-        if self._is_lost():
-            self._forget()
-        if self._connection is None:
-            connection = await connect(self._dsn, self._name, self._settings)
-            try:
-                if self.greet is not None:
-                    await self.greet(connection)
-            except BaseException:
-                connection.terminate()
-                raise
-            self._connection = connection
-        return self._connection
-
-    def _is_lost(self) -> bool:
-        return self._connection is not None and self._connection.is_closed()
-
-    def _forget(self) -> None:
-        connection, self._connection = self._connection, None
-        if connection is not None:
-            connection.terminate()
+            raise self._refused(error, what) from error
 
     def close(self) -> None:
         """Close the connection; never raises."""
