@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
 from tests.campaigns.cluster_plan import CUT, CUT_DATABASE, KILL, RESTART, STOP
-from tests.campaigns.kill_audit import STORED, Finding
+from tests.campaigns.kill_audit import STORED, Finding, wrong_rows
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -115,17 +115,7 @@ def audit(evidence: Evidence) -> list[Finding]:
 def every_instance(evidence: Evidence) -> Finding:
     """(1) Every file has one row and is stored, or is a copy of one that is; every batch is done."""
     finding = Finding("every instance is stored, and has one row")
-    rows: dict[bytes, list[Row]] = defaultdict(list)
-    for row in evidence.rows:
-        rows[row.path].append(row)
-    for file in evidence.source:
-        found = rows.pop(file.path, [])
-        states = [row.state for row in found]
-        if len(states) != 1 or states[0] not in file.states:
-            finding.violations.append(f"{file.path!r} has {states or 'no row'}, not one of {sorted(file.states)}")
-        elif found[0].sop_instance_uid != file.sop_instance_uid:
-            finding.violations.append(f"{file.path!r} has SOP Instance UID {found[0].sop_instance_uid!r}")
-    finding.violations += [f"a row for {path!r}, which is not in the source" for path in rows]
+    finding.violations += wrong_rows(evidence.rows, evidence.source)
     stored = Counter(row.sop_instance_uid for row in evidence.rows if row.state in STORED)
     wanted = {file.sop_instance_uid for file in evidence.source}
     finding.violations += [f"{uid} counts as stored {stored[uid]} times" for uid in wanted if stored[uid] != 1]

@@ -17,7 +17,7 @@ import tempfile
 from collections import Counter, defaultdict
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, Protocol
 
 from pydicom.filereader import read_dataset
 
@@ -221,20 +221,36 @@ def audit(evidence: Evidence) -> list[Finding]:
     return [check(evidence) for check in (checks if evidence.committed is None else [*checks, committed_by_peer])]
 
 
+class RowOfFile(Protocol):
+    """What a ledger says of a file."""
+
+    @property
+    def path(self) -> bytes: ...
+    @property
+    def state(self) -> str: ...
+    @property
+    def sop_instance_uid(self) -> str: ...
+
+
+def wrong_rows(rows: Iterable[RowOfFile], source: Iterable[SourceFile]) -> Iterator[str]:
+    """Where a file of the source has not one row, with a state that it may have and its own UID, or a row no file."""
+    rows_of: dict[bytes, list[RowOfFile]] = defaultdict(list)
+    for row in rows:
+        rows_of[row.path].append(row)
+    for file in source:
+        found = rows_of.pop(file.path, [])
+        states = [row.state for row in found]
+        if len(states) != 1 or states[0] not in file.states:
+            yield f"{file.path!r} has {states or 'no row'}, not one of {sorted(file.states)}"
+        elif found[0].sop_instance_uid != file.sop_instance_uid:
+            yield f"{file.path!r} has SOP Instance UID {found[0].sop_instance_uid!r}"
+    yield from (f"a row for {path!r}, which is not in the source" for path in rows_of)
+
+
 def final_states(evidence: Evidence) -> Finding:
     """(1) Every source instance ends in exactly one final state."""
     finding = Finding("every source instance ends in exactly one final state")
-    rows: dict[bytes, list[Row]] = defaultdict(list)
-    for row in evidence.rows:
-        rows[row.path].append(row)
-    for file in evidence.source:
-        found = rows.pop(file.path, [])
-        states = [row.state for row in found]
-        if len(states) != 1 or states[0] not in file.states:
-            finding.violations.append(f"{file.path!r} has {states or 'no row'}, not one of {sorted(file.states)}")
-        elif found[0].sop_instance_uid != file.sop_instance_uid:
-            finding.violations.append(f"{file.path!r} has SOP Instance UID {found[0].sop_instance_uid!r}")
-    finding.violations += [f"a row for {path!r}, which is not in the source" for path in rows]
+    finding.violations += wrong_rows(evidence.rows, evidence.source)
     copies = Counter(row.sop_instance_uid for row in evidence.rows if row.state in STORED and row.sop_instance_uid)
     finding.violations += [f"{uid} counts as stored {count} times" for uid, count in copies.items() if count > 1]
     counted = Counter(row.state for row in evidence.rows)
