@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import itertools
 import logging
 import os
@@ -14,8 +13,7 @@ import typer
 from asyncstore.cli import options, recording, running
 from asyncstore.cli.exit_codes import ExitCode
 from asyncstore.cli.output.plain_text import path_text
-from asyncstore.errors import LedgerError
-from asyncstore.ledger.opening import is_database
+from asyncstore.ledger.opening import check_driver, is_database
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -89,12 +87,7 @@ def mounts_of(roots: Sequence[tuple[str, str]]) -> dict[str, str]:
 
 def check_installed(dsn: str) -> None:
     """Raise LedgerError unless the packages of the extra are there."""
-    missing = [package for package in _NEEDED if importlib.util.find_spec(package) is None]
-    if missing:
-        from asyncstore.ledger.packing import without_password
-
-        needed = " and ".join(missing)
-        raise LedgerError(f"the ledger {without_password(dsn)!r} needs {needed}: pip install 'asyncstore[cluster]'")
+    check_driver(dsn, _NEEDED)
     # The engine tells its own story, with tracebacks; what matters of it is told by ours.
     logging.getLogger("pgqueuer").addHandler(logging.NullHandler())
 

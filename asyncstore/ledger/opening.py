@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Final
 from asyncstore.errors import LedgerError, install_text
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
 
     from asyncstore.ledger.history import LedgerHistory
     from asyncstore.ledger.protocol import Ledger
@@ -90,11 +90,12 @@ def open_history(name: str, *, destination: str, options: Mapping[str, Any] | No
     return SqliteHistory(name, destination=destination, options=text)
 
 
-def check_driver(name: str) -> None:
-    """Raise LedgerError unless what reads a database is installed."""
+def check_driver(name: str, needed: Sequence[str] = ("asyncpg",)) -> None:
+    """Raise LedgerError unless the packages that a database needs are installed."""
     import importlib.util
 
-    if importlib.util.find_spec("asyncpg") is None:
+    missing = " and ".join(package for package in needed if importlib.util.find_spec(package) is None)
+    if missing:
         from asyncstore.ledger.packing import without_password
 
-        raise LedgerError(f"the ledger {without_password(name)!r} needs asyncpg: {install_text('cluster')}")
+        raise LedgerError(f"the ledger {without_password(name)!r} needs {missing}: {install_text('cluster')}")

@@ -176,7 +176,8 @@ def test_without_the_extra_one_line_says_what_to_install(database: str, argument
         check=False,
     )
     assert done.returncode == 6
-    assert done.stderr == f"E: the ledger {database!r} needs asyncpg and pgqueuer: pip install 'asyncstore[cluster]'\n"
+    needed = "asyncpg and pgqueuer: pip install '.[cluster]' in the source of asyncstore"
+    assert done.stderr == f"E: the ledger {database!r} needs {needed}\n"
 
 
 @contextlib.contextmanager
