@@ -132,7 +132,7 @@ async def run_scans(
         # What it has not walked to the end is free at once, and not only when it is taken for dead.
         with (
             anyio.CancelScope(shield=True),
-            contextlib.suppress(OSError, asyncpg.PostgresError, asyncpg.InterfaceError),
+            contextlib.suppress(*_ERRORS),
         ):
             await connection.execute(_LEAVE, manager.qm.queue_manager_id, timeout=_LEAVE_SECONDS)
 

@@ -11,17 +11,17 @@ import contextlib
 import itertools
 from typing import TYPE_CHECKING, Final
 
-import asyncpg
-
 from asyncstore.cluster import claims, engine, tables
 from asyncstore.cluster.tree import check_sentinel, sentinel_of
 from asyncstore.cluster.walking import Progress, Walk
 from asyncstore.ledger.packing import without_password
 from asyncstore.ledger.postgresql import schema
-from asyncstore.ledger.postgresql.database import connect, ledger_error
+from asyncstore.ledger.postgresql.database import connect, driver_errors, ledger_error
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
+
+    import asyncpg
 
     from asyncstore.cluster.tables import Root, Totals
     from asyncstore.cluster.walking import Action
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 _AT_ONCE: Final = 4
 # A walker without work asks 20 times a second whether all is walked, and so often queues what the queue has lost.
 _REFILLED_EACH: Final = 20
-_ERRORS: Final = (OSError, ValueError, asyncpg.PostgresError, asyncpg.InterfaceError, asyncpg.InternalClientError)
+_ERRORS: Final = driver_errors()
 
 
 async def enqueue(

@@ -10,10 +10,8 @@ import asyncio
 import logging
 from typing import TYPE_CHECKING, Final, TypeVar
 
-import asyncpg
-
 from asyncstore.ledger.buffered import StoreAway
-from asyncstore.ledger.postgresql.database import Renewed
+from asyncstore.ledger.postgresql.database import Renewed, driver_errors
 from asyncstore.ledger.trace import LedgerAway, LedgerBack
 from asyncstore.trace import emit
 
@@ -21,6 +19,8 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
     from types import TracebackType
     from typing import Self
+
+    import asyncpg
 
 _Result = TypeVar("_Result")
 _Listener = tuple[str, "Callable[..., None]"]
@@ -30,7 +30,6 @@ _AGAIN_SECONDS: Final = 0.25
 _ANSWER_SECONDS: Final = 30.0
 # A restart of the database is not worth a line.
 _TOLD_AFTER_SECONDS: Final = 2.0
-_ERRORS: Final = (OSError, ValueError, asyncpg.PostgresError, asyncpg.InterfaceError, asyncpg.InternalClientError)
 
 
 class Link(Renewed):
@@ -100,7 +99,7 @@ class Link(Renewed):
             try:
                 async with asyncio.timeout(self._answer_seconds):
                     return await action(await self._connected())
-            except _ERRORS as error:
+            except driver_errors() as error:
                 raise self._refused(error, "used") from error
             except BaseException:
                 self._forget()  # an answer may still be on its way

@@ -99,6 +99,13 @@ def _service(service: str) -> dict[str, str]:
     return values
 
 
+def driver_errors() -> tuple[type[Exception], ...]:
+    """What the driver raises, for the server, the network or a wrong DSN; `ledger_error` takes each."""
+    import asyncpg
+
+    return OSError, ValueError, asyncpg.PostgresError, asyncpg.InterfaceError, asyncpg.InternalClientError
+
+
 def ledger_error(error: BaseException, shown: str, what: str) -> LedgerError:
     """An error of the driver or the server, as one line; StoreAway if it may pass."""
     state = getattr(error, "sqlstate", None) or ""
@@ -224,20 +231,12 @@ class Database(Renewed):
         what: str,
         seconds: float,
     ) -> _Result:
-        import asyncpg
-
         try:
             async with asyncio.timeout(seconds):
                 return await action(await self._connected())
         except LedgerError:
             raise
-        except (
-            OSError,
-            ValueError,
-            asyncpg.PostgresError,
-            asyncpg.InterfaceError,
-            asyncpg.InternalClientError,
-        ) as error:
+        except driver_errors() as error:
             raise self._refused(error, what) from error
 
     def close(self) -> None:
