@@ -208,8 +208,8 @@ class Soak:
             states = {row.state: row.instances for row in ledger.by_state()}
         self._check(states == {State.STORED: self.instances}, f"the ledger counts {states}")
         faults = self.receiver["faults"]
-        # The last ones may find nothing in flight that they may strike.
-        wanted = self.instances // self.fault_every * 9 // 10 if self.fault_every else 0
+        # One that is due may find nothing in flight that it may strike, and the run ends with what is overdue.
+        wanted = self.instances // self.fault_every // 2 if self.fault_every else 0
         self._check(sum(faults.values()) >= wanted, f"only {sum(faults.values())} faults of {wanted}")
         self._check(wanted < len(KINDS) or len(faults) == len(KINDS), f"only these faults were made: {faults}")
         self._check(self.receiver["answered"] >= self.instances, f"the receiver answered {self.receiver['answered']}")

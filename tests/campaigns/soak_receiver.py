@@ -10,6 +10,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import json
+import os
 import re
 import socket
 import struct
@@ -30,6 +31,7 @@ UID_DIGITS: Final = 12
 _UID: Final = re.compile(re.escape(UID_ROOT) + b"([0-9]{%d})" % UID_DIGITS)
 _UID_BYTES: Final = len(UID_ROOT) + UID_DIGITS
 _HEADER_BYTES: Final = 6
+_PEEKED_BYTES: Final = 1 << 20
 _OUT_OF_ORDER: Final = 64  # instances come in the order of their numbers, but for what several associations mix
 _A_ABORT: Final = struct.pack(">BxIxxBB", 0x07, 4, 2, 0)
 _A_ASSOCIATE_RJ: Final = struct.pack(">BxIxBBB", 0x03, 4, 2, 3, 2)  # transient, local limit exceeded
@@ -52,6 +54,10 @@ class Instances:
         data = self._tail + data
         self._tail = data[1 - _UID_BYTES :]  # too short for a whole UID: none is found twice
         return _UID.findall(data)
+
+    def coming(self, data: bytes) -> list[bytes]:
+        """What `feed` would find."""
+        return _UID.findall(self._tail + data)
 
 
 class Boundaries:
@@ -135,14 +141,14 @@ class _Link:
         self._down = Instances()
         self._boundaries = Boundaries()
         self._early: list[bytes] = []  # what came before the SCP was reached
-        self._fault = ""  # made, or to be made with the next bytes from the SCP
+        self.fault = ""  # made, or to be made with the next bytes from the SCP
 
     def begin(self) -> None:
         """A sender has connected: connect to the SCP, unless this one is to be refused."""
-        self._fault = self._forwarder.welcomes.popleft() if self._forwarder.welcomes else ""
-        if self._fault == "drop":
+        self.fault = self._forwarder.welcomes.popleft() if self._forwarder.welcomes else ""
+        if self.fault == "drop":
             self.client.reset()
-        elif not self._fault:
+        elif not self.fault:
             self._forwarder.links.add(self)
             self._forwarder.start(self._connect())
 
@@ -160,15 +166,28 @@ class _Link:
         elif self._early:
             self.passes_up(b"".join(self._early))
 
-    def may_be_struck(self) -> bool:
-        """Whether nothing is lost with this link that was lost before.
+    def has_something_in_flight(self) -> bool:
+        return bool(self.in_flight - self._answered)
 
-        Such an instance is sent alone: while others are in flight it cannot be on its way, unseen.
-        """
-        return bool(self.in_flight - self._answered) and self.in_flight.isdisjoint(self._forwarder.hurt)
+    def at_stake(self) -> set[bytes]:
+        """The instances that are lost if this link ends now: in flight, or still to be read."""
+        client = self.client.transport
+        if client is None or client.is_closing():
+            return self.in_flight
+        with socket.socket(fileno=os.dup(client.get_extra_info("socket").fileno())) as peeking:
+            peeking.setblocking(False)
+            try:
+                waiting = peeking.recv(_PEEKED_BYTES, socket.MSG_PEEK)
+            except OSError:
+                waiting = b""
+        return self.in_flight | set(self._up.coming(waiting))
+
+    def may_be_struck(self) -> bool:
+        """Whether nothing is lost with this link that was lost before, or it has its fault and is lost anyway."""
+        return bool(self.fault) or self.at_stake().isdisjoint(self._forwarder.hurt)
 
     def passes_up(self, data: bytes) -> None:
-        if self.server.transport is None and self._fault == "refuse":
+        if self.server.transport is None and self.fault == "refuse":
             assert self.client.transport is not None
             self.client.transport.write(_A_ASSOCIATE_RJ)
         elif self.server.transport is None:
@@ -185,32 +204,32 @@ class _Link:
             if uid not in self.in_flight:
                 self.in_flight.add(uid)
                 self._forwarder.sees(uid)
-        if self._fault:  # what is still sent goes nowhere, and will have been lost
+        if self.fault:  # what is still sent goes nowhere, and will have been lost
             return
-        self._fault = self._forwarder.fault_for(self)
-        if self._fault == "reset":
+        self.fault = self._forwarder.fault_for(self)
+        if self.fault == "reset":
             server.write(data[: len(data) // 2])
             self.reset()
             return
         server.write(data)
-        if self._fault == "refuse":
+        if self.fault == "refuse":
             for link in tuple(self._forwarder.links):
                 link.close()
-        elif self._fault == "drop":
+        elif self.fault == "drop":
             for link in tuple(self._forwarder.links):
                 link.reset()
 
     def passes_down(self, data: bytes) -> None:
         assert self.client.transport is not None
         boundary = self._boundaries.last_in(data)
-        if self._fault == "abort" and boundary is not None:
+        if self.fault == "abort" and boundary is not None:
             self._pass(data[:boundary])
             self.client.transport.write(_A_ABORT)
             self.close()
-        elif self._fault == "cut":
+        elif self.fault == "cut":
             self._pass(data[:-1])
             self.close()
-        elif self._fault in ("", "abort"):
+        elif self.fault in ("", "abort"):
             self._pass(data)
 
     def _pass(self, data: bytes) -> None:
@@ -231,7 +250,7 @@ class _Link:
     def ended(self) -> None:
         """One of the connections has ended, and so does the other."""
         self._forwarder.links.discard(self)
-        self._forwarder.hurt |= self.in_flight
+        self._forwarder.hurt |= self.at_stake()
         self.in_flight.clear()
         self.close()
 
@@ -273,12 +292,17 @@ class Forwarder:
         self._highest = max(self._highest, number)
 
     def fault_for(self, link: _Link) -> str:
-        """The fault that is due, if it may strike this link; "" for none."""
-        if not self._fault_every or self.passed < (self.faults.total() + 1) * self._fault_every:
+        """The fault that is due, if it may strike this link; "" for none.
+
+        The kind whose turn it is has half an interval to itself: moments at which all links may be struck are fewer.
+        """
+        overdue = self.passed - (self.faults.total() + 1) * self._fault_every
+        if not self._fault_every or overdue < 0 or not link.has_something_in_flight() or not link.may_be_struck():
             return ""
-        for kind in self._turns:
+        alone = overdue < self._fault_every // 2
+        for kind in (self._turns[0],) if alone else self._turns:
             strikes_all = kind in ("refuse", "drop")
-            if all(each.may_be_struck() for each in (self.links if strikes_all else (link,))):
+            if not strikes_all or all(each.may_be_struck() for each in self.links):
                 self._turns.remove(kind)
                 self._turns.append(kind)
                 self.faults[kind] += 1
