@@ -35,7 +35,7 @@ from tests.support.fault_plan import Abort, Cut, Fault, Latency, Limit, Refuse, 
 from tests.support.tap import C_STORE_RQ, C_STORE_RSP, Command, Follower, Journal, Reframer, replace_status
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Sequence
     from typing import Self
 
 F = TypeVar("F")
@@ -472,6 +472,12 @@ class FaultProxy:
         """Wait until what passes, or a fault, or an end makes `is_so` true; False when that takes longer."""
         with self._changed:
             return self._changed.wait_for(is_so, seconds)
+
+    @contextlib.contextmanager
+    def held(self) -> Iterator[None]:
+        """Inside, only `wait_until` lets anything pass; when it returns, at most what is on its way still does."""
+        with self._changed:
+            yield
 
     def end_stalled(self) -> None:
         """Reset the associations that a fault has stalled: the kernel of a dead sender says nothing while it waits."""
