@@ -526,10 +526,11 @@ class FaultProxy:
         look = LOOK_MILLISECONDS / 1000
         left = look if self._listens_at is None else self._listens_at - time.monotonic()
         if self._listens_at is not None and left <= 0:
-            self._listens_at = None
-            self.accept_again()
+            with contextlib.suppress(OSError):  # another program has the port for a moment: the next look is soon
+                self.accept_again()
+                self._listens_at = None
         else:
-            self.stopping.wait(min(look, left))
+            self.stopping.wait(min(look, max(left, look / 10)))
 
     def _refuse_by_plan(self) -> None:
         for fault in self.each(Refuse):
