@@ -51,14 +51,17 @@ IMPORTS: Final = (
     ("typer", "import typer"),
     ("asyncstore", "import asyncstore.cli.commands.storescu, asyncstore.cli.sending, asyncstore.transfer.engine"),
 )
+# Compiled modules are written, so that only the first of several runs compiles what was not.
+_VARIABLES: Final = {"LANG": "C.UTF-8", "PYTHONHASHSEED": "0", "PYTHONPATH": str(Path(__file__).resolve().parent.parent)}
+_KEPT: Final = ("PATH", "HOME", "TMPDIR")
 _COUNT: Final = re.compile(rb"I\s+refs:\s+([\d,]+)")
 _PROJECT: Final = Path(__file__).resolve().parent.parent
 
 
 def instructions(*words: str) -> int:
-    """The user instructions of this Python with these arguments."""
+    """The user instructions of this Python with these arguments, whatever else the environment says."""
     command = ["valgrind", "--tool=cachegrind", "--cache-sim=no", "--cachegrind-out-file=/dev/null", sys.executable]
-    variables = {**os.environ, "PYTHONHASHSEED": "0", "PYTHONPATH": str(_PROJECT)}
+    variables = {**_VARIABLES, **{name: os.environ[name] for name in _KEPT if name in os.environ}}
     done = subprocess.run([*command, *words], capture_output=True, env=variables, check=False)
     counted = _COUNT.search(done.stderr)
     if done.returncode or counted is None:
