@@ -37,8 +37,12 @@ class Ended(enum.Enum):
 
 
 class _Watch(Observer):
-    def __init__(self, reject: Callable[[], None]) -> None:
+    def __init__(self, opened: Callable[[], None], reject: Callable[[], None]) -> None:
+        self._opened = opened
         self._reject = reject
+
+    def on_association_opened(self, number: int) -> None:
+        self._opened()
 
     def on_association_ended(self, number: int, error: AsyncStoreError | None) -> None:
         if isinstance(error, AssociationRejected) and error.retryable:
@@ -73,13 +77,14 @@ class _BatchTransfer(Transfer):
         entering: Entering,
         fence: Fence,
         *,
+        opened: Callable[[], None],
         press: Callable[[], None],
         reject: Callable[[], None],
     ) -> None:
         self._entering = entering
         self._fence = fence
         self._press = press
-        super().__init__(peer, paths, options=options, ledger=ledger, observer=_Watch(reject))
+        super().__init__(peer, paths, options=options, ledger=ledger, observer=_Watch(opened, reject))
 
     def _make_concurrency(self) -> Concurrency:
         return _OneOfMany(self._press)
@@ -105,6 +110,7 @@ class Sending:
         link: Link,
         fence: Fence,
         *,
+        opened: Callable[[], None],
         press: Callable[[], None],
         reject: Callable[[], None],
     ) -> None:
@@ -118,6 +124,7 @@ class Sending:
             ledger,
             self._entering,
             fence,
+            opened=opened,
             press=press,
             reject=reject,
         )

@@ -14,6 +14,7 @@ import contextlib
 import dataclasses
 import logging
 import os
+import time
 from typing import TYPE_CHECKING, Final
 
 from asyncstore.cluster import claims, engine, tables
@@ -95,6 +96,7 @@ class Worker:
         self._make_peer = peer
         self._away_seconds = away_seconds
         self._is_ending = False
+        self._most_heard = 0
         self.is_fenced: bool = False
         self._sendings: dict[int, Sending] = {}
         self._past = Done(0, 0, 0)
@@ -302,6 +304,7 @@ class Worker:
             self._ledger_of(batch, writing, reading),
             self._link,
             self._heart.fence,
+            opened=self._opened,
             press=self._heart.press,
             reject=self._heart.reject,
         )
@@ -317,6 +320,11 @@ class Worker:
         if sending.failure is not None:
             self._stop(sending.failure)
         return how
+
+    def _opened(self) -> None:
+        """Have an association counted at once while there may be more of them than now."""
+        if self._heart.orders.most < self._heart.orders.cap:
+            self._heart.tell()
 
     def _ledger_of(self, batch: Batch, writing: Database, reading: Database) -> BatchLedger:
         mounts = {root.id: self._mounts[root.name] for root in self._roots.values()}
@@ -336,7 +344,10 @@ class Worker:
     async def _beat(self) -> None:
         async def beat(connection: asyncpg.Connection) -> None:
             lost = await self._queue.beat(connection)
-            most = self._heart.orders.most
+            before, self._most_heard = self._most_heard, self._heart.orders.most
+            most = self._most_heard
+            if most > before:
+                self._queue.look()
             for number, sending in self._sendings.items():
                 if number in lost:
                     sending.abort()
@@ -373,17 +384,19 @@ class Worker:
 
     async def _look_for_the_end(self) -> None:
         """End when nothing is left to do, if that is wanted; what the queue has lost is queued again."""
-        idle_seconds = 0.0
+        busy_at = time.monotonic()
         while True:
-            await asyncio.sleep(self._heart.beat_seconds)
-            idle_seconds = 0.0 if self._queue.places else idle_seconds + self._heart.beat_seconds
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._queue.found_nothing.wait(), self._heart.beat_seconds)
+            self._queue.found_nothing.clear()
             if self._queue.places or self._is_ending:
+                busy_at = time.monotonic()
                 continue
             try:
                 if self._until_done and await self._ask(claims.is_done):
                     self._queue.stop()
-                elif idle_seconds >= self._migration.timeout_seconds:
-                    idle_seconds = 0.0
+                elif time.monotonic() >= busy_at + self._migration.timeout_seconds:
+                    busy_at = time.monotonic()
                     await self._ask(claims.refill)
             except AsyncStoreError as error:
                 self._stop(error)

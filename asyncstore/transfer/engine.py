@@ -143,7 +143,7 @@ class Transfer:
         concurrency = self._make_concurrency()
         self._destination = destination = Destination(options.retry, concurrency)
         self._limiter = limiter = Limiter(options, concurrency, report)
-        if self._teller is None:
+        if self._teller is None or not self._teller.tells_outcomes:
             outcomes = Outcomes(report, destination, ledger, fail_fast=options.fail_fast)
         else:
             outcomes = ToldOutcomes(report, destination, ledger, self._teller, fail_fast=options.fail_fast)
