@@ -17,6 +17,8 @@ import os
 import time
 from typing import TYPE_CHECKING, Final
 
+import anyio
+
 from asyncstore.cluster import claims, engine, tables
 from asyncstore.cluster.climbing import Climber
 from asyncstore.cluster.engine import NotNow, Place, Queue
@@ -97,6 +99,7 @@ class Worker:
         self._away_seconds = away_seconds
         self._is_ending = False
         self._most_heard = 0
+        self._beginning: anyio.CancelScope | None = None
         self.is_fenced: bool = False
         self._sendings: dict[int, Sending] = {}
         self._past = Done(0, 0, 0)
@@ -115,7 +118,11 @@ class Worker:
     async def run(self) -> claims.Totals:
         """Work, and return what became of all batches. Raises AsyncStoreError if it cannot begin."""
         async with self._link:
-            await self._begin()
+            with anyio.CancelScope() as self._beginning:
+                await self._begin()
+            if self._beginning.cancelled_caught:
+                return claims.Totals(0, 0, 0, 0)
+            self._beginning = None
             writing = Database(self._dsn, "worker's rows", WRITER_SETTINGS)
             reading = Database(self._dsn, "worker's look-ups", patience_seconds=self._away_seconds)
             beats = Link(self._dsn, "worker's beats", answer_seconds=self._migration.timeout_seconds / 4)
@@ -201,6 +208,8 @@ class Worker:
     def drain(self) -> None:
         """Finish what is in flight, give the rest back, and end."""
         self._is_ending = True
+        if self._beginning is not None:  # nothing is in flight yet, and the server may never answer
+            self._beginning.cancel()
         self._queue.stop()
         for sending in self._sendings.values():
             sending.drain()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import signal
+import socket
 from typing import TYPE_CHECKING, Any
 
 import anyio
@@ -326,6 +327,16 @@ async def test_a_worker_without_a_migration_is_one_line(tmp_path: Path, database
     assert "enqueue one" in log
     code, log = await ended(start("postgresql://127.0.0.1:1/d", tmp_path))
     assert (code, log.count("\n")) == (6, 1), log
+
+
+async def test_an_interrupt_ends_a_worker_whose_database_never_answers(tmp_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as listener, anyio.fail_after(LIMIT_SECONDS):
+        process = start(f"postgresql://127.0.0.1:{listener.getsockname()[1]}/d", tmp_path)
+        connection, _ = await anyio.to_thread.run_sync(listener.accept)
+        with connection:
+            process.send_signal(signal.SIGTERM)
+            code, log = await ended(process)
+    assert (code, log) == (143, "")
 
 
 # -- what the database does --------------------------------------------------------------------------------------------

@@ -455,7 +455,7 @@ async def test_a_source_port_is_used_again_as_soon_as_it_is_free() -> None:
     [
         ("127.0.0.1", ("192.0.2.1", 0), "cannot call from 192.0.2.1: it is not an address of this machine"),
         ("127.0.0.1", ("::1", 0), "cannot call '127.0.0.1' from '::1': one is IPv4, the other IPv6"),
-        ("127.0.0.1", ("no-such-host.invalid", 0), "cannot resolve 'no-such-host.invalid'"),
+        ("127.0.0.1", ("no-such-host.invalid", 0), "cannot resolve the source address 'no-such-host.invalid'"),
     ],
 )
 async def test_a_source_address_that_is_not_ours_is_told_and_not_tried_again(
