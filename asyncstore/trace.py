@@ -11,16 +11,20 @@ from typing import Any, ClassVar
 
 
 class TraceEvent:
-    """One thing that happened on an association. The fields that a subclass annotates are given by keyword.
+    """One thing that happened. The fields that a subclass annotates are given by keyword, and `text` may name them.
 
     This is not a dataclass: building twenty of those would slow down each start, and most runs use none of them.
     """
 
     level: ClassVar[int] = logging.INFO
+    text: ClassVar[str] = ""
     association_number: int = 0
 
     def __init__(self, **fields: Any) -> None:
         self.__dict__.update(fields)
+
+    def __str__(self) -> str:
+        return self.text.format_map(vars(self))
 
     def __repr__(self) -> str:
         fields = ", ".join(f"{name}={value!r}" for name, value in vars(self).items())

@@ -1,0 +1,1 @@
+"""Small parts for asyncio and trio that anyio does not have."""

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Final
+from typing import Annotated, Final, get_args
 
 from asyncstore.cli import options
-from asyncstore.preparation.conversions import LOSSLESS_TARGETS
+from asyncstore.preparation.conversions import LOSSLESS_TARGETS, Decompress
 
 _PANEL: Final = "Conversion Options"
 _NAMES: Final = ("RLE", "JPEG-LS", "JPEG 2000", "deflate")
@@ -14,7 +14,7 @@ DecompressOption = Annotated[
     str,
     options.option(
         "--decompress",
-        parser=options.choice("lossless", "lossy", "no"),
+        parser=options.choice(*get_args(Decompress)),
         metavar="lossless|lossy|no",
         help="Decompress instances whose transfer syntax the peer refuses: those of reversible ones, also the others, "
         "or none. Needs the codecs: pip install '.\\[codecs]' in the source of asyncstore.",

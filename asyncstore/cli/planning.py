@@ -75,7 +75,7 @@ class Planning:
             results.print(inventory_text.json_line(prospect))
         elif self.kind == "csv":
             for row in inventory_text.csv_rows(prospect):
-                results.write_bytes(row.encode("utf-8", "surrogateescape"))
+                results.write_bytes(row)
         else:
             results.print(*before, *inventory_text.lines(prospect))
         return self._write_page(prospect, paths)

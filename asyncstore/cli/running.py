@@ -11,7 +11,7 @@ import logging
 import os
 import signal
 import sys
-from typing import TYPE_CHECKING, Any, Final, NoReturn
+from typing import TYPE_CHECKING, Any, Final, NoReturn, Protocol
 
 from asyncstore.cli.exit_codes import ExitCode, interrupted_by, of_failure
 from asyncstore.cli.output import documented_log
@@ -135,6 +135,30 @@ class Interrupts:
             os._exit(interrupted_by(signal_number))
 
 
+class Drains(Protocol):
+    """What can end in order, or at once."""
+
+    def drain(self) -> object:
+        """Finish what is in flight, and begin nothing."""
+
+    def abort(self) -> object:
+        """End now."""
+
+
+def interrupts_of(run: Drains, log: DocumentedLog) -> contextlib.AbstractContextManager[Interrupts]:
+    """Drain a run at the first signal and abort it at the second, and say so."""
+
+    def drain() -> None:
+        log.notice(logging.WARNING, "Interrupted: finishing what is in flight; once more aborts it")
+        run.drain()
+
+    def abort() -> None:
+        log.notice(logging.WARNING, "Interrupted again: aborting")
+        run.abort()
+
+    return interrupts(drain, abort)
+
+
 @contextlib.contextmanager
 def interrupts(first: Callable[[], object], second: Callable[[], object]) -> Iterator[Interrupts]:
     """Handle SIGINT, SIGTERM and SIGHUP while the block runs. Needs a running event loop.
@@ -224,6 +248,13 @@ class Results:
         """Write bytes that may not be valid text. Must not be mixed with `write`."""
         with _losing():
             sys.stdout.buffer.write(data)
+
+    def write_path(self, path: str, end: bytes) -> None:
+        """Write a path, byte for byte for a program; on a terminal escaped, and on a line of its own."""
+        if self.is_terminal:
+            self.print(path_text(path))
+        else:
+            self.write_bytes(os.fsencode(path) + end)
 
     def flush(self) -> None:
         with _losing():

@@ -1,6 +1,6 @@
 """The options for TLS and user identity of the commands that call a peer, or are called; and what they ask for.
 
-A command takes them by a decorator and reads them from its context: three commands share them.
+A command takes them by a decorator and reads them from its context.
 """
 
 import inspect

@@ -149,16 +149,9 @@ class StorescuRun:
         )
         failure: AsyncStoreError | None = None
 
-        def drain() -> None:
-            log.notice(logging.WARNING, "Interrupted: finishing what is in flight; once more aborts it")
-            transfer.drain()
-
-        def abort() -> None:
-            log.notice(logging.WARNING, "Interrupted again: aborting")
-            transfer.abort()
-
         await recording.tell_history(self.ledger, log)
-        with running.interrupts(drain, abort) as received, self._counted(transfer, log), self._watched(transfer, log):
+        interrupts = running.interrupts_of(transfer, log)
+        with interrupts as received, self._counted(transfer, log), self._watched(transfer, log):
             async with self._control(transfer), self._metered(transfer):
                 try:
                     async with transfer:

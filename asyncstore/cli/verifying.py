@@ -16,6 +16,7 @@ from asyncstore.cli.output.documented_log import logger
 from asyncstore.cli.output.plain_text import path_text, peer_text
 from asyncstore.cli.output.proof_text import ProofText
 from asyncstore.errors import Aborted, AsyncStoreError, LedgerError, NoAcceptedContext
+from asyncstore.transfer.options import association_settings
 from asyncstore.transfer.proof.comparison import Comparison
 from asyncstore.transfer.proof.expected import Expected, StoredInstance
 
@@ -67,15 +68,9 @@ class Verification:
 
     def __init__(self, peer: Peer, options: TransferOptions, ledger: str | None, form: str) -> None:
         self._peer = peer
-        timeouts = options.timeouts
-        dimse_seconds = max(timeouts.dimse_seconds, _LEAST_DIMSE_SECONDS)
-        self._settings: dict[str, Any] = {
-            "calling_ae_title": options.calling_ae_title,
-            "timeouts": dataclasses.replace(timeouts, dimse_seconds=dimse_seconds),
-            "user_identity": options.user_identity,
-            "allow_plaintext_credentials": options.allow_plaintext_credentials,
-            "tells_extra": False,
-        }
+        dimse_seconds = max(options.timeouts.dimse_seconds, _LEAST_DIMSE_SECONDS)
+        patient = dataclasses.replace(options.timeouts, dimse_seconds=dimse_seconds)
+        self._settings = {**association_settings(options), "timeouts": patient, "tells_extra": False}
         self._ledger = ledger
         self._form = form
         self._expected = Expected(log_problem)

@@ -71,15 +71,7 @@ class Working:
             peer=self._peer,
         )
 
-        def drain() -> None:
-            log.notice(logging.WARNING, "Interrupted: finishing what is in flight; once more aborts it")
-            worker.drain()
-
-        def abort() -> None:
-            log.notice(logging.WARNING, "Interrupted again: aborting")
-            worker.abort()
-
-        with running.interrupts(drain, abort) as received:
+        with running.interrupts_of(worker, log) as received:
             try:
                 totals = await worker.run()
             except SourceError as error:  # a root is not what the migration has

@@ -25,22 +25,18 @@ class BatchEnded(TraceEvent):
     """The worker has no more to do with a batch: `how` it ended."""
 
     level: ClassVar[int] = logging.INFO
+    text: ClassVar[str] = "Batch {batch}: {how}"
     batch: int
     how: str
-
-    def __str__(self) -> str:
-        return f"Batch {self.batch}: {self.how}"
 
 
 class BatchSetAside(TraceEvent):
     """Nobody works on a batch any more, for a `reason`."""
 
     level: ClassVar[int] = logging.ERROR
+    text: ClassVar[str] = "Batch {batch} is set aside: {reason}"
     batch: int
     reason: str
-
-    def __str__(self) -> str:
-        return f"Batch {self.batch} is set aside: {self.reason}"
 
 
 class Fenced(TraceEvent):

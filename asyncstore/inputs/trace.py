@@ -12,8 +12,6 @@ class LeftOut(TraceEvent):
     """A file or an instance was left out by the selection, for the reason `why`."""
 
     level: ClassVar[int] = logging.DEBUG
+    text: ClassVar[str] = "left out: {path!r}: {why!r}"
     path: str | None
     why: str
-
-    def __str__(self) -> str:
-        return f"left out: {self.path!r}: {self.why!r}"

@@ -25,10 +25,8 @@ _logger = logging.getLogger("asyncstore.net")
 class Requesting(TraceEvent):
     """An association will be requested; the connection is not open yet."""
 
+    text: ClassVar[str] = "requesting an association with {peer}"
     peer: Peer
-
-    def __str__(self) -> str:
-        return f"requesting an association with {self.peer}"
 
 
 class RequestSent(TraceEvent):
@@ -56,149 +54,121 @@ class Rejected(TraceEvent):
     """The peer rejected the association."""
 
     level: ClassVar[int] = logging.ERROR
+    text: ClassVar[str] = "association rejected: result {answer.result}, reason {answer.source}.{answer.reason}"
     answer: AssociateRJ
-
-    def __str__(self) -> str:
-        return f"association rejected: result {self.answer.result}, reason {self.answer.source}.{self.answer.reason}"
 
 
 class ConnectionFailed(TraceEvent):
     """The connection could not be opened, for the reason that the system gave."""
 
     level: ClassVar[int] = logging.ERROR
+    text: ClassVar[str] = "cannot connect: {detail}"
     detail: str
-
-    def __str__(self) -> str:
-        return f"cannot connect: {self.detail}"
 
 
 class NotSecured(ConnectionFailed):
     """There is no TLS on the connection; `cause` is that of TLSFailed."""
 
+    text: ClassVar[str] = "no TLS: {detail}"
     cause: str
-
-    def __str__(self) -> str:
-        return f"no TLS: {self.detail}"
 
 
 class NothingAccepted(TraceEvent):
     """The association was accepted without a single presentation context."""
 
     level: ClassVar[int] = logging.ERROR
-
-    def __str__(self) -> str:
-        return "no accepted presentation contexts"
+    text: ClassVar[str] = "no accepted presentation contexts"
 
 
 class StoreSent(TraceEvent):
     """A C-STORE request goes out on `context_id`, its data set in `transfer_syntax_uid`."""
 
+    text: ClassVar[str] = "C-STORE {request.message_id}: {request.affected_sop_instance_uid}"
     path: str | None
     context_id: int
     transfer_syntax_uid: str
     request: CStoreRQ
 
-    def __str__(self) -> str:
-        return f"C-STORE {self.request.message_id}: {self.request.affected_sop_instance_uid}"
-
 
 class EchoSent(TraceEvent):
     """A C-ECHO request goes out on `context_id`."""
 
+    text: ClassVar[str] = "C-ECHO {request.message_id}"
     context_id: int
     request: CEchoRQ
-
-    def __str__(self) -> str:
-        return f"C-ECHO {self.request.message_id}"
 
 
 class Answered(TraceEvent):
     """The response to `request` came; the UIDs are those of the request if the response has none."""
 
+    text: ClassVar[str] = "answer to {request.message_id}: {status}"
     context_id: int
     request: CStoreRQ | CEchoRQ
     status: Status
     affected_sop_class_uid: str
     affected_sop_instance_uid: str = ""
 
-    def __str__(self) -> str:
-        return f"answer to {self.request.message_id}: {self.status}"
-
 
 class Releasing(TraceEvent):
     """The association's work is done and its release is requested."""
 
-    def __str__(self) -> str:
-        return "releasing the association"
+    text: ClassVar[str] = "releasing the association"
 
 
 class ReleasedByPeer(TraceEvent):
     """The peer asked for the release."""
 
-    def __str__(self) -> str:
-        return "association released by the peer"
+    text: ClassVar[str] = "association released by the peer"
 
 
 class Aborting(TraceEvent):
     """We abort the association."""
 
+    text: ClassVar[str] = "aborting the association"
     source: int = 0
     reason: int = 0
-
-    def __str__(self) -> str:
-        return "aborting the association"
 
 
 class AbortedByPeer(TraceEvent):
     """The peer aborted: `source` 0 is its user, 2 its service provider."""
 
+    text: ClassVar[str] = "association aborted by the peer, source {source}, reason {reason}"
     source: int
     reason: int
-
-    def __str__(self) -> str:
-        return f"association aborted by the peer, source {self.source}, reason {self.reason}"
 
 
 class ConnectionBroken(TraceEvent):
     """The transport connection ended in the middle of the association."""
 
     level: ClassVar[int] = logging.ERROR
+    text: ClassVar[str] = "connection lost: {detail}"
     detail: str
-
-    def __str__(self) -> str:
-        return f"connection lost: {self.detail}"
 
 
 class TimedOut(TraceEvent):
     """A deadline passed: `which` is "connect", "acse", "dimse" or "network"."""
 
     level: ClassVar[int] = logging.ERROR
+    text: ClassVar[str] = "{which} timeout after {seconds:g} s"
     which: str
     seconds: float
-
-    def __str__(self) -> str:
-        return f"{self.which} timeout after {self.seconds:g} s"
 
 
 class InvalidAnswer(TraceEvent):
     """The peer violated the standard; `to_request` is "A-ASSOCIATE", "C-STORE", "C-FIND" or so."""
 
     level: ClassVar[int] = logging.ERROR
+    text: ClassVar[str] = "invalid answer to {to_request}: {detail}"
     to_request: str
     detail: str
-
-    def __str__(self) -> str:
-        return f"invalid answer to {self.to_request}: {self.detail}"
 
 
 class Tolerated(TraceEvent):
     """The peer violated the standard in a way that does no harm; logged once for each kind and association."""
 
     level: ClassVar[int] = logging.DEBUG
+    text: ClassVar[str] = "not as the standard says, but no harm: {detail}"
     detail: str
-
-    def __str__(self) -> str:
-        return f"not as the standard says, but no harm: {self.detail}"
 
 
 class AnsweredAmiss(TraceEvent):
@@ -208,31 +178,25 @@ class AnsweredAmiss(TraceEvent):
     """
 
     level: ClassVar[int] = logging.WARNING
+    text: ClassVar[str] = "an answer of the peer does not fit its request, and counts by its Message ID: {detail}"
     detail: str
-
-    def __str__(self) -> str:
-        return f"an answer of the peer does not fit its request, and counts by its Message ID: {self.detail}"
 
 
 class MetaDiffers(TraceEvent):
     """An instance has a `meta_difference`: its File Meta Information contradicts its data set, or a UID is doubtful."""
 
     level: ClassVar[int] = logging.WARNING
+    text: ClassVar[str] = "{path!r}: {difference}, which is used"
     path: str | None
     difference: str
-
-    def __str__(self) -> str:
-        return f"{self.path!r}: {self.difference}, which is used"
 
 
 class Padded(TraceEvent):
     """The data set of an instance is of odd length, and is sent with a padding byte."""
 
     level: ClassVar[int] = logging.WARNING
+    text: ClassVar[str] = "{path!r}: the data set has an odd length, and is sent with a padding byte"
     path: str | None
-
-    def __str__(self) -> str:
-        return f"{self.path!r}: the data set has an odd length, and is sent with a padding byte"
 
 
 class AlsoPadded(Padded):

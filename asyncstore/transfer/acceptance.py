@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, TypeAlias
 
 from asyncstore.errors import AsyncStoreError, NoAcceptedContext
 from asyncstore.net.requestor import Requestor
+from asyncstore.transfer.options import association_settings
 from asyncstore.transfer.plan import Plan
 from asyncstore.upper_layer.contexts import AcceptedContexts
 
@@ -46,12 +47,7 @@ async def ask(peer: Peer, pairs: Iterable[Pair], options: TransferOptions) -> Ac
 
 async def _accepted(peer: Peer, proposal: Proposal, options: TransferOptions) -> AcceptedContexts:
     association = Requestor(
-        peer,
-        proposal.contexts,
-        calling_ae_title=options.calling_ae_title,
-        timeouts=options.timeouts,
-        maximum_length=options.maximum_length,
-        user_identity=options.user_identity,
+        peer, proposal.contexts, maximum_length=options.maximum_length, **association_settings(options)
     )
     contexts: AcceptedContexts | None = None
     try:

@@ -54,8 +54,6 @@ class Attempts:
         if isinstance(verdict, Outcome):
             self.finish(pending, verdict)
             return False
-        if verdict.is_pressed:
-            self._destination.concurrency.pressed(now)
         self._again(pending, verdict.due_at)
         return verdict.on_new_association
 

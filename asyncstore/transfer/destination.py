@@ -230,6 +230,7 @@ class Destination:
 
     def pressed(self, now: float, error: Exception) -> None:
         """Take note of an answer that the peer is out of resources: all associations wait, longer each time."""
+        self.concurrency.pressed(now)
         if now >= self.hold_until:  # else the request was in flight when the wait began
             self._failures += 1
             self._ride_out(now, error, is_first=self._failures == 1)

@@ -1,12 +1,6 @@
 """A transfer: sends many instances over as many associations as pay, and gives each exactly one outcome.
 
-    engine > supervisor > pool > worker > admission > attempts > judge, outcomes, duplicates, preparing
-           > work, destination, limiter > suspects, groups > pending > plan > options
-
-Each station calls those behind it, gets an answer back, and does not know those before it. The feed reads ahead
-within bounds; workers take instances as their windows have room; each answer and each loss goes to the judge, which
-says final or again; final outcomes are counted and handed out in the order in which they became final. A ledger is
-asked before a file is opened and, if it may know the SOP Instance UID, before an instance is sent.
+It puts the stations together; the docstring of the package tells what each does.
 """
 
 from __future__ import annotations

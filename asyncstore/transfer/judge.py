@@ -37,12 +37,11 @@ _UNCERTAIN_SECONDS: Final = 30.0
 class Again:
     """Send the instance again, not before `due_at`.
 
-    `on_new_association`: the association that carried it must end. `is_pressed`: the peer is out of resources.
+    `on_new_association`: the association that carried it must end.
     """
 
     due_at: float
     on_new_association: bool = False
-    is_pressed: bool = False
 
 
 class Judge:
@@ -109,7 +108,7 @@ class Judge:
         if is_proven:
             return Again(now + self._retry.wait_seconds(1 if counts else pending.attempts))
         destination.pressed(now, StoreFailed(outcome.reason, status, retryable=True))
-        return Again(max(destination.hold_until, now), is_pressed=True)
+        return Again(max(destination.hold_until, now))
 
     def _is_about_instances(self, pending: Pending, status_value: int) -> bool:
         """Whether this answer of the peer is about the instance: it has taken others since it first gave it.

@@ -223,6 +223,16 @@ class TransferOptions:
         return dataclasses.replace(self, retry=RetryPolicy.for_ledger()) if self.retry is _USUAL_RETRY else self
 
 
+def association_settings(options: TransferOptions) -> dict[str, Any]:
+    """The arguments of `associate` that every association of a run takes, whatever it is for."""
+    return {
+        "calling_ae_title": options.calling_ae_title,
+        "timeouts": options.timeouts,
+        "user_identity": options.user_identity,
+        "allow_plaintext_credentials": options.allow_plaintext_credentials,
+    }
+
+
 def options_as_data(options: TransferOptions) -> dict[str, Any]:
     """The options of a run as a ledger keeps them: plain data; of the user identity only its kind.
 

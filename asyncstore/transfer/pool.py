@@ -18,6 +18,7 @@ from asyncstore.trace import emit
 from asyncstore.transfer.concurrency import Progress
 from asyncstore.transfer.destination import Ended
 from asyncstore.transfer.offer import Offers
+from asyncstore.transfer.options import association_settings
 from asyncstore.transfer.trace import Passing
 from asyncstore.transfer.worker import Worker
 
@@ -175,14 +176,11 @@ class Pool:
         association = Requestor(
             self._peer,
             proposal.contexts,
-            calling_ae_title=options.calling_ae_title,
-            timeouts=options.timeouts,
             window=offer.window,
             maximum_length=options.maximum_length,
             maximum_send_length=options.maximum_send_length,
-            user_identity=options.user_identity,
-            allow_plaintext_credentials=options.allow_plaintext_credentials,
             connect=self._connect,
+            **association_settings(options),
         )
         association.on_trouble = self._take_trouble
         association.pacer = self._limiter.pacer

@@ -17,10 +17,8 @@ class NotStored(TraceEvent):
     """An instance will not be stored by this run; `outcome` has the reason."""
 
     level: ClassVar[int] = logging.ERROR
+    text: ClassVar[str] = "not stored: {outcome.path!r}: {outcome.reason!r}"
     outcome: Outcome
-
-    def __str__(self) -> str:
-        return f"not stored: {self.outcome.path!r}: {self.outcome.reason!r}"
 
 
 class KindRefused(TraceEvent):
@@ -41,78 +39,63 @@ class MoreMetaDiffer(TraceEvent):
     """At the end of a run: `count` more instances with a `meta_difference`, after the first one."""
 
     level: ClassVar[int] = logging.WARNING
+    text: ClassVar[str] = "{count:,} more whose UIDs or File Meta Information are doubtful"
     count: int
-
-    def __str__(self) -> str:
-        return f"{self.count:,} more whose UIDs or File Meta Information are doubtful"
 
 
 class MorePadded(TraceEvent):
     """At the end of a run: `count` more instances were sent with a padding byte, after the first one."""
 
     level: ClassVar[int] = logging.WARNING
+    text: ClassVar[str] = "{count:,} more data sets of odd length were sent with a padding byte"
     count: int
-
-    def __str__(self) -> str:
-        return f"{self.count:,} more data sets of odd length were sent with a padding byte"
 
 
 class OffersLess(TraceEvent):
     """The associations of this run offer less from now on: the peer may not bear `without`."""
 
     level: ClassVar[int] = logging.WARNING
+    text: ClassVar[str] = "{because}; trying without {without}"
     because: str
     without: str
-
-    def __str__(self) -> str:
-        return f"{self.because}; trying without {self.without}"
 
 
 class PeerTakesNothing(TraceEvent):
     """The peer has taken nothing for a while, for the reason `because`; the run goes on for `left_seconds`."""
 
     level: ClassVar[int] = logging.ERROR
+    text: ClassVar[str] = "the peer takes nothing ({because}): trying again for {left_seconds:.0f} s"
     because: str
     left_seconds: float
-
-    def __str__(self) -> str:
-        return f"the peer takes nothing ({self.because}): trying again for {self.left_seconds:.0f} s"
 
 
 class PeerTakesAgain(TraceEvent):
     """The peer takes instances again; it took none for `seconds`."""
 
     level: ClassVar[int] = logging.ERROR  # whoever read of the beginning reads of the end
+    text: ClassVar[str] = "the peer takes instances again, after {seconds:.0f} s"
     seconds: float
-
-    def __str__(self) -> str:
-        return f"the peer takes instances again, after {self.seconds:.0f} s"
 
 
 class LimitChanged(TraceEvent):
     """A limit of the run is another one from now on: `name` says which, `value` what it is."""
 
+    text: ClassVar[str] = "{name}: {value}"
     name: str
     value: str
-
-    def __str__(self) -> str:
-        return f"{self.name}: {self.value}"
 
 
 class SendingWaits(TraceEvent):
     """The run finishes what is in flight, and then sends nothing for a while; `waiting` says until when."""
 
+    text: ClassVar[str] = "Sending nothing now: {waiting}"
     waiting: str
-
-    def __str__(self) -> str:
-        return f"Sending nothing now: {self.waiting}"
 
 
 class SendingBegins(TraceEvent):
     """The run may send again."""
 
-    def __str__(self) -> str:
-        return "Sending again"
+    text: ClassVar[str] = "Sending again"
 
 
 class Passing(TraceEvent):

@@ -2,15 +2,25 @@
 
 from __future__ import annotations
 
+import importlib
+import pkgutil
+import re
 import signal
 from collections import Counter
 
 import pytest
 
-from asyncstore.cli.exit_codes import of_report
+from asyncstore.cli import commands
+from asyncstore.cli.commands import storescu
+from asyncstore.cli.exit_codes import ExitCode, of_report
 from asyncstore.errors import AsyncStoreError, ConnectFailed, LedgerError
 from asyncstore.instances.outcome import State
 from asyncstore.transfer.report import Report
+
+HELP = [
+    importlib.import_module(f"{commands.__name__}.{found.name}").DETAILS
+    for found in pkgutil.iter_modules(commands.__path__)
+]
 
 
 def report(**counts: int) -> Report:
@@ -83,3 +93,15 @@ def test_a_run_without_any_association_is_code_1() -> None:
     stopped.associations_established = 0
     stopped.stopped_because = ConnectFailed("nobody answers")
     assert of_report(stopped) == 1
+
+
+@pytest.mark.parametrize("details", HELP)
+def test_the_help_of_a_command_that_can_be_interrupted_names_each_signal(details: str) -> None:
+    if "interrupted." in details:
+        assert details.endswith("129, 130 or 143 interrupted.")
+
+
+def test_the_help_of_storescu_names_each_exit_code_that_it_has() -> None:
+    codes = set(ExitCode) - {ExitCode.INTERNAL_ERROR}
+    named = set(re.findall(r"(?<=[ ,])\d+(?=,? )", storescu.DETAILS.partition("Exit codes:")[2]))
+    assert named == {str(int(code)) for code in codes}

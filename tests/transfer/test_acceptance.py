@@ -21,7 +21,7 @@ from asyncstore.uids import (
     MR_IMAGE_STORAGE,
     STORAGE_SOP_CLASSES,
 )
-from asyncstore.upper_layer.items import PresentationContextResult
+from asyncstore.upper_layer.items import PresentationContextResult, UserIdentity
 from asyncstore.upper_layer.pdu import AssociateRQ
 from tests.support import transfers
 from tests.support.peers import LOOPBACK, free_port
@@ -31,6 +31,7 @@ from tests.support.wire import ScriptedSCP, Wire
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
+    from asyncstore.net.user_identity import Caller
     from asyncstore.transfer.acceptance import Acceptance
     from asyncstore.transfer.plan import Pair
 
@@ -88,6 +89,21 @@ async def test_more_kinds_than_an_association_has_contexts_for_take_several() ->
     async with StorageSCP() as scp:
         assert await answers(scp, pairs) == dict.fromkeys(pairs, EXPLICIT_VR_LITTLE_ENDIAN)
         assert scp.associations == -(-len(pairs) // 64)  # each takes two: its own, and the uncompressed ones
+
+
+async def test_the_peer_is_asked_as_the_user_that_the_run_is_of() -> None:
+    callers: list[Caller] = []
+
+    def decide(caller: Caller) -> bool:
+        callers.append(caller)
+        return True
+
+    identity = UserIdentity(2, b"scanner", b"hidden")
+    options = TransferOptions(user_identity=identity, allow_plaintext_credentials=True)
+    async with StorageSCP(authenticate=decide) as scp:
+        await answers(scp, PAIRS[:1], options)
+        await outcomes_of(Transfer(peer_at(scp), [transfers.instance(1)], options=options))
+    assert [caller.user_identity for caller in callers] == [identity, identity]
 
 
 async def test_no_accepted_context_at_all_is_an_answer() -> None:

@@ -42,6 +42,16 @@ def destination_with(retry: RetryPolicy) -> Destination:
     return Destination(retry, Concurrency(None))
 
 
+class CountingPresses(Concurrency):
+    """Counts how often the peer was out of resources."""
+
+    presses = 0
+
+    def pressed(self, now: float) -> None:
+        self.presses += 1
+        super().pressed(now)
+
+
 @dataclass
 class Scene:
     """A judge, the destination that it judges for, and a clock."""
@@ -50,7 +60,8 @@ class Scene:
     now: float = NOW
 
     def __post_init__(self) -> None:
-        self.destination = destination_with(self.retry)
+        self.concurrency = CountingPresses(None)
+        self.destination = Destination(self.retry, self.concurrency)
         self.destination.was_established = True
         self.work = Work()
         self.judge = Judge(self.retry, self.destination, self.work)
@@ -136,7 +147,7 @@ def test_what_a_status_leads_to(
     assert outcome.status == Status(value)
     assert attempts == requests
     assert all(verdict.on_new_association is elsewhere for verdict in verdicts)
-    assert all(verdict.is_pressed is presses for verdict in verdicts)
+    assert scene.concurrency.presses == (len(verdicts) if presses else 0)
     assert ((CT_PAIR in scene.destination.refused), scene.destination.stopped_because is not None) == (refuses, stops)
 
 
@@ -248,12 +259,13 @@ def test_of_a_source_that_rests_refused_instances_do_not_end_the_run() -> None:
     for pending in odd:
         scene.answer(pending, 0xA700)
     scene.store_others(3)
-    began_at = scene.now
+    began_at, presses = scene.now, scene.concurrency.presses
     while scene.now < began_at + 3600:
         verdicts = [scene.answer(pending, 0xA700) for pending in odd]
-        assert all(isinstance(verdict, Again) and not verdict.is_pressed for verdict in verdicts)
+        assert all(isinstance(verdict, Again) for verdict in verdicts)
         scene.now = max(verdict.due_at for verdict in verdicts if isinstance(verdict, Again))
     assert scene.destination.stopped_because is None
+    assert scene.concurrency.presses == presses
     assert odd[0].attempts < 500
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import inspect
+import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
@@ -71,6 +72,14 @@ def is_protocol(node: ast.ClassDef) -> bool:
 
 def test_every_file_is_a_station() -> None:
     assert MODULES.keys() - {"__init__"} == ROW_OF.keys()
+
+
+def test_the_docstring_of_the_package_names_each_station_from_the_top_down() -> None:
+    told = ast.get_docstring(ast.parse(MODULES["__init__"])) or ""
+    assert set(re.findall(r"\w+", told)) >= ROW_OF.keys()
+    rows = [ROW_OF[name] for name in re.findall(r"^    (\w+)  ", told, re.MULTILINE)]
+    assert rows == sorted(rows)
+    assert len(rows) > 10
 
 
 def test_the_stations_and_what_is_beside_them_do_not_know_each_other() -> None:

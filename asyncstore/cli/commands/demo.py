@@ -30,7 +30,8 @@ if TYPE_CHECKING:
 DETAILS = """Nothing leaves this machine: the demo starts its own SCP on a free port of the loopback interface, and \
 the SCP discards what it receives. The log level is info; -q prints only the tables, -d also logs PDUs.
 
-Exit codes: 0 every instance that can be sent arrived, 3 one did not, 5 the sample files are missing."""
+Exit codes: 0 every instance that can be sent arrived, 3 one did not, 5 the sample files are missing, \
+129, 130 or 143 interrupted."""
 
 _SAMPLE_FOLDERS: Final = ("test_files", "charset_files")
 _NOT_STORED: Final = (State.SOURCE_PROBLEM, State.SKIPPED, State.NO_CONTEXT)

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from asyncstore.cli.output.documented_log import DocumentedLog
 
 DETAILS = """Exit codes: 0 the peer answered with success, 1 no association, 2 usage, 3 the peer answered with another \
-status or not at all, 130 or 143 interrupted."""
+status or not at all, 129, 130 or 143 interrupted."""
 
 
 @securing.calls

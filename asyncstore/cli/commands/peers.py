@@ -12,8 +12,8 @@ from asyncstore.cli.exit_codes import ExitCode
 from asyncstore.cli.output.plain_text import path_text
 
 DETAILS = """A peer is a table of the file: \\[peers.archive] with address, port, called_aet, and the long names of \
-other options, such as associations = 4. @archive then takes the place of ADDR PORT in storescu and echoscu. What the \
-command line or the environment says comes first.
+other options, such as associations = 4. @archive then takes the place of ADDR PORT of any command. What the command \
+line or the environment says comes first.
 
 Exit codes: 0 printed, 2 usage, or there is no such file, or it is wrong, 6 stdout cannot be written."""
 

@@ -21,7 +21,8 @@ if TYPE_CHECKING:
     from asyncstore.net.provider import ServiceProvider
     from asyncstore.services.storage_scp import Arrival, OnStore, StorageSCP
 
-DETAILS = """Runs until Ctrl-C (SIGINT) or SIGTERM, then prints a summary at info level, and on a terminal at any level.
+DETAILS = """Runs until Ctrl-C (SIGINT), SIGTERM or SIGHUP, then prints a summary at info level, and on a terminal at \
+any level.
 
 Listens on all addresses unless --bind-address names one, and any peer that reaches the port may store. --ae-title, \
 --accept and --accept-calling restrict the AE titles; they do not authenticate a peer. --tls --tls-cert with \

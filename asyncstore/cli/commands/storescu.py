@@ -9,7 +9,7 @@ were, at info level, and always on a terminal. `-q` prints none of this.
 
 import sys
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Annotated, Any, Literal, cast
+from typing import TYPE_CHECKING, Annotated, Any, cast, get_args
 
 import typer
 
@@ -33,7 +33,7 @@ from asyncstore.errors import LocalProtocolError
 from asyncstore.net.peer import Peer
 from asyncstore.transfer import limits
 from asyncstore.transfer.limits import Limits
-from asyncstore.transfer.options import RetryPolicy, TransferOptions
+from asyncstore.transfer.options import KeepTogether, OnDuplicate, RetryPolicy, TransferOptions
 from asyncstore.transfer.reactions import Reactions, StatusReaction, parse_overrides
 from asyncstore.transfer.schedule import windows
 
@@ -44,8 +44,9 @@ DETAILS = """PATH is a DICOM file, a directory, a ZIP or TAR archive, a member o
 DICOMDIR, which stands for the files that it references. Only files directly in a directory are sent; -r includes \
 subdirectories.
 
-Exit codes: 0 everything stored, 1 no association, 2 usage, 3 some instances failed, 4 stopped early with work left, \
-5 nothing to send, 6 ledger or report cannot be written, 129, 130 or 143 interrupted."""
+Exit codes: 0 everything stored, 1 no association, 2 usage, 3 some instances failed or are not committed, 4 stopped \
+early with work left, 5 nothing to send, 6 ledger or report cannot be written, 7 --verify found a difference, 129, \
+130 or 143 interrupted."""
 
 _REACTIONS = [member.name.lower().replace("_", "-") for member in Reactions]
 _PRIORITIES = {"low": LOW, "medium": MEDIUM, "high": HIGH}
@@ -206,7 +207,7 @@ def storescu(
     keep_together: Annotated[
         str,
         options.option(
-            parser=options.choice("directory", "study"),
+            parser=options.choice(*get_args(KeepTogether)),
             metavar="directory|study",
             help="Keep a directory on one association while there is other work, or never split a study between "
             "associations.",
@@ -298,7 +299,7 @@ def storescu(
     on_duplicate: Annotated[
         str,
         options.option(
-            parser=options.choice("duplicate", "stored", "failed"),
+            parser=options.choice(*get_args(OnDuplicate)),
             metavar="STATE",
             help="How to count an instance that the peer already has (status 0111): duplicate, stored or failed.",
             panel=options.RETRY,
@@ -355,7 +356,7 @@ def storescu(
         priority=_PRIORITIES[priority],
         only_transfer_syntax=options.transfer_syntax(context),
         only_needed_contexts=single_context,
-        keep_together=cast("Literal['directory', 'study']", keep_together),
+        keep_together=cast("KeepTogether", keep_together),
         decompress=cast("Decompress", decompress),
         transcode=transcode,
         check=check,
@@ -373,7 +374,7 @@ def storescu(
             retries=retries,
             first_wait_seconds=retry_wait,
             overrides=status_reactions(on_status),
-            on_duplicate=cast("Literal['duplicate', 'stored', 'failed']", on_duplicate),
+            on_duplicate=cast("OnDuplicate", on_duplicate),
             strict_warnings=strict_warnings,
             **outage,
         ),

@@ -24,7 +24,7 @@ LEDGER is the file or database that storescu --ledger wrote: what it calls store
 directory with everything below it, or an archive. Sends no instance and changes nothing.
 
 Exit codes: 0 no difference, 1 no association, 2 usage, 3 something could not be compared, 4 stopped early, 5 nothing \
-to compare, 6 a ledger cannot be read, 7 the peer differs, 130 or 143 interrupted."""
+to compare, 6 a ledger cannot be read, 7 the peer differs, 129, 130 or 143 interrupted."""
 
 
 @securing.calls

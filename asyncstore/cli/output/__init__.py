@@ -1,0 +1,1 @@
+"""What the commands print: the log, the results, the progress bar and the summaries."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
 
-from asyncstore.cli.output.plain_text import count_text, path_text, peer_text, size_text
+from asyncstore.cli.output.plain_text import count_text, path_text, peer_text, size_text, tally
 from asyncstore.cli.output.prospect import KIND_COLUMNS, Kind, Prospect, Verdict
 from asyncstore.cli.output.records import cell_text, csv_row, event_line
 from asyncstore.instances.outcome import State
@@ -44,8 +44,7 @@ def _change_lines(inventory: Inventory) -> Iterator[str]:
     for title, counts in (("Changed on the way", inventory.changes), ("Not sent", inventory.unchangeable)):
         if counts:
             yield title
-            width = max(len(f"{count:,}") for count in counts.values())
-            yield from (f"  {count:>{width},}  {path_text(text)}" for text, count in counts.most_common())
+            yield from tally((count, path_text(text)) for text, count in counts.most_common())
 
 
 def total_text(inventory: Inventory) -> str:
@@ -151,7 +150,7 @@ def json_line(prospect: Prospect) -> str:
     return event_line("inventory", prospect.to_dict())
 
 
-def csv_rows(prospect: Prospect) -> Iterator[str]:
+def csv_rows(prospect: Prospect) -> Iterator[bytes]:
     """A row for each kind, below a row of the columns' names."""
     yield csv_row(KIND_COLUMNS)
     for kind in prospect.kinds():

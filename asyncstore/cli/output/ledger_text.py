@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import itertools
-import os
 from collections import Counter
 from typing import TYPE_CHECKING, Any, Final
 
-from asyncstore.cli.output.plain_text import count_text, path_text, peer_text
+from asyncstore.cli.output.plain_text import count_text, path_text, peer_text, tally
 from asyncstore.cli.output.records import cells_of, csv_row, event_line
 from asyncstore.instances.outcome import State
 from asyncstore.ledger.protocol import FAILED, STORED
@@ -15,7 +14,7 @@ from asyncstore.ledger.rows import Commitment, LedgerRow, RunState
 
 if TYPE_CHECKING:
     import datetime
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Iterator
 
     from asyncstore.cli.running import Results
     from asyncstore.ledger.reading import RecordReader
@@ -54,12 +53,12 @@ class Account:
         if _is_all_stored(runs, states):
             yield "All of the input of the last run is stored, and nothing has failed or is left"
         yield "By state"
-        yield from table((count.instances, count.state.value) for count in states)
+        yield from tally((count.instances, count.state.value) for count in states)
         yield from self._commitment_lines()
         changes = ledger.by_change()
         if changes:
             yield "Changed on the way"
-            yield from table((count.instances, path_text(count.change)) for count in changes)
+            yield from tally((count.instances, path_text(count.change)) for count in changes)
         doubtful = ledger.count_doubtful()
         if doubtful:
             what = f"{doubtful:,} of the stored are doubtful"
@@ -67,15 +66,15 @@ class Account:
         statuses = ledger.by_status()
         if statuses:
             yield "By status"
-            yield from table((count, f"{value:04X}") for value, count in statuses.items())
+            yield from tally((count, f"{value:04X}") for value, count in statuses.items())
         reasons = ledger.by_reason(_REASONS)
         if reasons:
             yield "By reason"
-            yield from table((count.instances, reason_text(count)) for count in reasons)
+            yield from tally((count.instances, reason_text(count)) for count in reasons)
         directories = ledger.worst_directories(_DIRECTORIES)
         if directories:
             yield "Most failures by directory"
-            yield from table((count.failed, path_text(count.directory) or "(from memory)") for count in directories)
+            yield from tally((count.failed, path_text(count.directory) or "(from memory)") for count in directories)
         yield from self._study_lines()
 
     def _commitment_lines(self) -> Iterator[str]:
@@ -83,7 +82,7 @@ class Account:
         committed = self._ledger.committed()
         if committed is not None:
             yield f"{committed:,} of the stored are committed: the peer said that it keeps them"
-            yield from table((count.instances, commitment_text(count)) for count in uncommitted_counts(self._ledger))
+            yield from tally((count.instances, commitment_text(count)) for count in uncommitted_counts(self._ledger))
 
     def _study_lines(self) -> Iterator[str]:
         """How many studies are complete, and those that are not; or all, if that was asked for."""
@@ -135,37 +134,22 @@ class Account:
 
     def write_csv(self, results: Results) -> None:
         """Every row as CSV (RFC 4180) without formulas for a spreadsheet."""
-        results.write_bytes(_encoded(_COLUMNS))
+        results.write_bytes(csv_row(_COLUMNS))
         for row in self._ledger.rows():
-            results.write_bytes(_encoded(cells_of(row.to_dict(), _COLUMNS)))
+            results.write_bytes(csv_row(cells_of(row.to_dict(), _COLUMNS)))
 
     def write_failed_files(self, results: Results, *, doubtful: bool, ends_in_nul: bool) -> None:
         """The path of every file that failed or, if wanted, is doubtful: byte for byte, but escaped on a terminal."""
         end = b"\0" if ends_in_nul else b"\n"
-        is_seen = results.is_terminal
         for row in itertools.chain(self._ledger.failed(), self._ledger.doubtful() if doubtful else ()):
-            if row.path is not None and is_seen:
-                results.print(path_text(row.path))
-            elif row.path is not None:
-                results.write_bytes(os.fsencode(row.path) + end)
+            if row.path is not None:
+                results.write_path(row.path, end)
 
 
 def _is_all_stored(runs: list[RunRecord], states: list[StateCount]) -> bool:
     """Whether the peer has every instance: those of all rows, and the input of the last run has no others."""
     is_read = bool(runs) and runs[-1].state is RunState.FINISHED and runs[-1].scan_finished is True
     return is_read and bool(states) and _AT_REST.issuperset(count.state for count in states)
-
-
-def _encoded(cells: Iterable[str]) -> bytes:
-    return csv_row(cells).encode("utf-8", "surrogateescape")
-
-
-def table(rows: Iterable[tuple[int, str]]) -> Iterator[str]:
-    """Counts with what they count, a line each."""
-    counted = [(f"{count:,}", text) for count, text in rows]
-    width = max((len(count) for count, _ in counted), default=1)
-    for count, text in counted:
-        yield f"  {count:>{width}}  {text}"
 
 
 def _study_line(study: StudyCount) -> str:

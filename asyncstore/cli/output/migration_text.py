@@ -5,8 +5,16 @@ from __future__ import annotations
 import collections
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
-from asyncstore.cli.output.ledger_text import Account, reason_data, reason_text, table, time_text
-from asyncstore.cli.output.plain_text import count_text, duration_text, path_text, peer_text, rate_text, size_text
+from asyncstore.cli.output.ledger_text import Account, reason_data, reason_text, time_text
+from asyncstore.cli.output.plain_text import (
+    count_text,
+    duration_text,
+    path_text,
+    peer_text,
+    rate_text,
+    size_text,
+    tally,
+)
 from asyncstore.cli.output.records import event_line
 
 if TYPE_CHECKING:
@@ -168,7 +176,7 @@ class MigrationAccount(Account):
 
 
 def _counts(title: str, rows: Iterable[tuple[int, str]]) -> Iterator[str]:
-    lines = list(table(rows))
+    lines = list(tally(rows))
     if lines:
         yield title
         yield from lines

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Final
+from typing import TYPE_CHECKING, Final
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
 
 PEER_TEXT_CHARACTERS: Final = 128  # twice the length of an Error Comment (64)
 PATH_CHARACTERS: Final = 4096
@@ -68,3 +71,11 @@ def count_text(count: int, noun: str) -> str:
     """A count with its noun: "1 instance", "12,000 instances"."""
     plural = f"{noun}es" if noun.endswith(("x", "ch")) else f"{noun[:-1]}ies" if noun.endswith("y") else f"{noun}s"
     return f"{count:,} {noun if count == 1 else plural}"
+
+
+def tally(rows: Iterable[tuple[int, str]]) -> Iterator[str]:
+    """Counts with what they count, a line each."""
+    counted = [(f"{count:,}", text) for count, text in rows]
+    width = max((len(count) for count, _ in counted), default=1)
+    for count, text in counted:
+        yield f"  {count:>{width}}  {text}"

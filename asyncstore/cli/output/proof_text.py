@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections import Counter
 from typing import TYPE_CHECKING, Any, Final
 
@@ -47,7 +46,7 @@ class ProofText:
         self._form = form
         self._end = b"\0" if ends_in_nul else b"\n"
         if form == "csv":
-            results.write_bytes(_encoded(COLUMNS))
+            results.write_bytes(csv_row(COLUMNS))
 
     def add(self, verdict: Verdict) -> None:
         """Count a study, and print it if it differs or could not be compared."""
@@ -71,14 +70,14 @@ class ProofText:
     def summary(self) -> Iterator[str]:
         """The counts in words."""
         how = f", {self.by_counts:,} of them by counts alone" if self.by_counts else ""
-        yield f"{count_text(self.instances, 'instance')} in {_studies(self.studies)} compared{how}"
+        yield f"{count_text(self.instances, 'instance')} in {count_text(self.studies, 'study')} compared{how}"
         if self.differences:
             counts = ", ".join(f"{self.differences[kind]:,} {_WORDS[kind]}" for kind in Kind if self.differences[kind])
-            yield f"{_studies(self.differing)} differ{'s' if self.differing == 1 else ''}: {counts}"
+            yield f"{count_text(self.differing, 'study')} differ{'s' if self.differing == 1 else ''}: {counts}"
         elif not self.unknown and self.studies:
             yield "no difference"
         if self.unknown:
-            yield f"{_studies(self.unknown)} could not be compared completely"
+            yield f"{count_text(self.unknown, 'study')} could not be compared completely"
 
     def exit_code(self, problems: int) -> int:
         """The exit code; `problems` is the number of instances that could not be asked for."""
@@ -127,14 +126,12 @@ class ProofText:
     def _print_csv(self, verdict: Verdict) -> None:
         for kind, series, uid, ours, theirs, path in verdict.differences:
             cells = (verdict.study_instance_uid, series, uid, kind.value, ours, theirs, path)
-            self._results.write_bytes(_encoded(map(cell_text, cells)))
+            self._results.write_bytes(csv_row(map(cell_text, cells)))
 
     def _print_missing_files(self, verdict: Verdict) -> None:
         for each in verdict.of_kind(Kind.MISSING):
-            if each.path is not None and self._results.is_terminal:
-                self._results.print(path_text(each.path))
-            elif each.path is not None:
-                self._results.write_bytes(os.fsencode(each.path) + self._end)
+            if each.path is not None:
+                self._results.write_path(each.path, self._end)
 
 
 def _lines(verdict: Verdict) -> Iterator[str]:
@@ -152,11 +149,3 @@ def _line(difference: Difference) -> str:
     if kind is Kind.OTHER_CLASS:
         text = f"{text}, {peer_text(name_of(theirs))} instead of {peer_text(name_of(ours))}"
     return text if path is None else f"{text}, {path_text(path)}"
-
-
-def _studies(count: int) -> str:
-    return f"{count:,} {'study' if count == 1 else 'studies'}"
-
-
-def _encoded(cells: Any) -> bytes:
-    return csv_row(cells).encode("utf-8", "surrogateescape")

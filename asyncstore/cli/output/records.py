@@ -178,10 +178,9 @@ class RecordFile:
         if self._is_csv:
             self._put(csv_row(cells_of(record, COLUMNS)))
         else:
-            self._put(f"{json_line(record)}\n")
+            self._put(f"{json_line(record)}\n".encode("utf-8", "surrogateescape"))
 
-    def _put(self, text: str) -> None:
-        data = text.encode("utf-8", "surrogateescape")
+    def _put(self, data: bytes) -> None:
         while data:
             data = data[self._file.write(data) :]
 
@@ -189,11 +188,11 @@ class RecordFile:
         self._file.close()
 
 
-def csv_row(cells: Iterable[str]) -> str:
-    """A line of CSV (RFC 4180)."""
+def csv_row(cells: Iterable[str]) -> bytes:
+    """A line of CSV (RFC 4180), in UTF-8; the bytes of a path that are not valid text are as they are."""
     row = io.StringIO()
     csv.writer(row).writerow(cells)
-    return row.getvalue()
+    return row.getvalue().encode("utf-8", "surrogateescape")
 
 
 def cells_of(record: dict[str, Any], columns: Iterable[str]) -> list[str]:

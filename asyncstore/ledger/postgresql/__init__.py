@@ -1,0 +1,1 @@
+"""The ledger of many workers: a database of PostgreSQL."""

@@ -1,0 +1,1 @@
+"""The ledger of one run at a time: a file of SQLite."""

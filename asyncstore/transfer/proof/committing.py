@@ -14,6 +14,7 @@ from asyncstore.ledger.protocol import KeepsCommitments
 from asyncstore.net.peer import Peer, check_range, check_seconds
 from asyncstore.record import record
 from asyncstore.services.references import Reference
+from asyncstore.transfer.options import association_settings
 from asyncstore.transfer.proof.commitment import MISSING, Committer
 
 if TYPE_CHECKING:
@@ -92,11 +93,8 @@ class Committing:
             port=settings.port,
             host=settings.host,
             tls=settings.tls_of(peer),
-            calling_ae_title=options.calling_ae_title,
-            timeouts=options.timeouts,
-            user_identity=options.user_identity,
-            allow_plaintext_credentials=options.allow_plaintext_credentials,
             wait_seconds=settings.wait_seconds,
+            **association_settings(options),
         )
         report.committed, report.not_committed = 0, self._committer.failures
         self._record: Commitments | None = None

@@ -164,7 +164,7 @@ def test_json_and_csv_have_the_answers(asked: Prospect) -> None:
     record = json.loads(inventory_text.json_line(asked))
     counts = {"unchanged": 1, "converted": 1, "refused": 3}
     assert record["acceptance"] == {"peer": "ARCHIVE@host:104", "failure": None, **counts}
-    rows = list(csv.DictReader(io.StringIO("".join(inventory_text.csv_rows(asked)), newline="")))
+    rows = list(csv.DictReader(io.StringIO(b"".join(inventory_text.csv_rows(asked)).decode(), newline="")))
     assert [(row["instances"], row["acceptance"], row["sent_transfer_syntax_uid"]) for row in rows] == [
         ("3", "refused", ""),
         ("1", "unchanged", EXPLICIT),

@@ -6,9 +6,15 @@ import logging
 
 import pytest
 
+import asyncstore.cluster.trace
+import asyncstore.inputs.trace
+import asyncstore.ledger.trace
 import asyncstore.transfer.trace
+from asyncstore.cluster.trace import BatchClaimed, BatchEnded, BatchSetAside, Fenced
 from asyncstore.dimse.messages import CEchoRQ, CStoreRQ
+from asyncstore.inputs.trace import LeftOut
 from asyncstore.instances.outcome import Outcome, State
+from asyncstore.ledger.trace import LedgerAway, LedgerBack, TableChanged
 from asyncstore.net import trace
 from asyncstore.net.peer import Peer
 from asyncstore.status import Status
@@ -148,6 +154,32 @@ EVENTS = [
     (LimitChanged(name="Bandwidth", value="20 MiB/s"), logging.INFO, "Bandwidth: 20 MiB/s"),
     (SendingWaits(waiting="paused"), logging.INFO, "Sending nothing now: paused"),
     (SendingBegins(), logging.INFO, "Sending again"),
+    (LeftOut(path="a.dcm", why="modality CT"), logging.DEBUG, "left out: 'a.dcm': 'modality CT'"),
+    (
+        LedgerAway(because="connection refused", left_seconds=59.6),
+        logging.ERROR,
+        "Nothing new is sent: connection refused; trying again for 60 s",
+    ),
+    (
+        TableChanged(),
+        logging.WARNING,
+        "The table of values has changed: what is stored already keeps the values that it was sent with",
+    ),
+    (LedgerBack(seconds=12.4), logging.ERROR, "The ledger is written again, after 12 s"),
+    (BatchClaimed(batch=7, first="archive!/a", directories=1), logging.INFO, "Batch 7: 'archive!/a'"),
+    (BatchClaimed(batch=7, first="archive!/a", directories=3), logging.INFO, "Batch 7: 'archive!/a' and 2 more"),
+    (BatchEnded(batch=7, how="done"), logging.INFO, "Batch 7: done"),
+    (BatchSetAside(batch=7, reason="5 tries"), logging.ERROR, "Batch 7 is set aside: 5 tries"),
+    (
+        Fenced(seconds=12.4, is_aborted=False),
+        logging.ERROR,
+        "The database was not reached for 12 s: nothing new is sent, since others may take it over",
+    ),
+    (
+        Fenced(seconds=12.4, is_aborted=True),
+        logging.ERROR,
+        "The database was not reached for 12 s: aborting what is in flight, since others may take it over",
+    ),
 ]
 
 
@@ -164,7 +196,13 @@ def test_an_event_is_logged_as_itself_and_reads_as_one_line(
 
 
 def test_every_kind_of_event_is_tested_here() -> None:
-    modules = (trace, asyncstore.transfer.trace)
+    modules = (
+        trace,
+        asyncstore.transfer.trace,
+        asyncstore.ledger.trace,
+        asyncstore.inputs.trace,
+        asyncstore.cluster.trace,
+    )
     kinds = {kind for module in modules for kind in vars(module).values() if isinstance(kind, type)}
     kinds = {kind for kind in kinds if issubclass(kind, TraceEvent)}
     assert {type(event) for event, _, _ in EVENTS} == kinds - {TraceEvent}
@@ -184,7 +222,7 @@ def test_events_of_several_associations_carry_their_number() -> None:
 
 @pytest.mark.parametrize("event", [event for event, _, _ in EVENTS], ids=lambda event: type(event).__name__)
 def test_an_event_has_the_fields_that_its_class_names(event: TraceEvent) -> None:
-    named = {name for kind in type(event).__mro__ for name in vars(kind).get("__annotations__", ())} - {"level"}
+    named = {name for kind in type(event).__mro__ for name in vars(kind).get("__annotations__", ())} - {"level", "text"}
     assert vars(event).keys() <= named
     assert all(hasattr(event, name) for name in named)
     assert repr(event).startswith(f"{type(event).__name__}(")
