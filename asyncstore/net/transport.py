@@ -300,6 +300,8 @@ async def _connect(peer: Peer) -> SocketTransport:
 
 
 async def _resolve(host: str, port: int, what: str = "") -> Sequence[_AddressInfo]:
+    with contextlib.suppress(OSError, UnicodeError):  # of an address, at once; a name may need a server, and a thread
+        return socket.getaddrinfo(host.encode("ascii"), port, type=socket.SOCK_STREAM, flags=socket.AI_NUMERICHOST)
     try:
         return await anyio.getaddrinfo(host, port, type=socket.SOCK_STREAM)
     except (OSError, UnicodeError) as error:

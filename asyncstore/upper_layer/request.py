@@ -7,9 +7,10 @@ from typing import TYPE_CHECKING
 
 from asyncstore.uids import IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION_NAME
 from asyncstore.upper_layer.items import (
+    CONTEXT_HEADER_BYTES,
+    ITEM_HEADER_BYTES,
     ExtendedNegotiation,
     OperationsWindow,
-    PresentationContext,
     RoleSelection,
     UserInformation,
 )
@@ -52,4 +53,5 @@ def request_bytes(information: UserInformation, contexts: Iterable[tuple[str, Se
 
 def context_bytes(abstract_syntax: str, transfer_syntaxes: Sequence[str]) -> int:
     """The length that a proposed presentation context adds to an A-ASSOCIATE-RQ."""
-    return len(PresentationContext(1, abstract_syntax, tuple(transfer_syntaxes)).encode())
+    uids = (abstract_syntax, *transfer_syntaxes)
+    return ITEM_HEADER_BYTES + CONTEXT_HEADER_BYTES + sum(ITEM_HEADER_BYTES + len(uid) for uid in uids)

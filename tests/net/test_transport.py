@@ -380,6 +380,14 @@ async def test_the_next_address_is_tried_when_there_is_no_socket_for_one(monkeyp
                 await connect(Peer("one.example", 104), LIMIT_SECONDS)
 
 
+async def test_an_address_is_not_looked_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(anyio, "getaddrinfo", _resolves_to())
+    with socket.create_server(("127.0.0.1", 0)) as listener, anyio.fail_after(LIMIT_SECONDS):
+        (await connect(Peer("127.0.0.1", listener.getsockname()[1]), LIMIT_SECONDS)).close()
+    with pytest.raises(ConnectFailed, match="has no address"):
+        await connect(Peer("localhost", 104), LIMIT_SECONDS)
+
+
 async def test_a_name_without_addresses_is_no_peer(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(anyio, "getaddrinfo", _resolves_to())
     with pytest.raises(ConnectFailed, match="has no address"):
