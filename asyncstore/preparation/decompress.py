@@ -1,7 +1,7 @@
 """Decompresses the pixel data of a data set, frame by frame, and makes its marks agree with the pixels.
 
-Runs in a process of its own: see codec_process. The packages of the `codecs` extra do the work: imagecodecs at once,
-and others by pydicom's decoders.
+Runs in a process of its own: see codec_process. The packages of the `codecs` extra do the work: imagecodecs where it is
+the fastest, the others by pydicom's decoders.
 """
 
 from __future__ import annotations

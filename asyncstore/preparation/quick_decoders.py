@@ -23,9 +23,9 @@ _FUNCTIONS: Final = {
     **dict.fromkeys((JPEG_LOSSLESS, JPEG_LOSSLESS_SV1, JPEG_EXTENDED), "jpeg8_decode"),
     **dict.fromkeys((JPEG_LS_LOSSLESS, JPEG_LS_NEAR_LOSSLESS), "jpegls_decode"),
 }
+# The marker cannot occur in coded pixels. Padding of any kind stands behind it in real files.
 _END_OF_IMAGE: Final = b"\xff\xd9"
-# Either stands behind the end in real files.
-_PADDING: Final = b"\0\xff"
+_LONGEST_PADDING_BYTES: Final = 64
 
 
 def quick_decoder(transfer_syntax_uid: str) -> QuickDecoder | None:
@@ -41,7 +41,7 @@ def quick_decoder(transfer_syntax_uid: str) -> QuickDecoder | None:
 
     def decode_whole(frame: bytes) -> np.ndarray[Any, Any]:
         # Of a frame that is cut off, libjpeg-turbo gives the rest in gray, and says so to nobody.
-        if not frame.rstrip(_PADDING).endswith(_END_OF_IMAGE):
+        if _END_OF_IMAGE not in frame[-_LONGEST_PADDING_BYTES:]:
             raise ValueError("the frame has no end")
         return decode(frame)
 
