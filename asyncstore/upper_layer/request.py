@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 from types import MappingProxyType
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from asyncstore.uids import IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION_NAME
 from asyncstore.upper_layer.items import (
-    CONTEXT_HEADER_BYTES,
-    ITEM_HEADER_BYTES,
     ExtendedNegotiation,
     OperationsWindow,
     RoleSelection,
@@ -20,6 +18,9 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
 
     from asyncstore.upper_layer.items import UserIdentity
+
+_ITEM_HEADER_BYTES: Final = 4
+_CONTEXT_HEADER_BYTES: Final = _ITEM_HEADER_BYTES + 4  # its ID, and three reserved bytes
 
 
 def information_of_requestor(
@@ -54,4 +55,4 @@ def request_bytes(information: UserInformation, contexts: Iterable[tuple[str, Se
 def context_bytes(abstract_syntax: str, transfer_syntaxes: Sequence[str]) -> int:
     """The length that a proposed presentation context adds to an A-ASSOCIATE-RQ."""
     uids = (abstract_syntax, *transfer_syntaxes)
-    return ITEM_HEADER_BYTES + CONTEXT_HEADER_BYTES + sum(ITEM_HEADER_BYTES + len(uid) for uid in uids)
+    return _CONTEXT_HEADER_BYTES + sum(_ITEM_HEADER_BYTES + len(uid) for uid in uids)

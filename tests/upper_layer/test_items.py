@@ -9,7 +9,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from asyncstore.errors import RemoteProtocolError
-from asyncstore.uids import UNCOMPRESSED_TRANSFER_SYNTAXES
 from asyncstore.upper_layer.items import (
     UNSTATED_MAXIMUM_LENGTH,
     CommonExtendedNegotiation,
@@ -203,15 +202,6 @@ def test_an_acceptance_that_cannot_be_read_is_none(text: str, result: int, field
     assert decoded == PresentationContextResult(1, result, "")
     assert not decoded.is_accepted
     assert [violation.field for violation in told] == [field]
-
-
-@pytest.mark.parametrize("uid", [*UNCOMPRESSED_TRANSFER_SYNTAXES, "1.2.840.10008.1.2.4.70"])
-@pytest.mark.parametrize("result", [0, 1, 4])
-@pytest.mark.parametrize("more", [b"", b"\0\0", encode_item(0x7F, b"?")])
-def test_a_result_is_read_whether_it_is_the_usual_one_or_not(uid: str, result: int, more: bytes) -> None:
-    content = bytes((255, 0, result, 0)) + encode_item(0x40, uid.encode()) + more
-    decoded = PresentationContextResult.decode(memoryview(content), pdu=PDU)
-    assert decoded == PresentationContextResult(255, result, uid)
 
 
 def test_a_transfer_syntax_that_is_repeated_is_one() -> None:
