@@ -7,6 +7,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import anyio
+import anyio.lowlevel
 import pytest
 
 from asyncstore.instances.outcome import State
@@ -115,8 +116,10 @@ async def test_a_few_are_converted_while_the_others_wait(conversions: Conversion
         with anyio.fail_after(LIMIT_SECONDS):
             async with transfer:
                 await anyio.to_thread.run_sync(conversions.begun.wait)
-                await anyio.wait_all_tasks_blocked()
                 (worker,) = transfer._pool.workers
+                while worker._bench.held < preparing._PLACES:
+                    await anyio.lowlevel.checkpoint()
+                await anyio.wait_all_tasks_blocked()
                 assert worker._bench.held == preparing._PLACES
                 assert len(conversions.uids) <= preparing._CONVERTED_AT_ONCE
                 assert scp.arrivals == []
