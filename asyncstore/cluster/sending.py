@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from asyncstore.ledger.postgresql.batch import BatchLedger
     from asyncstore.net.peer import Peer
     from asyncstore.net.transport import Connect
+    from asyncstore.transfer.learned import Learned
     from asyncstore.transfer.options import TransferOptions
     from asyncstore.transfer.report import Report
 
@@ -76,6 +77,7 @@ class _BatchTransfer(Transfer):
         ledger: BatchLedger,
         entering: Entering,
         fence: Fence,
+        learned: Learned,
         *,
         opened: Callable[[], None],
         press: Callable[[], None],
@@ -83,11 +85,15 @@ class _BatchTransfer(Transfer):
     ) -> None:
         self._entering = entering
         self._fence = fence
+        self._learned = learned
         self._press = press
         super().__init__(peer, paths, options=options, ledger=ledger, observer=_Watch(opened, reject))
 
     def _make_concurrency(self) -> Concurrency:
         return _OneOfMany(self._press)
+
+    def _make_learned(self) -> Learned:
+        return self._learned
 
     def _make_connect(self) -> Connect:
         return connect_within(self._fence)
@@ -109,6 +115,7 @@ class Sending:
         ledger: BatchLedger,
         link: Link,
         fence: Fence,
+        learned: Learned,
         *,
         opened: Callable[[], None],
         press: Callable[[], None],
@@ -124,6 +131,7 @@ class Sending:
             ledger,
             self._entering,
             fence,
+            learned,
             opened=opened,
             press=press,
             reject=reject,

@@ -39,6 +39,7 @@ from asyncstore.ledger.postgresql.writer import server_text
 from asyncstore.ledger.settling import options_text
 from asyncstore.net.peer import Peer
 from asyncstore.trace import emit
+from asyncstore.transfer.learned import Learned
 from asyncstore.transfer.options import TransferOptions, options_as_data
 
 if TYPE_CHECKING:
@@ -100,6 +101,7 @@ class Worker:
         self._is_ending = False
         self._most_heard = 0
         self._beginning: anyio.CancelScope | None = None
+        self._learned = Learned(self._options)
         self.is_fenced: bool = False
         self._sendings: dict[int, Sending] = {}
         self._past = Done(0, 0, 0)
@@ -313,6 +315,7 @@ class Worker:
             self._ledger_of(batch, writing, reading),
             self._link,
             self._heart.fence,
+            self._known_of_peer(batch),
             opened=self._opened,
             press=self._heart.press,
             reject=self._heart.reject,
@@ -329,6 +332,12 @@ class Worker:
         if sending.failure is not None:
             self._stop(sending.failure)
         return how
+
+    def _known_of_peer(self, batch: Batch) -> Learned:
+        """What earlier batches have found out; nothing for one that is sent again: the peer may have been changed."""
+        if batch.claim.epoch > 1:
+            self._learned = Learned(self._options)
+        return self._learned
 
     def _opened(self) -> None:
         """Have an association counted at once while there may be more of them than now."""

@@ -26,10 +26,10 @@ from asyncstore.transfer.attempts import Attempts
 from asyncstore.transfer.concurrency import Concurrency
 from asyncstore.transfer.destination import Destination
 from asyncstore.transfer.judge import Judge
+from asyncstore.transfer.learned import Learned
 from asyncstore.transfer.limiter import Limiter
 from asyncstore.transfer.options import MAXIMUM_ASSOCIATIONS, TransferOptions, options_as_data
 from asyncstore.transfer.outcomes import Outcomes, ToldOutcomes
-from asyncstore.transfer.plan import Plan
 from asyncstore.transfer.pool import Pool
 from asyncstore.transfer.preparing import Preparing
 from asyncstore.transfer.report import Report
@@ -132,10 +132,13 @@ class Transfer:
         """Make the stations, from the last one to the first."""
         options, report, ledger = self.options, self.report, self._ledger
         by_study = options.keep_together == "study"
-        plan = Plan(options)
+        learned = self._make_learned()
+        plan = learned.plan
         self._work = work = Work(strict=by_study)
         concurrency = self._make_concurrency()
-        self._destination = destination = Destination(options.retry, concurrency)
+        self._destination = destination = Destination(
+            options.retry, concurrency, refused=learned.refused, refuses_with=learned.refuses_with
+        )
         self._limiter = limiter = Limiter(options, concurrency, report)
         if self._teller is None or not self._teller.tells_outcomes:
             outcomes = Outcomes(report, destination, ledger, fail_fast=options.fail_fast)
@@ -174,6 +177,7 @@ class Transfer:
             destination=destination,
             limiter=limiter,
             plan=plan,
+            offers=learned.offers,
             report=report,
             teller=self._teller,
             connect=self._make_connect(),
@@ -205,6 +209,10 @@ class Transfer:
     def _make_concurrency(self) -> Concurrency:
         """What says how many associations to keep open."""
         return Concurrency(self.options.associations, MAXIMUM_ASSOCIATIONS)
+
+    def _make_learned(self) -> Learned:
+        """What is known about the peer."""
+        return Learned(self.options)
 
     def _make_feed(self, sources: Any, **settings: Any) -> Feed:
         """What reads the sources."""
