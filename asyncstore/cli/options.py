@@ -211,6 +211,15 @@ Address = Annotated[
 PeerPort = Annotated[
     int, typer.Argument(parser=whole_number(1, 65535, "a TCP port"), metavar="PORT", help="TCP port of the peer.")
 ]
+Progress = Annotated[
+    bool | None,
+    option(
+        "--progress/--no-progress",
+        help="Show the progress on stderr." + default_text("if stderr is a terminal"),
+        panel=RESULTS,
+        show_default=False,
+    ),
+]
 SourceAddress = Annotated[
     Any,
     option(
@@ -322,3 +331,9 @@ def timeouts(context: typer.Context) -> Timeouts:
     """The timeouts of an association, from the four options."""
     given = context.params
     return Timeouts(given["connect_timeout"], given["acse_timeout"], given["dimse_timeout"], given["network_timeout"])
+
+
+def check_source_port(source_address: tuple[str, int] | None, associations: int | None) -> None:
+    """Refuse to call from one port on several associations at once; None: as many as pay."""
+    if source_address is not None and source_address[1] and associations != 1:
+        raise typer.BadParameter("a port serves one association at a time: add -j 1", param_hint="--source-address")

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from asyncstore.inputs.walk import AnyPath
+    from asyncstore.inputs.opening import AnyPath
 
 
 class OwnFiles:

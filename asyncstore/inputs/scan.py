@@ -14,7 +14,7 @@ from asyncstore.instances.problem import ScanProblem
 if TYPE_CHECKING:
     from collections.abc import Generator, Iterable
 
-    from asyncstore.inputs.walk import AnyPath
+    from asyncstore.inputs.opening import AnyPath
 
 
 def scan(

@@ -17,8 +17,7 @@ from asyncstore.instances.problem import ProblemKind, ScanProblem
 if TYPE_CHECKING:
     from collections.abc import Generator, Iterable
 
-AnyPath: TypeAlias = "str | bytes | os.PathLike[str] | os.PathLike[bytes]"
-
+    from asyncstore.inputs.opening import AnyPath
 
 Walked: TypeAlias = "dict[tuple[int, int], int]"
 """The directories that were walked, by device and inode number, each with its change time at that moment."""

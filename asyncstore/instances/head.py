@@ -118,7 +118,7 @@ def read_head(
     except OSError as error:
         return problem_of_error(path, error)
     except Refused as refused:
-        return _problem(path, refused)
+        return problem_of_refused(path, refused)
     finally:
         os.close(fd)
 
@@ -317,7 +317,8 @@ def _changed(path: str) -> ScanProblem:
     return ScanProblem(path, ProblemKind.CHANGED, detail, SourceChanged(f"{path!r}: {detail}"))
 
 
-def _problem(path: str, refused: Refused) -> ScanProblem:
+def problem_of_refused(path: str, refused: Refused) -> ScanProblem:
+    """The problem of a path whose bytes contain no instance."""
     return ScanProblem(path, refused.kind, refused.detail, error_of(refused, repr(path)))
 
 
@@ -331,8 +332,3 @@ def identity_in(data: bytes | bytearray, end: int, *, complete: bool) -> Identit
     """The identity of the instance in `data[:end]`; `complete` says that this is all of it. Raises Refused."""
     known = _identify_fast(data, end)
     return Identity(*known) if known is not None else identify(data, end, complete=complete)
-
-
-def problem_of_refused(path: str, refused: Refused) -> ScanProblem:
-    """The problem of a path whose bytes contain no instance."""
-    return _problem(path, refused)

@@ -43,7 +43,7 @@ if TYPE_CHECKING:
     from anyio.abc import TaskGroup
 
     from asyncstore.inputs.entry import Source
-    from asyncstore.inputs.walk import AnyPath
+    from asyncstore.inputs.opening import AnyPath
     from asyncstore.instances.outcome import Outcome
     from asyncstore.ledger.protocol import Ledger
     from asyncstore.net.peer import Peer

@@ -57,15 +57,7 @@ def enqueue(
         ),
     ] = None,
     json: Annotated[bool, options.option("--json", help="Print one line of JSON.", panel=options.RESULTS)] = False,
-    progress: Annotated[
-        bool | None,
-        options.option(
-            "--progress/--no-progress",
-            help="Show the progress on stderr." + options.default_text("if stderr is a terminal"),
-            panel=options.RESULTS,
-            show_default=False,
-        ),
-    ] = None,
+    progress: options.Progress = None,
 ) -> None:
     """Walk, and print what there is; the help is made from DETAILS."""
     mounts = migrating.mounts_of(roots)

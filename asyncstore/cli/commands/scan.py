@@ -75,15 +75,7 @@ def scan(
     ] = False,
     json: Annotated[bool, options.option("--json", help="Print one line of JSON.", panel=options.RESULTS)] = False,
     html: pages.PageFile = None,
-    progress: Annotated[
-        bool | None,
-        options.option(
-            "--progress/--no-progress",
-            help="Show the progress on stderr." + options.default_text("if stderr is a terminal"),
-            panel=options.RESULTS,
-            show_default=False,
-        ),
-    ] = None,
+    progress: options.Progress = None,
 ) -> None:
     """Scan and print the inventory; the help is made from DETAILS."""
     selection = selecting.selection(

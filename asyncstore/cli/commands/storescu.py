@@ -34,7 +34,7 @@ from asyncstore.net.peer import Peer
 from asyncstore.transfer import limits
 from asyncstore.transfer.limits import Limits
 from asyncstore.transfer.options import KeepTogether, OnDuplicate, RetryPolicy, TransferOptions
-from asyncstore.transfer.reactions import Reactions, StatusReaction, parse_overrides
+from asyncstore.transfer.reactions import REACTION_NAMES, StatusReaction, parse_overrides
 from asyncstore.transfer.schedule import windows
 
 if TYPE_CHECKING:
@@ -48,7 +48,6 @@ Exit codes: 0 everything stored, 1 no association, 2 usage, 3 some instances fai
 early with work left, 5 nothing to send, 6 ledger or report cannot be written, 7 --verify found a difference, 129, \
 130 or 143 interrupted."""
 
-_REACTIONS = [member.name.lower().replace("_", "-") for member in Reactions]
 _PRIORITIES = {"low": LOW, "medium": MEDIUM, "high": HIGH}
 
 
@@ -292,7 +291,7 @@ def storescu(
             parser=options.text,
             metavar="CODE=REACTION",
             help="Override the reaction to a status or range, e.g. A702=stop or C000-C0FF=failed. Repeatable. "
-            f"Reactions: {', '.join(_REACTIONS)}.",
+            f"Reactions: {', '.join(REACTION_NAMES)}.",
             panel=options.RETRY,
         ),
     ] = None,
@@ -343,8 +342,7 @@ def storescu(
     # A number goes where numbers always went; only a timetable is a limit.
     is_fixed = associations is not None and len(associations.entries) == 1
     fixed = associations.at(0) if is_fixed else None
-    if source_address is not None and source_address[1] and fixed != 1:
-        raise typer.BadParameter("a port serves one association at a time: add -j 1", param_hint="--source-address")
+    options.check_source_port(source_address, fixed)
     outage: dict[str, Any] = {} if outage_wait is None else {"outage_seconds": outage_wait}
     transfer_options = TransferOptions(
         calling_ae_title=calling_aet,
