@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Self
 
 import anyio
@@ -21,7 +22,7 @@ from asyncstore.errors import (
 from asyncstore.net import trace
 from asyncstore.net.association import Association
 from asyncstore.net.connecting import connect as connect_to
-from asyncstore.net.peer import Timeouts, check_ae_title, check_length, check_secret, check_window
+from asyncstore.net.peer import Peer, Timeouts, check_ae_title, check_length, check_secret, check_type, check_window
 from asyncstore.net.provider import performs_as_scu
 from asyncstore.upper_layer.contexts import AcceptedContexts, propose
 from asyncstore.upper_layer.framing import fragment_capacity
@@ -30,10 +31,9 @@ from asyncstore.upper_layer.pdu import AssociateRQ
 from asyncstore.upper_layer.request import information_of_requestor
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping, Sequence
+    from collections.abc import Iterable, Sequence
     from types import TracebackType
 
-    from asyncstore.net.peer import Peer
     from asyncstore.net.provider import Providers
     from asyncstore.net.transport import Connect
     from asyncstore.upper_layer.items import UserIdentity
@@ -64,6 +64,9 @@ class Requestor(Association):
         providers: Providers | None = None,
         connect: Connect = connect_to,
     ) -> None:
+        check_type("peer", peer, Peer)
+        check_type("timeouts", timeouts or Timeouts(), Timeouts)
+        check_type("providers", providers or {}, Mapping)
         check_ae_title(calling_ae_title)
         check_window(window)
         check_length("maximum_length", maximum_length)

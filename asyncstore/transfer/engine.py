@@ -19,7 +19,7 @@ from asyncstore.inputs.feed import Feed
 from asyncstore.inputs.own_files import OwnFiles
 from asyncstore.inputs.selection import Choice
 from asyncstore.net.connecting import connect
-from asyncstore.net.peer import check_secret
+from asyncstore.net.peer import Peer, check_secret, check_type
 from asyncstore.preparation.prepare import Preparation
 from asyncstore.transfer.admission import Admission
 from asyncstore.transfer.attempts import Attempts
@@ -46,7 +46,6 @@ if TYPE_CHECKING:
     from asyncstore.inputs.opening import AnyPath
     from asyncstore.instances.outcome import Outcome
     from asyncstore.ledger.protocol import Ledger
-    from asyncstore.net.peer import Peer
     from asyncstore.net.transport import Connect
     from asyncstore.transfer.limits import Limits
     from asyncstore.transfer.observer import Observer, Teller
@@ -108,7 +107,9 @@ class Transfer:
         observer: Observer | None = None,
         own_files: Iterable[AnyPath] = (),
     ) -> None:
-        options = _with(options or TransferOptions(), associations=associations, window=window)
+        check_type("peer", peer, Peer)
+        check_type("options", options := options or TransferOptions(), TransferOptions)
+        options = _with(options, associations=associations, window=window)
         check_secret(options.user_identity, peer, may_be_in_clear=options.allow_plaintext_credentials)
         self.peer = peer
         self.options: TransferOptions = options if ledger is None else options.for_ledger()
@@ -124,8 +125,9 @@ class Transfer:
         self._build(sources)
 
     def _committing_of(self, commit: CommitOptions) -> Committing:
-        from asyncstore.transfer.proof.committing import Committing
+        from asyncstore.transfer.proof.committing import CommitOptions, Committing
 
+        check_type("commit", commit, CommitOptions)
         return Committing(commit, self.peer, self.options, self.report, self._ledger)
 
     def _build(self, sources: Source | Iterable[Source] | AsyncIterable[Source]) -> None:
@@ -382,6 +384,8 @@ class Transfer:
 def _ledger_of(ledger: Ledger | str | os.PathLike[str] | None, peer: Peer, options: TransferOptions) -> Ledger | None:
     """Open the ledger in a file, or return the one that was given."""
     if not isinstance(ledger, str | os.PathLike):
+        if ledger is not None and not hasattr(ledger, "record"):
+            raise LocalProtocolError(f"ledger is {ledger!r:.200}: it is the path of a file, or a Ledger")
         return ledger
     from asyncstore.ledger.opening import open_ledger
 
