@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
-    from asyncstore.inputs.walk import AnyPath
+    from asyncstore.inputs.opening import AnyPath
 
 
 @pytest.mark.parametrize("given", [str, os.fsencode, lambda path: path, lambda path: [path], lambda path: (str(path),)])
