@@ -124,7 +124,10 @@ class Editor:
         return changes
 
     def _erase_groups(self, found: dict[int, Patch], level: Level, edits: Edits) -> None:
-        for element in level.elements:
+        def is_wanted(tag: int) -> bool:
+            return tag >> 16 in edits.groups or bool(edits.private and tag >> 16 & 1)
+
+        for element in level.matching(is_wanted):
             group = element.tag >> 16
             if group in edits.groups:
                 self.done[edits.groups[group].label] = None
@@ -147,7 +150,12 @@ class Editor:
             self.done[action.label] = None
 
     def _look_everywhere(self, found: dict[int, Patch], level: Level, edits: Edits) -> None:
-        for element in level.elements:
+        uids, has_vrs = edits.uids, level.encoding.explicit
+
+        def is_wanted(tag: int) -> bool:
+            return (uids is not None and uids.concerns(tag)) or (not has_vrs and attribute(tag).vr == "SQ")
+
+        for element in level.matching(is_wanted):
             if element.tag in found:
                 continue
             if edits.uids is not None and edits.uids.concerns(element.tag):

@@ -9,7 +9,7 @@ from asyncstore.instances import elements
 from asyncstore.instances.elements import UNDEFINED_LENGTH, CutShort, Encoding
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
     from asyncstore.instances.elements import Buffer
 
@@ -49,6 +49,7 @@ class Level:
         # Most elements are never looked at, so only their places are kept: that takes half the time.
         self._tags: list[int] = []
         self._places: list[int] = []
+        self._special: set[int] = set()  # the numbers of those that no fast reading understands; sequences among them
         self._read_as = encoding
         if encoding.big_endian:
             self.behind: int = self._read(at, end, before_tag)
@@ -60,10 +61,12 @@ class Level:
         own = self.find(_CHARACTER_SET)
         self.character_set: bytes = character_set if own is None else self.value_of(own)
 
-    @property
-    def elements(self) -> Iterator[Element]:
-        """All the elements, in their order."""
-        return map(self._element, range(len(self._tags)))
+    def matching(self, is_wanted: Callable[[int], bool]) -> Iterator[Element]:
+        """The elements whose tags are wanted, and all that may be sequences by their headers, in their order."""
+        special = self._special
+        for number, tag in enumerate(self._tags):
+            if number in special or is_wanted(tag):
+                yield self._element(number)
 
     def find(self, tag: int) -> Element | None:
         """The element with a tag; None if there is none."""
@@ -147,6 +150,7 @@ class Level:
         if header.tag >> 16 == 0xFFFE:
             raise CutShort(f"a delimiter stands between elements at byte {at}")
         behind = elements.skip_value(self.data, header, self.encoding, end)
+        self._special.add(len(self._tags))
         self._tags.append(header.tag)
         self._places.append(at)
         return behind

@@ -179,13 +179,14 @@ def test_it_is_as_if_pydicom_did_it(
 
 def assert_the_rest_keeps_its_bytes(before: bytes, after: bytes, syntax: str, changed: set[int]) -> None:
     one, other = (Level(data, 0, len(data), encoding_of(syntax)) for data in (before, after))
-    for element in one.elements:
+    every, others = (list(level.matching(lambda _: True)) for level in (one, other))
+    for element in every:
         if element.tag not in changed:
             twin = other.find(element.tag)
             assert twin is not None
             assert before[element.at : element.behind] == after[twin.at : twin.behind]
-    assert [element.tag for element in one.elements if element.tag not in changed] == [
-        element.tag for element in other.elements if element.tag not in changed
+    assert [element.tag for element in every if element.tag not in changed] == [
+        element.tag for element in others if element.tag not in changed
     ]
 
 
