@@ -25,6 +25,11 @@ class HeaderReader:
         self._window = source.view() or memoryview(b"")
         self._window_at = 0
 
+    @property
+    def window(self) -> tuple[memoryview, int]:
+        """The bytes that are in memory, and their offset."""
+        return self._window, self._window_at
+
     def read(self, at: int, end: int, encoding: Encoding) -> Header:
         """The header at an offset; raises CutShort unless it lies before `end`."""
         begin = at - self._window_at

@@ -25,6 +25,8 @@ ICON_IMAGE_SEQUENCE: Final = 0x00880200
 _LONGEST_VALUE_BYTES: Final = 65536  # of those that are read; a table of offsets may be longer
 _LONGEST_TABLE_BYTES: Final = 16 * 1048576
 _OFFSET_TABLES: Final = (0x7FE00001, 0x7FE00002)
+_SHORT_VRS: Final = elements.VRS - elements.LONG_VRS
+_SHORT_HEADER: Final = struct.Struct("<HH2sH")
 
 
 class Element(NamedTuple):
@@ -126,7 +128,7 @@ class Layout:
 
     def _find(self, end: int) -> None:
         at = 0
-        while at < end:
+        while (at := self._find_short(at)) < end:
             header = self._headers.read(at, end, EXPLICIT_LITTLE)
             if header.tag >> 16 == 0xFFFE:
                 raise CutShort(f"({header.tag >> 16:04X},{header.tag & 0xFFFF:04X}) stands between elements")
@@ -141,6 +143,19 @@ class Layout:
                 raise CutShort(f"the value of ({header.tag >> 16:04X},{header.tag & 0xFFFF:04X}) is cut off")
             self.elements.append(Element(header.tag, header.vr, at, header.value_at, behind, is_undefined))
             at = behind
+
+    def _find_short(self, at: int) -> int:
+        """Find elements of short VRs, as nearly all are, as far as they are in memory; returns where they end."""
+        window, begin = self._headers.window
+        last = len(window) - _SHORT_HEADER.size
+        while (place := at - begin) <= last:
+            group, element, vr, length = _SHORT_HEADER.unpack_from(window, place)
+            behind = at + _SHORT_HEADER.size + length
+            if vr not in _SHORT_VRS or group == 0xFFFE or behind > begin + len(window):
+                break
+            self.elements.append(Element(group << 16 | element, vr, at, at + _SHORT_HEADER.size, behind, False))
+            at = behind
+        return at
 
     def _skip_fragments(self, at: int, end: int) -> int:
         """The offset behind encapsulated pixel data; its delimiter may be missing at the end of the data set."""

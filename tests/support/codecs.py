@@ -22,23 +22,32 @@ if TYPE_CHECKING:
 
 BUNDLED: Final = Path(pydicom.__file__).parent / "data" / "test_files"
 
-# A `gdcm` that does this instead of decoding; pydicom asks it first for every JPEG.
-_BROKEN_CODEC: Final = """\
+# Modules that do this instead of decoding. In color, pydicom asks gdcm first for every JPEG; in gray, imagecodecs is.
+_BROKEN_CODECS: Final = {
+    "gdcm.py": """\
 import os, signal, time
 class Version:
     GetVersion = staticmethod(lambda: "3.2.6")
 def Fragment():
     {}
-"""
+""",
+    "imagecodecs.py": """\
+import os, signal, time
+def jpeg8_decode(frame):
+    {}
+jpegls_decode = jpeg8_decode
+""",
+}
 CRASHES: Final = "os.kill(os.getpid(), signal.SIGSEGV)"
 NEVER_ENDS: Final = "signal.pause()"
 TAKES_ALL_MEMORY: Final = "return bytearray(1 << 40)"
 
 
 def broken_codec(directory: Path, does: str) -> Path:
-    """A directory for sys.path with a `gdcm` that does this."""
+    """A directory for sys.path with codecs that do this."""
     directory.mkdir(parents=True, exist_ok=True)
-    (directory / "gdcm.py").write_text(_BROKEN_CODEC.format(does))
+    for name, text in _BROKEN_CODECS.items():
+        (directory / name).write_text(text.format(does))
     return directory
 
 

@@ -85,12 +85,13 @@ def test_a_damaged_file_has_a_reason_and_the_next_one_is_decompressed(
     assert decompressed(processes, RLE)
 
 
+@pytest.mark.parametrize("path", [JPEG_LOSSLESS, JPEG_LS])
 def test_a_codec_that_crashes_costs_the_instances_that_need_it(
-    processes: CodecProcesses, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    processes: CodecProcesses, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, path: Path
 ) -> None:
     monkeypatch.syspath_prepend(codecs.broken_codec(tmp_path, codecs.CRASHES))
     with pytest.raises(CannotConvert, match=r"the codec crashed 3 times \(SIGSEGV\)"):
-        decompressed(processes, JPEG_LOSSLESS)
+        decompressed(processes, path)
     assert decompressed(processes, RLE)
 
 
@@ -103,12 +104,15 @@ def test_a_codec_that_never_ends_is_ended(
         decompressed(processes, JPEG_LOSSLESS)
 
 
+@pytest.mark.parametrize(
+    ("path", "reason"), [(JPEG_LOSSLESS, "cannot be decoded"), (JPEG_LS, "it needs more than 2048 MiB of memory")]
+)
 def test_a_codec_that_takes_all_memory_fails_instead_of_getting_it(
-    processes: CodecProcesses, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    processes: CodecProcesses, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, path: Path, reason: str
 ) -> None:
     monkeypatch.syspath_prepend(codecs.broken_codec(tmp_path, codecs.TAKES_ALL_MEMORY))
-    with pytest.raises(CannotConvert, match="cannot be decoded"):
-        decompressed(processes, JPEG_LOSSLESS)
+    with pytest.raises(CannotConvert, match=reason):
+        decompressed(processes, path)
 
 
 def test_a_missing_codec_is_told_by_the_name_of_what_to_install(

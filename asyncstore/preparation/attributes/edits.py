@@ -114,7 +114,7 @@ class Editor:
             self._look_everywhere(found, level, edits)
         else:
             for tag in edits.below:
-                element = level.by_tag.get(tag)
+                element = level.find(tag)
                 if element is not None and tag not in found and level.is_sequence(element, "SQ"):
                     self._replace_items(found, level, element, edits)
         changes = list(found.values())
@@ -124,7 +124,10 @@ class Editor:
         return changes
 
     def _erase_groups(self, found: dict[int, Patch], level: Level, edits: Edits) -> None:
-        for element in level.elements:
+        def is_wanted(tag: int) -> bool:
+            return tag >> 16 in edits.groups or bool(edits.private and tag >> 16 & 1)
+
+        for element in level.matching(is_wanted):
             group = element.tag >> 16
             if group in edits.groups:
                 self.done[edits.groups[group].label] = None
@@ -135,7 +138,7 @@ class Editor:
             found[element.tag] = _erasure(element)
 
     def _act(self, found: dict[int, Patch], level: Level, tag: int, action: Action) -> None:
-        element = level.by_tag.get(tag)
+        element = level.find(tag)
         if action.value is not None:
             change = _setting(level, tag, element, action.value)
         else:
@@ -147,7 +150,12 @@ class Editor:
             self.done[action.label] = None
 
     def _look_everywhere(self, found: dict[int, Patch], level: Level, edits: Edits) -> None:
-        for element in level.elements:
+        uids, has_vrs = edits.uids, level.encoding.explicit
+
+        def is_wanted(tag: int) -> bool:
+            return (uids is not None and uids.concerns(tag)) or (not has_vrs and attribute(tag).vr == "SQ")
+
+        for element in level.matching(is_wanted):
             if element.tag in found:
                 continue
             if edits.uids is not None and edits.uids.concerns(element.tag):
@@ -187,7 +195,7 @@ class Editor:
         """Erase what says how long a part is that has another length now: group lengths, and Length to End."""
         lengths = {change.tag & 0xFFFF0000 for change in changes} | {_LENGTH_TO_END}
         for tag in lengths - {change.tag for change in changes}:
-            element = level.by_tag.get(tag)
+            element = level.find(tag)
             if element is not None:
                 changes.append(Patch(tag, element.at, element.behind, b"", None))
 
@@ -214,7 +222,7 @@ def _setting(level: Level, tag: int, element: Element | None, value: Value) -> P
         if is_same and element.length == len(encoded) and element.vr in (vr, b""):
             return None
         return Patch(tag, element.at, element.behind, element_bytes(tag, vr, encoded, level.encoding), element)
-    at = next((each.at for each in level.elements if each.tag > tag), level.behind)
+    at = level.place_of(tag)
     return Patch(tag, at, at, element_bytes(tag, vr, encoded, level.encoding), None)
 
 

@@ -77,9 +77,9 @@ class Originals:
 def _appended(item: bytes, changes: Sequence[Patch], level: Level) -> Patch:
     """The change of the sequence by one item more; it is made if there is none."""
     earlier = next((change for change in changes if change.tag == ORIGINAL_ATTRIBUTES), None)
-    element = level.by_tag.get(ORIGINAL_ATTRIBUTES)
+    element = level.find(ORIGINAL_ATTRIBUTES)
     if element is None or (earlier is not None and not earlier.data):
-        at = next((each.at for each in level.elements if each.tag > ORIGINAL_ATTRIBUTES), level.behind)
+        at = level.place_of(ORIGINAL_ATTRIBUTES)
         begin, end = (at, at) if element is None else (element.at, element.behind)
         data = element_bytes(ORIGINAL_ATTRIBUTES, b"SQ", item, level.encoding)
         return Patch(ORIGINAL_ATTRIBUTES, begin, end, data, None)

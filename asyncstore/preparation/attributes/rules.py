@@ -181,7 +181,7 @@ def value_text(level: Level, path: AttributePath) -> str:
     """The value of an attribute of the data set as a user writes it; "" if it is not there."""
     if path.vr not in NUMBERS:
         return text_of(level, path.tag)
-    element = level.by_tag.get(path.tag)
+    element = level.find(path.tag)
     if element is None:
         return ""
     return number_text(path.vr, level.data[element.value_at : element.behind], big_endian=level.encoding.big_endian)
@@ -189,5 +189,5 @@ def value_text(level: Level, path: AttributePath) -> str:
 
 def text_of(level: Level, tag: int) -> str:
     """The value of an attribute as text, without padding; "" if it is not there."""
-    element = level.by_tag.get(tag)
+    element = level.find(tag)
     return "" if element is None else decoded_text(level.value_of(element), level.character_set)

@@ -179,12 +179,14 @@ def test_it_is_as_if_pydicom_did_it(
 
 def assert_the_rest_keeps_its_bytes(before: bytes, after: bytes, syntax: str, changed: set[int]) -> None:
     one, other = (Level(data, 0, len(data), encoding_of(syntax)) for data in (before, after))
-    for element in one.elements:
+    every, others = (list(level.matching(lambda _: True)) for level in (one, other))
+    for element in every:
         if element.tag not in changed:
-            twin = other.by_tag[element.tag]
+            twin = other.find(element.tag)
+            assert twin is not None
             assert before[element.at : element.behind] == after[twin.at : twin.behind]
-    assert [element.tag for element in one.elements if element.tag not in changed] == [
-        element.tag for element in other.elements if element.tag not in changed
+    assert [element.tag for element in every if element.tag not in changed] == [
+        element.tag for element in others if element.tag not in changed
     ]
 
 
@@ -252,8 +254,8 @@ def test_lengths_of_groups_that_change_are_dropped_and_others_stay() -> None:
         AttributeChange(all_of(setting("PatientID", "longer")))(instance_of(before, EXPLICIT_VR_LITTLE_ENDIAN))
     )
     level = Level(after, 0, len(after), encoding_of(EXPLICIT_VR_LITTLE_ENDIAN))
-    assert 0x00080000 in level.by_tag
-    assert 0x00100000 not in level.by_tag
+    assert level.find(0x00080000)
+    assert not level.find(0x00100000)
 
 
 # -- all kinds of sources ----------------------------------------------------------------------------------------------
