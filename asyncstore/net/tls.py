@@ -38,6 +38,9 @@ if TYPE_CHECKING:
 # KB were best, 16 KB twice as slow.
 _PIECE_BYTES: Final = 1 << 18
 _RECORD_BYTES: Final = 1 << 14  # the most that a record holds (RFC 8446 5.1)
+# A part as long as this is encrypted where it is: laying it together with the little before it takes longer than one
+# more record.
+_LARGE_BYTES: Final = 1 << 15
 
 
 class TLSTransport:
@@ -81,16 +84,18 @@ class TLSTransport:
             raise self._lost
         if self._unsent:
             return 0
-        taken = 0
-        for piece in _pieces(parts):
-            try:
+        taken, outgoing = 0, self._wire.outgoing
+        try:
+            for piece in _pieces(parts):
                 taken += self._wire.tls.write(piece)
-                if not self._send(self._wire.outgoing.read()):
-                    break
-            except ssl.SSLError as error:  # the peer ended TLS
-                raise self._broken_by(error) from error
-            except ConnectionLost as error:
-                raise self._explained(error) from None
+                if outgoing.pending > _LARGE_BYTES and not self._send(outgoing.read()):
+                    return taken
+            if outgoing.pending:
+                self._send(outgoing.read())
+        except ssl.SSLError as error:  # the peer ended TLS
+            raise self._broken_by(error) from error
+        except ConnectionLost as error:
+            raise self._explained(error) from None
         return taken
 
     def _send(self, encrypted: bytes | memoryview) -> bool:
@@ -152,11 +157,15 @@ class TLSTransport:
         """Decrypt the whole records that have come."""
         records: list[bytes] = []
         end: bytes | AsyncStoreError | None = None
+        incoming = self._wire.incoming
         try:
-            while record := self._wire.tls.read(_RECORD_BYTES):
-                records.append(record)
-                self._suspicion = None
-            end = b""
+            # OpenSSL would say by an exception that nothing is left, which takes longer than an answer to decrypt.
+            while end is None and (incoming.pending or incoming.eof):
+                if record := self._wire.tls.read(_RECORD_BYTES):
+                    records.append(record)
+                    self._suspicion = None
+                else:
+                    end = b""
         except ssl.SSLWantReadError:
             pass
         except ssl.SSLEOFError:
@@ -251,27 +260,38 @@ class Wire:
 
 
 def _pieces(parts: Sequence[memoryview | bytes]) -> Iterator[memoryview | bytes]:
-    """The bytes of the parts as they are encrypted: a single part without a copy, several laid together."""
-    size = _piece_bytes(sum(map(len, parts)))
-    held: list[memoryview] = []
-    room = size
+    """The bytes of the parts as they are encrypted: a large part without a copy, small ones laid together."""
+    held: list[memoryview | bytes] = []
+    held_bytes = 0
     for part in parts:
-        left = memoryview(part)
-        while left:
-            held.append(left[:room])
-            left = left[room:]
-            room -= len(held[-1])
-            if not room:
-                yield held[0] if len(held) == 1 else b"".join(held)
-                held, room = [], size
+        is_large = len(part) >= _LARGE_BYTES
+        if held and (is_large or held_bytes >= _PIECE_BYTES):
+            yield _joined(held)
+            held, held_bytes = [], 0
+        if is_large:
+            yield from _cut(part)
+        elif part:
+            held.append(part)
+            held_bytes += len(part)
     if held:
-        yield held[0] if len(held) == 1 else b"".join(held)
+        yield _joined(held)
 
 
-def _piece_bytes(total_bytes: int) -> int:
-    """The length of pieces of equal length, in whole records: a little rest would cost as much as a whole piece."""
-    count = max(1, round(total_bytes / _PIECE_BYTES))
-    return -(-total_bytes // (count * _RECORD_BYTES)) * _RECORD_BYTES
+def _joined(parts: list[memoryview | bytes]) -> memoryview | bytes:
+    return parts[0] if len(parts) == 1 else b"".join(parts)
+
+
+def _cut(part: memoryview | bytes) -> Iterator[memoryview | bytes]:
+    """Pieces of equal length, in whole records: a little rest would cost as much as a whole piece."""
+    count = max(1, round(len(part) / _PIECE_BYTES))
+    if count == 1:
+        yield part
+        return
+    size = -(-len(part) // (count * _RECORD_BYTES)) * _RECORD_BYTES
+    left = memoryview(part)
+    while left:
+        yield left[:size]
+        left = left[size:]
 
 
 def _in_background(function: Callable[[], Any]) -> object:

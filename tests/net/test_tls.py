@@ -11,18 +11,21 @@ from typing import TYPE_CHECKING, Any
 import anyio
 import anyio.to_thread
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 import asyncstore
 from asyncstore import TLS, LocalProtocolError, Peer, StorageSCP, TransferOptions
 from asyncstore.errors import ConnectionLost
 from asyncstore.net import tls
 from asyncstore.net.connecting import connect
+from asyncstore.net.transport import SocketTransport
 from asyncstore.upper_layer.framing import run_of_pdus
 from tests.support.associations import LIMIT_SECONDS, TINY_SECONDS, image_file, pattern
 from tests.support.certificates import PASSPHRASE, Authority, Certificate
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterator, Sequence
     from pathlib import Path
 
     from asyncstore.net.transport import Transport
@@ -367,6 +370,48 @@ def test_pieces_are_of_about_equal_length_and_of_whole_records(length: int) -> N
     assert max(pieces) <= 1.5 * tls._PIECE_BYTES
     assert all(piece % tls._RECORD_BYTES == 0 for piece in pieces[:-1])
     assert len(pieces) == 1 or pieces[-1] > tls._PIECE_BYTES / 2
+
+
+@given(st.lists(st.sampled_from([0, 1, 12, 9000, 32767, 32768, 131_072, 300_000]), max_size=40))
+def test_pieces_are_the_parts_in_order(lengths: list[int]) -> None:
+    parts = [bytes((number,)) * length for number, length in enumerate(lengths)]
+    pieces = list(tls._pieces(parts))
+    assert b"".join(pieces) == b"".join(parts)
+    assert all(pieces)
+
+
+def test_small_parts_share_a_record_and_large_ones_are_not_copied() -> None:
+    header, small, large = bytes(12), memoryview(bytes(9000)), memoryview(bytes(1 << 17))
+    assert list(map(len, tls._pieces([header, small]))) == [9012]
+    pieces = list(tls._pieces([header, large]))
+    assert pieces[0] == header
+    assert pieces[1] is large
+
+
+async def test_a_command_and_its_data_leave_in_one_send(
+    authority: Authority, server: Certificate, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    command, data = bytes(300), pattern(1 << 16)
+    sent: list[int] = []
+    received = bytearray()
+    send_some = SocketTransport.send_some
+
+    def count(transport: SocketTransport, parts: Sequence[memoryview | bytes]) -> int:
+        sent.append(sum(map(len, parts)))
+        return send_some(transport, parts)
+
+    def take(secured: ssl.SSLSocket) -> None:
+        while len(received) < len(command) + len(data):
+            received.extend(secured.recv(1 << 16))
+
+    with serving(server, take) as port, anyio.fail_after(LIMIT_SECONDS):
+        transport = await connect(caller(authority, port), LIMIT_SECONDS)
+        monkeypatch.setattr(SocketTransport, "send_some", count)
+        assert transport.send_some([command, data]) == len(command) + len(data)
+        assert len(sent) == 1
+        await transport.wait_writable()
+    transport.close()
+    assert received == command + data
 
 
 def test_single_parts_are_not_copied() -> None:
