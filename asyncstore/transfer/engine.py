@@ -27,7 +27,7 @@ from asyncstore.transfer.concurrency import Concurrency
 from asyncstore.transfer.destination import Destination
 from asyncstore.transfer.judge import Judge
 from asyncstore.transfer.limiter import Limiter
-from asyncstore.transfer.options import MAXIMUM_ASSOCIATIONS, TransferOptions, options_as_data
+from asyncstore.transfer.options import TransferOptions, options_as_data
 from asyncstore.transfer.outcomes import Outcomes, ToldOutcomes
 from asyncstore.transfer.plan import Plan
 from asyncstore.transfer.pool import Pool
@@ -204,7 +204,7 @@ class Transfer:
 
     def _make_concurrency(self) -> Concurrency:
         """What says how many associations to keep open."""
-        return Concurrency(self.options.associations, MAXIMUM_ASSOCIATIONS)
+        return Concurrency(self.options.associations)
 
     def _make_feed(self, sources: Any, **settings: Any) -> Feed:
         """What reads the sources."""

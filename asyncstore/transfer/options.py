@@ -24,7 +24,6 @@ if TYPE_CHECKING:
     from asyncstore.preparation.prepare import Preparer
     from asyncstore.upper_layer.items import UserIdentity
 
-MAXIMUM_ASSOCIATIONS: Final = 8  # the most that `auto` opens; more made every receiver that was measured slower
 ABORTS_UNTIL_POISON: Final = 3  # an instance is set aside after this many associations ended on it
 # A run with a ledger often works unattended, overnight: a restart of the archive must not end it.
 _OUTAGE_SECONDS_WITH_LEDGER: Final = 3600.0

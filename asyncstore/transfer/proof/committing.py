@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from asyncstore.ledger.protocol import Commitments, KnownInstance, Ledger, Offered, Suspicion
     from asyncstore.net.tls_settings import TLS
     from asyncstore.transfer.options import TransferOptions
-    from asyncstore.transfer.proof.commitment import Waiting
+    from asyncstore.transfer.proof.commitment import Awaited
     from asyncstore.transfer.report import Report
 
 _AT_THE_PEER: Final = frozenset((State.STORED, State.WARNING, State.DUPLICATE))
@@ -101,7 +101,7 @@ class Committing:
         self._is_in_ledger = False  # more is stored than waits here
         self._is_interrupted = False
         self._waiting = anyio.CancelScope()
-        self._again: dict[str | None, Waiting] = {}
+        self._again: dict[str | None, Awaited] = {}
 
     async def __aenter__(self) -> Self:
         ledger = self._ledger
