@@ -114,8 +114,7 @@ def verify(
         "by_counts": counts,
         "calling_ae_title": calling_aet,
         "timeouts": options.timeouts(context),
-        "user_identity": securing.user_identity(context),
-        "allow_plaintext_credentials": context.params["allow_plaintext_credentials"],
+        **securing.credentials(context),
     }
 
     def command(log: DocumentedLog) -> int:
