@@ -215,13 +215,8 @@ def telling(context: typer.Context, command: Callable[["DocumentedLog"], int]) -
 # -- user identity -----------------------------------------------------------------------------------------------------
 
 
-def credentials(context: typer.Context) -> "dict[str, Any]":
-    """The arguments of `associate` for the user identity that the options and the environment ask for."""
-    allowed = context.params["allow_plaintext_credentials"]
-    return {"user_identity": _user_identity(context), "allow_plaintext_credentials": allowed}
-
-
-def _user_identity(context: typer.Context) -> "UserIdentity | None":
+def user_identity(context: typer.Context) -> "UserIdentity | None":
+    """The user identity that the options and the environment ask for; None: none."""
     from asyncstore.upper_layer.items import UserIdentity
 
     given = context.params

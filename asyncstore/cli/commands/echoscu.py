@@ -64,7 +64,7 @@ def echoscu(
     """Send C-ECHO requests; the help is made from DETAILS."""
     syntax = options.transfer_syntax(context)
     peer = Peer(addr, port, called_aet, source_address, securing.caller_tls(context))
-    credentials = securing.credentials(context)
+    identity = securing.user_identity(context)
     timeouts, level = options.timeouts(context), options.log_level(context)
 
     def command(log: DocumentedLog) -> int:
@@ -75,7 +75,8 @@ def echoscu(
             "calling_ae_title": calling_aet,
             "timeouts": timeouts,
             "maximum_length": max_pdu,
-            **credentials,
+            "user_identity": identity,
+            "allow_plaintext_credentials": context.params["allow_plaintext_credentials"],
         }
         return running.run_async(_verify, peer, proposal, repeat, abort, log)
 

@@ -380,7 +380,8 @@ def storescu(
         strict_source=strict_source,
         fail_fast=fail_fast,
         prepare=changing.preparer(context),
-        **securing.credentials(context),
+        user_identity=securing.user_identity(context),
+        allow_plaintext_credentials=context.params["allow_plaintext_credentials"],
         limits=Limits(
             bytes_per_second=bwlimit,
             associations=None if is_fixed else associations,

@@ -114,7 +114,8 @@ def verify(
         "by_counts": counts,
         "calling_ae_title": calling_aet,
         "timeouts": options.timeouts(context),
-        **securing.credentials(context),
+        "user_identity": securing.user_identity(context),
+        "allow_plaintext_credentials": context.params["allow_plaintext_credentials"],
     }
 
     def command(log: DocumentedLog) -> int:
