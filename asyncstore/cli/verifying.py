@@ -16,7 +16,6 @@ from asyncstore.cli.output.documented_log import logger
 from asyncstore.cli.output.plain_text import path_text, peer_text
 from asyncstore.cli.output.proof_text import ProofText
 from asyncstore.errors import Aborted, AsyncStoreError, LedgerError, NoAcceptedContext
-from asyncstore.transfer.options import association_settings
 from asyncstore.transfer.proof.comparison import Comparison
 from asyncstore.transfer.proof.expected import Expected, StoredInstance
 
@@ -70,7 +69,7 @@ class Verification:
         self._peer = peer
         dimse_seconds = max(options.timeouts.dimse_seconds, _LEAST_DIMSE_SECONDS)
         patient = dataclasses.replace(options.timeouts, dimse_seconds=dimse_seconds)
-        self._settings = {**association_settings(options), "timeouts": patient, "tells_extra": False}
+        self._settings = {**options.of_each_association, "timeouts": patient, "tells_extra": False}
         self._ledger = ledger
         self._form = form
         self._expected = Expected(log_problem)

@@ -215,19 +215,19 @@ class TransferOptions:
         """What may be done to an instance whose transfer syntax the peer refuses."""
         return Conversions(self.convert, self.decompress, self.transcode, self.check, self.workers)
 
+    @property
+    def of_each_association(self) -> dict[str, Any]:
+        """The arguments of `associate` that every association of a run takes, whatever it is for."""
+        return {
+            "calling_ae_title": self.calling_ae_title,
+            "timeouts": self.timeouts,
+            "user_identity": self.user_identity,
+            "allow_plaintext_credentials": self.allow_plaintext_credentials,
+        }
+
     def for_ledger(self) -> TransferOptions:
         """These options, with RetryPolicy.for_ledger() if they were made without a policy."""
         return dataclasses.replace(self, retry=RetryPolicy.for_ledger()) if self.retry is _USUAL_RETRY else self
-
-
-def association_settings(options: TransferOptions) -> dict[str, Any]:
-    """The arguments of `associate` that every association of a run takes, whatever it is for."""
-    return {
-        "calling_ae_title": options.calling_ae_title,
-        "timeouts": options.timeouts,
-        "user_identity": options.user_identity,
-        "allow_plaintext_credentials": options.allow_plaintext_credentials,
-    }
 
 
 def options_as_data(options: TransferOptions) -> dict[str, Any]:

@@ -66,10 +66,6 @@ class Reactions(enum.Enum):
     AGAIN_ELSEWHERE_THEN_STOP = Reaction(State.LEFT, retries=1, on_new_association=True, stops_after=2)
 
 
-# As people write them: "again-elsewhere".
-REACTION_NAMES: Final = {member.name.lower().replace("_", "-"): member for member in Reactions}
-
-
 @record(frozen=True, slots=True)
 class StatusReaction:
     """The reaction to the status codes `first` to `last`, both included.
@@ -127,8 +123,9 @@ def parse_overrides(texts: Iterable[str]) -> tuple[StatusReaction, ...]:
 def _parse_override(text: str) -> StatusReaction:
     codes, _, name = text.partition("=")
     first, _, last = codes.partition("-")
-    if name.lower() not in REACTION_NAMES:
-        raise LocalProtocolError(f"{text!r}: after = comes one of {', '.join(REACTION_NAMES)}")
+    names = {member.name.lower().replace("_", "-"): member for member in Reactions}
+    if name.lower() not in names:
+        raise LocalProtocolError(f"{text!r}: after = comes one of {', '.join(names)}")
     try:
         span = int(first, 16), int(last or first, 16)
     except ValueError:
@@ -139,4 +136,4 @@ def _parse_override(text: str) -> StatusReaction:
         raise LocalProtocolError(
             f"{text!r}: {first} is no answer to a C-STORE, and ends the association whatever comes after ="
         )
-    return StatusReaction(*span, REACTION_NAMES[name.lower()].value)
+    return StatusReaction(*span, names[name.lower()].value)

@@ -9,7 +9,7 @@ were, at info level, and always on a terminal. `-q` prints none of this.
 
 import sys
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Annotated, Any, cast, get_args
+from typing import TYPE_CHECKING, Annotated, Any, Literal, cast
 
 import typer
 
@@ -33,8 +33,8 @@ from asyncstore.errors import LocalProtocolError
 from asyncstore.net.peer import Peer
 from asyncstore.transfer import limits
 from asyncstore.transfer.limits import Limits
-from asyncstore.transfer.options import KeepTogether, OnDuplicate, RetryPolicy, TransferOptions
-from asyncstore.transfer.reactions import REACTION_NAMES, StatusReaction, parse_overrides
+from asyncstore.transfer.options import RetryPolicy, TransferOptions
+from asyncstore.transfer.reactions import Reactions, StatusReaction, parse_overrides
 from asyncstore.transfer.schedule import windows
 
 if TYPE_CHECKING:
@@ -48,6 +48,7 @@ Exit codes: 0 everything stored, 1 no association, 2 usage, 3 some instances fai
 early with work left, 5 nothing to send, 6 ledger or report cannot be written, 7 --verify found a difference, 129, \
 130 or 143 interrupted."""
 
+_REACTIONS = [member.name.lower().replace("_", "-") for member in Reactions]
 _PRIORITIES = {"low": LOW, "medium": MEDIUM, "high": HIGH}
 
 
@@ -206,7 +207,7 @@ def storescu(
     keep_together: Annotated[
         str,
         options.option(
-            parser=options.choice(*get_args(KeepTogether)),
+            parser=options.choice("directory", "study"),
             metavar="directory|study",
             help="Keep a directory on one association while there is other work, or never split a study between "
             "associations.",
@@ -291,14 +292,14 @@ def storescu(
             parser=options.text,
             metavar="CODE=REACTION",
             help="Override the reaction to a status or range, e.g. A702=stop or C000-C0FF=failed. Repeatable. "
-            f"Reactions: {', '.join(REACTION_NAMES)}.",
+            f"Reactions: {', '.join(_REACTIONS)}.",
             panel=options.RETRY,
         ),
     ] = None,
     on_duplicate: Annotated[
         str,
         options.option(
-            parser=options.choice(*get_args(OnDuplicate)),
+            parser=options.choice("duplicate", "stored", "failed"),
             metavar="STATE",
             help="How to count an instance that the peer already has (status 0111): duplicate, stored or failed.",
             panel=options.RETRY,
@@ -342,7 +343,8 @@ def storescu(
     # A number goes where numbers always went; only a timetable is a limit.
     is_fixed = associations is not None and len(associations.entries) == 1
     fixed = associations.at(0) if is_fixed else None
-    options.check_source_port(source_address, fixed)
+    if source_address is not None and source_address[1] and fixed != 1:
+        raise typer.BadParameter("a port serves one association at a time: add -j 1", param_hint="--source-address")
     outage: dict[str, Any] = {} if outage_wait is None else {"outage_seconds": outage_wait}
     transfer_options = TransferOptions(
         calling_ae_title=calling_aet,
@@ -354,7 +356,7 @@ def storescu(
         priority=_PRIORITIES[priority],
         only_transfer_syntax=options.transfer_syntax(context),
         only_needed_contexts=single_context,
-        keep_together=cast("KeepTogether", keep_together),
+        keep_together=cast("Literal['directory', 'study']", keep_together),
         decompress=cast("Decompress", decompress),
         transcode=transcode,
         check=check,
@@ -372,7 +374,7 @@ def storescu(
             retries=retries,
             first_wait_seconds=retry_wait,
             overrides=status_reactions(on_status),
-            on_duplicate=cast("OnDuplicate", on_duplicate),
+            on_duplicate=cast("Literal['duplicate', 'stored', 'failed']", on_duplicate),
             strict_warnings=strict_warnings,
             **outage,
         ),

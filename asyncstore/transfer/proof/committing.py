@@ -14,7 +14,6 @@ from asyncstore.ledger.protocol import KeepsCommitments
 from asyncstore.net.peer import Peer, check_range, check_seconds
 from asyncstore.record import record
 from asyncstore.services.references import Reference
-from asyncstore.transfer.options import association_settings
 from asyncstore.transfer.proof.commitment import MISSING, Committer
 
 if TYPE_CHECKING:
@@ -94,7 +93,7 @@ class Committing:
             host=settings.host,
             tls=settings.tls_of(peer),
             wait_seconds=settings.wait_seconds,
-            **association_settings(options),
+            **options.of_each_association,
         )
         report.committed, report.not_committed = 0, self._committer.failures
         self._record: Commitments | None = None
