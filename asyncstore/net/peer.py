@@ -137,15 +137,3 @@ def check_range(name: str, value: float, least: float, most: float) -> None:
     """Refuse a number outside of a range, both ends included."""
     if not least <= value <= most:
         raise LocalProtocolError(f"{name} is {value}: it is {least:g} to {most:g}")
-
-
-def check_type(name: str, value: object, kind: type) -> None:
-    """Refuse a value of another type."""
-    if not isinstance(value, kind):
-        raise LocalProtocolError(f"{name} is {value!r:.200}: it is a {kind.__name__}")
-
-
-def check_choice(name: str, chosen: object, choices: tuple[str, ...]) -> None:
-    """Refuse what is none of these."""
-    if chosen not in choices:
-        raise LocalProtocolError(f"{name} is {chosen!r:.200}: it is one of {', '.join(choices)}")

@@ -17,9 +17,10 @@ import anyio.to_thread
 
 from asyncstore.dimse.messages import C_STORE_RQ, CStoreRQ, CStoreRSP
 from asyncstore.dimse.performing import UNRECOGNISED_OPERATION
+from asyncstore.errors import LocalProtocolError
 from asyncstore.net.acceptor import MAXIMUM_ASSOCIATIONS, MAXIMUM_ASSOCIATIONS_PER_ADDRESS, Acceptor
 from asyncstore.net.negotiator import ANY_SCP, several
-from asyncstore.net.peer import check_choice, check_range
+from asyncstore.net.peer import check_range
 from asyncstore.net.provider import NO_ANSWER, Silence
 from asyncstore.record import record
 from asyncstore.services.disk_room import DiskRoom, NoRoom
@@ -176,7 +177,10 @@ class StorageSCP(Acceptor):
         self.same_again = 0
         self.kept_beside = 0
         self.replaced = 0
-        check_choice("on_existing", on_existing, get_args(OnExisting))
+        if on_existing not in get_args(OnExisting):
+            raise LocalProtocolError(
+                f"on_existing is {on_existing!r:.80}: it is one of {', '.join(get_args(OnExisting))}"
+            )
         self.on_existing: OnExisting = on_existing
         self.sync = sync
         check_range("maximum_disk_bytes", maximum_disk_bytes, 0, math.inf)

@@ -11,8 +11,7 @@ import math
 from typing import TYPE_CHECKING
 
 from asyncstore.aio.signal import Signal
-from asyncstore.errors import AsyncStoreError
-from asyncstore.net.peer import check_type
+from asyncstore.errors import AsyncStoreError, LocalProtocolError
 from asyncstore.trace import emit
 from asyncstore.transfer.limits import Limits, rate_text
 from asyncstore.transfer.report import Waiting
@@ -58,7 +57,8 @@ class Limiter:
 
     def change(self, limits: Limits) -> None:
         """Have other limits from now on."""
-        check_type("limits", limits, Limits)
+        if not isinstance(limits, Limits):
+            raise LocalProtocolError(f"limits are {limits!r:.200}: they are a Limits")
         self.limits = limits
         self.changed.set()
 

@@ -7,7 +7,7 @@ import re
 from typing import Final
 
 from asyncstore.errors import LocalProtocolError
-from asyncstore.net.peer import check_seconds, check_type
+from asyncstore.net.peer import check_seconds
 from asyncstore.record import record
 from asyncstore.transfer.schedule import Timetable, timetable_texts
 
@@ -50,8 +50,8 @@ class Limits:
     def __post_init__(self) -> None:
         for name, kind in (("associations", Timetable), ("between", Timetable), ("is_paused", bool)):
             value = getattr(self, name)
-            if value is not None:
-                check_type(name, value, kind)
+            if value is not None and not isinstance(value, kind):
+                raise LocalProtocolError(f"{name} is {value!r:.200}: it is a {kind.__name__}")
         for each in _values_of(self.bytes_per_second):
             if each is not None and not (isinstance(each, int | float) and LEAST_BYTES_PER_SECOND <= each < math.inf):
                 raise LocalProtocolError(f"bytes_per_second is {each!r:.200}: it is 1024 or more, or None")

@@ -13,15 +13,7 @@ from asyncstore.dimse.messages import HIGH, LOW, MEDIUM
 from asyncstore.errors import LocalProtocolError
 from asyncstore.inputs.selection import Selection
 from asyncstore.instances.outcome import State
-from asyncstore.net.peer import (
-    Timeouts,
-    check_ae_title,
-    check_choice,
-    check_length,
-    check_seconds,
-    check_type,
-    check_window,
-)
+from asyncstore.net.peer import Timeouts, check_ae_title, check_length, check_seconds, check_window
 from asyncstore.preparation.conversions import LOSSLESS_TARGETS, Conversions, Decompress
 from asyncstore.record import field, record
 from asyncstore.transfer.limits import Limits
@@ -40,11 +32,21 @@ OnDuplicate: TypeAlias = Literal["duplicate", "stored", "failed"]
 KeepTogether: TypeAlias = Literal["directory", "study"]
 
 
+def _check_type(name: str, value: object, kind: type) -> None:
+    if not isinstance(value, kind):
+        raise LocalProtocolError(f"{name} is {value!r:.200}: it is a {kind.__name__}")
+
+
 def _check_count(name: str, count: object, *, least: int = 0) -> None:
     if not isinstance(count, int):
         raise LocalProtocolError(f"{name} is {count!r}: it is a whole number")
     if count < least:
         raise LocalProtocolError(f"{name} is {count}: it is {least} or more")
+
+
+def _check_choice(name: str, chosen: object, choices: tuple[str, ...]) -> None:
+    if chosen not in choices:
+        raise LocalProtocolError(f"{name} is {chosen!r}: it is one of {', '.join(choices)}")
 
 
 @record(frozen=True, slots=True)
@@ -84,7 +86,7 @@ class RetryPolicy:
             isinstance(r, StatusReaction) for r in self.overrides
         ):
             raise LocalProtocolError(f"overrides is {self.overrides!r:.200}: it is a tuple of StatusReaction")
-        check_choice("on_duplicate", self.on_duplicate, get_args(OnDuplicate))
+        _check_choice("on_duplicate", self.on_duplicate, get_args(OnDuplicate))
 
     @classmethod
     def for_ledger(cls, **overrides: Any) -> Self:
@@ -191,10 +193,10 @@ class TransferOptions:
         check_ae_title(self.calling_ae_title)
         if self.associations is not None:
             _check_count("associations", self.associations, least=1)
-        check_type("timeouts", self.timeouts, Timeouts)
-        check_type("retry", self.retry, RetryPolicy)
-        check_type("limits", self.limits, Limits)
-        check_type("selection", self.selection, Selection)
+        _check_type("timeouts", self.timeouts, Timeouts)
+        _check_type("retry", self.retry, RetryPolicy)
+        _check_type("limits", self.limits, Limits)
+        _check_type("selection", self.selection, Selection)
         check_window(self.window)
         check_length("maximum_length", self.maximum_length)
         check_length("maximum_send_length", self.maximum_send_length)
@@ -202,10 +204,10 @@ class TransferOptions:
             raise LocalProtocolError(f"priority is {self.priority!r}: it is LOW, MEDIUM or HIGH")
         if self.only_transfer_syntax is not None and not can_be_sent(self.only_transfer_syntax):
             raise LocalProtocolError(f"only_transfer_syntax is {self.only_transfer_syntax!r}: it is a UID")
-        check_choice("keep_together", self.keep_together, get_args(KeepTogether))
-        check_choice("decompress", self.decompress, get_args(Decompress))
+        _check_choice("keep_together", self.keep_together, get_args(KeepTogether))
+        _check_choice("decompress", self.decompress, get_args(Decompress))
         if self.transcode is not None:
-            check_choice("transcode", self.transcode, LOSSLESS_TARGETS)
+            _check_choice("transcode", self.transcode, LOSSLESS_TARGETS)
         if self.workers is not None:
             _check_count("workers", self.workers, least=1)
         check_seconds("drain_seconds", self.drain_seconds)
