@@ -15,7 +15,7 @@ know those above.
     outcomes          the final ones: recorded, counted, and handed out in the order in which they became final
     offer             what an association request offers, and less to a peer that does not bear it
     work              what waits for an association: in groups of a directory or study, the suspects last
-    destination       the health of the peer: how long to pause, whether to stop
+    destination       the health of the peer, learned from its answers: how long to pause, whether to stop
     limiter           the limits as time goes by
     pending           one instance on its way, and what has happened to it
     plan              which presentation contexts an association proposes
