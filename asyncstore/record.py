@@ -32,17 +32,17 @@ def record(
     def decorate(cls: type[_T]) -> type[_T]:
         own = {name: value for name, value in vars(cls).items() if name not in _NOT_OF_A_COPY}
         fields = _fields(own)
-        cls = _with_slots(cls, own, fields) if slots else _with_defaults(cls, fields)
 
         def dataclass_of(**chosen: bool) -> type[Any]:
             return dataclasses.dataclass(slots=slots, **chosen)(type(cls.__name__, cls.__bases__, own.copy()))
 
-        def compile_init() -> None:
+        def compile_init() -> Callable[..., None]:
             if "__signature__" in vars(cls):
                 del cls.__signature__  # type: ignore[attr-defined]
-            made = vars(dataclass_of(frozen=frozen, eq=False, repr=False))["__init__"]
+            made: Callable[..., None] = vars(dataclass_of(frozen=frozen, eq=False, repr=False))["__init__"]
             made.__qualname__ = f"{cls.__qualname__}.__init__"
             cls.__init__ = made  # type: ignore[method-assign]
+            return made
 
         def have_fields() -> None:
             made = dataclass_of(init=False, eq=False, repr=False)
@@ -52,19 +52,19 @@ def record(
             made = dataclass_of(frozen=frozen, eq=eq, repr=repr, unsafe_hash=unsafe_hash)
             cls.__dataclass_params__ = made.__dataclass_params__  # type: ignore[attr-defined]
 
-        methods = _methods(fields, shown=repr, compared=eq, hashed=unsafe_hash or (eq and frozen))
+        more = _methods(fields, shown=repr, compared=eq, hashed=unsafe_hash or (eq and frozen))
+        if frozen:
+            more |= _FROZEN
         if "__init__" not in own:
-            methods["__init__"] = _filling(cls, fields, compile_init)
-            cls.__signature__ = _Asked("__signature__", compile_init)  # type: ignore[attr-defined]
-        for name, method in {**methods, **(_FROZEN if frozen else {})}.items():
-            if name not in own:
-                setattr(cls, name, method)
-        if eq and not {"__hash__", "__eq__"} & own.keys() and "__hash__" not in methods:
-            cls.__hash__ = None  # type: ignore[assignment]
-        cls.__match_args__ = tuple(name for name, init, *_ in fields if init)  # type: ignore[attr-defined, misc]
+            more |= {"__init__": _filling(fields, compile_init), "__signature__": _Asked("__signature__", compile_init)}
+        if eq and "__eq__" not in own:
+            more.setdefault("__hash__", None)
+        more["__match_args__"] = tuple(name for name, init, *_ in fields if init)
         # For the functions of `dataclasses`.
-        cls.__dataclass_fields__ = _Asked("__dataclass_fields__", have_fields)  # type: ignore[attr-defined]
-        cls.__dataclass_params__ = _Asked("__dataclass_params__", have_parameters)  # type: ignore[attr-defined]
+        more["__dataclass_fields__"] = _Asked("__dataclass_fields__", have_fields)
+        more["__dataclass_params__"] = _Asked("__dataclass_params__", have_parameters)
+        more = {name: value for name, value in more.items() if name not in own}
+        cls = _with_slots(cls, {**own, **more}, fields) if slots else _with_attributes(cls, more, fields)
         return cls
 
     return decorate
@@ -118,18 +118,20 @@ def _values_of(names: list[str]) -> Callable[[object], tuple[object, ...]]:
     return lambda record: tuple(getattr(record, name) for name in names)
 
 
-def _with_slots(cls: type[_T], own: dict[str, Any], fields: list[_Field]) -> type[_T]:
+def _with_slots(cls: type[_T], body: dict[str, Any], fields: list[_Field]) -> type[_T]:
     """The class with a slot for each field: a class of its own, since slots cannot be added to one."""
     names = tuple(name for name, *_ in fields)
-    body = {name: value for name, value in own.items() if name not in names}
+    for name in names:
+        body.pop(name, None)
     kind: Any = type(cls)
-    made: type[_T] = kind(cls.__name__, cls.__bases__, {**body, "__slots__": names})
-    made.__qualname__ = cls.__qualname__
+    made: type[_T] = kind(cls.__name__, cls.__bases__, {**body, "__slots__": names, "__qualname__": cls.__qualname__})
     return made
 
 
-def _with_defaults(cls: type[_T], fields: list[_Field]) -> type[_T]:
-    """The class with the default of each field as its attribute, in place of what `field` returned."""
+def _with_attributes(cls: type[_T], more: dict[str, Any], fields: list[_Field]) -> type[_T]:
+    """The class with more attributes, and the default of each field in place of what `field` returned."""
+    for name, value in more.items():
+        setattr(cls, name, value)
     for name, _, default, *_ in fields:
         if default is not dataclasses.MISSING:
             setattr(cls, name, default)
@@ -141,7 +143,7 @@ def _with_defaults(cls: type[_T], fields: list[_Field]) -> type[_T]:
 class _Asked:
     """An attribute of a class until it is asked for."""
 
-    def __init__(self, name: str, set_it: Callable[[], None]) -> None:
+    def __init__(self, name: str, set_it: Callable[[], object]) -> None:
         self._name = name
         self._set_it = set_it
 
@@ -150,7 +152,7 @@ class _Asked:
         return None if self._name == "__signature__" else getattr(owner, self._name)
 
 
-def _filling(cls: type[Any], fields: list[_Field], compile_methods: Callable[[], None]) -> Callable[..., None]:
+def _filling(fields: list[_Field], compile_init: Callable[[], Callable[..., None]]) -> Callable[..., None]:
     """An `__init__` that sets the fields of the first few objects itself: of most classes a run makes no more."""
     filled = 0
     names = [name for name, init, *_ in fields if init]
@@ -160,8 +162,7 @@ def _filling(cls: type[Any], fields: list[_Field], compile_methods: Callable[[],
         filled += 1
         values = _values(fields, names, arguments, keywords) if filled <= _FILLED else None
         if values is None:
-            compile_methods()
-            cls.__init__(self, *arguments, **keywords)
+            compile_init()(self, *arguments, **keywords)
             return
         for name, value in values.items():
             object.__setattr__(self, name, value)

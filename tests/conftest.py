@@ -43,7 +43,7 @@ _LOOPS["trio"] = ("trio", {})
 # changed nothing breaks nothing. `--hypothesis-profile=search` looks for new ones. None fails as a machine is slow.
 _SLOW_IS_FINE: dict[str, Any] = {"deadline": None, "suppress_health_check": [HealthCheck.too_slow]}
 settings.register_profile("dev", max_examples=40, derandomize=True, **_SLOW_IS_FINE)
-settings.register_profile("ci", max_examples=300, derandomize=True, **_SLOW_IS_FINE)
+settings.register_profile("ci", max_examples=150, derandomize=True, **_SLOW_IS_FINE)
 settings.register_profile("search", max_examples=1000, print_blob=True, **_SLOW_IS_FINE)
 settings.load_profile("dev")
 

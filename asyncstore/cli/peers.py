@@ -42,10 +42,14 @@ def path_of(given: str | None) -> str:
 
 
 class PeersFile:
-    """The tables of a configuration file, by the name of the peer. Raises typer.BadParameter for one that is wrong."""
+    """The tables of a configuration file, by the name of the peer. Raises typer.BadParameter for one that is wrong.
 
-    def __init__(self, path: str) -> None:
+    `asked_by` is what on the command line asks for the file.
+    """
+
+    def __init__(self, path: str, asked_by: str = "@NAME") -> None:
         self._path = path
+        self._asked_by = asked_by
         try:
             with open(path, "rb") as file:
                 data = file.read(_LONGEST_BYTES + 1)
@@ -54,6 +58,8 @@ class PeersFile:
             if any(line.count(b".") > _MOST_DOTS for line in data.splitlines()):  # tomllib's time grows as their square
                 self._refuse(f"a line has more than {_MOST_DOTS} dots")
             content = tomllib.loads(data.decode())
+        except FileNotFoundError as error:
+            self._refuse(f"{error.strerror}: it has a table for each named peer, such as [{_TABLE}.archive]")
         except OSError as error:
             self._refuse(error.strerror or str(error))
         except RecursionError:
@@ -126,7 +132,7 @@ class PeersFile:
         return given
 
     def _refuse(self, reason: str) -> NoReturn:
-        raise typer.BadParameter(path_text(f"{self._path}: {reason}"), param_hint="@NAME")
+        raise typer.BadParameter(path_text(f"{self._path}: {reason}"), param_hint=self._asked_by)
 
 
 def _nearest(name: str, names: Any) -> str:

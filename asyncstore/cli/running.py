@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import gc
 import importlib.util
 import io
@@ -50,7 +51,7 @@ def run(level: int, command: Callable[[DocumentedLog], int], *, log_to: tuple[st
         except KeyboardInterrupt:
             return ExitCode.INTERRUPTED
         except Exception as error:
-            if _is_interrupted(error):
+            if any(isinstance(each, KeyboardInterrupt) for each in _behind(error)):
                 return ExitCode.INTERRUPTED
             return _ended_by(cause_of(error), log)
 
@@ -62,11 +63,23 @@ def _collect_garbage() -> None:
     gc.enable()
 
 
-def _is_interrupted(error: BaseException | None) -> bool:
-    """Whether it was a Ctrl-C that led to the error: the closing of an event loop may fail after one."""
-    while error is not None and not isinstance(error, KeyboardInterrupt):
-        error = error.__context__
-    return error is not None
+def _behind(error: BaseException | None) -> Iterator[BaseException]:
+    """The error, and those that led to it: the closing of an event loop may fail after one, and hide it."""
+    while error is not None:
+        yield error
+        error = error.__context__ or error.__cause__
+
+
+def _lack_behind(error: Exception) -> str | None:
+    """What the machine has no more of, if that led to the error."""
+    for each in _behind(error):
+        if isinstance(each, MemoryError) or getattr(each, "errno", None) == errno.ENOMEM:
+            return "out of memory: see `ulimit -v`, and the limits of the service or container"
+        if getattr(each, "errno", None) in (errno.EMFILE, errno.ENFILE):
+            return "too many open files: see `ulimit -n`"
+        if isinstance(each, RuntimeError) and "can't start new thread" in str(each):
+            return "no more threads can be started: see `ulimit -u` and `ulimit -v`"
+    return None
 
 
 def _ended_by(error: Exception, log: DocumentedLog) -> int:
@@ -74,7 +87,12 @@ def _ended_by(error: Exception, log: DocumentedLog) -> int:
         logger.error("cannot write to stdout: %s", system_text(error.__cause__))
         return ExitCode.CANNOT_RECORD
     if not isinstance(error, AsyncStoreError):
-        return internal_error(error)
+        lack = _lack_behind(error)
+        if lack is None:
+            return internal_error(error)
+        logger.error("%s", lack)
+        logger.debug("traceback", exc_info=error)
+        return ExitCode.USAGE
     if not log.errors:
         logger.error("%s", error)
     return of_failure(error, ExitCode.SOME_FAILED)

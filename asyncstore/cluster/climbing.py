@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
 
+from asyncstore.cluster.heart import TOLD
 from asyncstore.ledger.postgresql import schema
 from asyncstore.ledger.postgresql.ledger import NOW_MS
 from asyncstore.transfer.concurrency import Concurrency, Progress
@@ -23,9 +24,11 @@ SELECT coalesce(sum(files), 0)::bigint, coalesce(sum(size_bytes), 0)::bigint FRO
     SELECT b.files, b.size_bytes FROM root r JOIN batch b ON b.root = r.id
     WHERE r.migration = $1 AND b.state = 'open' LIMIT {_COUNTED_BATCHES}) AS counted"""
 # What was said about the peer meanwhile comes first.
-_AIM: Final = """
-UPDATE migration SET target = $2 WHERE id = $1
-AND pressed_at IS NOT DISTINCT FROM $3 AND rejected_at IS NOT DISTINCT FROM $4"""
+_AIM: Final = f"""
+WITH changed AS (
+    UPDATE migration SET target = $2 WHERE id = $1
+    AND pressed_at IS NOT DISTINCT FROM $3 AND rejected_at IS NOT DISTINCT FROM $4 RETURNING id
+) {TOLD}"""
 
 
 class Climber:

@@ -20,6 +20,7 @@ from pgqueuer import PgQueuer
 from pgqueuer.core.tm import TaskManager
 from pgqueuer.db import AsyncpgDriver, Driver
 from pgqueuer.errors import RetryRequested
+from pgqueuer.models import TableChangedEvent
 from pgqueuer.ports.repository import EntrypointExecutionParameter
 from pgqueuer.qm import QueueManager
 from pgqueuer.queries import Queries
@@ -31,7 +32,7 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Mapping, Sequence
     from typing import Self
 
-    from pgqueuer.models import Job
+    from pgqueuer.models import Channel, Job
 
     from asyncstore.cluster.link import Link
 
@@ -40,6 +41,7 @@ _POLL: Final = datetime.timedelta(seconds=1)
 # A walker beats also while a share does not answer. One that is taken for dead too early costs a walk, no more.
 _WALKER_TIMEOUT: Final = datetime.timedelta(seconds=10)
 _LEAVE_SECONDS: Final = 5.0
+_NOTIFY: Final = "SELECT pg_notify($1, $2)"
 NO_LIMIT: Final = 0
 """What the engine takes for no limit."""
 
@@ -166,15 +168,18 @@ class Queue:
     """The queue, as one worker has it.
 
     `wanted` says, each time, under which names it would take one more, and how many places all workers together may
-    have under each. `places` has the name of each place that it has, by its number.
+    have under each. `places` has the name of each place that it has, by its number. `found_nothing` is set when it has
+    none, and there was none to take.
     """
 
     def __init__(self, link: Link, wanted: Callable[[], Mapping[str, int]]) -> None:
         self.places: dict[int, str] = {}
-        self._queries = _OwnQueries(link, wanted, self.places)
+        self.found_nothing: asyncio.Event = asyncio.Event()
+        self._driver = _LinkDriver(link)
+        self._queries = _OwnQueries(self._driver, link, wanted, self.places, self.found_nothing)
         self._manager = QueueManager(self._queries)
         self.owner: uuid.UUID = self._manager.queue_manager_id
-        self._queries.owner = self.owner
+        self._queries.owner, self._queries.channel = self.owner, self._manager.channel
 
     def register(self, name: str, perform: Callable[[Place], Awaitable[None]]) -> None:
         """Have places under a name performed. `perform` may raise NotNow, and nothing else."""
@@ -193,6 +198,10 @@ class Queue:
         timeout = datetime.timedelta(seconds=timeout_seconds)
         await self._manager.run(dequeue_timeout=min(_POLL, timeout / 10), batch_size=1, heartbeat_timeout=timeout)
 
+    def look(self) -> None:
+        """Look for places now, since more may be wanted than at the last look."""
+        self._driver.tell(_changed(self._manager.channel))
+
     def stop(self) -> None:
         """Take nothing more."""
         self._manager.shutdown.set()
@@ -203,15 +212,33 @@ class Queue:
         return set(numbers) - {row["id"] for row in await connection.fetch(_BEAT, numbers, self.owner)}
 
 
+def _changed(channel: Channel) -> str:
+    """What tells the engine to look into the queue; its trigger says nothing of updates."""
+    now = datetime.datetime.now(datetime.UTC)
+    event = TableChangedEvent(
+        type="table_changed_event", channel=channel, operation="update", sent_at=now, table="pgqueuer"
+    )
+    return event.model_dump_json()
+
+
 class _OwnQueries(Queries):
     """The engine's statements, by which a worker changes no place of another."""
 
-    def __init__(self, link: Link, wanted: Callable[[], Mapping[str, int]], places: dict[int, str]) -> None:
-        super().__init__(_LinkDriver(link))
+    def __init__(
+        self,
+        driver: Driver,
+        link: Link,
+        wanted: Callable[[], Mapping[str, int]],
+        places: dict[int, str],
+        found_nothing: asyncio.Event,
+    ) -> None:
+        super().__init__(driver)
         self.owner: uuid.UUID
+        self.channel: Channel
         self._places = places
         self._link = link
         self._wanted = wanted
+        self._found_nothing = found_nothing
 
     async def dequeue(
         self,
@@ -223,11 +250,23 @@ class _OwnQueries(Queries):
     ) -> list[Job]:
         limits = self._wanted()
         wanted = {name: EntrypointExecutionParameter(limits[name]) for name in entrypoints if name in limits}
-        if not wanted:
-            return []
-        jobs = await super().dequeue(batch_size, wanted, queue_manager_id, global_concurrency_limit, heartbeat_timeout)
+        jobs: list[Job] = []
+        if wanted:
+            jobs = await super().dequeue(
+                batch_size, wanted, queue_manager_id, global_concurrency_limit, heartbeat_timeout
+            )
         self._places.update((job.id, job.entrypoint) for job in jobs)
+        if not self._places:
+            self._found_nothing.set()
         return jobs
+
+    async def eligible_queued_work(self, entrypoints: list[Any]) -> int:
+        """None: what waits beyond the limits is looked for when the queue changes, and not ten times a second."""
+        return 0
+
+    async def queued_work(self, entrypoints: list[Any]) -> int:
+        """See eligible_queued_work."""
+        return 0
 
     async def update_heartbeat(self, job_ids: list[Any]) -> None:
         """Nothing to do: a worker beats more often than the engine, so that it knows what the others see."""
@@ -246,6 +285,7 @@ class _OwnQueries(Queries):
             async with connection.transaction():
                 if await self._ours(connection, [job.id]):
                     await Queries(AsyncpgDriver(connection)).retry_job(job, delay, None)
+                    await connection.execute(_NOTIFY, self.channel, _changed(self.channel))
 
         await self._link.run(leave)
 
@@ -259,6 +299,12 @@ class _LinkDriver(Driver):
     def __init__(self, link: Link) -> None:
         self._link = link
         self._shutdown = asyncio.Event()
+        self._callbacks: list[Callable[[str | bytes | bytearray], None]] = []
+
+    def tell(self, payload: str) -> None:
+        """Have the engine hear something, as if the server had notified of it."""
+        for callback in self._callbacks:
+            callback(payload)
 
     async def fetch(self, query: str, *args: object) -> list[dict[str, object]]:
         try:
@@ -272,9 +318,10 @@ class _LinkDriver(Driver):
         return str(await self._link.run(lambda connection: connection.execute(query, *args)))
 
     async def notify(self, channel: str, payload: str) -> None:
-        await self.execute("SELECT pg_notify($1, $2)", channel, payload)
+        await self.execute(_NOTIFY, channel, payload)
 
     async def add_listener(self, channel: str, callback: Callable[[str | bytes | bytearray], None]) -> None:
+        self._callbacks.append(callback)
         await self._link.listen(channel, lambda _connection, _pid, _channel, payload: callback(payload))
 
     @property

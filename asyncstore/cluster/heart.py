@@ -31,16 +31,23 @@ _ONE_PRESSURE_MS: Final = 1000  # answers to what was under way already are one 
 _SEEN: Final = f"""
 UPDATE worker SET seen_at = ({NOW_MS}), associations = $2, answers = $3, sent_bytes = $4 WHERE id = $1
 RETURNING seen_at"""
+# Whatever changes what holds for all of them is heard at once, and not only with the next beat.
+_CHANGED: Final = "asyncstore_orders"
+TOLD: Final = f"SELECT pg_notify('{_CHANGED}', changed.id::text) FROM changed"
 _ORDERS: Final = """
 SELECT is_paused, cap, least(target, cap) AS target, pressed_at, rejected_at FROM migration WHERE id = $1"""
 _PRESS: Final = f"""
-UPDATE migration SET target = greatest(1, least(target, cap) / 2), pressed_at = ({NOW_MS})
-WHERE id = $1 AND coalesce(pressed_at, 0) < ({NOW_MS}) - {_ONE_PRESSURE_MS}"""
+WITH changed AS (
+    UPDATE migration SET target = greatest(1, least(target, cap) / 2), pressed_at = ({NOW_MS})
+    WHERE id = $1 AND coalesce(pressed_at, 0) < ({NOW_MS}) - {_ONE_PRESSURE_MS} RETURNING id
+) {TOLD}"""
 _REJECT: Final = f"""
-UPDATE migration m SET rejected_at = ({NOW_MS}),
-    target = greatest(1, least(m.target, m.cap, (SELECT sum(w.associations) FROM worker w
-        WHERE w.migration = m.id AND w.seen_at > ({NOW_MS}) - 1000 * m.timeout_seconds)))
-WHERE m.id = $1 AND coalesce(m.rejected_at, 0) < ({NOW_MS}) - {_ONE_PRESSURE_MS}"""
+WITH changed AS (
+    UPDATE migration m SET rejected_at = ({NOW_MS}),
+        target = greatest(1, least(m.target, m.cap, (SELECT sum(w.associations) FROM worker w
+            WHERE w.migration = m.id AND w.seen_at > ({NOW_MS}) - 1000 * m.timeout_seconds)))
+    WHERE m.id = $1 AND coalesce(m.rejected_at, 0) < ({NOW_MS}) - {_ONE_PRESSURE_MS} RETURNING id
+) {TOLD}"""
 
 
 def boottime() -> float:
@@ -138,8 +145,14 @@ class Heart:
         self._is_rejected = True
         self._is_wanted.set()
 
+    def tell(self) -> None:
+        """Beat now: what this worker does has changed."""
+        self._is_wanted.set()
+
     async def run(self, beat: Callable[[asyncpg.Connection], Awaitable[None]], done: Callable[[], Done]) -> None:
         """Beat, for ever."""
+        with contextlib.suppress(StoreAway):  # the link listens as soon as there is a connection
+            await self._link.listen(_CHANGED, self._hear)
         while True:
             began_at = self.fence.now()
             self._is_wanted.clear()
@@ -151,6 +164,10 @@ class Heart:
                     raise
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(self._is_wanted.wait(), self.beat_seconds)
+
+    def _hear(self, _connection: object, _pid: int, _channel: str, migration: str) -> None:
+        if migration == str(self._migration):
+            self._is_wanted.set()
 
     async def _beat(
         self, connection: asyncpg.Connection, beat: Callable[[asyncpg.Connection], Awaitable[None]], done: Done

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from asyncstore.ledger.postgresql.batch import BatchLedger
     from asyncstore.net.peer import Peer
     from asyncstore.net.transport import Connect
+    from asyncstore.transfer.learned import Learned
     from asyncstore.transfer.options import TransferOptions
     from asyncstore.transfer.report import Report
 
@@ -37,8 +38,12 @@ class Ended(enum.Enum):
 
 
 class _Watch(Observer):
-    def __init__(self, reject: Callable[[], None]) -> None:
+    def __init__(self, opened: Callable[[], None], reject: Callable[[], None]) -> None:
+        self._opened = opened
         self._reject = reject
+
+    def on_association_opened(self, number: int) -> None:
+        self._opened()
 
     def on_association_ended(self, number: int, error: AsyncStoreError | None) -> None:
         if isinstance(error, AssociationRejected) and error.retryable:
@@ -72,17 +77,23 @@ class _BatchTransfer(Transfer):
         ledger: BatchLedger,
         entering: Entering,
         fence: Fence,
+        learned: Learned,
         *,
+        opened: Callable[[], None],
         press: Callable[[], None],
         reject: Callable[[], None],
     ) -> None:
         self._entering = entering
         self._fence = fence
+        self._learned = learned
         self._press = press
-        super().__init__(peer, paths, options=options, ledger=ledger, observer=_Watch(reject))
+        super().__init__(peer, paths, options=options, ledger=ledger, observer=_Watch(opened, reject))
 
     def _make_concurrency(self) -> Concurrency:
         return _OneOfMany(self._press)
+
+    def _make_learned(self) -> Learned:
+        return self._learned
 
     def _make_connect(self) -> Connect:
         return connect_within(self._fence)
@@ -104,7 +115,9 @@ class Sending:
         ledger: BatchLedger,
         link: Link,
         fence: Fence,
+        learned: Learned,
         *,
+        opened: Callable[[], None],
         press: Callable[[], None],
         reject: Callable[[], None],
     ) -> None:
@@ -118,6 +131,8 @@ class Sending:
             ledger,
             self._entering,
             fence,
+            learned,
+            opened=opened,
             press=press,
             reject=reject,
         )

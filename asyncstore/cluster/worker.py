@@ -14,7 +14,10 @@ import contextlib
 import dataclasses
 import logging
 import os
+import time
 from typing import TYPE_CHECKING, Final
+
+import anyio
 
 from asyncstore.cluster import claims, engine, tables
 from asyncstore.cluster.climbing import Climber
@@ -36,6 +39,7 @@ from asyncstore.ledger.postgresql.writer import server_text
 from asyncstore.ledger.settling import options_text
 from asyncstore.net.peer import Peer
 from asyncstore.trace import emit
+from asyncstore.transfer.learned import Learned
 from asyncstore.transfer.options import TransferOptions, options_as_data
 
 if TYPE_CHECKING:
@@ -95,6 +99,9 @@ class Worker:
         self._make_peer = peer
         self._away_seconds = away_seconds
         self._is_ending = False
+        self._most_heard = 0
+        self._beginning: anyio.CancelScope | None = None
+        self._learned = Learned(self._options)
         self.is_fenced: bool = False
         self._sendings: dict[int, Sending] = {}
         self._past = Done(0, 0, 0)
@@ -113,7 +120,11 @@ class Worker:
     async def run(self) -> claims.Totals:
         """Work, and return what became of all batches. Raises AsyncStoreError if it cannot begin."""
         async with self._link:
-            await self._begin()
+            with anyio.CancelScope() as self._beginning:
+                await self._begin()
+            if self._beginning.cancelled_caught:
+                return claims.Totals(0, 0, 0, 0)
+            self._beginning = None
             writing = Database(self._dsn, "worker's rows", WRITER_SETTINGS)
             reading = Database(self._dsn, "worker's look-ups", patience_seconds=self._away_seconds)
             beats = Link(self._dsn, "worker's beats", answer_seconds=self._migration.timeout_seconds / 4)
@@ -199,6 +210,8 @@ class Worker:
     def drain(self) -> None:
         """Finish what is in flight, give the rest back, and end."""
         self._is_ending = True
+        if self._beginning is not None:  # nothing is in flight yet, and the server may never answer
+            self._beginning.cancel()
         self._queue.stop()
         for sending in self._sendings.values():
             sending.drain()
@@ -302,6 +315,8 @@ class Worker:
             self._ledger_of(batch, writing, reading),
             self._link,
             self._heart.fence,
+            self._known_of_peer(batch),
+            opened=self._opened,
             press=self._heart.press,
             reject=self._heart.reject,
         )
@@ -317,6 +332,17 @@ class Worker:
         if sending.failure is not None:
             self._stop(sending.failure)
         return how
+
+    def _known_of_peer(self, batch: Batch) -> Learned:
+        """What earlier batches have found out; nothing for one that is sent again: the peer may have been changed."""
+        if batch.claim.epoch > 1:
+            self._learned = Learned(self._options)
+        return self._learned
+
+    def _opened(self) -> None:
+        """Have an association counted at once while there may be more of them than now."""
+        if self._heart.orders.most < self._heart.orders.cap:
+            self._heart.tell()
 
     def _ledger_of(self, batch: Batch, writing: Database, reading: Database) -> BatchLedger:
         mounts = {root.id: self._mounts[root.name] for root in self._roots.values()}
@@ -336,7 +362,10 @@ class Worker:
     async def _beat(self) -> None:
         async def beat(connection: asyncpg.Connection) -> None:
             lost = await self._queue.beat(connection)
-            most = self._heart.orders.most
+            before, self._most_heard = self._most_heard, self._heart.orders.most
+            most = self._most_heard
+            if most > before:
+                self._queue.look()
             for number, sending in self._sendings.items():
                 if number in lost:
                     sending.abort()
@@ -373,17 +402,19 @@ class Worker:
 
     async def _look_for_the_end(self) -> None:
         """End when nothing is left to do, if that is wanted; what the queue has lost is queued again."""
-        idle_seconds = 0.0
+        busy_at = time.monotonic()
         while True:
-            await asyncio.sleep(self._heart.beat_seconds)
-            idle_seconds = 0.0 if self._queue.places else idle_seconds + self._heart.beat_seconds
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._queue.found_nothing.wait(), self._heart.beat_seconds)
+            self._queue.found_nothing.clear()
             if self._queue.places or self._is_ending:
+                busy_at = time.monotonic()
                 continue
             try:
                 if self._until_done and await self._ask(claims.is_done):
                     self._queue.stop()
-                elif idle_seconds >= self._migration.timeout_seconds:
-                    idle_seconds = 0.0
+                elif time.monotonic() >= busy_at + self._migration.timeout_seconds:
+                    busy_at = time.monotonic()
                     await self._ask(claims.refill)
             except AsyncStoreError as error:
                 self._stop(error)

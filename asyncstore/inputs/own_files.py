@@ -21,8 +21,8 @@ class OwnFiles:
         self.add(paths)
 
     def add(self, paths: Iterable[AnyPath]) -> None:
-        """Add some more."""
-        for path in map(os.fsdecode, paths):
+        """Add some more; a single one may be given as it is."""
+        for path in map(os.fsdecode, [paths] if isinstance(paths, str | bytes | os.PathLike) else paths):
             self._paths.append(path)
             self._names.add(os.path.basename(path))
 

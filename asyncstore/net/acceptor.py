@@ -19,7 +19,7 @@ from asyncstore.errors import AsyncStoreError, RemoteProtocolError, TLSFailed
 from asyncstore.net.association import Association
 from asyncstore.net.connections import Connections, Rarely
 from asyncstore.net.negotiator import ANY_SCP, Negotiator
-from asyncstore.net.peer import Timeouts, check_range, check_tls
+from asyncstore.net.peer import Timeouts, check_callable, check_range, check_tls
 from asyncstore.net.transport import SocketTransport
 from asyncstore.net.user_identity import Caller
 from asyncstore.upper_layer.contexts import AcceptedContexts
@@ -126,6 +126,7 @@ class Acceptor(Negotiator):
         self.idle_seconds = idle_seconds
         self.association_seconds = association_seconds
         check_tls(tls)
+        check_callable("authenticate", authenticate)
         self.tls: TLS | ssl.SSLContext | None = tls
         self.authenticate: Authenticate | None = authenticate
         self.timeouts: Timeouts = Timeouts(acse_seconds=acse_seconds, dimse_seconds=math.inf, network_seconds=math.inf)

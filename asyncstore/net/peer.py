@@ -39,12 +39,14 @@ class Peer:
     tls: TLS | ssl.SSLContext | None = None
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "host", _without_brackets(self.host))
+        object.__setattr__(self, "host", _host(self.host))
         _check_port(self.port, 1)
         check_ae_title(self.ae_title)
         if self.source_address is not None:
+            if not isinstance(self.source_address, tuple | list) or len(self.source_address) != 2:
+                raise LocalProtocolError(f"source_address is {self.source_address!r:.200}: it is an address and a port")
             host, port = self.source_address
-            object.__setattr__(self, "source_address", (_without_brackets(host), port))
+            object.__setattr__(self, "source_address", (_host(host), port))
             _check_port(port, 0)
         check_tls(self.tls)
 
@@ -53,11 +55,15 @@ class Peer:
         return f"{self.ae_title}@{host}:{self.port}"
 
 
-def _without_brackets(host: str) -> str:
+def _host(host: str) -> str:
+    if not isinstance(host, str) or not host:
+        raise LocalProtocolError(f"host {host!r:.200}: it is a host name or an address")
     return host[1:-1] if host.startswith("[") and host.endswith("]") and ":" in host else host
 
 
 def _check_port(port: int, least: int) -> None:
+    if not isinstance(port, int):
+        raise LocalProtocolError(f"port {port!r:.200}: a TCP port is a whole number")
     if not least <= port <= 0xFFFF:
         raise LocalProtocolError(f"port {port} is out of range: a TCP port is {least} to 65535")
 
@@ -101,7 +107,14 @@ def check_ae_title(title: str) -> str:
 
 def check_secret(identity: UserIdentity | None, peer: Peer, *, may_be_in_clear: bool) -> None:
     """Refuse to send the secret of a user identity where everybody on the way can read it."""
-    secret = None if identity is None else _SECRETS.get(identity.kind)
+    if identity is None:
+        return
+    from asyncstore.upper_layer.items import UserIdentity
+
+    check_type("user_identity", identity, UserIdentity)
+    if not isinstance(identity.primary, bytes) or not isinstance(identity.secondary, bytes):  # may be secret: not shown
+        raise LocalProtocolError("the texts of a user identity are bytes, such as b'scanner'")
+    secret = _SECRETS.get(identity.kind)
     if secret is not None and peer.tls is None and not may_be_in_clear:
         text = "would be sent in clear text: use TLS, or allow it (allow_plaintext_credentials)"
         raise LocalProtocolError(f"the {secret} {text}")
@@ -111,6 +124,19 @@ def check_tls(tls: object) -> None:
     """Refuse what is neither a TLS nor an ssl.SSLContext; None: clear text."""
     if tls is not None and not hasattr(tls, "cipher_list") and not hasattr(tls, "wrap_bio"):
         raise LocalProtocolError(f"tls is {tls!r:.200}: it is a TLS, an ssl.SSLContext or None")
+
+
+def check_type(name: str, value: object, kind: type) -> None:
+    """Refuse a value that is of another type."""
+    if not isinstance(value, kind):
+        article = "an" if kind.__name__[0] in "AEIO" else "a"
+        raise LocalProtocolError(f"{name} is {value!r:.200}: it is {article} {kind.__name__}")
+
+
+def check_callable(name: str, value: object) -> None:
+    """Refuse what cannot be called; None: there is nothing to call."""
+    if value is not None and not callable(value):
+        raise LocalProtocolError(f"{name} is {value!r:.200}: it is a function")
 
 
 def check_seconds(name: str, seconds: object) -> None:
@@ -135,5 +161,7 @@ def check_window(window: int) -> None:
 
 def check_range(name: str, value: float, least: float, most: float) -> None:
     """Refuse a number outside of a range, both ends included."""
+    if not isinstance(value, int | float):
+        raise LocalProtocolError(f"{name} is {value!r:.200}: it is a number")
     if not least <= value <= most:
         raise LocalProtocolError(f"{name} is {value}: it is {least:g} to {most:g}")

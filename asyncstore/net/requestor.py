@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Self
 
 import anyio
@@ -21,7 +22,7 @@ from asyncstore.errors import (
 from asyncstore.net import trace
 from asyncstore.net.association import Association
 from asyncstore.net.connecting import connect as connect_to
-from asyncstore.net.peer import Timeouts, check_ae_title, check_length, check_secret, check_window
+from asyncstore.net.peer import Peer, Timeouts, check_ae_title, check_length, check_secret, check_type, check_window
 from asyncstore.net.provider import performs_as_scu
 from asyncstore.upper_layer.contexts import AcceptedContexts, propose
 from asyncstore.upper_layer.framing import fragment_capacity
@@ -30,10 +31,9 @@ from asyncstore.upper_layer.pdu import AssociateRQ
 from asyncstore.upper_layer.request import information_of_requestor
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping, Sequence
+    from collections.abc import Iterable, Sequence
     from types import TracebackType
 
-    from asyncstore.net.peer import Peer
     from asyncstore.net.provider import Providers
     from asyncstore.net.transport import Connect
     from asyncstore.upper_layer.items import UserIdentity
@@ -64,6 +64,9 @@ class Requestor(Association):
         providers: Providers | None = None,
         connect: Connect = connect_to,
     ) -> None:
+        check_type("peer", peer, Peer)
+        check_type("timeouts", timeouts or Timeouts(), Timeouts)
+        check_type("providers", providers or {}, Mapping)
         check_ae_title(calling_ae_title)
         check_window(window)
         check_length("maximum_length", maximum_length)
@@ -95,7 +98,7 @@ class Requestor(Association):
                     extended_negotiations=extended_negotiations or {},
                 ),
             )
-            self._request.encode()
+            self._encoded_request = self._request.encode()
         except ValueError as error:
             raise LocalProtocolError(f"the association cannot be asked for: {error}") from error
         self.peer = peer
@@ -150,7 +153,7 @@ class Requestor(Association):
     async def _establish(self) -> None:
         """Send A-ASSOCIATE-RQ and wait for the answer, all within the ACSE timeout."""
         now = time.monotonic()
-        self._upper_layer.associate(self._request, now)
+        self._upper_layer.associate(self._request, now, encoded=self._encoded_request)
         self._upper_layer.transport_opened(now)
         self._trace(trace.RequestSent, request=self._request)
         with anyio.move_on_after(self.timeouts.acse_seconds) as scope:

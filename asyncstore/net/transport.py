@@ -270,7 +270,8 @@ async def _connect(peer: Peer) -> SocketTransport:
     addresses = await _resolve(peer.host, peer.port)
     sources: dict[int, _Address] = {}
     if peer.source_address is not None:
-        sources = {family: address for family, _, _, _, address in reversed(await _resolve(*peer.source_address))}
+        ours = await _resolve(*peer.source_address, what="the source address")
+        sources = {family: address for family, _, _, _, address in reversed(ours)}
         addresses = [each for each in addresses if each[0] in sources]
         if not addresses:
             what = f"cannot call {peer.host!r} from {peer.source_address[0]!r}"
@@ -298,12 +299,15 @@ async def _connect(peer: Peer) -> SocketTransport:
     raise ConnectFailed(_text(failure)) from failure
 
 
-async def _resolve(host: str, port: int) -> Sequence[_AddressInfo]:
+async def _resolve(host: str, port: int, what: str = "") -> Sequence[_AddressInfo]:
+    with contextlib.suppress(OSError, UnicodeError):  # of an address, at once; a name may need a server, and a thread
+        return socket.getaddrinfo(host.encode("ascii"), port, type=socket.SOCK_STREAM, flags=socket.AI_NUMERICHOST)
     try:
         return await anyio.getaddrinfo(host, port, type=socket.SOCK_STREAM)
     except (OSError, UnicodeError) as error:
         is_busy = getattr(error, "errno", None) == socket.EAI_AGAIN  # else the name is wrong
-        raise _failed(f"cannot resolve {host!r}: {_text(error)}", may_pass=is_busy) from error
+        name = f"{what} {host!r}".lstrip()
+        raise _failed(f"cannot resolve {name}: {_text(error)}", may_pass=is_busy) from error
 
 
 def _socket(family: int, kind: int, protocol: int, source: _Address | None) -> socket.socket:

@@ -1,6 +1,7 @@
 """Decompresses the pixel data of a data set, frame by frame, and makes its marks agree with the pixels.
 
-Runs in a process of its own: see codec_process. pydicom's decoders do the work, by the packages of the `codecs` extra.
+Runs in a process of its own: see codec_process. The packages of the `codecs` extra do the work: imagecodecs where it is
+the fastest, the others by pydicom's decoders.
 """
 
 from __future__ import annotations
@@ -9,8 +10,9 @@ import io
 import itertools
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
-from asyncstore.errors import install_text
+from asyncstore.errors import SourceError, install_text
 from asyncstore.preparation.layout import ICON_IMAGE_SEQUENCE, Layout, element, pixel_data_header
+from asyncstore.preparation.quick_decoders import quick_decoder
 from asyncstore.preparation.reencode import CannotConvert
 from asyncstore.uids import (
     HTJ2K,
@@ -206,7 +208,33 @@ class Decompression:
             raise CannotConvert(f"its pixel data has {count} of {image.frames} frames")
 
     def _decoded(self) -> Iterator[tuple[np.ndarray[Any, Any], str]]:
-        """The frames as pydicom's decoders give them, color by pixel."""
+        """The frames as the decoders give them, color by pixel."""
+        count = 0
+        for array in self._decoded_quickly():
+            count += 1
+            yield array, self.image.photometric_interpretation
+        if count < self.image.frames:
+            yield from self._decoded_by_pydicom(count)
+
+    def _decoded_quickly(self) -> Iterator[np.ndarray[Any, Any]]:
+        """The frames until one is refused; none if there is no quick decoder for them."""
+        image, layout = self.image, self.layout
+        decode = quick_decoder(self._transfer_syntax_uid)
+        if decode is None or image.samples != 1 or len(layout.fragments) != image.frames:
+            return
+        for at, length in layout.fragments:
+            try:
+                array = decode(layout.read(at, length))
+            except (MemoryError, SourceError):
+                raise
+            except Exception:  # the decoders raise any type; pydicom's may be able to
+                return
+            if array.shape != (image.rows, image.columns) or array.dtype.kind != "u":
+                return
+            yield array.view(f"i{array.dtype.itemsize}") if image.is_signed else array
+
+    def _decoded_by_pydicom(self, first: int) -> Iterator[tuple[np.ndarray[Any, Any], str]]:
+        """The frames from this one on as pydicom's decoders give them."""
         image, layout = self.image, self.layout
         decoder, plugin = _decoder_of(self._transfer_syntax_uid, image.bits_stored)
         file = io.BufferedReader(_SourceFile(layout))
@@ -230,7 +258,8 @@ class Decompression:
         offsets, lengths = layout.value(_OFFSET_TABLE), layout.value(_OFFSET_LENGTHS)
         if offsets and len(offsets) == len(lengths):
             options["extended_offsets"] = offsets, lengths
-        frames = decoder.iter_array(file, raw=True, decoding_plugin=plugin, **options)
+        indices = range(first, image.frames) if first else None
+        frames = decoder.iter_array(file, indices=indices, raw=True, decoding_plugin=plugin, **options)
         while True:
             try:
                 array, properties = next(frames)
@@ -290,8 +319,8 @@ def _decoder_of(transfer_syntax_uid: str, bits_stored: int) -> tuple[Decoder, st
         plugins = {"gdcm", "pylibjpeg"}.intersection(decoder.available_plugins)
     if transfer_syntax_uid == JPEG_EXTENDED and bits_stored > 8:
         plugins.discard("gdcm")
-        if not plugins:
-            raise CannotConvert(f"{what} another codec for more than 8 bits: pip install pylibjpeg-libjpeg")
+        if not plugins and quick_decoder(transfer_syntax_uid) is not None:  # which has refused it
+            raise CannotConvert("its pixel data cannot be decoded: it is damaged, or has colors of more than 8 bits")
     if not plugins:
         raise CannotConvert(f"{what} a codec that is not installed: {INSTALL}")
     return decoder, min(plugins)
@@ -319,9 +348,11 @@ def _with_right_sign(array: np.ndarray[Any, Any], image: Image) -> np.ndarray[An
     shift = bits - image.bits_stored
     if shift <= 0 or array.dtype.kind not in "ui":
         return array
+    has_only_stored_bits = not int(array.view(f"u{bits // 8}").max()) >> image.bits_stored
+    if has_only_stored_bits and not image.is_signed:
+        return array
     extended = (array.view(f"i{bits // 8}") << shift) >> shift
     if image.is_signed:
-        has_only_stored_bits = not (array.view(f"u{bits // 8}") >> image.bits_stored).any()
         return extended if has_only_stored_bits else array
     is_extended = (extended.view(array.dtype) == array).all()
     return array & array.dtype.type((1 << image.bits_stored) - 1) if is_extended else array

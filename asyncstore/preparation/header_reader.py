@@ -10,8 +10,8 @@ from asyncstore.instances.elements import CutShort, Encoding, Header
 if TYPE_CHECKING:
     from asyncstore.instances.source import DataSource
 
-# Enough for many small elements. A large value is stepped over.
-_WINDOW_BYTES: Final = 4096
+# Enough for the elements before the pixels of most images. A large value is stepped over.
+_WINDOW_BYTES: Final = 8192
 _HEADER_BYTES: Final = 12
 # The length of an element whose VR nobody knows is understood by the header behind its value.
 _AHEAD_BYTES: Final = 0xFFFF + 2 * _HEADER_BYTES
@@ -27,12 +27,18 @@ class HeaderReader:
 
     def read(self, at: int, end: int, encoding: Encoding) -> Header:
         """The header at an offset; raises CutShort unless it lies before `end`."""
-        header = elements.read_header(self.bytes_at(at, _HEADER_BYTES), 0, encoding)
+        begin = at - self._window_at
+        if begin < 0 or begin + _HEADER_BYTES > len(self._window):
+            self.bytes_at(at, _HEADER_BYTES)
+            begin = at - self._window_at
+        header = elements.read_header(self._window, begin, encoding)
+        value_at = header.value_at + self._window_at
         if encoding.explicit and header.vr not in elements.VRS and header.tag >> 16 != 0xFFFE:
             header = elements.read_header(self.bytes_at(at, _AHEAD_BYTES), 0, encoding)
-        if at + header.value_at > end:
+            value_at = at + header.value_at
+        if value_at > end:
             raise CutShort("the header of an element is cut off")
-        return header._replace(value_at=at + header.value_at)
+        return header if value_at == header.value_at else Header(header.tag, header.vr, header.length, value_at)
 
     def bytes_at(self, at: int, length: int) -> memoryview:
         """The bytes from an offset on, at least this many unless the data set ends before."""

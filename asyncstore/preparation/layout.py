@@ -55,16 +55,19 @@ class Layout:
             self._find(source.length_bytes)
         except CutShort as cut:
             raise CannotConvert(f"the data set is damaged: {cut}") from None
-        self.pixel_data_at: int | None = next((e.value_at for e in self.elements if e.tag == PIXEL_DATA), None)
+        # Of elements that stand twice, the first counts.
+        self._by_tag = {element.tag: element for element in reversed(self.elements)}
+        pixel_data = self._by_tag.get(PIXEL_DATA)
+        self.pixel_data_at: int | None = None if pixel_data is None else pixel_data.value_at
 
     def value(self, tag: int) -> bytes:
         """The value of an element; empty if it is absent, or too long to be of interest."""
-        for element in self.elements:
-            if element.tag == tag and not element.is_undefined:
-                length = element.end - element.value_at
-                if length <= (_LONGEST_TABLE_BYTES if tag in _OFFSET_TABLES else _LONGEST_VALUE_BYTES):
-                    return self.read(element.value_at, length)
-        return b""
+        element = self._by_tag.get(tag)
+        if element is None or element.is_undefined:
+            return b""
+        length = element.end - element.value_at
+        is_short = length <= (_LONGEST_TABLE_BYTES if tag in _OFFSET_TABLES else _LONGEST_VALUE_BYTES)
+        return self.read(element.value_at, length) if is_short else b""
 
     def text(self, tag: int) -> str:
         """The value of an element as text, without padding."""
@@ -85,7 +88,8 @@ class Layout:
     def has_compressed_icon(self) -> bool:
         """Whether the Icon Image Sequence has compressed pixel data of its own (PS3.5 A.4)."""
         try:
-            return any(e.tag == ICON_IMAGE_SEQUENCE and self._holds_fragments(e) for e in self.elements)
+            icon = self._by_tag.get(ICON_IMAGE_SEQUENCE)
+            return icon is not None and self._holds_fragments(icon)
         except CutShort:  # whoever reads the icon meets it
             return False
 

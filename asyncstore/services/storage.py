@@ -5,8 +5,8 @@ from __future__ import annotations
 import os
 from typing import TYPE_CHECKING
 
-from asyncstore.dimse.messages import LOW, CStoreRQ
-from asyncstore.errors import SourceError
+from asyncstore.dimse.messages import HIGH, LOW, MEDIUM, CStoreRQ
+from asyncstore.errors import LocalProtocolError, SourceError
 from asyncstore.instances.instance import Instance
 from asyncstore.instances.outcome import Outcome, outcome_of, source_problem
 from asyncstore.net import trace
@@ -31,6 +31,8 @@ async def store(association: Association, source: Instance | Dataset | AnyPath, 
     from asyncstore.inputs.opening import instance_from
 
     association.check_open()
+    if priority not in (LOW, MEDIUM, HIGH):
+        raise LocalProtocolError(f"priority is {priority!r:.80}: it is LOW, MEDIUM or HIGH")
     reader = association.invoker.reader
     try:
         instance = source if isinstance(source, Instance) else await reader.in_thread(instance_from, source)

@@ -20,7 +20,7 @@ from asyncstore.dimse.performing import UNRECOGNISED_OPERATION
 from asyncstore.errors import LocalProtocolError
 from asyncstore.net.acceptor import MAXIMUM_ASSOCIATIONS, MAXIMUM_ASSOCIATIONS_PER_ADDRESS, Acceptor
 from asyncstore.net.negotiator import ANY_SCP, several
-from asyncstore.net.peer import check_range
+from asyncstore.net.peer import check_callable, check_range
 from asyncstore.net.provider import NO_ANSWER, Silence
 from asyncstore.record import record
 from asyncstore.services.disk_room import DiskRoom, NoRoom
@@ -171,6 +171,7 @@ class StorageSCP(Acceptor):
         further_providers: Mapping[str, ServiceProvider] | None = None,
     ) -> None:
         self.output_directory: Path | None = None if output_directory is None else Path(output_directory)
+        check_callable("on_store", on_store)
         self.on_store = on_store
         self.stored = 0
         self.failed = 0

@@ -99,10 +99,17 @@ class Destination:
     `is_well`: nothing is wrong since the latest answer. `refuses_others`: since then it refused one for the first time.
     `dies_as_one`: over one instance it loses all its associations. `waiting_for` is not None while it takes nothing, as
     soon as that has lasted for a while.
-    `concurrency` says how many associations to keep open.
+    `concurrency` says how many associations to keep open. What earlier runs have found out may be handed in.
     """
 
-    def __init__(self, retry: RetryPolicy, concurrency: Concurrency) -> None:
+    def __init__(
+        self,
+        retry: RetryPolicy,
+        concurrency: Concurrency,
+        *,
+        refused: dict[Pair, Status | None] | None = None,
+        refuses_with: set[int] | None = None,
+    ) -> None:
         self._retry = retry
         self._dying_seconds = max(_DYING_OUTAGES * retry.outage_seconds, _DYING_LEAST_SECONDS)
         self.concurrency = concurrency
@@ -112,8 +119,8 @@ class Destination:
         self.stopped: Signal = Signal()
         self.stopped_because: Exception | None = None
         self.start_failure: Exception | None = None
-        self.refused: dict[Pair, Status | None] = {}
-        self.refuses_with: set[int] = set()
+        self.refused: dict[Pair, Status | None] = {} if refused is None else refused
+        self.refuses_with: set[int] = set() if refuses_with is None else refuses_with
         self.answers: int = 0
         self.refusals = 0
         self.relieved = 0

@@ -19,17 +19,17 @@ from asyncstore.inputs.feed import Feed
 from asyncstore.inputs.own_files import OwnFiles
 from asyncstore.inputs.selection import Choice
 from asyncstore.net.connecting import connect
-from asyncstore.net.peer import check_secret
+from asyncstore.net.peer import Peer, check_secret, check_type
 from asyncstore.preparation.prepare import Preparation
 from asyncstore.transfer.admission import Admission
 from asyncstore.transfer.attempts import Attempts
 from asyncstore.transfer.concurrency import Concurrency
 from asyncstore.transfer.destination import Destination
 from asyncstore.transfer.judge import Judge
+from asyncstore.transfer.learned import Learned
 from asyncstore.transfer.limiter import Limiter
 from asyncstore.transfer.options import TransferOptions, options_as_data
 from asyncstore.transfer.outcomes import Outcomes, ToldOutcomes
-from asyncstore.transfer.plan import Plan
 from asyncstore.transfer.pool import Pool
 from asyncstore.transfer.preparing import Preparing
 from asyncstore.transfer.report import Report
@@ -46,7 +46,6 @@ if TYPE_CHECKING:
     from asyncstore.inputs.opening import AnyPath
     from asyncstore.instances.outcome import Outcome
     from asyncstore.ledger.protocol import Ledger
-    from asyncstore.net.peer import Peer
     from asyncstore.net.transport import Connect
     from asyncstore.transfer.limits import Limits
     from asyncstore.transfer.observer import Observer, Teller
@@ -108,7 +107,9 @@ class Transfer:
         observer: Observer | None = None,
         own_files: Iterable[AnyPath] = (),
     ) -> None:
-        options = _with(options or TransferOptions(), associations=associations, window=window)
+        check_type("peer", peer, Peer)
+        check_type("options", options := options or TransferOptions(), TransferOptions)
+        options = _with(options, associations=associations, window=window)
         check_secret(options.user_identity, peer, may_be_in_clear=options.allow_plaintext_credentials)
         self.peer = peer
         self.options: TransferOptions = options if ledger is None else options.for_ledger()
@@ -124,20 +125,24 @@ class Transfer:
         self._build(sources)
 
     def _committing_of(self, commit: CommitOptions) -> Committing:
-        from asyncstore.transfer.proof.committing import Committing
+        from asyncstore.transfer.proof.committing import CommitOptions, Committing
 
+        check_type("commit", commit, CommitOptions)
         return Committing(commit, self.peer, self.options, self.report, self._ledger)
 
     def _build(self, sources: Source | Iterable[Source] | AsyncIterable[Source]) -> None:
         """Make the stations, from the last one to the first."""
         options, report, ledger = self.options, self.report, self._ledger
         by_study = options.keep_together == "study"
-        plan = Plan(options)
+        learned = self._make_learned()
+        plan = learned.plan
         self._work = work = Work(strict=by_study)
         concurrency = self._make_concurrency()
-        self._destination = destination = Destination(options.retry, concurrency)
+        self._destination = destination = Destination(
+            options.retry, concurrency, refused=learned.refused, refuses_with=learned.refuses_with
+        )
         self._limiter = limiter = Limiter(options, concurrency, report)
-        if self._teller is None:
+        if self._teller is None or not self._teller.tells_outcomes:
             outcomes = Outcomes(report, destination, ledger, fail_fast=options.fail_fast)
         else:
             outcomes = ToldOutcomes(report, destination, ledger, self._teller, fail_fast=options.fail_fast)
@@ -174,6 +179,7 @@ class Transfer:
             destination=destination,
             limiter=limiter,
             plan=plan,
+            offers=learned.offers,
             report=report,
             teller=self._teller,
             connect=self._make_connect(),
@@ -205,6 +211,10 @@ class Transfer:
     def _make_concurrency(self) -> Concurrency:
         """What says how many associations to keep open."""
         return Concurrency(self.options.associations)
+
+    def _make_learned(self) -> Learned:
+        """What is known about the peer."""
+        return Learned(self.options)
 
     def _make_feed(self, sources: Any, **settings: Any) -> Feed:
         """What reads the sources."""
@@ -374,6 +384,8 @@ class Transfer:
 def _ledger_of(ledger: Ledger | str | os.PathLike[str] | None, peer: Peer, options: TransferOptions) -> Ledger | None:
     """Open the ledger in a file, or return the one that was given."""
     if not isinstance(ledger, str | os.PathLike):
+        if ledger is not None and not hasattr(ledger, "record"):
+            raise LocalProtocolError(f"ledger is {ledger!r:.200}: it is the path of a file, or a Ledger")
         return ledger
     from asyncstore.ledger.opening import open_ledger
 

@@ -77,6 +77,7 @@ class Teller:
                 what = "a coroutine function, which nothing awaits" if callable(call) else f"{call!r:.80}"
                 raise LocalProtocolError(f"{name} of the observer is {what}: it is an ordinary function")
         self._observer = observer
+        self.tells_outcomes: bool = getattr(observer.on_outcome, "__func__", None) is not Observer.on_outcome
         self._failed: set[str] = set()
         self._waiting: Waiting | None = None
 

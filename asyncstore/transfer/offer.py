@@ -45,21 +45,23 @@ class Offer:
 
 
 class Offers:
-    """The offers of one run; `current` is what the next association offers."""
+    """The offers to one peer; `current` is what the next association offers.
+
+    `was_accepted` and `was_answered`: it has borne one, an association request or a message on an association. So no
+    offer is to blame for what happens later.
+    """
 
     def __init__(self, *, window: int, is_filled: bool) -> None:
         self._first = Offer(window, is_filled)
         self._last = Offer(1, False)
         self.current: Offer = self._first
+        self.was_accepted: bool = False
+        self.was_answered: bool = False
         self._told: set[str] = set()
 
-    def learn(self, made: Offer, error: AsyncStoreError, *, was_established: bool, is_proven: bool) -> bool:
-        """Learn from an association that offered `made` and ended with `error`; True: offer less, at once.
-
-        `is_proven`: the peer has borne an offer before, so that this one is not to blame. For a request that is an
-        accepted association, for an established association an answer to a message.
-        """
-        if is_proven or is_our_doing(error):
+    def learn(self, made: Offer, error: AsyncStoreError, *, was_established: bool) -> bool:
+        """Learn from an association that offered `made` and ended with `error`; True: offer less, at once."""
+        if (self.was_answered if was_established else self.was_accepted) or is_our_doing(error):
             return False
         if was_established:
             return made.window > 1 and self._offer(Offer(1, made.is_filled), "the first message was not answered")

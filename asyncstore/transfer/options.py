@@ -13,7 +13,7 @@ from asyncstore.dimse.messages import HIGH, LOW, MEDIUM
 from asyncstore.errors import LocalProtocolError
 from asyncstore.inputs.selection import Selection
 from asyncstore.instances.outcome import State
-from asyncstore.net.peer import Timeouts, check_ae_title, check_length, check_seconds, check_window
+from asyncstore.net.peer import Timeouts, check_ae_title, check_length, check_seconds, check_type, check_window
 from asyncstore.preparation.conversions import LOSSLESS_TARGETS, Conversions, Decompress
 from asyncstore.record import field, record
 from asyncstore.transfer.limits import Limits
@@ -30,11 +30,6 @@ _OUTAGE_SECONDS_WITH_LEDGER: Final = 3600.0
 
 OnDuplicate: TypeAlias = Literal["duplicate", "stored", "failed"]
 KeepTogether: TypeAlias = Literal["directory", "study"]
-
-
-def _check_type(name: str, value: object, kind: type) -> None:
-    if not isinstance(value, kind):
-        raise LocalProtocolError(f"{name} is {value!r:.200}: it is a {kind.__name__}")
 
 
 def _check_count(name: str, count: object, *, least: int = 0) -> None:
@@ -193,10 +188,10 @@ class TransferOptions:
         check_ae_title(self.calling_ae_title)
         if self.associations is not None:
             _check_count("associations", self.associations, least=1)
-        _check_type("timeouts", self.timeouts, Timeouts)
-        _check_type("retry", self.retry, RetryPolicy)
-        _check_type("limits", self.limits, Limits)
-        _check_type("selection", self.selection, Selection)
+        check_type("timeouts", self.timeouts, Timeouts)
+        check_type("retry", self.retry, RetryPolicy)
+        check_type("limits", self.limits, Limits)
+        check_type("selection", self.selection, Selection)
         check_window(self.window)
         check_length("maximum_length", self.maximum_length)
         check_length("maximum_send_length", self.maximum_send_length)

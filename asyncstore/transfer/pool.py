@@ -17,7 +17,6 @@ from asyncstore.net.requestor import Requestor
 from asyncstore.trace import emit
 from asyncstore.transfer.concurrency import Progress
 from asyncstore.transfer.destination import Ended
-from asyncstore.transfer.offer import Offers
 from asyncstore.transfer.trace import Passing
 from asyncstore.transfer.worker import Worker
 
@@ -32,6 +31,7 @@ if TYPE_CHECKING:
     from asyncstore.transfer.destination import Destination
     from asyncstore.transfer.limiter import Limiter
     from asyncstore.transfer.observer import Teller
+    from asyncstore.transfer.offer import Offers
     from asyncstore.transfer.options import TransferOptions
     from asyncstore.transfer.plan import Plan
     from asyncstore.transfer.preparing import Preparing
@@ -62,6 +62,7 @@ class Pool:
         destination: Destination,
         limiter: Limiter,
         plan: Plan,
+        offers: Offers,
         report: Report,
         teller: Teller | None,
         connect: Connect,
@@ -81,7 +82,7 @@ class Pool:
         self._report = report
         self._teller = teller
         self._last_number = 0
-        self._offers = Offers(window=options.window, is_filled=not options.only_needed_contexts)
+        self._offers = offers
         self._withheld: list[TraceEvent] = []
         self._group: TaskGroup
 
@@ -217,6 +218,7 @@ class Pool:
     def _established(self, worker: Worker) -> None:
         self._destination.was_established = True
         self._report.associations_established += 1
+        self._offers.was_accepted = True
         self._count_open()
         if self._teller is not None:
             self._teller.opened(worker.number)
@@ -225,6 +227,7 @@ class Pool:
     def _ended(self, worker: Worker, error: AsyncStoreError | None) -> None:
         """Handle the end of a worker's association; `error` is None if its work was done or the pool aborted it."""
         lost = worker.take_lost()
+        self._offers.was_answered |= self._report.answers > 0
         suspected = sum(pending.is_suspected for pending in lost)
         offers_less = error is not None and not self._destination.is_stopped and self._offers_less(worker, error)
         if lost:
@@ -246,9 +249,7 @@ class Pool:
 
     def _offers_less(self, worker: Worker, error: AsyncStoreError) -> bool:
         """Whether the offer may have ended the association, so that less is offered from now on."""
-        was_established = worker.association.established
-        is_proven = bool(self._report.answers if was_established else self._report.associations_established)
-        return self._offers.learn(worker.offer, error, was_established=was_established, is_proven=is_proven)
+        return self._offers.learn(worker.offer, error, was_established=worker.association.established)
 
     def _take_trouble(self, event: TraceEvent) -> None:
         """Log an error of one association, but until one is established only when it has ended: the offer may be it."""

@@ -79,12 +79,15 @@ class StatusReaction:
     last: int
     reaction: Reaction
 
-    def __post_init__(self) -> None:
-        if not isinstance(self.reaction, Reaction):
-            hint = ": its value is one" if isinstance(self.reaction, Reactions) else ""
-            raise LocalProtocolError(f"the reaction {str(self.reaction)!r:.80} is not a Reaction{hint}")
-        if not 0 <= self.first <= self.last <= 0xFFFF:
-            raise LocalProtocolError(f"status codes {self.first:04X} to {self.last:04X}: they are 0000 to FFFF")
+    # Written out: the table below makes more of them than a record without its compiled `__init__` is meant for.
+    def __init__(self, first: int, last: int, reaction: Reaction) -> None:
+        if not isinstance(reaction, Reaction):
+            hint = ": its value is one" if isinstance(reaction, Reactions) else ""
+            raise LocalProtocolError(f"the reaction {str(reaction)!r:.80} is not a Reaction{hint}")
+        if not 0 <= first <= last <= 0xFFFF:
+            raise LocalProtocolError(f"status codes {first:04X} to {last:04X}: they are 0000 to FFFF")
+        for name, value in (("first", first), ("last", last), ("reaction", reaction)):
+            object.__setattr__(self, name, value)
 
 
 def _rows(reaction: Reactions, *codes: int | tuple[int, int]) -> list[StatusReaction]:

@@ -39,6 +39,10 @@ class Timetable(Generic[T]):
     entries: tuple[tuple[int, T], ...]
 
     def __post_init__(self) -> None:
+        if not isinstance(self.entries, tuple | list) or not all(_is_entry(entry) for entry in self.entries):
+            raise LocalProtocolError(
+                f"entries is {self.entries!r:.200}: it is pairs of a minute of the week and a value"
+            )
         minutes = [minute for minute, _ in self.entries]
         if not minutes or minutes != sorted(set(minutes)) or not 0 <= minutes[0] <= minutes[-1] < WEEK:
             raise LocalProtocolError(f"a timetable has minutes of the week, 0 to {WEEK - 1}, in order: not {minutes}")
@@ -56,6 +60,10 @@ class Timetable(Generic[T]):
         """How many minutes later another value holds; None if it never does."""
         value = self.at(minute)
         return min(((begins - minute) % WEEK for begins, other in self.entries if other != value), default=None)
+
+
+def _is_entry(entry: object) -> bool:
+    return isinstance(entry, tuple | list) and len(entry) == 2 and isinstance(entry[0], int)
 
 
 def minute_of_week(local: time.struct_time) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import TYPE_CHECKING, Final, NamedTuple, Self
 
 from asyncstore.errors import LocalProtocolError
@@ -9,7 +10,7 @@ from asyncstore.upper_layer.items import NO_REASON, PresentationContext
 from asyncstore.upper_layer.pdu import MAXIMUM_CONTEXTS
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Iterable, Sequence
+    from collections.abc import Collection, Sequence
 
     from asyncstore.upper_layer.items import PresentationContextResult
 
@@ -83,12 +84,25 @@ class AcceptedContexts:
 def propose(contexts: Iterable[tuple[str, Sequence[str]]]) -> tuple[PresentationContext, ...]:
     """Number the contexts to propose: pairs of an abstract syntax and its transfer syntaxes, at most 128.
 
-    A single transfer syntax may be given as a string. Raises LocalProtocolError unless there are 1 to 128 contexts.
+    A single transfer syntax may be given as a string. Raises LocalProtocolError unless there are 1 to 128 such pairs.
     """
+    if not isinstance(contexts, Iterable):
+        raise LocalProtocolError(f"contexts is {contexts!r:.200}: it is pairs of an abstract and its transfer syntaxes")
     numbered = tuple(
-        PresentationContext(2 * index + 1, abstract_syntax, (given,) if isinstance(given, str) else tuple(given))
-        for index, (abstract_syntax, given) in enumerate(contexts)
+        PresentationContext(2 * index + 1, abstract_syntax, syntaxes)
+        for index, (abstract_syntax, syntaxes) in enumerate(map(_pair_of, contexts))
     )
     if not 1 <= len(numbered) <= MAXIMUM_CONTEXTS:
         raise LocalProtocolError(f"{len(numbered)} presentation contexts: an association has 1 to {MAXIMUM_CONTEXTS}")
     return numbered
+
+
+def _pair_of(context: object) -> tuple[str, tuple[str, ...]]:
+    match context:
+        case (str(abstract_syntax), str(single)):
+            return abstract_syntax, (single,)
+        case (str(abstract_syntax), Iterable() as several):
+            syntaxes = tuple(several)
+            if all(isinstance(uid, str) for uid in syntaxes):
+                return abstract_syntax, syntaxes
+    raise LocalProtocolError(f"{context!r:.200} is not a pair of an abstract syntax and its transfer syntaxes")

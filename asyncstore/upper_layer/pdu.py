@@ -11,10 +11,11 @@ from typing import TYPE_CHECKING, Final, NamedTuple, TypeAlias
 
 from asyncstore.errors import RemoteProtocolError, say_nothing
 from asyncstore.record import record
-from asyncstore.uids import APPLICATION_CONTEXT
+from asyncstore.uids import APPLICATION_CONTEXT, UNCOMPRESSED_TRANSFER_SYNTAXES
 from asyncstore.upper_layer.items import (
     CONTEXT_RESULT,
     PROPOSED_CONTEXT,
+    TRANSFER_SYNTAX,
     UNSTATED_MAXIMUM_LENGTH,
     USER_INFORMATION,
     PresentationContext,
@@ -172,9 +173,25 @@ class AssociateAC:
     def decode(cls, body: memoryview, tolerate: Tolerate = say_nothing) -> AssociateAC:
         version, titles, application_context, contexts, information = _decode_associate(ASSOCIATE_AC, body, tolerate)
         results = tuple(
-            PresentationContextResult.decode(content, pdu="A-ASSOCIATE-AC", tolerate=tolerate) for content in contexts
+            _usual_result(content) or PresentationContextResult.decode(content, pdu="A-ASSOCIATE-AC", tolerate=tolerate)
+            for content in contexts
         )
         return cls(titles[0], titles[1], results, information, application_context, version)
+
+
+# What nearly all of the up to 128 results in an answer consist of: to read them all in full took twice as long.
+_USUAL_ITEMS: Final = {
+    encode_item(TRANSFER_SYNTAX, encode_uid(uid, field="transfer syntax")): uid
+    for uid in UNCOMPRESSED_TRANSFER_SYNTAXES
+}
+
+
+def _usual_result(content: memoryview) -> PresentationContextResult | None:
+    """The result of a context that is accepted for an uncompressed transfer syntax; None if it is anything else."""
+    uid = _USUAL_ITEMS.get(bytes(content[4:]))
+    if uid is None or content[2] or not content[0] & 1:
+        return None
+    return PresentationContextResult(content[0], 0, uid)
 
 
 def _check_unique(context_ids: Iterable[int]) -> None:

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from types import MappingProxyType
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from asyncstore.uids import IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION_NAME
 from asyncstore.upper_layer.items import (
     ExtendedNegotiation,
     OperationsWindow,
-    PresentationContext,
     RoleSelection,
     UserInformation,
 )
@@ -19,6 +18,9 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
 
     from asyncstore.upper_layer.items import UserIdentity
+
+_ITEM_HEADER_BYTES: Final = 4
+_CONTEXT_HEADER_BYTES: Final = _ITEM_HEADER_BYTES + 4  # its ID, and three reserved bytes
 
 
 def information_of_requestor(
@@ -52,4 +54,5 @@ def request_bytes(information: UserInformation, contexts: Iterable[tuple[str, Se
 
 def context_bytes(abstract_syntax: str, transfer_syntaxes: Sequence[str]) -> int:
     """The length that a proposed presentation context adds to an A-ASSOCIATE-RQ."""
-    return len(PresentationContext(1, abstract_syntax, tuple(transfer_syntaxes)).encode())
+    uids = (abstract_syntax, *transfer_syntaxes)
+    return _CONTEXT_HEADER_BYTES + sum(_ITEM_HEADER_BYTES + len(uid) for uid in uids)

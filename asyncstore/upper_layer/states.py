@@ -31,6 +31,8 @@ from typing import Final, Literal, TypeAlias, cast
 class State(enum.Enum):
     """The states of PS3.8 9.2.1; the values are the standard's numbers."""
 
+    __hash__ = object.__hash__  # as a key of the table: that of an Enum is a function in Python
+
     STA1 = 1  # idle
     STA2 = 2  # transport connection open, awaiting A-ASSOCIATE-RQ
     STA3 = 3  # awaiting the local answer to A-ASSOCIATE-RQ
@@ -48,6 +50,8 @@ class State(enum.Enum):
 
 class Event(enum.Enum):
     """The events of PS3.8 Table 9-10; the values are the standard's numbers."""
+
+    __hash__ = object.__hash__
 
     ASSOCIATE_REQUEST = 1
     TRANSPORT_CONFIRMED = 2

@@ -14,7 +14,7 @@ pytestmark = [pytest.mark.anyio, pytest.mark.every_loop]
 async def test_who_is_alone_goes_on_at_once() -> None:
     async with anyio.create_task_group() as group:
         lane = Lane(group.start_soon)
-        with anyio.fail_after(10):
+        with anyio.fail_after(60):
             for _ in range(100):
                 await lane.wait(0)
         assert not lane._waiting
@@ -28,7 +28,7 @@ async def test_the_most_useful_goes_first_and_of_equal_ones_the_first() -> None:
         await lane.wait(usefulness)
         went.append(name)
 
-    with anyio.fail_after(20):
+    with anyio.fail_after(60):
         async with anyio.create_task_group() as group:
             lane = Lane(started.append)
             lane._members = 1  # somebody is there already
@@ -58,7 +58,7 @@ async def test_one_goes_on_each_time_that_the_others_have_run() -> None:
             rounds += 1
             await anyio.lowlevel.checkpoint()
 
-    with anyio.fail_after(20):
+    with anyio.fail_after(60):
         async with anyio.create_task_group() as group:
             lane = Lane(group.start_soon)
             group.start_soon(count)
@@ -74,7 +74,7 @@ async def test_one_goes_on_each_time_that_the_others_have_run() -> None:
 async def test_who_is_cancelled_holds_up_nobody() -> None:
     async with anyio.create_task_group() as group:
         lane = Lane(group.start_soon)
-        with anyio.fail_after(20):
+        with anyio.fail_after(60):
             for _ in range(20):
                 async with anyio.create_task_group() as waiting:
                     for _ in range(3):

@@ -36,6 +36,7 @@ from tests.campaigns.cluster_plan import (
     KILL,
     RESTART,
     ROOTS,
+    SHARE_WITH_FAULTS,
     STOP,
     make_archive,
     make_plan,
@@ -262,6 +263,8 @@ class Campaign:
 
     async def _strike(self, faults: Sequence[Fault]) -> None:
         async with asyncio.TaskGroup() as group:
+            if faults and not self.settings.is_calm:
+                self.receiver.holds_from = self.settings.instances * SHARE_WITH_FAULTS
             for fault in faults:
                 while len(self.receiver.whole) < fault.after_instances:
                     await self.receiver.progress.wait()
@@ -276,6 +279,7 @@ class Campaign:
                 else:
                     host.is_well.clear()
                     group.create_task(self._trouble(host, kind, fault.seconds))
+            self.receiver.let_go()
 
     async def _well_one(self, number: int) -> Host:
         """This host, or the next that has no other trouble."""

@@ -24,6 +24,8 @@ LONG_BYTES: Final = 1_000_000
 EACH_LONG: Final = 200
 EACH_COPIED: Final = 200
 COPIED_BEHIND: Final = 80
+# Faults begin before so much has come: none so late that nobody is there to feel it.
+SHARE_WITH_FAULTS: Final = 0.95
 CALM: Final = 1.5
 COPIED: Final = frozenset(("stored", "duplicate"))
 
@@ -57,8 +59,7 @@ def make_plan(seed: str, instances: int, kills: int, hosts: int, heartbeat_secon
     for kind, share in ((STOP, 8), (CUT, 12), (CUT_DATABASE, 16), (RESTART, 16)):
         kinds += [kind] * max(1, kills // share)
     chance.shuffle(kinds)
-    # None so late that nobody is there to feel it.
-    moments = sorted(chance.randrange(instances * 19 // 20) for _ in kinds)
+    moments = sorted(chance.randrange(int(instances * SHARE_WITH_FAULTS)) for _ in kinds)
     seen: set[str] = set()
     faults = []
     for moment, kind in zip(moments, kinds, strict=True):

@@ -7,7 +7,9 @@ slowly, and answers late, so that whatever happens to a sender finds some under 
 from __future__ import annotations
 
 import asyncio
+import functools
 import hashlib
+import math
 import socket
 import struct
 import time
@@ -76,6 +78,9 @@ class Receiver:
         self.chance = chance
         self.progress = asyncio.Event()
         """Set, and replaced, with each instance that came whole."""
+        self.holds_from: float = math.inf
+        """When so many have come whole, no more is answered until `let_go`: whatever must happen before the end can."""
+        self._held: list[Callable[[], None]] = []
         self._connections: set[_Connection] = set()
 
     async def __aenter__(self) -> Self:
@@ -90,6 +95,20 @@ class Receiver:
         for connection in tuple(self._connections):
             connection.end("lost")
         await asyncio.sleep(0)
+
+    def answer(self, give: Callable[[], None]) -> None:
+        """Answer now, or when answers are not held back any more."""
+        if len(self.whole) >= self.holds_from:
+            self._held.append(give)
+        else:
+            give()
+
+    def let_go(self) -> None:
+        """Hold nothing back from now on."""
+        self.holds_from = math.inf
+        held, self._held = self._held, []
+        for give in held:
+            give()
 
     def joins(self, connection: _Connection) -> None:
         """A sender has connected."""
@@ -215,7 +234,8 @@ class _Connection(asyncio.Protocol):
         # One after the other, as they came.
         latest = self._receiver.chance.uniform(0, _LATEST_ANSWER_SECONDS)
         self._answer_at = max(self._answer_at, request.whole_at + latest)
-        asyncio.get_running_loop().call_at(self._answer_at, self._answer, request, command)
+        give = functools.partial(self._answer, request, command)
+        asyncio.get_running_loop().call_at(self._answer_at, self._receiver.answer, give)
 
     def _answer(self, request: Request, command: Command) -> None:
         if self._association is not None and self._association.ended_at is None and not self._transport.is_closing():

@@ -52,7 +52,7 @@ UIDS: Final = frozenset(uid_of(number) for number in range(1, INSTANCES + 1))
 PADDING_BYTES: Final = 150
 MAXIMUM_LENGTH: Final = 256
 # Each run must end long before that: nothing waits for the peer once its connection is cut.
-RUN_SECONDS: Final = 10.0
+RUN_SECONDS: Final = 30.0
 TIMEOUTS: Final = Timeouts(RUN_SECONDS, RUN_SECONDS, RUN_SECONDS, RUN_SECONDS)
 NO_RETRY: Final = RetryPolicy(retries=0, first_wait_seconds=0.01, outage_seconds=0.0)
 USUAL: Final = RetryPolicy(first_wait_seconds=0.01, cap_seconds=0.02)

@@ -205,7 +205,7 @@ def _attacking(
 
 def _settled(receiver: Receiver, descriptors: int) -> int:
     """How many descriptors are open when the last silent ones had their time."""
-    deadline = time.monotonic() + 30
+    deadline = time.monotonic() + 120
     while (now := receiver.descriptors()) > descriptors and time.monotonic() < deadline:
         time.sleep(0.1)
     return now

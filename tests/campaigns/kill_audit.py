@@ -31,9 +31,9 @@ if TYPE_CHECKING:
 STORED: Final = frozenset(("stored", "warning"))
 FAILED: Final = frozenset(("failed", "no-context", "source-problem", "unknown"))
 SIGKILLED: Final = -9
-# Outcomes are committed 250 ms after they came; as much again for a machine that has other things to do.
+# Outcomes are committed 250 ms after they came. A disk that is slow to sync, or a busy machine, does it later.
 COMMIT_SECONDS: Final = 0.25
-LATE_SECONDS: Final = 0.25
+LATE_SECONDS: Final = 3.0
 
 
 @dataclass(frozen=True)

@@ -59,7 +59,7 @@ START_SECONDS: Final = 0.7  # what the command needs until it opens the ledger, 
 LATEST_SECONDS: Final = {"ledger": 0.04, "end": 0.2}
 SOON_SECONDS: Final = 0.004
 HANGS_SECONDS: Final = 60.0
-ENDS_SECONDS: Final = 10.0
+ENDS_SECONDS: Final = 60.0
 RUNS_TO_FINISH: Final = 4
 COMPLETE: Final = (0, 3)
 # Waits of the command that are as short as a busy machine allows: a stalled association costs this much.
@@ -194,16 +194,20 @@ class Round:
         )
 
     def _kill(self, process: subprocess.Popen[bytes], moment: str) -> tuple[float | None, float | None]:
-        """Kill at that moment: when it was told to end, and when it was dead; None when it has ended before."""
-        if not moment or not self._await(process, moment):
-            return None, None
-        with contextlib.suppress(subprocess.TimeoutExpired):
-            process.wait(self.chance.uniform(0, LATEST_SECONDS.get(moment, SOON_SECONDS)))
-            return None, None
-        signalled_at = time.time()
-        process.kill()
-        process.wait(HANGS_SECONDS)
-        return signalled_at, time.time()  # until it is dead it reads answers, and sends more
+        """Kill at that moment: when it was told to end, and when it was dead; None when it has ended before.
+
+        "held" is after an answer, and nothing passes from then on: the process cannot end before it is killed.
+        """
+        with self.proxy.held() if moment == "held" else contextlib.nullcontext():
+            if not moment or not self._await(process, moment):
+                return None, None
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                process.wait(self.chance.uniform(0, LATEST_SECONDS.get(moment, SOON_SECONDS)))
+                return None, None
+            signalled_at = time.time()
+            process.kill()
+            process.wait(HANGS_SECONDS)
+            return signalled_at, time.time()  # until it is dead it reads answers, and sends more
 
     def _await(self, process: subprocess.Popen[bytes], moment: str) -> bool:
         """Wait until the moment has come; False when the process ended before."""

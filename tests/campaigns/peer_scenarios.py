@@ -180,6 +180,12 @@ async def play(scenario: Scenario, sources: Path, directory: Path) -> Played:
     return Played(scenario, healthy, seconds, sent - count, arrived - count)
 
 
+async def healthy_seconds(sources: Path, place: Path) -> float:
+    """How long this machine takes for the work when nothing is wrong, and no timeout is short."""
+    seconds, _, _ = await _run(scenarios(1.0)[0], sources, place, is_healthy=True)
+    return seconds
+
+
 async def _run(scenario: Scenario, sources: Path, place: Path, *, is_healthy: bool) -> tuple[float, int, int]:
     """One transfer to its end: its seconds, its requests, and how many of them the SCP took or kept silent on."""
     kept = place / "kept"

@@ -48,7 +48,7 @@ if TYPE_CHECKING:
     from tests.campaigns.kill_audit import Finding
 
 HEARTBEAT = 6.0
-SECONDS = 300  # a machine with other things to do; it takes 60
+SECONDS = 600  # it takes 60: only what hangs ends so
 
 
 def association(number: int, host: str, opened_at: float, ended_at: float, ending: str = "release") -> Association:
@@ -411,7 +411,7 @@ def test_nothing_is_left_of_namespaces() -> None:
 @pytest.mark.campaign
 @pytest.mark.timeout(SECONDS)
 def test_a_cluster_whose_workers_are_killed_loses_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    words = ["--instances", "1500", "--kills", "8", "--seed", "1", "--heartbeat", "4", "--keep", str(tmp_path)]
+    words = ["--instances", "1500", "--kills", "8", "--seed", "1", "--heartbeat", "5", "--keep", str(tmp_path)]
     code = main(words)
     said = capsys.readouterr().out
     assert code == 0, said

@@ -17,7 +17,7 @@ pytestmark = pytest.mark.campaign
 
 
 @on_one_loop
-@pytest.mark.timeout(300)
+@pytest.mark.timeout(600)
 async def test_every_instance_is_stored_once(tmp_path: Path) -> None:
     write_compressed(tmp_path, 300)
     result = await run(tmp_path, instances=300, kills=10, seed=1)

@@ -15,6 +15,8 @@ import pytest
 from asyncstore.services.references import Reference, encode_report
 from asyncstore.uids import EXPLICIT_VR_LITTLE_ENDIAN
 from tests.campaigns.kill_audit import (
+    COMMIT_SECONDS,
+    LATE_SECONDS,
     CommandRun,
     acknowledged_and_kept,
     audit,
@@ -39,7 +41,7 @@ if TYPE_CHECKING:
 
 pytestmark = pytest.mark.campaign
 
-SECONDS = 90  # a machine with other things to do; it takes 10
+SECONDS = 600  # it takes 10: only what hangs ends so
 
 
 @pytest.fixture(scope="module")
@@ -77,7 +79,7 @@ def test_a_migration_that_is_killed_again_and_again_loses_nothing(
     assert said.splitlines()[-1].startswith("4 kills (")
 
 
-@pytest.mark.timeout(2 * SECONDS)
+@pytest.mark.timeout(SECONDS)
 def test_what_the_ledger_calls_committed_was_reported_so_whenever_it_was_killed(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -198,7 +200,7 @@ def test_more_resends_than_were_in_flight_at_a_kill_or_a_fault_are_found(evidenc
     ]
 
 
-@pytest.mark.parametrize(("seconds", "violations"), [(0.3, 0), (0.7, 1)])
+@pytest.mark.parametrize(("seconds", "violations"), [(0.3, 0), (COMMIT_SECONDS + LATE_SECONDS + 0.2, 1)])
 def test_an_answer_that_had_long_been_given_explains_no_resend(
     evidence: Evidence, seconds: float, violations: int
 ) -> None:
@@ -224,9 +226,9 @@ def test_a_kill_says_nothing_about_the_instances_in_flight(tmp_path: Path) -> No
         make_plan("kills alone", 40, 3, "asyncstore"), faults=(Latency(0.01),), is_one_refused=False
     )
     played = Round(plan, tmp_path)
-    played.chance.choices = lambda *_: ["answer"]  # type: ignore[method-assign]
+    played.chance.choices = lambda *_: ["held"]  # type: ignore[method-assign]
     assert [finding for finding in played.play() if finding.violations] == []
-    assert played.kills > 0
+    assert played.kills == plan.kills
     assert {(row.losses, row.is_set_aside) for row in read_rows(played.ledger)} == {(0, False)}
 
 

@@ -1,5 +1,8 @@
 """Peers in trouble, their times made short: the run ends complete, and loses no more time than its bounds say.
 
+How short depends on the machine: a peer in good health must be able to answer in time. What is beyond a bound is played
+again, since a machine that has other things to do is late once, and a wait that is too long is too long each time.
+
 `python -m tests.campaigns.peer_scenarios` plays the same with real times.
 """
 
@@ -17,24 +20,36 @@ from tests.support.transfers import on_one_loop
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from tests.campaigns.peer_scenarios import Scenario
 
 pytestmark = [pytest.mark.campaign, pytest.mark.timed]
 
 _SCALE: Final = 1 / 25
+_SCALE_OF_THE_WORK: Final = 0.3  # a timeout is three times as long as the whole work takes
 _ABORT_SECONDS: Final = 0.3
-_ALL: Final = peer_scenarios.scenarios(_SCALE, _ABORT_SECONDS)
-_MUST_SEND_AGAIN: Final = {each.name for each in _ALL} - {"takes 2 associations"}
+_NAMES: Final = [each.name for each in peer_scenarios.scenarios(_SCALE)]
+_MUST_SEND_AGAIN: Final = set(_NAMES) - {"takes 2 associations"}
+_PLAYS: Final = 4
 
 
 @on_one_loop
-@pytest.mark.parametrize("scenario", _ALL, ids=[each.name for each in _ALL])
+@pytest.mark.timeout(600)
+@pytest.mark.parametrize("name", _NAMES)
 async def test_a_peer_in_trouble_costs_no_more_time_than_the_timeouts_in_force(
-    tmp_path: Path, scenario: Scenario, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(link, "ABORT_SECONDS", _ABORT_SECONDS)
     sources = await anyio.to_thread.run_sync(peer_scenarios.write_sources, tmp_path / "in")
-    played = await peer_scenarios.play(scenario, sources, tmp_path)
-    assert played.lost_seconds <= played.bound_seconds
-    assert (played.sent_again > 0) is (scenario.name in _MUST_SEND_AGAIN)
-    assert played.arrived_again <= played.sent_again
+    beyond = []
+    for number in range(_PLAYS):
+        place = tmp_path / str(number)
+        work_seconds = await peer_scenarios.healthy_seconds(sources, place / "measured")
+        scale = max(_SCALE, _SCALE_OF_THE_WORK * work_seconds)
+        scenario = next(each for each in peer_scenarios.scenarios(scale, _ABORT_SECONDS) if each.name == name)
+        played = await peer_scenarios.play(scenario, sources, place)
+        assert (played.sent_again > 0) is (name in _MUST_SEND_AGAIN)
+        assert played.arrived_again <= played.sent_again
+        if played.lost_seconds <= played.bound_seconds:
+            break
+        beyond.append(str(played))
+    else:
+        pytest.fail("\n".join(beyond))

@@ -155,21 +155,28 @@ async def test_a_file_that_cannot_be_read_is_told_once(tmp_path: Path, caplog: p
     assert record.getMessage() == f"cannot read {tmp_path}: Is a directory"
 
 
+def says(control: Path, text: str) -> None:
+    """Let a file say something else at once: a run that looks sees no half of it."""
+    written = control.with_suffix(".new")
+    written.write_text(text)
+    written.replace(control)
+
+
 def test_a_run_is_paused_resumed_and_stopped_by_its_file(tmp_path: Path) -> None:
     """The receiver answers nothing for good until the file has said what comes next."""
     (tmp_path / "in").mkdir()
     copies(tmp_path / "in", 12)
     control = tmp_path / "run.ctl"
-    control.write_text("pause\n")
+    says(control, "pause\n")
 
     def answer(arrival: Arrival) -> Status:
         arrived.append(arrival)
         if len(arrived) == 2:
-            control.write_text("bwlimit 1k\nstop\n")  # the third one takes two seconds: the run sees it before that
+            says(control, "bwlimit 1k\nstop\n")  # the third one takes two seconds: the run sees it before that
         return SUCCESS
 
     async def resume(process: subprocess.Popen[bytes]) -> None:
-        control.write_text("resume\nassociations 1\nbwlimit 2k\n")
+        says(control, "resume\nassociations 1\nbwlimit 2k\n")
 
     arrived: list[Arrival] = []
     scp = StorageSCP(on_store=answer)
@@ -194,7 +201,7 @@ def test_a_run_that_is_paused_from_the_beginning_opens_no_association(tmp_path: 
         process.terminate()
 
     control = tmp_path / "run.ctl"
-    control.write_text("pause\n")
+    says(control, "pause\n")
     scp = StorageSCP()
     code, _, _ = beside(scp, "-v", "--control", control, tmp_path / "in", act=terminate)
     assert (code, done, scp.associations) == (143, [0], 0)
@@ -205,14 +212,14 @@ def test_a_run_that_has_used_up_its_time_ends_with_code_4(tmp_path: Path) -> Non
     copies(tmp_path / "in", 20)
 
     async def slow(arrival: Arrival) -> Status:
-        await anyio.sleep(0.1)
+        await anyio.sleep(0.3)
         return SUCCESS
 
     def answer(arrival: Arrival) -> Awaitable[Status]:
         return slow(arrival)
 
     scp = StorageSCP(on_store=answer)
-    code, _, stderr = beside(scp, "-j", "1", "-w", "1", "--max-duration", "0.4s", tmp_path / "in")
+    code, _, stderr = beside(scp, "-j", "1", "-w", "1", "--max-duration", "2s", tmp_path / "in")
     assert code == 4
     assert "Stopped early: it has lasted as long as it may; " in stderr
     assert 0 < scp.stored < 20

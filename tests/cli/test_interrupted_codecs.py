@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="there are no pseudo-terminals")
 
-LIMIT_SECONDS: Final = 40.0
+LIMIT_SECONDS: Final = 120.0
 # A codec that says in a file that it has begun, and never ends.
 HANGS: Final = """\
 import os, signal

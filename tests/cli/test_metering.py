@@ -92,7 +92,7 @@ async def test_while_it_runs_the_numbers_are_those_of_now(
 
     async with KeepingSCP(lambda _: answer()) as scp:
         transfer = Transfer(peer_at(scp), write_files(tmp_path / "in", 1))
-        with anyio.fail_after(30):
+        with anyio.fail_after(60):
             async with meter.watching(transfer), transfer:
                 await meter.written.wait()
                 numbers = values((tmp_path / "metrics" / "run.prom").read_text())
@@ -164,9 +164,9 @@ async def test_a_file_system_that_hangs_does_not_hold_up_the_end(
 ) -> None:
     monkeypatch.setattr(metering, "_END_SECONDS", 0.01)
     may_go_on = threading.Event()
-    monkeypatch.setattr(MetricsFile, "write", lambda *_, **__: may_go_on.wait(30))
+    monkeypatch.setattr(MetricsFile, "write", lambda *_, **__: may_go_on.wait(60))
     try:
-        with caplog.at_level(logging.WARNING, "asyncstore"), anyio.fail_after(20):
+        with caplog.at_level(logging.WARNING, "asyncstore"), anyio.fail_after(60):
             await meter.finish(Transfer(PEER, []).report, 0)
     finally:
         may_go_on.set()

@@ -184,6 +184,14 @@ def test_the_peers_are_listed(config: Path, capsys: pytest.CaptureFixture[str]) 
     assert "[peers.a] invalid literal" in capsys.readouterr().err
 
 
+def test_who_has_named_no_peers_yet_is_told_where_and_how(config: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    config.unlink()
+    assert run_command_line(["peers"]) == 2
+    said = capsys.readouterr().err
+    assert "@NAME" not in said
+    assert f"{config}: No such file or directory: it has a table for each named peer, such as [peers.archive]" in said
+
+
 def test_a_plain_command_line_reads_no_file_and_loads_nothing_for_it() -> None:
     program = (
         "import sys; from asyncstore.cli.app import run_command_line\n"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import io
 import logging
 import os
@@ -28,6 +29,13 @@ def interrupted_while_the_loop_runs() -> RuntimeError:
     return error
 
 
+def without(lack: BaseException) -> RuntimeError:
+    """What closing an event loop raises that could not be made, since the machine has no more of something."""
+    error = RuntimeError("Cannot close a running event loop")
+    error.__context__ = lack
+    return error
+
+
 def raising(error: BaseException) -> int:
     def command(log: DocumentedLog) -> int:
         raise error
@@ -43,6 +51,12 @@ def raising(error: BaseException) -> int:
         (SourceError("cannot read it"), 3, "E: cannot read it\n"),
         (KeyboardInterrupt(), 130, ""),
         (interrupted_while_the_loop_runs(), 130, ""),
+        (without(OSError(errno.EMFILE, "Too many open files")), 2, "E: too many open files: see `ulimit -n`\n"),
+        (
+            *(RuntimeError("can't start new thread"), 2),
+            "E: no more threads can be started: see `ulimit -u` and `ulimit -v`\n",
+        ),
+        (MemoryError(), 2, "E: out of memory: see `ulimit -v`, and the limits of the service or container\n"),
         (
             *(ZeroDivisionError("division by zero"), 70),
             "F: internal error: ZeroDivisionError: division by zero\nF: run with -d for details\n",

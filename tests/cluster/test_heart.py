@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import datetime
 from typing import TYPE_CHECKING
 
 import anyio
 import pytest
 
 from asyncstore.cluster import engine
+from asyncstore.cluster import heart as heart_module
 from asyncstore.cluster.engine import NotNow, Place, Queue
 from asyncstore.cluster.heart import Done, Fence, Heart
 from asyncstore.cluster.link import Link
@@ -72,6 +74,64 @@ async def test_one_pressure_that_many_feel_halves_the_target_once(
     assert heard[-1] == 4
     assert await sql(database, "SELECT target FROM migration") == [(4,)]
     assert await sql(database, "SELECT DISTINCT associations, answers, sent_bytes FROM worker") == [(1, 2, 3)]
+
+
+@on_one_loop
+async def test_what_holds_for_all_is_heard_before_the_next_beat(
+    tmp_path: Path, database: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await enqueued(monkeypatch, database, tree(tmp_path / "nas", studies=1), Nobody(), cap=8)
+    monkeypatch.setattr(heart_module, "_MOST_BEAT_SECONDS", LIMIT_SECONDS)
+    heard: list[int] = []
+    async with Link(database, "one") as one, Link(database, "other") as other, anyio.create_task_group() as group:
+        (((number,),), ((another,),)) = await sql(database, WORKER), await sql(database, WORKER)
+        hears = Heart(one, 1, number, timeout_seconds=10 * LIMIT_SECONDS, away_seconds=60)
+        tells = Heart(other, 1, another, timeout_seconds=10 * LIMIT_SECONDS, away_seconds=60)
+        has_beaten, has_heard = anyio.Event(), anyio.Event()
+
+        async def beat(_: asyncpg.Connection) -> None:
+            heard.append(hears.orders.target)
+            (has_beaten if len(heard) == 1 else has_heard).set()
+
+        async def say_nothing(_: asyncpg.Connection) -> None:
+            pass
+
+        group.start_soon(hears.run, beat, lambda: Done(0, 0, 0))
+        with anyio.fail_after(LIMIT_SECONDS / 2):
+            await has_beaten.wait()
+            tells.press()
+            group.start_soon(tells.run, say_nothing, lambda: Done(0, 0, 0))
+            await has_heard.wait()
+        group.cancel_scope.cancel()
+    assert heard == [8, 4]
+
+
+@on_one_loop
+async def test_more_is_taken_as_soon_as_more_is_wanted_and_none_left_is_told(
+    tmp_path: Path, database: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await enqueued(monkeypatch, database, tree(tmp_path / "nas", studies=1), Nobody())
+    monkeypatch.setattr(engine, "_POLL", datetime.timedelta(seconds=LIMIT_SECONDS))
+    wanted: dict[str, int] = {}
+    taken: list[int] = []
+    async with Link(database, "one") as link:
+        queue = Queue(link, lambda: wanted)
+
+        async def take(place: Place) -> None:
+            taken.append(place.number)
+
+        queue.register(engine.send_name(1), take)
+        with anyio.fail_after(LIMIT_SECONDS / 2):
+            async with anyio.create_task_group() as group:
+                group.start_soon(queue.run, 10 * LIMIT_SECONDS)
+                await queue.found_nothing.wait()
+                queue.found_nothing.clear()
+                assert not taken
+                wanted[engine.send_name(1)] = 1
+                queue.look()
+                await queue.found_nothing.wait()
+                assert len(taken) == 1
+                queue.stop()
 
 
 @on_one_loop

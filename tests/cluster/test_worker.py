@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import signal
+import socket
 from typing import TYPE_CHECKING, Any
 
 import anyio
 import anyio.to_thread
 import pytest
 
+from asyncstore.cluster import control
 from asyncstore.cluster.claims import MOST_FRUITLESS
 from asyncstore.errors import AssociateError, LedgerError, SourceError
-from asyncstore.status import SUCCESS
+from asyncstore.status import SUCCESS, Status
 from tests.cluster.support import (
     LIMIT_SECONDS,
     done_by,
@@ -73,6 +75,26 @@ async def test_several_workers_store_everything_once(
     assert await rows_and_states(database) == (ALL, {"stored": ALL}, {"done": 6})
     assert await sql(database, "SELECT 1 FROM in_flight") == await sql(database, "SELECT 1 FROM pgqueuer") == []
     assert {row[0] for row in await sql(database, "SELECT epoch FROM batch")} == {1}
+
+
+async def test_what_a_peer_refuses_is_known_to_the_next_batches_until_one_is_sent_again(
+    tmp_path: Path, database: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    root = tree(tmp_path / "nas", studies=4)
+    status = Status(0x0122)
+    async with KeepingSCP(lambda arrival: status) as scp:
+        await enqueued(monkeypatch, database, root, scp)
+        worker = worker_of(database, root, most=1, until_done=False)
+        async with working(worker):
+            await until_rows(database, "SELECT 1 FROM batch HAVING bool_and(state = 'done')")
+            assert len(scp.uids) <= 20, "of the first batch only"
+            assert await rows_and_states(database) == (80, {"failed": 80}, {"done": 4})
+            status = SUCCESS
+            await anyio.to_thread.run_sync(control.changed, database, "move", control.retry)
+            await until_rows(database, "SELECT 1 FROM batch HAVING bool_and(state = 'done' AND epoch = 2)")
+            worker.drain()
+        assert len(scp.uids) == 80
+    assert await rows_and_states(database) == (80, {"stored": 80}, {"done": 4})
 
 
 async def test_a_root_lies_elsewhere_on_each_host(
@@ -326,6 +348,16 @@ async def test_a_worker_without_a_migration_is_one_line(tmp_path: Path, database
     assert "enqueue one" in log
     code, log = await ended(start("postgresql://127.0.0.1:1/d", tmp_path))
     assert (code, log.count("\n")) == (6, 1), log
+
+
+async def test_an_interrupt_ends_a_worker_whose_database_never_answers(tmp_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as listener, anyio.fail_after(LIMIT_SECONDS):
+        process = start(f"postgresql://127.0.0.1:{listener.getsockname()[1]}/d", tmp_path)
+        connection, _ = await anyio.to_thread.run_sync(listener.accept)
+        with connection:
+            process.send_signal(signal.SIGTERM)
+            code, log = await ended(process)
+    assert (code, log) == (143, "")
 
 
 # -- what the database does --------------------------------------------------------------------------------------------

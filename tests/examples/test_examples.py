@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 EXAMPLES = Path(__file__).parent
-READY_SECONDS = 30.0
+READY_SECONDS = 60.0
 
 
 @contextlib.contextmanager

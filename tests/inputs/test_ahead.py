@@ -43,7 +43,7 @@ class OneEntry:
     def begin_reading(self) -> None:
         self.began.set()
         if self._may_open is not None:
-            self._may_open.wait(10)
+            self._may_open.wait(60)
         self.is_open = True
 
     def read_head(self, *, wait: bool = True, missed: list[str] | None = None) -> Found | None:
@@ -156,7 +156,7 @@ async def test_files_that_are_quick_to_open_and_not_in_memory_are_opened_in_a_th
     paths = write_files(tmp_path, 600)
     disk = Disk(monkeypatch)
     collected = Collected(tmp_path)
-    with anyio.fail_after(30):
+    with anyio.fail_after(60):
         await collected.feed.run()
     assert sorted(each.path or "" for each in collected.found) == paths
     assert disk.read_in_the_loop > 400
@@ -170,7 +170,7 @@ async def test_what_the_disk_has_not_brought_yet_is_read_by_a_thread(
     paths = write_files(tmp_path, 600)
     Disk(monkeypatch, late=paths[::3])
     collected = Collected(tmp_path)
-    with anyio.fail_after(30):
+    with anyio.fail_after(60):
         await collected.feed.run()
     assert sorted(each.path or "" for each in collected.found) == paths
 
@@ -184,7 +184,7 @@ async def test_a_feed_that_is_cancelled_leaves_no_file_open(
     write_files(tmp_path, 600)
     Disk(monkeypatch)
     collected = Collected(tmp_path, most)
-    with anyio.fail_after(30):
+    with anyio.fail_after(60):
         async with anyio.create_task_group() as group:
             group.start_soon(collected.feed.run)
             await collected.is_full.wait()

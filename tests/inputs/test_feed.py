@@ -50,7 +50,7 @@ class Reader:
             await self.has_room.wait()
 
     async def read(self) -> list[Found]:
-        with anyio.fail_after(10):
+        with anyio.fail_after(60):
             await self.feed.run()
         return self.found
 
@@ -221,7 +221,7 @@ async def test_reading_waits_for_room(tmp_path: Path) -> None:
     reader = Reader(tmp_path, room=200)
     async with anyio.create_task_group() as group:
         group.start_soon(reader.read)
-        with anyio.fail_after(10):
+        with anyio.fail_after(60):
             while len(reader.found) < 200:
                 await anyio.wait_all_tasks_blocked()
         assert len(reader.found) < 600
@@ -240,12 +240,12 @@ async def test_a_blocking_generator_does_not_stall_the_event_loop_and_each_sourc
     def sources() -> Iterator[str]:
         for path, event in zip(paths, may_go_on, strict=True):
             yield path
-            assert event.wait(10)
+            assert event.wait(60)
 
     reader = Reader(sources())
     async with anyio.create_task_group() as group:
         group.start_soon(reader.read)
-        with anyio.fail_after(10):
+        with anyio.fail_after(60):
             for number, event in enumerate(may_go_on, 1):
                 while len(reader.found) < number:
                     await anyio.lowlevel.checkpoint()
@@ -362,7 +362,7 @@ async def test_what_an_earlier_run_suspected_is_read_after_all_others(is_cold: b
     suspected = set(paths[:40])
     reader = Reader(tmp_path)
     reader.feed.pace.is_cold = is_cold
-    with anyio.fail_after(20):
+    with anyio.fail_after(60):
         await reader.feed.run(lambda asked: [Suspicion(1) if each.name in suspected else None for each in asked])
     read = [entry.path for entry in reader.found]
     assert set(read[-40:]) == suspected
@@ -387,7 +387,7 @@ async def test_a_suspected_file_comes_after_the_archives_and_a_suspected_member_
             suspicions.extend(each.path for each in found)
 
     reader.feed._deliver = deliver
-    with anyio.fail_after(20):
+    with anyio.fail_after(60):
         await reader.feed.run(lambda asked: [Suspicion(1) if each.name in suspected else None for each in asked])
     read = [entry.path for entry in reader.found]
     assert sorted(read, key=str) == sorted([*loose, *inner])

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 CONTENT = bytes(range(256)) * 40
 OFFSET = 300
-LIMIT_SECONDS = 10.0
+LIMIT_SECONDS = 60.0
 
 
 def file_source(path: Path, offset: int = OFFSET, length: int | None = None, *, padding_bytes: int = 0) -> FileSource:

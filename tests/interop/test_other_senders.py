@@ -13,7 +13,7 @@ from tests.support.kept import TEST_FILES, Kept, assert_all_arrived, kept_by
 
 COMPRESSED: Final = ("JPEG2000.dcm", "JPEGLSNearLossless_08.dcm", "SC_rgb_jpeg_dcmtk.dcm", "examples_ybr_color.dcm")
 LITTLE_ENDIAN: Final = ("rtplan.dcm", "reportsi.dcm", "test-SR.dcm", "waveform_ecg.dcm", "CT_small.dcm")
-FINISH_SECONDS: Final = 30
+FINISH_SECONDS: Final = 120
 
 
 def chosen(directory: Path, *names: str) -> tuple[Path, list[Kept]]:

@@ -157,7 +157,7 @@ def findscu(provider: Archive, *options: str) -> str:
             line = [program, *words, "SOPInstanceUID", LOOPBACK, str(acceptor.port)]
 
             def run() -> str:
-                done = subprocess.run(line, capture_output=True, timeout=50, check=True)
+                done = subprocess.run(line, capture_output=True, timeout=120, check=True)
                 return (done.stdout + done.stderr).replace(b"\0", b"").decode()
 
             return await anyio.to_thread.run_sync(run)

@@ -102,7 +102,7 @@ async def test_an_outcome_comes_back_whole(place: Place) -> None:
 async def test_outcomes_are_committed_without_being_asked_for(place: Place) -> None:
     async with place.ledger() as ledger:
         ledger.record(stored(1))
-        with anyio.fail_after(20):
+        with anyio.fail_after(60):
             while not await anyio.to_thread.run_sync(place.rows):
                 await anyio.lowlevel.checkpoint()
 
@@ -112,7 +112,7 @@ async def test_a_full_batch_does_not_wait_for_its_time(place: Place, monkeypatch
     async with place.ledger() as ledger:
         for number in range(500):
             ledger.record(stored(number))
-        with anyio.fail_after(20):
+        with anyio.fail_after(60):
             while len(await anyio.to_thread.run_sync(place.rows)) < 500:
                 await anyio.lowlevel.checkpoint()
 
@@ -481,7 +481,7 @@ async def test_what_is_committed_reaches_the_disk_soon(tmp_path: Path, monkeypat
         for number in range(100):
             ledger.record(stored(number))
         await ledger.flush()  # the loop below keeps a thread that has much to do from the interpreter
-        with anyio.fail_after(20):
+        with anyio.fail_after(60):
             while (await path.stat()).st_size <= before:
                 await anyio.lowlevel.checkpoint()
 

@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 
     from tests.support.postgresql import Cluster
 
-WAIT_SECONDS = 40.0
+WAIT_SECONDS = 120.0
 
 
 def eventually(is_true: Callable[[], bool]) -> None:

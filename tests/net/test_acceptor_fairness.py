@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 pytestmark = [pytest.mark.every_loop, pytest.mark.timed]
 
 COUNT = 2000
-HOOK_SECONDS = 0.002
+HOOK_SECONDS = 0.01
 
 
 def one_after_the_other() -> bytes:

@@ -12,6 +12,7 @@ from asyncstore.net.peer import Peer
 from asyncstore.services.scu import associate
 from asyncstore.services.storage_scp import StorageSCP
 from asyncstore.uids import CT_IMAGE_STORAGE, EXPLICIT_VR_LITTLE_ENDIAN
+from asyncstore.upper_layer.items import UserIdentity
 from asyncstore.upper_layer.pdu import AssociateRQ, ReleaseRP, ReleaseRQ
 from tests.support.associations import CONTEXTS, LIMIT_SECONDS, accepting, inside, instance, to
 from tests.support.peers import free_port
@@ -38,7 +39,17 @@ CT = CT_IMAGE_STORAGE
         ({"maximum_length": 1 << 32}, "32 bits"),
         ({"maximum_send_length": 7}, "maximum_send_length is 7"),
         ({"maximum_send_length": -5}, "maximum_send_length is -5"),
-        ({"contexts": [CT]}, "cannot be asked for"),
+        ({"contexts": [CT]}, "is not a pair of an abstract syntax and its transfer syntaxes"),
+        ({"contexts": CT}, "'1' is not a pair"),
+        ({"contexts": [5]}, "5 is not a pair"),
+        ({"contexts": [(CT, 5)]}, "is not a pair"),
+        ({"contexts": [(CT, [5])]}, "is not a pair"),
+        ({"contexts": None}, "contexts is None"),
+        ({"peer": "localhost"}, "peer is 'localhost': it is a Peer"),
+        ({"timeouts": 5}, "timeouts is 5: it is a Timeouts"),
+        ({"providers": 5}, "providers is 5: it is a Mapping"),
+        ({"user_identity": "scanner"}, "user_identity is 'scanner': it is a UserIdentity"),
+        ({"user_identity": UserIdentity(1, "scanner")}, "are bytes, such as b'scanner'"),  # type: ignore[arg-type]
         ({"contexts": [(CT, [])]}, "no transfer syntax"),
         ({"contexts": [("", [EXPLICIT_VR_LITTLE_ENDIAN])]}, "UID"),
         ({"contexts": []}, "0 presentation contexts"),
@@ -46,7 +57,14 @@ CT = CT_IMAGE_STORAGE
 )
 def test_what_cannot_be_proposed_is_refused_before_there_is_a_connection(wrong: dict[str, Any], text: str) -> None:
     with pytest.raises(LocalProtocolError, match=text):
-        associate(Peer("127.0.0.1", 104), **({"contexts": CONTEXTS} | wrong))
+        associate(**{"peer": Peer("127.0.0.1", 104), "contexts": CONTEXTS, **wrong})
+
+
+async def test_a_priority_that_no_request_may_have_is_refused_before_anything_is_sent() -> None:
+    async with StorageSCP() as scp, associate(Peer("127.0.0.1", scp.port), CONTEXTS) as association:
+        with pytest.raises(LocalProtocolError, match="priority is 7: it is LOW, MEDIUM or HIGH"):
+            await association.store(instance(), priority=7)
+        assert (await association.store(instance())).is_stored
 
 
 async def test_one_transfer_syntax_need_not_be_in_a_list() -> None:

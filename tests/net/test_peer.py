@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+import re
+from typing import Any
 
 import pytest
 
@@ -43,6 +45,23 @@ def test_a_source_address_is_that_of_a_socket_and_no_part_of_the_name() -> None:
     for port in (-1, 65536):
         with pytest.raises(LocalProtocolError, match=f"port {port} is out of range: a TCP port is 0 to 65535"):
             Peer("pacs.example", 104, source_address=("::1", port))
+
+
+@pytest.mark.parametrize(
+    ("wrong", "text"),
+    [
+        ({"host": None}, "host None: it is a host name or an address"),
+        ({"host": b"pacs"}, "host b'pacs'"),
+        ({"host": ""}, "host ''"),
+        ({"port": "104"}, "port '104': a TCP port is a whole number"),
+        ({"port": 104.5}, "port 104.5"),
+        ({"source_address": "192.0.2.7"}, "source_address is '192.0.2.7': it is an address and a port"),
+        ({"source_address": (7, 0)}, "host 7"),
+    ],
+)
+def test_what_is_no_place_to_call_is_refused_at_once(wrong: dict[str, Any], text: str) -> None:
+    with pytest.raises(LocalProtocolError, match=re.escape(text)):
+        Peer(**{"host": "pacs.example", "port": 104, **wrong})
 
 
 TIMES = ["connect_seconds", "acse_seconds", "dimse_seconds", "network_seconds"]

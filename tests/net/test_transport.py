@@ -380,6 +380,14 @@ async def test_the_next_address_is_tried_when_there_is_no_socket_for_one(monkeyp
                 await connect(Peer("one.example", 104), LIMIT_SECONDS)
 
 
+async def test_an_address_is_not_looked_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(anyio, "getaddrinfo", _resolves_to())
+    with socket.create_server(("127.0.0.1", 0)) as listener, anyio.fail_after(LIMIT_SECONDS):
+        (await connect(Peer("127.0.0.1", listener.getsockname()[1]), LIMIT_SECONDS)).close()
+    with pytest.raises(ConnectFailed, match="has no address"):
+        await connect(Peer("localhost", 104), LIMIT_SECONDS)
+
+
 async def test_a_name_without_addresses_is_no_peer(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(anyio, "getaddrinfo", _resolves_to())
     with pytest.raises(ConnectFailed, match="has no address"):
@@ -455,7 +463,7 @@ async def test_a_source_port_is_used_again_as_soon_as_it_is_free() -> None:
     [
         ("127.0.0.1", ("192.0.2.1", 0), "cannot call from 192.0.2.1: it is not an address of this machine"),
         ("127.0.0.1", ("::1", 0), "cannot call '127.0.0.1' from '::1': one is IPv4, the other IPv6"),
-        ("127.0.0.1", ("no-such-host.invalid", 0), "cannot resolve 'no-such-host.invalid'"),
+        ("127.0.0.1", ("no-such-host.invalid", 0), "cannot resolve the source address 'no-such-host.invalid'"),
     ],
 )
 async def test_a_source_address_that_is_not_ours_is_told_and_not_tried_again(

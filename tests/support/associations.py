@@ -41,8 +41,8 @@ if TYPE_CHECKING:
     from asyncstore.net.requestor import Requestor
     from tests.support.wire import Script, Wire
 
-TINY_SECONDS: Final = 0.2
-LIMIT_SECONDS: Final = 20.0
+TINY_SECONDS: Final = 0.4
+LIMIT_SECONDS: Final = 60.0
 MR_IMAGE_STORAGE: Final = "1.2.840.10008.5.1.4.1.1.4"
 UNCOMPRESSED: Final = (
     EXPLICIT_VR_LITTLE_ENDIAN,

@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import random
 import shutil
 import signal
 import socket
@@ -31,8 +32,9 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
 
 LOOPBACK = "127.0.0.1"
-START_SECONDS = 20.0
-STOP_SECONDS = 5.0
+START_SECONDS = 60.0
+STOP_SECONDS = 20.0
+_CHANCE = random.SystemRandom()  # whatever seed a test has given to its own
 REQUIRE_VARIABLE = "ASYNCSTORE_REQUIRE_PEERS"
 DCMJS_VARIABLE = "ASYNCSTORE_DCMJS_DIMSE"
 _ODIL_SCRIPT = Path(__file__).with_name("odil_scp.py")
@@ -85,11 +87,13 @@ def _missing(message: str) -> NoReturn:
 
 
 def free_port() -> int:
-    """A TCP port of the loopback interface that nobody listens on now."""
-    with socket.socket() as probe:
-        probe.bind((LOOPBACK, 0))
-        port: int = probe.getsockname()[1]
-        return port
+    """A TCP port of the loopback interface that nobody listens on now, and that a system gives to nobody by itself."""
+    while True:
+        port = _CHANCE.randrange(20_000, 32_768)
+        with socket.socket() as probe, contextlib.suppress(OSError):
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            probe.bind((LOOPBACK, port))
+            return port
 
 
 @dataclass(slots=True)

@@ -54,7 +54,7 @@ def proxy_before(scp: ScriptedSCP, *faults: Fault, seed: int = 0) -> FaultProxy:
 
 
 def connect(proxy: FaultProxy) -> socket.socket:
-    return socket.create_connection((proxy.host, proxy.port), timeout=10)
+    return socket.create_connection((proxy.host, proxy.port), timeout=120)
 
 
 def read_until_end(sock: socket.socket) -> tuple[bytes, str]:
@@ -91,7 +91,7 @@ def test_a_transfer_between_real_peers_passes_unchanged_and_is_journalled(tmp_pa
         FaultProxy((behind.host, behind.port), journal=journal) as proxy,
     ):
         for host, port in ((direct.host, direct.port), (proxy.host, proxy.port)):
-            subprocess.run([storescu, host, str(port), *files], check=True, timeout=30)
+            subprocess.run([storescu, host, str(port), *files], check=True, timeout=120)
         stored = [{path.name: path.read_bytes() for path in scp.received_files()} for scp in (direct, behind)]
     assert len(stored[0]) == 2
     assert stored[0] == stored[1]
@@ -286,7 +286,7 @@ def test_the_proxy_runs_as_a_process_of_its_own(tmp_path: Path) -> None:
             port = int(process.stdout.readline().rpartition(":")[2])
             assert play_scu(stores_three, port) == [0xA702, 0, 0]
             process.send_signal(signal.SIGTERM)
-            assert process.wait(10) == 0
+            assert process.wait(60) == 0
     assert [json.loads(line)["status"] for line in journal.read_text().splitlines()] == [0xA702, 0, 0]
 
 

@@ -14,7 +14,7 @@ from tests.support.wire import ScriptedSCP, ScriptError, Wire, play_scu, stays_s
 
 
 def connect(scp: ScriptedSCP) -> socket.socket:
-    return socket.create_connection((scp.host, scp.port), timeout=10)
+    return socket.create_connection((scp.host, scp.port), timeout=120)
 
 
 def test_two_scripts_carry_an_association_from_request_to_release() -> None:

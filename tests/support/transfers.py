@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 
 LOSSLESS_JPEG: Final = "1.2.840.10008.1.2.4.70"
 UID_ROOT: Final = "1.2.826.0.1.3680043.8.498"
-LIMIT_SECONDS: Final = 20.0
+LIMIT_SECONDS: Final = 60.0
 QUICK: Final = RetryPolicy(first_wait_seconds=0.01, cap_seconds=0.05, outage_seconds=5.0)
 
 on_one_loop = pytest.mark.parametrize("anyio_backend", ["asyncio"])

@@ -400,7 +400,7 @@ class ScriptedSCP:
     def __init__(
         self,
         *scripts: Script,
-        timeout_seconds: float = 10.0,
+        timeout_seconds: float = 30.0,
         receive_buffer_bytes: int | None = None,
         tls: ssl.SSLContext | None = None,
     ) -> None:
@@ -484,7 +484,7 @@ def play_scu(
     script: Callable[[Wire], T],
     port: int,
     host: str = LOOPBACK,
-    timeout_seconds: float = 10.0,
+    timeout_seconds: float = 30.0,
     *,
     tls: ssl.SSLContext | None = None,
     source: str | None = None,

@@ -134,7 +134,7 @@ async def test_a_run_that_ends_while_files_are_compared_leaves_them(
 
     def compare(instance: Instance, known: KnownInstance) -> Outcome | None:
         is_comparing.set()
-        may_go_on.wait(20)
+        may_go_on.wait(60)
         return None
 
     monkeypatch.setattr(duplicates, "compared_outcome", compare)
@@ -232,7 +232,7 @@ async def test_a_peer_that_ends_an_association_while_nothing_is_sent_does_no_har
     may_go_on = threading.Event()
 
     def compare(instance: Instance, known: KnownInstance) -> Outcome | None:
-        may_go_on.wait(20)
+        may_go_on.wait(60)
         return Outcome(State.DUPLICATE, instance.path, instance, attempts=0)
 
     def ends_it(wire: Wire) -> None:

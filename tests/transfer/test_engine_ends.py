@@ -359,7 +359,7 @@ def open_descriptors() -> int:
 
 async def until_idle(scp: KeepingSCP, tasks: int) -> None:
     """Wait until the peer has noticed the end, and no task of the transfer is left."""
-    with anyio.fail_after(5):
+    with anyio.fail_after(LIMIT_SECONDS):
         while scp._open or len(anyio.get_running_tasks()) > tasks:
             await anyio.lowlevel.checkpoint()
 
@@ -386,7 +386,7 @@ async def test_a_transfer_that_is_cancelled_at_any_point_leaves_nothing_behind(t
             assert report.found == report.stored + report.left
             assert report.stored <= len(scp.arrivals)
             assert report.finished_at is not None
-        with anyio.fail_after(5):  # a thread that was reading finishes its file first
+        with anyio.fail_after(LIMIT_SECONDS):  # a thread that was reading finishes its file first
             while open_descriptors() > descriptors:
                 gc.collect()
                 await anyio.lowlevel.checkpoint()

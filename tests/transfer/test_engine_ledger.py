@@ -201,7 +201,7 @@ async def test_more_settled_files_than_may_wait_to_be_read_come_one_after_anothe
     transfer = transfer_with(scp, tmp_path / "in", tmp_path / "run.db")
     most = 0
     outcomes = []
-    with anyio.fail_after(20):
+    with anyio.fail_after(60):
         async with transfer:
             async for outcome in transfer:
                 outcomes.append(outcome)
@@ -413,7 +413,7 @@ async def test_nothing_is_sent_while_the_ledger_has_no_room(tmp_path: Path) -> N
     ledger.has_room = False
     async with KeepingSCP() as scp:
         transfer = transfer_with(scp, tmp_path, ledger, associations=1)
-        with anyio.fail_after(20):
+        with anyio.fail_after(60):
             async with transfer:
                 while not transfer._supervisor._admission._was_closed:
                     await anyio.lowlevel.checkpoint()

@@ -178,7 +178,7 @@ async def test_a_run_that_waits_can_be_drained(clock: Clock) -> None:
 
 async def test_time_in_which_nothing_was_sent_is_no_outage(clock: Clock) -> None:
     """The peer is out of resources when the window closes and when it opens, each time only for a moment."""
-    outage_seconds = 0.3
+    outage_seconds = 0.6
     closed_at = 0.0
 
     def answer(arrival: Arrival) -> Status:

@@ -35,7 +35,7 @@ def offers_of(first: Offer = ALL) -> Offers:
 
 def refuse(offers: Offers, error: AsyncStoreError) -> bool:
     """The peer refuses the association with the current offer."""
-    return offers.learn(offers.current, error, was_established=False, is_proven=False)
+    return offers.learn(offers.current, error, was_established=False)
 
 
 @pytest.mark.parametrize(
@@ -106,24 +106,25 @@ def test_a_failure_that_is_not_over_the_offer_leaves_it_as_it_is(error: AsyncSto
 @pytest.mark.parametrize("error", [CLOSED, ABORTED, Timeout("dimse", 30)], ids=str)
 def test_an_association_that_ends_at_its_first_message_costs_the_window(error: AsyncStoreError) -> None:
     offers = offers_of()
-    assert offers.learn(ALL, error, was_established=True, is_proven=False)
+    assert offers.learn(ALL, error, was_established=True)
     assert offers.current == WITHOUT_WINDOW
-    assert offers.learn(ALL, error, was_established=True, is_proven=False), "another association with the old offer"
+    assert offers.learn(ALL, error, was_established=True), "another association with the old offer"
     assert offers.current == WITHOUT_WINDOW
-    assert not offers.learn(WITHOUT_WINDOW, error, was_established=True, is_proven=False)
+    assert not offers.learn(WITHOUT_WINDOW, error, was_established=True)
     assert offers.current == WITHOUT_WINDOW
 
 
 @pytest.mark.parametrize("was_established", [False, True])
 def test_nothing_is_learned_once_the_peer_has_shown_that_it_bears_the_offer(was_established: bool) -> None:
     offers = offers_of()
-    assert not offers.learn(ALL, CLOSED, was_established=was_established, is_proven=True)
+    offers.was_answered, offers.was_accepted = was_established, not was_established
+    assert not offers.learn(ALL, CLOSED, was_established=was_established)
     assert offers.current == ALL
 
 
 def test_an_association_that_we_ended_ourselves_teaches_nothing() -> None:
     offers = offers_of()
-    assert not offers.learn(ALL, AssociationLost("aborted"), was_established=True, is_proven=False)
+    assert not offers.learn(ALL, AssociationLost("aborted"), was_established=True)
     assert offers.current == ALL
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
@@ -13,6 +13,7 @@ from asyncstore.net.peer import Peer
 from asyncstore.status import Status
 from asyncstore.transfer.engine import Transfer
 from asyncstore.transfer.options import RetryPolicy, TransferOptions
+from asyncstore.transfer.proof.committing import CommitOptions
 from asyncstore.transfer.reactions import Reaction, Reactions, StatusReaction, parse_overrides
 
 if TYPE_CHECKING:
@@ -173,3 +174,24 @@ def test_a_transfer_with_a_ledger_has_its_policy_unless_another_was_given(tmp_pa
     assert Transfer(peer, []).options.retry == RetryPolicy()
     given = RetryPolicy()
     assert Transfer(peer, [], options=TransferOptions(retry=given), ledger=ledger).options.retry is given
+
+
+@pytest.mark.parametrize(
+    ("wrong", "text"),
+    [
+        ({"peer": "pacs.example"}, "peer is 'pacs.example': it is a Peer"),
+        ({"peer": None}, "peer is None"),
+        ({"options": {"window": 1}}, "options is .*: it is a TransferOptions"),
+        ({"ledger": 5}, "ledger is 5: it is the path of a file, or a Ledger"),
+        ({"commit": 11113}, "commit is 11113: it is a CommitOptions"),
+        ({"options": TransferOptions(user_identity="me")}, "user_identity is 'me'"),  # type: ignore[arg-type]
+    ],
+)
+def test_a_transfer_refuses_at_once_what_is_of_the_wrong_type(wrong: dict[str, Any], text: str) -> None:
+    with pytest.raises(LocalProtocolError, match=text):
+        Transfer(**{"peer": Peer("pacs.example", 104), "sources": [], **wrong})
+
+
+def test_a_port_for_commitment_is_a_number() -> None:
+    with pytest.raises(LocalProtocolError, match="port is '11113': it is a number"):
+        CommitOptions(port="11113")  # type: ignore[arg-type]

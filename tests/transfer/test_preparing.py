@@ -7,6 +7,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import anyio
+import anyio.lowlevel
 import pytest
 
 from asyncstore.instances.outcome import State
@@ -47,10 +48,14 @@ ONLY_IMPLICIT = [IMPLICIT_VR_LITTLE_ENDIAN]
 
 
 class Conversions:
-    """Conversions that wait for `may_end`; `begun` is set with the first. No instance is converted twice at a time."""
+    """Conversions that wait for `may_end`; `begun` is set with the first, `all_begun` when there are as many as may be.
+
+    No instance is converted twice at a time.
+    """
 
     def __init__(self) -> None:
         self.begun = threading.Event()
+        self.all_begun = threading.Event()
         self.may_end = threading.Event()
         self.uids: list[str] = []
         self._going_on: set[str] = set()
@@ -61,6 +66,8 @@ class Conversions:
         self._going_on.add(uid)
         self.uids.append(uid)
         self.begun.set()
+        if len(self.uids) == preparing._CONVERTED_AT_ONCE:
+            self.all_begun.set()
         self.may_end.wait(LIMIT_SECONDS)
         self._going_on.discard(uid)
         return REAL_CONVERT(instance, transfer_syntax_uid)
@@ -109,8 +116,10 @@ async def test_a_few_are_converted_while_the_others_wait(conversions: Conversion
         with anyio.fail_after(LIMIT_SECONDS):
             async with transfer:
                 await anyio.to_thread.run_sync(conversions.begun.wait)
-                await anyio.wait_all_tasks_blocked()
                 (worker,) = transfer._pool.workers
+                while worker._bench.held < preparing._PLACES:
+                    await anyio.lowlevel.checkpoint()
+                await anyio.wait_all_tasks_blocked()
                 assert worker._bench.held == preparing._PLACES
                 assert len(conversions.uids) <= preparing._CONVERTED_AT_ONCE
                 assert scp.arrivals == []
@@ -127,7 +136,8 @@ async def test_what_is_being_converted_when_the_run_ends_is_left_for_another(
         transfer = transfer_to(scp, list(map(instance, range(1, 21))), associations=2)
 
         async def end_it() -> None:
-            await anyio.to_thread.run_sync(conversions.begun.wait)
+            # A thread that begins later would do so in the next test.
+            await anyio.to_thread.run_sync(conversions.all_begun.wait)
             {"drain": transfer.drain, "abort": transfer.abort, "cancel": group.cancel_scope.cancel}[end]()
 
         async with anyio.create_task_group() as group:

@@ -72,6 +72,12 @@ def test_entries_that_are_out_of_order_are_refused(entries: tuple[tuple[int, int
         Timetable(entries)
 
 
+@pytest.mark.parametrize("entries", ["08:00,2", ("08:00,2",), ((480,),), (("08:00", 2),), 5])
+def test_entries_that_are_not_pairs_are_refused(entries: object) -> None:
+    with pytest.raises(LocalProtocolError, match="pairs of a minute of the week and a value"):
+        Timetable(entries)  # type: ignore[arg-type]
+
+
 # -- as people write it ------------------------------------------------------------------------------------------------
 
 

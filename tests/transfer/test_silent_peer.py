@@ -21,8 +21,8 @@ if TYPE_CHECKING:
 
 pytestmark = [pytest.mark.every_loop, pytest.mark.timed]
 
-_ACSE_SECONDS = 0.1
-_OUTAGE_SECONDS = 0.8
+_ACSE_SECONDS = 0.4
+_OUTAGE_SECONDS = 2.0
 
 
 async def test_requests_that_nobody_answers_end_the_run_in_bounded_time_and_number(tmp_path: Path) -> None:
@@ -49,6 +49,6 @@ async def test_requests_that_nobody_answers_end_the_run_in_bounded_time_and_numb
     assert transfer.report.stored + transfer.report.left + transfer.report.states[State.UNKNOWN] == 20
     # One after another, each for its own deadline; up to three more were tried beside the first.
     assert 2 <= connections <= 1 + 3 + 2 * _OUTAGE_SECONDS / _ACSE_SECONDS
-    assert transfer.report.elapsed_seconds < 10
+    assert transfer.report.elapsed_seconds < 30
     rows = await anyio.to_thread.run_sync(rows_of, tmp_path / "run.db")
     assert sum(row.state is State.STORED for row in rows) == 5

@@ -79,9 +79,9 @@ class Receiver(KeepingSCP):
 
 
 async def all_plain_stored(scp: Receiver, transfer: Transfer) -> None:
-    """Returns when the answers to all instances that need no codec have been read."""
+    """Returns when the answers to all instances that need no codec have been read, and the others found."""
     await scp.all_plain.wait()
-    while transfer.report.stored < PLAIN:
+    while transfer.report.stored < PLAIN or not transfer.report.scan_finished:
         await anyio.lowlevel.checkpoint()
 
 

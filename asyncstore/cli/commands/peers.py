@@ -28,7 +28,7 @@ def peers(
     """Read and print; the help is made from DETAILS."""
     from asyncstore.cli.peers import PeersFile, path_of
 
-    file = PeersFile(path_of(config))
+    file = PeersFile(path_of(config), "--config")
     lines = [path_text(f"@{name}  {file.peer(name)}") for name in file.tables]
 
     def command(_: object) -> int:

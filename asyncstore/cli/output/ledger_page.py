@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Final
 
 from asyncstore.cli.output import html_page
 from asyncstore.cli.output.html_page import chart, fact, facts, section, table, tag
-from asyncstore.cli.output.ledger_text import commitment_text, runs_text, time_text, uncommitted_counts
-from asyncstore.cli.output.plain_text import count_text, duration_text, size_text
+from asyncstore.cli.output.ledger_text import commitment_text, runs_text, studies_text, time_text, uncommitted_counts
+from asyncstore.cli.output.plain_text import duration_text, size_text
 from asyncstore.instances.outcome import State
 from asyncstore.ledger.protocol import FAILED, STORED
 from asyncstore.ledger.rows import RunState
@@ -63,7 +63,7 @@ def _sections(ledger: RecordReader, all_studies: bool) -> Iterator[Markup]:
     if directories:
         rows = [(count.failed, count.directory or "(from memory)") for count in directories]
         yield section("Most failures by directory", table(("#Failed", "~Directory"), rows))
-    yield from _studies(list(ledger.by_study()), all_studies)
+    yield from _studies(list(ledger.by_study()), ledger.runs(), all_studies)
     yield section("Runs", *_runs(runs))
 
 
@@ -122,7 +122,7 @@ def _later(moment: datetime.datetime, seconds: float) -> datetime.datetime:
     return moment.fromtimestamp(moment.timestamp() + seconds, moment.tzinfo)
 
 
-def _studies(studies: list[StudyCount], all_studies: bool) -> Iterator[Markup]:
+def _studies(studies: list[StudyCount], runs: list[RunRecord], all_studies: bool) -> Iterator[Markup]:
     known = [study for study in studies if study.study_instance_uid is not None]
     if not known:
         return
@@ -142,7 +142,7 @@ def _studies(studies: list[StudyCount], all_studies: bool) -> Iterator[Markup]:
         )
         for study in shown
     ]
-    content = [tag("p", f"{count_text(len(known), 'study')}, {len(known) - len(incomplete):,} complete{has_others}")]
+    content = [tag("p", f"{studies_text(len(known), len(known) - len(incomplete), runs)}{has_others}")]
     if rows:
         content.append(table(columns, rows))
     if not all_studies and len(incomplete) > len(shown):

@@ -92,7 +92,7 @@ class Account:
         known = [study for study in studies if study.study_instance_uid is not None]
         incomplete = [study for study in known if not study.is_complete]
         if known:
-            yield f"{count_text(len(known), 'study')}, {len(known) - len(incomplete):,} complete"
+            yield studies_text(len(known), len(known) - len(incomplete), self._ledger.runs())
         if self._with_studies:
             yield "By study: found, stored, failed; first and last outcome"
             yield from map(_study_line, studies)
@@ -148,8 +148,19 @@ class Account:
 
 def _is_all_stored(runs: list[RunRecord], states: list[StateCount]) -> bool:
     """Whether the peer has every instance: those of all rows, and the input of the last run has no others."""
-    is_read = bool(runs) and runs[-1].state is RunState.FINISHED and runs[-1].scan_finished is True
-    return is_read and bool(states) and _AT_REST.issuperset(count.state for count in states)
+    has_finished = _is_read(runs) and runs[-1].state is RunState.FINISHED
+    return has_finished and bool(states) and _AT_REST.issuperset(count.state for count in states)
+
+
+def _is_read(runs: list[RunRecord]) -> bool:
+    """Whether the last run has read its input to the end."""
+    return bool(runs) and runs[-1].scan_finished is True
+
+
+def studies_text(studies: int, complete: int, runs: list[RunRecord]) -> str:
+    """How many studies are complete: while there is input to read, more may come of each."""
+    so_far = "" if _is_read(runs) else " as far as the input was read"
+    return f"{count_text(studies, 'study')}, {complete:,} complete{so_far}"
 
 
 def _study_line(study: StudyCount) -> str:

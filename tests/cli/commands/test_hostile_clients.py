@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="memory and descriptors are read from /proc")
 
-WAIT_SECONDS: Final = 40.0
+WAIT_SECONDS: Final = 120.0
 GROWTH_BYTES: Final = 64 << 20  # what any number of these peers may cost
 EXPLICIT: Final = PresentationContext(1, CT_IMAGE_STORAGE, (EXPLICIT_VR_LITTLE_ENDIAN,))
 

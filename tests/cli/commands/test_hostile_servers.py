@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
     from tests.support.wire import Script
 
-SECONDS: Final = 45.0
+SECONDS: Final = 120.0
 MEMORY_BYTES: Final = 128 << 20
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="memory is read from /proc")

@@ -96,7 +96,7 @@ def test_the_counts_are_printed_by_state_status_and_reason(ledger: Path) -> None
         "  1  warning B000: Coercion (0xB000)",
         "Most failures by directory",
         "  4  /mnt/archive/broken",
-        "2 studies, 1 complete",
+        "2 studies, 1 complete as far as the input was read",
         "Incomplete studies: found, stored, failed; first and last outcome",
         rest[-1],
     ]
@@ -107,7 +107,7 @@ def test_studies_are_counted_when_they_are_asked_for(ledger: Path) -> None:
     done = command.run("report", ledger, "--studies")
     lines = done.stdout.splitlines()
     at = lines.index("By study: found, stored, failed; first and last outcome")
-    assert lines[at - 1] == "2 studies, 1 complete"
+    assert lines[at - 1] == "2 studies, 1 complete as far as the input was read"
     assert re.fullmatch(
         rf"  2  2  0  1\.2\.1  {TIME} to {TIME}\n  7  1  4  1\.2\.2  {TIME} to {TIME}", "\n".join(lines[at + 1 :])
     )
@@ -164,6 +164,31 @@ def test_it_says_that_all_is_stored_only_if_the_input_was_read_to_its_end(
         assert json.loads(account.json_line())["all_stored"] is is_all_stored
 
 
+@pytest.mark.parametrize(
+    ("ends", "said"),
+    [
+        ([(True, "")], "1 study, 1 complete"),
+        ([(True, "the peer went away")], "1 study, 1 complete"),
+        ([(True, ""), (False, "interrupted")], "1 study, 1 complete as far as the input was read"),
+        ([None], "1 study, 1 complete as far as the input was read"),
+    ],
+)
+def test_a_study_of_which_more_may_come_is_not_called_complete(
+    ends: list[tuple[bool, str] | None], said: str, tmp_path: Path
+) -> None:
+    """None: the run never wrote its end."""
+    path = tmp_path / "run.db"
+    for end in ends:
+        with opened(path) as written:
+            instance = instance_of(1)
+            instance.study_instance_uid = "1.2.1"
+            written.record(outcome_of(instance, State.STORED))
+            if end is not None:
+                written.note_end(scan_finished=end[0], stopped=end[1])
+    with LedgerReader(path) as reader:
+        assert said in list(Account(reader).lines())
+
+
 def raw(*arguments: str | Path) -> bytes:
     return subprocess.run(
         command.words("report", *arguments), capture_output=True, env=command.environment(), check=True
@@ -206,7 +231,7 @@ def test_a_page_has_counts_failures_studies_and_no_markup_of_others(ledger: Path
     text = (tmp_path / "report.html").read_text()
     for shown in ("3</b>stored", "=1+1 \\x1b[2J", "never answered", "/mnt/archive/broken", "1.2.1", "1.2.2", "<svg "):
         assert shown in text
-    assert "2 studies, 1 complete." in text
+    assert "2 studies, 1 complete as far as the input was read." in text
     assert "the last one stopped early" in text
     assert "\x1b" not in text
     command.run("report", ledger, "--html", tmp_path / "report.html", "--json")

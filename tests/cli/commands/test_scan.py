@@ -218,7 +218,7 @@ def test_a_reader_that_goes_away_is_no_traceback(tmp_path: Path) -> None:
     assert process.stderr is not None
     with process.stderr:
         stderr = process.stderr.read().decode()
-    assert process.wait(30) == 6
+    assert process.wait(60) == 6
     assert stderr == "E: cannot write to stdout: Broken pipe\n"
 
 
@@ -228,7 +228,7 @@ def test_an_internal_error_is_no_traceback() -> None:
         "import asyncstore.__main__ as m, sys; sys.exit(m.main())"
     )
     words = [command.words()[0], "-c", broken, "scan", "."]
-    done = subprocess.run(words, capture_output=True, text=True, env=command.environment(), timeout=30, check=False)
+    done = subprocess.run(words, capture_output=True, text=True, env=command.environment(), timeout=120, check=False)
     assert done.returncode == 70
     assert done.stderr == (
         "F: internal error: TypeError: 'NoneType' object is not callable\nF: run with -d for details\n"

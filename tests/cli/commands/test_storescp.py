@@ -63,12 +63,12 @@ def test_on_a_terminal_it_says_that_it_listens_and_what_it_got() -> None:
 def dcmtk(program: str, *arguments: str | Path | int) -> int:
     """Run a program of DCMTK; gives its exit code."""
     words = [require(program, "dcmtk"), *map(str, arguments)]
-    return subprocess.run(words, capture_output=True, timeout=30, check=False).returncode
+    return subprocess.run(words, capture_output=True, timeout=120, check=False).returncode
 
 
 def ended(process: subprocess.Popen[bytes], number: signal.Signals) -> tuple[int, list[str]]:
     process.send_signal(number)
-    _, stderr = process.communicate(timeout=30)
+    _, stderr = process.communicate(timeout=120)
     return process.returncode, stderr.decode().splitlines()
 
 

@@ -60,7 +60,7 @@ def beside(
             try:
                 if act is not None:
                     await act(process)
-                stdout, stderr = await anyio.to_thread.run_sync(lambda: process.communicate(timeout=30))
+                stdout, stderr = await anyio.to_thread.run_sync(lambda: process.communicate(timeout=120))
             finally:
                 process.kill()
                 process.wait()
@@ -541,7 +541,7 @@ def test_nobody_reading_the_results_is_code_6(peer: RunningPeer, tmp_path: Path)
     assert process.stderr is not None
     stderr = process.stderr.read().decode()
     process.stderr.close()
-    assert process.wait(30) == 6
+    assert process.wait(60) == 6
     assert "E: cannot write to stdout: Broken pipe\n" in stderr
     assert "Traceback" not in stderr
     assert "Exception ignored" not in stderr
@@ -580,7 +580,7 @@ def interrupted(directory: Path, *numbers: signal.Signals) -> tuple[int, str, St
             process = command.start("storescu", *arguments)
             assert process.stderr is not None
             try:
-                with anyio.fail_after(30):
+                with anyio.fail_after(60):
                     await slow.arrived.wait()
                     for number in numbers:
                         process.send_signal(number)
@@ -640,7 +640,7 @@ def test_a_signal_ends_a_run_that_waits_for_paths(peer: RunningPeer) -> None:
             process.stdin.flush()
             _read_until(process.stderr, b"Received Store Response")
             process.send_signal(signal.SIGINT)
-            assert process.wait(20) == 130
+            assert process.wait(60) == 130
             assert b"Traceback" not in process.stderr.read()
         finally:
             process.kill()
@@ -660,7 +660,7 @@ def loaded_by(*arguments: str | Path | int) -> set[str]:
         text=True,
         env=command.environment(),
         check=True,
-        timeout=30,
+        timeout=120,
     )
     names = re.findall(r"(?m)^import time: .*\| +([\w.]+)$", done.stderr)
     return {name.split(".")[0] for name in names}
@@ -729,7 +729,7 @@ def on_terminal(*arguments: str | Path | int) -> subprocess.CompletedProcess[str
         pass
     finally:
         os.close(ours)
-    stdout = process.communicate(timeout=30)[0]
+    stdout = process.communicate(timeout=120)[0]
     return subprocess.CompletedProcess(
         process.args, process.returncode, stdout.decode(), b"".join(pieces).decode("utf-8", "replace")
     )

@@ -134,7 +134,7 @@ async def test_a_run_that_is_killed_is_finished_by_the_same_command(tmp_path: Pa
     async with KeepingSCP(answer, output_directory=tmp_path / "kept") as scp:
         arguments = ("storescu", LOOPBACK, scp.port, tmp_path / "in", "--ledger", ledger)
         process = command.start(*arguments)
-        with process, anyio.fail_after(20):
+        with process, anyio.fail_after(60):
             while await anyio.to_thread.run_sync(stored_in, ledger) < answered:
                 assert process.poll() is None
             process.send_signal(signal.SIGKILL)
