@@ -5,17 +5,16 @@ library.
 """
 
 from collections.abc import Callable
-from typing import Annotated, Any, Final
+from typing import Annotated, Any, Final, get_args
 
 import typer
 
 from asyncstore.cli import options, securing
 from asyncstore.dimse.messages import HIGH, LOW, MEDIUM
 from asyncstore.errors import LocalProtocolError
-from asyncstore.transfer.options import RetryPolicy
-from asyncstore.transfer.reactions import Reactions, StatusReaction, parse_overrides
+from asyncstore.transfer.options import OnDuplicate, RetryPolicy
+from asyncstore.transfer.reactions import REACTION_NAMES, StatusReaction, parse_overrides
 
-_REACTIONS: Final = [member.name.lower().replace("_", "-") for member in Reactions]
 _PRIORITIES: Final = {"low": LOW, "medium": MEDIUM, "high": HIGH}
 
 # Parameter -> its type, as typer reads it.
@@ -97,14 +96,14 @@ _OPTIONS: Final[dict[str, Any]] = {
             parser=options.text,
             metavar="CODE=REACTION",
             help="Override the reaction to a status or range, e.g. A702=stop or C000-C0FF=failed. Repeatable. "
-            f"Reactions: {', '.join(_REACTIONS)}.",
+            f"Reactions: {', '.join(REACTION_NAMES)}.",
             panel=options.RETRY,
         ),
     ],
     "on_duplicate": Annotated[
         str | None,
         options.option(
-            parser=options.choice("duplicate", "stored", "failed"),
+            parser=options.choice(*get_args(OnDuplicate)),
             metavar="STATE",
             help="How to count an instance that the peer already has (status 0111): duplicate, stored or failed."
             + options.default_text("duplicate"),

@@ -66,6 +66,10 @@ class Reactions(enum.Enum):
     AGAIN_ELSEWHERE_THEN_STOP = Reaction(State.LEFT, retries=1, on_new_association=True, stops_after=2)
 
 
+# As people write them: "again-elsewhere".
+REACTION_NAMES: Final = {member.name.lower().replace("_", "-"): member for member in Reactions}
+
+
 @record(frozen=True, slots=True)
 class StatusReaction:
     """The reaction to the status codes `first` to `last`, both included.
@@ -126,9 +130,8 @@ def parse_overrides(texts: Iterable[str]) -> tuple[StatusReaction, ...]:
 def _parse_override(text: str) -> StatusReaction:
     codes, _, name = text.partition("=")
     first, _, last = codes.partition("-")
-    names = {member.name.lower().replace("_", "-"): member for member in Reactions}
-    if name.lower() not in names:
-        raise LocalProtocolError(f"{text!r}: after = comes one of {', '.join(names)}")
+    if name.lower() not in REACTION_NAMES:
+        raise LocalProtocolError(f"{text!r}: after = comes one of {', '.join(REACTION_NAMES)}")
     try:
         span = int(first, 16), int(last or first, 16)
     except ValueError:
@@ -139,4 +142,4 @@ def _parse_override(text: str) -> StatusReaction:
         raise LocalProtocolError(
             f"{text!r}: {first} is no answer to a C-STORE, and ends the association whatever comes after ="
         )
-    return StatusReaction(*span, names[name.lower()].value)
+    return StatusReaction(*span, REACTION_NAMES[name.lower()].value)
