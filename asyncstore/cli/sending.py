@@ -276,16 +276,19 @@ class StorescuRun:
                     writer.write(outcome)
             except (OSError, running.ResultsLost) as error:
                 writers.remove(writer)
-                self._say_cannot_record(error)
-                transfer.drain()
+                transfer.drain(self._say_cannot_record(error))
 
-    def _say_cannot_record(self, error: OSError | running.ResultsLost) -> None:
+    def _say_cannot_record(self, error: OSError | running.ResultsLost) -> AsyncStoreError:
+        """Log it; the error is why the run stops, and what a ledger says of that."""
         self._cannot_record = True
         cause = error.__cause__ if isinstance(error, running.ResultsLost) else error
         where = (
             "stdout" if isinstance(error, running.ResultsLost) else f"the report {path_text(self.records_path or '')}"
         )
-        logger.error("cannot write to %s: %s", where, running.system_text(cause))
+        stopped = AsyncStoreError(f"cannot write to {where}: {running.system_text(cause)}")
+        stopped.retryable = True
+        logger.error("%s", stopped)
+        return stopped
 
     # -- when it has ended ---------------------------------------------------------------------------------------------
 
@@ -375,7 +378,7 @@ class StorescuRun:
     def _how_it_stopped(self, report: Report, left: str) -> str:
         """Why a run stopped, what is left, and what to do: nothing, if trying again cannot help."""
         because = report.stopped_because
-        is_said = because is None or isinstance(because, LedgerError)
+        is_said = because is None or self._cannot_record or isinstance(because, LedgerError)
         text = "" if because is None or is_said else f": {reason_text(because, self.peer)}"
         text += "" if report.scan_finished else "; the input was not read to its end"
         text += f"{';' if report.scan_finished else ','} {left}" if left else ""
