@@ -48,7 +48,7 @@ async def compare(peer: Peer, expected: Expected, text: ProofText, settings: dic
                     "It aborted the first query: perhaps it does not know us as %s (-aet), or allows no query", us
                 )
             if isinstance(error, NoAcceptedContext):
-                logger.error("It takes no queries from us (C-FIND, study root), so nothing can be verified")
+                logger.error("The peer takes no queries from us (C-FIND, study root), so nothing can be verified")
             code = ExitCode.STOPPED_EARLY if comparison.was_established else ExitCode.NO_ASSOCIATION
     return code if received.signal_number is None else interrupted_by(received.signal_number)
 

@@ -18,6 +18,7 @@ from asyncstore.cli import (
     committing,
     converting,
     delivering,
+    descriptors,
     options,
     rebinding,
     recording,
@@ -112,7 +113,7 @@ def storescu(
         options.option(
             "-j",
             "--associations",
-            parser=options.read_by(limits.association_counts),
+            parser=options.read_by(descriptors.association_counts),
             metavar="N|auto",
             help="Parallel associations, or a timetable of them: '08:00,2 18:00,auto'. auto adds some, up to 8, while "
             "throughput improves, and drops some when the peer struggles." + options.default_text("auto"),
