@@ -40,6 +40,7 @@ COMMANDS: Final = {
 _WITHOUT_ARGUMENTS: Final = ("peers", "demo", "schema", "man")
 VERSION_HELP: Final = "Print the version and exit."
 _NAMED_PEER: Final = ("@", "--config")
+_COLUMNS_OF_ONE_LINE: Final = "10000"
 _COMPLETION: Final = ("install_completion", "show_completion")
 
 
@@ -169,9 +170,15 @@ def asyncstore(
     pass
 
 
-def _join_words_of_bash(variables: MutableMapping[str, str]) -> None:
-    """bash splits words at @ when it asks for completions: make `@` and `arch` one word again."""
-    if variables.get("_ASYNCSTORE_COMPLETE") != "complete_bash":
+def _answer_shell(variables: MutableMapping[str, str]) -> None:
+    """When a shell asks for completions: it takes each line for one, so no help may be broken into lines.
+
+    bash splits words at @: make `@` and `arch` one word again.
+    """
+    asked = variables.get("_ASYNCSTORE_COMPLETE")
+    if asked is not None:
+        variables["COLUMNS"] = _COLUMNS_OF_ONE_LINE
+    if asked != "complete_bash":
         return
     words = variables.get("COMP_WORDS", "").split("\n")
     place = int(variables.get("COMP_CWORD", "0"))
@@ -184,7 +191,7 @@ def _join_words_of_bash(variables: MutableMapping[str, str]) -> None:
 
 def run_command_line(arguments: Sequence[str] | None = None) -> int:
     """Run the command that the arguments name and return the exit code; by default the arguments of the process."""
-    _join_words_of_bash(os.environ)
+    _answer_shell(os.environ)
     try:
         typer.main.get_command(app).main(arguments, prog_name="asyncstore")
     except SystemExit as end:

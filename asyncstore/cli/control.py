@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Final
 import anyio
 import anyio.to_thread
 
-from asyncstore.cli import running
+from asyncstore.cli import descriptors, running
 from asyncstore.cli.output.documented_log import logger
 from asyncstore.cli.output.plain_text import path_text
 from asyncstore.errors import AsyncStoreError, LocalProtocolError
@@ -92,7 +92,7 @@ class Control:
         if command == "bwlimit":
             self._limit(dataclasses.replace(now, bytes_per_second=limits.rates(value)))
         elif command == "associations":
-            self._limit(dataclasses.replace(now, associations=limits.association_counts(value)))
+            self._limit(dataclasses.replace(now, associations=descriptors.association_counts(value)))
         elif command in ("pause", "resume") and not value:
             self._limit(dataclasses.replace(now, is_paused=command == "pause"))
         elif command == "stop" and not value:

@@ -70,13 +70,12 @@ def why_nothing(paths: NamedPaths, *, skipped: int, left_out: int, recursive: bo
     return f"only subdirectories in {where}: -r includes them" if has_more else f"no files in {where}"
 
 
-def why_not_all(paths: NamedPaths) -> str:
-    """What a run without -r did not read; empty if there is nothing, or if it would take long to know."""
+def why_not_all(paths: NamedPaths) -> Iterator[str]:
+    """A line about what a run without -r did not read; none if there is nothing, or if it would take long to know."""
     above = [path for path in paths.first[:_LOOKED_INTO] if _has_subdirectory(path)]
-    if not above:
-        return ""
-    where = path_text(above[0]) if len(above) == 1 else f"{len(above):,} directories"
-    return f"Subdirectories of {where} were not read: -r includes them"
+    if above:
+        where = path_text(above[0]) if len(above) == 1 else f"{len(above):,} directories"
+        yield f"Subdirectories of {where} were not read: -r includes them"
 
 
 def _has_subdirectory(path: str) -> bool:

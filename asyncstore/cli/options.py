@@ -331,9 +331,3 @@ def timeouts(context: typer.Context) -> Timeouts:
     """The timeouts of an association, from the four options."""
     given = context.params
     return Timeouts(given["connect_timeout"], given["acse_timeout"], given["dimse_timeout"], given["network_timeout"])
-
-
-def check_source_port(source_address: tuple[str, int] | None, associations: int | None) -> None:
-    """Refuse to call from one port on several associations at once; None: as many as pay."""
-    if source_address is not None and source_address[1] and associations != 1:
-        raise typer.BadParameter("a port serves one association at a time: add -j 1", param_hint="--source-address")

@@ -21,7 +21,7 @@ from asyncstore.instances.outcome import MAY_LACK_CHANGES, State
 from asyncstore.record import field, record
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterable, Iterator
 
     from asyncstore.cli.counting import InputCount
     from asyncstore.cli.metering import Meter
@@ -269,16 +269,19 @@ class StorescuRun:
                     writer.write(outcome)
             except (OSError, running.ResultsLost) as error:
                 writers.remove(writer)
-                self._say_cannot_record(error)
-                transfer.drain()
+                transfer.drain(self._say_cannot_record(error))
 
-    def _say_cannot_record(self, error: OSError | running.ResultsLost) -> None:
+    def _say_cannot_record(self, error: OSError | running.ResultsLost) -> AsyncStoreError:
+        """Log it; the error is why the run stops, and what a ledger says of that."""
         self._cannot_record = True
         cause = error.__cause__ if isinstance(error, running.ResultsLost) else error
         where = (
             "stdout" if isinstance(error, running.ResultsLost) else f"the report {path_text(self.records_path or '')}"
         )
-        logger.error("cannot write to %s: %s", where, running.system_text(cause))
+        stopped = AsyncStoreError(f"cannot write to {where}: {running.system_text(cause)}")
+        stopped.retryable = True
+        logger.error("%s", stopped)
+        return stopped
 
     # -- when it has ended ---------------------------------------------------------------------------------------------
 
@@ -318,10 +321,10 @@ class StorescuRun:
             log.notice(logging.INFO, f"{count_text(report.skipped, 'file')} {what} skipped")
         if report.left_out and not nothing_to_send:
             log.notice(logging.INFO, f"{count_text(report.left_out, 'file')} left out by the selection")
-        if not self.options.recursive and not nothing_to_send and self._may_watch(log):
-            unread = why_not_all(self.paths)
-            if unread:
-                log.notice(logging.INFO, unread)
+        if not nothing_to_send and (self.summary or self._may_watch(log)):
+            tell = log.tell if self.summary else log.notice
+            for unread in self._not_read():
+                tell(logging.INFO, unread)
         if is_more_than_one and self._has_table(report, log):
             logger.info("%s", summary_text(report))
         elif is_more_than_one:
@@ -368,13 +371,16 @@ class StorescuRun:
     def _how_it_stopped(self, report: Report, left: str) -> str:
         """Why a run stopped, what is left, and what to do: nothing, if trying again cannot help."""
         because = report.stopped_because
-        is_said = because is None or isinstance(because, LedgerError)
+        is_said = because is None or self._cannot_record or isinstance(because, LedgerError)
         text = "" if because is None or is_said else f": {reason_text(because, self.peer)}"
         text += "" if report.scan_finished else "; the input was not read to its end"
         text += f"{';' if report.scan_finished else ','} {left}" if left else ""
         if may_pass(because) and not self._cannot_record:
             text += ": run the same command again to resume" if self.ledger else ": run it again"
         return text
+
+    def _not_read(self) -> Iterable[str]:
+        return () if self.options.recursive else why_not_all(self.paths)
 
     # -- without sending -----------------------------------------------------------------------------------------------
 
@@ -392,8 +398,8 @@ class StorescuRun:
             settled = None if history is None else settled_for(history.settled, retry_set_aside=retries)
             own_files = [*ledger_files, *self._own_files]
             inventory = planning.scan(self.paths.sources(), log, settled=settled, own_files=own_files)
-        before = [] if self.ledger is None else inventory_text.ledger_lines(inventory, exists=history is not None)
-        code = planning.tell(inventory, log, paths=self.paths.given, before=before)
+        known = [] if self.ledger is None else inventory_text.ledger_lines(inventory, exists=history is not None)
+        code = planning.tell(inventory, log, paths=self.paths.given, before=[*known, *self._not_read()])
         if code == ExitCode.NOTHING_TO_SEND:
             logger.error("Nothing to send: %s", self._why_nothing(inventory.problems.total(), inventory.left_out))
         return code

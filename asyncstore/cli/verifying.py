@@ -16,7 +16,6 @@ from asyncstore.cli.output.documented_log import logger
 from asyncstore.cli.output.plain_text import path_text, peer_text
 from asyncstore.cli.output.proof_text import ProofText
 from asyncstore.errors import Aborted, AsyncStoreError, LedgerError, NoAcceptedContext
-from asyncstore.transfer.options import association_settings
 from asyncstore.transfer.proof.comparison import Comparison
 from asyncstore.transfer.proof.expected import Expected, StoredInstance
 
@@ -49,7 +48,7 @@ async def compare(peer: Peer, expected: Expected, text: ProofText, settings: dic
                     "It aborted the first query: perhaps it does not know us as %s (-aet), or allows no query", us
                 )
             if isinstance(error, NoAcceptedContext):
-                logger.error("It takes no queries from us (C-FIND, study root), so nothing can be verified")
+                logger.error("The peer takes no queries from us (C-FIND, study root), so nothing can be verified")
             code = ExitCode.STOPPED_EARLY if comparison.was_established else ExitCode.NO_ASSOCIATION
     return code if received.signal_number is None else interrupted_by(received.signal_number)
 
@@ -70,7 +69,7 @@ class Verification:
         self._peer = peer
         dimse_seconds = max(options.timeouts.dimse_seconds, _LEAST_DIMSE_SECONDS)
         patient = dataclasses.replace(options.timeouts, dimse_seconds=dimse_seconds)
-        self._settings = {**association_settings(options), "timeouts": patient, "tells_extra": False}
+        self._settings = {**options.of_each_association, "timeouts": patient, "tells_extra": False}
         self._ledger = ledger
         self._form = form
         self._expected = Expected(log_problem)

@@ -13,8 +13,8 @@ import anyio
 from asyncstore.aio.signal import Signal
 from asyncstore.inputs.feed import Feed
 from asyncstore.instances.instance import Instance
+from asyncstore.ledger.accounts import STORED_STATES
 from asyncstore.ledger.packing import uid_bytes, uid_of_bytes
-from asyncstore.ledger.protocol import STORED
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -37,7 +37,6 @@ ORDER BY t.uid ON CONFLICT DO NOTHING"""
 _ENTERED: Final = """
 SELECT f.sop_instance_uid FROM in_flight f JOIN batch b ON b.id = f.batch
 WHERE f.sop_instance_uid = ANY($1::bytea[]) AND b.id = $2 AND b.epoch = $3"""
-_STATES: Final = ", ".join(f"'{state}'" for state in sorted(STORED))
 # First the few instances, by their UIDs, whatever the planner thinks of tables that were empty a second ago.
 _STORED: Final = f"""
 WITH found AS MATERIALIZED (
@@ -46,7 +45,7 @@ WITH found AS MATERIALIZED (
 )
 SELECT DISTINCT f.sop_instance_uid FROM found f JOIN account a ON a.id = f.account
 JOIN directory d ON d.id = f.directory JOIN root r ON r.id = d.root
-WHERE a.state IN ({_STATES}) AND r.migration = (SELECT migration FROM root WHERE id = $2)"""
+WHERE a.state IN ({STORED_STATES}) AND r.migration = (SELECT migration FROM root WHERE id = $2)"""
 
 
 class Entering:

@@ -18,6 +18,9 @@ from asyncstore.ledger.protocol import STORED, standing_of
 if TYPE_CHECKING:
     from asyncstore.instances.outcome import Outcome
 
+STORED_STATES: Final = ", ".join(f"'{state}'" for state in sorted(STORED))
+"""The states in which the peer has an instance, as a list in SQL."""
+
 ACCOUNT_FIELDS: Final[dict[str, type]] = {
     "sop_class": str,
     "transfer_syntax": str,

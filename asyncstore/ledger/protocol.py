@@ -2,7 +2,7 @@
 
 A run writes each outcome into the ledger. A later run with the same ledger asks it which files need not be opened
 again. A row says stored only after the peer's answer was decoded: after a killed run some instances may be sent again,
-but none is missed. `SqliteLedger` is the implementation.
+but none is missed. `SqliteLedger` and `PostgresLedger` keep it.
 
 A later run treats a file that the ledger knows (`Ledger.settled`) as follows:
 

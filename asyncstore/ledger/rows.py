@@ -88,7 +88,7 @@ class LedgerRow:
             "status": None if self.status is None else f"{self.status:04X}",
             "commitment": None if self.commitment is None else self.commitment.value,
             "failure_reason": None if self.failure_reason is None else f"{self.failure_reason:04X}",
-            "offending_elements": [f"({tag >> 16:04X},{tag & 0xFFFF:04X})" for tag in self.offending_elements],
+            "offending_elements": [f"{tag:08X}" for tag in self.offending_elements],
             "changes": list(self.changes),
             "recorded_at": self.recorded_at.isoformat(timespec="milliseconds"),
         }

@@ -9,13 +9,14 @@ know those above.
     worker            one association: takes instances as its window has room, and hands on each answer
     admission         takes what the feed has read ahead, within bounds, and gives it to the associations
     attempts          the end of each attempt: the instance has its outcome, or waits again
+    learned           what runs to one peer have found out about it, for the next one
     judge             says which of the two, for each answer and each loss
     duplicates        two files with one SOP Instance UID
     preparing         converts ahead of the associations, in a codec_process of codec_processes
     outcomes          the final ones: recorded, counted, and handed out in the order in which they became final
     offer             what an association request offers, and less to a peer that does not bear it
     work              what waits for an association: in groups of a directory or study, the suspects last
-    destination       the health of the peer: how long to pause, whether to stop
+    destination       the health of the peer, from its answers: how long to pause, whether to stop
     limiter           the limits as time goes by
     pending           one instance on its way, and what has happened to it
     plan              which presentation contexts an association proposes

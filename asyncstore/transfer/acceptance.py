@@ -6,7 +6,6 @@ from typing import TYPE_CHECKING, TypeAlias
 
 from asyncstore.errors import AsyncStoreError, NoAcceptedContext
 from asyncstore.net.requestor import Requestor
-from asyncstore.transfer.options import association_settings
 from asyncstore.transfer.plan import Plan
 from asyncstore.upper_layer.contexts import AcceptedContexts
 
@@ -47,7 +46,7 @@ async def ask(peer: Peer, pairs: Iterable[Pair], options: TransferOptions) -> Ac
 
 async def _accepted(peer: Peer, proposal: Proposal, options: TransferOptions) -> AcceptedContexts:
     association = Requestor(
-        peer, proposal.contexts, maximum_length=options.maximum_length, **association_settings(options)
+        peer, proposal.contexts, maximum_length=options.maximum_length, **options.of_each_association
     )
     contexts: AcceptedContexts | None = None
     try:

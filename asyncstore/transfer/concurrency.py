@@ -18,6 +18,7 @@ from typing import Final
 
 from asyncstore.record import record
 
+MOST_BY_ITSELF: Final = 8  # more made every receiver that was measured slower
 ANSWER_WEIGHT_BYTES: Final = 16384  # an empty instance takes fast receivers about as long as this many bytes more
 # An association works on this much for about as long as it takes to open another.
 MANY_WAITING: Final = 200
@@ -54,9 +55,9 @@ class Progress:
 
     `data_set_bytes` are those of the answered requests. `waiting` counts instances that are ready and that no
     association has taken: without any the source is the bottleneck. `suspected` counts those that are sent alone, where
-    only such wait. `unsent_bytes` are those of the data sets that were
-    found and not sent yet. `busy_seconds` is the processor time that the sending itself took. `is_doubtful`: the
-    destination failed several times in a row, and one association at a time is tried until it answers.
+    only such wait. `unsent_bytes` are those of the data sets that were found and not sent yet. `busy_seconds` is the
+    processor time that the sending itself took. `is_doubtful`: the destination failed several times in a row, and one
+    association at a time is tried until it answers.
     """
 
     answers: int
@@ -150,7 +151,7 @@ class Concurrency:
     `target` grows in `update` only, and while work is waiting.
     """
 
-    def __init__(self, associations: int | None, maximum: int = 8) -> None:
+    def __init__(self, associations: int | None, maximum: int = MOST_BY_ITSELF) -> None:
         self._most_by_itself = maximum
         self.maximum: int = max(1, maximum if associations is None else associations)
         self.target: int = 1 if associations is None else self.maximum

@@ -28,7 +28,7 @@ from asyncstore.transfer.destination import Destination
 from asyncstore.transfer.judge import Judge
 from asyncstore.transfer.learned import Learned
 from asyncstore.transfer.limiter import Limiter
-from asyncstore.transfer.options import MAXIMUM_ASSOCIATIONS, TransferOptions, options_as_data
+from asyncstore.transfer.options import TransferOptions, options_as_data
 from asyncstore.transfer.outcomes import Outcomes, ToldOutcomes
 from asyncstore.transfer.pool import Pool
 from asyncstore.transfer.preparing import Preparing
@@ -210,7 +210,7 @@ class Transfer:
 
     def _make_concurrency(self) -> Concurrency:
         """What says how many associations to keep open."""
-        return Concurrency(self.options.associations, MAXIMUM_ASSOCIATIONS)
+        return Concurrency(self.options.associations)
 
     def _make_learned(self) -> Learned:
         """What is known about the peer."""

@@ -61,6 +61,7 @@ class Observer:
         """The run has ended and its ledger is closed: `report` is final. The last call, whatever ended the run."""
 
 
+_ON_OUTCOME: Final = "on_outcome"
 CALLS: Final = tuple(name for name in vars(Observer) if name.startswith("on_"))
 
 
@@ -77,7 +78,8 @@ class Teller:
                 what = "a coroutine function, which nothing awaits" if callable(call) else f"{call!r:.80}"
                 raise LocalProtocolError(f"{name} of the observer is {what}: it is an ordinary function")
         self._observer = observer
-        self.tells_outcomes: bool = getattr(observer.on_outcome, "__func__", None) is not Observer.on_outcome
+        own = getattr(observer, _ON_OUTCOME)
+        self.tells_outcomes: bool = getattr(own, "__func__", None) is not getattr(Observer, _ON_OUTCOME)
         self._failed: set[str] = set()
         self._waiting: Waiting | None = None
 
@@ -91,7 +93,7 @@ class Teller:
 
     def outcome(self, outcome: Outcome) -> None:
         """Tell of a final outcome."""
-        self._call("on_outcome", outcome)
+        self._call(_ON_OUTCOME, outcome)
 
     def look(self, waiting: Waiting | None) -> None:
         """Tell what the run waits for, if that has changed; None: it sends."""

@@ -24,7 +24,6 @@ if TYPE_CHECKING:
     from asyncstore.preparation.prepare import Preparer
     from asyncstore.upper_layer.items import UserIdentity
 
-MAXIMUM_ASSOCIATIONS: Final = 8  # the most that `auto` opens; more made every receiver that was measured slower
 ABORTS_UNTIL_POISON: Final = 3  # an instance is set aside after this many associations ended on it
 # A run with a ledger often works unattended, overnight: a restart of the archive must not end it.
 _OUTAGE_SECONDS_WITH_LEDGER: Final = 3600.0
@@ -213,19 +212,19 @@ class TransferOptions:
         """What may be done to an instance whose transfer syntax the peer refuses."""
         return Conversions(self.convert, self.decompress, self.transcode, self.check, self.workers)
 
+    @property
+    def of_each_association(self) -> dict[str, Any]:
+        """The arguments of `associate` that every association of a run takes, whatever it is for."""
+        return {
+            "calling_ae_title": self.calling_ae_title,
+            "timeouts": self.timeouts,
+            "user_identity": self.user_identity,
+            "allow_plaintext_credentials": self.allow_plaintext_credentials,
+        }
+
     def for_ledger(self) -> TransferOptions:
         """These options, with RetryPolicy.for_ledger() if they were made without a policy."""
         return dataclasses.replace(self, retry=RetryPolicy.for_ledger()) if self.retry is _USUAL_RETRY else self
-
-
-def association_settings(options: TransferOptions) -> dict[str, Any]:
-    """The arguments of `associate` that every association of a run takes, whatever it is for."""
-    return {
-        "calling_ae_title": options.calling_ae_title,
-        "timeouts": options.timeouts,
-        "user_identity": options.user_identity,
-        "allow_plaintext_credentials": options.allow_plaintext_credentials,
-    }
 
 
 def options_as_data(options: TransferOptions) -> dict[str, Any]:

@@ -17,7 +17,6 @@ from asyncstore.net.requestor import Requestor
 from asyncstore.trace import emit
 from asyncstore.transfer.concurrency import Progress
 from asyncstore.transfer.destination import Ended
-from asyncstore.transfer.options import association_settings
 from asyncstore.transfer.trace import Passing
 from asyncstore.transfer.worker import Worker
 
@@ -181,7 +180,7 @@ class Pool:
             maximum_length=options.maximum_length,
             maximum_send_length=options.maximum_send_length,
             connect=self._connect,
-            **association_settings(options),
+            **options.of_each_association,
         )
         association.on_trouble = self._take_trouble
         association.pacer = self._limiter.pacer

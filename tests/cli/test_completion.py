@@ -41,7 +41,15 @@ def offered_by_zsh(variables: dict[str, str], words: list[str]) -> list[str]:
     return [line.split('"')[1] for line in lines if line.startswith('"')]
 
 
-@pytest.mark.parametrize("offered_by", [offered_by_bash, offered_by_zsh])
+def offered_by_fish(variables: dict[str, str], words: list[str]) -> list[str]:
+    """Each line is a word and, behind a tab, what it means."""
+    asked = {"_ASYNCSTORE_COMPLETE": "complete_fish", "_TYPER_COMPLETE_FISH_ACTION": "get-args"}
+    done = command.run(variables={**variables, **asked, "_TYPER_COMPLETE_ARGS": " ".join(["asyncstore", *words])})
+    assert done.stderr == ""
+    return [line.split("\t")[0] for line in done.stdout.splitlines() if line]
+
+
+@pytest.mark.parametrize("offered_by", [offered_by_bash, offered_by_zsh, offered_by_fish])
 @pytest.mark.parametrize(
     ("words", "offered"),
     [
@@ -51,6 +59,7 @@ def offered_by_zsh(variables: dict[str, str], words: list[str]) -> list[str]:
         (["echoscu", "@archi"], ["@archive"]),
         (["storescu", "@archive", "--bw"], ["--bwlimit"]),
         (["storescu", "@no-such-peer", "--bw"], ["--bwlimit"]),
+        (["storescu", "--decom"], ["--decompress"]),  # its help is long
         (["storescu", "host", "104", "@"], []),
         (["storescu", "@archive", "fil"], []),  # nothing: the shell offers files
     ],

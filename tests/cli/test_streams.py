@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 from functools import partial
 from typing import TYPE_CHECKING
@@ -11,6 +12,7 @@ import anyio
 import anyio.to_thread
 import pytest
 
+from asyncstore.ledger.sqlite.reader import LedgerReader
 from asyncstore.services.storage_scp import StorageSCP
 from asyncstore.status import SUCCESS, Status
 from tests.support import command
@@ -82,7 +84,7 @@ def run_in_shell(redirection: str, *arguments: str | Path | int) -> subprocess.C
 
 
 def sent_in_shell(
-    redirection: str, directory: Path, *options: str
+    redirection: str, directory: Path, *options: str | Path
 ) -> tuple[subprocess.CompletedProcess[str], StorageSCP]:
     """Send files with a redirection of the shell; gives what came of it, and the SCP."""
     write_files(directory, _FILES)
@@ -120,6 +122,20 @@ def test_records_for_a_closed_stdout_are_code_6(tmp_path: Path) -> None:
     done, _ = sent_in_shell(">&-", tmp_path, "--json")
     assert done.returncode == 6
     assert done.stderr.startswith("E: cannot write to stdout: Bad file descriptor\n")
+
+
+def test_a_ledger_says_that_the_run_stopped_for_want_of_a_stdout(tmp_path: Path) -> None:
+    (tmp_path / "in").mkdir()
+    ledger = tmp_path / "run.db"
+    one_by_one = ("-j", "1", "-w", "1")
+    done, _ = sent_in_shell(">/dev/full", tmp_path / "in", *one_by_one, "--json", "--summary", "--ledger", ledger)
+    assert done.returncode == 6
+    assert done.stderr.count("cannot write to stdout: No space left on device") == 1
+    assert re.search("^E: Stopped early[;,]", done.stderr, re.MULTILINE)
+    assert "Next         to resume:" in done.stderr
+    with LedgerReader(ledger) as reader:
+        (run,) = reader.runs()
+    assert run.stopped == "cannot write to stdout: No space left on device"
 
 
 @pytest.mark.parametrize("redirection", [">&-", ">/dev/full"])

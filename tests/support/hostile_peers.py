@@ -209,13 +209,6 @@ def _message(message: CStoreRSP | CEchoRQ | CStoreRQ) -> DataTF:
     return fragment(message.encode(), command=True, last=True)
 
 
-def _each_after_the_answer(*units: DataTF | bytes) -> Script:
-    def answer(wire: Wire, message_id: int) -> None:
-        wire.send(_message(CStoreRSP(message_id, SUCCESS)), *units)
-
-    return _answers(answer)
-
-
 def _wrong_answers() -> Iterator[tuple[str, Script]]:
     yield "answer to another message", _answers(lambda wire, n: wire.send(_message(CStoreRSP(n + 100, SUCCESS))))
     yield (

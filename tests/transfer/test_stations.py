@@ -26,7 +26,7 @@ STATIONS: Final = (
     ("pool",),
     ("worker",),
     ("admission",),
-    ("attempts",),
+    ("attempts", "learned"),
     ("judge", "outcomes", "duplicates", "preparing", "offer"),
     ("work", "destination", "limiter", "codec_processes"),
     ("codec_process",),

@@ -9,7 +9,7 @@ were, at info level, and always on a terminal. `-q` prints none of this.
 
 import sys
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Annotated, Any, cast, get_args
+from typing import TYPE_CHECKING, Annotated, Any, Literal, cast
 
 import typer
 
@@ -17,6 +17,8 @@ from asyncstore.cli import (
     changing,
     committing,
     converting,
+    delivering,
+    descriptors,
     options,
     rebinding,
     recording,
@@ -28,13 +30,10 @@ from asyncstore.cli import (
 from asyncstore.cli.named_paths import NamedPaths
 from asyncstore.cli.output.plain_text import path_text
 from asyncstore.cli.sending import StorescuRun
-from asyncstore.dimse.messages import HIGH, LOW, MEDIUM
-from asyncstore.errors import LocalProtocolError
 from asyncstore.net.peer import Peer
 from asyncstore.transfer import limits
 from asyncstore.transfer.limits import Limits
-from asyncstore.transfer.options import KeepTogether, OnDuplicate, RetryPolicy, TransferOptions
-from asyncstore.transfer.reactions import REACTION_NAMES, StatusReaction, parse_overrides
+from asyncstore.transfer.options import TransferOptions
 from asyncstore.transfer.schedule import windows
 
 if TYPE_CHECKING:
@@ -47,16 +46,6 @@ subdirectories.
 Exit codes: 0 everything stored, 1 no association, 2 usage, 3 some instances failed or are not committed, 4 stopped \
 early with work left, 5 nothing to send, 6 ledger or report cannot be written, 7 --verify found a difference, 129, \
 130 or 143 interrupted."""
-
-_PRIORITIES = {"low": LOW, "medium": MEDIUM, "high": HIGH}
-
-
-def status_reactions(texts: list[str] | None) -> tuple[StatusReaction, ...]:
-    """The reactions that `--on-status` gives."""
-    try:
-        return parse_overrides(texts or ())
-    except LocalProtocolError as error:
-        raise typer.BadParameter(str(error), param_hint="--on-status") from None
 
 
 def opened_list(name: str, *, ends_in_nul: bool) -> Iterator[str]:
@@ -73,6 +62,7 @@ def opened_list(name: str, *, ends_in_nul: bool) -> Iterator[str]:
 
 @securing.calls
 @changing.changes
+@delivering.delivers
 def storescu(
     context: typer.Context,
     addr: options.Address,
@@ -118,34 +108,12 @@ def storescu(
     connect_timeout: options.ConnectTimeout = 10,
     source_address: options.SourceAddress = None,
     max_pdu: options.SendersMaxPDU = 16382,
-    max_send_pdu: Annotated[
-        int,
-        options.option(
-            parser=options.maximum_pdu,
-            metavar="BYTES",
-            help="Longest PDU to send, if the peer accepts longer ones; 0: only the peer's limit.",
-            panel=options.NETWORK,
-        ),
-    ] = 0,
-    request_little: options.RequestLittle = False,
-    request_big: options.RequestBig = False,
-    request_implicit: options.RequestImplicit = False,
-    single_context: Annotated[
-        bool,
-        options.option(
-            "-cx",
-            "--single-context",
-            "--required-contexts",
-            help="Request only the presentation contexts that the input needs.",
-            panel=options.MISCELLANEOUS,
-        ),
-    ] = False,
     associations: Annotated[
         Any,
         options.option(
             "-j",
             "--associations",
-            parser=options.read_by(limits.association_counts),
+            parser=options.read_by(descriptors.association_counts),
             metavar="N|auto",
             help="Parallel associations, or a timetable of them: '08:00,2 18:00,auto'. auto adds some, up to 8, while "
             "throughput improves, and drops some when the peer struggles." + options.default_text("auto"),
@@ -192,21 +160,10 @@ def storescu(
             panel=options.BULK,
         ),
     ] = None,
-    window: Annotated[
-        int,
-        options.option(
-            "-w",
-            "--window",
-            parser=options.whole_number(1, 0xFFFF, "a number of operations"),
-            metavar="N",
-            help="Asynchronous operations window to propose; 1: none.",
-            panel=options.BULK,
-        ),
-    ] = 16,
     keep_together: Annotated[
         str,
         options.option(
-            parser=options.choice(*get_args(KeepTogether)),
+            parser=options.choice("directory", "study"),
             metavar="directory|study",
             help="Keep a directory on one association while there is other work, or never split a study between "
             "associations.",
@@ -217,15 +174,6 @@ def storescu(
     transcode: converting.Transcode = None,
     check: converting.Check = True,
     workers: converting.Workers = None,
-    priority: Annotated[
-        str,
-        options.option(
-            parser=options.choice(*_PRIORITIES),
-            metavar="low|medium|high",
-            help="C-STORE priority.",
-            panel=options.BULK,
-        ),
-    ] = "low",
     ledger: recording.Ledger = None,
     force_ledger: Annotated[
         bool,
@@ -245,34 +193,6 @@ def storescu(
             panel=options.BULK,
         ),
     ] = False,
-    retries: Annotated[
-        int,
-        options.option(
-            parser=options.whole_number(0, 1000, "a number of attempts"),
-            metavar="N",
-            help="Attempts after the first one.",
-            panel=options.RETRY,
-        ),
-    ] = 4,
-    retry_wait: Annotated[
-        float,
-        options.option(
-            parser=options.wait_seconds,
-            metavar="SECONDS",
-            help="Upper limit of the first random wait; doubles each time.",
-            panel=options.RETRY,
-        ),
-    ] = 1,
-    outage_wait: Annotated[
-        float | None,
-        options.option(
-            parser=options.wait_seconds,
-            metavar="SECONDS",
-            help="How long to keep trying while the peer accepts nothing."
-            + options.default_text("60; 3600 with --ledger"),
-            panel=options.RETRY,
-        ),
-    ] = None,
     retry_set_aside: Annotated[
         bool,
         options.option(
@@ -284,41 +204,6 @@ def storescu(
     fail_fast: Annotated[
         bool,
         options.option("--fail-fast", help="Stop at the first instance that fails.", panel=options.RETRY),
-    ] = False,
-    on_status: Annotated[
-        list[str] | None,
-        options.option(
-            parser=options.text,
-            metavar="CODE=REACTION",
-            help="Override the reaction to a status or range, e.g. A702=stop or C000-C0FF=failed. Repeatable. "
-            f"Reactions: {', '.join(REACTION_NAMES)}.",
-            panel=options.RETRY,
-        ),
-    ] = None,
-    on_duplicate: Annotated[
-        str,
-        options.option(
-            parser=options.choice(*get_args(OnDuplicate)),
-            metavar="STATE",
-            help="How to count an instance that the peer already has (status 0111): duplicate, stored or failed.",
-            panel=options.RETRY,
-        ),
-    ] = "duplicate",
-    strict_warnings: Annotated[
-        bool,
-        options.option(
-            "--strict-warnings",
-            help="Treat 'Elements discarded' (B006) as a failure.",
-            panel=options.RETRY,
-        ),
-    ] = False,
-    strict_source: Annotated[
-        bool,
-        options.option(
-            "--strict-source",
-            help="Treat a file whose UIDs contradict each other, are missing or not well-formed as a failure.",
-            panel=options.RETRY,
-        ),
     ] = False,
     report: showing.Report = None,
     json: showing.Json = False,
@@ -338,23 +223,17 @@ def storescu(
     peer = Peer(addr, port, called_aet, source_address, securing.caller_tls(context))
     commit_options = committing.commit_options(context, peer)
     listed = None if files_from is None else opened_list(files_from, ends_in_nul=null)
-    retry_policy = RetryPolicy if ledger is None else RetryPolicy.for_ledger
     # A number goes where numbers always went; only a timetable is a limit.
     is_fixed = associations is not None and len(associations.entries) == 1
     fixed = associations.at(0) if is_fixed else None
-    options.check_source_port(source_address, fixed)
-    outage: dict[str, Any] = {} if outage_wait is None else {"outage_seconds": outage_wait}
+    if source_address is not None and source_address[1] and fixed != 1:
+        raise typer.BadParameter("a port serves one association at a time: add -j 1", param_hint="--source-address")
     transfer_options = TransferOptions(
         calling_ae_title=calling_aet,
         associations=fixed,
-        window=window,
         maximum_length=max_pdu,
-        maximum_send_length=max_send_pdu,
         timeouts=options.timeouts(context),
-        priority=_PRIORITIES[priority],
-        only_transfer_syntax=options.transfer_syntax(context),
-        only_needed_contexts=single_context,
-        keep_together=cast("KeepTogether", keep_together),
+        keep_together=cast("Literal['directory', 'study']", keep_together),
         decompress=cast("Decompress", decompress),
         transcode=transcode,
         check=check,
@@ -368,16 +247,7 @@ def storescu(
             newer_than=newer_than,
             order=order,
         ),
-        retry=retry_policy(
-            retries=retries,
-            first_wait_seconds=retry_wait,
-            overrides=status_reactions(on_status),
-            on_duplicate=cast("OnDuplicate", on_duplicate),
-            strict_warnings=strict_warnings,
-            **outage,
-        ),
         retry_set_aside=retry_set_aside,
-        strict_source=strict_source,
         fail_fast=fail_fast,
         prepare=changing.preparer(context),
         user_identity=securing.user_identity(context),
@@ -388,6 +258,7 @@ def storescu(
             between=between,
             maximum_seconds=max_duration,
         ),
+        **delivering.transfer_options(context, has_ledger=ledger is not None),
     )
     run = StorescuRun(
         peer,

@@ -106,7 +106,8 @@ def verify(
     selection = selecting.selection(
         archives=archives, include=include, exclude=exclude, modality=modality, newer_than=newer_than
     )
-    options.check_source_port(source_address, associations)
+    if source_address is not None and source_address[1] and associations != 1:
+        raise typer.BadParameter("a port serves one association at a time: add -j 1", param_hint="--source-address")
     peer = Peer(addr, port, called_aet, source_address, securing.caller_tls(context))
     level = options.log_level(context)
     settings = {

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, cast
 
 import typer
 
-from asyncstore.cli import changing, converting, migrating, options, securing
+from asyncstore.cli import changing, converting, delivering, migrating, options, securing
 from asyncstore.transfer.options import TransferOptions
 
 if TYPE_CHECKING:
@@ -22,6 +22,7 @@ early with work left, 5 nothing to send, 6 the database cannot be used, 129, 130
 
 @securing.calls
 @changing.changes
+@delivering.delivers
 def worker(
     context: typer.Context,
     dsn: migrating.Dsn,
@@ -94,6 +95,7 @@ def worker(
             prepare=changing.preparer(context),
             user_identity=securing.user_identity(context),
             allow_plaintext_credentials=context.params["allow_plaintext_credentials"],
+            **delivering.transfer_options(context, has_ledger=True),
         ),
         tls=securing.caller_tls(context),
         most=associations,

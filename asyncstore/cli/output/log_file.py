@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import logging
 import os
+import re
+import stat
 import time
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from asyncstore.cli.output.documented_log import DocumentedLog
 from asyncstore.cli.output.plain_text import path_text
@@ -15,14 +18,21 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 
+# How each line begins: 2026-11-28 23:51:42.812
+_STAMP: Final = re.compile(rb"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d\.\d{3} ")
+_STAMP_BYTES: Final = 24
+
+
 class LogFile(DocumentedLog):
     """Appends log lines of level `threshold` and above to a file, each with its local time.
 
-    Raises OSError if the file cannot be written. If that happens later, `complain` is told once, and no more is
-    written: the run does not depend on its log.
+    Raises OSError if the file cannot be written, or has something else in it: a slip of the hand must not spoil an
+    image. If it cannot be written later, an error is logged once, and no more is written: the run does not depend on
+    its log.
     """
 
     def __init__(self, path: str, threshold: int) -> None:
+        _check_log(path)
         self._path = path
         self._descriptor = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | getattr(os, "O_CLOEXEC", 0), 0o600)
         try:
@@ -56,6 +66,16 @@ class LogFile(DocumentedLog):
         if descriptor >= 0:
             os.close(descriptor)
         super().close()
+
+
+def _check_log(path: str) -> None:
+    """Raise OSError for a file that has something else than log lines; a pipe or a device takes anything."""
+    with contextlib.suppress(FileNotFoundError, PermissionError):  # may be written, though not read
+        if stat.S_ISREG(os.stat(path).st_mode):
+            with open(path, "rb") as file:
+                begin = file.read(_STAMP_BYTES)
+            if begin and not _STAMP.fullmatch(begin):
+                raise OSError(errno.EEXIST, "it is not the log of an earlier run, and is left as it is")
 
 
 @contextlib.contextmanager

@@ -6,8 +6,9 @@ import math
 from typing import TYPE_CHECKING, Any, Final
 
 from asyncstore.instances.outcome import State
+from asyncstore.ledger.accounts import STORED_STATES
 from asyncstore.ledger.packing import uid_bytes, uid_of_bytes
-from asyncstore.ledger.protocol import STORED, KnownInstance
+from asyncstore.ledger.protocol import KnownInstance
 from asyncstore.ledger.settling import Kept, settled_outcome
 
 if TYPE_CHECKING:
@@ -28,14 +29,13 @@ JOIN directory d ON d.root = $1 AND d.path = t.path
 JOIN instance i ON i.directory = d.id AND i.name = t.name
 JOIN account a ON a.id = i.account
 WHERE a.standing <> 0"""
-_STATES: Final = ", ".join(f"'{state}'" for state in sorted(STORED))
 _KNOWN: Final = f"""
 SELECT i.sop_instance_uid, d.root, d.path, i.name, i.size_bytes, i.mtime_ns, a.state, i.recorded_at
 FROM (SELECT DISTINCT unnest($2::bytea[]) AS uid) AS t
 JOIN instance i ON i.sop_instance_uid = t.uid
 JOIN account a ON a.id = i.account
 JOIN directory d ON d.id = i.directory
-WHERE d.root = ANY($1::int[]) AND a.state IN ({_STATES})"""
+WHERE d.root = ANY($1::int[]) AND a.state IN ({STORED_STATES})"""
 
 _Key = tuple[bytes, bytes]
 

@@ -12,16 +12,16 @@ import threading
 import time
 from typing import TYPE_CHECKING, Final
 
+from asyncstore.ledger.accounts import STORED_STATES
 from asyncstore.ledger.packing import pack_uid, unpack_uid
-from asyncstore.ledger.protocol import STORED, Uncommitted
-from asyncstore.ledger.sqlite.file import ledger_errors
+from asyncstore.ledger.protocol import Uncommitted
+from asyncstore.ledger.sqlite.file import BUSY_SECONDS, ledger_errors
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
     from types import TracebackType
     from typing import Self
 
-_BUSY_SECONDS: Final = 10.0
 _NO_ANSWER: Final = -1
 # `answer` is -1 while the peer has not reported, 0 if it has committed, else its Failure Reason. An answer to a request
 # that was made before the instance was stored (again) says nothing about it. Times are milliseconds since 1970, UTC.
@@ -37,7 +37,6 @@ _SCHEMA: Final = (
         answered_at INTEGER NOT NULL
     ) WITHOUT ROWID""",
 )
-_STATES: Final = ", ".join(f"'{state}'" for state in sorted(STORED))
 # The peer knows an instance by the UIDs under which it was sent.
 _SENT_UID: Final = "coalesce(s.sop_instance_uid, i.sop_instance_uid)"
 _SENT_STUDY: Final = "coalesce(s.study_instance_uid, i.study_instance_uid)"
@@ -45,13 +44,15 @@ _JOINED: Final = f"""
 FROM instance i LEFT JOIN sent s ON s.id = i.id
 LEFT JOIN commitment c ON c.sop_instance_uid = {_SENT_UID}
 LEFT JOIN commitment_request r ON r.transaction_uid = c.transaction_uid"""
-_STORED_ROWS: Final = f"{_JOINED} JOIN account a ON a.id = i.account WHERE a.state IN ({_STATES})"
+_STORED_ROWS: Final = f"{_JOINED} JOIN account a ON a.id = i.account WHERE a.state IN ({STORED_STATES})"
 _ANSWER: Final = "CASE WHEN r.asked_at >= i.recorded_at THEN c.answer END"
 _UNCOMMITTED: Final = f"""
 SELECT i.id, a.sop_class, {_SENT_UID}, {_SENT_STUDY}, i.path, coalesce(c.transaction_uid, '')
 {_STORED_ROWS} AND coalesce({_ANSWER}, {_NO_ANSWER}) != 0 AND i.id > ? ORDER BY i.id LIMIT ?"""
 
-ANSWER_OF_ROW: Final = f"(SELECT {_ANSWER} {_JOINED} WHERE i.id = instances.id AND instances.state IN ({_STATES}))"
+ANSWER_OF_ROW: Final = (
+    f"(SELECT {_ANSWER} {_JOINED} WHERE i.id = instances.id AND instances.state IN ({STORED_STATES}))"
+)
 """The answer for a row of the view `instances`; NULL: it was not asked for since it was stored."""
 NO_ANSWER_OF_ROW: Final = "NULL"
 
@@ -67,7 +68,7 @@ class CommitmentRecord:
         self._lock = threading.Lock()
         with ledger_errors(path, "opened"):
             self._connection = sqlite3.connect(
-                path, timeout=_BUSY_SECONDS, isolation_level=None, check_same_thread=False
+                path, timeout=BUSY_SECONDS, isolation_level=None, check_same_thread=False
             )
             self._connection.execute("PRAGMA synchronous = NORMAL")
             self._connection.execute("PRAGMA wal_autocheckpoint = 0")  # the run that writes outcomes sees to it

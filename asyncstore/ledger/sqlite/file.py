@@ -24,12 +24,13 @@ APPLICATION_ID: Final = int.from_bytes(b"ASLG", "big")
 SCHEMA_VERSION: Final = 4
 OLDEST_SCHEMA: Final = 3
 # Behind the name of a ledger: its own file, those of SQLite, and that of the lock.
-FILE_SUFFIXES: Final = ("", "-wal", "-shm", "-journal", "-lock")
+LOCK_SUFFIX: Final = "-lock"
+FILE_SUFFIXES: Final = ("", "-wal", "-shm", "-journal", LOCK_SUFFIX)
+BUSY_SECONDS: Final = 10.0  # how long a connection waits for another one that writes
 
 # SQLite checks the size of the WAL after each commit. 2000 pages are 8 MB; a larger WAL saves little writing.
 _CHECKPOINT_PAGES: Final = 2000
 _WAL_LIMIT_BYTES: Final = 32 << 20  # a WAL that grew beyond this, because of a slow reader, is truncated to it
-_BUSY_SECONDS: Final = 10.0
 _CACHE_KIB: Final = 16384  # per connection: holds the upper pages of the index and the hot part of the rest
 
 
@@ -171,7 +172,7 @@ def open_to_write(path: str, destination: str, now_ms: int) -> sqlite3.Connectio
     """
     with ledger_errors(path, "opened"):
         _make_file(path)
-        connection = sqlite3.connect(path, timeout=_BUSY_SECONDS, isolation_level=None)
+        connection = sqlite3.connect(path, timeout=BUSY_SECONDS, isolation_level=None)
         try:
             _prepare(connection, path, destination, now_ms)
         except BaseException:
@@ -202,7 +203,7 @@ def open_to_read(path: str) -> sqlite3.Connection:
 
 
 def _connect_to_read(uri: str, path: str) -> sqlite3.Connection:
-    connection = sqlite3.connect(uri, timeout=_BUSY_SECONDS, isolation_level=None, uri=True, check_same_thread=False)
+    connection = sqlite3.connect(uri, timeout=BUSY_SECONDS, isolation_level=None, uri=True, check_same_thread=False)
     try:
         version = _version_of(connection, path)
         if version is None:
@@ -250,8 +251,8 @@ def _prepare(connection: sqlite3.Connection, path: str, destination: str, now_ms
     connection.execute(f"PRAGMA wal_autocheckpoint = {_CHECKPOINT_PAGES}")
     connection.execute(f"PRAGMA journal_size_limit = {_WAL_LIMIT_BYTES}")
     connection.execute(f"PRAGMA cache_size = -{_CACHE_KIB}")
-    connection.execute("BEGIN IMMEDIATE")
-    try:
+    with connection:  # commits, or rolls back if it raises
+        connection.execute("BEGIN IMMEDIATE")
         if version is None:
             for statement in _NEW:
                 connection.execute(statement)
@@ -260,11 +261,6 @@ def _prepare(connection: sqlite3.Connection, path: str, destination: str, now_ms
         if version is not None and version < SCHEMA_VERSION:
             for statement in _MIGRATION:
                 connection.execute(statement)
-        connection.execute("COMMIT")
-    except BaseException:
-        if connection.in_transaction:
-            connection.execute("ROLLBACK")
-        raise
 
 
 def check_destination(connection: sqlite3.Connection, path: str, destination: str) -> None:

@@ -17,7 +17,7 @@ import time
 from typing import Any, Final, NamedTuple
 
 from asyncstore.errors import LedgerError
-from asyncstore.ledger.sqlite.file import ledger_errors
+from asyncstore.ledger.sqlite.file import LOCK_SUFFIX, ledger_errors
 
 if sys.platform == "win32":
     import msvcrt
@@ -54,7 +54,7 @@ class Holder(NamedTuple):
 def holder_of(ledger_path: str) -> Holder | None:
     """The process that is writing a ledger; None if there is none. Creates nothing."""
     try:
-        fd = os.open(f"{ledger_path}-lock", os.O_RDONLY | getattr(os, "O_NOFOLLOW", 0))
+        fd = os.open(ledger_path + LOCK_SUFFIX, os.O_RDONLY | getattr(os, "O_NOFOLLOW", 0))
     except OSError:
         return None
     try:
@@ -68,7 +68,7 @@ class LedgerLock:
 
     def __init__(self, path: str) -> None:
         self._ledger_path = path
-        self._path = f"{path}-lock"
+        self._path = path + LOCK_SUFFIX
         self._fd = -1
 
     def acquire(self, now: float) -> None:

@@ -8,9 +8,10 @@ import threading
 from typing import TYPE_CHECKING, Any, Final
 
 from asyncstore.instances.outcome import State
+from asyncstore.ledger.accounts import STORED_STATES
 from asyncstore.ledger.hashes import hash_of_path, hash_of_uid
 from asyncstore.ledger.packing import ledger_path, unpack_uid
-from asyncstore.ledger.protocol import STORED, KnownInstance
+from asyncstore.ledger.protocol import KnownInstance
 from asyncstore.ledger.settling import Kept, settled_outcome
 from asyncstore.ledger.sqlite.file import ledger_errors, open_to_read
 from asyncstore.ledger.sqlite.writer import padded
@@ -30,10 +31,9 @@ _SETTLED: Final = """
 SELECT i.path, i.size_bytes, i.mtime_ns, a.state, a.standing, a.losses, a.status, a.reason, i.sop_instance_uid,
     i.recorded_at
 FROM instance i JOIN account a ON a.id = i.account WHERE a.standing AND i.id IN """
-_STATES: Final = ", ".join(f"'{state}'" for state in sorted(STORED))
 _KNOWN: Final = f"""
 SELECT i.sop_instance_uid, i.path, i.size_bytes, i.mtime_ns, a.state, i.recorded_at
-FROM instance i JOIN account a ON a.id = i.account WHERE a.state IN ({_STATES}) AND i.id IN """
+FROM instance i JOIN account a ON a.id = i.account WHERE a.state IN ({STORED_STATES}) AND i.id IN """
 
 
 class LedgerLookup:

@@ -14,9 +14,9 @@ import time
 from typing import TYPE_CHECKING, Final
 
 from asyncstore.errors import LocalProtocolError
+from asyncstore.ledger.accounts import STORED_STATES
 from asyncstore.ledger.hashes import FIRST_UID_HASH
 from asyncstore.ledger.packing import ledger_path
-from asyncstore.ledger.protocol import STORED
 from asyncstore.ledger.sqlite.file import ledger_errors, open_to_write
 from asyncstore.ledger.sqlite.lock import LedgerLock, check_place
 
@@ -27,11 +27,10 @@ if TYPE_CHECKING:
 # A path is at a place if it is the place, or goes on after it in one of these ways: a file in it, or a member of it.
 _AFTER_PLACE: Final = (b"/", b"!/")
 
-_STORED: Final = ", ".join(f"'{state}'" for state in sorted(STORED))
 # Of two rows for one path the newer place's stays, unless only the other one is stored.
 _DROP_ONE_OF_TWO: Final = f"""
 DELETE FROM instance WHERE id IN (
-    SELECT CASE WHEN a.state IN ({_STORED}) AND b.state NOT IN ({_STORED}) THEN new.id ELSE old.id END
+    SELECT CASE WHEN a.state IN ({STORED_STATES}) AND b.state NOT IN ({STORED_STATES}) THEN new.id ELSE old.id END
     FROM moved JOIN instance old ON old.id = moved.id JOIN account a ON a.id = old.account
     JOIN instance new ON new.path = moved.path JOIN account b ON b.id = new.account)"""
 
@@ -72,8 +71,8 @@ def rebind(path: str, places: Mapping[str, str], *, destination: str, forced: bo
 def _move(connection: sqlite3.Connection, moves: Mapping[bytes, bytes]) -> list[int]:
     """Move all in one transaction; the numbers of rows that were at each old place."""
     counts = dict.fromkeys(moves, 0)
-    connection.execute("BEGIN IMMEDIATE")
-    try:
+    with connection:  # commits, or rolls back if it raises
+        connection.execute("BEGIN IMMEDIATE")
         connection.execute("CREATE TEMP TABLE moved (id INTEGER PRIMARY KEY, path BLOB NOT NULL)")
         # A path may be at two places, one in the other: the inner one counts.
         for old in sorted(moves, key=len, reverse=True):
@@ -93,11 +92,6 @@ def _move(connection: sqlite3.Connection, moves: Mapping[bytes, bytes]) -> list[
             connection.execute("DELETE FROM hashed WHERE hash < ?", (FIRST_UID_HASH,))
             connection.execute("UPDATE ledger SET indexed_id = 0")
         connection.execute("DROP TABLE moved")
-        connection.execute("COMMIT")
-    except BaseException:
-        if connection.in_transaction:
-            connection.execute("ROLLBACK")
-        raise
     return [counts[old] for old in moves]
 
 

@@ -190,8 +190,8 @@ class LedgerWriter:
     def _insert_hashes(self, hashes: Sequence[tuple[int, int]], until: int) -> None:
         """Commit hashes of a sorted run. With the last of them, rows up to `until` are in the index."""
         connection = self._connection
-        connection.execute("BEGIN IMMEDIATE")
-        try:
+        with connection:  # commits, or rolls back if it raises
+            connection.execute("BEGIN IMMEDIATE")
             ascending = hashes[::-1]
             whole = len(hashes) - len(hashes) % _HASHES_OF_A_STATEMENT
             for at in range(0, whole, _HASHES_OF_A_STATEMENT):
@@ -200,11 +200,6 @@ class LedgerWriter:
             connection.executemany(_INDEX_HASH, ascending[whole:])
             if len(self._sorted) <= _INDEXED_AT_ONCE:
                 connection.execute("UPDATE ledger SET indexed_id = ?", (until,))
-            connection.execute("COMMIT")
-        except BaseException:
-            if connection.in_transaction:
-                connection.execute("ROLLBACK")
-            raise
 
     def _index_left_over(self) -> None:
         """Insert the hashes that were waiting when an earlier run ended."""

@@ -73,7 +73,7 @@ MISSING: Final = text_of_reason(_NO_SUCH_INSTANCE)
 
 
 @record(slots=True, eq=False)
-class Waiting:
+class Awaited:
     """An instance without an answer that decides, which stands for `count` files; `path` is one of them.
 
     `attempts` is how often it was sent in this run.
@@ -119,7 +119,7 @@ class Committer:
     ) -> None:
         self.committed: int = 0
         self.failures: Counter[str] = Counter()
-        self.to_send_again: dict[str, Waiting] = {}
+        self.to_send_again: dict[str, Awaited] = {}
         self.refusal: AsyncStoreError | None = None
         self.record = record
         self._peer = peer
@@ -136,8 +136,8 @@ class Committer:
         if port is not None:
             providers: dict[str, ServiceProvider] = {**self._providers, VERIFICATION: VerificationProvider()}
             self._listener = Acceptor(providers, host=host, port=port, ae_title=calling_ae_title, tls=tls)
-        self._studies: Studies[Waiting] = Studies(MAXIMUM_REFERENCES)
-        self._waiting: dict[str, Waiting] = {}
+        self._studies: Studies[Awaited] = Studies(MAXIMUM_REFERENCES)
+        self._waiting: dict[str, Awaited] = {}
         self._sent_again: set[str] = set()
         self._transactions: set[str] = set()
         self._is_finishing = self._is_over = False
@@ -197,12 +197,12 @@ class Committer:
         if known is not None:
             known.count += 1
             return
-        self._waiting[uid] = waiting = Waiting(reference, path, attempts)
+        self._waiting[uid] = waiting = Awaited(reference, path, attempts)
         was_empty = not self._studies
         if self._studies.add(study, waiting, time.monotonic()) or was_empty:
             self._due.set()
 
-    def sent_again(self, waiting: Waiting, failure: str | None = None) -> None:
+    def sent_again(self, waiting: Awaited, failure: str | None = None) -> None:
         """Have an instance committed that was sent again, or count it as a failure."""
         uid = waiting.reference.sop_instance_uid
         self.to_send_again.pop(uid, None)
@@ -241,7 +241,7 @@ class Committer:
                 with anyio.move_on_after(max(self._studies.due_at() - now, _LOOK_SECONDS)):
                     await self._due.wait()
 
-    async def _see_to(self, lot: list[Waiting]) -> None:
+    async def _see_to(self, lot: list[Awaited]) -> None:
         """Ask for one transaction, and again for what is not decided, under a new Transaction UID each time."""
         async with self._room:
             while lot and self.refusal is None:
@@ -256,7 +256,7 @@ class Committer:
             self._fail(each, self._not_asked(self.refusal))
         self._changed.set()
 
-    async def _ask_and_wait(self, lot: list[Waiting]) -> AsyncStoreError | None:
+    async def _ask_and_wait(self, lot: list[Awaited]) -> AsyncStoreError | None:
         """Ask, and wait for the report; returns why it could not ask."""
         for each in lot:
             each.tries += 1
@@ -278,7 +278,7 @@ class Committer:
         await self._wait_for_report(lot, association)
         return None
 
-    async def _wait_for_report(self, lot: list[Waiting], association: Requestor | None) -> None:
+    async def _wait_for_report(self, lot: list[Awaited], association: Requestor | None) -> None:
         with anyio.move_on_after(self._wait_seconds):
             while association is not None and any(each.answer is None for each in lot):
                 if self._listener is None and not association.is_open:
@@ -286,7 +286,7 @@ class Committer:
                     break  # there is no way left for a report
                 await self._changed.wait()
 
-    async def _ask(self, lot: list[Waiting]) -> Requestor:
+    async def _ask(self, lot: list[Awaited]) -> Requestor:
         """Send one request, which is on record before."""
         references = [each.reference for each in lot]
         transaction_uid = new_transaction_uid()
@@ -301,7 +301,7 @@ class Committer:
         self._was_answered = True
         return association
 
-    def _settle(self, waiting: Waiting, trouble: AsyncStoreError | None) -> bool:
+    def _settle(self, waiting: Awaited, trouble: AsyncStoreError | None) -> bool:
         """Count an instance whose answer decides, or that was asked for often enough; else it is asked for again."""
         answer = waiting.answer
         uid = waiting.reference.sop_instance_uid
@@ -320,11 +320,11 @@ class Committer:
             self._fail(waiting, NO_REPORT if trouble is None else self._not_asked(trouble))
         return True
 
-    def _may_be_sent_again(self, waiting: Waiting) -> bool:
+    def _may_be_sent_again(self, waiting: Awaited) -> bool:
         is_second = waiting.reference.sop_instance_uid in self._sent_again
         return waiting.path is not None and not is_second and len(self.to_send_again) < _MOST_TO_SEND_AGAIN
 
-    def _fail(self, waiting: Waiting, reason: str) -> None:
+    def _fail(self, waiting: Awaited, reason: str) -> None:
         del self._waiting[waiting.reference.sop_instance_uid]
         self.failures[reason] += waiting.count
 

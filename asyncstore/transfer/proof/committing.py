@@ -14,7 +14,6 @@ from asyncstore.ledger.protocol import KeepsCommitments
 from asyncstore.net.peer import Peer, check_range, check_seconds
 from asyncstore.record import record
 from asyncstore.services.references import Reference
-from asyncstore.transfer.options import association_settings
 from asyncstore.transfer.proof.commitment import MISSING, Committer
 
 if TYPE_CHECKING:
@@ -27,7 +26,7 @@ if TYPE_CHECKING:
     from asyncstore.ledger.protocol import Commitments, KnownInstance, Ledger, Offered, Suspicion
     from asyncstore.net.tls_settings import TLS
     from asyncstore.transfer.options import TransferOptions
-    from asyncstore.transfer.proof.commitment import Waiting
+    from asyncstore.transfer.proof.commitment import Awaited
     from asyncstore.transfer.report import Report
 
 _AT_THE_PEER: Final = frozenset((State.STORED, State.WARNING, State.DUPLICATE))
@@ -94,14 +93,14 @@ class Committing:
             host=settings.host,
             tls=settings.tls_of(peer),
             wait_seconds=settings.wait_seconds,
-            **association_settings(options),
+            **options.of_each_association,
         )
         report.committed, report.not_committed = 0, self._committer.failures
         self._record: Commitments | None = None
         self._is_in_ledger = False  # more is stored than waits here
         self._is_interrupted = False
         self._waiting = anyio.CancelScope()
-        self._again: dict[str | None, Waiting] = {}
+        self._again: dict[str | None, Awaited] = {}
 
     async def __aenter__(self) -> Self:
         ledger = self._ledger

@@ -282,6 +282,11 @@ def test_what_is_not_read_without_recursive_is_told_where_it_is_so(peer: Running
     assert "Subdirectories" not in send(peer, "-v", tree / "below", tree / "ct.dcm").stderr
     assert "Subdirectories" not in send(peer, "-v", "-r", tree).stderr
     assert "Subdirectories" not in send(peer, tree).stderr
+    assert f"I: Subdirectories of {tree} were not read: -r includes them\n" in send(peer, "--summary", tree).stderr
+    planned = send(peer, "--dry-run", tree).stdout.splitlines()
+    assert planned[0] == f"Subdirectories of {tree} were not read: -r includes them"
+    assert planned[1].startswith("1 instance, ")
+    assert "Subdirectories" not in send(peer, "--dry-run", "-r", tree).stdout
 
 
 def test_recursive_means_everything_below(peer: RunningPeer, tree: Path) -> None:

@@ -266,7 +266,7 @@ def test_a_peer_that_cannot_be_asked_has_proved_nothing(tree: Path, tmp_path: Pa
 
     done = anyio.run(main)
     assert (done.returncode, done.stdout) == (3, "0 instances in 0 studies compared\n")
-    assert "E: It takes no queries from us (C-FIND, study root), so nothing can be verified\n" in done.stderr
+    assert "E: The peer takes no queries from us (C-FIND, study root), so nothing can be verified\n" in done.stderr
     assert "I: Verifying: asking the peer for what was stored\n" in done.stderr
     assert "Exit code    3: finished, but some stored instances could not be verified\n" in done.stderr
     assert "Next         to verify again:\n" in done.stderr

@@ -63,6 +63,27 @@ def test_it_is_appended_and_keeps_its_mode(tmp_path: Path) -> None:
     assert stat.S_IMODE(path.stat().st_mode) == 0o640
 
 
+@pytest.mark.parametrize(
+    "content", [bytes(128) + b"DICM", b"a note of mine\n", b"2026", b"2026-11-28 23:51:42,812 other\n"]
+)
+def test_a_file_that_is_not_a_log_is_left_as_it_is(tmp_path: Path, content: bytes) -> None:
+    path = tmp_path / "IM0001.dcm"
+    path.write_bytes(content)
+    with pytest.raises(OSError, match="it is not the log of an earlier run, and is left as it is"):
+        LogFile(str(path), logging.INFO)
+    assert path.read_bytes() == content
+
+
+def test_a_pipe_takes_the_log(tmp_path: Path) -> None:
+    path = tmp_path / "pipe"
+    os.mkfifo(path)
+    reading = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
+    with installed(logging.ERROR), logged_to(str(path), logging.INFO):
+        LOGGER.info("sent")
+    assert os.read(reading, 200).endswith(b" I: sent\n")
+    os.close(reading)
+
+
 def test_a_file_that_cannot_be_written_any_more_is_told_once(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
