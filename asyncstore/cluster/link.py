@@ -7,13 +7,11 @@ be lost after the server has done it, and before it has said so.
 from __future__ import annotations
 
 import asyncio
-import logging
 from typing import TYPE_CHECKING, Final, TypeVar
 
 from asyncstore.ledger.buffered import StoreAway
 from asyncstore.ledger.postgresql.database import Renewed, driver_errors
-from asyncstore.ledger.trace import LedgerAway, LedgerBack
-from asyncstore.trace import emit
+from asyncstore.ledger.telling import Telling
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -25,19 +23,16 @@ if TYPE_CHECKING:
 _Result = TypeVar("_Result")
 _Listener = tuple[str, "Callable[..., None]"]
 
-_logger: Final = logging.getLogger("asyncstore.ledger")
 _AGAIN_SECONDS: Final = 0.25
 _ANSWER_SECONDS: Final = 30.0
-# A restart of the database is not worth a line.
-_TOLD_AFTER_SECONDS: Final = 2.0
 
 
 class Link(Renewed):
     """A connection for one action at a time; see Renewed.
 
     While the server is away, actions are tried again for `away_seconds`; then they raise LedgerError, and so does every
-    other one at once. An answer is waited for for `answer_seconds`. `is_told`: the log has a line when the server is
-    away, and one when it is back.
+    other one at once. An answer is waited for for `answer_seconds`. `telling` has the log say when the server is away,
+    and when it is back.
     """
 
     def __init__(
@@ -48,12 +43,12 @@ class Link(Renewed):
         away_seconds: float = 0.0,
         answer_seconds: float = _ANSWER_SECONDS,
         settings: dict[str, str] | None = None,
-        is_told: bool = False,
+        telling: Telling | None = None,
     ) -> None:
         super().__init__(dsn, name, settings)
         self._away_seconds = away_seconds
         self._answer_seconds = answer_seconds
-        self._is_told = is_told
+        self._telling = telling or Telling()
         self._turn = asyncio.Lock()
         self._listeners: list[_Listener] = []
 
@@ -69,25 +64,25 @@ class Link(Renewed):
         """What an action with the connection returns, as soon as there is one."""
         loop = asyncio.get_running_loop()
         away_since: float | None = None
-        has_told = False
-        while True:
-            try:
-                result = await self.once(action)
-            except StoreAway as error:
-                now = loop.time()
-                away_since = now if away_since is None else away_since
-                left_seconds = away_since + self._away_seconds - now
-                if left_seconds <= 0:
-                    self._away_seconds = 0.0
-                    raise
-                if self._is_told and not has_told and now >= away_since + _TOLD_AFTER_SECONDS:
-                    has_told = True
-                    emit(_logger, LedgerAway(because=str(error), left_seconds=left_seconds))
-                await asyncio.sleep(_AGAIN_SECONDS)
-                continue
-            if has_told and away_since is not None:
-                emit(_logger, LedgerBack(seconds=loop.time() - away_since))
-            return result
+        try:
+            while True:
+                try:
+                    result = await self.once(action)
+                except StoreAway as error:
+                    now = loop.time()
+                    away_since = now if away_since is None else away_since
+                    left_seconds = away_since + self._away_seconds - now
+                    if left_seconds <= 0:
+                        self._away_seconds = 0.0
+                        raise
+                    self._telling.away(action, error, seconds=now - away_since, left_seconds=left_seconds)
+                    await asyncio.sleep(_AGAIN_SECONDS)
+                    continue
+                if away_since is not None:
+                    self._telling.back(action, seconds=loop.time() - away_since)
+                return result
+        finally:
+            self._telling.forget(action)
 
     def hurry(self, away_seconds: float) -> None:
         """Do not wait longer for a server that is away: somebody wants the end."""

@@ -37,6 +37,7 @@ from asyncstore.ledger.postgresql.ledger import NOW_MS, begin_run, check_rules, 
 from asyncstore.ledger.postgresql.places import Places
 from asyncstore.ledger.postgresql.writer import server_text
 from asyncstore.ledger.settling import options_text
+from asyncstore.ledger.telling import Telling
 from asyncstore.net.peer import Peer
 from asyncstore.trace import emit
 from asyncstore.transfer.learned import Learned
@@ -105,7 +106,8 @@ class Worker:
         self.is_fenced: bool = False
         self._sendings: dict[int, Sending] = {}
         self._past = Done(0, 0, 0)
-        self._link = Link(dsn, "worker", away_seconds=away_seconds, settings=WRITER_SETTINGS, is_told=True)
+        self._telling = Telling()
+        self._link = Link(dsn, "worker", away_seconds=away_seconds, settings=WRITER_SETTINGS, telling=self._telling)
         self._queue = Queue(self._link, self._wanted)
         self._migration: Migration
         self._roots: dict[str, Root]
@@ -355,6 +357,7 @@ class Worker:
             shift_ms=self._heart.shift_ms,
             away_seconds=self._away_seconds,
             may_send=self._heart.fence.may_send,
+            telling=self._telling,
         )
 
     # -- beside it -----------------------------------------------------------------------------------------------------

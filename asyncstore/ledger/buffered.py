@@ -11,7 +11,6 @@ import abc
 import collections
 import concurrent.futures
 import contextlib
-import logging
 import math
 import os
 import threading
@@ -27,8 +26,7 @@ from asyncstore.ledger.hashes import HashFilter, hash_of_uid
 from asyncstore.ledger.packing import ledger_path, one_line, storable
 from asyncstore.ledger.protocol import STORED, KnownInstance
 from asyncstore.ledger.settling import options_text
-from asyncstore.ledger.trace import LedgerAway, LedgerBack
-from asyncstore.trace import emit
+from asyncstore.ledger.telling import Telling
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Mapping, Sequence
@@ -39,15 +37,12 @@ if TYPE_CHECKING:
     from asyncstore.instances.outcome import Outcome
     from asyncstore.ledger.protocol import Offered, Suspicion
 
-_logger = logging.getLogger("asyncstore.ledger")
-
 COMMIT_SECONDS: Final = 0.25
 COMMIT_OUTCOMES: Final = 500
 _MAXIMUM_WAITING: Final = 4096
 # The longest time until committed outcomes are settled: what that is, the store knows.
 _SETTLE_SECONDS: Final = 10.0
 _CLOSING_SECONDS: Final = 10.0
-_TOLD_AFTER_SECONDS: Final = 2.0
 
 Entry = tuple[int, "Outcome", int]
 """The time at which an outcome was recorded, in milliseconds; the outcome; and the hash of its SOP Instance UID."""
@@ -112,9 +107,6 @@ class BufferedLedger(abc.ABC):
     _closing_seconds: float = _CLOSING_SECONDS
     """For how long the end of a run waits for it then."""
 
-    _told_after_seconds: float = _TOLD_AFTER_SECONDS
-    """How long it is away until the log says so: a restart is not worth a line."""
-
     _most_outcomes: int = COMMIT_OUTCOMES
     """How many are committed at once, if so many wait."""
 
@@ -137,7 +129,7 @@ class BufferedLedger(abc.ABC):
         self._refusal_is_written = False
         self._uids = HashFilter(0)
         self._away_since: float | None = None
-        self._is_told = False
+        self._telling = Telling()
 
     # -- for the event loop --------------------------------------------------------------------------------------------
 
@@ -385,16 +377,16 @@ class BufferedLedger(abc.ABC):
         left_seconds = self._away_seconds - (now - self._away_since)
         if left_seconds <= 0:
             self._fail(error)
-        elif not self._is_told and now >= self._away_since + self._told_after_seconds:
-            self._is_told = True
-            emit(_logger, LedgerAway(because=str(error), left_seconds=left_seconds))
+        else:
+            self._telling.away(self, error, seconds=now - self._away_since, left_seconds=left_seconds)
 
     def _note_back(self) -> None:
-        if self._is_told and self._away_since is not None:
-            emit(_logger, LedgerBack(seconds=time.monotonic() - self._away_since))
-        self._is_told, self._away_since = False, None
+        if self._away_since is not None:
+            self._telling.back(self, seconds=time.monotonic() - self._away_since)
+        self._away_since = None
 
     def _fail(self, error: BaseException) -> None:
+        self._telling.forget(self)
         if self.failure is None:
             self.failure = LedgerError(f"the ledger {self.path!r} cannot be written: {one_line(str(error))}")
             self.failure.__cause__ = error

@@ -8,6 +8,7 @@ counted among those of the living, and it must send nothing more over them. All 
 from __future__ import annotations
 
 import itertools
+import math
 import statistics
 from collections import Counter, defaultdict
 from dataclasses import dataclass
@@ -223,7 +224,9 @@ def cap_is_kept(evidence: Evidence) -> Finding:
         changes.append((each.opened_at, 1, each.number))
         if ended_at is not None:
             slack = 0.0 if each.ending == "release" else UNORDERED_SECONDS
-            changes.append((max((each.opened_at + ended_at) / 2, ended_at - slack), -1, each.number))
+            # At the same time, ends count first; but not its own, however short it was.
+            soonest = math.nextafter(each.opened_at, math.inf)
+            changes.append((max(soonest, ended_at - slack), -1, each.number))
     living: set[int] = set()
     most = 0
     for _, change, number in sorted(changes):

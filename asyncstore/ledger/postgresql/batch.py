@@ -5,7 +5,6 @@ Each batch has rows of its own, and only the worker that has claimed it last may
 
 from __future__ import annotations
 
-import math
 import time
 from typing import TYPE_CHECKING
 
@@ -22,6 +21,7 @@ if TYPE_CHECKING:
     from asyncstore.ledger.postgresql.database import Database
     from asyncstore.ledger.postgresql.places import Places
     from asyncstore.ledger.postgresql.writer import Claim
+    from asyncstore.ledger.telling import Telling
 
 
 class BatchTaken(LedgerError):
@@ -70,7 +70,6 @@ class BatchLedger(BufferedLedger):
     is waited for, for `away_seconds`: what was sent meanwhile is written when it is back.
     """
 
-    _told_after_seconds = math.inf  # the worker tells it, for all of its batches
     _most_outcomes = 4 * COMMIT_OUTCOMES
 
     def __init__(
@@ -84,6 +83,7 @@ class BatchLedger(BufferedLedger):
         shift_ms: int,
         away_seconds: float,
         may_send: Callable[[], bool],
+        telling: Telling,
     ) -> None:
         super().__init__(writing.shown, options=options, clock=time.time)
         self._away_seconds = self._closing_seconds = away_seconds
@@ -91,6 +91,7 @@ class BatchLedger(BufferedLedger):
         self._writer = RowWriter(claim, places, shift_ms=shift_ms)
         self._lookup = PostgresLookup(reading, places, self._uncommitted)
         self._may_send = may_send
+        self._telling = telling
 
     @property
     def files(self) -> tuple[str, ...]:
