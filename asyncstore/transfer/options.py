@@ -206,6 +206,8 @@ class TransferOptions:
         if self.workers is not None:
             _check_count("workers", self.workers, least=1)
         check_seconds("drain_seconds", self.drain_seconds)
+        if self.prepare is not None and not callable(getattr(self.prepare, "prepare", None)):
+            raise LocalProtocolError(f"prepare is {self.prepare!r:.200}: it is a Preparer")
 
     @property
     def conversions(self) -> Conversions:

@@ -104,6 +104,7 @@ def test_waits_double_up_to_the_cap_with_full_jitter(failures: int, longest: flo
         {"maximum_length": "16k"},
         {"drain_seconds": "long"},
         {"timeouts": 30.0},
+        {"prepare": print},
         {"retry": 4},
     ],
 )
