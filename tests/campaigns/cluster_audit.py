@@ -28,7 +28,8 @@ NOTHING_NEW: Final = 0.5
 ABORTS: Final = 0.75
 # A busy machine does both later; another sender comes at 1.0.
 SLACK: Final = 0.25
-# Outcomes are committed 250 ms after they came, and a busy machine does it later.
+# Outcomes are committed 250 ms after they came, the first of a worker when it has a connection of its own for that. A
+# busy machine does it later: `Evidence.command_seconds` is how long it needs for a whole command.
 UNCOMMITTED_SECONDS: Final = 3.0
 # Clocks of the database and of this process are read one after the other.
 CLOCK_SECONDS: Final = 0.25
@@ -98,6 +99,7 @@ class Evidence:
     cap: int
     heartbeat_seconds: float
     set_aside: int = 0
+    command_seconds: float = 0.0
 
     def late(self) -> Iterator[tuple[Trouble, Association]]:
         """The associations that were open while their host was stopped or cut off, with that."""
@@ -206,7 +208,8 @@ def _explains(evidence: Evidence, trouble: Trouble, before: Request, again: Requ
         and each.strikes(association.host)
         and each.begun_at < trouble.begun_at < each.ended_at + evidence.heartbeat_seconds
     ]
-    is_before = known_at is not None and known_at < min([trouble.begun_at, *waiting]) - UNCOMMITTED_SECONDS
+    uncommitted_seconds = max(UNCOMMITTED_SECONDS, evidence.command_seconds)
+    is_before = known_at is not None and known_at < min([trouble.begun_at, *waiting]) - uncommitted_seconds
     return not is_before and before.whole_at <= ended_at
 
 

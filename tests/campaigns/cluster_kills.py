@@ -173,6 +173,7 @@ class Campaign:
     hosts: list[Host] = field(default_factory=list)
     evidence: Evidence | None = None
     set_aside: int = 0
+    command_seconds: float = 0.0
 
     async def play(self) -> list[Finding]:
         """Send everything through all faults, and audit it."""
@@ -205,7 +206,9 @@ class Campaign:
     async def _enqueue(self) -> None:
         words = ("enqueue", self.cluster.dsn(), MIGRATION, self.receiver.address, self.receiver.port)
         options = ("--cap", self.settings.cap, "--heartbeat", self.settings.heartbeat_seconds)
+        begun_at = time.monotonic()
         await self._command(*words, *_roots_at(self.root), *options)
+        self.command_seconds = time.monotonic() - begun_at
 
     async def _command(self, *arguments: str | int) -> str:
         done = await asyncio.to_thread(command.run, *arguments)
@@ -351,6 +354,7 @@ class Campaign:
             cap=self.settings.cap,
             heartbeat_seconds=self.settings.heartbeat_seconds,
             set_aside=self.set_aside,
+            command_seconds=self.command_seconds,
         )
 
 

@@ -53,6 +53,11 @@ def caller(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
     return Caller([*words, "--tls", "--tls-ca", authority.ca], tls, *images)
 
 
+def waiting(caller: Caller, *options: str) -> Caller:
+    """One that waits long for what this server does not withhold."""
+    return caller._replace(words=[*caller.words, *(word for option in options for word in (option, "10"))])
+
+
 class Ran(NamedTuple):
     code: int
     output: str
@@ -128,7 +133,7 @@ def test_a_server_that_is_none_is_told_and_no_association_is_established(
 
 @pytest.mark.parametrize("name", hostile_peers.SERVERS)
 def test_a_server_that_breaks_the_protocol_ends_the_run_in_time(name: str, caller: Caller, tmp_path: Path) -> None:
-    ran = run(caller, hostile_peers.SERVERS[name], caller.image, tmp_path)
+    ran = run(waiting(caller, "-ta"), hostile_peers.SERVERS[name], caller.image, tmp_path)
     is_bounded(ran)
     # The first of two answers may be taken before the second comes; so may an acceptance before an early answer.
     codes = {"answer twice": (0, 3), "answer too early": (1, 3)}.get(name, (3,))
@@ -138,6 +143,6 @@ def test_a_server_that_breaks_the_protocol_ends_the_run_in_time(name: str, calle
 
 @pytest.mark.parametrize("name", hostile_peers.HARMLESS_SERVERS)
 def test_a_strange_server_gets_everything(name: str, caller: Caller, tmp_path: Path) -> None:
-    ran = run(caller, hostile_peers.HARMLESS_SERVERS[name], caller.small_image, tmp_path)
+    ran = run(waiting(caller, "-ta", "-td", "-tn"), hostile_peers.HARMLESS_SERVERS[name], caller.small_image, tmp_path)
     is_bounded(ran)
     assert ran.code == 0, ran.output
