@@ -5,8 +5,8 @@
 # Seen: the picture is half a window too dark: Window Center is black, and medium grey is where white should begin. LINEAR (as
 #   without the attribute) and SIGMOID are right. pydicom is right in all of them; dcm2pnm says that it does not know
 #   LINEAR_EXACT and takes LINEAR, which is nearly the same.
-# Matters: LINEAR_EXACT is for values with fractions, as in parametric maps and PET, and some devices always write it. Half of what
-#   the window should show is black. Take the attribute out of the data set before it is drawn.
+# Matters: LINEAR_EXACT is for values with fractions, as in parametric maps and PET. Half of what the window should show is
+#   black. Take the attribute out of the data set before it is drawn.
 # Versions: dcmjs-imaging 0.2.5 (npm; Node.js 18 or later), pydicom 3.0.2, numpy 2.2.6 (Python 3.10 or later), Debian dcmtk
 #   3.6.7-9~deb12u4.
 . "$(dirname "$(readlink -f "$0")")/support.sh"

@@ -1,10 +1,10 @@
 #!/usr/bin/env bash
 # Guess: SimpleITK's ImageSeriesReader, which has no place for a sheared volume, warns of a series taken with a tilted gantry
 #   (each slice shifted in its plane against the last one), and gives the slices their distance along the axis, at least.
-# Seen: it warns of nothing. The shift is gone, and the spacing of slices is the length of the oblique step: with 1 mm of shift for
-#   3 mm of z it is 3.16, so that four slices from z = 0 to 9 end at 9.49, and the last is 3 mm aside. ReadImage with a list of names does
-#   the same. Only after ForceOrthogonalDirectionOff() each voxel is where the slices say, in a volume that is not orthogonal.
-#   highdicom refuses the series.
+# Seen: it warns of nothing. The shift is gone, and the spacing of slices is the length of the oblique step: with 1 mm of shift
+#   for 3 mm of z it is 3.16, so that four slices from z = 0 to 9 end at 9.49, and the last is 3 mm aside. ReadImage with a
+#   list of names does the same. Only after ForceOrthogonalDirectionOff() each voxel is where the slices say, in a volume that
+#   is not orthogonal. highdicom refuses the series.
 # Matters: head CT is often tilted, by up to 30 degrees, where the spacing is 15 % too large: so are volumes, and positions are
 #   off by centimetres at the far end. Compare the last slice's Image Position with TransformIndexToPhysicalPoint.
 # Versions: SimpleITK 2.5.7, highdicom 0.28.2, pydicom 3.0.2, numpy 2.2.6 (Python 3.10 or later).
