@@ -6,8 +6,8 @@
 #   and nothing where the dose is. get_dvh gives the DVH of what matches by chance: a structure in three slices with 53, 56
 #   and 59 Gy has a mean of 59 Gy. Its volume is right, and the only trace is a warning that another plane is used "to
 #   calculate contour volume". Ascending or descending, offsets are read rightly, and so are coordinates from 0 on.
-# Matters: dose statistics of the systems that write coordinates are plausible and wrong, beside right ones of the others. Subtract
-#   the first value from the vector before.
+# Matters: dose statistics of the systems that write coordinates are plausible and wrong, beside right ones of the others.
+#   Subtract the first value from the vector before.
 # Versions: dicompyler-core 0.5.6 (does not start with pydicom 3), pydicom 2.4.5, numpy 1.26.4, matplotlib
 #   3.10.0; pydicom 3.0.2 makes the instances (Python 3.10 to 3.12).
 . "$(dirname "$(readlink -f "$0")")/support.sh"
@@ -72,7 +72,8 @@ for z in -9, 6:
 dvh = dvhcalc.get_dvh("structures.dcm", name, 1)
 print(f"volume {dvh.volume:.1f}, mean {dvh.mean:.0f}")
 END
-# told NAME: dose at z = -9, which is outside of every grid, and 6; volume (cm3) and mean dose (Gy) of the structure. Warnings go to warnings-NAME.txt.
+# told NAME: dose at z = -9, which is outside of every grid, and 6; volume (cm3) and mean dose (Gy) of the structure. Warnings go
+# to warnings-NAME.txt.
 told() {
     venv/bin/python dvh.py "$1" 2>"warnings-$1.txt"
 }
