@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 RLE = codecs.BUNDLED / "MR_small_RLE.dcm"
+JPEG_LS = codecs.BUNDLED / "MR_small_jpeg_ls_lossless.dcm"
 JPEG_LOSSLESS = codecs.BUNDLED / "SC_rgb_jpeg_gdcm.dcm"
 
 
