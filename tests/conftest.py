@@ -40,7 +40,7 @@ if sys.platform != "win32":
 _LOOPS["trio"] = ("trio", {})
 
 # An ordinary run tries few examples, `--hypothesis-profile=ci` many; both try the same ones each time, so that whoever
-# changed nothing breaks nothing. `--hypothesis-profile=search` looks for new ones. None fails because the machine is slow.
+# changed nothing breaks nothing. `--hypothesis-profile=search` looks for new ones. None fails as a machine is slow.
 _SLOW_IS_FINE: dict[str, Any] = {"deadline": None, "suppress_health_check": [HealthCheck.too_slow]}
 settings.register_profile("dev", max_examples=40, derandomize=True, **_SLOW_IS_FINE)
 settings.register_profile("ci", max_examples=300, derandomize=True, **_SLOW_IS_FINE)
