@@ -192,6 +192,9 @@ def test_more_associations_than_the_cap_are_found() -> None:
     # The same moment is not before it.
     after = [*good.associations, association(4, "3", 3.2, 3.9), association(5, "3", 3.5, 3.8)]
     assert found_by(cap_is_kept, dataclasses.replace(good, associations=after)) == []
+    # One that is lost as soon as it is there is not there for ever.
+    brief = association(9, "1", 0.0, 0.001, "lost")
+    assert found_by(cap_is_kept, dataclasses.replace(good, associations=[*after, brief])) == []
 
 
 @pytest.mark.parametrize(("seconds", "found"), [(8.0, 0), (2.0, 1)])
@@ -309,8 +312,8 @@ def test_the_receiver_sees_two_associations_with_one_instance(tmp_path: Path) ->
         wire.release()
 
     def second(wire: Wire) -> None:
-        wire.associate()
         wire.wait(has_half)
+        wire.associate()
         assert wire.store(data, sop_instance_uid="1.1") == SUCCESS
         has_sent.set()
         wire.sock.close()
