@@ -56,7 +56,7 @@ class Peer:
 
 
 def _host(host: str) -> str:
-    if not isinstance(host, str) or not host:
+    if not isinstance(host, str):
         raise LocalProtocolError(f"host {host!r:.200}: it is a host name or an address")
     return host[1:-1] if host.startswith("[") and host.endswith("]") and ":" in host else host
 

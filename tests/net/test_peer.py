@@ -52,7 +52,6 @@ def test_a_source_address_is_that_of_a_socket_and_no_part_of_the_name() -> None:
     [
         ({"host": None}, "host None: it is a host name or an address"),
         ({"host": b"pacs"}, "host b'pacs'"),
-        ({"host": ""}, "host ''"),
         ({"port": "104"}, "port '104': a TCP port is a whole number"),
         ({"port": 104.5}, "port 104.5"),
         ({"source_address": "192.0.2.7"}, "source_address is '192.0.2.7': it is an address and a port"),
