@@ -44,6 +44,8 @@ _OF_OUR_CERTIFICATE: Final = frozenset(
 )
 _VERSIONS: Final = frozenset(("PROTOCOL_VERSION", "UNSUPPORTED_PROTOCOL", "WRONG_SSL_VERSION", "VERSION_TOO_LOW"))
 _CIPHERS: Final = frozenset(("HANDSHAKE_FAILURE", "INSUFFICIENT_SECURITY", "NO_SHARED_CIPHER", "NO_CIPHERS_AVAILABLE"))
+# With Python 3.11.2, as Debian 12 has it, a connection that just ends looks like one that ended TLS properly.
+_ENDS: Final = (ssl.SSLEOFError, ssl.SSLZeroReturnError)
 _TLS_RECORDS: Final = (0x14, 0x15, 0x16, 0x17)  # RFC 8446 5.1
 _MOST_NAMES: Final = 5
 _MOST_CHARACTERS: Final = 100
@@ -69,7 +71,7 @@ def not_established(error: ssl.SSLError, first: bytes, suspicion: Suspicion) -> 
         return TLSFailed(f"the peer's certificate {text}", cause)
     if first and first[0] not in _TLS_RECORDS:
         return TLSFailed(f"the peer does not speak TLS on this port: {_looks_like(first)}", "not-tls")
-    if isinstance(error, ssl.SSLEOFError):
+    if isinstance(error, _ENDS):
         return closed_early()
     return ended_by_alert(error, suspicion)
 

@@ -228,7 +228,7 @@ async def test_a_port_that_is_taken_and_a_ledger_without_commitments_are_told(pa
                 pass
 
     class Plain:
-        pass
+        def record(self, outcome: object) -> None: ...
 
     with pytest.raises(LocalProtocolError, match="Plain keeps no record of storage commitment"):
         Transfer(Peer("x", 1), [], ledger=Plain(), commit=CommitOptions())  # type: ignore[arg-type]
