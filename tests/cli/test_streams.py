@@ -127,8 +127,8 @@ def test_records_for_a_closed_stdout_are_code_6(tmp_path: Path) -> None:
 def test_a_ledger_says_that_the_run_stopped_for_want_of_a_stdout(tmp_path: Path) -> None:
     (tmp_path / "in").mkdir()
     ledger = tmp_path / "run.db"
-    one_by_one = ("-j", "1", "-w", "1")
-    done, _ = sent_in_shell(">/dev/full", tmp_path / "in", *one_by_one, "--json", "--summary", "--ledger", ledger)
+    slowly = ("-j", "1", "-w", "1", "--bwlimit", "1k")  # so that the run does not end before the loss is known
+    done, _ = sent_in_shell(">/dev/full", tmp_path / "in", *slowly, "--json", "--summary", "--ledger", ledger)
     assert done.returncode == 6
     assert done.stderr.count("cannot write to stdout: No space left on device") == 1
     assert re.search("^E: Stopped early[;,]", done.stderr, re.MULTILINE)
