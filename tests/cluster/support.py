@@ -1,4 +1,4 @@
-"""What the tests of workers share: a migration of small batches, workers in this process, and what the tables say."""
+"""What the tests of workers share: small batches, workers, a peer that holds its answers, and what the tables say."""
 
 from __future__ import annotations
 
@@ -12,20 +12,35 @@ from asyncstore.cluster import batches
 from asyncstore.cluster.enqueue import enqueue
 from asyncstore.cluster.worker import Worker
 from asyncstore.ledger.postgresql.database import Database
+from asyncstore.status import SUCCESS
 from asyncstore.transfer.options import RetryPolicy, TransferOptions
-from tests.support.transfers import peer_at, write_files
+from tests.support.transfers import KeepingSCP, peer_at, write_files
 
 if TYPE_CHECKING:
+    import subprocess
     from collections.abc import AsyncIterator, Callable
     from pathlib import Path
 
     import pytest
 
     from asyncstore.cluster.claims import Totals
+    from asyncstore.services.storage_scp import Arrival
     from tests.support.transfers import Listening
 
 LIMIT_SECONDS = 100.0
 QUICK = RetryPolicy.for_ledger(first_wait_seconds=0.01, cap_seconds=0.05, outage_seconds=60.0)
+
+
+class HoldingSCP(KeepingSCP):
+    """Answers nothing while it is held."""
+
+    def __init__(self) -> None:
+        super().__init__(self._hold)
+        self.released = anyio.Event()
+
+    async def _hold(self, arrival: Arrival) -> Any:
+        await self.released.wait()
+        return SUCCESS
 
 
 def tree(root: Path, *, studies: int = 6, files: int = 20) -> Path:
@@ -85,6 +100,12 @@ async def sql(dsn: str, statement: str, *values: object) -> list[tuple[Any, ...]
             return [tuple(row) for row in database.fetch(statement, *values)]
 
     return await anyio.to_thread.run_sync(ask)
+
+
+async def ended(process: subprocess.Popen[bytes]) -> tuple[int, str]:
+    """The exit code of a process, and what it has logged."""
+    _, stderr = await anyio.to_thread.run_sync(process.communicate, None, LIMIT_SECONDS)
+    return process.returncode, stderr.decode()
 
 
 async def until(holds: Callable[[], bool]) -> None:

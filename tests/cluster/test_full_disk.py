@@ -12,6 +12,8 @@ import pytest
 from asyncstore.errors import LedgerError
 from tests.cluster.support import (
     LIMIT_SECONDS,
+    HoldingSCP,
+    ended,
     enqueued,
     rows_and_states,
     sql,
@@ -20,7 +22,6 @@ from tests.cluster.support import (
     worker_of,
     working,
 )
-from tests.cluster.test_worker import HoldingSCP
 from tests.support import command
 from tests.support.peers import LOOPBACK
 from tests.support.small_disk import SmallDisk, database_on
@@ -56,11 +57,6 @@ async def line_with(process: subprocess.Popen[bytes], text: str) -> str:
 
     with anyio.fail_after(LIMIT_SECONDS):
         return await anyio.to_thread.run_sync(read, abandon_on_cancel=True)
-
-
-async def ended(process: subprocess.Popen[bytes]) -> tuple[int, str]:
-    _, stderr = await anyio.to_thread.run_sync(process.communicate, None, LIMIT_SECONDS)
-    return process.returncode, stderr.decode()
 
 
 async def recorded(dsn: str) -> set[str]:

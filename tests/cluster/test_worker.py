@@ -16,7 +16,9 @@ from asyncstore.errors import AssociateError, LedgerError, SourceError
 from asyncstore.status import SUCCESS, Status
 from tests.cluster.support import (
     LIMIT_SECONDS,
+    HoldingSCP,
     done_by,
+    ended,
     enqueued,
     rows_and_states,
     sql,
@@ -41,26 +43,8 @@ pytestmark = [on_one_loop, pytest.mark.timeout(240)]
 ALL = 6 * 20
 
 
-class HoldingSCP(KeepingSCP):
-    """Answers nothing while it is held."""
-
-    def __init__(self) -> None:
-        super().__init__(self._hold)
-        self.released = anyio.Event()
-
-    async def _hold(self, arrival: Arrival) -> Any:
-        await self.released.wait()
-        return SUCCESS
-
-
 def start(dsn: str, root: Path, *more: str | int) -> subprocess.Popen[bytes]:
     return command.start("worker", dsn, "--root", f"nas1={root}", *more)
-
-
-async def ended(process: subprocess.Popen[bytes]) -> tuple[int, str]:
-    """The exit code of a process, and what it has logged."""
-    _, stderr = await anyio.to_thread.run_sync(process.communicate, None, LIMIT_SECONDS)
-    return process.returncode, stderr.decode()
 
 
 async def test_several_workers_store_everything_once(
