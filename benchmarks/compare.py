@@ -34,7 +34,7 @@ from benchmarks.measure import background, drop_from_page_cache, free_port, mach
 from benchmarks.peers import HERE, SENDERS, asyncstore_version
 from benchmarks.receivers import RECEIVERS, Endpoint, Receiver, choose_receiver, orthanc_version
 from benchmarks.report import Row, Table, growth, markdown, markdown_of
-from benchmarks.scenes import GROUPS, SCENES, SMOKE_PEERS, SMOKE_ROUND_TRIP_SECONDS, Scene
+from benchmarks.scenes import NAMES, SCENES, SMOKE_PEERS, SMOKE_ROUND_TRIP_SECONDS, Scene
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -238,7 +238,7 @@ def _ours_failed(tables: list[Table]) -> list[str]:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description="Compare asyncstore with other DICOM senders, side by side.")
-    parser.add_argument("--scene", nargs="+", choices=GROUPS, metavar="NAME", help=f"any of: {', '.join(GROUPS)}")
+    parser.add_argument("--scene", nargs="+", choices=NAMES, metavar="NAME", help=f"any of: {', '.join(NAMES)}")
     parser.add_argument("--sender", nargs="+", choices=SENDERS, metavar="NAME", help="see benchmarks/peers.py")
     parser.add_argument("--rounds", type=int, default=5, help="turns that count, after a warm-up (5)")
     parser.add_argument("--timeout", type=float, default=900, metavar="SECONDS", help="of a single run (900)")
@@ -265,7 +265,7 @@ def main() -> int:
     }
     tables: list[Table] = []
     for scene in SCENES:
-        if arguments.scene and scene.group not in arguments.scene:
+        if arguments.scene and not {scene.name, scene.group} & set(arguments.scene):
             continue
         tables.append(SceneRun(scene, RECEIVERS[_receiver_for(scene, options)], options).run())
         if not arguments.json:

@@ -51,6 +51,7 @@ TABLES: Final = {
     PROJECT / "benchmarks" / "README.md": tuple(ROWS),
 }
 _GROUPS: Final = tuple(dict.fromkeys(scene.group for scene in SCENES if scene.name in ROWS))
+_NAMES: Final = tuple(dict.fromkeys((*_GROUPS, *ROWS)))
 # Ours is what the scene names first: the command with its default options.
 _FAMILIES: Final = {
     "asyncstore": ("asyncstore", "asyncstore --tls"),
@@ -126,10 +127,10 @@ def differing(figures: dict[str, dict[str, Any]]) -> list[Path]:
     ]
 
 
-def _measure(groups: list[str], rounds: int, *, smoke: bool) -> dict[str, Any]:
+def _measure(scenes: list[str], rounds: int, *, smoke: bool) -> dict[str, Any]:
     senders = [name for names in _FAMILIES.values() for name in names]
     program = [sys.executable, str(PROJECT / "benchmarks" / "compare.py"), "--json", "--rounds", str(rounds)]
-    options = ["--scene", *groups, "--sender", *senders, *(["--smoke"] if smoke else [])]
+    options = ["--scene", *scenes, "--sender", *senders, *(["--smoke"] if smoke else [])]
     run = subprocess.run([*program, *options], stdout=subprocess.PIPE, check=False)
     if run.returncode:
         raise SystemExit("asyncstore did not send everything: nothing is written")
@@ -139,7 +140,7 @@ def _measure(groups: list[str], rounds: int, *, smoke: bool) -> dict[str, Any]:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description="Measure the run times in README.md, or check the tables.")
-    parser.add_argument("--scene", nargs="+", choices=_GROUPS, metavar="NAME", help=f"any of: {', '.join(_GROUPS)}")
+    parser.add_argument("--scene", nargs="+", choices=_NAMES, metavar="NAME", help=f"any of: {', '.join(_NAMES)}")
     parser.add_argument("--rounds", type=int, default=5, help="turns that count, after a warm-up (5)")
     parser.add_argument("--from", dest="results", type=Path, metavar="FILE", help="results that compare.py has written")
     parser.add_argument("--check", action="store_true", help="only compare the tables with the figures")

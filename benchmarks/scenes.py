@@ -26,9 +26,10 @@ _EVERYBODY: Final = (*_OURS, *_PEERS, *_SLOW_PEERS)
 class Scene:
     """One table: `senders` in turn send the first `count` files of the set `files` to `receiver`.
 
-    `group` is the name that `--scene` takes. `round_trip_seconds` puts the delay proxy between the two. `cold` empties
-    the page cache before every run. `first_byte` names the senders of which is measured too how long they take until
-    their first byte arrives. `most_rounds` bounds scenes that last for minutes; with one round there is no warm-up.
+    `--scene` takes the name, or the `group` of several scenes. `round_trip_seconds` puts the delay proxy between the
+    two. `cold` empties the page cache before every run. `first_byte` names the senders of which is measured too how
+    long they take until their first byte arrives. `most_rounds` bounds scenes that last for minutes; with one round
+    there is no warm-up.
     """
 
     name: str
@@ -189,7 +190,7 @@ SCENES: Final[tuple[Scene, ...]] = (
     ),
 )
 
-GROUPS: Final = tuple(dict.fromkeys(scene.group for scene in SCENES))
+NAMES: Final = tuple(dict.fromkeys(name for scene in SCENES for name in (scene.group, scene.name)))
 
 # Enough to see ours beside the two that are quick to start; a smoke run is over in seconds.
 SMOKE_PEERS: Final = frozenset(
