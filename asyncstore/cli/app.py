@@ -66,6 +66,13 @@ class DocumentedCommand(TyperCommand):
                     raise
         return super().parse_args(ctx, args)
 
+    def invoke(self, ctx: Any) -> Any:
+        """Call the function with the context, and with the parameters that it declares itself."""
+        function: Any = self.callback
+        added = options.added_options(function)
+        own = {name: value for name, value in ctx.params.items() if name not in added}
+        return ctx.invoke(function, ctx, **own)
+
     @property
     def takes_peer(self) -> bool:
         """Whether it has the arguments ADDR PORT."""
@@ -103,16 +110,17 @@ class LazyGroup(TyperGroup):
 def load(name: str) -> Any:
     """The command `name`: the function of that name, in the module of that name, and --version."""
     module = importlib.import_module(f"asyncstore.cli.commands.{name}")
-    single = typer.Typer(add_completion=False, rich_markup_mode="rich")
-    single.command(
+    function = getattr(module, name)
+    command = DocumentedCommand(
         name,
-        cls=DocumentedCommand,
+        params=[*options.parameters(function)],
+        callback=function,
         help=f"{COMMANDS[name]}\n\n{module.DETAILS}",
         epilog=options.ENVIRONMENT_NOTE,
         context_settings=dict(options.CONTEXT_SETTINGS),
         no_args_is_help=name not in _WITHOUT_ARGUMENTS,
-    )(getattr(module, name))
-    command: Any = typer.main.get_command(single)
+        rich_markup_mode="rich",
+    )
     if command.takes_peer:
         command.params.append(
             TyperOption(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated, Any, Final, TypeVar
+from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 import typer
 
@@ -21,16 +21,18 @@ _T = TypeVar("_T")
 
 
 def _texts(metavar: str, help_text: str) -> Any:
-    return Annotated[
+    return options.Annotated[
         list[str] | None, options.option(parser=options.text, metavar=metavar, help=help_text, panel=_PANEL)
     ]
 
 
 def _file(metavar: str, help_text: str) -> Any:
-    return Annotated[str | None, options.option(parser=options.text, metavar=metavar, help=help_text, panel=_PANEL)]
+    return options.Annotated[
+        str | None, options.option(parser=options.text, metavar=metavar, help=help_text, panel=_PANEL)
+    ]
 
 
-# Parameter -> its type, as typer reads it.
+# Parameter -> its type.
 _OPTIONS: Final = {
     "set": _texts(
         "TAG=VALUE",
@@ -52,7 +54,7 @@ _OPTIONS: Final = {
         "Replace the UIDs of studies, series, instances, frames of reference and all references to them by others "
         "that a secret key makes of them: the same ones in each run.",
     ),
-    "no_original_attributes": Annotated[
+    "no_original_attributes": options.Annotated[
         bool,
         options.option(
             "--no-original-attributes",
@@ -60,7 +62,7 @@ _OPTIONS: Final = {
             panel=_PANEL,
         ),
     ],
-    "modification_reason": Annotated[
+    "modification_reason": options.Annotated[
         str | None,
         options.option(
             parser=options.choice("coerce", "correct"),

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING
 
 import typer
 
-from asyncstore.cli.options import BULK, is_typed, option, seconds, whole_number
+from asyncstore.cli.options import BULK, Annotated, is_typed, option, seconds, whole_number
 from asyncstore.cli.output.documented_log import logger
 from asyncstore.cli.output.plain_text import count_text, path_text, peer_text
 from asyncstore.errors import LocalProtocolError

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Final, get_args
+from typing import Final, get_args
 
 from asyncstore.cli import options
 from asyncstore.preparation.conversions import LOSSLESS_TARGETS, Decompress
@@ -10,7 +10,7 @@ from asyncstore.preparation.conversions import LOSSLESS_TARGETS, Decompress
 _PANEL: Final = "Conversion Options"
 _NAMES: Final = ("RLE", "JPEG-LS", "JPEG 2000", "deflate")
 
-DecompressOption = Annotated[
+DecompressOption = options.Annotated[
     str,
     options.option(
         "--decompress",
@@ -21,7 +21,7 @@ DecompressOption = Annotated[
         panel=_PANEL,
     ),
 ]
-Transcode = Annotated[
+Transcode = options.Annotated[
     str | None,
     options.option(
         "--transcode",
@@ -32,7 +32,7 @@ Transcode = Annotated[
         panel=_PANEL,
     ),
 ]
-Check = Annotated[
+Check = options.Annotated[
     bool,
     options.option(
         "--check/--no-check",
@@ -40,7 +40,7 @@ Check = Annotated[
         panel=_PANEL,
     ),
 ]
-Workers = Annotated[
+Workers = options.Annotated[
     int | None,
     options.option(
         "--workers",

@@ -5,7 +5,7 @@ library.
 """
 
 from collections.abc import Callable
-from typing import Annotated, Any, Final, get_args
+from typing import Any, Final, get_args
 
 import typer
 
@@ -17,9 +17,9 @@ from asyncstore.transfer.reactions import REACTION_NAMES, StatusReaction, parse_
 
 _PRIORITIES: Final = {"low": LOW, "medium": MEDIUM, "high": HIGH}
 
-# Parameter -> its type, as typer reads it.
+# Parameter -> its type.
 _OPTIONS: Final[dict[str, Any]] = {
-    "max_send_pdu": Annotated[
+    "max_send_pdu": options.Annotated[
         int | None,
         options.option(
             parser=options.maximum_pdu,
@@ -32,7 +32,7 @@ _OPTIONS: Final[dict[str, Any]] = {
     "request_little": options.RequestLittle,
     "request_big": options.RequestBig,
     "request_implicit": options.RequestImplicit,
-    "single_context": Annotated[
+    "single_context": options.Annotated[
         bool,
         options.option(
             "-cx",
@@ -42,7 +42,7 @@ _OPTIONS: Final[dict[str, Any]] = {
             panel=options.MISCELLANEOUS,
         ),
     ],
-    "window": Annotated[
+    "window": options.Annotated[
         int | None,
         options.option(
             "-w",
@@ -53,7 +53,7 @@ _OPTIONS: Final[dict[str, Any]] = {
             panel=options.BULK,
         ),
     ],
-    "priority": Annotated[
+    "priority": options.Annotated[
         str | None,
         options.option(
             parser=options.choice(*_PRIORITIES),
@@ -62,7 +62,7 @@ _OPTIONS: Final[dict[str, Any]] = {
             panel=options.BULK,
         ),
     ],
-    "retries": Annotated[
+    "retries": options.Annotated[
         int | None,
         options.option(
             parser=options.whole_number(0, 1000, "a number of attempts"),
@@ -71,7 +71,7 @@ _OPTIONS: Final[dict[str, Any]] = {
             panel=options.RETRY,
         ),
     ],
-    "retry_wait": Annotated[
+    "retry_wait": options.Annotated[
         float | None,
         options.option(
             parser=options.wait_seconds,
@@ -80,7 +80,7 @@ _OPTIONS: Final[dict[str, Any]] = {
             panel=options.RETRY,
         ),
     ],
-    "outage_wait": Annotated[
+    "outage_wait": options.Annotated[
         float | None,
         options.option(
             parser=options.wait_seconds,
@@ -90,7 +90,7 @@ _OPTIONS: Final[dict[str, Any]] = {
             panel=options.RETRY,
         ),
     ],
-    "on_status": Annotated[
+    "on_status": options.Annotated[
         list[str] | None,
         options.option(
             parser=options.text,
@@ -100,7 +100,7 @@ _OPTIONS: Final[dict[str, Any]] = {
             panel=options.RETRY,
         ),
     ],
-    "on_duplicate": Annotated[
+    "on_duplicate": options.Annotated[
         str | None,
         options.option(
             parser=options.choice(*get_args(OnDuplicate)),
@@ -110,13 +110,13 @@ _OPTIONS: Final[dict[str, Any]] = {
             panel=options.RETRY,
         ),
     ],
-    "strict_warnings": Annotated[
+    "strict_warnings": options.Annotated[
         bool,
         options.option(
             "--strict-warnings", help="Treat 'Elements discarded' (B006) as a failure.", panel=options.RETRY
         ),
     ],
-    "strict_source": Annotated[
+    "strict_source": options.Annotated[
         bool,
         options.option(
             "--strict-source",

@@ -6,7 +6,7 @@ import itertools
 import logging
 import os
 import re
-from typing import TYPE_CHECKING, Annotated, Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import typer
 
@@ -40,13 +40,13 @@ def name(given: object) -> str:
     return text
 
 
-Dsn = Annotated[
+Dsn = options.Annotated[
     str,
-    typer.Argument(
+    options.argument(
         parser=database, metavar="DSN", help="The database of the migration, as postgresql://USER@HOST/NAME."
     ),
 ]
-Name = Annotated[str, typer.Argument(parser=name, metavar="NAME", help="The name of the migration.")]
+Name = options.Annotated[str, options.argument(parser=name, metavar="NAME", help="The name of the migration.")]
 
 
 def root(given: object) -> tuple[str, str]:
@@ -59,7 +59,7 @@ def root(given: object) -> tuple[str, str]:
     return root_name, os.path.abspath(directory)
 
 
-Roots = Annotated[
+Roots = options.Annotated[
     list[Any],
     options.option(
         "--root",

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Annotated
-
 import typer
 
 from asyncstore.cli import options, running
@@ -21,7 +19,7 @@ def page_name(text: object) -> str:
     return str(text)
 
 
-PageFile = Annotated[
+PageFile = options.Annotated[
     str | None,
     options.option(
         "--html",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Any
 
 import typer
 
@@ -22,7 +22,7 @@ def places(text: object) -> tuple[str, str]:
     return old, new
 
 
-Rebind = Annotated[
+Rebind = options.Annotated[
     list[Any] | None,
     options.option(
         parser=places,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import sys
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING
 
 import typer
 
@@ -32,7 +32,7 @@ def ledger_names(given: list[str]) -> list[str]:
     return [ledger_name(name) for name in given]
 
 
-Ledger = Annotated[
+Ledger = options.Annotated[
     str | None,
     options.option(
         parser=ledger_name,

@@ -3,12 +3,11 @@
 A command takes them by a decorator and reads them from its context.
 """
 
-import inspect
 import logging
 import os
 import sys
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Annotated, Any, Final, get_args
+from typing import TYPE_CHECKING, Any, Final
 
 import typer
 
@@ -29,18 +28,18 @@ _NOT_VERIFIED: Final = (
 
 
 def _file(help_text: str) -> Any:
-    return Annotated[str | None, options.option(parser=options.text, metavar="FILE", help=help_text, panel=_PANEL)]
+    return _value("FILE", help_text)
 
 
 def _flag(name: str, help_text: str) -> Any:
-    return Annotated[bool, options.option(name, help=help_text, panel=_PANEL)]
+    return options.Annotated[bool, options.option(name, help=help_text, panel=_PANEL)]
 
 
 def _value(metavar: str, help_text: str, parser: Callable[[object], Any] = options.text) -> Any:
-    return Annotated[str | None, options.option(parser=parser, metavar=metavar, help=help_text, panel=_PANEL)]
+    return options.Annotated[str | None, options.option(parser=parser, metavar=metavar, help=help_text, panel=_PANEL)]
 
 
-# Parameter -> its type, as typer reads it.
+# Parameter -> its type.
 _OF_BOTH: Final = {
     "tls_cert": _file("Our certificate, and the chain above it (PEM)."),
     "tls_key": _file("Its private key (PEM)." + options.default_text("in the file of the certificate")),
@@ -103,24 +102,8 @@ def is_called(command: Callable[..., None]) -> Callable[..., None]:
 
 def with_options(command: Callable[..., None], more: dict[str, Any]) -> Callable[..., None]:
     """A command with more options, which it reads from its context: flags, or values that are None if not given."""
-
-    def run(**values: Any) -> None:
-        command(**{name: value for name, value in values.items() if name not in more})
-
-    signature = inspect.signature(command, eval_str=True)
-    added = [
-        inspect.Parameter(
-            name,
-            inspect.Parameter.KEYWORD_ONLY,
-            annotation=annotation,
-            default=False if get_args(annotation)[0] is bool else None,
-        )
-        for name, annotation in more.items()
-    ]
-    run.__signature__ = signature.replace(parameters=[*signature.parameters.values(), *added])  # type: ignore[attr-defined]
-    run.__annotations__ = {}
-    run.__doc__ = command.__doc__
-    return run
+    options.added_options(command).update(more)
+    return command
 
 
 # -- TLS ---------------------------------------------------------------------------------------------------------------

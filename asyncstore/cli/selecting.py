@@ -5,7 +5,7 @@ from __future__ import annotations
 import datetime
 import re
 import time
-from typing import TYPE_CHECKING, Annotated, Final, cast, get_args
+from typing import TYPE_CHECKING, Final, cast, get_args
 
 import typer
 
@@ -32,7 +32,7 @@ def point_in_time(text: object) -> float:
         raise typer.BadParameter(f"{str(text)!r} is not {example}") from None
 
 
-Archives = Annotated[
+Archives = options.Annotated[
     bool,
     options.option(
         "--archives",
@@ -40,7 +40,7 @@ Archives = Annotated[
         panel=options.INPUT,
     ),
 ]
-Include = Annotated[
+Include = options.Annotated[
     list[str] | None,
     options.option(
         parser=options.text,
@@ -49,7 +49,7 @@ Include = Annotated[
         panel=options.INPUT,
     ),
 ]
-Exclude = Annotated[
+Exclude = options.Annotated[
     list[str] | None,
     options.option(
         parser=options.text,
@@ -58,7 +58,7 @@ Exclude = Annotated[
         panel=options.INPUT,
     ),
 ]
-Modality = Annotated[
+Modality = options.Annotated[
     list[str] | None,
     options.option(
         parser=options.text,
@@ -67,7 +67,7 @@ Modality = Annotated[
         panel=options.INPUT,
     ),
 ]
-NewerThan = Annotated[
+NewerThan = options.Annotated[
     float | None,
     options.option(
         parser=point_in_time,
@@ -76,7 +76,7 @@ NewerThan = Annotated[
         panel=options.INPUT,
     ),
 ]
-OrderOption = Annotated[
+OrderOption = options.Annotated[
     str,
     options.option(
         "--order",

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from typing import Annotated
 
 import typer
 
@@ -20,7 +19,7 @@ def record_name(text: object) -> str:
     return str(text)
 
 
-Report = Annotated[
+Report = options.Annotated[
     str | None,
     options.option(
         parser=record_name,
@@ -29,11 +28,11 @@ Report = Annotated[
         panel=options.RESULTS,
     ),
 ]
-Json = Annotated[
+Json = options.Annotated[
     bool,
     options.option("--json", help="Print each outcome and a summary as JSON lines on stdout.", panel=options.RESULTS),
 ]
-MetricsFile = Annotated[
+MetricsFile = options.Annotated[
     str | None,
     options.option(
         parser=options.text,
@@ -43,7 +42,7 @@ MetricsFile = Annotated[
         panel=options.RESULTS,
     ),
 ]
-Progress = Annotated[
+Progress = options.Annotated[
     bool | None,
     options.option(
         "--progress/--no-progress",
@@ -53,7 +52,7 @@ Progress = Annotated[
         show_default=False,
     ),
 ]
-Stats = Annotated[
+Stats = options.Annotated[
     float | None,
     options.option(
         parser=options.seconds,
@@ -63,7 +62,7 @@ Stats = Annotated[
         panel=options.RESULTS,
     ),
 ]
-SummaryTable = Annotated[
+SummaryTable = options.Annotated[
     bool,
     options.option(
         "--summary",
@@ -72,7 +71,7 @@ SummaryTable = Annotated[
         show_default=False,
     ),
 ]
-Count = Annotated[
+Count = options.Annotated[
     bool,
     options.option(
         "--count/--no-count",
@@ -80,7 +79,7 @@ Count = Annotated[
         panel=options.RESULTS,
     ),
 ]
-LogFile = Annotated[
+LogFile = options.Annotated[
     str | None,
     options.option(
         parser=options.text,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Any
 
 import typer
 
@@ -43,7 +43,7 @@ def echoscu(
     request_little: options.RequestLittle = False,
     request_big: options.RequestBig = False,
     request_implicit: options.RequestImplicit = False,
-    repeat: Annotated[
+    repeat: options.Annotated[
         int,
         options.option(
             parser=options.whole_number(1, 1_000_000, "a number of requests"),
@@ -52,7 +52,7 @@ def echoscu(
             panel=options.MISCELLANEOUS,
         ),
     ] = 1,
-    abort: Annotated[
+    abort: options.Annotated[
         bool,
         options.option(
             "--abort",

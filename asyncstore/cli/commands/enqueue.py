@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING
 
 import typer
 
@@ -36,7 +36,7 @@ def enqueue(
     debug: options.Debug = False,
     log_level: options.LogLevel = None,
     called_aet: options.CalledAET = "ANY-SCP",
-    cap: Annotated[
+    cap: options.Annotated[
         int | None,
         options.option(
             parser=migrating.association_count,
@@ -46,7 +46,7 @@ def enqueue(
             panel=options.BULK,
         ),
     ] = None,
-    heartbeat: Annotated[
+    heartbeat: options.Annotated[
         int | None,
         options.option(
             parser=options.whole_number(3, 3600, "a number of seconds"),
@@ -56,7 +56,9 @@ def enqueue(
             panel=options.BULK,
         ),
     ] = None,
-    json: Annotated[bool, options.option("--json", help="Print one line of JSON.", panel=options.RESULTS)] = False,
+    json: options.Annotated[
+        bool, options.option("--json", help="Print one line of JSON.", panel=options.RESULTS)
+    ] = False,
     progress: options.Progress = None,
 ) -> None:
     """Walk, and print what there is; the help is made from DETAILS."""

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Annotated
-
 import typer
 
 from asyncstore.cli import migrating, options
@@ -18,9 +16,9 @@ def limit(
     context: typer.Context,
     dsn: migrating.Dsn,
     name: migrating.Name,
-    associations: Annotated[
+    associations: options.Annotated[
         int,
-        typer.Argument(
+        options.argument(
             parser=migrating.association_count, metavar="N", help="Most associations of all workers together."
         ),
     ],

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-from typing import Annotated
 
 import typer
 
@@ -20,7 +19,7 @@ Exit codes: 0 printed, 2 usage, or there is no such file, or it is wrong, 6 stdo
 
 def peers(
     context: typer.Context,
-    config: Annotated[
+    config: options.Annotated[
         str | None,
         options.option(parser=options.text, metavar="FILE", help=options.CONFIG_HELP, panel=options.GENERAL),
     ] = None,

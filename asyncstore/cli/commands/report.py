@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING
 
 import typer
 
@@ -24,18 +24,18 @@ page or stdout cannot be written."""
 
 def report(
     context: typer.Context,
-    ledger: Annotated[
+    ledger: options.Annotated[
         str,
-        typer.Argument(
+        options.argument(
             parser=options.text,
-            callback=recording.ledger_name,
+            check=recording.ledger_name,
             metavar="LEDGER",
             help="The file or database that storescu --ledger wrote, or that asyncstore enqueue did.",
         ),
     ],
-    migration: Annotated[
+    migration: options.Annotated[
         str | None,
-        typer.Argument(
+        options.argument(
             parser=options.text,
             metavar="NAME",
             help="The migration of many hosts, if the database has several.",
@@ -46,7 +46,7 @@ def report(
     verbose: options.Verbose = False,
     debug: options.Debug = False,
     log_level: options.LogLevel = None,
-    studies: Annotated[
+    studies: options.Annotated[
         bool,
         options.option(
             "--studies",
@@ -54,7 +54,7 @@ def report(
             panel=options.RESULTS,
         ),
     ] = False,
-    failed_files: Annotated[
+    failed_files: options.Annotated[
         bool,
         options.option(
             "--failed-files",
@@ -62,7 +62,7 @@ def report(
             panel=options.RESULTS,
         ),
     ] = False,
-    doubtful: Annotated[
+    doubtful: options.Annotated[
         bool,
         options.option(
             "--doubtful",
@@ -71,16 +71,16 @@ def report(
             panel=options.RESULTS,
         ),
     ] = False,
-    null: Annotated[
+    null: options.Annotated[
         bool,
         options.option(
             "-0", "--null", help="End each path of --failed-files with NUL, not a newline.", panel=options.RESULTS
         ),
     ] = False,
-    csv: Annotated[
+    csv: options.Annotated[
         bool, options.option("--csv", help="Print one record per instance, as CSV.", panel=options.RESULTS)
     ] = False,
-    json: Annotated[
+    json: options.Annotated[
         bool, options.option("--json", help="Print the counts as one line of JSON.", panel=options.RESULTS)
     ] = False,
     html: pages.PageFile = None,

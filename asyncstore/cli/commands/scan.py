@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated, Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import typer
 
@@ -41,8 +41,8 @@ def address(text: object) -> tuple[str, int]:
 
 def scan(
     context: typer.Context,
-    paths: Annotated[
-        list[str], typer.Argument(parser=options.text, metavar="PATH", help="Files and directories to scan.")
+    paths: options.Annotated[
+        list[str], options.argument(parser=options.text, metavar="PATH", help="Files and directories to scan.")
     ],
     quiet: options.Quiet = False,
     verbose: options.Verbose = False,
@@ -53,7 +53,7 @@ def scan(
     exclude: selecting.Exclude = None,
     modality: selecting.Modality = None,
     newer_than: selecting.NewerThan = None,
-    to: Annotated[
+    to: options.Annotated[
         Any,
         options.option(
             "--to",
@@ -69,11 +69,13 @@ def scan(
     acse_timeout: options.AcseTimeout = 30,
     network_timeout: options.NetworkTimeout = 30,
     connect_timeout: options.ConnectTimeout = 10,
-    csv: Annotated[
+    csv: options.Annotated[
         bool,
         options.option("--csv", help="Print a row per SOP class and transfer syntax, as CSV.", panel=options.RESULTS),
     ] = False,
-    json: Annotated[bool, options.option("--json", help="Print one line of JSON.", panel=options.RESULTS)] = False,
+    json: options.Annotated[
+        bool, options.option("--json", help="Print one line of JSON.", panel=options.RESULTS)
+    ] = False,
     html: pages.PageFile = None,
     progress: options.Progress = None,
 ) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
-from typing import TYPE_CHECKING, Annotated, Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import typer
 
@@ -42,9 +42,9 @@ _COUNT: Final = options.whole_number(0, 0xFFFF, "a number of associations")
 @securing.is_called
 def storescp(
     context: typer.Context,
-    port: Annotated[
+    port: options.Annotated[
         int,
-        typer.Argument(
+        options.argument(
             parser=options.whole_number(0, 65535, "a TCP port"),
             metavar="PORT",
             help="TCP port to listen on; 0: any free port (shown on a terminal, or with -v).",
@@ -54,7 +54,7 @@ def storescp(
     verbose: options.Verbose = False,
     debug: options.Debug = False,
     log_level: options.LogLevel = None,
-    ae_title: Annotated[
+    ae_title: options.Annotated[
         str,
         options.option(
             "-aet",
@@ -65,7 +65,7 @@ def storescp(
             panel=options.NETWORK,
         ),
     ] = "ANY-SCP",
-    bind_address: Annotated[
+    bind_address: options.Annotated[
         str,
         options.option(
             "-ba",
@@ -76,7 +76,7 @@ def storescp(
             panel=options.NETWORK,
         ),
     ] = "0.0.0.0",
-    accept: Annotated[
+    accept: options.Annotated[
         list[str] | None,
         options.option(
             parser=options.ae_title,
@@ -85,7 +85,7 @@ def storescp(
             panel=options.NETWORK,
         ),
     ] = None,
-    accept_calling: Annotated[
+    accept_calling: options.Annotated[
         list[str] | None,
         options.option(
             parser=options.ae_title,
@@ -96,7 +96,7 @@ def storescp(
     ] = None,
     acse_timeout: options.AcseTimeout = 30,
     max_pdu: options.MaxPDU = 131072,
-    window: Annotated[
+    window: options.Annotated[
         int,
         options.option(
             "-w",
@@ -107,7 +107,7 @@ def storescp(
             panel=options.NETWORK,
         ),
     ] = 16,
-    max_associations: Annotated[
+    max_associations: options.Annotated[
         int,
         options.option(
             "--max-associations",
@@ -117,7 +117,7 @@ def storescp(
             panel=options.NETWORK,
         ),
     ] = 256,
-    max_per_address: Annotated[
+    max_per_address: options.Annotated[
         int,
         options.option(
             "--max-per-address",
@@ -127,7 +127,7 @@ def storescp(
             panel=options.NETWORK,
         ),
     ] = 128,
-    idle_timeout: Annotated[
+    idle_timeout: options.Annotated[
         float,
         options.option(
             "--idle-timeout",
@@ -137,7 +137,7 @@ def storescp(
             panel=options.NETWORK,
         ),
     ] = 600,
-    max_association_time: Annotated[
+    max_association_time: options.Annotated[
         float,
         options.option(
             "--max-association-time",
@@ -147,7 +147,7 @@ def storescp(
             panel=options.NETWORK,
         ),
     ] = 0,
-    any_class: Annotated[
+    any_class: options.Annotated[
         bool,
         options.option(
             "--any-class",
@@ -155,7 +155,7 @@ def storescp(
             panel=options.NETWORK,
         ),
     ] = False,
-    output_directory: Annotated[
+    output_directory: options.Annotated[
         str | None,
         options.option(
             "-od",
@@ -167,7 +167,7 @@ def storescp(
             panel=options.RESULTS,
         ),
     ] = None,
-    on_existing: Annotated[
+    on_existing: options.Annotated[
         str,
         options.option(
             "--on-existing",
@@ -178,7 +178,7 @@ def storescp(
             panel=options.RESULTS,
         ),
     ] = "rename",
-    max_disk: Annotated[
+    max_disk: options.Annotated[
         int | None,
         options.option(
             "--max-disk",
@@ -189,7 +189,7 @@ def storescp(
             panel=options.RESULTS,
         ),
     ] = None,
-    sync: Annotated[
+    sync: options.Annotated[
         bool,
         options.option(
             "--sync",
@@ -198,11 +198,11 @@ def storescp(
             panel=options.RESULTS,
         ),
     ] = False,
-    ignore: Annotated[
+    ignore: options.Annotated[
         bool,
         options.option("--ignore", help="Discard the instances.", panel=options.RESULTS),
     ] = False,
-    commitment: Annotated[
+    commitment: options.Annotated[
         bool,
         options.option(
             "--commitment",

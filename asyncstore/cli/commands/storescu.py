@@ -5,11 +5,11 @@ exactly what the document says. After several, a last line counts those that wer
 were, at info level, and always on a terminal. `-q` prints none of this.
 """
 
-# Annotations are not strings here: typer evaluates strings several times, which took 4 ms of each start.
+# Annotations are not strings here: to evaluate them takes longer.
 
 import sys
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Annotated, Any, Literal, cast
+from typing import TYPE_CHECKING, Any, Literal, cast
 
 import typer
 
@@ -67,19 +67,21 @@ def storescu(
     context: typer.Context,
     addr: options.Address,
     port: options.PeerPort,
-    paths: Annotated[
+    paths: options.Annotated[
         list[str] | None,
-        typer.Argument(parser=options.text, metavar="PATH", help="Files and directories to send.", show_default=False),
+        options.argument(
+            parser=options.text, metavar="PATH", help="Files and directories to send.", show_default=False
+        ),
     ] = None,
     quiet: options.Quiet = False,
     verbose: options.Verbose = False,
     debug: options.Debug = False,
     log_level: options.LogLevel = None,
-    recursive: Annotated[
+    recursive: options.Annotated[
         bool,
         options.option("-r", "--recursive", "--recurse", help="Include subdirectories.", panel=options.INPUT),
     ] = False,
-    files_from: Annotated[
+    files_from: options.Annotated[
         str | None,
         options.option(
             parser=options.text,
@@ -88,7 +90,7 @@ def storescu(
             panel=options.INPUT,
         ),
     ] = None,
-    null: Annotated[
+    null: options.Annotated[
         bool,
         options.option(
             "-0", "--null", help="Each path of --files-from ends with NUL, not a newline.", panel=options.INPUT
@@ -108,7 +110,7 @@ def storescu(
     connect_timeout: options.ConnectTimeout = 10,
     source_address: options.SourceAddress = None,
     max_pdu: options.SendersMaxPDU = 16382,
-    associations: Annotated[
+    associations: options.Annotated[
         Any,
         options.option(
             "-j",
@@ -120,7 +122,7 @@ def storescu(
             panel=options.BULK,
         ),
     ] = None,
-    bwlimit: Annotated[
+    bwlimit: options.Annotated[
         Any,
         options.option(
             parser=options.read_by(limits.rates),
@@ -131,7 +133,7 @@ def storescu(
             panel=options.BULK,
         ),
     ] = None,
-    between: Annotated[
+    between: options.Annotated[
         Any,
         options.option(
             parser=options.read_by(windows),
@@ -141,7 +143,7 @@ def storescu(
             panel=options.BULK,
         ),
     ] = None,
-    max_duration: Annotated[
+    max_duration: options.Annotated[
         float | None,
         options.option(
             parser=options.read_by(limits.duration),
@@ -150,7 +152,7 @@ def storescu(
             panel=options.BULK,
         ),
     ] = None,
-    control: Annotated[
+    control: options.Annotated[
         str | None,
         options.option(
             parser=options.text,
@@ -160,7 +162,7 @@ def storescu(
             panel=options.BULK,
         ),
     ] = None,
-    keep_together: Annotated[
+    keep_together: options.Annotated[
         str,
         options.option(
             parser=options.choice("directory", "study"),
@@ -175,7 +177,7 @@ def storescu(
     check: converting.Check = True,
     workers: converting.Workers = None,
     ledger: recording.Ledger = None,
-    force_ledger: Annotated[
+    force_ledger: options.Annotated[
         bool,
         options.option("--force-ledger", help="Allow the ledger on a network file system.", panel=options.BULK),
     ] = False,
@@ -185,7 +187,7 @@ def storescu(
     commit_plaintext: committing.CommitPlaintext = False,
     commit_wait: committing.CommitWait = 60,
     verify: committing.Verify = False,
-    dry_run: Annotated[
+    dry_run: options.Annotated[
         bool,
         options.option(
             "--dry-run",
@@ -193,7 +195,7 @@ def storescu(
             panel=options.BULK,
         ),
     ] = False,
-    retry_set_aside: Annotated[
+    retry_set_aside: options.Annotated[
         bool,
         options.option(
             "--retry-set-aside",
@@ -201,7 +203,7 @@ def storescu(
             panel=options.RETRY,
         ),
     ] = False,
-    fail_fast: Annotated[
+    fail_fast: options.Annotated[
         bool,
         options.option("--fail-fast", help="Stop at the first instance that fails.", panel=options.RETRY),
     ] = False,

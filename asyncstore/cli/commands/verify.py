@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING
 
 import typer
 
@@ -30,11 +30,11 @@ to compare, 6 a ledger cannot be read, 7 the peer differs, 129, 130 or 143 inter
 @securing.calls
 def verify(
     context: typer.Context,
-    sources: Annotated[
+    sources: options.Annotated[
         list[str],
-        typer.Argument(
+        options.argument(
             parser=options.text,
-            callback=recording.ledger_names,
+            check=recording.ledger_names,
             metavar="LEDGER|PATH",
             help="Ledgers, files and directories to compare.",
         ),
@@ -52,7 +52,7 @@ def verify(
     network_timeout: options.NetworkTimeout = 30,
     connect_timeout: options.ConnectTimeout = 10,
     source_address: options.SourceAddress = None,
-    associations: Annotated[
+    associations: options.Annotated[
         int,
         options.option(
             "-j",
@@ -63,7 +63,7 @@ def verify(
             panel=options.NETWORK,
         ),
     ] = 2,
-    counts: Annotated[
+    counts: options.Annotated[
         bool,
         options.option(
             "--counts",
@@ -77,7 +77,7 @@ def verify(
     exclude: selecting.Exclude = None,
     modality: selecting.Modality = None,
     newer_than: selecting.NewerThan = None,
-    missing_files: Annotated[
+    missing_files: options.Annotated[
         bool,
         options.option(
             "--missing-files",
@@ -85,16 +85,16 @@ def verify(
             panel=options.RESULTS,
         ),
     ] = False,
-    null: Annotated[
+    null: options.Annotated[
         bool,
         options.option(
             "-0", "--null", help="End each path of --missing-files with NUL, not a newline.", panel=options.RESULTS
         ),
     ] = False,
-    csv: Annotated[
+    csv: options.Annotated[
         bool, options.option("--csv", help="Print a record for each difference, as CSV.", panel=options.RESULTS)
     ] = False,
-    json: Annotated[
+    json: options.Annotated[
         bool,
         options.option("--json", help="Print a line of JSON for each study that differs.", panel=options.RESULTS),
     ] = False,

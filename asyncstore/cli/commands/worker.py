@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated, cast
+from typing import TYPE_CHECKING, cast
 
 import typer
 
@@ -27,9 +27,9 @@ def worker(
     context: typer.Context,
     dsn: migrating.Dsn,
     roots: migrating.Roots,
-    name: Annotated[
+    name: options.Annotated[
         str | None,
-        typer.Argument(
+        options.argument(
             parser=migrating.name,
             metavar="NAME",
             help="The name of the migration, if there are several.",
@@ -40,7 +40,7 @@ def worker(
     verbose: options.Verbose = False,
     debug: options.Debug = False,
     log_level: options.LogLevel = None,
-    associations: Annotated[
+    associations: options.Annotated[
         int,
         options.option(
             "-j",
@@ -52,7 +52,7 @@ def worker(
             panel=options.BULK,
         ),
     ] = 4,
-    processes: Annotated[
+    processes: options.Annotated[
         int,
         options.option(
             "--processes",
@@ -62,7 +62,7 @@ def worker(
             panel=options.BULK,
         ),
     ] = 1,
-    until_done: Annotated[
+    until_done: options.Annotated[
         bool,
         options.option("--until-done", help="End when every batch is done or set aside.", panel=options.BULK),
     ] = False,
