@@ -5,7 +5,8 @@ from __future__ import annotations
 import importlib
 import logging
 import os
-from typing import TYPE_CHECKING, Annotated, Any, Final
+import sys
+from typing import TYPE_CHECKING, Any, Final
 
 import typer
 from typer.core import TyperCommand, TyperGroup, TyperOption
@@ -17,6 +18,9 @@ from asyncstore.cli.output import documented_log
 if TYPE_CHECKING:
     from collections.abc import MutableMapping, Sequence
 
+SUMMARY: Final = (
+    "Send whole imaging archives to a PACS by DICOM C-STORE: fast, resumable, and exact about every instance."
+)
 COMMANDS: Final = {
     "storescu": "Send DICOM files and directories to a Storage SCP (C-STORE).",
     "echoscu": "Check that a peer answers (C-ECHO).",
@@ -38,7 +42,6 @@ COMMANDS: Final = {
 
 
 _WITHOUT_ARGUMENTS: Final = ("peers", "demo", "schema", "man")
-VERSION_HELP: Final = "Print the version and exit."
 _NAMED_PEER: Final = ("@", "--config")
 _COLUMNS_OF_ONE_LINE: Final = "10000"
 _COMPLETION: Final = ("install_completion", "show_completion")
@@ -91,11 +94,16 @@ class DocumentedCommand(TyperCommand):
 class LazyGroup(TyperGroup):
     """Knows the names of its commands from the start, and loads a command when it runs."""
 
-    def __init__(self, **attributes: Any) -> None:
+    def __init__(self, *options_for_completion: Any) -> None:
         # Without rich, a usage error is one plain line that can be searched for, and needs no import.
-        super().__init__(**{**attributes, "rich_markup_mode": None})
-        for name, summary in COMMANDS.items():
-            self.add_command(TyperCommand(name, help=summary))
+        super().__init__(
+            params=[_version_option(), *options_for_completion],
+            commands={name: TyperCommand(name, help=summary) for name, summary in COMMANDS.items()},
+            help=SUMMARY,
+            context_settings={"help_option_names": ["-h", "--help"]},
+            no_args_is_help=True,
+            rich_markup_mode=None,
+        )
 
     def get_params(self, ctx: Any) -> list[Any]:
         """The options, with those for shell completion behind the others."""
@@ -131,19 +139,21 @@ def load(name: str) -> Any:
                 rich_help_panel=options.NETWORK,
             )
         )
-    command.params.append(
-        TyperOption(
-            param_decls=["--version"],
-            is_flag=True,
-            is_eager=True,
-            expose_value=False,
-            allow_from_autoenv=False,  # scripts that install programs may have a variable of this name
-            callback=lambda context, param, wanted: print_version(wanted),
-            help=VERSION_HELP,
-            rich_help_panel=options.GENERAL,
-        )
-    )
+    command.params.append(_version_option(options.GENERAL))
     return command
+
+
+def _version_option(panel: str | None = None) -> TyperOption:
+    return TyperOption(
+        param_decls=["--version"],
+        is_flag=True,
+        is_eager=True,
+        expose_value=False,
+        allow_from_autoenv=False,  # scripts that install programs may have a variable of this name
+        callback=lambda context, param, wanted: print_version(wanted),
+        help="Print the version and exit.",
+        rich_help_panel=panel,
+    )
 
 
 def _options_of_peers() -> set[str]:
@@ -159,23 +169,6 @@ def print_version(wanted: bool) -> None:
 
         running.Results().print(f"asyncstore {__version__}")
         raise typer.Exit
-
-
-app: typer.Typer = typer.Typer(
-    cls=LazyGroup,
-    help="Send whole imaging archives to a PACS by DICOM C-STORE: fast, resumable, and exact about every instance.",
-    no_args_is_help=True,
-    context_settings={"help_option_names": ["-h", "--help"]},
-)
-
-
-@app.callback()
-def asyncstore(
-    version: Annotated[
-        bool, typer.Option("--version", callback=print_version, is_eager=True, help=VERSION_HELP)
-    ] = False,
-) -> None:
-    pass
 
 
 def _answer_shell(variables: MutableMapping[str, str]) -> None:
@@ -200,8 +193,11 @@ def _answer_shell(variables: MutableMapping[str, str]) -> None:
 def run_command_line(arguments: Sequence[str] | None = None) -> int:
     """Run the command that the arguments name and return the exit code; by default the arguments of the process."""
     _answer_shell(os.environ)
+    words = sys.argv[1:] if arguments is None else arguments
     try:
-        typer.main.get_command(app).main(arguments, prog_name="asyncstore")
+        # A command that runs needs no options that install shell completion: they are slow to make.
+        more = () if words and words[0] in COMMANDS else typer.main.get_install_completion_arguments()
+        LazyGroup(*more).main(arguments, prog_name="asyncstore")
     except SystemExit as end:
         code = end.code if isinstance(end.code, int) else 0 if end.code is None else 1
         if isinstance(end.__context__, BrokenPipeError):  # the help had no reader, which typer calls 1

@@ -21,8 +21,7 @@ def man(context: typer.Context) -> None:
         from asyncstore.cli import app
         from asyncstore.cli.output import man_page
 
-        summary = str(app.app.info.help)
-        running.Results().print(*man_page.page(summary, map(app.load, app.COMMANDS)))
+        running.Results().print(*man_page.page(app.SUMMARY, map(app.load, app.COMMANDS)))
         return ExitCode.STORED
 
     raise typer.Exit(running.run(logging.ERROR, command))
