@@ -94,12 +94,6 @@ def _fields(own: dict[str, Any]) -> list[_Field]:
 def _methods(fields: list[_Field], *, shown: bool, compared: bool, hashed: bool) -> dict[str, Any]:
     """The methods that a dataclass has but for `__init__`: these need not be compiled for each class."""
     values = _values_of([name for name, *_ in fields])
-    shown_names = [name for name, *_, is_shown in fields if is_shown]
-
-    @reprlib.recursive_repr()
-    def __repr__(self: object) -> str:
-        parts = ", ".join(f"{name}={getattr(self, name)!r}" for name in shown_names)
-        return f"{type(self).__qualname__}({parts})"
 
     def __eq__(self: object, other: object) -> Any:
         return values(self) == values(other) if other.__class__ is self.__class__ else NotImplemented
@@ -107,8 +101,16 @@ def _methods(fields: list[_Field], *, shown: bool, compared: bool, hashed: bool)
     def __hash__(self: object) -> int:
         return hash(values(self))
 
-    wanted = ((shown, __repr__), (compared, __eq__), (hashed, __hash__))
-    return {method.__name__: method for is_wanted, method in wanted if is_wanted}
+    wanted = (("__repr__", shown, _repr), ("__eq__", compared, __eq__), ("__hash__", hashed, __hash__))
+    methods: dict[str, Any] = {name: method for name, is_wanted, method in wanted if is_wanted}
+    methods["__shown__"] = [name for name, *_, is_shown in fields if is_shown]
+    return methods
+
+
+@reprlib.recursive_repr()
+def _repr(self: Any) -> str:
+    parts = ", ".join(f"{name}={getattr(self, name)!r}" for name in self.__shown__)
+    return f"{type(self).__qualname__}({parts})"
 
 
 def _values_of(names: list[str]) -> Callable[[object], tuple[object, ...]]:
