@@ -12,8 +12,6 @@ import typer
 from asyncstore.cli import options
 from asyncstore.cli.output.documented_log import logger
 from asyncstore.errors import LedgerError
-from asyncstore.ledger.opening import is_database, may_have_rows, open_reader
-from asyncstore.ledger.packing import has_password
 
 if TYPE_CHECKING:
     from asyncstore.cli.output.documented_log import DocumentedLog
@@ -21,6 +19,9 @@ if TYPE_CHECKING:
 
 def ledger_name(given: object) -> str:
     """A file, or the URI of a database. A password in it could be read by everyone who lists the processes."""
+    from asyncstore.ledger.opening import is_database
+    from asyncstore.ledger.packing import has_password
+
     name = options.text(given)
     if is_database(name) and has_password(name):
         raise typer.BadParameter("no password here, where other users see it: use PGPASSFILE or a service file")
@@ -46,7 +47,11 @@ Ledger = options.Annotated[
 
 def check_place(ledger: str | None, *, moved: bool, commit: bool, forced: bool) -> None:
     """Refuse what only a ledger in a file can do. Raises typer.BadParameter."""
-    if ledger is None or not is_database(ledger):
+    if ledger is None:
+        return
+    from asyncstore.ledger.opening import is_database
+
+    if not is_database(ledger):
         return
     for is_given, option in ((moved, "--rebind"), (commit, "--commit"), (forced, "--force-ledger")):
         if is_given:
@@ -65,6 +70,8 @@ async def tell_history(ledger: str | None, log: DocumentedLog) -> None:
 
 
 def _history_lines(ledger: str) -> list[str]:
+    from asyncstore.ledger.opening import may_have_rows, open_reader
+
     if not may_have_rows(ledger):
         return []
     from asyncstore.cli.output.ledger_text import recorded_text, runs_text

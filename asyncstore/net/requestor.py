@@ -23,7 +23,6 @@ from asyncstore.net import trace
 from asyncstore.net.association import Association
 from asyncstore.net.connecting import connect as connect_to
 from asyncstore.net.peer import Peer, Timeouts, check_ae_title, check_length, check_secret, check_type, check_window
-from asyncstore.net.provider import performs_as_scu
 from asyncstore.upper_layer.contexts import AcceptedContexts, propose
 from asyncstore.upper_layer.framing import fragment_capacity
 from asyncstore.upper_layer.machine import AssociationAccepted, AssociationRefused
@@ -36,7 +35,7 @@ if TYPE_CHECKING:
 
     from asyncstore.net.provider import Providers
     from asyncstore.net.transport import Connect
-    from asyncstore.upper_layer.items import UserIdentity
+    from asyncstore.upper_layer.items import PresentationContext, UserIdentity
     from asyncstore.upper_layer.machine import UpperLayerEvent
     from asyncstore.upper_layer.pdu import AssociateAC
 
@@ -81,7 +80,6 @@ class Requestor(Association):
         )
         try:
             proposed = propose(contexts)
-            abstract_syntaxes = {context.abstract_syntax for context in proposed}
             self._request = AssociateRQ(
                 called_ae_title=peer.ae_title,
                 calling_ae_title=calling_ae_title,
@@ -90,11 +88,7 @@ class Requestor(Association):
                     maximum_length=maximum_length,
                     window=window,
                     user_identity=user_identity,
-                    both_roles=(
-                        uid
-                        for uid, provider in (providers or {}).items()
-                        if uid in abstract_syntaxes and not performs_as_scu(provider)
-                    ),
+                    both_roles=_performed(providers, proposed) if providers else (),
                     extended_negotiations=extended_negotiations or {},
                 ),
             )
@@ -217,3 +211,11 @@ class Requestor(Association):
             item.sop_class_uid: item.information for item in answer.user_information.extended_negotiations
         }
         self._begin_data(contexts, capacity, window=1)
+
+
+def _performed(providers: Providers, proposed: Iterable[PresentationContext]) -> Iterable[str]:
+    """The proposed abstract syntaxes of which we perform the SCP."""
+    from asyncstore.net.provider import performs_as_scu
+
+    abstract_syntaxes = {context.abstract_syntax for context in proposed}
+    return (uid for uid, each in providers.items() if uid in abstract_syntaxes and not performs_as_scu(each))
