@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 import asyncstore
+from asyncstore.cli import options
 from asyncstore.cli.app import COMMANDS, run_command_line
 from asyncstore.cli.output.documented_log import QUIET
 from asyncstore.cli.sending import StorescuRun
@@ -474,3 +475,29 @@ def test_every_command_tells_the_version(name: str, capsys: pytest.CaptureFixtur
 def test_a_variable_does_not_turn_a_command_into_its_version(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("ASYNCSTORE_VERSION", "1")
     assert run_command_line(["scan", "/no/such/path"]) == 3
+
+
+def test_the_type_of_a_parameter_says_how_its_option_is_given() -> None:
+    def command(
+        context: object,
+        many: options.Annotated[list[str] | None, options.option("-m", parser=options.text, panel="")] = None,
+        one_more: options.Annotated[int, options.option(parser=options.whole_number(1, 9), panel="")] = 3,
+        flag: options.Annotated[bool, options.option("--flag", panel="")] = False,
+        *,
+        place: options.Annotated[str, options.argument(parser=options.text, check=str.upper)],
+    ) -> None:
+        """Do nothing."""
+
+    options.added_options(command)["more"] = options.Annotated[
+        str | None, options.option(parser=options.text, panel="")
+    ]
+    made = {param.name: param for param in options.parameters(command)}
+    assert list(made) == ["many", "one_more", "flag", "place", "more"]
+    assert [made[name].opts for name in made] == [["-m"], ["--one-more"], ["--flag"], ["place"], ["--more"]]
+    assert [made[name].default for name in made] == [None, 3, False, None, None]
+    assert [made[name].multiple for name in made] == [True, False, False, False, False]
+    assert [made[name].required for name in made] == [False, False, False, True, False]
+    assert [made[name].is_flag for name in ("many", "one_more", "flag", "more")] == [False, False, True, False]
+    checks = {name: made[name].callback for name in ("many", "place")}
+    assert [checks["many"](None, None, values) for values in ((), ("a", "b"))] == [None, ["a", "b"]]
+    assert checks["place"](None, None, "a") == "A"

@@ -8,6 +8,7 @@ import logging
 import os
 import signal
 import sys
+import threading
 from typing import TYPE_CHECKING
 
 import anyio.lowlevel
@@ -16,6 +17,7 @@ import pytest
 from asyncstore.cli import running
 from asyncstore.cli.output.documented_log import QUIET
 from asyncstore.errors import ConnectFailed, LedgerError, SourceError
+from tests.support import command
 
 if TYPE_CHECKING:
     from asyncstore.cli.output.documented_log import DocumentedLog
@@ -111,6 +113,25 @@ def test_signals_are_gentle_then_firm() -> None:
 
     assert running.run_async(main) == signal.SIGINT
     assert calls == ["drain", "abort"]
+
+
+@pytest.mark.parametrize("use_uvloop", [False, True])
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+def test_each_signal_wakes_up_a_loop_that_waits(number: signal.Signals, use_uvloop: bool) -> None:
+    """Whichever thread of the process gets it. The handlers from before are there again afterwards."""
+    before = signal.getsignal(number)
+
+    async def main() -> int | None:
+        came = anyio.Event()
+        with running.interrupts(came.set, came.set) as received, anyio.fail_after(command.FINISH_SECONDS):
+            sender = threading.Thread(target=lambda: signal.pthread_kill(threading.get_ident(), number))
+            sender.start()
+            await came.wait()
+            sender.join()
+        return received.signal_number
+
+    assert anyio.run(main, backend="asyncio", backend_options={"use_uvloop": use_uvloop}) == number
+    assert signal.getsignal(number) is before
 
 
 def test_a_third_signal_ends_the_process(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -97,6 +97,7 @@ def test_a_transfer_loads_nothing_of_plans_reports_and_pages() -> None:
     of_others = {"pages", "planning", "output.prospect", "output.html_page", "output.ledger_text", "output.screen"}
     assert not {f"asyncstore.cli.{name}" for name in of_others} & loaded
     assert not {"asyncstore.inputs.inventory", "asyncstore.transfer.acceptance", "html", "csv"} & loaded
+    assert not {"asyncstore.ledger.opening", "asyncstore.net.provider", "typer.rich_utils"} & loaded
 
 
 def with_ignored_hang_up(*arguments: str | Path | int) -> list[str]:
