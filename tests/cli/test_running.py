@@ -120,11 +120,17 @@ def test_signals_are_gentle_then_firm() -> None:
 def test_each_signal_wakes_up_a_loop_that_waits(number: signal.Signals, use_uvloop: bool) -> None:
     """Whichever thread of the process gets it. The handlers from before are there again afterwards."""
     before = signal.getsignal(number)
+    waiting = threading.get_ident()
+
+    def send() -> None:
+        while sys._current_frames()[waiting].f_code.co_name not in ("select", "run"):  # of asyncio, of uvloop
+            os.sched_yield()
+        signal.pthread_kill(threading.get_ident(), number)
 
     async def main() -> int | None:
         came = anyio.Event()
         with running.interrupts(came.set, came.set) as received, anyio.fail_after(command.FINISH_SECONDS):
-            sender = threading.Thread(target=lambda: signal.pthread_kill(threading.get_ident(), number))
+            sender = threading.Thread(target=send)
             sender.start()
             await came.wait()
             sender.join()
