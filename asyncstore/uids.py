@@ -6,6 +6,7 @@ the tables with pydicom's dictionary.
 
 from __future__ import annotations
 
+import functools
 import re
 from typing import Final
 
@@ -337,7 +338,7 @@ _NAMES: Final = {
 
 LONGEST_UID_CHARACTERS: Final = 64
 LONGEST_INSTANCE_UID_CHARACTERS: Final = 128  # of a data set's SOP Instance UID that we send; PS3.5 9.1 allows 64
-_matches_standard = re.compile(r"(?!.{65})(?:0|[1-9][0-9]*+)(?:\.(?:0|[1-9][0-9]*+))*+").fullmatch
+_are_components = re.compile(r"(?:0|[1-9][0-9]*+)(?:\.(?:0|[1-9][0-9]*+))*+").fullmatch
 
 
 def can_be_sent(uid: str) -> bool:
@@ -360,7 +361,16 @@ def _is_visible(uid: str, longest: int) -> bool:
 
 def is_well_formed(uid: str) -> bool:
     """Whether a UID is as PS3.5 9.1 wants it: at most 64 digits and dots, and no component with a leading zero."""
-    return _matches_standard(uid) is not None
+    root, _, last = uid.rpartition(".")
+    if root and last.isdigit() and last.isascii() and last[0] != "0":
+        return len(uid) <= LONGEST_UID_CHARACTERS and _is_root(root)
+    return len(uid) <= LONGEST_UID_CHARACTERS and _are_components(uid) is not None
+
+
+@functools.lru_cache(maxsize=64)
+def _is_root(root: str) -> bool:
+    """Whether these are components of a UID: all but the last, which the instances of a series share."""
+    return _are_components(root) is not None
 
 
 def name_of(uid: str) -> str:

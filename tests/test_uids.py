@@ -7,6 +7,8 @@ from importlib.util import find_spec, module_from_spec
 from typing import Final
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from asyncstore import uids
 from asyncstore.uids import (
@@ -127,10 +129,16 @@ def test_a_uid_of_the_standard_is_well_formed(uid: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "uid", ["", ".", "1.", ".1", "1..2", "01.2", "1.02", "1.00", "1.a", "1 2", "1.2\n", "1." * 32 + "1"]
+    "uid", ["", ".", "1.", ".1", "1..2", "01.2", "1.02", "1.00", "1.a", "1 2", "1.2\n", "1.\u0663", "1." * 32 + "1"]
 )
 def test_another_is_not(uid: str) -> None:
     assert not is_well_formed(uid)
+
+
+@given(st.text("0012.", max_size=9) | st.text(max_size=9))
+def test_a_uid_is_well_formed_if_each_component_is(uid: str) -> None:
+    are_numbers = all(re.fullmatch("[0-9]+", component) for component in uid.split("."))
+    assert is_well_formed(uid) is (are_numbers and not re.search(r"(^|\.)0[0-9]", uid))
 
 
 @pytest.mark.parametrize(("characters", "is_sent"), [(0, False), (1, True), (64, True), (65, False)])

@@ -11,11 +11,11 @@ from typing import TYPE_CHECKING, cast
 import anyio
 
 from asyncstore.dimse.reassembly import Incoming
-from asyncstore.dimse.usual_answers import UsualAnswers
 from asyncstore.errors import AsyncStoreError, ConnectionLost, RemoteProtocolError, Timeout, TLSFailed
 from asyncstore.net import trace
 from asyncstore.net.invoker import Invoker
 from asyncstore.net.link import Link
+from asyncstore.net.usual_answers import UsualAnswers
 from asyncstore.upper_layer.contexts import AcceptedContexts
 from asyncstore.upper_layer.machine import DataReceived, UpperLayerEvent
 
@@ -104,23 +104,33 @@ class Association(Link):
         if self.performer is not None:
             await self.performer.discard()
 
+    def _take_in(self, data: bytes) -> None:
+        """See Link. The usual answers are known by their bytes; the upper layer gets what is left."""
+        if data and self._upper_layer.is_amid_pdu:
+            data = self._upper_layer.joined(data)
+            self._is_amid = self._upper_layer.is_amid_pdu or self._is_amid_message()
+        end = 0
+        while end < len(data) and self.is_open and not (self._is_amid or self._is_paused):
+            usual = self._usual_answers.take(data, end)
+            if usual is None:
+                break
+            operation, response, end = usual
+            self.invoker.take(operation, response, None)
+        if not end or end < len(data):
+            super()._take_in(data[end:])
+
     def _on_event(self, event: UpperLayerEvent) -> None:
         if not isinstance(event, DataReceived):
             super()._on_event(event)
             return
         for number, fragment in enumerate(event.fragments, 1):
-            context_id, is_command, is_last, data = fragment
-            is_whole = is_command and is_last and not self._incoming.is_amid_message
-            if is_whole and (usual := self._usual_answers.take(context_id, data)) is not None:
-                self.invoker.take(*usual, None)
-                continue
             received = self._incoming.receive(fragment)
             if received is None:
                 continue
             if received.message.responded_to is not None:
                 operation = self.operations.match(received)
                 if self._usual_answers.may_learn_from(received.message):
-                    self._usual_answers.learn(data, received)
+                    self._usual_answers.learn(fragment.data, received)
                 self.invoker.take(operation, cast("Response", received.message), received.data_set)
             elif (pause := (self.performer or self._begin_performing()).receive(received)) is not None:
                 self._backlog.appendleft(DataReceived(event.fragments[number:]))

@@ -30,6 +30,7 @@ from asyncstore.net import trace
 from asyncstore.net.trace import Tracing
 from asyncstore.net.transport import ABORT_SECONDS
 from asyncstore.net.writer import Writer
+from asyncstore.upper_layer.framing import HEADER_BYTES
 from asyncstore.upper_layer.machine import (
     AbortReceived,
     ReleaseConfirmed,
@@ -268,14 +269,14 @@ class Link(Tracing):
             data = self.transport.receive_some()
             if data is None:
                 return
+            if len(data) == HEADER_BYTES and self.outstanding:
+                # Some peers write an answer in two pieces, and wait for our acknowledgement of the first, its headers.
+                # The second is often there by now, and needs no turn of the event loop.
+                self.transport.acknowledge()
+                data += self.transport.receive_some() or b""
             self._take_in(data)
             if self._is_amid:
                 self.transport.acknowledge()  # the peer may wait for that before it sends the rest
-                # What answers us is short: its rest is often there by now, and needs no turn of the event loop.
-                if self.is_open and self.outstanding and not self._is_paused:
-                    data = self.transport.receive_some()
-                    if data is not None:
-                        self._take_in(data)
         except AsyncStoreError as error:
             self.fail(error)
         except BaseException as mistake:  # of a callback or logging handler: the event loop would only log it

@@ -238,15 +238,22 @@ class UpperLayer:
 
     # The other side.
 
+    def joined(self, data: bytes) -> bytes:
+        """These bytes from the peer, behind those that came before of the same PDU, for `receive_data`.
+
+        Of a PDU of which many bytes have come, these alone: they are not copied.
+        """
+        if self.state is _DATA_TRANSFER and len(self._partial) <= _JOINED_BYTES:
+            data = bytes(self._partial) + data
+            self._partial, self._wanted_bytes, self.is_amid_pdu = bytearray(), HEADER_BYTES, False
+        return data
+
     def receive_data(self, data: bytes | bytearray | memoryview, now: float) -> list[UpperLayerEvent]:
         """The events that these bytes from the peer complete, in order. The bytes may be split anywhere.
 
         Nothing refers to `data` afterwards. A violation of PS3.8 raises RemoteProtocolError, see the module.
         """
         if self.state is _DATA_TRANSFER:
-            if self._partial and len(self._partial) <= _JOINED_BYTES:
-                data = bytes(self._partial) + data
-                self._partial, self._wanted_bytes, self.is_amid_pdu = bytearray(), HEADER_BYTES, False
             size = len(data)
             if size >= _PDU_AND_PDV_HEADER.size and not self._partial:
                 # One P-DATA-TF with one PDV, as most responses are, or its beginning: 1.1 us here, 2 us the long way.

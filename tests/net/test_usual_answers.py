@@ -11,16 +11,17 @@ from hypothesis import strategies as st
 from asyncstore.dimse.messages import CEchoRQ, CStoreRQ, CStoreRSP
 from asyncstore.dimse.operations import Operations
 from asyncstore.dimse.reassembly import Incoming, Received
-from asyncstore.dimse.usual_answers import UsualAnswers
+from asyncstore.net.usual_answers import UsualAnswers
 from asyncstore.status import SUCCESS, Status
 from asyncstore.uids import CT_IMAGE_STORAGE, EXPLICIT_VR_LITTLE_ENDIAN, MR_IMAGE_STORAGE
 from asyncstore.upper_layer.contexts import AcceptedContext
-from asyncstore.upper_layer.pdu import Fragment
+from asyncstore.upper_layer.pdu import DATA_TF, HEADER_BYTES, DataTF, Fragment, check_header, decode_fragments
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from asyncstore.dimse.message_types import Message, Request
+    from asyncstore.dimse.operations import Operation
     from asyncstore.errors import RemoteProtocolError
 
 CT, MR = 3, 5
@@ -61,13 +62,32 @@ class End:
             self.operations.sent(operation.message_id)
         return operation.message_id
 
-    def decode(self, context_id: int, command_set: bytes) -> list[tuple[int, Message]]:
-        """The whole way of a command set: the Message ID of the operation that it answers, and the answer."""
-        received = Incoming(self.told.append).receive(Fragment(context_id, True, True, command_set))
-        return [] if received is None else [(self.operations.match(received).message_id, received.message)]
+    def take(self, context_id: int, command_set: bytes) -> tuple[Operation, CStoreRSP] | None:
+        """What is taken of a PDU that has this command set alone."""
+        data = pdu(context_id, command_set)
+        taken = self.usual_answers.take(data, 0)
+        if taken is None:
+            return None
+        operation, message, behind = taken
+        assert behind == len(data)
+        return operation, message
+
+    def decode(self, data: bytes) -> tuple[int, Message]:
+        """The whole way of a PDU: the Message ID of the operation that it answers, and the answer."""
+        pdu_type, length = check_header(data, 0)
+        assert pdu_type == DATA_TF
+        assert HEADER_BYTES + length == len(data)
+        (fragment,) = decode_fragments(memoryview(data)[HEADER_BYTES:])
+        received = Incoming(self.told.append).receive(fragment)
+        assert received is not None
+        return self.operations.match(received).message_id, received.message
 
     def outstanding(self) -> list[int]:
         return list(self.operations.outstanding)
+
+
+def pdu(context_id: int, command_set: bytes) -> bytes:
+    return DataTF((Fragment(context_id, True, True, command_set),)).encode()
 
 
 def learn(end: End, answer: CStoreRSP, context_id: int = CT) -> None:
@@ -82,17 +102,17 @@ def success(message_id: int, uid: str, sop_class_uid: str = CT_IMAGE_STORAGE) ->
 
 def test_the_second_answer_of_a_length_is_known_by_its_bytes() -> None:
     end = End([Asked("1.2.3"), Asked("1.2.4"), Asked("1.2.300")])
-    assert end.usual_answers.take(CT, success(1, "1.2.3").encode()) is None
+    assert end.take(CT, success(1, "1.2.3").encode()) is None
     learn(end, success(1, "1.2.3"))
     answer = success(2, "1.2.4")
-    taken = end.usual_answers.take(CT, answer.encode())
+    taken = end.take(CT, answer.encode())
     assert taken is not None
     operation, message = taken
     assert (operation.message_id, message) == (2, answer)
     assert operation.is_final
     assert end.outstanding() == [1, 3]
-    assert end.usual_answers.take(CT, answer.encode()) is None, "a second time"
-    assert end.usual_answers.take(CT, success(3, "1.2.300").encode()) is None, "another length"
+    assert end.take(CT, answer.encode()) is None, "a second time"
+    assert end.take(CT, success(3, "1.2.300").encode()) is None, "another length"
 
 
 def test_each_length_and_context_is_learned() -> None:
@@ -101,7 +121,7 @@ def test_each_length_and_context_is_learned() -> None:
     for each in asked:
         learn(end, success(77, each.uid), each.context_id)
     for message_id, each in enumerate(asked, 1):
-        taken = end.usual_answers.take(each.context_id, success(message_id, each.uid).encode())
+        taken = end.take(each.context_id, success(message_id, each.uid).encode())
         assert taken is not None
         assert taken[0].message_id == message_id
 
@@ -125,7 +145,7 @@ def test_each_length_and_context_is_learned() -> None:
 def test_any_other_answer_is_left_to_the_decoding(asked: list[Asked], answer: CStoreRSP, context_id: int) -> None:
     end = End(asked)
     learn(end, success(9, "1.2.9"))
-    assert end.usual_answers.take(context_id, answer.encode()) is None
+    assert end.take(context_id, answer.encode()) is None
     assert end.outstanding() == list(range(1, len(asked) + 1))
 
 
@@ -133,8 +153,25 @@ def test_a_part_of_an_answer_is_left_alone() -> None:
     end = End([Asked("1.2.3")])
     learn(end, success(9, "1.2.9"))
     answer = success(1, "1.2.3").encode()
-    assert all(end.usual_answers.take(CT, answer[:length]) is None for length in range(len(answer)))
-    assert end.usual_answers.take(CT, answer) is not None
+    assert all(end.take(CT, answer[:length]) is None for length in range(len(answer)))
+    data = pdu(CT, answer)
+    assert all(end.usual_answers.take(data[:length], 0) is None for length in range(len(data)))
+    assert end.usual_answers.take(data, 0) is not None
+
+
+def test_answers_are_taken_one_after_another() -> None:
+    end = End([Asked("1.2.3"), Asked("1.2.4")])
+    learn(end, success(9, "1.2.9"))
+    first, second = pdu(CT, success(2, "1.2.4").encode()), pdu(CT, success(1, "1.2.3").encode())
+    data = first + second + first
+    taken = end.usual_answers.take(data, 0)
+    assert taken is not None
+    assert taken[1:] == (success(2, "1.2.4"), len(first))
+    taken = end.usual_answers.take(data, len(first))
+    assert taken is not None
+    assert taken[1:] == (success(1, "1.2.3"), len(first + second))
+    assert end.usual_answers.take(data, len(first + second)) is None, "a second time"
+    assert end.usual_answers.take(data, len(data)) is None
 
 
 def test_a_peer_that_writes_each_answer_otherwise_is_not_studied_for_ever() -> None:
@@ -156,10 +193,13 @@ lessons = st.lists(st.tuples(answers, st.sampled_from(sorted(CONTEXTS))), min_si
 changes = st.lists(st.tuples(st.integers(0, 200), st.integers(0, 255)), max_size=2)
 
 
-@given(asked_lists, lessons, answers, st.sampled_from(sorted(CONTEXTS)), changes, st.integers(0, 200))
-@example([Asked("1.2.4 0")], [(success(9, "1.2.400"), CT)], success(1, "1.2.4 0"), CT, [], 200)
-@example([Asked("1.2.3 ")], [(success(9, "1.2.30"), CT)], success(1, "1.2.3 "), CT, [], 200)
-@example([Asked("1.2.3")], [(success(9, "1.2.9", "1\0 \2\0"), CT)], success(1, "1.2.3"), CT, [], 200)
+others = st.sampled_from([b"", b"\4", pdu(CT, success(1, "1.2.3").encode())])
+
+
+@given(asked_lists, lessons, answers, st.sampled_from(sorted(CONTEXTS)), changes, st.integers(0, 220), others, others)
+@example([Asked("1.2.4 0")], [(success(9, "1.2.400"), CT)], success(1, "1.2.4 0"), CT, [], 220, b"", b"")
+@example([Asked("1.2.3 ")], [(success(9, "1.2.30"), CT)], success(1, "1.2.3 "), CT, [], 220, b"", b"")
+@example([Asked("1.2.3")], [(success(9, "1.2.9", "1\0 \2\0"), CT)], success(1, "1.2.3"), CT, [], 220, b"", b"")
 def test_nothing_is_taken_that_would_be_decoded_otherwise(
     asked: list[Asked],
     lessons: list[tuple[CStoreRSP, int]],
@@ -167,21 +207,23 @@ def test_nothing_is_taken_that_would_be_decoded_otherwise(
     context_id: int,
     changes: list[tuple[int, int]],
     kept_bytes: int,
+    before: bytes,
+    behind: bytes,
 ) -> None:
     end, other = End(asked), End(asked)
     for lesson, lesson_context_id in lessons:
         learn(end, lesson, lesson_context_id)
-    changed = bytearray(answer.encode())
+    changed = bytearray(pdu(context_id, answer.encode()))
     for place, value in changes:
         changed[place % len(changed)] = value
-    command_set = bytes(changed[:kept_bytes])
-    before = end.outstanding()
-    taken = end.usual_answers.take(context_id, command_set)
+    data = bytes(before + changed[:kept_bytes] + behind)
+    outstanding = end.outstanding()
+    taken = end.usual_answers.take(data, len(before))
     if taken is None:
-        assert end.outstanding() == before
+        assert end.outstanding() == outstanding
         return
-    operation, message = taken
-    assert other.decode(context_id, command_set) == [(operation.message_id, message)]
+    operation, message, end_at = taken
+    assert other.decode(data[len(before) : end_at]) == (operation.message_id, message)
     assert other.outstanding() == end.outstanding()
     assert operation.is_final
     assert not other.told
@@ -193,7 +235,7 @@ def test_an_answer_as_it_should_be_is_taken_once_its_length_is_known(uids: list[
     for uid in uids:
         learn(end, success(60, uid), context_id)
     for number, uid in enumerate(uids, 1):
-        taken = end.usual_answers.take(context_id, success(number, uid).encode())
+        taken = end.take(context_id, success(number, uid).encode())
         assert taken is not None
         assert taken[1] == success(number, uid)
     assert not end.outstanding()
