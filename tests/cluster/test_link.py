@@ -17,7 +17,7 @@ async def test_only_an_unhurried_transaction_need_not_be_on_the_disk_when_it_end
     connection = await connect(database, "test", {"synchronous_commit": setting})
     try:
         async with unhurried(connection):
-            await connection.execute("CREATE TABLE kept ()")
+            await connection.execute("CREATE TEMP TABLE kept ()")
             assert await connection.fetchval(SETTING) == "off"
         assert await connection.fetchval(SETTING) == setting
         assert await connection.fetch("SELECT * FROM kept") == []
