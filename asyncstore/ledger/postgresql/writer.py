@@ -121,7 +121,7 @@ class _Row(NamedTuple):
     recorded_at: int
     bytes_sent: int
     account: tuple[Any, ...]
-    series: tuple[str, str] | None
+    series: tuple[str | None, str | None] | None
     uid: bytes
     may_stay: int
     outcome: Outcome
@@ -136,7 +136,7 @@ class RowWriter:
         self._shift_ms = shift_ms
         self._accounts: dict[tuple[Any, ...], int] = {}
         self._directories: dict[bytes, int] = {}
-        self._series: dict[tuple[str, str], int] = {}
+        self._series: dict[tuple[str | None, str | None], int] = {}
 
     async def write(self, connection: asyncpg.Connection, entries: Sequence[Entry]) -> None:
         """Commit outcomes: all of them, or none. FenceLost: only what is stored of them."""
