@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 from typing import TYPE_CHECKING, Final
 
@@ -51,6 +52,8 @@ class Working:
             return running.run(level, command)
         from asyncstore.cli import processes as many
 
+        with contextlib.suppress(ImportError):  # which each process tells
+            import asyncstore.cluster.worker  # noqa: F401  once for all of them
         return worst_of(many.run(processes, lambda: running.close_streams(running.run(level, command))))
 
     def command(self, log: DocumentedLog) -> int:

@@ -9,6 +9,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 from asyncstore.cluster import engine, tables
+from asyncstore.cluster.link import unhurried
 from asyncstore.ledger.postgresql.ledger import NOW_MS
 from asyncstore.ledger.postgresql.writer import Claim
 from asyncstore.ledger.protocol import FAILED, STORED
@@ -78,7 +79,10 @@ class SetAside(NamedTuple):
 
 
 async def claim(connection: asyncpg.Connection, batch: int, worker: int) -> Batch | SetAside | None:
-    """Claim a batch for a worker; None if there is nothing to do. One that has killed too many is set aside."""
+    """Claim a batch for a worker; None if there is nothing to do. One that has killed too many is set aside.
+
+    When it returns, the epoch is on the server's disk, and so is everything that was written before.
+    """
     async with connection.transaction():
         found = await connection.fetchrow(_BATCH, batch)
         if found is None or found["state"] in (DONE, SET_ASIDE):
@@ -107,7 +111,7 @@ async def give_back(connection: asyncpg.Connection, claim: Claim) -> bool:
 
 
 async def _end(connection: asyncpg.Connection, claim: Claim, state: str) -> bool:
-    async with connection.transaction():
+    async with unhurried(connection):  # the next claim has it written, and a batch that stays claimed is taken again
         stored, failed = await counts(connection, claim.batch)
         is_ours = await connection.fetchval(_END, claim.batch, claim.epoch, state, stored, failed) is not None
         if is_ours:

@@ -25,7 +25,7 @@ from pgqueuer.ports.repository import EntrypointExecutionParameter
 from pgqueuer.qm import QueueManager
 from pgqueuer.queries import Queries
 
-from asyncstore.errors import LedgerError
+from asyncstore.cluster.link import unhurried
 
 if TYPE_CHECKING:
     import uuid
@@ -252,9 +252,13 @@ class _OwnQueries(Queries):
         wanted = {name: EntrypointExecutionParameter(limits[name]) for name in entrypoints if name in limits}
         jobs: list[Job] = []
         if wanted:
-            jobs = await super().dequeue(
-                batch_size, wanted, queue_manager_id, global_concurrency_limit, heartbeat_timeout
-            )
+            settings = batch_size, wanted, queue_manager_id, global_concurrency_limit, heartbeat_timeout
+
+            async def take(connection: asyncpg.Connection) -> list[Job]:
+                async with unhurried(connection):  # the claim that follows has it written
+                    return await Queries(AsyncpgDriver(connection)).dequeue(*settings)
+
+            jobs = await self._link.run(take)
         self._places.update((job.id, job.entrypoint) for job in jobs)
         if not self._places:
             self._found_nothing.set()
@@ -273,7 +277,7 @@ class _OwnQueries(Queries):
 
     async def log_jobs(self, job_status: list[Any]) -> None:
         async def end(connection: asyncpg.Connection) -> None:
-            async with connection.transaction():
+            async with unhurried(connection):
                 ours = await self._ours(connection, [job.id for job, _, _ in job_status])
                 if ended := [each for each in job_status if each[0].id in ours]:
                     await Queries(AsyncpgDriver(connection)).log_jobs(ended)
@@ -282,7 +286,7 @@ class _OwnQueries(Queries):
 
     async def retry_job(self, job: Job, delay: datetime.timedelta, traceback_record: Any) -> None:
         async def leave(connection: asyncpg.Connection) -> None:
-            async with connection.transaction():
+            async with unhurried(connection):
                 if await self._ours(connection, [job.id]):
                     await Queries(AsyncpgDriver(connection)).retry_job(job, delay, None)
                     await connection.execute(_NOTIFY, self.channel, _changed(self.channel))
@@ -307,12 +311,7 @@ class _LinkDriver(Driver):
             callback(payload)
 
     async def fetch(self, query: str, *args: object) -> list[dict[str, object]]:
-        try:
-            return [dict(row) for row in await self._link.run(lambda connection: connection.fetch(query, *args))]
-        except LedgerError as error:
-            if isinstance(error.__cause__, asyncpg.PostgresError):
-                raise error.__cause__ from None  # by which the engine sees that another worker was first
-            raise
+        return [dict(row) for row in await self._link.run(lambda connection: connection.fetch(query, *args))]
 
     async def execute(self, query: str, *args: object) -> str:
         return str(await self._link.run(lambda connection: connection.execute(query, *args)))

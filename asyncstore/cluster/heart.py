@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 import math
 import time
 from typing import TYPE_CHECKING, Final, NamedTuple
@@ -50,10 +51,8 @@ WITH changed AS (
 ) {TOLD}"""
 
 
-def boottime() -> float:
-    """Seconds that go on while the machine sleeps, as those of the other hosts do."""
-    clock = getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC)
-    return time.clock_gettime(clock)
+boottime: Final = functools.partial(time.clock_gettime, getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC))
+"""Seconds that go on while the machine sleeps, as those of the other hosts do."""
 
 
 class Orders(NamedTuple):
@@ -85,7 +84,8 @@ class Fence:
     def __init__(self, timeout_seconds: float, clock: Callable[[], float] = boottime) -> None:
         self._timeout_seconds = timeout_seconds
         self._clock = clock
-        self._heard_at = clock()
+        self._heard_at = -math.inf
+        self.heard(clock())
 
     def now(self) -> float:
         """The time of its clock."""
@@ -93,7 +93,11 @@ class Fence:
 
     def heard(self, began_at: float) -> None:
         """They have heard of it by a beat that began at this time."""
-        self._heard_at = max(self._heard_at, began_at)
+        # The ends of its rights are times: each send looks at them.
+        self._heard_at = heard_at = max(self._heard_at, began_at)
+        self._closed_at = heard_at + _CLOSED_SHARE * self._timeout_seconds
+        self._aborted_at = heard_at + _ABORTED_SHARE * self._timeout_seconds
+        self._silent_at = heard_at + _SILENT_SHARE * self._timeout_seconds
 
     @property
     def silent_seconds(self) -> float:
@@ -101,17 +105,17 @@ class Fence:
 
     def may_send(self) -> bool:
         """Whether a new instance may be sent."""
-        return self.silent_seconds < _CLOSED_SHARE * self._timeout_seconds
+        return self._clock() < self._closed_at
 
     @property
     def must_abort(self) -> bool:
         """Whether nothing may be in flight any more."""
-        return self.silent_seconds >= _ABORTED_SHARE * self._timeout_seconds
+        return self._clock() >= self._aborted_at
 
     @property
     def must_be_silent(self) -> bool:
         """Whether not a byte may be sent any more."""
-        return self.silent_seconds >= _SILENT_SHARE * self._timeout_seconds
+        return self._clock() >= self._silent_at
 
 
 class Heart:

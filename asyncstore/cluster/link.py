@@ -7,6 +7,7 @@ be lost after the server has done it, and before it has said so.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from typing import TYPE_CHECKING, Final, TypeVar
 
 from asyncstore.ledger.buffered import StoreAway
@@ -14,7 +15,7 @@ from asyncstore.ledger.postgresql.database import Renewed, driver_errors
 from asyncstore.ledger.telling import Telling
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable
+    from collections.abc import AsyncIterator, Awaitable, Callable
     from types import TracebackType
     from typing import Self
 
@@ -25,6 +26,17 @@ _Listener = tuple[str, "Callable[..., None]"]
 
 _AGAIN_SECONDS: Final = 0.25
 _ANSWER_SECONDS: Final = 30.0
+
+
+@contextlib.asynccontextmanager
+async def unhurried(connection: asyncpg.Connection) -> AsyncIterator[None]:
+    """A transaction that is on the server's disk with the next one that waits for it, and not when it ends.
+
+    For what a crash of the server may undo, with everything after it: what it says is then found out again.
+    """
+    async with connection.transaction():
+        await connection.execute("SET LOCAL synchronous_commit = off")
+        yield
 
 
 class Link(Renewed):

@@ -23,7 +23,7 @@ from asyncstore.cluster import claims, engine, tables
 from asyncstore.cluster.climbing import Climber
 from asyncstore.cluster.engine import NotNow, Place, Queue
 from asyncstore.cluster.heart import Done, Heart
-from asyncstore.cluster.link import Link
+from asyncstore.cluster.link import Link, unhurried
 from asyncstore.cluster.sending import Ended, Sending
 from asyncstore.cluster.trace import BatchClaimed, BatchEnded, BatchSetAside, Fenced
 from asyncstore.cluster.tree import check_sentinel
@@ -150,6 +150,10 @@ class Worker:
         shown = self._link.shown
 
         async def begin(connection: asyncpg.Connection) -> None:
+            async with unhurried(connection):
+                await begin_in_one(connection)
+
+        async def begin_in_one(connection: asyncpg.Connection) -> None:
             if not await schema.is_there(connection, shown):
                 raise LedgerError(f"there is no migration in {shown!r} yet: enqueue one")
             self._migration = migration = await tables.find_migration(connection, self._name, shown)

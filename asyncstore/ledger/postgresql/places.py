@@ -31,14 +31,19 @@ class Places:
         self._prefixes = {number: _prefix_of(mount) for number, mount in mounts.items()}
         self._own = self._prefixes[root]
         self._working_directory = working_directory
+        self._last: tuple[str, bytes] = ("", b"")  # neighbours share their directory
 
     def key(self, path: str | None, uid: str = "") -> tuple[bytes, bytes]:
         """The directory and the name under which the ledger has a file, or an instance from memory."""
         if path is None:
             return b"", MEMORY + uid_bytes(uid)
-        key = os.fsencode(self.absolute(path)).removeprefix(self._own)
-        end = key.rfind(b"/") + 1
-        return key[:end], key[end:]
+        path = self.absolute(path)
+        end = path.rfind("/") + 1
+        directory = path[:end]
+        last = self._last  # other threads look up, too
+        if directory != last[0]:
+            last = self._last = directory, os.fsencode(directory).removeprefix(self._own)
+        return last[1], os.fsencode(path[end:])
 
     def absolute(self, path: str) -> str:
         """A path as `path_of` gives it."""

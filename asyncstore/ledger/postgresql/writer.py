@@ -121,7 +121,7 @@ class _Row(NamedTuple):
     recorded_at: int
     bytes_sent: int
     account: tuple[Any, ...]
-    series: tuple[str, str] | None
+    series: tuple[str | None, str | None] | None
     uid: bytes
     may_stay: int
     outcome: Outcome
@@ -136,7 +136,7 @@ class RowWriter:
         self._shift_ms = shift_ms
         self._accounts: dict[tuple[Any, ...], int] = {}
         self._directories: dict[bytes, int] = {}
-        self._series: dict[tuple[str, str], int] = {}
+        self._series: dict[tuple[str | None, str | None], int] = {}
 
     async def write(self, connection: asyncpg.Connection, entries: Sequence[Entry]) -> None:
         """Commit outcomes: all of them, or none. FenceLost: only what is stored of them."""
@@ -241,7 +241,7 @@ class RowWriter:
             uid = instance.sop_instance_uid
             size, mtime = instance.size_bytes, storable(instance.mtime_ns)
             if instance.study_instance_uid or instance.series_instance_uid:
-                series = server_text(instance.study_instance_uid), server_text(instance.series_instance_uid)
+                series = instance.study_instance_uid, instance.series_instance_uid
         else:
             size, mtime = size_and_time(outcome.path, recorded_at)
         return _Row(
@@ -271,12 +271,13 @@ class RowWriter:
         paths = sorted({row.path[0] for row in rows} - self._directories.keys())
         if paths:
             self._directories.update(await self.directories(connection, paths))
-        series = sorted({row.series for row in rows if row.series is not None} - self._series.keys())
+        series = {row.series for row in rows if row.series is not None} - self._series.keys()
         if series:
-            columns = list(zip(*series, strict=True))
+            texts = {each: (server_text(each[0]), server_text(each[1])) for each in series}
+            columns = list(zip(*sorted(set(texts.values())), strict=True))
             await connection.execute(_NEW_SERIES, *columns)
-            found = await connection.fetch(_SERIES, *columns)
-            self._series.update({(study, number): row_id for study, number, row_id in found})
+            found = {(study, number): row_id for study, number, row_id in await connection.fetch(_SERIES, *columns)}
+            self._series.update((each, found[text]) for each, text in texts.items())
 
     async def directories(self, connection: asyncpg.Connection, paths: Iterable[bytes]) -> dict[bytes, int]:
         """The number of each directory; those that are not there are made."""
