@@ -133,7 +133,7 @@ class _CodecProcess:
     """One process, and our end of its socket."""
 
     def __init__(self) -> None:
-        from asyncstore.transfer import codec_process
+        from asyncstore.preparation import codec_process
 
         self._protocol = codec_process
         if not hasattr(socket, "send_fds"):
