@@ -81,7 +81,7 @@ PADDING: Final = b"\0 "  # of a value in even length, as peers write it
 def name_of(tag: int) -> str:
     """The standard's name of an element of group 0000, or its tag if it is not in the table: "(0000,4321)"."""
     element = _ELEMENTS.get(tag)
-    return element[1] if element else f"({tag >> 16:04X},{tag & 0xFFFF:04X})"
+    return element[1] if element else f"(0000,{tag:04X})"
 
 
 def encode(elements: Iterable[tuple[int, Value]]) -> bytes:

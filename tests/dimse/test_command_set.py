@@ -273,7 +273,7 @@ def test_64_kib_are_accepted_and_a_byte_more_is_refused() -> None:
 
 def test_elements_have_the_names_of_the_standard() -> None:
     assert name_of(0x0120) == "Message ID Being Responded To"
-    assert name_of(0x00104321) == "(0010,4321)"
+    assert name_of(0x4321) == "(0000,4321)"
 
 
 def test_names_and_vrs_are_those_of_the_data_dictionary() -> None:

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Final
 
 from asyncstore.cli.output.plain_text import peer_text
 from asyncstore.errors import Aborted, AssociationRejected
+from asyncstore.instances.elements import tag_text
 from asyncstore.uids import name_of
 
 if TYPE_CHECKING:
@@ -213,7 +214,7 @@ def store_response_lines(event: Answered) -> list[str]:
         f"Status                        : {status}",
     ]
     if status.offending_elements:
-        tags = ", ".join(f"({tag >> 16:04X},{tag & 0xFFFF:04X})" for tag in status.offending_elements)
+        tags = ", ".join(tag_text(tag) for tag in status.offending_elements)
         lines.append(f"Offending Element             : {tags}")
     if status.comment:
         lines.append(f"Error Comment                 : {peer_text(status.comment)}")
