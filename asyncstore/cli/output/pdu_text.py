@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
 
-from asyncstore.cli.output.plain_text import peer_text
+from asyncstore.cli.output.plain_text import count_text, peer_text
 from asyncstore.errors import Aborted, AssociationRejected
 from asyncstore.instances.elements import tag_text
 from asyncstore.uids import name_of
@@ -131,7 +131,9 @@ def _answered_context(
 
 
 def _extended(items: Iterable[ExtendedNegotiation], title: str) -> list[str]:
-    lines = [f"  SOP Class: ={_name(item.sop_class_uid)}, {len(item.information)} bytes" for item in items]
+    lines = [
+        f"  SOP Class: ={_name(item.sop_class_uid)}, {count_text(len(item.information), 'byte')}" for item in items
+    ]
     return [title, *lines] if lines else [f"{title} None"]
 
 

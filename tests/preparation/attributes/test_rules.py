@@ -52,7 +52,7 @@ def test_an_attribute_is_named_by_keyword_tag_or_path(text: str, steps: list[tup
         ("(0029,1010)", "x", "it can be erased"),
         ("PatientID", "x" * 65, "has 65 characters, VR LO allows 64"),
         ("PatientID", "a\x07", "control character"),
-        ("PatientID", "a\\b", "takes 1 values, not 2"),
+        ("PatientID", "a\\b", "takes 1 value, not 2"),
         ("PatientName", "A^B^C^D^E^F", "too many parts"),
         ("PatientName", "=".join(["x" * 65]), "has 65 characters"),
         ("PatientSex", "male", "does not fit VR CS"),
@@ -265,7 +265,7 @@ def test_uids_of_the_standard_stay(uid: bytes) -> None:
 
 
 def test_a_short_key_is_refused() -> None:
-    with pytest.raises(BadRule, match="16 at least"):
+    with pytest.raises(BadRule, match="6 bytes: it needs 16 random ones"):
         NewUIDs(b"secret")
 
 
