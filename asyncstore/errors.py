@@ -263,6 +263,12 @@ class OperationFailed(AsyncStoreError):
         self.retryable: bool = status.retryable
 
 
+def count_text(count: int, noun: str) -> str:
+    """A count with its noun: "1 instance", "12,000 instances"."""
+    plural = f"{noun}es" if noun.endswith(("x", "ch")) else f"{noun[:-1]}ies" if noun.endswith("y") else f"{noun}s"
+    return f"{count:,} {noun if count == 1 else plural}"
+
+
 def install_text(extra: str) -> str:
     """How to install the packages of an extra, by a user who has what the README tells to install."""
     return f"pip install '.[{extra}]' in the source of asyncstore"

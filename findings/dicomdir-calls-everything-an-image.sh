@@ -10,7 +10,7 @@ debian dcmtk 3.6.7
 debian orthanc 1.10.1
 debian libgdcm-tools 3.0.21
 python_packages venv python3 pydicom==3.0.2
-mkdir -p instances by-orthanc by-dcmmkdir
+mkdir instances by-dcmmkdir
 (cd instances && ../venv/bin/python ../made_up.py ct1 sr pdf rtstruct)
 
 cat >records.py <<'END'
@@ -49,13 +49,7 @@ expect "gdcmgendir's exit code" "$(status_of gdcmgendir -r -i instances -o by-gd
 expect "its output" "$(cat output.txt)" ""
 expect "gdcmgendir" "$(venv/bin/python records.py by-gdcm)" "$images"
 
-port=$(free_port)
-http=$(free_port)
-cat >orthanc.json <<END
-{"Name": "made up", "DicomPort": $port, "HttpPort": $http, "StorageDirectory": "$work/by-orthanc",
- "IndexDirectory": "$work/by-orthanc", "Plugins": [], "AuthenticationEnabled": false}
-END
-serve "$http" Orthanc orthanc.json
+orthanc by-orthanc
 python3 - "$http" <<'END'
 import io
 import json

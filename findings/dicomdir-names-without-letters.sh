@@ -70,19 +70,13 @@ for number in 1, 2, 3:
 medium = call("/tools/create-media", call("/studies"))
 zipfile.ZipFile(io.BytesIO(medium)).extractall("by-orthanc")
 END
-mkdir by-dcmmkdir by-gdcm store
+mkdir by-dcmmkdir by-gdcm
 cp CT1 CT2 CT3 by-dcmmkdir
 cp CT1 CT2 CT3 by-gdcm
 (cd by-dcmmkdir && dcmmkdir -q +D DICOMDIR CT1 CT2 CT3)
 (cd by-gdcm && gdcmgendir -r --root-uid 1.2.826.0.1.3680043.10.9999.1 -i . -o DICOMDIR)
 venv/bin/python by_pydicom.py
-port=$(free_port)
-http=$(free_port)
-cat >orthanc.json <<END
-{"Name": "made up", "DicomPort": $port, "HttpPort": $http, "StorageDirectory": "$work/store",
- "IndexDirectory": "$work/store", "Plugins": [], "AuthenticationEnabled": false}
-END
-serve "$http" Orthanc orthanc.json
+orthanc store
 venv/bin/python by_orthanc.py "$http"
 names() { venv/bin/python show.py "$1" | paste -sd';'; }
 korean="['', 'ISO 2022 IR 149']"

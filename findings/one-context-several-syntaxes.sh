@@ -30,14 +30,8 @@ chosen = {context.context_id: context.transfer_syntax[0] for context in associat
 print(*[{JPEG: "JPEG", EXPLICIT: "explicit", IMPLICIT: "implicit"}[chosen[number]] for number in (1, 3)])
 association.release()
 END
-mkdir by-orthanc by-pynetdicom by-storescp
-port=$(free_port)
-http=$(free_port)
-cat >orthanc.json <<END
-{"Name": "made up", "DicomPort": $port, "HttpPort": $http, "StorageDirectory": "$work/by-orthanc",
- "IndexDirectory": "$work/by-orthanc", "Plugins": [], "AuthenticationEnabled": false}
-END
-serve "$port" Orthanc orthanc.json
+mkdir by-pynetdicom by-storescp
+orthanc by-orthanc
 expect "Orthanc: alone, and of three" "$(venv/bin/python propose.py "$port")" "JPEG explicit"
 expect "storescu -xy +C to Orthanc" "$(status_of storescu -xy +C 127.0.0.1 "$port" JPEG)" 1
 expect "its reason" "$(grep -c "unable to convert dataset from 'JPEG Baseline'" output.txt)" 1

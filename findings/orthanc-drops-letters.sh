@@ -78,14 +78,7 @@ for instance in json.loads(call("/instances")):
 END
 # start ENCODING: an Orthanc with this DefaultEncoding, which has the four instances.
 start() {
-    port=$(free_port)
-    http=$(free_port)
-    mkdir "store-$1"
-    cat >orthanc.json <<END
-{"Name": "made up", "DicomPort": $port, "HttpPort": $http, "StorageDirectory": "$work/store-$1", "DefaultEncoding": "$1",
- "IndexDirectory": "$work/store-$1", "Plugins": [], "AuthenticationEnabled": false, "DicomAlwaysAllowFind": true}
-END
-    serve "$port" Orthanc orthanc.json
+    orthanc "store-$1" "\"DefaultEncoding\": \"$1\"" '"DicomAlwaysAllowFind": true'
     dcmsend 127.0.0.1 "$port" CT1 CT2 CT3 CT4
 }
 ask() { venv/bin/python ask.py "$port" "$@" | paste -sd,; }

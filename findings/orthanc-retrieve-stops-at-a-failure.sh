@@ -12,7 +12,7 @@
 debian dcmtk 3.6.7
 debian orthanc 1.10.1
 python_packages venv python3 pynetdicom==3.0.4 pydicom==3.0.2
-mkdir instances by-orthanc by-dcmqrscp
+mkdir instances by-dcmqrscp
 (cd instances && ../venv/bin/python ../made_up.py stl ct1 ct2 ct3 ct4 ct5)
 study=1.2.826.0.1.3680043.10.9999.1
 keys=(-S -k QueryRetrieveLevel=STUDY -k "StudyInstanceUID=$study")
@@ -38,17 +38,10 @@ ae.supported_contexts = AllStoragePresentationContexts
 ae.start_server(("127.0.0.1", int(sys.argv[1])), evt_handlers=[(evt.EVT_C_STORE, answer)])
 END
 
-port=$(free_port)
-http=$(free_port)
 first_destination=$(free_port)
 second_destination=$(free_port)
-cat >orthanc.json <<END
-{"Name": "made up", "DicomPort": $port, "HttpPort": $http, "StorageDirectory": "$work/by-orthanc",
- "IndexDirectory": "$work/by-orthanc", "Plugins": [], "AuthenticationEnabled": false,
- "DicomModalities": {"destination": ["DEST", "127.0.0.1", $first_destination],
-                     "getscu": ["GETSCU", "127.0.0.1", 1], "movescu": ["MOVESCU", "127.0.0.1", 1]}}
-END
-serve "$port" Orthanc orthanc.json
+orthanc by-orthanc "\"DicomModalities\": {\"destination\": [\"DEST\", \"127.0.0.1\", $first_destination],
+    \"getscu\": [\"GETSCU\", \"127.0.0.1\", 1], \"movescu\": [\"MOVESCU\", \"127.0.0.1\", 1]}"
 dcmsend 127.0.0.1 "$port" instances/*
 serve "$first_destination" venv/bin/python destination.py "$first_destination"
 expect "movescu's exit code, Orthanc" "$(status_of movescu -v "${keys[@]}" -aem DEST 127.0.0.1 "$port")" 69

@@ -57,13 +57,7 @@ expect "the image" "$(sed 's/^assert.*//' left.py | venv/bin/python - ct.dcm)" "
 expect "gdcmanon" "$(status_of gdcmanon -e -c certificate.pem ct.dcm by-gdcm.dcm)" 0
 expect "left by gdcmanon" "$(venv/bin/python left.py by-gdcm.dcm)" "$everything"
 
-port=$(free_port)
-http=$(free_port)
-cat >orthanc.json <<END
-{"Name": "made up", "DicomPort": $port, "HttpPort": $http, "StorageDirectory": "$work/store",
- "IndexDirectory": "$work/store", "Plugins": [], "AuthenticationEnabled": false}
-END
-serve "$http" Orthanc orthanc.json
+orthanc store
 id=$(curl -s --data-binary @ct.dcm "http://127.0.0.1:$http/instances" |
     python3 -c 'import json, sys; print(json.load(sys.stdin)["ID"])')
 curl -s --data '{}' "http://127.0.0.1:$http/instances/$id/anonymize" >by-orthanc.dcm

@@ -79,6 +79,20 @@ serve() {
     exit 1
 }
 
+# orthanc DIRECTORY [SETTING...]: starts an Orthanc that keeps what it gets in DIRECTORY; `port` (DICOM) and `http` are its ports.
+orthanc() {
+    local directory=$1
+    shift
+    port=$(free_port)
+    http=$(free_port)
+    mkdir -p "$directory"
+    cat >"orthanc-$http.json" <<END
+{"Name": "made up", "DicomPort": $port, "HttpPort": $http, "StorageDirectory": "$work/$directory",
+ "IndexDirectory": "$work/$directory", "Plugins": [], ${*/%/,} "AuthenticationEnabled": false}
+END
+    serve "$http" Orthanc "orthanc-$http.json" # it serves HTTP last
+}
+
 # status_of COMMAND...: runs it, keeps what it prints in output.txt, prints its exit code.
 status_of() {
     local status=0

@@ -19,7 +19,7 @@ from asyncstore.dimse import message_types
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-PUBLIC: Final = {name: getattr(asyncstore, name) for name in asyncstore.__all__}
+PUBLIC: Final = {name: getattr(asyncstore, name) for name in asyncstore._MODULE_OF}
 CLASSES: Final = {name: value for name, value in PUBLIC.items() if inspect.isclass(value)}
 ENUMS: Final = {name: value for name, value in CLASSES.items() if issubclass(value, enum.Enum)}
 FUNCTIONS: Final = {name: value for name, value in PUBLIC.items() if inspect.isfunction(value)}

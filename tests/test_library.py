@@ -131,9 +131,9 @@ def test_nothing_is_printed_where_no_log_is_set_up() -> None:
 
 
 def test_every_public_name_is_there() -> None:
-    for name in asyncstore.__all__:
+    for name in asyncstore._MODULE_OF:
         assert getattr(asyncstore, name) is not None
-    assert set(asyncstore.__all__) <= set(dir(asyncstore))
+    assert set(asyncstore._MODULE_OF) <= set(dir(asyncstore))
     with pytest.raises(AttributeError, match="no attribute 'Session'"):
         asyncstore.Session  # type: ignore[attr-defined]  # noqa: B018  (a type checker must see it too)
 
@@ -146,9 +146,13 @@ def test_type_checkers_see_the_names_that_are_there() -> None:
         if isinstance(node, ast.If) and not node.orelse and ast.unparse(node.test) == "TYPE_CHECKING"
     )
     seen = {
-        name.name: node.module for node in for_checkers.body if isinstance(node, ast.ImportFrom) for name in node.names
+        name.name: node.module
+        for node in for_checkers.body
+        if isinstance(node, ast.ImportFrom)
+        for name in node.names
+        if name.asname == name.name
     }
-    assert seen == {name: asyncstore._MODULE_OF.get(name, "asyncstore.errors") for name in asyncstore.__all__}
+    assert seen == asyncstore._MODULE_OF
 
 
 async def test_everything_that_a_typed_program_names_can_be_had_from_the_package(tmp_path: Path) -> None:

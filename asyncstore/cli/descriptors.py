@@ -25,7 +25,7 @@ def association_counts(text: str) -> Timetable[int | None]:
     needed = _PER_ASSOCIATION * most + _BESIDE
     if most and (allowed := allow(needed)) < needed:
         raise LocalProtocolError(
-            f"{most} associations need {needed:,} open files, and the system allows {allowed:,}: see `ulimit -Hn`"
+            f"-j {most} needs {needed:,} open files, and the system allows {allowed:,}: see `ulimit -Hn`"
         )
     return counts
 

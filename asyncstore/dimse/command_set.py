@@ -10,7 +10,7 @@ from __future__ import annotations
 import struct
 from typing import TYPE_CHECKING, Final, TypeAlias
 
-from asyncstore.errors import LocalProtocolError, RemoteProtocolError, say_nothing
+from asyncstore.errors import LocalProtocolError, RemoteProtocolError, count_text, say_nothing
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -81,7 +81,7 @@ PADDING: Final = b"\0 "  # of a value in even length, as peers write it
 def name_of(tag: int) -> str:
     """The standard's name of an element of group 0000, or its tag if it is not in the table: "(0000,4321)"."""
     element = _ELEMENTS.get(tag)
-    return element[1] if element else f"({tag >> 16:04X},{tag & 0xFFFF:04X})"
+    return element[1] if element else f"(0000,{tag:04X})"
 
 
 def encode(elements: Iterable[tuple[int, Value]]) -> bytes:
@@ -161,7 +161,7 @@ def decode(data: bytes, tolerate: Tolerate = say_nothing) -> dict[int, Value]:
         start = offset + 8
         offset = start + length
         if offset > end:
-            raise _refused(tag, f"{length} bytes long, but only {end - start} are left")
+            raise _refused(tag, f"{count_text(length, 'byte')} long, but only {end - start:,} are left")
         if group:
             tolerate(RemoteProtocolError("not of group 0000", pdu="command set", field="element header"))
             continue
@@ -194,7 +194,7 @@ def _decode_value(tag: int, vr: str | None, encoded: bytes, tolerate: Tolerate) 
     if vr == "UL" and length == 4:
         return int.from_bytes(encoded, "little")
     if vr == "US" and length > 2 and not any(encoded[2:]):
-        tolerate(_refused(tag, f"{length} bytes are no value of VR US"))
+        tolerate(_refused(tag, f"{count_text(length, 'byte')}, not a value of VR US"))
         return encoded[0] | encoded[1] << 8
     if vr == "AT" and length % 4 == 0:
         return tuple(group << 16 | element for group, element in _TAG.iter_unpack(encoded))
@@ -204,7 +204,7 @@ def _decode_value(tag: int, vr: str | None, encoded: bytes, tolerate: Tolerate) 
         return _decode_text(encoded.rstrip(PADDING))
     if vr is None:
         return encoded
-    raise _refused(tag, f"{length} bytes are no value of VR {vr}")
+    raise _refused(tag, f"{count_text(length, 'byte')}, not a value of VR {vr}")
 
 
 def _decode_ascii(tag: int, encoded: bytes) -> str:

@@ -20,7 +20,7 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, Final, TypeAlias
 
 from asyncstore.dimse.messages import C_STORE_RQ, RESPONSE_BIT, UnknownMessage
-from asyncstore.errors import LocalProtocolError, RemoteProtocolError, say_nothing
+from asyncstore.errors import LocalProtocolError, RemoteProtocolError, count_text, say_nothing
 from asyncstore.record import record
 from asyncstore.status import SUCCESS, Category
 
@@ -103,7 +103,7 @@ class Operations:
         """
         operations = self._operations
         if len(operations) >= self._window:
-            raise LocalProtocolError(f"{len(operations)} operations are outstanding, the window is {self._window}")
+            raise LocalProtocolError(f"the window of {count_text(self._window, 'operation')} is full")
         message_id = self._next_message_id
         while message_id in operations:
             message_id = message_id % LAST_MESSAGE_ID + 1

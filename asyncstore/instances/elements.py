@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import struct
 from typing import Final, NamedTuple, TypeAlias
 
@@ -23,12 +24,30 @@ _TEXT_VRS: Final = frozenset(
 )
 VRS: Final = LONG_VRS | _TEXT_VRS | {b"AT", b"FD", b"FL", b"SL", b"SS", b"UI", b"UL", b"US"}
 
+_TAG: Final = re.compile(r"\(?([0-9A-Fa-f]{4}),([0-9A-Fa-f]{4})\)?|([0-9A-Fa-f]{8})")
+
 _LITTLE_TAG = struct.Struct("<HH").unpack_from
 _BIG_TAG = struct.Struct(">HH").unpack_from
 _LITTLE_U32 = struct.Struct("<I").unpack_from
 _BIG_U32 = struct.Struct(">I").unpack_from
 _LITTLE_U16 = struct.Struct("<H").unpack_from
 _BIG_U16 = struct.Struct(">H").unpack_from
+
+
+def tag_text(tag: int) -> str:
+    """A tag as people and the standard write it: "(0010,0020)"."""
+    return f"({tag >> 16:04X},{tag & 0xFFFF:04X})"
+
+
+def tag_digits(tag: int) -> str:
+    """A tag as records have it, and the DICOM JSON Model (PS3.18 F.2): "00100020"."""
+    return f"{tag:08X}"
+
+
+def tag_from(text: str) -> int | None:
+    """The tag that a text of either kind names, the first one without its parentheses too; None for another text."""
+    found = _TAG.fullmatch(text)
+    return None if found is None else int("".join(filter(None, found.groups())), 16)
 
 
 class CutShort(Exception):
@@ -134,7 +153,7 @@ def skip_value(data: Buffer, header: Header, encoding: Encoding, end: int) -> in
     else:
         behind = _skip_undefined(data, header, encoding, end)
     if behind > end:
-        raise CutShort(f"the value of ({header.tag >> 16:04X},{header.tag & 0xFFFF:04X}) is cut off")
+        raise CutShort(f"the value of {tag_text(header.tag)} is cut off")
     return behind
 
 

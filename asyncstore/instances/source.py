@@ -13,7 +13,7 @@ import os
 import stat
 from typing import TYPE_CHECKING, Final, Protocol
 
-from asyncstore.errors import SourceChanged
+from asyncstore.errors import SourceChanged, count_text
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -248,9 +248,8 @@ class FileSource:
     def check_unchanged(self, status: os.stat_result) -> None:
         """Raise SourceChanged if this is another file than the one that was scanned, or if it was written to."""
         if status.st_size != self.size_bytes:
-            raise SourceChanged(
-                f"{self.path!r} changed after it was scanned: {status.st_size} bytes, not {self.size_bytes}"
-            )
+            size = f"{count_text(status.st_size, 'byte')}, not {self.size_bytes:,}"
+            raise SourceChanged(f"{self.path!r} changed after it was scanned: {size}")
         if status.st_mtime_ns != self.mtime_ns:
             raise SourceChanged(f"{self.path!r} was written to after it was scanned")
 

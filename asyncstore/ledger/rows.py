@@ -5,6 +5,7 @@ from __future__ import annotations
 import enum
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from asyncstore.instances.elements import tag_digits
 from asyncstore.record import record
 
 if TYPE_CHECKING:
@@ -88,7 +89,7 @@ class LedgerRow:
             "status": None if self.status is None else f"{self.status:04X}",
             "commitment": None if self.commitment is None else self.commitment.value,
             "failure_reason": None if self.failure_reason is None else f"{self.failure_reason:04X}",
-            "offending_elements": [f"{tag:08X}" for tag in self.offending_elements],
+            "offending_elements": [tag_digits(tag) for tag in self.offending_elements],
             "changes": list(self.changes),
             "recorded_at": self.recorded_at.isoformat(timespec="milliseconds"),
         }

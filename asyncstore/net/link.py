@@ -163,7 +163,7 @@ class Link(Tracing):
             return
         self.check_not_failed()
         if self.outstanding:
-            raise LocalProtocolError(f"{len(self.outstanding)} operations are outstanding: they would be lost")
+            raise LocalProtocolError(f"a release would lose operations that are outstanding: {len(self.outstanding)}")
         self._trace(trace.Releasing)
         self._releasing = True
         self.is_open = False

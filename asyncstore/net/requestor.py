@@ -92,7 +92,7 @@ class Requestor(Association):
                     extended_negotiations=extended_negotiations or {},
                 ),
             )
-            self._encoded_request = self._request.encode()
+            self._upper_layer.associate(self._request, time.monotonic())
         except ValueError as error:
             raise LocalProtocolError(f"the association cannot be asked for: {error}") from error
         self.peer = peer
@@ -146,9 +146,7 @@ class Requestor(Association):
 
     async def _establish(self) -> None:
         """Send A-ASSOCIATE-RQ and wait for the answer, all within the ACSE timeout."""
-        now = time.monotonic()
-        self._upper_layer.associate(self._request, now, encoded=self._encoded_request)
-        self._upper_layer.transport_opened(now)
+        self._upper_layer.transport_opened(time.monotonic())
         self._trace(trace.RequestSent, request=self._request)
         with anyio.move_on_after(self.timeouts.acse_seconds) as scope:
             await self._flush()

@@ -8,7 +8,7 @@ from __future__ import annotations
 import struct
 from typing import TYPE_CHECKING, Any, Final
 
-from asyncstore.errors import SourceError
+from asyncstore.errors import SourceError, count_text
 from asyncstore.instances.elements import ITEM, SEQUENCE_DELIMITATION, UNDEFINED_LENGTH
 from asyncstore.preparation.decompress import (
     INSTALL,
@@ -57,7 +57,7 @@ class Compression:
         if image.samples not in (1, 3) or is_subsampled:
             raise Unsuitable(f"its photometric interpretation is {image.photometric_interpretation}")
         if image.bits_allocated not in _BITS_ALLOCATED[transfer_syntax_uid]:
-            raise Unsuitable(f"its pixels have {image.bits_allocated} bits")
+            raise Unsuitable(f"its pixels have {count_text(image.bits_allocated, 'bit')}")
 
     def run(self, write: Callable[[Buffer], object]) -> None:
         """Compress and write the whole data set."""

@@ -10,7 +10,7 @@ import io
 import itertools
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
-from asyncstore.errors import SourceError, install_text
+from asyncstore.errors import SourceError, count_text, install_text
 from asyncstore.preparation.layout import ICON_IMAGE_SEQUENCE, Layout, element, pixel_data_header
 from asyncstore.preparation.quick_decoders import quick_decoder
 from asyncstore.preparation.reencode import CannotConvert
@@ -92,7 +92,7 @@ class Image(NamedTuple):
         if not (frames.isdecimal() and int(frames) and rows and columns and allocated):
             raise CannotConvert("its pixel module is damaged: Rows, Columns, Bits Allocated or Number of Frames")
         if allocated not in (8, 16, 32, 64):
-            raise CannotConvert(f"there is no decoder for compressed pixels of {allocated} bits")
+            raise CannotConvert(f"there is no decoder for compressed pixels of {count_text(allocated, 'bit')}")
         return cls(
             layout.number(_SAMPLES_PER_PIXEL) or 1,
             layout.text(_PHOTOMETRIC_INTERPRETATION),

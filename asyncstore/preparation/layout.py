@@ -9,7 +9,7 @@ import struct
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 from asyncstore.instances import elements
-from asyncstore.instances.elements import EXPLICIT_LITTLE, UNDEFINED_LENGTH, CutShort, Header
+from asyncstore.instances.elements import EXPLICIT_LITTLE, UNDEFINED_LENGTH, CutShort, Header, tag_text
 from asyncstore.preparation.header_reader import HeaderReader
 from asyncstore.preparation.reencode import CannotConvert
 from asyncstore.preparation.spool import PIECE_BYTES
@@ -131,7 +131,7 @@ class Layout:
         while (at := self._find_short(at)) < end:
             header = self._headers.read(at, end, EXPLICIT_LITTLE)
             if header.tag >> 16 == 0xFFFE:
-                raise CutShort(f"({header.tag >> 16:04X},{header.tag & 0xFFFF:04X}) stands between elements")
+                raise CutShort(f"{tag_text(header.tag)} stands between elements")
             is_undefined = header.length == UNDEFINED_LENGTH
             if not is_undefined:
                 behind = header.value_at + header.length
@@ -140,7 +140,7 @@ class Layout:
             else:
                 behind = self._skip_sequence(header, end)
             if behind > end:
-                raise CutShort(f"the value of ({header.tag >> 16:04X},{header.tag & 0xFFFF:04X}) is cut off")
+                raise CutShort(f"the value of {tag_text(header.tag)} is cut off")
             self.elements.append(Element(header.tag, header.vr, at, header.value_at, behind, is_undefined))
             at = behind
 

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Final
 
 from asyncstore.errors import SourceError
 from asyncstore.instances import elements
-from asyncstore.instances.elements import UNDEFINED_LENGTH, CutShort, Encoding, Header
+from asyncstore.instances.elements import UNDEFINED_LENGTH, CutShort, Encoding, Header, tag_text
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -99,11 +99,11 @@ class Reencoder:
     def _write_element(self, header: Header, level: _Level, depth: int) -> int:
         tag, encoded_vr, length, value_at = header
         if tag >> 16 == _DELIMITER_GROUP:  # a reader would take it for the end and lose the rest
-            raise CannotConvert(f"it is damaged: ({tag >> 16:04X},{tag & 0xFFFF:04X}) stands between elements")
+            raise CannotConvert(f"it is damaged: {tag_text(tag)} stands between elements")
         behind = value_at + length
         undefined = length == UNDEFINED_LENGTH
         if not undefined and behind > level.end:
-            raise CutShort(f"the value of ({tag >> 16:04X},{tag & 0xFFFF:04X}) is cut off")
+            raise CutShort(f"the value of {tag_text(tag)} is cut off")
         vr = encoded_vr if encoded_vr in elements.VRS else self._vr_of_implicit(header, level)
         if vr == b"UN" and not undefined and self._target.big_endian and not level.encoding.big_endian:
             # A UN value is little endian in every transfer syntax (PS3.5 6.2.2 Note 2). Some readers look up its VR and
@@ -152,7 +152,7 @@ class Reencoder:
                 at = item.value_at
                 break
             if item.tag != elements.ITEM:
-                raise CannotConvert(f"({item.tag >> 16:04X},{item.tag & 0xFFFF:04X}) stands where an item must")
+                raise CannotConvert(f"{tag_text(item.tag)} stands where an item must")
             at = self._write_item(item, encoding, end, level, depth)
         self._write(self._bare_header(0xFFFE, 0xE0DD, 0))
         return end if defined else at

@@ -16,6 +16,7 @@ import threading
 import time
 from typing import TYPE_CHECKING, Final, Literal, NamedTuple, TypeAlias
 
+from asyncstore.errors import count_text
 from asyncstore.instances.head import read_head
 from asyncstore.instances.instance import Instance
 from asyncstore.instances.sameness import have_same_data_set
@@ -197,4 +198,4 @@ def _digest_of(path: Path) -> str:
 
 def _description(status: os.stat_result) -> str:
     written_at = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(status.st_mtime))
-    return f"the file of {status.st_size:,} bytes that was written at {written_at}"
+    return f"the file of {count_text(status.st_size, 'byte')} that was written at {written_at}"

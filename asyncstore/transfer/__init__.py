@@ -12,7 +12,7 @@ know those above.
     learned           what runs to one peer have found out about it, for the next one
     judge             says which of the two, for each answer and each loss
     duplicates        two files with one SOP Instance UID
-    preparing         converts ahead of the associations, in a codec_process of codec_processes
+    preparing         converts ahead of the associations, in threads, or in processes where a codec is needed
     outcomes          the final ones: recorded, counted, and handed out in the order in which they became final
     offer             what an association request offers, and less to a peer that does not bear it
     work              what waits for an association: in groups of a directory or study, the suspects last

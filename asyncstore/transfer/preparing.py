@@ -26,9 +26,9 @@ if TYPE_CHECKING:
 
     from asyncstore.instances.instance import Instance
     from asyncstore.instances.source import DataSource
+    from asyncstore.preparation.codec_processes import CodecProcesses
     from asyncstore.preparation.conversions import Conversions
     from asyncstore.preparation.prepare import Preparer
-    from asyncstore.transfer.codec_processes import CodecProcesses
     from asyncstore.transfer.pending import Pending
     from asyncstore.transfer.plan import Pair
     from asyncstore.transfer.work import Work
@@ -98,7 +98,7 @@ class Preparing:
             if self._has_ended:
                 raise SourceError("it was not decompressed: the run has ended")
             if self._codecs is None:
-                from asyncstore.transfer.codec_processes import CodecProcesses
+                from asyncstore.preparation.codec_processes import CodecProcesses
 
                 self._codecs = CodecProcesses(self._conversions.processes)
         return self._codecs.recoded(instance, transfer_syntax_uid, is_checked=self._conversions.is_checked)

@@ -10,7 +10,7 @@ import struct
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any, Final
 
-from asyncstore.errors import RemoteProtocolError, say_nothing
+from asyncstore.errors import RemoteProtocolError, count_text, say_nothing
 from asyncstore.record import field, record
 from asyncstore.uids import LONGEST_UID_CHARACTERS
 
@@ -61,7 +61,7 @@ def decode_items(
     offset, end = 0, len(data)
     while offset < end:
         if end - offset < 4:
-            left_over = RemoteProtocolError(f"{end - offset} bytes left over after the last item", pdu=pdu, field=field)
+            left_over = RemoteProtocolError(f"{count_text(end - offset, 'byte')} left over", pdu=pdu, field=field)
             if any(data[offset:]):
                 raise left_over
             tolerate(left_over)
@@ -69,7 +69,7 @@ def decode_items(
         item_type, length = _HEADER.unpack_from(data, offset)
         offset += 4
         if length > end - offset:
-            text = f"item 0x{item_type:02X} has a length of {length} bytes, {end - offset} are left"
+            text = f"item 0x{item_type:02X} has a length of {count_text(length, 'byte')}, {end - offset:,} are left"
             raise RemoteProtocolError(text, pdu=pdu, field=field)
         yield item_type, data[offset : offset + length]
         offset += length
@@ -86,7 +86,7 @@ def decode_uid(data: memoryview, *, pdu: str, field: str) -> str:
     """A UID without the padding that some peers add. Raises RemoteProtocolError if it cannot be a UID."""
     raw = bytes(data[: 2 * LONGEST_UID_CHARACTERS]).rstrip(b"\0 ")
     if not raw or len(raw) > LONGEST_UID_CHARACTERS:
-        raise RemoteProtocolError(f"{len(data)} bytes where a UID has 1 to 64", pdu=pdu, field=field)
+        raise RemoteProtocolError(f"{count_text(len(data), 'byte')} where a UID has 1 to 64", pdu=pdu, field=field)
     text = raw.decode("latin-1")
     if not (text.isascii() and text.isprintable()):
         raise RemoteProtocolError(f"{text!a} is not a UID", pdu=pdu, field=field)
@@ -115,13 +115,13 @@ def _take_sized(data: memoryview, *, pdu: str, field: str) -> tuple[memoryview, 
         raise RemoteProtocolError("cut off before its length", pdu=pdu, field=field)
     end = 2 + _TWO_BYTES.unpack_from(data)[0]
     if end > len(data):
-        raise RemoteProtocolError(f"a length of {end - 2} bytes, {len(data) - 2} are left", pdu=pdu, field=field)
+        raise RemoteProtocolError(f"cut off after {count_text(len(data), 'byte')} of {end:,}", pdu=pdu, field=field)
     return data[2:end], data[end:]
 
 
 def _check_length(data: memoryview, length: int, *, pdu: str, field: str) -> None:
     if len(data) != length:
-        raise RemoteProtocolError(f"{len(data)} bytes where there should be {length}", pdu=pdu, field=field)
+        raise RemoteProtocolError(f"{count_text(len(data), 'byte')}, not {length}", pdu=pdu, field=field)
 
 
 @lru_cache(maxsize=256)
@@ -148,7 +148,7 @@ class PresentationContext:
     @classmethod
     def decode(cls, data: memoryview, *, pdu: str) -> PresentationContext:
         if len(data) < 4:
-            raise RemoteProtocolError(f"only {len(data)} bytes", pdu=pdu, field="Presentation context")
+            raise RemoteProtocolError(f"only {count_text(len(data), 'byte')}", pdu=pdu, field="Presentation context")
         check_context_id(data[0], pdu=pdu)
         abstract_syntax, transfer_syntaxes = "", []
         for item_type, content in decode_items(data[4:], pdu=pdu, field="Presentation context"):
@@ -199,7 +199,7 @@ class PresentationContextResult:
     @classmethod
     def decode(cls, data: memoryview, *, pdu: str, tolerate: Tolerate = say_nothing) -> PresentationContextResult:
         if len(data) < 4:
-            raise RemoteProtocolError(f"only {len(data)} bytes", pdu=pdu, field="Presentation context")
+            raise RemoteProtocolError(f"only {count_text(len(data), 'byte')}", pdu=pdu, field="Presentation context")
         check_context_id(data[0], pdu=pdu)
         context_id, result = data[0], data[2]
         items = decode_items(data[4:], pdu=pdu, field="Presentation context", tolerate=tolerate)
@@ -338,7 +338,7 @@ class UserIdentity:
     def decode(cls, data: memoryview, *, pdu: str) -> UserIdentity:
         """Read an item that came in the PDU of this name. Raises RemoteProtocolError if it is cut off."""
         if len(data) < 2:
-            raise RemoteProtocolError(f"only {len(data)} bytes", pdu=pdu, field="User identity")
+            raise RemoteProtocolError(f"only {count_text(len(data), 'byte')}", pdu=pdu, field="User identity")
         primary, rest = _take_sized(data[2:], pdu=pdu, field="User identity")
         secondary, _ = _take_sized(rest, pdu=pdu, field="User identity")
         return cls(data[0], bytes(primary), bytes(secondary), data[1] != 0)

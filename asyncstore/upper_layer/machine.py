@@ -177,15 +177,12 @@ class UpperLayer:
         """Whether Table 9-10 allows this event now. Call it before a request that may come at a bad time."""
         return (event, self.state) in TRANSITIONS and not self.closing
 
-    def associate(self, request: AssociateRQ, now: float, *, encoded: bytes | None = None) -> None:
-        """Ask for an association (Evt1); open the transport next. Raises ValueError if `request` cannot be encoded.
-
-        `encoded` is the request as bytes, if the caller has it.
-        """
+    def associate(self, request: AssociateRQ, now: float) -> None:
+        """Ask for an association (Evt1); open the transport next. Raises ValueError if `request` cannot be encoded."""
         if self.acceptor:
             raise LocalProtocolError("an acceptor does not ask for associations")
         self._require(Event.ASSOCIATE_REQUEST)
-        self._encoded_request = request.encode() if encoded is None else encoded
+        self._encoded_request = request.encode()
         self._request = request
         self._set_maximum_length(request.user_information.maximum_length)
         self._step(Event.ASSOCIATE_REQUEST, now)

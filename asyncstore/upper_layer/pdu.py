@@ -9,7 +9,7 @@ from __future__ import annotations
 import struct
 from typing import TYPE_CHECKING, Final, NamedTuple, TypeAlias
 
-from asyncstore.errors import RemoteProtocolError, say_nothing
+from asyncstore.errors import RemoteProtocolError, count_text, say_nothing
 from asyncstore.record import record
 from asyncstore.uids import APPLICATION_CONTEXT, UNCOMPRESSED_TRANSFER_SYNTAXES
 from asyncstore.upper_layer.items import (
@@ -227,7 +227,7 @@ def _decode_associate(pdu_type: int, body: memoryview, tolerate: Tolerate) -> _A
     """
     pdu = PDU_NAMES[pdu_type]
     if len(body) < _ASSOCIATE.size:
-        raise RemoteProtocolError(f"only {len(body)} bytes", pdu=pdu, field="PDU length")
+        raise RemoteProtocolError(f"only {count_text(len(body), 'byte')}", pdu=pdu, field="PDU length")
     version, called, calling = _ASSOCIATE.unpack_from(body)
     context_type = PROPOSED_CONTEXT if pdu_type == ASSOCIATE_RQ else CONTEXT_RESULT
     application_context = ""
@@ -263,7 +263,7 @@ def _decode_associate(pdu_type: int, body: memoryview, tolerate: Tolerate) -> _A
 def _fixed_fields(pdu_type: int, body: memoryview, tolerate: Tolerate) -> bytes:
     """The four bytes of a short PDU; missing ones are zeros, and more of them are not tested."""
     if len(body) != 4:
-        text = f"{len(body)} bytes where there should be 4"
+        text = f"{count_text(len(body), 'byte')} where there should be 4"
         tolerate(RemoteProtocolError(text, pdu=PDU_NAMES[pdu_type], field="PDU length"))
     return bytes(body[:4]).ljust(4, b"\0")
 
@@ -285,7 +285,7 @@ class AssociateRJ:
     @classmethod
     def decode(cls, body: memoryview, tolerate: Tolerate = say_nothing) -> AssociateRJ:
         if len(body) < 4:
-            text = f"{len(body)} bytes where there should be 4"
+            text = f"{count_text(len(body), 'byte')} where there should be 4"
             raise RemoteProtocolError(text, pdu="A-ASSOCIATE-RJ", field="PDU length")
         _, result, source, reason = _fixed_fields(ASSOCIATE_RJ, body, tolerate)
         return cls(result, source, reason)
@@ -373,12 +373,12 @@ def decode_fragments(body: memoryview) -> tuple[Fragment, ...]:
     most = MAXIMUM_FRAGMENTS + end // _BYTES_OF_ONE_MORE
     while True:
         if end - offset < PDV_HEADER_BYTES:
-            text = f"{end - offset} bytes where a PDV has 6 or more"
+            text = f"{count_text(end - offset, 'byte')} where a PDV has 6 or more"
             raise RemoteProtocolError(text, pdu="P-DATA-TF", field="PDV")
         length, context_id, control = _PDV_HEADER.unpack_from(body, offset)
         next_offset = offset + 4 + length
         if length < 2 or next_offset > end:
-            text = f"{length} bytes, of which {end - offset - 4} are there"
+            text = f"{count_text(length, 'byte')}, of which {end - offset - 4:,} are there"
             raise RemoteProtocolError(text, pdu="P-DATA-TF", field="PDV length")
         check_context_id(context_id, pdu="P-DATA-TF")
         is_command, is_last = CONTROL_FLAGS[control & 3]

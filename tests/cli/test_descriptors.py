@@ -32,7 +32,7 @@ def test_so_many_associations_as_the_system_allows_no_files_for_are_refused(tmp_
     done = limited(64, 128, "storescu", "-j", 100, "127.0.0.1", 104, tmp_path)
     assert done.returncode == 2
     assert done.stderr.splitlines()[-1] == (
-        "Error: Invalid value for '-j' / '--associations': 100 associations need 264 open files, and the system allows"
+        "Error: Invalid value for '-j' / '--associations': -j 100 needs 264 open files, and the system allows"
         " 128: see `ulimit -Hn`"
     )
     assert limited(64, 128, "storescu", "-j", "08:00,2 18:00,100", "127.0.0.1", 104, tmp_path).returncode == 2

@@ -178,7 +178,7 @@ MESSAGE_ID = element(0x0110, b"\7\0")
         (element(0x0100, b"\1\x80\0"), {0x0100: 0x8001}, "Command Field: 3 bytes"),
         (element(0x0700, b"\2\0\0\0\0\0\0\0"), {0x0700: 2}, "Priority: 8 bytes"),
         (element(0x0903, b"\2\0\1\0") + MESSAGE_ID, {0x0110: 7}, "Error ID: 4 bytes"),
-        (element(0x0903, b"\2") + MESSAGE_ID, {0x0110: 7}, "Error ID: 1 bytes"),
+        (element(0x0903, b"\2") + MESSAGE_ID, {0x0110: 7}, "Error ID: 1 byte, "),
         (element(0x0901, b"\x10\0") + MESSAGE_ID, {0x0110: 7}, "Offending Element: 2 bytes"),
         (element(0x0002, b"1.2.\xe9") + MESSAGE_ID, {0x0110: 7}, "Affected SOP Class UID: not ASCII"),
         (element(0x1000, b"1.2.\xe9") + MESSAGE_ID, {0x0110: 7}, "Affected SOP Instance UID: not ASCII"),
@@ -273,7 +273,7 @@ def test_64_kib_are_accepted_and_a_byte_more_is_refused() -> None:
 
 def test_elements_have_the_names_of_the_standard() -> None:
     assert name_of(0x0120) == "Message ID Being Responded To"
-    assert name_of(0x00104321) == "(0010,4321)"
+    assert name_of(0x4321) == "(0000,4321)"
 
 
 def test_names_and_vrs_are_those_of_the_data_dictionary() -> None:

@@ -96,7 +96,7 @@ def test_there_is_room_for_as_many_operations_as_the_window_has() -> None:
     assert exchange.has_room
     sent_store(exchange)
     assert not exchange.has_room
-    with pytest.raises(LocalProtocolError, match="2 operations are outstanding, the window is 2"):
+    with pytest.raises(LocalProtocolError, match="window of 2 operations is full"):
         exchange.begin(CONTEXT_ID, store_request)
     exchange.match(Received(CONTEXT_ID, CStoreRSP(1, SUCCESS)))
     assert exchange.has_room

@@ -203,7 +203,7 @@ def change_time(path: Path) -> None:
     os.utime(path, ns=(status.st_atime_ns, status.st_mtime_ns + 1_000_000_000))
 
 
-@pytest.mark.parametrize(("change", "text"), [(change_size, "10241 bytes, not 10240"), (change_time, "written to")])
+@pytest.mark.parametrize(("change", "text"), [(change_size, "10,241 bytes, not 10,240"), (change_time, "written to")])
 def test_a_file_that_changed_before_it_was_opened_is_not_read(
     path: Path, system: str, change: Callable[[Path], None], text: str
 ) -> None:
@@ -216,7 +216,7 @@ def test_a_file_that_changed_before_it_was_opened_is_not_read(
         each.read_into((memoryview(bytearray(1)),), 0, wait=False)
 
 
-@pytest.mark.parametrize(("change", "text"), [(change_size, "10241 bytes, not 10240"), (change_time, "written to")])
+@pytest.mark.parametrize(("change", "text"), [(change_size, "10,241 bytes, not 10,240"), (change_time, "written to")])
 def test_a_file_that_changed_while_it_was_read_does_not_reach_its_end(
     path: Path, system: str, change: Callable[[Path], None], text: str
 ) -> None:

@@ -548,7 +548,7 @@ async def test_an_association_with_operations_outstanding_is_not_released() -> N
     with ScriptedSCP(accepting(lambda wire: wire.drain())) as scp, anyio.fail_after(LIMIT_SECONDS):
         async with to(scp) as association:
             await send(association, instance(), lambda *_: sent.set())
-            with pytest.raises(LocalProtocolError, match="1 operations are outstanding"):
+            with pytest.raises(LocalProtocolError, match="would lose operations that are outstanding: 1"):
                 await association.release()
             assert list(association.outstanding) == [1]
     assert not sent.is_set()

@@ -159,7 +159,7 @@ def _running(
             )
         peer = RunningPeer(port, ae_title, process, log, received, stop_signals=stop_signals)
         try:
-            if _wait_until_listening(peer, name):
+            if _wait_until_listening(peer, name, port):
                 yield peer
                 return
         finally:
@@ -168,12 +168,12 @@ def _running(
             raise PeerFailed(f"{name} ended with {process.returncode}: {peer.output()[-2000:]}")
 
 
-def _wait_until_listening(peer: RunningPeer, name: str) -> bool:
+def _wait_until_listening(peer: RunningPeer, name: str, port: int) -> bool:
     """True once a connection was taken; False when the program has ended, because somebody took its port perhaps."""
     deadline = time.monotonic() + START_SECONDS
     while time.monotonic() < deadline:
         try:
-            socket.create_connection((peer.host, peer.port), timeout=1).close()
+            socket.create_connection((peer.host, port), timeout=1).close()
         except OSError:
             with contextlib.suppress(subprocess.TimeoutExpired):
                 peer.process.wait(0.02)
@@ -368,6 +368,8 @@ def orthanc(directory: Path, **settings: Any) -> Iterator[RunningOrthanc]:
 
     # Nothing of it is kept, and its orderly shutdown takes three seconds.
     with _running(directory, "orthanc", "ORTHANC", command, stop_signals=[signal.SIGKILL]) as peer:
+        if not _wait_until_listening(peer, "orthanc", http_port):  # which it does after it takes associations
+            raise PeerFailed(f"orthanc has no REST API: {peer.output()[-2000:]}")
         yield RunningOrthanc(
             peer.port, peer.ae_title, peer.process, peer.log, peer.received, peer.host, http_port=http_port
         )

@@ -241,7 +241,7 @@ def test_padding_is_no_part_of_a_uid(padding: bytes) -> None:
 @pytest.mark.parametrize("length", [65, 128, 200, 60_000])
 def test_a_uid_has_at_most_64_characters(length: int) -> None:
     content = bytes((1, 0, 0, 0)) + encode_item(0x30, b"1" * length) + encode_item(0x40, b"1")
-    with pytest.raises(RemoteProtocolError, match=f"{length} bytes"):
+    with pytest.raises(RemoteProtocolError, match=f"{length:,} bytes"):
         PresentationContext.decode(memoryview(content), pdu=PDU)
 
 

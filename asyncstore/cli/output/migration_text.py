@@ -103,7 +103,7 @@ class MigrationAccount(Account):
     def _pace(self) -> str:
         overview = self._overview
         associations = sum(worker.associations for worker in overview.workers if worker.state == "running")
-        places = f"{associations} of at most {overview.target} associations (cap {overview.cap})"
+        places = f"{associations} of at most {count_text(overview.target, 'association')} (cap {overview.cap})"
         if overview.is_paused:
             return f"Paused: asyncstore resume has it go on; {places}"
         if not overview.left_files:

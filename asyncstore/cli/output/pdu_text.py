@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
 
-from asyncstore.cli.output.plain_text import peer_text
+from asyncstore.cli.output.plain_text import count_text, peer_text
 from asyncstore.errors import Aborted, AssociationRejected
+from asyncstore.instances.elements import tag_text
 from asyncstore.uids import name_of
 
 if TYPE_CHECKING:
@@ -130,7 +131,9 @@ def _answered_context(
 
 
 def _extended(items: Iterable[ExtendedNegotiation], title: str) -> list[str]:
-    lines = [f"  SOP Class: ={_name(item.sop_class_uid)}, {len(item.information)} bytes" for item in items]
+    lines = [
+        f"  SOP Class: ={_name(item.sop_class_uid)}, {count_text(len(item.information), 'byte')}" for item in items
+    ]
     return [title, *lines] if lines else [f"{title} None"]
 
 
@@ -213,7 +216,7 @@ def store_response_lines(event: Answered) -> list[str]:
         f"Status                        : {status}",
     ]
     if status.offending_elements:
-        tags = ", ".join(f"({tag >> 16:04X},{tag & 0xFFFF:04X})" for tag in status.offending_elements)
+        tags = ", ".join(tag_text(tag) for tag in status.offending_elements)
         lines.append(f"Offending Element             : {tags}")
     if status.comment:
         lines.append(f"Error Comment                 : {peer_text(status.comment)}")

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
 
+from asyncstore.errors import count_text as count_text  # for the other outputs too
+
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
 PEER_TEXT_CHARACTERS: Final = 128  # twice the length of an Error Comment (64)
 PATH_CHARACTERS: Final = 4096
 
-_UNITS: Final = ("bytes", "kB", "MB", "GB", "TB", "PB")
+_UNITS: Final = ("byte", "kB", "MB", "GB", "TB", "PB")
 
 
 def peer_text(text: str, limit: int = PEER_TEXT_CHARACTERS) -> str:
@@ -48,7 +50,7 @@ def size_text(size_bytes: float) -> str:
         size_bytes /= 1000
         unit += 1
     if unit == 0:
-        return f"{size_bytes:.0f} bytes"
+        return count_text(round(size_bytes), "byte")
     digits = 2 if size_bytes < 9.995 else 1 if size_bytes < 99.95 else 0
     return f"{size_bytes:.{digits}f} {_UNITS[unit]}"
 
@@ -65,12 +67,6 @@ def duration_text(seconds: float, *, digits: int = 2) -> str:
 def rate_text(per_second: float) -> str:
     """A number per second, with a digit more if it is small: "1,203", "0.3", "0"."""
     return f"{per_second:,.0f}" if per_second >= 9.95 or not per_second else f"{per_second:.1f}"
-
-
-def count_text(count: int, noun: str) -> str:
-    """A count with its noun: "1 instance", "12,000 instances"."""
-    plural = f"{noun}es" if noun.endswith(("x", "ch")) else f"{noun[:-1]}ies" if noun.endswith("y") else f"{noun}s"
-    return f"{count:,} {noun if count == 1 else plural}"
 
 
 def tally(rows: Iterable[tuple[int, str]]) -> Iterator[str]:

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Final, Protocol
 
 from asyncstore.cli.output.opening import for_owner
 from asyncstore.cli.output.plain_text import escaped
+from asyncstore.instances.elements import tag_digits
 
 try:
     import fcntl
@@ -88,7 +89,7 @@ def record_of(outcome: Outcome) -> dict[str, Any]:
         "reason": outcome.reason,
         "twin_path": outcome.stored_path,
         "comment": status.comment if status else "",
-        "offending_elements": [f"{tag:08X}" for tag in status.offending_elements] if status else [],
+        "offending_elements": [tag_digits(tag) for tag in status.offending_elements] if status else [],
         "retryable": outcome.retryable,
         "attempts": outcome.attempts,
         "set_aside": outcome.is_set_aside,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING, Final, NamedTuple
 
+from asyncstore.instances.elements import tag_from
 from asyncstore.preparation.attributes.dictionary import attribute, tag_of
 
 if TYPE_CHECKING:
@@ -12,10 +13,8 @@ if TYPE_CHECKING:
 
 ALL_PRIVATE: Final = "private"
 
-_STEP: Final = re.compile(
-    r"(?:(?P<keyword>[A-Za-z][A-Za-z0-9]*)|\(?(?P<group>[0-9A-Fa-f]{4}),(?P<element>[0-9A-Fa-f]{4})\)?)"
-    r"(?P<place>\[(?P<number>[0-9]{1,9}|\*)\])?"
-)
+_STEP: Final = re.compile(r"(?P<name>[^\[\]]*)(?:\[(?P<number>[0-9]{1,9}|\*)\])?")
+_KEYWORD: Final = re.compile(r"[A-Za-z][A-Za-z0-9]*")
 _GROUP: Final = re.compile(r"\((?P<group>[0-9A-Fa-f]{4}),(?:\*|[xX]{4})\)")
 _SPECIFIC_CHARACTER_SET: Final = 0x00080005
 ORIGINAL_ATTRIBUTES: Final = 0x04000561
@@ -70,21 +69,15 @@ def _names(text: str) -> Iterator[tuple[int, int | None, str]]:
     """Tag, number of an item (-1: each, None: none is given) and name of each attribute on the way."""
     for part in text.strip().split("."):
         found = _STEP.fullmatch(part.strip())
-        if found is None:
+        name, number = found.groups() if found else ("", None)
+        tag = tag_from(name)
+        if tag is None:
+            tag = tag_of(name)
+        if tag is None and _KEYWORD.fullmatch(name):
+            raise BadRule(f"{name!r} is not the keyword of an attribute (PS3.6): PatientID is one")
+        if tag is None:
             raise BadRule(f"{text!r} is not an attribute: write PatientID, (0010,0020) or Sequence[0].PatientID")
-        number = found["number"]
-        place = None if number is None else -1 if number == "*" else int(number)
-        name = part.strip().removesuffix(found["place"] or "")
-        yield _tag_of(found), place, name
-
-
-def _tag_of(found: re.Match[str]) -> int:
-    if found["keyword"] is None:
-        return int(found["group"] + found["element"], 16)
-    tag = tag_of(found["keyword"])
-    if tag is None:
-        raise BadRule(f"{found['keyword']!r} is not the keyword of an attribute (PS3.6): PatientID is one")
-    return tag
+        yield tag, None if number is None else -1 if number == "*" else int(number), name
 
 
 def group_of(text: str) -> int | None:

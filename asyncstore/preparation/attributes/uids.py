@@ -7,6 +7,7 @@ import hashlib
 import hmac
 from typing import Final
 
+from asyncstore.errors import count_text
 from asyncstore.preparation.attributes.dictionary import table
 from asyncstore.preparation.attributes.paths import BadRule
 
@@ -46,7 +47,7 @@ class NewUIDs:
 
     def __init__(self, key: bytes) -> None:
         if len(key) < SHORTEST_KEY_BYTES:
-            raise BadRule(f"the key has {len(key)} bytes: it needs {SHORTEST_KEY_BYTES} at least, random ones")
+            raise BadRule(f"the key has {count_text(len(key), 'byte')}: it needs {SHORTEST_KEY_BYTES} random ones")
         self._key = key
         self._tags = _tags()
         self.of: functools._lru_cache_wrapper[bytes] = functools.lru_cache(_REMEMBERED)(self._of)

@@ -6,6 +6,7 @@ import csv
 import hashlib
 from typing import TYPE_CHECKING, Final
 
+from asyncstore.errors import count_text
 from asyncstore.preparation.attributes.edits import Action
 from asyncstore.preparation.attributes.paths import AttributePath, BadRule, check_changeable, check_readable, path_of
 from asyncstore.preparation.attributes.values import CannotChange, Value
@@ -107,7 +108,7 @@ class ValueMap:
 
     def _add_row(self, row: list[str], is_old: list[bool], line: int, line_of: dict[tuple[str, ...], int]) -> None:
         if len(row) != len(is_old):
-            raise BadRule(f"line {line}: it has {len(row)} cells, the header has {len(is_old)}")
+            raise BadRule(f"line {line}: it has {count_text(len(row), 'cell')}, the header has {len(is_old)}")
         key = tuple(cell.strip() for cell, old in zip(row, is_old, strict=True) if old)
         new = tuple(cell.strip() for cell, old in zip(row, is_old, strict=True) if not old)
         if key in line_of:

@@ -114,7 +114,8 @@ def _check_multiplicity(path: AttributePath, count: int) -> None:
     most = most or least
     step = int(most[:-1] or 1) if most.endswith("n") else 1
     if count < int(least) or (count % step if most.endswith("n") else count > int(most)):
-        raise BadRule(f"{path} takes {path.vm} values, not {count} (a backslash stands between two)")
+        values = "1 value" if path.vm == "1" else f"{path.vm} values"
+        raise BadRule(f"{path} takes {values}, not {count} (a backslash stands between two)")
 
 
 def _check(path: AttributePath, value: str) -> None:

@@ -3,19 +3,19 @@
 from __future__ import annotations
 
 import ssl
-import subprocess
 import sys
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 import pytest
 
-from tests.support import command, hostile_peers
+from tests.support import forked, hostile_peers
 from tests.support.associations import image_file
 from tests.support.certificates import Authority
 from tests.support.peers import LOOPBACK
 from tests.support.wire import ScriptedSCP
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
     from pathlib import Path
 
     from tests.support.wire import Script
@@ -29,14 +29,23 @@ pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="memory is read 
 class Caller(NamedTuple):
     """How storescu calls over one transport."""
 
+    commands: forked.Commands
     words: list[str | Path]
     tls: ssl.SSLContext | None
     image: Path
     small_image: Path
 
 
+@pytest.fixture(scope="module")
+def commands() -> Iterator[forked.Commands]:
+    with forked.commands() as commands:
+        yield commands
+
+
 @pytest.fixture(scope="module", params=["TCP", "TLS"])
-def caller(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Caller:
+def caller(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory, commands: forked.Commands
+) -> Caller:
     directory = tmp_path_factory.mktemp("caller")
     images = (
         image_file(directory / "image.dcm", value_bytes=4_000_000),
@@ -45,12 +54,12 @@ def caller(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
     limits = ["--retries", "0", "--outage-wait", "1", "-ta", "1", "-td", "1", "-tn", "1", "--connect-timeout", "5"]
     words: list[str | Path] = ["storescu", "-d", "-w", "4", *limits]
     if request.param == "TCP":
-        return Caller(words, None, *images)
+        return Caller(commands, words, None, *images)
     authority = Authority(directory / "certificates")
     server = authority.issue()
     tls = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
     tls.load_cert_chain(server.certificate, server.key)
-    return Caller([*words, "--tls", "--tls-ca", authority.ca], tls, *images)
+    return Caller(commands, [*words, "--tls", "--tls-ca", authority.ca], tls, *images)
 
 
 def waiting(caller: Caller, *options: str) -> Caller:
@@ -64,41 +73,13 @@ class Ran(NamedTuple):
     memory_bytes: int
 
 
-# What the system says that a process has had at most, which counts from its exec on.
-_PROGRAM: Final = """
-import atexit, os, re, runpy, sys
-def tell():
-    with open("/proc/self/status") as status, open(os.environ["PEAK"], "w") as peak:
-        peak.write(re.search(r"VmHWM:\\s+(\\d+)", status.read())[1])
-def leave(code, leave=os._exit):
-    tell()
-    leave(code)
-atexit.register(tell)
-os._exit = leave
-sys.argv[0] = "asyncstore"
-runpy.run_module("asyncstore", run_name="__main__")
-"""
-
-
 def run(caller: Caller, script: Script, image: Path, directory: Path) -> Ran:
     """Run storescu against this server; its exit code, what it printed, and the most memory that it had."""
-    log, peak = directory / "log", directory / "peak"
-    with (
-        ScriptedSCP(hostile_peers.hostile(script), receive_buffer_bytes=4096, tls=caller.tls) as scp,
-        log.open("wb") as file,
-    ):
+    log = directory / "log"
+    with ScriptedSCP(hostile_peers.hostile(script), receive_buffer_bytes=4096, tls=caller.tls) as scp:
         scp.errors = _Forgets()
-        words = [sys.executable, "-c", _PROGRAM, *map(str, (*caller.words, LOOPBACK, scp.port, image))]
-        done = subprocess.run(
-            words,
-            stdout=file,
-            stderr=file,
-            stdin=subprocess.DEVNULL,
-            env=command.environment(PEAK=str(peak)),
-            timeout=SECONDS,
-            check=False,
-        )
-    return Ran(done.returncode, log.read_bytes().decode(), int(peak.read_text()) * 1024)
+        code, memory_bytes = caller.commands.run([*caller.words, LOOPBACK, scp.port, image], log, SECONDS)
+    return Ran(code, log.read_bytes().decode(), memory_bytes)
 
 
 class _Forgets(list[BaseException]):
@@ -117,7 +98,7 @@ def is_clean(output: str) -> None:
 
 def is_bounded(ran: Ran) -> None:
     is_clean(ran.output)
-    assert ran.memory_bytes < MEMORY_BYTES
+    assert 0 < ran.memory_bytes < MEMORY_BYTES
 
 
 @pytest.mark.parametrize("name", hostile_peers.EARLY_SERVERS)

@@ -160,7 +160,7 @@ def test_a_run_that_sent_nothing_has_no_speed() -> None:
 
 def test_a_slow_run_has_a_rate() -> None:
     report = a_report(states=Counter({State.STORED: 3}), stored_bytes=10)
-    assert "Sent         10 bytes in 10 s: 1 bytes/s, 0.3 instances/s, 3 associations" in Summary(report, 0).lines()
+    assert "Sent         10 bytes in 10 s: 1 byte/s, 0.3 instances/s, 3 associations" in Summary(report, 0).lines()
 
 
 def test_a_program_that_was_called_as_a_module_is_named_so() -> None:

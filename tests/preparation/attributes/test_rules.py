@@ -23,6 +23,7 @@ if TYPE_CHECKING:
         ("PatientID", [(0x00100020, -1)]),
         ("(0010,0020)", [(0x00100020, -1)]),
         ("0010,0020", [(0x00100020, -1)]),
+        ("00100020", [(0x00100020, -1)]),
         ("RequestAttributesSequence[0].AccessionNumber", [(0x00400275, 0), (0x00080050, -1)]),
         ("RequestAttributesSequence[*].(0008,0050)", [(0x00400275, -1), (0x00080050, -1)]),
     ],
@@ -36,6 +37,7 @@ def test_an_attribute_is_named_by_keyword_tag_or_path(text: str, steps: list[tup
     [
         ("PatientIdd", "1", "is not the keyword of an attribute"),
         ("", "1", "is not an attribute"),
+        ("0010002", "1", "is not an attribute"),
         ("PatientID[0]", "1", "ends in an item"),
         ("RequestAttributesSequence.StudyID", "1", "does not say which item"),
         ("PatientID[0].StudyID", "1", "is not a sequence"),
@@ -50,7 +52,7 @@ def test_an_attribute_is_named_by_keyword_tag_or_path(text: str, steps: list[tup
         ("(0029,1010)", "x", "it can be erased"),
         ("PatientID", "x" * 65, "has 65 characters, VR LO allows 64"),
         ("PatientID", "a\x07", "control character"),
-        ("PatientID", "a\\b", "takes 1 values, not 2"),
+        ("PatientID", "a\\b", "takes 1 value, not 2"),
         ("PatientName", "A^B^C^D^E^F", "too many parts"),
         ("PatientName", "=".join(["x" * 65]), "has 65 characters"),
         ("PatientSex", "male", "does not fit VR CS"),
@@ -263,7 +265,7 @@ def test_uids_of_the_standard_stay(uid: bytes) -> None:
 
 
 def test_a_short_key_is_refused() -> None:
-    with pytest.raises(BadRule, match="16 at least"):
+    with pytest.raises(BadRule, match="6 bytes: it needs 16 random ones"):
         NewUIDs(b"secret")
 
 

@@ -14,9 +14,9 @@ import pytest
 
 from asyncstore.errors import SourceChanged
 from asyncstore.inputs.opening import instance_from, instance_from_bytes
+from asyncstore.preparation import codec_processes
+from asyncstore.preparation.codec_processes import CodecProcesses, NoCodecProcess
 from asyncstore.preparation.reencode import CannotConvert
-from asyncstore.transfer import codec_processes
-from asyncstore.transfer.codec_processes import CodecProcesses, NoCodecProcess
 from asyncstore.uids import EXPLICIT_VR_LITTLE_ENDIAN
 from tests.support import codecs
 from tests.support.process import children, descriptors
@@ -168,7 +168,7 @@ def test_a_process_ends_when_the_program_that_asks_it_is_killed(tmp_path: Path) 
     codecs.broken_codec(tmp_path, f"open({str(marker)!r}, 'w').close(); {codecs.NEVER_ENDS}")
     script = (
         f"import sys; sys.path.insert(0, {str(tmp_path)!r})\n"
-        "from asyncstore.transfer.codec_processes import CodecProcesses\n"
+        "from asyncstore.preparation.codec_processes import CodecProcesses\n"
         "from asyncstore.inputs.opening import instance_from\n"
         f"CodecProcesses(1).recoded(instance_from({str(JPEG_LOSSLESS)!r}), {EXPLICIT_VR_LITTLE_ENDIAN!r})"
     )

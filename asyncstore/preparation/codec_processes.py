@@ -14,7 +14,7 @@ import sys
 import threading
 from typing import TYPE_CHECKING, Any, Final
 
-from asyncstore.errors import SourceError
+from asyncstore.errors import SourceError, count_text
 from asyncstore.instances.source import FileSource
 from asyncstore.preparation.convert import pieces_of
 from asyncstore.preparation.reencode import CannotConvert, Unsuitable
@@ -126,14 +126,14 @@ def _why(died_of: int, tries: int) -> str:
     if died_of == signal.SIGALRM:
         return "its pixel data cannot be decompressed: it took too long"
     name = signal.Signals(died_of).name if died_of in set(signal.Signals) else f"exit code {-died_of}"
-    return f"its pixel data cannot be decompressed: the codec crashed {tries} times ({name})"
+    return f"its pixel data cannot be decompressed: the codec crashed {count_text(tries, 'time')} ({name})"
 
 
 class _CodecProcess:
     """One process, and our end of its socket."""
 
     def __init__(self) -> None:
-        from asyncstore.transfer import codec_process
+        from asyncstore.preparation import codec_process
 
         self._protocol = codec_process
         if not hasattr(socket, "send_fds"):
