@@ -154,7 +154,10 @@ def _tls(context: typer.Context, *, is_caller: bool, **settings: Any) -> "TLS | 
         tls = made(passphrase)
         error = _problem_with(tls, is_caller=is_caller)
         if error is not None and error.cause == "passphrase" and passphrase is None and sys.stdin.isatty():
-            tls = made(_asked_for(f"Passphrase of {path_text(given['tls_key'] or given['tls_cert'])}"))
+            from asyncstore.cli.asking import asked_for
+
+            key = path_text(given["tls_key"] or given["tls_cert"])
+            tls = made(asked_for(f"Passphrase of {key}", "--tls-key-passphrase-file"))
             error = _problem_with(tls, is_caller=is_caller)
     except LocalProtocolError as mistake:
         raise typer.BadParameter(str(mistake), param_hint="--tls") from None
@@ -233,19 +236,14 @@ def user_identity(context: typer.Context) -> "UserIdentity | None":
     return identity
 
 
-def _asked_for(what: str) -> bytes:
-    """A secret from the terminal, which does not show it."""
-    import getpass
-
-    return getpass.getpass(f"{what}: ").encode()
-
-
 def _secret(
     path: str | None, spelled: str, variable: str | None, *, is_text: bool = True, asks_for: str | None = None
 ) -> bytes | None:
     """A secret from a file, the terminal or the environment; None if there is none. It is never in an argument."""
     if path == "-" and asks_for is not None:
-        return _asked_for(asks_for)
+        from asyncstore.cli.asking import asked_for
+
+        return asked_for(asks_for, spelled)
     if path is None:
         value = os.environ.get(variable) if variable is not None else None
         return None if value is None else os.fsencode(value)

@@ -50,6 +50,9 @@ async def compare(peer: Peer, expected: Expected, text: ProofText, settings: dic
             if isinstance(error, NoAcceptedContext):
                 logger.error("The peer takes no queries from us (C-FIND, study root), so nothing can be verified")
             code = ExitCode.STOPPED_EARLY if comparison.was_established else ExitCode.NO_ASSOCIATION
+    if code or received.signal_number is not None:
+        _, studies = await anyio.to_thread.run_sync(expected.counts)
+        text.not_compared = studies - text.studies
     return code if received.signal_number is None else interrupted_by(received.signal_number)
 
 

@@ -211,8 +211,9 @@ def encoded(data_set: Dataset) -> Instance | Outcome:
 
 def is_one(sources: object) -> bool:
     """Whether this is one source, and not an iterable of them."""
-    # A Dataset is iterable too.
-    return is_data_set(sources) or isinstance(sources, str | bytes | os.PathLike | Instance | ScanProblem)
+    if is_data_set(sources) or isinstance(sources, str | bytes | os.PathLike | Instance | ScanProblem):
+        return True  # a Dataset is iterable too
+    return not hasattr(sources, "__iter__") and not hasattr(sources, "__aiter__")
 
 
 def is_data_set(source: Any) -> bool:

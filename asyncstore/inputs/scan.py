@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import os
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 from asyncstore.inputs.contents import found_in
-from asyncstore.inputs.entry import entries_of
+from asyncstore.inputs.entry import entries_of, is_one
 from asyncstore.inputs.selection import Choice, Selection
 from asyncstore.instances.instance import Instance
 from asyncstore.instances.problem import ScanProblem
@@ -14,6 +13,7 @@ from asyncstore.instances.problem import ScanProblem
 if TYPE_CHECKING:
     from collections.abc import Generator, Iterable
 
+    from asyncstore.inputs.entry import Source
     from asyncstore.inputs.opening import AnyPath
 
 
@@ -28,7 +28,7 @@ def scan(
     `.tar.gz`, holds its bytes until `let_go`. Blocks while it reads. Never raises because of a file or directory.
     """
     choice = None if selection is None else Choice.of(selection)
-    paths = (roots,) if isinstance(roots, str | bytes | os.PathLike) else roots
-    for _, found in found_in(entries_of(paths, recursive=recursive, walked={}, choice=choice), choice):
+    sources = cast("Iterable[Source]", (roots,) if is_one(roots) else roots)
+    for _, found in found_in(entries_of(sources, recursive=recursive, walked={}, choice=choice), choice):
         if isinstance(found, Instance | ScanProblem):
             yield found

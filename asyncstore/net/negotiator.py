@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
 
+from asyncstore.errors import LocalProtocolError
 from asyncstore.net.peer import check_ae_title, check_range
 from asyncstore.net.provider import performs_as_scu
 from asyncstore.uids import IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION_NAME, TRANSFER_SYNTAXES
@@ -124,6 +125,8 @@ class Negotiator:
 
 def several(words: Collection[str]) -> tuple[str, ...]:
     """The words as a tuple; a single one may be given as a plain string."""
+    if not hasattr(words, "__iter__"):
+        raise LocalProtocolError(f"{words!r:.200} is neither text nor a collection of texts")
     return (words,) if isinstance(words, str) else tuple(words)
 
 

@@ -40,6 +40,8 @@ class Peer:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "host", _host(self.host))
+        if not self.host.strip():  # to the system an empty name is this machine
+            raise LocalProtocolError(f"host {self.host!r}: it is a host name or an address")
         _check_port(self.port, 1)
         check_ae_title(self.ae_title)
         if self.source_address is not None:
@@ -62,7 +64,7 @@ def _host(host: str) -> str:
 
 
 def _check_port(port: int, least: int) -> None:
-    if not isinstance(port, int):
+    if not isinstance(port, int) or isinstance(port, bool):
         raise LocalProtocolError(f"port {port!r:.200}: a TCP port is a whole number")
     if not least <= port <= 0xFFFF:
         raise LocalProtocolError(f"port {port} is out of range: a TCP port is {least} to 65535")

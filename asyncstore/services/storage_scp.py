@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 import math
+import os
 import re
 from collections.abc import Awaitable, Callable, Iterator, Mapping
 from pathlib import Path
@@ -32,7 +33,6 @@ from asyncstore.status import SUCCESS, Status
 from asyncstore.uids import STORAGE_SOP_CLASSES, VERIFICATION
 
 if TYPE_CHECKING:
-    import os
     import ssl
     from collections.abc import Collection
     from types import TracebackType
@@ -170,6 +170,8 @@ class StorageSCP(Acceptor):
         on_store: OnStore | None = None,
         further_providers: Mapping[str, ServiceProvider] | None = None,
     ) -> None:
+        if not isinstance(output_directory, str | os.PathLike | None):
+            raise LocalProtocolError(f"output_directory is {output_directory!r:.200}: it is the path of a directory")
         self.output_directory: Path | None = None if output_directory is None else Path(output_directory)
         check_callable("on_store", on_store)
         self.on_store = on_store

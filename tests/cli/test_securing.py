@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import os
 import pty
+import signal
 import sqlite3
 import subprocess
+import termios
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -175,6 +177,31 @@ def typed(answer: bytes, *arguments: str | Path | int) -> tuple[int, bytes]:
             was_typed = True
     os.close(ours)
     return process.wait(FINISH_SECONDS), bytes(shown)
+
+
+def test_without_a_terminal_a_passcode_is_not_asked_for() -> None:
+    line = words("echoscu", "localhost", 104, "--allow-plaintext-credentials", "--user", "me", "--passcode-file", "-")
+    done = subprocess.run(line, input=b"secret\n", capture_output=True, env=environment(), start_new_session=True)
+    assert (done.returncode, done.stdout) == (2, b"")
+    assert b"--passcode-file: there is no terminal to ask at" in done.stderr
+    assert b"Warning" not in done.stderr
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+def test_a_signal_while_a_passcode_is_asked_for_leaves_a_terminal_that_shows_what_is_typed(number: int) -> None:
+    ours, theirs = pty.openpty()
+    line = words("echoscu", "localhost", 104, "--allow-plaintext-credentials", "--user", "me", "--passcode-file", "-")
+    process = subprocess.Popen(
+        line, stdin=theirs, stdout=theirs, stderr=theirs, env=environment(), start_new_session=True
+    )
+    shown = bytearray()
+    while b"Passcode: " not in shown:
+        shown += os.read(ours, 1024)
+    process.send_signal(number)
+    assert process.wait(FINISH_SECONDS) == 128 + number
+    assert termios.tcgetattr(theirs)[3] & termios.ECHO
+    os.close(ours)
+    os.close(theirs)
 
 
 def test_a_passphrase_and_a_passcode_are_asked_for_at_the_terminal(authority: Authority, tmp_path: Path) -> None:

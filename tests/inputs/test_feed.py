@@ -191,9 +191,12 @@ async def test_a_data_set_that_cannot_be_sent_has_an_outcome_and_the_others_go_o
 
 @pytest.mark.parametrize("wrong", [5, None, object()])
 async def test_what_is_no_source_at_all_is_an_error(wrong: object) -> None:
-    with pytest.raises(ExceptionGroup) as raised:
-        await read([wrong])
-    assert raised.group_contains(TypeError, match="neither a path")
+    for sources in ([wrong], wrong):
+        with pytest.raises(ExceptionGroup) as raised:
+            await read(sources)
+        assert raised.group_contains(TypeError, match="neither a path")
+        with pytest.raises(TypeError, match="neither a path"):
+            list(scan(sources))  # type: ignore[arg-type]
 
 
 async def test_what_was_named_is_told_from_what_was_found(tmp_path: Path) -> None:

@@ -513,6 +513,21 @@ def test_what_is_to_be_called_is_a_function(name: str) -> None:
         StorageSCP(**{name: 5})  # type: ignore[arg-type]
 
 
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("called_ae_titles", "5 is neither text nor a collection of texts"),
+        ("calling_ae_titles", "5 is neither"),
+        ("sop_classes", "5 is neither"),
+        ("transfer_syntaxes", "5 is neither"),
+        ("output_directory", "output_directory is 5: it is the path of a directory"),
+    ],
+)
+def test_a_value_of_another_type_is_refused_at_once(name: str, text: str) -> None:
+    with pytest.raises(LocalProtocolError, match=text):
+        StorageSCP(**{name: 5})  # type: ignore[arg-type]
+
+
 @pytest.mark.parametrize("name", ["ae_title", "called_ae_titles", "calling_ae_titles"])
 def test_a_title_that_nobody_can_have_is_refused_at_once(name: str) -> None:
     for title in ("", "MORE-THAN-16-CHARS", "A\\B"):

@@ -51,6 +51,9 @@ def test_a_source_address_is_that_of_a_socket_and_no_part_of_the_name() -> None:
     ("wrong", "text"),
     [
         ({"host": None}, "host None: it is a host name or an address"),
+        ({"host": ""}, "host '': it is a host name or an address"),
+        ({"host": " "}, "host ' ': it is a host name or an address"),
+        ({"port": True}, "port True: a TCP port is a whole number"),
         ({"host": b"pacs"}, "host b'pacs'"),
         ({"port": "104"}, "port '104': a TCP port is a whole number"),
         ({"port": 104.5}, "port 104.5"),

@@ -32,13 +32,15 @@ _WORDS: Final = {Kind.MISSING: "missing", Kind.EXTRA: "extra", Kind.OTHER_CLASS:
 class ProofText:
     """Prints each study that differs, and counts. `form` is "text", "json", "csv" or "missing_files".
 
-    `ends_in_nul`: each path of the missing files ends with NUL, not with a newline.
+    `ends_in_nul`: each path of the missing files ends with NUL, not with a newline. `not_compared` is the number of
+    studies that are left if the comparison stopped early: nothing is known about these.
     """
 
     def __init__(self, results: Results, form: str, *, ends_in_nul: bool = False) -> None:
         self.studies: int = 0
         self.differing: int = 0
         self.unknown: int = 0
+        self.not_compared: int = 0
         self.by_counts: int = 0
         self.instances: int = 0
         self.differences: Counter[Kind] = Counter()
@@ -74,10 +76,12 @@ class ProofText:
         if self.differences:
             counts = ", ".join(f"{self.differences[kind]:,} {_WORDS[kind]}" for kind in Kind if self.differences[kind])
             yield f"{count_text(self.differing, 'study')} differ{'s' if self.differing == 1 else ''}: {counts}"
-        elif not self.unknown and self.studies:
+        elif not self.unknown and not self.not_compared and self.studies:
             yield "no difference"
         if self.unknown:
             yield f"{count_text(self.unknown, 'study')} could not be compared completely"
+        if self.not_compared:
+            yield f"{count_text(self.not_compared, 'study')} not compared"
 
     def exit_code(self, problems: int) -> int:
         """The exit code; `problems` is the number of instances that could not be asked for."""
@@ -94,6 +98,7 @@ class ProofText:
             "instances": self.instances,
             "differing_studies": self.differing,
             "incomplete_studies": self.unknown,
+            "studies_not_compared": self.not_compared,
             "studies_by_counts": self.by_counts,
             **{kind.value.replace("-", "_"): self.differences[kind] for kind in Kind},
         }

@@ -12,8 +12,11 @@ import anyio
 import anyio.to_thread
 import pytest
 
+from asyncstore.cli.output.proof_text import ProofText
+from asyncstore.cli.running import Results
 from asyncstore.net.acceptor import Acceptor
 from asyncstore.services.storage_scp import StorageSCP
+from asyncstore.transfer.proof.comparison import Verdict
 from asyncstore.uids import CT_IMAGE_STORAGE, STUDY_ROOT_FIND
 from tests.support import command
 from tests.support.archive import Archive
@@ -171,6 +174,17 @@ def test_nothing_to_compare_no_association_and_a_damaged_ledger_have_their_codes
     assert (done.returncode, done.stderr.count("\n")) == (6, 1)
 
 
+def test_studies_that_were_not_compared_are_counted_and_not_said_to_be_equal(tree: Path) -> None:
+    done = command.run("verify", tree, LOOPBACK, free_port())
+    assert (done.returncode, done.stdout) == (1, "0 instances in 0 studies compared\n1 study not compared\n")
+    done = command.run("verify", "--json", tree, LOOPBACK, free_port())
+    assert (done.returncode, json.loads(done.stdout)["studies_not_compared"]) == (1, 1)
+    text = ProofText(Results(), "text")
+    text.add(Verdict(STUDY, expected=5, found=5))
+    text.not_compared = 2
+    assert list(text.summary()) == ["5 instances in 1 study compared", "2 studies not compared"]
+
+
 def test_a_named_peer_is_asked_by_tls(tree: Path, tmp_path: Path) -> None:
     authority = Authority(tmp_path / "certificates")
     server = authority.issue()
@@ -265,7 +279,7 @@ def test_a_peer_that_cannot_be_asked_has_proved_nothing(tree: Path, tmp_path: Pa
             return await anyio.to_thread.run_sync(line)
 
     done = anyio.run(main)
-    assert (done.returncode, done.stdout) == (3, "0 instances in 0 studies compared\n")
+    assert (done.returncode, done.stdout) == (3, "0 instances in 0 studies compared\n1 study not compared\n")
     assert "E: The peer takes no queries from us (C-FIND, study root), so nothing can be verified\n" in done.stderr
     assert "I: Verifying: asking the peer for what was stored\n" in done.stderr
     assert "Exit code    3: finished, but some stored instances could not be verified\n" in done.stderr
