@@ -1,13 +1,14 @@
 #!/usr/bin/env bash
-# Guess: DCMTK, making explicit VR of implicit VR (dcmconv +te; storescu, where the SCP takes explicit), writes what is "US or SS" in
-#   the dictionary as SS when Pixel Representation is 1, everywhere: PS3.3 ties the VR of such an attribute to the pixels, also
-#   where it stands in an item, as in a VOI LUT or a Real World Value Mapping.
-# Seen: at the top of the data set it does (Pixel Padding Value, Smallest Image Pixel Value). In an item it writes US: the
-#   first value mapped of a VOI LUT, -2, becomes 65534, and the range -3 to 100 of a Real World Value Mapping begins with 65533.
-#   The bytes are the same, the exit code is 0. gdcmconv -X and pydicom write SS. dcmjs writes US at the top as well.
-# Matters: implicit VR is the default of old archives, and signed pixels are usual in CT and PET. What works from the old archive
-#   fails from the new one: highdicom maps no pixel to a real world value, pydicom does not apply the LUT ("out of bounds"). A
-#   reader that knows the context can put it right by Pixel Representation; send such files as they are (storescu -xi).
+# Guess: DCMTK, making explicit VR of implicit VR (dcmconv +te; storescu, where the SCP takes explicit), writes what is "US or
+#   SS" in the dictionary as SS when Pixel Representation is 1, everywhere: PS3.3 ties the VR of such an attribute to the
+#   pixels, also where it stands in an item, as in a VOI LUT or a Real World Value Mapping.
+# Seen: at the top of the data set it does (Pixel Padding Value, Smallest Image Pixel Value). In an item it writes US: the first
+#   value mapped of a VOI LUT, -2, becomes 65534, and the range -3 to 100 of a Real World Value Mapping begins with 65533. The
+#   bytes are the same, the exit code is 0. gdcmconv -X and pydicom write SS. dcmjs writes US at the top as well.
+# Matters: implicit VR is the default of old archives, and signed pixels are usual in CT and PET. What works from the old
+#   archive fails from the new one: highdicom maps no pixel to a real world value, pydicom does not apply the LUT ("out of
+#   bounds"). A reader that knows the context can put it right by Pixel Representation; send such files as they are (storescu
+#   -xi).
 # Versions: Debian dcmtk 3.6.7-9~deb12u4, libgdcm-tools 3.0.21-1, dcmjs 0.52.2 (npm; Node.js 18 or later), highdicom 0.28.2,
 #   pydicom 3.0.2, numpy 2.2.6 (Python 3.10 or later).
 . "$(dirname "$(readlink -f "$0")")/support.sh"

@@ -1,10 +1,10 @@
 #!/usr/bin/env bash
-# Guess: pydicom's decompress() makes of a compressed file a native one that any program takes. An Icon Image, whose pixels may be
-#   compressed just like those of the image (PS3.5 A.4), is decompressed with it, or decompress() says that it cannot.
-# Seen: the icon stays as it is: an encapsulated JPEG in an item of a file in Explicit VR Little Endian. Neither decompress() nor
-#   save_as says a word. pydicom, dcmdump and gdcmdump read the file. DCMTK's storescu and dcmsend cannot send it, not even to
-#   an SCP that takes just this transfer syntax (exit codes 1 and 62), dcmconv converts it to nothing, and Orthanc takes it, and
-#   can never send it on. dcmdjpeg and gdcmconv --raw decompress the icon as well.
+# Guess: pydicom's decompress() makes of a compressed file a native one that any program takes. An Icon Image, whose pixels may
+#   be compressed just like those of the image (PS3.5 A.4), is decompressed with it, or decompress() says that it cannot.
+# Seen: the icon stays as it is: an encapsulated JPEG in an item of a file in Explicit VR Little Endian. Neither decompress()
+#   nor save_as says a word. pydicom, dcmdump and gdcmdump read the file. DCMTK's storescu and dcmsend cannot send it, not even
+#   to an SCP that takes just this transfer syntax (exit codes 1 and 62), dcmconv converts it to nothing, and Orthanc takes it,
+#   and can never send it on. dcmdjpeg and gdcmconv --raw decompress the icon as well.
 # Matters: icons are in many ultrasound, angiography and secondary capture images. An archive decompressed by pydicom looks
 #   sound, and some of its images stay behind when it is moved, with a message that blames the conversion of "Little Endian
 #   Explicit" to "Little Endian Explicit". Delete Icon Image Sequence, which is optional, or take another tool.
