@@ -51,7 +51,7 @@ NativeCodecs.initializeAsync().then(() => {
   fs.writeFileSync(output, Buffer.from(transcoder.getDicomPart10()));
 });
 END
-# like FILE OTHER: whether pydicom reads the same samples in both; where not, those of the first five columns, and negative ones.
+# like FILE OTHER: whether pydicom reads the same samples in both, and if not, which of the other ones tell it.
 cat >like.py <<'END'
 import sys
 

@@ -60,8 +60,8 @@ import sys
 import pydicom
 
 d = pydicom.dcmread(sys.argv[1])
-lengths = ("undefined" if e.is_undefined_length else len(e.value) for e in (d.IconImageSequence[0]["PixelData"], d["PixelData"]))
-print(d.file_meta.TransferSyntaxUID.name, *lengths)
+elements = d.IconImageSequence[0]["PixelData"], d["PixelData"]
+print(d.file_meta.TransferSyntaxUID.name, *("undefined" if e.is_undefined_length else len(e.value) for e in elements))
 END
 holds() { venv/bin/python holds.py "$1.dcm"; }
 expect "pydicom" "$(holds pydicom)" "Explicit VR Little Endian undefined 4096"
