@@ -28,7 +28,7 @@ from asyncstore.net.tls_errors import Suspicion
 from asyncstore.net.transport import connect
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Sequence
 
     from asyncstore.net.peer import Peer
     from asyncstore.net.tls_settings import TLS
@@ -259,8 +259,13 @@ class Wire:
             self.incoming.write_eof()
 
 
-def _pieces(parts: Sequence[memoryview | bytes]) -> Iterator[memoryview | bytes]:
+def _pieces(parts: Sequence[memoryview | bytes]) -> Iterable[memoryview | bytes]:
     """The bytes of the parts as they are encrypted: a large part without a copy, small ones laid together."""
+    is_small = 0 < sum(map(len, parts)) < _LARGE_BYTES
+    return (_joined(parts),) if is_small else _pieces_of_long(parts)
+
+
+def _pieces_of_long(parts: Sequence[memoryview | bytes]) -> Iterator[memoryview | bytes]:
     held: list[memoryview | bytes] = []
     held_bytes = 0
     for part in parts:
@@ -277,7 +282,7 @@ def _pieces(parts: Sequence[memoryview | bytes]) -> Iterator[memoryview | bytes]
         yield _joined(held)
 
 
-def _joined(parts: list[memoryview | bytes]) -> memoryview | bytes:
+def _joined(parts: Sequence[memoryview | bytes]) -> memoryview | bytes:
     return parts[0] if len(parts) == 1 else b"".join(parts)
 
 
