@@ -30,11 +30,20 @@ if not __package__:
 
 from benchmarks.data import Files, part, prepare
 from benchmarks.delivery import check_delivery
-from benchmarks.measure import background, drop_from_page_cache, free_port, machine, output_of, seconds_to_first_byte
-from benchmarks.peers import HERE, SENDERS, asyncstore_version
-from benchmarks.receivers import RECEIVERS, Endpoint, Receiver, choose_receiver, orthanc_version
+from benchmarks.measure import (
+    HERE,
+    background,
+    drop_from_page_cache,
+    free_port,
+    machine,
+    output_of,
+    seconds_to_first_byte,
+)
+from benchmarks.peers import SENDERS
+from benchmarks.receivers import RECEIVERS, Endpoint, Receiver, choose_receiver
 from benchmarks.report import Row, Table, growth, markdown, markdown_of
 from benchmarks.scenes import NAMES, SCENES, SMOKE_PEERS, SMOKE_ROUND_TRIP_SECONDS, Scene
+from benchmarks.versions import asyncstore_version, orthanc_version
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

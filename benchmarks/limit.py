@@ -39,8 +39,7 @@ if not __package__:
     sys.path[0] = str(Path(__file__).resolve().parent.parent)
 
 from benchmarks.data import cache_directory, prepare
-from benchmarks.measure import background, free_port, machine, run_process
-from benchmarks.peers import HERE
+from benchmarks.measure import HERE, background, free_port, machine, run_process
 from benchmarks.receivers import RECEIVERS
 
 if TYPE_CHECKING:

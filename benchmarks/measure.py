@@ -24,7 +24,8 @@ from typing import TYPE_CHECKING, Final
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping, Sequence
 
-PROJECT: Final = Path(__file__).resolve().parent.parent
+HERE: Final = Path(__file__).resolve().parent
+PROJECT: Final = HERE.parent
 _SAMPLE_SECONDS: Final = 0.01
 IN_MEMORY: Final = "The files were in memory"
 

@@ -13,9 +13,7 @@ Senders that need many milliseconds for each instance get a part of the files; w
 from __future__ import annotations
 
 import argparse
-import importlib.metadata
 import os
-import shutil
 import sys
 from dataclasses import dataclass, field
 from functools import cache
@@ -27,14 +25,21 @@ if not __package__:
     sys.path[0] = str(Path(__file__).resolve().parent.parent)
 
 from benchmarks.certificates import certificates
-from benchmarks.measure import PROJECT, native_program, output_of, run_process
+from benchmarks.measure import HERE, native_program, output_of, run_process
+from benchmarks.versions import (
+    asyncstore_version,
+    dcmjs_version,
+    dcmtk_version,
+    dicom_rs_program,
+    dicom_rs_version,
+    gdcm_version,
+    pynetdicom_version,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
     from benchmarks.measure import Run
-
-HERE: Final = Path(__file__).resolve().parent
 
 # pydicom is not loaded by --help, and neither by a transfer whose files need no conversion.
 _ASYNCSTORE_WARM_UP: Final = (sys.executable, "-m", "asyncstore", "storescu", "--help")
@@ -72,76 +77,6 @@ class Sender:
     def succeeded(self, run: Run) -> bool:
         """Whether the sender says that it sent everything."""
         return not run.timed_out and (run.exit_code == 0 or self.explains(run))
-
-
-def _first_words(text: str | None, needle: str) -> str | None:
-    for line in (text or "").splitlines():
-        if needle in line:
-            return line.replace("$", "").strip()
-    return None
-
-
-@cache
-def _dcmtk_version(program: str) -> str | None:
-    path = native_program(program)
-    text = _first_words(output_of([path, "--version"]), "dcmtk") if path else None
-    return text.removeprefix("dcmtk:").strip() if text else None
-
-
-@cache
-def _gdcm_version() -> str | None:
-    path = native_program("gdcmscu")
-    text = output_of([path, "--version"]) if path else None
-    return text.partition(": ")[2].partition("$")[0].strip() or None if text else None
-
-
-@cache
-def dicom_rs_program() -> str | None:
-    """Where dicom-rs's dicom-storescu is, or None."""
-    return os.environ.get("DICOM_RS_STORESCU") or shutil.which("dicom-storescu")
-
-
-@cache
-def _dicom_rs_version() -> str | None:
-    program = dicom_rs_program()
-    text = output_of([program, "--version"]) if program else None
-    return text.strip() if text else None
-
-
-@cache
-def _pynetdicom_version() -> str | None:
-    try:
-        return f"pynetdicom {importlib.metadata.version('pynetdicom')}"
-    except importlib.metadata.PackageNotFoundError:
-        return None
-
-
-@cache
-def dcmjs_version() -> str | None:
-    """The version of dcmjs-dimse where node can load it, or None."""
-    if not shutil.which("node"):
-        return None
-    text = output_of(["node", "-e", _DCMJS_VERSION_SCRIPT])
-    return f"dcmjs-dimse {text.strip()}" if text and text[0].isdigit() else None
-
-
-_DCMJS_VERSION_SCRIPT: Final = (
-    "const home = process.env.ASYNCSTORE_DCMJS_DIMSE;"
-    "const load = (name) => require(home ? require('path').join(home, name) : name);"
-    "console.log(load('dcmjs-dimse').version + ', node ' + process.version)"
-)
-
-
-@cache
-def asyncstore_version(command: str = "storescu") -> str | None:
-    """The version of the asyncstore beside this directory, or None while it has no such command."""
-    run = run_process([sys.executable, "-m", "asyncstore", command, "--help"], timeout_seconds=60)
-    if run.exit_code != 0:
-        return None
-    script = "import importlib.metadata, asyncstore; print(getattr(asyncstore, '__version__', ''))"
-    text = output_of([sys.executable, "-c", script])
-    commit = output_of(["git", "-C", str(PROJECT), "describe", "--always", "--dirty"])
-    return " ".join(["asyncstore", *(text or "").split(), *(commit or "").split()[:1]])
 
 
 def asyncstore(name: str, *options: str) -> Sender:
@@ -185,7 +120,7 @@ def _dcmtk_tls() -> Sender:
         options = ["+sd", "+r", "+fo", "-nh", "-pdu", "131072"]
         return [path, *options, *keys, "127.0.0.1", str(port), str(directory)]
 
-    return Sender("DCMTK storescu +tls", "dcmtk", command, lambda: _dcmtk_version("storescu"))
+    return Sender("DCMTK storescu +tls", "dcmtk", command, lambda: dcmtk_version("storescu"))
 
 
 def _dicom_rs_tls(connections: int) -> Sender:
@@ -204,7 +139,7 @@ def _dicom_rs_tls(connections: int) -> Sender:
 def _dicom_rs_tls_version() -> str | None:
     """The version of dicom-rs's dicom-storescu, or None if it was built without TLS."""
     program = dicom_rs_program()
-    return _dicom_rs_version() if program and "--tls" in (output_of([program, "--help"]) or "") else None
+    return dicom_rs_version() if program and "--tls" in (output_of([program, "--help"]) or "") else None
 
 
 def _dcmtk(name: str, program: str, *options: str) -> Sender:
@@ -213,7 +148,7 @@ def _dcmtk(name: str, program: str, *options: str) -> Sender:
     def command(port: int, directory: Path) -> list[str]:
         return [path, "+sd", "+r", *options, "-pdu", "131072", "127.0.0.1", str(port), str(directory)]
 
-    return Sender(name, "dcmtk", command, lambda: _dcmtk_version(program), warm_up=(path, "--version"))
+    return Sender(name, "dcmtk", command, lambda: dcmtk_version(program), warm_up=(path, "--version"))
 
 
 def _dicom_rs(connections: int) -> Sender:
@@ -222,7 +157,7 @@ def _dicom_rs(connections: int) -> Sender:
         return [dicom_rs_program() or "dicom-storescu", *options, f"ANY-SCP@127.0.0.1:{port}", str(directory)]
 
     warm_up = (dicom_rs_program() or "dicom-storescu", "--version")
-    return Sender(f"dicom-rs -c {connections}", "dicom-rs", command, _dicom_rs_version, warm_up=warm_up)
+    return Sender(f"dicom-rs -c {connections}", "dicom-rs", command, dicom_rs_version, warm_up=warm_up)
 
 
 def _gdcm_command(port: int, directory: Path) -> list[str]:
@@ -273,7 +208,7 @@ def _senders() -> list[Sender]:
             "gdcmscu",
             "gdcm",
             _gdcm_command,
-            _gdcm_version,
+            gdcm_version,
             parts={"small": 100, "ct": 100, "tree": 100},
             explains=_gdcm_ended_after_the_last,
             note="gdcmscu 3.0 ends in an abort (SIGABRT) on release; a run that ended there counts as complete.",
@@ -282,7 +217,7 @@ def _senders() -> list[Sender]:
             "pynetdicom",
             "pynetdicom",
             _pynetdicom_command,
-            _pynetdicom_version,
+            pynetdicom_version,
             parts={"small": 100, "ct": 100, "big": 1, "tree": 100},
             note="pynetdicom's exit code says nothing about its instances.",
         ),

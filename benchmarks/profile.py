@@ -30,8 +30,8 @@ import cProfile
 
 from benchmarks.data import prepare
 from benchmarks.measure import output_of, run_process
-from benchmarks.peers import asyncstore_version
 from benchmarks.receivers import RECEIVERS, choose_receiver
+from benchmarks.versions import asyncstore_version
 
 if TYPE_CHECKING:
     from collections.abc import Callable

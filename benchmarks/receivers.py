@@ -17,8 +17,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from benchmarks import certificates
-from benchmarks.measure import background, free_port, native_program, output_of
-from benchmarks.peers import HERE, asyncstore_version, dcmjs_version
+from benchmarks.measure import HERE, background, free_port, native_program
+from benchmarks.versions import asyncstore_version, dcmjs_version
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -184,10 +184,3 @@ RECEIVERS: Final[dict[str, Receiver]] = {
 def choose_receiver(*names: str) -> str:
     """The first of these receivers that is there; the last one when none is."""
     return next((name for name in names if RECEIVERS[name].missing() is None), names[-1])
-
-
-def orthanc_version() -> str | None:
-    """The version of Orthanc, or None."""
-    program = native_program("Orthanc")
-    text = output_of([program, "--version"]) if program else None
-    return text.splitlines()[0] if text else None

@@ -218,13 +218,11 @@ def _state_of(status: Status) -> State:
     return State.DUPLICATE if status.value == _DUPLICATE_SOP_INSTANCE else State.FAILED
 
 
-def source_problem(
-    error: SourceError | OSError, path: str | None, instance: Instance | None = None, *, attempts: int = 0
-) -> Outcome:
+def source_problem(error: SourceError | OSError, path: str | None, instance: Instance | None = None) -> Outcome:
     """The outcome of an instance that cannot be read, converted or encoded."""
     retryable = isinstance(error, SourceError) and error.retryable
     return Outcome(
-        State.SOURCE_PROBLEM, path, instance, reason=str(error), error=error, retryable=retryable, attempts=attempts
+        State.SOURCE_PROBLEM, path, instance, reason=str(error), error=error, retryable=retryable, attempts=0
     )
 
 

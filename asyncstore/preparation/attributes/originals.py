@@ -17,7 +17,6 @@ if TYPE_CHECKING:
 
     from asyncstore.preparation.attributes.level import Level
 
-REASONS: Final = ("COERCE", "CORRECT")
 _MODIFIED_ATTRIBUTES: Final = 0x04000550
 _MODIFICATION_TIME: Final = 0x04000562
 _MODIFYING_SYSTEM: Final = 0x04000563
@@ -32,9 +31,8 @@ class Originals:
     All items of one run have the time of its beginning, so an instance that is sent again is the same.
     """
 
-    def __init__(self, reason: str = "COERCE", modifying_system: str = "asyncstore") -> None:
+    def __init__(self, reason: str = "COERCE") -> None:
         self._reason = reason
-        self._system = modifying_system
         self._time = time.strftime("%Y%m%d%H%M%S%z")
         self._about: dict[Encoding, bytes] = {}
 
@@ -64,7 +62,7 @@ class Originals:
         if found is None:
             texts = (
                 (_MODIFICATION_TIME, b"DT", self._time),
-                (_MODIFYING_SYSTEM, b"LO", self._system),
+                (_MODIFYING_SYSTEM, b"LO", "asyncstore"),
                 (_SOURCE_OF_VALUES, b"LO", ""),
                 (_REASON, b"CS", self._reason),
             )

@@ -45,11 +45,11 @@ class Instruction(NamedTuple):
             edits.private = True
 
 
-def setting(name: str, value: str, *, label: str = "set") -> Instruction:
+def setting(name: str, value: str) -> Instruction:
     """Set an attribute, named as in `path_of`. Raises BadRule if it must not be changed, or does not fit its VR."""
     path = path_of(name)
     check_changeable(path, is_set=True)
-    return Instruction(f"{name}={value}", path, Action(Value(path, value), f"{path} {label}"))
+    return Instruction(f"{name}={value}", path, Action(Value(path, value), f"{path} set"))
 
 
 def erasing(name: str) -> Instruction:
