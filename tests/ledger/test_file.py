@@ -179,10 +179,18 @@ def test_a_ledger_of_another_version_is_refused(tmp_path: Path, version: int, ag
     connection = sqlite3.connect(tmp_path / "run.db")
     connection.execute(f"PRAGMA user_version = {version}")
     connection.close()
-    expected = f"written by {age} version of asyncstore: it has schema {version}, this one knows 4"
+    expected = f"{age} version of asyncstore: it has schema {version}, this one knows 4: use that version, or another "
     assert expected in refusal(tmp_path / "run.db")
     with pytest.raises(LedgerError, match=expected):
         LedgerReader(tmp_path / "run.db")
+
+
+def test_a_copy_without_the_wal_in_which_everything_is_is_called_empty(tmp_path: Path) -> None:
+    path, copied = tmp_path / "run.db", tmp_path / "copied.db"
+    with opened(path):
+        copied.write_bytes(path.read_bytes())
+        with pytest.raises(LedgerError, match=r"is empty: .* it was copied during a run"):
+            LedgerReader(copied)
 
 
 @pytest.mark.parametrize("content", ["text", "database"])
@@ -201,7 +209,7 @@ def test_a_file_that_is_no_ledger_is_refused_and_left_as_it_is(tmp_path: Path, c
 
 def test_an_empty_file_becomes_a_ledger(tmp_path: Path) -> None:
     (tmp_path / "run.db").touch()
-    with pytest.raises(LedgerError, match="is not a ledger"):
+    with pytest.raises(LedgerError, match="is empty: no run has recorded anything"):
         LedgerReader(tmp_path / "run.db")
     with opened(tmp_path / "run.db") as ledger:
         ledger.record(stored(1))

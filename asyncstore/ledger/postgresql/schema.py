@@ -210,6 +210,6 @@ async def is_there(connection: asyncpg.Connection, shown: str) -> bool:
         age = "a newer" if (version or 0) > SCHEMA_VERSION else "an older"
         raise LedgerError(
             f"the ledger {shown!r} was written by {age} version of asyncstore: "
-            f"it has schema {version}, this one knows {SCHEMA_VERSION}"
+            f"it has schema {version}, this one knows {SCHEMA_VERSION}: use that version, or another database"
         )
     return True

@@ -207,7 +207,7 @@ def _connect_to_read(uri: str, path: str) -> sqlite3.Connection:
     try:
         version = _version_of(connection, path)
         if version is None:
-            raise _not_a_ledger(path)
+            raise _not_a_ledger(path) if _has_tables(connection) else _empty_ledger(path)
         if version < SCHEMA_VERSION:
             for statement in _SEEN_AS_NEW:
                 connection.execute(statement)
@@ -240,7 +240,7 @@ def _sync_directory(directory: str) -> None:
 
 def _prepare(connection: sqlite3.Connection, path: str, destination: str, now_ms: int) -> None:
     version = _version_of(connection, path)
-    if version is None and connection.execute("SELECT count(*) FROM sqlite_master").fetchone()[0]:
+    if version is None and _has_tables(connection):
         raise _not_a_ledger(path)
     mode = connection.execute("PRAGMA journal_mode = WAL").fetchone()[0]
     if mode != "wal":
@@ -287,9 +287,17 @@ def _version_of(connection: sqlite3.Connection, path: str) -> int | None:
         age = "a newer" if version > SCHEMA_VERSION else "an older"
         raise LedgerError(
             f"the ledger {path!r} was written by {age} version of asyncstore: "
-            f"it has schema {version}, this one knows {SCHEMA_VERSION}"
+            f"it has schema {version}, this one knows {SCHEMA_VERSION}: use that version, or another file"
         )
     return version
+
+
+def _has_tables(connection: sqlite3.Connection) -> bool:
+    return bool(connection.execute("SELECT count(*) FROM sqlite_master").fetchone()[0])
+
+
+def _empty_ledger(path: str) -> LedgerError:
+    return LedgerError(f"the ledger {path!r} is empty: no run has recorded anything, or it was copied during a run")
 
 
 def _not_a_ledger(path: str) -> LedgerError:
