@@ -156,10 +156,11 @@ class StorescuRun:
                 try:
                     async with transfer:
                         async for outcome in transfer:
-                            self._record(outcome, writers, transfer)
+                            outcomes = (outcome, *transfer.take_ready())
+                            self._record(outcomes, writers, transfer)
                             if verification is not None:
-                                await verification.take(outcome)
-                    self._record(None, writers, transfer)
+                                await verification.take(outcomes)
+                    self._record((), writers, transfer)
                 except AsyncStoreError as error:
                     failure = error
         code = self._exit_code(transfer.report, failure, received.signal_number)
@@ -256,16 +257,15 @@ class StorescuRun:
     def _metered(self, transfer: Transfer) -> contextlib.AbstractAsyncContextManager[None]:
         return contextlib.nullcontext() if self._meter is None else self._meter.watching(transfer)
 
-    def _record(self, outcome: Outcome | None, writers: list[RecordWriter], transfer: Transfer) -> None:
-        """Write an outcome; None, at the end, makes the report exist even if it is empty.
+    def _record(self, outcomes: Iterable[Outcome], writers: list[RecordWriter], transfer: Transfer) -> None:
+        """Write outcomes; none, at the end, makes the report exist even if it is empty.
 
         If that fails, nothing new is sent: there would be no record of it.
         """
         for writer in tuple(writers):
             try:
-                if outcome is None:
-                    writer.begin()
-                else:
+                writer.begin()
+                for outcome in outcomes:
                     writer.write(outcome)
             except (OSError, running.ResultsLost) as error:
                 writers.remove(writer)

@@ -20,6 +20,7 @@ from asyncstore.transfer.proof.comparison import Comparison
 from asyncstore.transfer.proof.expected import Expected, StoredInstance
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
     from types import TracebackType
     from typing import Self
 
@@ -86,8 +87,12 @@ class Verification:
     ) -> None:
         self._expected.__exit__(kind, error, traceback)
 
-    async def take(self, outcome: Outcome) -> None:
+    async def take(self, outcomes: Iterable[Outcome]) -> None:
         """Note what was stored, if no ledger has it."""
+        for outcome in outcomes:
+            await self._take(outcome)
+
+    async def _take(self, outcome: Outcome) -> None:
         instance = outcome.instance
         if self._ledger is not None or instance is None or not outcome.is_stored:
             return

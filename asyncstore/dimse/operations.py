@@ -2,7 +2,7 @@
 
 An operation from begin to end:
 
-    operation = operations.begin(context_id, CStoreRQ, sop_class_uid, sop_instance_uid)
+    operation = operations.begin(context_id, CStoreRQ, (sop_class_uid, sop_instance_uid))
     ...                                      # write operation.request.encode() and the data set
     operations.sent(operation.message_id)
     operation = operations.match(received)   # once for each response; operation.is_final after the last
@@ -96,7 +96,9 @@ class Operations:
         """Whether another operation may begin."""
         return len(self._operations) < self._window
 
-    def begin(self, context_id: int, make_request: Callable[..., Request], *arguments: object) -> Operation:
+    def begin(
+        self, context_id: int, make_request: Callable[..., Request], arguments: tuple[object, ...] = ()
+    ) -> Operation:
         """Take room in the window and a Message ID for the request that `make_request(message_id, *arguments)` returns.
 
         Raises LocalProtocolError when there is no room. When `make_request` raises, nothing is taken.

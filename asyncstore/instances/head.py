@@ -248,7 +248,7 @@ def _identify_fast(data: bytes | bytearray, end: int) -> tuple[str, str, str, in
     # A wrong group length would put the data set at a wrong place.
     if (_u16(data, meta_end)[0] | 2) == 2:
         return None
-    sop_instance = field.rstrip(b"\0 ").decode("ascii", "replace")
+    sop_instance = field.rstrip(b"\0 ").decode("latin-1")
     return (sop_class, sop_instance, syntax, meta_end, None) if is_well_formed(sop_instance) else None
 
 

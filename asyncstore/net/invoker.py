@@ -116,7 +116,7 @@ class Invoker:
                         await self._wait_to_write()
                     link.writer.turn.take()
                     has_turn = True
-                    operation = link.operations.begin(payload.context_id, make_request, *arguments)
+                    operation = link.operations.begin(payload.context_id, make_request, arguments)
                     command_set = self._begin(operation, payload, on_response, on_begin)
                     run.put_command(frame_command(payload.context_id, command_set, framer.capacity))
                 sent_bytes = link.transport.send_some(run.parts) if link.pacer is None else 0
@@ -184,7 +184,7 @@ class Invoker:
             return False
         if data_set is None:
             return False
-        operation = operations.begin(payload.context_id, make_request, *arguments)
+        operation = operations.begin(payload.context_id, make_request, arguments)
         try:
             command_set = self._begin(operation, payload, on_response, on_begin)
             parts = self.framer.small_message(payload.context_id, command_set, data_set)
@@ -263,7 +263,7 @@ class Invoker:
         data_set: bytes | None,
     ) -> Operation:
         link = self._link
-        operation = link.operations.begin(context_id, make_request, *arguments)
+        operation = link.operations.begin(context_id, make_request, arguments)
         try:
             command_set = operation.request.encode()
         except LocalProtocolError:

@@ -308,6 +308,10 @@ class Transfer:
             await self._committing.take(outcome)
         return outcome
 
+    def take_ready(self) -> list[Outcome]:
+        """The outcomes that iterating would yield without a wait, at a fraction of its cost; with `commit` none."""
+        return [] if self._committing is not None else self._outcomes.take_all()
+
     async def _finish_committing(self, committing: Committing) -> None:
         """Wait for commitment, and send again what the peer does not have."""
         while paths := await committing.finish():

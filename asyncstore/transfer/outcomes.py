@@ -121,6 +121,13 @@ class Outcomes:
             self.room.set()
         return outcome
 
+    def take_all(self) -> list[Outcome]:
+        """All unread outcomes, in their order."""
+        taken = list(self.unread)
+        self.unread.clear()
+        self.room.set()
+        return taken
+
     # -- when the run has ended ----------------------------------------------------------------------------------------
 
     def conclude(self, left: Iterable[Pending]) -> None:

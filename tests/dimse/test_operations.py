@@ -502,7 +502,7 @@ def test_the_data_set_of_a_request_is_not_collected_at_all() -> None:
 
 
 def sent_find(exchange: Exchange) -> Operation:
-    operation = exchange.begin(CONTEXT_ID, CFindRQ, STUDY_ROOT_FIND)
+    operation = exchange.begin(CONTEXT_ID, CFindRQ, (STUDY_ROOT_FIND,))
     exchange.sent(operation.message_id)
     return operation
 

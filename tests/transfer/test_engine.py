@@ -90,6 +90,19 @@ async def test_a_directory_arrives(tmp_path: Path, associations: int | None) -> 
     assert transfer.report.stopped_because is None
 
 
+async def test_outcomes_that_are_ready_are_taken_at_once(tmp_path: Path) -> None:
+    paths = write_files(tmp_path, 200)
+    outcomes: list[Outcome] = []
+    turns = 0
+    async with KeepingSCP() as scp, transfer_to(scp, tmp_path) as transfer:
+        async for outcome in transfer:
+            outcomes += [outcome, *transfer.take_ready()]
+            turns += 1
+        assert transfer.take_ready() == []
+    check_account(transfer, outcomes, paths)
+    assert 0 < turns < len(paths)
+
+
 @pytest.mark.parametrize("make", [lambda paths: paths, iter, lambda paths: [Path(path) for path in paths]])
 async def test_paths_arrive(tmp_path: Path, make: Any) -> None:
     paths = write_files(tmp_path, 5)

@@ -123,6 +123,21 @@ async def test_there_is_room_again_when_half_was_read(monkeypatch: pytest.Monkey
     assert woken
 
 
+async def test_there_is_room_again_when_all_were_taken_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(outcomes_module, "_MAXIMUM_UNREAD", 4)
+    station = Station()
+    added = [stored() for _ in range(4)]
+    for outcome in added:
+        station.outcomes.add(outcome)
+    with anyio.fail_after(LIMIT_SECONDS):
+        async with anyio.create_task_group() as group:
+            group.start_soon(station.outcomes.room.wait)
+            await anyio.wait_all_tasks_blocked()
+            assert station.outcomes.take_all() == added
+    assert station.outcomes.closed_until(0.0) == 0.0
+    assert station.outcomes.take_all() == []
+
+
 def test_each_outcome_is_written_down_once_and_what_the_ledger_knew_is_not() -> None:
     station = Station()
     new, known = stored(), Outcome(State.RESUMED, "a.dcm", attempts=0)

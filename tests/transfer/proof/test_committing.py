@@ -67,6 +67,7 @@ async def sent(
             async with transfer:
                 async for outcome in transfer:
                     states[outcome.state] += 1
+                    assert not transfer.take_ready(), "an outcome that passes by the commitment"
     return transfer.report, states, scp
 
 
