@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
 _SAMPLED: Final = 3
+_STAMPS: Final = 1 << 63  # what a bigint has room for
 
 
 class Listing(NamedTuple):
@@ -47,10 +48,11 @@ def listing_of(mount: str, path: bytes) -> Listing:
                     status = entry.stat()
                     size_bytes += status.st_size
                     files += 1
-                    stamp += crc32(b"%b/%d/%d" % (entry.name, status.st_size, status.st_mtime_ns))
+                    # Squares, so that two files that change their names with each other are noticed, too.
+                    stamp += (crc32(entry.name) + status.st_size + status.st_mtime_ns) ** 2
     except OSError as error:
         problems.append(f"{os.fsdecode(path) or '.'}: {error.strerror}")
-    return Listing(Directory(path, files, size_bytes, stamp), sorted(subdirectories), problems)
+    return Listing(Directory(path, files, size_bytes, stamp % _STAMPS), sorted(subdirectories), problems)
 
 
 class Descent:

@@ -206,7 +206,7 @@ async def test_a_directory_with_a_new_file_is_sent_again_when_its_batch_was_done
 
 
 @on_one_loop
-@pytest.mark.parametrize("change", ["size", "time", "name"])
+@pytest.mark.parametrize("change", ["size", "time", "name", "swap"])
 async def test_a_directory_is_sent_again_when_a_file_is_not_what_it_was(
     tmp_path: Path, cluster: Cluster, change: str
 ) -> None:
@@ -220,6 +220,10 @@ async def test_a_directory_is_sent_again_when_a_file_is_not_what_it_was(
     assert await anyio.to_thread.run_sync(queued, cluster, dsn) == []
     if change == "name":
         file.rename(file.with_name("9.dcm"))
+    elif change == "swap":
+        file.rename(file.with_name("9.dcm"))
+        file.with_name("2.dcm").rename(file)
+        file.with_name("9.dcm").rename(file.with_name("2.dcm"))
     else:
         file.write_bytes(b"y" * (11 if change == "size" else 10))
         os.utime(file, ns=(before.st_atime_ns, before.st_mtime_ns + (change == "time")))
