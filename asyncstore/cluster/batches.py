@@ -17,12 +17,14 @@ _TOGETHER: Final = 4
 class Directory(NamedTuple):
     """A directory with the files that lie directly in it.
 
-    `path` is relative to its root, and ends in a slash; it is empty for the root itself.
+    `path` is relative to its root, and ends in a slash; it is empty for the root itself. `stamp` is another number
+    whenever a file has another name, size or modification time.
     """
 
     path: bytes
     files: int
     size_bytes: int
+    stamp: int = 0
 
 
 class Size(NamedTuple):

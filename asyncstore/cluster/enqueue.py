@@ -29,6 +29,8 @@ if TYPE_CHECKING:
 _AT_ONCE: Final = 4
 # A walker without work asks 20 times a second whether all is walked, and so often queues what the queue has lost.
 _REFILLED_EACH: Final = 20
+# Who has a part of the walk need not be on the disk at once: what is open stands in the tables.
+_QUEUE_SETTINGS: Final = {"synchronous_commit": "off"}
 _ERRORS: Final = driver_errors()
 
 
@@ -51,7 +53,8 @@ async def enqueue(
     shown = without_password(dsn)
     try:
         async with contextlib.AsyncExitStack() as stack:
-            asking, adding, queue = [await _connected(stack, dsn) for _ in range(3)]
+            asking, adding = [await _connected(stack, dsn) for _ in range(2)]
+            queue = await _connected(stack, dsn, _QUEUE_SETTINGS)
             number, roots = await _begin(asking, shown, migration, destination, mounts)
             if cap is not None:
                 await tables.set_cap(asking, number, cap)
@@ -75,8 +78,10 @@ def _first_of(error: Exception) -> Exception:
     return error
 
 
-async def _connected(stack: contextlib.AsyncExitStack, dsn: str) -> asyncpg.Connection:
-    connection = await connect(dsn, "enqueue")
+async def _connected(
+    stack: contextlib.AsyncExitStack, dsn: str, settings: dict[str, str] | None = None
+) -> asyncpg.Connection:
+    connection = await connect(dsn, "enqueue", settings)
     stack.callback(connection.terminate)
     return connection
 

@@ -32,21 +32,22 @@ _KNOWN: Final = """
 SELECT d.path FROM directory d WHERE d.root = $1 AND d.path = ANY($2::bytea[])"""
 _NEW_BATCH: Final = "INSERT INTO batch (root, state, files, size_bytes) VALUES ($1, 'open', $2, $3) RETURNING id"
 _NEW_DIRECTORIES: Final = """
-INSERT INTO directory (root, path, batch, files) SELECT $1, path, $2, files
-FROM unnest($3::bytea[], $4::int[]) AS t (path, files)"""
+INSERT INTO directory (root, path, batch, files, stamp) SELECT $1, path, $2, files, stamp
+FROM unnest($3::bytea[], $4::int[], $5::bigint[]) AS t (path, files, stamp)"""
 # A batch that nobody has begun yet.
 _FILLING: Final = """
 SELECT files, size_bytes FROM batch WHERE id = $1 AND state = 'open' AND epoch = 0 FOR NO KEY UPDATE"""
 _FILL: Final = "UPDATE batch SET files = files + $2, size_bytes = size_bytes + $3 WHERE id = $1"
-# A directory that has more or fewer files than before is sent again: what is stored of it is not. One that a worker is
-# sending now stays changed, for the next time.
+# A directory whose files are not those that it had is sent again: what is stored of it, and is as it was, is not. One
+# that a worker is sending now stays changed, for the next time.
 _CHANGED: Final = """
 WITH changed AS MATERIALIZED (
-    SELECT d.id, d.batch, t.files, t.files - d.files AS more FROM unnest($2::bytea[], $3::int[]) AS t (path, files)
+    SELECT d.id, d.batch, t.files, t.stamp, t.files - d.files AS more
+    FROM unnest($2::bytea[], $3::int[], $4::bigint[]) AS t (path, files, stamp)
     JOIN directory d ON d.root = $1 AND d.path = t.path JOIN batch b ON b.id = d.batch
-    WHERE d.files <> t.files AND b.state <> 'doing' FOR NO KEY UPDATE OF b
+    WHERE (d.files, d.stamp) IS DISTINCT FROM (t.files, t.stamp) AND b.state <> 'doing' FOR NO KEY UPDATE OF b
 ), noted AS (
-    UPDATE directory d SET files = c.files FROM changed c WHERE d.id = c.id
+    UPDATE directory d SET files = c.files, stamp = c.stamp FROM changed c WHERE d.id = c.id
 )
 UPDATE batch b SET state = 'open', reason = '', fruitless = 0, files = b.files + c.more
 FROM (SELECT batch, sum(more) AS more FROM changed GROUP BY batch) c WHERE b.id = c.batch RETURNING b.id"""
@@ -108,7 +109,7 @@ async def begin_migration(connection: asyncpg.Connection, name: str, destination
     found = await connection.fetchrow("SELECT id, destination FROM migration WHERE name = $1", name)
     if found["destination"] != destination:
         raise LedgerError(
-            f"the migration {one_line(name)!r} of the ledger {shown!r} belongs to {one_line(found['destination'])}, "
+            f"the migration {one_line(name)!r} in the database {shown!r} belongs to {one_line(found['destination'])}, "
             f"not to {destination}: give this one another name"
         )
     return int(found["id"])
@@ -132,7 +133,7 @@ async def find_migration(connection: asyncpg.Connection, name: str | None, shown
         return found[0]
     names = ", ".join(one_line(each.name) for each in every) or "none"
     what = "more than one migration: name one" if found else f"no migration {one_line(name or '')!r}"
-    raise LedgerError(f"the ledger {shown!r} has {what} (it has {names})")
+    raise LedgerError(f"the database {shown!r} has {what} (it has {names})")
 
 
 async def roots_of(connection: asyncpg.Connection, migration: int) -> list[Root]:
@@ -218,7 +219,7 @@ async def add_batches(
         raise LedgerError("batches and their places in the queue are written together")
     await connection.execute("SELECT pg_advisory_xact_lock($1, $2)", LOCKS_OF_ROOTS, root.id)
     every = [directory for batch in batches for directory in batch]
-    paths, counts = [each.path for each in every], [each.files for each in every]
+    paths = [each.path for each in every]
     known = {row["path"] for row in await connection.fetch(_KNOWN, root.id, paths)}
     before = None if filling is None else await connection.fetchrow(_FILLING, filling)
     size = None if before is None else Size(*before)
@@ -235,11 +236,16 @@ async def add_batches(
             size = added
             filling = await connection.fetchval(_NEW_BATCH, root.id, *added)
             new.append(filling)
-        columns = [each.path for each in directories], [each.files for each in directories]
-        await connection.execute(_NEW_DIRECTORIES, root.id, filling, *columns)
-    changed = [row["id"] for row in await connection.fetch(_CHANGED, root.id, paths, counts)] if known else []
+        await connection.execute(_NEW_DIRECTORIES, root.id, filling, *_columns(directories))
+    changed = [row["id"] for row in await connection.fetch(_CHANGED, root.id, *_columns(every))] if known else []
     await engine.queue_batches(connection, root.migration, [*new, *changed])
     return Added(len(new), filling)
+
+
+def _columns(directories: Sequence[Directory]) -> tuple[list[bytes], list[int], list[int]]:
+    """Their paths, their numbers of files, and their stamps."""
+    paths = [each.path for each in directories]
+    return paths, [each.files for each in directories], [each.stamp for each in directories]
 
 
 async def totals(connection: asyncpg.Connection, migration: int) -> Totals:

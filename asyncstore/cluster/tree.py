@@ -6,6 +6,7 @@ import itertools
 import json
 import os
 from typing import TYPE_CHECKING, Final, NamedTuple
+from zlib import crc32
 
 from asyncstore.cluster.batches import Directory
 from asyncstore.errors import SourceError
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
 _SAMPLED: Final = 3
+_STAMPS: Final = 1 << 63  # what a bigint has room for
 
 
 class Listing(NamedTuple):
@@ -31,7 +33,7 @@ def listing_of(mount: str, path: bytes) -> Listing:
 
     A link to a file is a file. One to a directory is a problem: two hosts might send what it leads to twice.
     """
-    files = size_bytes = 0
+    files = size_bytes = stamp = 0
     subdirectories: list[bytes] = []
     problems: list[str] = []
     try:
@@ -43,11 +45,14 @@ def listing_of(mount: str, path: bytes) -> Listing:
                 elif entry.is_dir():
                     problems.append(f"{os.fsdecode(name)}: a link to a directory: make it a root")
                 elif entry.is_file():
-                    size_bytes += entry.stat().st_size
+                    status = entry.stat()
+                    size_bytes += status.st_size
                     files += 1
+                    # Squares, so that two files that change their names with each other are noticed, too.
+                    stamp += (crc32(entry.name) + status.st_size + status.st_mtime_ns) ** 2
     except OSError as error:
         problems.append(f"{os.fsdecode(path) or '.'}: {error.strerror}")
-    return Listing(Directory(path, files, size_bytes), sorted(subdirectories), problems)
+    return Listing(Directory(path, files, size_bytes, stamp % _STAMPS), sorted(subdirectories), problems)
 
 
 class Descent:

@@ -160,7 +160,7 @@ class Worker:
             self._roots = {root.name: root for root in await tables.roots_of(connection, migration.id)}
             self._check_roots()
             options = options_text(options_as_data(self._options))
-            await check_rules(connection, shown, migration.id, options)
+            await check_rules(connection, f"the migration {one_line(migration.name)!r}", migration.id, options)
             self._run = await begin_run(connection, migration.id, options, await connection.fetchval(NOW_MS))
             await claims.refill(connection, migration.id)
 

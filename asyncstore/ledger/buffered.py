@@ -48,7 +48,11 @@ Entry = tuple[int, "Outcome", int]
 """The time at which an outcome was recorded, in milliseconds; the outcome; and the hash of its SOP Instance UID."""
 
 
-class StoreAway(LedgerError):
+class StoreError(LedgerError):
+    """The database cannot be used: the text says which one, and why."""
+
+
+class StoreAway(StoreError):
     """The database cannot be reached now, and nothing was written; it may come back."""
 
 
@@ -387,7 +391,9 @@ class BufferedLedger(abc.ABC):
 
     def _fail(self, error: BaseException) -> None:
         self._telling.forget(self)
-        if self.failure is None:
+        if isinstance(error, StoreError):
+            self.failure = self.failure or error
+        elif self.failure is None:
             self.failure = LedgerError(f"the ledger {self.path!r} cannot be written: {one_line(str(error))}")
             self.failure.__cause__ = error
 

@@ -98,4 +98,4 @@ def check_driver(name: str, needed: Sequence[str] = ("asyncpg",)) -> None:
     if missing:
         from asyncstore.ledger.packing import without_password
 
-        raise LedgerError(f"the ledger {without_password(name)!r} needs {missing}: {install_text('cluster')}")
+        raise LedgerError(f"the database {without_password(name)!r} needs {missing}: {install_text('cluster')}")

@@ -72,8 +72,10 @@ def options_text(options: Mapping[str, Any]) -> str:
     return json.dumps(options, default=str)
 
 
-def check_changes(path: str, earlier_options: str | None, options: str) -> None:
+def check_changes(record: str, earlier_options: str | None, options: str) -> None:
     """Raise LedgerError if a run changes instances otherwise than the one before; both have options as JSON text.
+
+    `record` is what has both of them, as an error names it.
 
     What is stored is not sent again, so it would stay as the earlier rules made it. A table of values may change, which
     is logged: it grows when a run has met instances that it did not know.
@@ -83,7 +85,7 @@ def check_changes(path: str, earlier_options: str | None, options: str) -> None:
     (earlier, earlier_table), (rules, table) = _rules_and_table_in(earlier_options), _rules_and_table_in(options)
     if earlier != rules:
         raise LedgerError(
-            f"the ledger {path!r} has instances that were sent under other rules for their attributes: use another one"
+            f"{record} has instances that were sent under other rules for their attributes: use another one"
         )
     if earlier_table != table:
         emit(logger, TableChanged())

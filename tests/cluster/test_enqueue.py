@@ -206,6 +206,49 @@ async def test_a_directory_with_a_new_file_is_sent_again_when_its_batch_was_done
 
 
 @on_one_loop
+@pytest.mark.parametrize("change", ["size", "time", "name", "swap"])
+async def test_a_directory_is_sent_again_when_a_file_is_not_what_it_was(
+    tmp_path: Path, cluster: Cluster, change: str
+) -> None:
+    dsn, root = cluster.new_database(), tree(tmp_path / "nas")
+    file = root / "p0" / "s0" / "r0" / "1.dcm"
+    before = file.stat()
+    await enqueue(dsn, "move", DESTINATION, {"nas1": str(root)})
+    done = "UPDATE asyncstore.batch SET state = 'done'; DELETE FROM asyncstore.pgqueuer"
+    await anyio.to_thread.run_sync(cluster.sql, done, dsn.rpartition("/")[2])
+    totals = await enqueue(dsn, "move", DESTINATION, {"nas1": str(root)})
+    assert await anyio.to_thread.run_sync(queued, cluster, dsn) == []
+    if change == "name":
+        file.rename(file.with_name("9.dcm"))
+    elif change == "swap":
+        file.rename(file.with_name("9.dcm"))
+        file.with_name("2.dcm").rename(file)
+        file.with_name("9.dcm").rename(file.with_name("2.dcm"))
+    else:
+        file.write_bytes(b"y" * (11 if change == "size" else 10))
+        os.utime(file, ns=(before.st_atime_ns, before.st_mtime_ns + (change == "time")))
+    assert (await enqueue(dsn, "move", DESTINATION, {"nas1": str(root)})).files == totals.files
+    queue = await anyio.to_thread.run_sync(queued, cluster, dsn)
+    assert len(queue) == 1
+    assert queue == await anyio.to_thread.run_sync(batches, cluster, dsn)
+
+
+@on_one_loop
+async def test_a_migration_of_an_earlier_version_is_completed_and_everything_in_it_looked_at_again(
+    tmp_path: Path, cluster: Cluster
+) -> None:
+    dsn, root = cluster.new_database(), tree(tmp_path / "nas")
+    await enqueue(dsn, "move", DESTINATION, {"nas1": str(root)})
+    earlier = "ALTER TABLE asyncstore.directory DROP COLUMN stamp; UPDATE asyncstore.schema_version SET version = 3"
+    done = "UPDATE asyncstore.batch SET state = 'done'; DELETE FROM asyncstore.pgqueuer"
+    await anyio.to_thread.run_sync(cluster.sql, f"{earlier}; {done}", dsn.rpartition("/")[2])
+    await enqueue(dsn, "move", DESTINATION, {"nas1": str(root)})
+    assert len(await anyio.to_thread.run_sync(queued, cluster, dsn)) == 1
+    unknown = "SELECT count(*) FROM asyncstore.directory WHERE stamp IS NULL"
+    assert await anyio.to_thread.run_sync(cluster.sql, unknown, dsn.rpartition("/")[2]) == "0\n"
+
+
+@on_one_loop
 async def test_several_operators_at_once_make_the_same_as_one(tmp_path: Path, cluster: Cluster) -> None:
     dsn, root = cluster.new_database(), tree(tmp_path / "nas", patients=4)
     words = [sys.executable, "-c", PROGRAM, dsn, DESTINATION, str(root)]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import signal
 import socket
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import anyio
@@ -34,7 +35,6 @@ from tests.support.transfers import KeepingSCP, on_one_loop, uid_of, write_files
 
 if TYPE_CHECKING:
     import subprocess
-    from pathlib import Path
 
     from asyncstore.services.storage_scp import Arrival
     from tests.support.postgresql import Cluster
@@ -259,6 +259,21 @@ async def test_several_processes_end_as_one(tmp_path: Path, database: str, monke
             await until_rows(database, "SELECT 1 FROM worker WHERE id > 2 AND seen_at > 0 HAVING count(*) = 2")
             idle.send_signal(signal.SIGTERM)
             assert (await ended(idle))[0] == 143
+
+
+async def test_a_file_that_was_replaced_is_sent_again_and_no_other(
+    tmp_path: Path, database: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    root = tree(tmp_path / "nas", studies=2)
+    async with KeepingSCP() as scp:
+        await enqueued(monkeypatch, database, root, scp)
+        await done_by(worker_of(database, root))
+        replaced = sorted((root / "p1" / "s").iterdir())[3]
+        (stored,) = write_files(tmp_path / "new", 1, first=500)
+        replaced.write_bytes(Path(stored).read_bytes())
+        await enqueued(monkeypatch, database, root, scp)
+        await done_by(worker_of(database, root))
+        assert scp.uids == {uid_of(number): 1 for number in (*range(1, 41), 500)}
 
 
 async def test_workers_help_to_walk(tmp_path: Path, database: str, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -102,7 +102,7 @@ def test_while_the_server_is_away_nothing_new_is_sent_and_what_is_recorded_is_ke
         ledger.record(stored(3))
     assert [row.path for row in place.rows()] == [path_of(number) for number in (1, 2, 3)]
     away, back = [record.getMessage() for record in caplog.records]
-    assert away.startswith("Nothing new is sent: the ledger 'postgresql://")
+    assert away.startswith("Nothing new is sent: the database 'postgresql://")
     assert re.search(r"; trying again for 59\d s$", away)
     assert back.startswith("The ledger is written again, after ")
 
@@ -282,7 +282,7 @@ def test_a_ledger_of_another_version_is_left_as_it_is(cluster: Cluster) -> None:
 
 def test_a_database_without_a_ledger_is_not_changed_by_reading_it(cluster: Cluster) -> None:
     dsn = cluster.new_database()
-    with pytest.raises(LedgerError, match="there is no ledger in"):
+    with pytest.raises(LedgerError, match="there is no ledger and no migration in"):
         PostgresReader(dsn)
     assert open_history(dsn, destination=DESTINATION) is None
     assert cluster.sql("SELECT count(*) FROM pg_namespace WHERE nspname = 'asyncstore'", database_of(dsn)) == "0\n"

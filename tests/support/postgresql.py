@@ -9,6 +9,7 @@ import os
 import shutil
 import subprocess
 import tempfile
+import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
@@ -28,9 +29,12 @@ def program(name: str) -> str | None:
 
 
 class Cluster:
-    """A running server, and its control. `is_durable`: it keeps what is committed through a crash of the machine."""
+    """A running server, and its control. `is_durable`: it keeps what is committed through a crash of the machine.
 
-    def __init__(self, *, is_durable: bool = False) -> None:
+    `log_on` is where it logs changes ahead of the tables, if not beside them. `more` are settings.
+    """
+
+    def __init__(self, *, is_durable: bool = False, log_on: Path | None = None, **more: str) -> None:
         self.directory = Path(tempfile.mkdtemp(prefix="asyncstore-pg-"))
         self._data = self.directory / "data"
         self._numbers = itertools.count(1)
@@ -39,7 +43,8 @@ class Cluster:
         if self._user is not None:
             shutil.chown(self.directory, self._user)
         self.port = free_port()
-        self._run("initdb", "-D", str(self._data), "-U", "postgres", "-A", "trust", "-E", "UTF8", "--no-sync")
+        where = () if log_on is None else ("--waldir", str(log_on), "--wal-segsize", "1")
+        self._run("initdb", "-D", str(self._data), "-U", "postgres", "-A", "trust", "-E", "UTF8", "--no-sync", *where)
         settings = {
             "port": str(self.port),
             "listen_addresses": "'127.0.0.1'",
@@ -47,6 +52,7 @@ class Cluster:
             "max_connections": "100",
             "log_min_messages": "fatal",
             **({} if is_durable else _FAST),
+            **more,
         }
         with (self._data / "postgresql.conf").open("a") as file:
             file.writelines(f"{name} = {value}\n" for name, value in settings.items())
@@ -63,6 +69,21 @@ class Cluster:
     def start(self) -> None:
         """Start it, and wait until it answers."""
         self._control("start", "-l", str(self.directory / "log"))
+
+    def bring_back(self) -> None:
+        """Have it answer again after a crash, whether it has ended then or starts by itself."""
+        give_up_at = time.monotonic() + _START_SECONDS
+        while True:
+            try:
+                self.sql("SELECT 1")
+            except subprocess.CalledProcessError:
+                if time.monotonic() >= give_up_at:
+                    raise
+                with contextlib.suppress(subprocess.CalledProcessError):  # it runs, or has just begun to
+                    self.start()
+                time.sleep(0.1)
+            else:
+                return
 
     def stop(self, mode: str = "fast") -> None:
         """Stop it; `immediate` as if it crashed."""

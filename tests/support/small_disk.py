@@ -11,13 +11,15 @@ from typing import TYPE_CHECKING, Final
 
 import pytest
 
+from tests.support.postgresql import Cluster
+
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-    from tests.support.postgresql import Cluster
-
 _MEGABYTES: Final = 64
+# Few of its segments, of 1 MiB, are kept: what is written is soon more than there is room for.
+_SMALL_LOG: Final = {"min_wal_size": "2MB", "max_wal_size": "8MB", "wal_recycle": "off"}
 _CHUNK: Final = bytes(1 << 16)
 
 
@@ -60,13 +62,74 @@ def mounted(place: Path, owner: str) -> Iterator[SmallDisk]:
         subprocess.run(["umount", "--lazy", place], check=True)
 
 
+class SmallDatabase:
+    """A database that finds no room from `fill` on, until `empty`. Its errors have the `text`."""
+
+    text = "could not extend file"
+
+    def __init__(self, dsn: str, disk: SmallDisk) -> None:
+        self.dsn = dsn
+        self._disk = disk
+
+    @property
+    def answers(self) -> bool:
+        """Whether it can be read while it is full."""
+        return True
+
+    def fill(self) -> None:
+        """Leave no room for its tables."""
+        self._disk.fill()
+
+    def empty(self) -> None:
+        """Give back the room."""
+        self._disk.empty()
+
+
+class SmallLog(SmallDatabase):
+    """A server whose log of changes (WAL) lies on the disk: without room it crashes, and stays down or starts anew."""
+
+    text = ""  # the server is away, in one of many ways
+
+    def __init__(self, server: Cluster, disk: SmallDisk) -> None:
+        super().__init__(server.new_database(), disk)
+        self._server = server
+
+    @property
+    def answers(self) -> bool:
+        """Never: nobody can connect."""
+        return False
+
+    def fill(self) -> None:
+        """Leave no room, and have it write until it notices."""
+        self._server.sql("CREATE TABLE ballast AS SELECT ''::text AS content")
+        super().fill()
+        with contextlib.suppress(subprocess.CalledProcessError):
+            while True:
+                self._server.sql("INSERT INTO ballast SELECT repeat('x', 1000) FROM generate_series(1, 1000)")
+
+    def empty(self) -> None:
+        """Give back the room, and start it unless it starts by itself."""
+        super().empty()
+        self._server.bring_back()
+
+
 @contextlib.contextmanager
-def database_on(cluster: Cluster) -> Iterator[tuple[str, SmallDisk]]:
-    """The URI of an empty database whose tables lie on a small disk, and the disk."""
+def log_on_small_disk(place: Path) -> Iterator[SmallLog]:
+    """A server of its own, with its log on a small disk."""
+    with (
+        mounted(place, "postgres") as disk,
+        Cluster(is_durable=True, log_on=disk.place / "log", **_SMALL_LOG) as server,
+    ):
+        yield SmallLog(server, disk)
+
+
+@contextlib.contextmanager
+def tables_on_small_disk(cluster: Cluster) -> Iterator[SmallDatabase]:
+    """An empty database with its tables on a small disk."""
     with mounted(cluster.directory / "small", "postgres") as disk:
         tables = disk.place / "tables"
         tables.mkdir()
         os.chown(tables, pwd.getpwnam("postgres").pw_uid, -1)
         cluster.sql(f"CREATE TABLESPACE small LOCATION '{tables}'")
         cluster.sql("CREATE DATABASE small TABLESPACE small")
-        yield cluster.dsn("small"), disk
+        yield SmallDatabase(cluster.dsn("small"), disk)

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 DETAILS = """Walks the directories below each --root and puts their files into batches, which `asyncstore worker` \
 sends from any host that sees the roots. Opens no file, and sends nothing. Several hosts may walk at once. The same \
-command again adds what is new, and goes on where one was interrupted.
+command again adds what is new or has changed, and goes on where one was interrupted.
 
 Exit codes: 0 everything is in a batch, 2 usage, 3 a root is not the one it was, or something cannot be read, 6 the \
 database cannot be used, or the migration has another destination, 129, 130 or 143 interrupted."""

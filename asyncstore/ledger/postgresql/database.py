@@ -16,7 +16,7 @@ import urllib.parse
 from typing import TYPE_CHECKING, Final, TypeVar
 
 from asyncstore.errors import LedgerError
-from asyncstore.ledger.buffered import StoreAway
+from asyncstore.ledger.buffered import StoreAway, StoreError
 from asyncstore.ledger.packing import one_line, without_password
 
 if TYPE_CHECKING:
@@ -112,14 +112,14 @@ def ledger_error(error: BaseException, shown: str, what: str) -> LedgerError:
     # Without a state it comes from the network or the driver; a wrong DSN or service is a ValueError or a
     # ClientConfigurationError, which is one too.
     may_pass = state.startswith(_MAY_PASS) if state else not isinstance(error, ValueError)
-    kind = StoreAway if may_pass else LedgerError
+    kind = StoreAway if may_pass else StoreError
     if isinstance(error, TimeoutError):
         text = "the server does not answer"
     else:
         text = one_line(str(error)) or type(error).__name__
     if state.startswith(_NOT_ALLOWED) and not may_pass:
         text += "; passwords come from PGPASSFILE or a service file" if state.startswith("28") else ""
-    return kind(f"the ledger {shown!r} cannot be {what}: {text}")
+    return kind(f"the database {shown!r} cannot be {what}: {text}")
 
 
 class Renewed:
@@ -206,7 +206,7 @@ class Database(Renewed):
         *,
         seconds: float | None = None,
     ) -> _Result:
-        """What an action with the connection returns; `what` it does to the ledger is said in errors."""
+        """What an action with the connection returns; `what` it does to the database is said in errors."""
         give_up_at = time.monotonic() + self._patience_seconds
         while True:
             try:
@@ -220,7 +220,7 @@ class Database(Renewed):
     ) -> _Result:
         with self._turn:
             if self._closing.is_set():  # a run that was aborted leaves its questions behind
-                raise LedgerError(f"the ledger {self.shown!r} is closed")
+                raise LedgerError(f"the database {self.shown!r} is closed")
             if self._loop is None:
                 self._loop = asyncio.SelectorEventLoop()
             return self._loop.run_until_complete(self._run(action, what, seconds))

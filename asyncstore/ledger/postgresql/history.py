@@ -52,5 +52,5 @@ async def _root(connection: asyncpg.Connection, shown: str, destination: str, op
         return None
     check_destination(shown, found["destination"], destination)
     if options is not None:
-        await check_rules(connection, shown, found["migration"], options)
+        await check_rules(connection, f"the ledger {shown!r}", found["migration"], options)
     return int(found["id"])

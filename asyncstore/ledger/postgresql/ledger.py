@@ -69,9 +69,9 @@ def check_destination(shown: str, owner: str, destination: str) -> None:
         )
 
 
-async def check_rules(connection: asyncpg.Connection, shown: str, migration: int, options: str) -> None:
+async def check_rules(connection: asyncpg.Connection, record: str, migration: int, options: str) -> None:
     """Raise LedgerError if what is stored was changed by other rules than those in the options of a run."""
-    check_changes(shown, await connection.fetchval(_LAST_OPTIONS, migration), options)
+    check_changes(record, await connection.fetchval(_LAST_OPTIONS, migration), options)
 
 
 async def begin_run(connection: asyncpg.Connection, migration: int, options: str, now_ms: int) -> int:
@@ -111,7 +111,7 @@ class PostgresStore:
             await schema.lock_schema(connection)
             migration, batch = await self._own_batch(connection, now_ms + shift_ms)
             await self._check_free(connection, batch)
-            await check_rules(connection, self._database.shown, migration, self._options)
+            await check_rules(connection, f"the ledger {self._database.shown!r}", migration, self._options)
             run = await begin_run(connection, migration, self._options, now_ms + shift_ms)
             epoch = await connection.fetchval(_CLAIM, batch, run)
             claim = Claim(run, self.root, batch, epoch)

@@ -50,7 +50,7 @@ class PostgresReader(RecordReader):
 
     async def _check(self, connection: asyncpg.Connection) -> None:
         if not await schema.is_there(connection, self.path):
-            raise LedgerError(f"there is no ledger in {self.path!r} yet")
+            raise LedgerError(f"there is no ledger and no migration in {self.path!r} yet")
 
     def _find(self, name: str | None) -> None:
         query = "SELECT name, id, destination, created_at FROM migration ORDER BY name"
@@ -59,7 +59,7 @@ class PostgresReader(RecordReader):
         if not found or (len(found) > 1 and found[0][0]):  # that of storescu has no name, and comes first
             names = ", ".join(one_line(each[0]) for each in every if each[0]) or "none"
             which = "more than one migration: name one" if found else f"no migration {one_line(name or '')!r}"
-            raise LedgerError(f"the ledger {self.path!r} has {which} (it has {names})")
+            raise LedgerError(f"the database {self.path!r} has {which} (it has {names})")
         self.migration, self.number, destination, created_at = found[0]
         self.destination: str = destination
         self.created_at: datetime.datetime = time_of(created_at)

@@ -15,7 +15,8 @@ they were when it was last claimed or done. storescu has a root without a name a
 All workers of a migration have no more associations than `cap`, which the operator sets, and `target`, which moves: it
 falls when the peer was out of resources (`pressed_at`) or rejected an association (`rejected_at`), and grows as the
 holder of an advisory lock says. While a migration `is_paused`, nothing of it is sent. A worker that is not heard of for
-`timeout_seconds` is taken for dead. `scan` has the directories that are walked by whichever host comes first.
+`timeout_seconds` is taken for dead. `scan` has the directories that are walked by whichever host comes first. The
+`stamp` of a directory is another one when one of its files is not what it was; NULL if it is not known.
 
 `worker` has a row for each process that has written; a lock of the database says that it still runs. One of many tells
 now and then that it lives (`seen_at`), how many associations it has for batches, and what it has sent since it began.
@@ -33,7 +34,7 @@ from asyncstore.ledger.postgresql.database import SCHEMA
 if TYPE_CHECKING:
     import asyncpg
 
-SCHEMA_VERSION: Final = 3
+SCHEMA_VERSION: Final = 4
 LOCKS: Final = int.from_bytes(b"ASLG", "big")
 """The class of the advisory locks; number 0 is that of the schema, others those of workers."""
 LOCKS_OF_ROOTS: Final = int.from_bytes(b"ASLR", "big")
@@ -120,6 +121,7 @@ CREATE TABLE directory (
     path bytea NOT NULL,
     batch bigint REFERENCES batch,
     files integer,
+    stamp bigint,
     UNIQUE (root, path)
 );
 CREATE INDEX directory_batch ON directory (batch);
@@ -185,6 +187,12 @@ FROM instance i
     LEFT JOIN sent t ON t.directory = i.directory AND t.name = i.name;
 INSERT INTO schema_version VALUES ({SCHEMA_VERSION});
 """
+_COMPLETED_VERSION: Final = 3
+# It knew only how many files a directory has.
+_FROM_3: Final = f"""
+ALTER TABLE directory ADD COLUMN stamp bigint;
+UPDATE schema_version SET version = {SCHEMA_VERSION};
+"""
 
 
 async def lock_schema(connection: asyncpg.Connection) -> None:
@@ -193,9 +201,11 @@ async def lock_schema(connection: asyncpg.Connection) -> None:
 
 
 async def prepare(connection: asyncpg.Connection, shown: str) -> None:
-    """Make the tables unless they are there. Raises LedgerError if they are those of another version."""
+    """Make the tables unless they are there, or complete those of version 3. LedgerError if they are of another one."""
     async with connection.transaction():
         await lock_schema(connection)
+        if await _version(connection) == _COMPLETED_VERSION:
+            await connection.execute(_FROM_3)
         if not await is_there(connection, shown):
             await connection.execute(f"CREATE SCHEMA IF NOT EXISTS {SCHEMA}")
             await connection.execute(_TABLES)
@@ -203,13 +213,20 @@ async def prepare(connection: asyncpg.Connection, shown: str) -> None:
 
 async def is_there(connection: asyncpg.Connection, shown: str) -> bool:
     """Whether the tables are there. Raises LedgerError if they are those of another version."""
-    if await connection.fetchval("SELECT to_regclass($1)", f"{SCHEMA}.schema_version") is None:
+    version = await _version(connection)
+    if version is None:
         return False
-    version = await connection.fetchval("SELECT max(version) FROM schema_version")
     if version != SCHEMA_VERSION:
-        age = "a newer" if (version or 0) > SCHEMA_VERSION else "an older"
+        age = "a newer" if version > SCHEMA_VERSION else "an older"
         raise LedgerError(
-            f"the ledger {shown!r} was written by {age} version of asyncstore: "
+            f"the database {shown!r} was written by {age} version of asyncstore: "
             f"it has schema {version}, this one knows {SCHEMA_VERSION}: use that version, or another database"
         )
     return True
+
+
+async def _version(connection: asyncpg.Connection) -> int | None:
+    """The version of the tables; 0 if they do not say it, None if there are none."""
+    if await connection.fetchval("SELECT to_regclass($1)", f"{SCHEMA}.schema_version") is None:
+        return None
+    return int(await connection.fetchval("SELECT max(version) FROM schema_version") or 0)

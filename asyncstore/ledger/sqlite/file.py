@@ -274,7 +274,7 @@ def check_rules(connection: sqlite3.Connection, path: str, options: str) -> None
     """Raise LedgerError if what is stored was changed by other rules than those in the options of a run."""
     last = "SELECT options FROM run WHERE EXISTS (SELECT 1 FROM instance) ORDER BY id DESC LIMIT 1"
     earlier = connection.execute(last).fetchone()
-    check_changes(path, earlier and earlier[0], options)
+    check_changes(f"the ledger {path!r}", earlier and earlier[0], options)
 
 
 def _version_of(connection: sqlite3.Connection, path: str) -> int | None:

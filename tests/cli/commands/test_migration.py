@@ -138,7 +138,13 @@ def test_what_is_in_no_batch_is_told(tmp_path: Path, database: str) -> None:
         ("{dsn}", "move", ["nas1={root}", "nas2={root}"], 2, "lies in"),
         ("{dsn}", "move", ["nas1={empty}"], 3, "is it mounted?"),
         ("{dsn}-nowhere", "move", ["nas1={root}"], 6, "does not exist"),
-        ("postgresql://127.0.0.1:1/d", "move", ["nas1={root}"], 6, "the ledger 'postgresql://127.0.0.1:1/d' cannot be"),
+        (
+            "postgresql://127.0.0.1:1/d",
+            "move",
+            ["nas1={root}"],
+            6,
+            "the database 'postgresql://127.0.0.1:1/d' cannot be",
+        ),
     ],
 )
 def test_what_cannot_be_is_one_line(
@@ -177,7 +183,7 @@ def test_without_the_extra_one_line_says_what_to_install(database: str, argument
     )
     assert done.returncode == 6
     needed = "asyncpg and pgqueuer: pip install '.[cluster]' in the source of asyncstore"
-    assert done.stderr == f"E: the ledger {database!r} needs {needed}\n"
+    assert done.stderr == f"E: the database {database!r} needs {needed}\n"
 
 
 @contextlib.contextmanager
@@ -202,7 +208,7 @@ def test_a_server_that_goes_away_ends_the_walk_and_the_same_command_goes_on(tmp_
         cluster.stop("immediate")
         stdout, stderr = process.communicate(timeout=command.FINISH_SECONDS)
     assert (process.returncode, stdout, stderr.count(b"\n")) == (6, b"", 1), stderr
-    assert stderr.startswith(f"E: the ledger {dsn!r} cannot be used: ".encode())
+    assert stderr.startswith(f"E: the database {dsn!r} cannot be used: ".encode())
     cluster.start()
     done = command.run(*arguments)
     assert done.stdout == f"Migration move to {DESTINATION}: 24 files (240 bytes) in 2 batches, 1 of them new\n"
@@ -257,7 +263,7 @@ def test_a_migration_that_is_not_there_is_told_with_those_that_are(
     enqueued(database, tree(tmp_path / "nas"))
     done = command.run(name, database, "moev", *more)
     assert (done.returncode, done.stdout) == (6, "")
-    assert done.stderr == f"E: the ledger {database!r} has no migration 'moev' (it has move)\n"
+    assert done.stderr == f"E: the database {database!r} has no migration 'moev' (it has move)\n"
     assert command.run("limit", database, "move", 0).returncode == 2
 
 
@@ -356,7 +362,7 @@ def test_a_report_needs_the_name_where_there_are_several(tmp_path: Path, databas
         enqueued(database, root, name)
     done = command.run("report", database)
     assert (done.returncode, done.stdout) == (6, "")
-    assert done.stderr == f"E: the ledger {database!r} has more than one migration: name one (it has one, two)\n"
+    assert done.stderr == f"E: the database {database!r} has more than one migration: name one (it has one, two)\n"
     assert command.run("report", database, "two").stdout.startswith("Migration two to ")
     assert command.run("pause", database, "two").returncode == 0
     assert "\nPaused: asyncstore resume has it go on; " in command.run("report", database, "two").stdout

@@ -121,7 +121,11 @@ async def test_an_interrupt_while_the_server_is_away_ends_the_run(tmp_path: Path
         (["--ledger", "postgresql://h/d?password=hunter2"], 2, "PGPASSFILE"),
         (["--ledger", "postgresql://h/d", "--rebind", "/a=/b"], 2, "a ledger in a file"),
         (["--ledger", "postgresql://h/d", "--commit"], 2, "a ledger in a file"),
-        (["--ledger", "postgresql://127.0.0.1:1/d"], 6, "E: the ledger 'postgresql://127.0.0.1:1/d' cannot be opened"),
+        (
+            ["--ledger", "postgresql://127.0.0.1:1/d"],
+            6,
+            "E: the database 'postgresql://127.0.0.1:1/d' cannot be opened",
+        ),
     ],
 )
 def test_what_cannot_be_is_one_line(tmp_path: Path, arguments: list[str], code: int, what: str) -> None:
@@ -135,7 +139,7 @@ def test_what_cannot_be_is_one_line(tmp_path: Path, arguments: list[str], code: 
 def test_a_report_on_a_database_that_is_not_there_is_one_line() -> None:
     done = command.run("report", "postgresql://127.0.0.1:1/d")
     assert (done.returncode, done.stdout) == (6, "")
-    assert done.stderr.startswith("E: the ledger 'postgresql://127.0.0.1:1/d' cannot be read: ")
+    assert done.stderr.startswith("E: the database 'postgresql://127.0.0.1:1/d' cannot be read: ")
     assert done.stderr.count("\n") == 1
 
 
