@@ -126,6 +126,8 @@ class BufferedLedger(abc.ABC):
         self._flushes: collections.deque[concurrent.futures.Future[None]] = collections.deque()
         self._wake = threading.Event()
         self._closing = False
+        self._one_at_a_time = threading.RLock()  # opens or closes
+        self._is_given_up = False
         self._thread: threading.Thread | None = None
         self._was_empty = False
         self._end: tuple[bool | None, str | None] = (None, None)
@@ -141,16 +143,24 @@ class BufferedLedger(abc.ABC):
         try:
             await anyio.to_thread.run_sync(self.open)
         except BaseException:
-            with anyio.CancelScope(shield=True):
-                await anyio.to_thread.run_sync(self.close)
+            self._is_given_up = True
+            await self._close_surely()
             raise
         return self
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        with anyio.CancelScope(shield=True):
-            await anyio.to_thread.run_sync(self.close)
+        await self._close_surely()
+
+    async def _close_surely(self) -> None:
+        """Close, whatever cancels it: that of asyncio passes a shield, and a thread may not even begin then."""
+        try:
+            with anyio.CancelScope(shield=True):
+                await anyio.to_thread.run_sync(self.close)
+        except BaseException:
+            threading.Thread(target=self.close, name="asyncstore ledger closing").start()
+            raise
 
     def record(self, outcome: Outcome) -> None:
         """Record an outcome, which may not be final: the last one for an instance is kept. Never blocks.
@@ -210,6 +220,11 @@ class BufferedLedger(abc.ABC):
 
     def open(self) -> None:
         """Open the ledger, as entering the context does. Blocks. Raises LedgerError."""
+        with self._one_at_a_time:
+            if not self._is_given_up:
+                self._open()
+
+    def _open(self) -> None:
         self._working_directory = os.getcwd()
         try:
             self._prepare()
@@ -226,15 +241,16 @@ class BufferedLedger(abc.ABC):
 
     def close(self) -> None:
         """Commit everything and unlock the ledger, as leaving the context does. Blocks. Never raises LedgerError."""
-        self._end_lookups()
-        if self._thread is not None:
-            self._closing = True
-            self._wake.set()
-            self._thread.join()
-            self._thread = None
-            for flush in self._flushes:
-                flush.set_exception(LedgerError(f"the ledger {self.path!r} is closed"))
-        self._unlock()
+        with self._one_at_a_time:
+            self._end_lookups()
+            if self._thread is not None:
+                self._closing = True
+                self._wake.set()
+                self._thread.join()
+                self._thread = None
+                for flush in self._flushes:
+                    flush.set_exception(LedgerError(f"the ledger {self.path!r} is closed"))
+            self._unlock()
 
     def settled(self, offered: Sequence[Offered]) -> list[Outcome | Suspicion | None]:
         """For each, the outcome that still holds, or None if it must be sent. Blocks. Raises LedgerError.

@@ -61,6 +61,9 @@ class Claim:
                             continue
                     self.kept += 1
 
+    def __del__(self) -> None:
+        self.close()  # one that was made in a thread for a caller who was cancelled meanwhile
+
     def close(self) -> None:
         """Let others have the directory."""
         descriptor, self._descriptor = self._descriptor, -1
