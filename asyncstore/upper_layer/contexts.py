@@ -99,9 +99,10 @@ def propose(contexts: Iterable[tuple[str, Sequence[str]]]) -> tuple[Presentation
 
 def _pair_of(context: object) -> tuple[str, tuple[str, ...]]:
     match context:
-        case (str(abstract_syntax), str(single)):
+        # Python looks for str.__match_args__, and catches an exception, if this says `str(abstract_syntax)`.
+        case (str() as abstract_syntax, str() as single):
             return abstract_syntax, (single,)
-        case (str(abstract_syntax), Iterable() as several):
+        case (str() as abstract_syntax, tuple() | Iterable() as several):
             syntaxes = tuple(several)
             if all(isinstance(uid, str) for uid in syntaxes):
                 return abstract_syntax, syntaxes

@@ -138,6 +138,12 @@ class PresentationContext:
     abstract_syntax: str
     transfer_syntaxes: tuple[str, ...]
 
+    # Written out: an association has a hundred of them, and each run would compile it.
+    def __init__(self, context_id: int, abstract_syntax: str, transfer_syntaxes: tuple[str, ...]) -> None:
+        self.context_id = context_id
+        self.abstract_syntax = abstract_syntax
+        self.transfer_syntaxes = transfer_syntaxes
+
     def encode(self) -> bytes:
         if not self.transfer_syntaxes:
             raise ValueError(f"presentation context {self.context_id} proposes no transfer syntax")
@@ -178,6 +184,11 @@ class PresentationContextResult:
     context_id: int
     result: int
     transfer_syntax: str
+
+    def __init__(self, context_id: int, result: int, transfer_syntax: str) -> None:  # see PresentationContext
+        self.context_id = context_id
+        self.result = result
+        self.transfer_syntax = transfer_syntax
 
     @property
     def is_accepted(self) -> bool:
