@@ -152,7 +152,7 @@ def test_a_transfer_and_an_association_show_callers_only_what_is_theirs() -> Non
     association = asyncstore.associate(peer, contexts=[("1.2.840.10008.1.1", "1.2.840.10008.1.2")])
     shown = [{name for name in dir(value) if not name.startswith("_")} for value in (transfer, association)]
     assert shown == [
-        {"peer", "options", "report", "limits", "limit", "view", "ledger_files", "drain", "abort"},
+        {"peer", "options", "report", "limits", "limit", "take_ready", "view", "ledger_files", "drain", "abort"},
         {"peer", "timeouts", "contexts", "extended_negotiations", "window", "is_open", "failure", "outstanding"}
         | {"store", "find", "request_commitment", "echo", "release", "abort"},
     ]
