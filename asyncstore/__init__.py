@@ -128,7 +128,7 @@ if TYPE_CHECKING:  # for type checkers a name that is imported as itself is publ
     from asyncstore.transfer.view import TransferView as TransferView
     from asyncstore.transfer.view import Trouble as Trouble
     from asyncstore.upper_layer.contexts import AcceptedContext as AcceptedContext
-    from asyncstore.upper_layer.items import UserIdentity as UserIdentity
+    from asyncstore.upper_layer.user_information import UserIdentity as UserIdentity
 
 
 __version__ = "0.1.0"
@@ -138,7 +138,7 @@ _NAMES = {
     # to whom, and one association
     "asyncstore.net.peer": "Peer Timeouts",
     "asyncstore.net.tls_settings": "TLS",
-    "asyncstore.upper_layer.items": "UserIdentity",
+    "asyncstore.upper_layer.user_information": "UserIdentity",
     "asyncstore.services.scu": "associate Association",
     "asyncstore.upper_layer.contexts": "AcceptedContext",
     "asyncstore.services.query": "Matches",

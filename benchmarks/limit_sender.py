@@ -25,7 +25,8 @@ if not __package__:
 
 from asyncstore.dimse import decoding, messages
 from asyncstore.upper_layer import pdu
-from asyncstore.upper_layer.items import PresentationContext, UserInformation
+from asyncstore.upper_layer.items import PresentationContext
+from asyncstore.upper_layer.user_information import UserInformation
 from benchmarks.data import EXPLICIT_VR_LITTLE_ENDIAN, IMPLEMENTATION_CLASS_UID
 
 if TYPE_CHECKING:

@@ -33,8 +33,9 @@ from asyncstore.transfer.trace import (
     SendingWaits,
 )
 from asyncstore.uids import CT_IMAGE_STORAGE, IMPLICIT_VR_LITTLE_ENDIAN
-from asyncstore.upper_layer.items import PresentationContextResult, UserInformation
+from asyncstore.upper_layer.items import PresentationContextResult
 from asyncstore.upper_layer.pdu import AssociateAC, AssociateRJ, AssociateRQ
+from asyncstore.upper_layer.user_information import UserInformation
 from tests.support.wire import CT_CONTEXT
 
 REQUEST = AssociateRQ("CALLED", "CALLING", (CT_CONTEXT,), UserInformation())

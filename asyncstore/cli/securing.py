@@ -19,7 +19,7 @@ from asyncstore.errors import LocalProtocolError, TLSFailed
 if TYPE_CHECKING:
     from asyncstore.cli.output.documented_log import DocumentedLog
     from asyncstore.net.tls_settings import TLS
-    from asyncstore.upper_layer.items import UserIdentity
+    from asyncstore.upper_layer.user_information import UserIdentity
 
 _PANEL: Final = "Security Options"
 _NOT_VERIFIED: Final = (
@@ -203,7 +203,7 @@ def telling(context: typer.Context, command: Callable[["DocumentedLog"], int]) -
 
 def user_identity(context: typer.Context) -> "UserIdentity | None":
     """The user identity that the options and the environment ask for; None: none."""
-    from asyncstore.upper_layer.items import UserIdentity
+    from asyncstore.upper_layer.user_information import UserIdentity
 
     given = context.params
     confirmed = given["require_identity_response"]

@@ -9,14 +9,14 @@ from asyncstore.net.peer import check_ae_title, check_range
 from asyncstore.net.provider import performs_as_scu
 from asyncstore.uids import IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION_NAME, TRANSFER_SYNTAXES
 from asyncstore.upper_layer.framing import MINIMUM_LENGTH
-from asyncstore.upper_layer.items import (
+from asyncstore.upper_layer.items import PresentationContextResult
+from asyncstore.upper_layer.pdu import AssociateAC, AssociateRJ
+from asyncstore.upper_layer.user_information import (
     ExtendedNegotiation,
     OperationsWindow,
-    PresentationContextResult,
     RoleSelection,
     UserInformation,
 )
-from asyncstore.upper_layer.pdu import AssociateAC, AssociateRJ
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterator

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     import ssl
 
     from asyncstore.net.tls_settings import TLS
-    from asyncstore.upper_layer.items import UserIdentity
+    from asyncstore.upper_layer.user_information import UserIdentity
 
 MAXIMUM_AE_TITLE_CHARACTERS = 16
 # What each kind of user identity (PS3.7 D.3.3.7) holds that nobody else may know; a user name (1) is none.
@@ -111,7 +111,7 @@ def check_secret(identity: UserIdentity | None, peer: Peer, *, may_be_in_clear: 
     """Refuse to send the secret of a user identity where everybody on the way can read it."""
     if identity is None:
         return
-    from asyncstore.upper_layer.items import UserIdentity
+    from asyncstore.upper_layer.user_information import UserIdentity
 
     check_type("user_identity", identity, UserIdentity)
     if not isinstance(identity.primary, bytes) or not isinstance(identity.secondary, bytes):  # may be secret: not shown

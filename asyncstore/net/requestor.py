@@ -35,9 +35,10 @@ if TYPE_CHECKING:
 
     from asyncstore.net.provider import Providers
     from asyncstore.net.transport import Connect
-    from asyncstore.upper_layer.items import PresentationContext, UserIdentity
+    from asyncstore.upper_layer.items import PresentationContext
     from asyncstore.upper_layer.machine import UpperLayerEvent
     from asyncstore.upper_layer.pdu import AssociateAC
+    from asyncstore.upper_layer.user_information import UserIdentity
 
 
 class Requestor(Association):

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 from asyncstore.record import field, record
 
 if TYPE_CHECKING:
-    from asyncstore.upper_layer.items import UserIdentity
+    from asyncstore.upper_layer.user_information import UserIdentity
 
 
 @record(frozen=True, slots=True)

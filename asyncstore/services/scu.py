@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from asyncstore.services.references import Reference
     from asyncstore.status import Status
     from asyncstore.upper_layer.contexts import AcceptedContext
-    from asyncstore.upper_layer.items import UserIdentity
+    from asyncstore.upper_layer.user_information import UserIdentity
 
 
 class Association:

@@ -22,7 +22,7 @@ from asyncstore.uids import can_be_sent
 
 if TYPE_CHECKING:
     from asyncstore.preparation.prepare import Preparer
-    from asyncstore.upper_layer.items import UserIdentity
+    from asyncstore.upper_layer.user_information import UserIdentity
 
 ABORTS_UNTIL_POISON: Final = 3  # an instance is set aside after this many associations ended on it
 # A run with a ledger often works unattended, overnight: a restart of the archive must not end it.

@@ -16,17 +16,15 @@ from asyncstore.upper_layer.items import (
     CONTEXT_RESULT,
     PROPOSED_CONTEXT,
     TRANSFER_SYNTAX,
-    UNSTATED_MAXIMUM_LENGTH,
-    USER_INFORMATION,
     PresentationContext,
     PresentationContextResult,
-    UserInformation,
     check_context_id,
     decode_items,
     decode_uid,
     encode_item,
     encode_uid,
 )
+from asyncstore.upper_layer.user_information import UNSTATED_MAXIMUM_LENGTH, USER_INFORMATION, UserInformation
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence

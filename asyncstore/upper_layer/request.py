@@ -6,18 +6,18 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, Final
 
 from asyncstore.uids import IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION_NAME
-from asyncstore.upper_layer.items import (
+from asyncstore.upper_layer.pdu import AssociateRQ
+from asyncstore.upper_layer.user_information import (
     ExtendedNegotiation,
     OperationsWindow,
     RoleSelection,
     UserInformation,
 )
-from asyncstore.upper_layer.pdu import AssociateRQ
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
 
-    from asyncstore.upper_layer.items import UserIdentity
+    from asyncstore.upper_layer.user_information import UserIdentity
 
 _ITEM_HEADER_BYTES: Final = 4
 _CONTEXT_HEADER_BYTES: Final = _ITEM_HEADER_BYTES + 4  # its ID, and three reserved bytes

@@ -17,7 +17,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, cast
 
 from asyncstore.upper_layer import pdu
-from asyncstore.upper_layer.items import OperationsWindow, PresentationContextResult, UserInformation
+from asyncstore.upper_layer.items import PresentationContextResult
+from asyncstore.upper_layer.user_information import OperationsWindow, UserInformation
 from tests.support.hosts import listen
 from tests.support.tap import C_STORE_RQ, HEADER_BYTES, P_DATA_TF, Command, Reframer, read_command
 

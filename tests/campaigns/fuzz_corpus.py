@@ -19,17 +19,17 @@ from asyncstore.uids import (
     VERIFICATION,
 )
 from asyncstore.upper_layer import items, pdu
-from asyncstore.upper_layer.items import (
+from asyncstore.upper_layer.items import PresentationContext, PresentationContextResult
+from asyncstore.upper_layer.pdu import Abort, AssociateAC, AssociateRJ, AssociateRQ, DataTF, Fragment
+from asyncstore.upper_layer.user_information import (
+    USER_INFORMATION,
     CommonExtendedNegotiation,
     ExtendedNegotiation,
     OperationsWindow,
-    PresentationContext,
-    PresentationContextResult,
     RoleSelection,
     UserIdentity,
     UserInformation,
 )
-from asyncstore.upper_layer.pdu import Abort, AssociateAC, AssociateRJ, AssociateRQ, DataTF, Fragment
 
 if TYPE_CHECKING:
     from asyncstore.dimse.message_types import Message
@@ -117,7 +117,7 @@ def _items_in(data: bytes, start: int) -> list[bytes]:
     found = []
     for item_type, content in items.decode_items(memoryview(data)[start:], pdu="corpus", field="corpus"):
         found.append(items.encode_item(item_type, bytes(content)))
-        if item_type == items.USER_INFORMATION:
+        if item_type == USER_INFORMATION:
             found += _items_in(bytes(content), 0)
     return found
 

@@ -20,19 +20,19 @@ from asyncstore.errors import RemoteProtocolError
 from asyncstore.uids import CT_IMAGE_STORAGE, IMPLICIT_VR_LITTLE_ENDIAN, MR_IMAGE_STORAGE
 from asyncstore.upper_layer import items, pdu
 from asyncstore.upper_layer.contexts import AcceptedContext
-from asyncstore.upper_layer.items import (
+from asyncstore.upper_layer.items import PresentationContext, PresentationContextResult
+from asyncstore.upper_layer.machine import DataReceived, UpperLayer
+from asyncstore.upper_layer.pdu import Abort, DataTF, Fragment
+from asyncstore.upper_layer.states import State
+from asyncstore.upper_layer.user_information import (
+    USER_INFORMATION,
     CommonExtendedNegotiation,
     ExtendedNegotiation,
     OperationsWindow,
-    PresentationContext,
-    PresentationContextResult,
     RoleSelection,
     UserIdentity,
     UserInformation,
 )
-from asyncstore.upper_layer.machine import DataReceived, UpperLayer
-from asyncstore.upper_layer.pdu import Abort, DataTF, Fragment
-from asyncstore.upper_layer.states import State
 from tests.campaigns.fuzz_corpus import (
     ANSWER,
     COMMAND_SETS,
@@ -198,7 +198,7 @@ def _run_fragments(data: bytes) -> None:
 _ITEM_CLASSES: Final[dict[int, Any]] = {
     items.PROPOSED_CONTEXT: PresentationContext,
     items.CONTEXT_RESULT: PresentationContextResult,
-    items.USER_INFORMATION: UserInformation,
+    USER_INFORMATION: UserInformation,
     0x53: OperationsWindow,
     0x54: RoleSelection,
     0x56: ExtendedNegotiation,

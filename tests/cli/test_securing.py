@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
-    from asyncstore.upper_layer.items import UserIdentity
+    from asyncstore.upper_layer.user_information import UserIdentity
 
 CT = TEST_FILES / "CT_small.dcm"
 SECRETS = ("hunter2-passcode", "hunter2-token", "hunter2-assertion", "hunter2-ticket", PASSPHRASE.decode())

@@ -10,7 +10,7 @@ from pydicom import dcmread
 
 from asyncstore.dimse.messages import CStoreRQ
 from asyncstore.uids import CT_IMAGE_STORAGE
-from asyncstore.upper_layer.items import OperationsWindow
+from asyncstore.upper_layer.user_information import OperationsWindow
 from tests.support import peers
 from tests.support.wire import Wire, play_scu
 

@@ -27,7 +27,7 @@ from asyncstore.ledger.sqlite.ledger import SqliteLedger
 from asyncstore.status import Status
 from asyncstore.transfer.options import TransferOptions, options_as_data
 from asyncstore.uids import IMPLICIT_VR_LITTLE_ENDIAN
-from asyncstore.upper_layer.items import UserIdentity
+from asyncstore.upper_layer.user_information import UserIdentity
 from tests.support.ledgers import DESTINATION, instance_of, opened, outcome_of, path_of, rows_of, stored, uid_of
 
 if TYPE_CHECKING:

@@ -38,8 +38,9 @@ from asyncstore.uids import (
     IMPLICIT_VR_LITTLE_ENDIAN,
     VERIFICATION,
 )
-from asyncstore.upper_layer.items import OperationsWindow, PresentationContext, UserInformation
+from asyncstore.upper_layer.items import PresentationContext
 from asyncstore.upper_layer.pdu import Abort, AssociateRJ, AssociateRQ, DataTF, Fragment, ReleaseRP, ReleaseRQ
+from asyncstore.upper_layer.user_information import OperationsWindow, UserInformation
 from tests.support import files
 from tests.support.associations import (
     LIMIT_SECONDS,

@@ -14,8 +14,8 @@ from asyncstore.dimse.messages import CStoreRQ
 from asyncstore.services.storage_scp import StorageSCP
 from asyncstore.status import SUCCESS, Status
 from asyncstore.uids import CT_IMAGE_STORAGE
-from asyncstore.upper_layer.items import OperationsWindow
 from asyncstore.upper_layer.pdu import MAXIMUM_FRAGMENTS, DataTF, Fragment
+from asyncstore.upper_layer.user_information import OperationsWindow
 from tests.support.associations import LIMIT_SECONDS
 from tests.support.wire import Wire, play_scu
 

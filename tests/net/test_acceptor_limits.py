@@ -17,8 +17,8 @@ from asyncstore.net.peer import Peer
 from asyncstore.net.tls_settings import TLS
 from asyncstore.services.scu import associate
 from asyncstore.services.storage_scp import StorageSCP
-from asyncstore.upper_layer.items import UserInformation
 from asyncstore.upper_layer.pdu import Abort, AssociateRJ, AssociateRQ
+from asyncstore.upper_layer.user_information import UserInformation
 from tests.support.associations import CONTEXTS, LIMIT_SECONDS, TINY_SECONDS, image, image_in_memory, to
 from tests.support.certificates import Authority
 from tests.support.wire import CT_CONTEXT, Wire, play_scu

@@ -32,8 +32,8 @@ from asyncstore.uids import (
     VERIFICATION,
 )
 from asyncstore.upper_layer import framing
-from asyncstore.upper_layer.items import OperationsWindow, UserIdentity
 from asyncstore.upper_layer.pdu import Abort, AssociateRQ, ReleaseRQ
+from asyncstore.upper_layer.user_information import OperationsWindow, UserIdentity
 from tests.support import files
 from tests.support.associations import (
     CONTEXTS,

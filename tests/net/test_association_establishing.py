@@ -24,7 +24,8 @@ from asyncstore.net.peer import Peer, Timeouts
 from asyncstore.services.scu import associate
 from asyncstore.uids import CT_IMAGE_STORAGE, EXPLICIT_VR_LITTLE_ENDIAN
 from asyncstore.upper_layer import pdu
-from asyncstore.upper_layer.items import PresentationContextResult, UserInformation
+from asyncstore.upper_layer.items import PresentationContextResult
+from asyncstore.upper_layer.user_information import UserInformation
 from tests.net.test_transport import unanswering
 from tests.support.associations import (
     CONTEXTS,

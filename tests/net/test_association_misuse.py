@@ -12,8 +12,8 @@ from asyncstore.net.peer import Peer
 from asyncstore.services.scu import associate
 from asyncstore.services.storage_scp import StorageSCP
 from asyncstore.uids import CT_IMAGE_STORAGE, EXPLICIT_VR_LITTLE_ENDIAN
-from asyncstore.upper_layer.items import UserIdentity
 from asyncstore.upper_layer.pdu import AssociateRQ, ReleaseRP, ReleaseRQ
+from asyncstore.upper_layer.user_information import UserIdentity
 from tests.support.associations import CONTEXTS, LIMIT_SECONDS, accepting, inside, instance, to
 from tests.support.peers import free_port
 from tests.support.wire import ScriptedSCP, Wire

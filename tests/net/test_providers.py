@@ -32,14 +32,9 @@ from asyncstore.services.verification import VerificationProvider
 from asyncstore.status import SUCCESS, Status
 from asyncstore.uids import CT_IMAGE_STORAGE, EXPLICIT_VR_LITTLE_ENDIAN, IMPLICIT_VR_LITTLE_ENDIAN, VERIFICATION
 from asyncstore.upper_layer import pdu
-from asyncstore.upper_layer.items import (
-    ExtendedNegotiation,
-    PresentationContext,
-    PresentationContextResult,
-    RoleSelection,
-    UserInformation,
-)
+from asyncstore.upper_layer.items import PresentationContext, PresentationContextResult
 from asyncstore.upper_layer.pdu import Abort, AssociateAC, AssociateRQ, DataTF, Fragment, ReleaseRP
+from asyncstore.upper_layer.user_information import ExtendedNegotiation, RoleSelection, UserInformation
 from tests.support.associations import LIMIT_SECONDS, TINY_SECONDS, accepting, inside, instance, to, units_of
 from tests.support.wire import ScriptedSCP, Wire, play_scu
 

@@ -31,8 +31,8 @@ from asyncstore.uids import (
     UNCOMPRESSED_TRANSFER_SYNTAXES,
     VERIFICATION,
 )
-from asyncstore.upper_layer.items import ExtendedNegotiation, UserInformation
 from asyncstore.upper_layer.pdu import AssociateAC, AssociateRQ, ReleaseRQ
+from asyncstore.upper_layer.user_information import ExtendedNegotiation, UserInformation
 from tests.support.associations import LIMIT_SECONDS, accepting, inside, to
 from tests.support.wire import ScriptedSCP, Wire, _result
 

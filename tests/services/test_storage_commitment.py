@@ -38,8 +38,9 @@ from asyncstore.uids import (
     VERIFICATION,
     is_well_formed,
 )
-from asyncstore.upper_layer.items import PresentationContext, RoleSelection, UserInformation
+from asyncstore.upper_layer.items import PresentationContext
 from asyncstore.upper_layer.pdu import Abort, AssociateAC, AssociateRQ
+from asyncstore.upper_layer.user_information import RoleSelection, UserInformation
 from tests.support.archive import item_of
 from tests.support.associations import LIMIT_SECONDS, accepting, to
 from tests.support.files import element

@@ -24,7 +24,7 @@ from asyncstore.uids import (
     VERIFICATION,
 )
 from asyncstore.upper_layer import pdu
-from asyncstore.upper_layer.items import OperationsWindow
+from asyncstore.upper_layer.user_information import OperationsWindow
 from tests.support import files
 from tests.support.process import descriptors as descriptors
 

@@ -26,14 +26,7 @@ from asyncstore.uids import (
     TRANSFER_SYNTAXES,
     VERIFICATION,
 )
-from asyncstore.upper_layer.items import (
-    OperationsWindow,
-    PresentationContext,
-    PresentationContextResult,
-    UserIdentity,
-    UserInformation,
-    encode_item,
-)
+from asyncstore.upper_layer.items import PresentationContext, PresentationContextResult, encode_item
 from asyncstore.upper_layer.pdu import (
     Abort,
     AssociateAC,
@@ -44,6 +37,7 @@ from asyncstore.upper_layer.pdu import (
     ReleaseRP,
     ReleaseRQ,
 )
+from asyncstore.upper_layer.user_information import OperationsWindow, UserIdentity, UserInformation
 from tests.support import files
 from tests.support.associations import image, pattern
 from tests.support.wire import PDU, Script, ScriptError, Wire

@@ -6,16 +6,7 @@ from typing import TYPE_CHECKING
 
 from hypothesis import strategies as st
 
-from asyncstore.upper_layer.items import (
-    CommonExtendedNegotiation,
-    ExtendedNegotiation,
-    OperationsWindow,
-    PresentationContext,
-    PresentationContextResult,
-    RoleSelection,
-    UserIdentity,
-    UserInformation,
-)
+from asyncstore.upper_layer.items import PresentationContext, PresentationContextResult
 from asyncstore.upper_layer.pdu import (
     PDU,
     Abort,
@@ -26,6 +17,14 @@ from asyncstore.upper_layer.pdu import (
     Fragment,
     ReleaseRP,
     ReleaseRQ,
+)
+from asyncstore.upper_layer.user_information import (
+    CommonExtendedNegotiation,
+    ExtendedNegotiation,
+    OperationsWindow,
+    RoleSelection,
+    UserIdentity,
+    UserInformation,
 )
 
 if TYPE_CHECKING:

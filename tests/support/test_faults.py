@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING
 import pytest
 
 from asyncstore.upper_layer import pdu
-from asyncstore.upper_layer.items import UserInformation
 from asyncstore.upper_layer.pdu import AssociateRJ, AssociateRQ
+from asyncstore.upper_layer.user_information import UserInformation
 from tests.support.fault_plan import Abort, Cut, Fault, Latency, Limit, Refuse, Reject, SetStatus, parse_fault
 from tests.support.faults import FaultProxy
 from tests.support.peers import dcmtk_storescp, pynetdicom_server, require

@@ -8,8 +8,8 @@ import threading
 import pytest
 
 from asyncstore.dimse.messages import CStoreRQ
-from asyncstore.upper_layer.items import OperationsWindow
 from asyncstore.upper_layer.pdu import Abort, AssociateRQ, DataTF, ReleaseRQ
+from asyncstore.upper_layer.user_information import OperationsWindow
 from tests.support.wire import ScriptedSCP, ScriptError, Wire, play_scu, stays_silent, stores_everything
 
 

@@ -32,12 +32,8 @@ from asyncstore.dimse import decoding, messages
 from asyncstore.status import Status
 from asyncstore.uids import CT_IMAGE_STORAGE, IMPLICIT_VR_LITTLE_ENDIAN
 from asyncstore.upper_layer import pdu
-from asyncstore.upper_layer.items import (
-    OperationsWindow,
-    PresentationContext,
-    PresentationContextResult,
-    UserInformation,
-)
+from asyncstore.upper_layer.items import PresentationContext, PresentationContextResult
+from asyncstore.upper_layer.user_information import OperationsWindow, UserInformation
 
 if TYPE_CHECKING:
     import ssl

@@ -21,8 +21,9 @@ from asyncstore.uids import (
     MR_IMAGE_STORAGE,
     STORAGE_SOP_CLASSES,
 )
-from asyncstore.upper_layer.items import PresentationContextResult, UserIdentity
+from asyncstore.upper_layer.items import PresentationContextResult
 from asyncstore.upper_layer.pdu import AssociateRQ
+from asyncstore.upper_layer.user_information import UserIdentity
 from tests.support import transfers
 from tests.support.peers import LOOPBACK, free_port
 from tests.support.transfers import LIMIT_SECONDS, LOSSLESS_JPEG, outcomes_of, peer_at

@@ -14,7 +14,7 @@ from asyncstore.instances.source import BytesSource, DataSource
 from asyncstore.preparation import convert as convert_module
 from asyncstore.services.scu import associate
 from asyncstore.uids import CT_IMAGE_STORAGE, EXPLICIT_VR_LITTLE_ENDIAN, IMPLICIT_VR_LITTLE_ENDIAN
-from asyncstore.upper_layer.items import OperationsWindow
+from asyncstore.upper_layer.user_information import OperationsWindow
 from tests.support.files import read_all
 from tests.support.transfers import LIMIT_SECONDS, outcomes_of, peer_at, transfer_to, write_files
 from tests.support.wire import ScriptedSCP

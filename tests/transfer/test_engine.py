@@ -38,8 +38,9 @@ from asyncstore.uids import (
     JPEG_BASELINE,
     STORAGE_SOP_CLASSES,
 )
-from asyncstore.upper_layer.items import PresentationContextResult, UserInformation
+from asyncstore.upper_layer.items import PresentationContextResult
 from asyncstore.upper_layer.pdu import AssociateAC, AssociateRQ, DataTF
+from asyncstore.upper_layer.user_information import UserInformation
 from tests.support import files
 from tests.support.transfers import (
     LIMIT_SECONDS,

@@ -17,8 +17,8 @@ from asyncstore.instances.outcome import State
 from asyncstore.status import SUCCESS
 from asyncstore.transfer.engine import Transfer
 from asyncstore.transfer.supervisor import Supervisor
-from asyncstore.upper_layer.items import OperationsWindow
 from asyncstore.upper_layer.pdu import Abort, ReleaseRQ
+from asyncstore.upper_layer.user_information import OperationsWindow
 from tests.support.transfers import (
     LIMIT_SECONDS,
     KeepingSCP,

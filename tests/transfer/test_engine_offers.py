@@ -12,8 +12,8 @@ from asyncstore.errors import Aborted, AssociationRejected, AsyncStoreError, Con
 from asyncstore.net.peer import Peer
 from asyncstore.transfer.engine import Transfer
 from asyncstore.transfer.options import RetryPolicy, TransferOptions
-from asyncstore.upper_layer.items import OperationsWindow
 from asyncstore.upper_layer.pdu import Abort, AssociateRJ, AssociateRQ
+from asyncstore.upper_layer.user_information import OperationsWindow
 from tests.support.peers import free_port
 from tests.support.transfers import QUICK, check_account, collect, outcomes_of, transfer_to, write_files
 from tests.support.wire import ScriptedSCP, Wire

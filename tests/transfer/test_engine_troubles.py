@@ -33,8 +33,9 @@ from asyncstore.transfer.admission import Admission
 from asyncstore.transfer.engine import Transfer
 from asyncstore.transfer.options import RetryPolicy, TransferOptions
 from asyncstore.uids import CT_IMAGE_STORAGE, EXPLICIT_VR_LITTLE_ENDIAN, IMPLICIT_VR_LITTLE_ENDIAN
-from asyncstore.upper_layer.items import OperationsWindow, PresentationContextResult
+from asyncstore.upper_layer.items import PresentationContextResult
 from asyncstore.upper_layer.pdu import Abort, AssociateAC, AssociateRJ, AssociateRQ, ReleaseRP, ReleaseRQ
+from asyncstore.upper_layer.user_information import OperationsWindow
 from tests.support.fault_plan import Cut, Reject, SetStatus
 from tests.support.faults import FaultProxy
 from tests.support.peers import free_port

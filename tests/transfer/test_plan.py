@@ -18,9 +18,9 @@ from asyncstore.uids import (
     UNCOMPRESSED_TRANSFER_SYNTAXES,
 )
 from asyncstore.upper_layer.contexts import propose
-from asyncstore.upper_layer.items import UserIdentity
 from asyncstore.upper_layer.pdu import MAXIMUM_CONTEXTS, AssociateRQ
 from asyncstore.upper_layer.request import information_of_requestor
+from asyncstore.upper_layer.user_information import UserIdentity
 from tests.support.transfers import LOSSLESS_JPEG
 
 CT = (CT_IMAGE_STORAGE, EXPLICIT_VR_LITTLE_ENDIAN)

@@ -20,8 +20,8 @@ from asyncstore.status import SUCCESS, Status
 from asyncstore.transfer.engine import Transfer
 from asyncstore.transfer.options import RetryPolicy, TransferOptions
 from asyncstore.uids import CT_IMAGE_STORAGE, EXPLICIT_VR_LITTLE_ENDIAN
-from asyncstore.upper_layer.items import OperationsWindow
 from asyncstore.upper_layer.pdu import Abort, ReleaseRP
+from asyncstore.upper_layer.user_information import OperationsWindow
 from tests.support import files
 from tests.support.ledgers import rows_of
 from tests.support.transfers import KeepingSCP, check_account, outcomes_of, peer_at, transfer_to, uid_of, write_files

@@ -13,8 +13,8 @@ from asyncstore.net.usual_answers import UsualAnswers
 from asyncstore.status import SUCCESS
 from asyncstore.transfer.attempts import Attempts
 from asyncstore.transfer.options import RetryPolicy
-from asyncstore.upper_layer.items import OperationsWindow
 from asyncstore.upper_layer.pdu import Abort, DataTF, Fragment, ReleaseRP
+from asyncstore.upper_layer.user_information import OperationsWindow
 from tests.net.test_association_faults import WRONG_ANSWERS, ends_with_abort
 from tests.support.transfers import check_account, outcomes_of, transfer_to, write_files
 from tests.support.wire import ScriptedSCP, Wire

@@ -14,8 +14,8 @@ from asyncstore.status import SUCCESS
 from asyncstore.transfer.engine import Transfer
 from asyncstore.transfer.options import RetryPolicy, TransferOptions
 from asyncstore.uids import CT_IMAGE_STORAGE
-from asyncstore.upper_layer.items import OperationsWindow
 from asyncstore.upper_layer.pdu import Abort, DataTF, Fragment
+from asyncstore.upper_layer.user_information import OperationsWindow
 from tests.net.test_association_faults import WRONG_ANSWERS, ends_with_abort
 from tests.support.ledgers import rows_of
 from tests.support.transfers import outcomes_of, peer_at, write_files

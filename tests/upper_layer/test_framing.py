@@ -14,9 +14,10 @@ from asyncstore.errors import RemoteProtocolError
 from asyncstore.instances.source import IOV_MAX, BytesSource
 from asyncstore.upper_layer import framing
 from asyncstore.upper_layer.framing import HEADER_BYTES, Framer, Run, fragment_capacity, frame_command
-from asyncstore.upper_layer.items import PresentationContextResult, UserInformation
+from asyncstore.upper_layer.items import PresentationContextResult
 from asyncstore.upper_layer.machine import DataReceived, UpperLayer
 from asyncstore.upper_layer.pdu import AssociateAC, AssociateRQ, Fragment
+from asyncstore.upper_layer.user_information import UserInformation
 from tests.support.strategies import context_ids
 from tests.support.wire import CT_CONTEXT
 

@@ -9,18 +9,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from asyncstore.errors import RemoteProtocolError
-from asyncstore.upper_layer.items import (
+from asyncstore.upper_layer.items import PresentationContext, PresentationContextResult, decode_items, encode_item
+from asyncstore.upper_layer.user_information import (
     UNSTATED_MAXIMUM_LENGTH,
     CommonExtendedNegotiation,
     ExtendedNegotiation,
     OperationsWindow,
-    PresentationContext,
-    PresentationContextResult,
     RoleSelection,
     UserIdentity,
     UserInformation,
-    decode_items,
-    encode_item,
 )
 from tests.support import strategies
 

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
 from asyncstore.errors import LocalProtocolError, RemoteProtocolError
-from asyncstore.upper_layer.items import PresentationContext, PresentationContextResult, UserInformation
+from asyncstore.upper_layer.items import PresentationContext, PresentationContextResult
 from asyncstore.upper_layer.machine import (
     AbortReceived,
     AssociationAccepted,
@@ -37,6 +37,7 @@ from asyncstore.upper_layer.pdu import (
     ReleaseRQ,
 )
 from asyncstore.upper_layer.states import TRANSITIONS, Action, Event, State, next_state
+from asyncstore.upper_layer.user_information import UserInformation
 from tests.support import strategies
 
 if TYPE_CHECKING:

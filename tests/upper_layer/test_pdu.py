@@ -19,17 +19,7 @@ from asyncstore.uids import (
     UNCOMPRESSED_TRANSFER_SYNTAXES,
     VERIFICATION,
 )
-from asyncstore.upper_layer.items import (
-    CommonExtendedNegotiation,
-    ExtendedNegotiation,
-    OperationsWindow,
-    PresentationContext,
-    PresentationContextResult,
-    RoleSelection,
-    UserIdentity,
-    UserInformation,
-    encode_item,
-)
+from asyncstore.upper_layer.items import PresentationContext, PresentationContextResult, encode_item
 from asyncstore.upper_layer.pdu import (
     HEADER_BYTES,
     MAXIMUM_ASSOCIATE_BYTES,
@@ -48,6 +38,14 @@ from asyncstore.upper_layer.pdu import (
     ReleaseRQ,
     check_header,
     decode,
+)
+from asyncstore.upper_layer.user_information import (
+    CommonExtendedNegotiation,
+    ExtendedNegotiation,
+    OperationsWindow,
+    RoleSelection,
+    UserIdentity,
+    UserInformation,
 )
 from tests.support import strategies
 

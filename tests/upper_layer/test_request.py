@@ -6,9 +6,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from asyncstore.upper_layer.contexts import propose
-from asyncstore.upper_layer.items import OperationsWindow, RoleSelection, UserIdentity
 from asyncstore.upper_layer.pdu import AssociateRQ
 from asyncstore.upper_layer.request import information_of_requestor, request_bytes
+from asyncstore.upper_layer.user_information import OperationsWindow, RoleSelection, UserIdentity
 
 uids = st.text("0123456789.", min_size=1, max_size=64)
 contexts = st.lists(st.tuples(uids, st.lists(uids, min_size=1, max_size=5)), min_size=1, max_size=128)

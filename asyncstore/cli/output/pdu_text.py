@@ -14,16 +14,15 @@ if TYPE_CHECKING:
 
     from asyncstore.dimse.messages import CEchoRQ, CStoreRQ
     from asyncstore.net.trace import Answered
-    from asyncstore.upper_layer.items import (
+    from asyncstore.upper_layer.items import PresentationContext, PresentationContextResult
+    from asyncstore.upper_layer.pdu import AssociateAC, AssociateRJ, AssociateRQ
+    from asyncstore.upper_layer.user_information import (
         CommonExtendedNegotiation,
         ExtendedNegotiation,
         OperationsWindow,
-        PresentationContext,
-        PresentationContextResult,
         RoleSelection,
         UserIdentity,
     )
-    from asyncstore.upper_layer.pdu import AssociateAC, AssociateRJ, AssociateRQ
 
 _WIDTH: Final = 76
 _PRIORITIES: Final = {0: "Medium", 1: "High", 2: "Low"}

@@ -58,7 +58,7 @@ if TYPE_CHECKING:
     from asyncstore.net.provider import ServiceProvider
     from asyncstore.net.tls_settings import TLS
     from asyncstore.services.references import CommitmentReport, Reference
-    from asyncstore.upper_layer.items import UserIdentity
+    from asyncstore.upper_layer.user_information import UserIdentity
 
 _CONTEXTS: Final = ((STORAGE_COMMITMENT_PUSH_MODEL, (EXPLICIT_VR_LITTLE_ENDIAN, IMPLICIT_VR_LITTLE_ENDIAN)),)
 _TRIES: Final = 4

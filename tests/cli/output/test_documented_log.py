@@ -26,14 +26,9 @@ from asyncstore.transfer.trace import (
     PeerTakesAgain,
     PeerTakesNothing,
 )
-from asyncstore.upper_layer.items import (
-    OperationsWindow,
-    PresentationContext,
-    PresentationContextResult,
-    UserIdentity,
-    UserInformation,
-)
+from asyncstore.upper_layer.items import PresentationContext, PresentationContextResult
 from asyncstore.upper_layer.pdu import AssociateAC, AssociateRJ, AssociateRQ
+from asyncstore.upper_layer.user_information import OperationsWindow, UserIdentity, UserInformation
 
 CT = "1.2.840.10008.5.1.4.1.1.2"
 MR = "1.2.840.10008.5.1.4.1.1.4"

@@ -15,8 +15,8 @@ from asyncstore.services.references import Reference
 from asyncstore.transfer.proof import commitment
 from asyncstore.transfer.proof.commitment import MISSING, NO_REPORT, NOT_WAITED_FOR, Committer
 from asyncstore.uids import CT_IMAGE_STORAGE, STORAGE_COMMITMENT_PUSH_MODEL
-from asyncstore.upper_layer.items import UserIdentity
 from asyncstore.upper_layer.pdu import Abort
+from asyncstore.upper_layer.user_information import UserIdentity
 from tests.support.associations import LIMIT_SECONDS
 from tests.support.committing import CommittingPeer
 from tests.support.wire import ScriptedSCP, Wire
