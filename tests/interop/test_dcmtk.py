@@ -136,5 +136,6 @@ async def test_answers_in_two_pieces_are_never_waited_for_with_a_delayed_acknowl
         monkeypatch.setattr(socket, "socket", Recorded)
         async with Transfer(Peer(peer.host, peer.port), paths, associations=1, window=1) as transfer:
             assert [outcome.is_stored async for outcome in transfer] == [True] * 5
-    # The association; five instances, of whose answers every first piece is acknowledged at once (again if the rest is late); the release.
+    # The association; five instances, of whose answers every first piece is acknowledged at once, and again if the rest
+    # is late; the release.
     assert re.fullmatch(r"sr+(s+(ra+)*r){5}s(ra?)+", Recorded.notes)
