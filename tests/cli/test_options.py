@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import importlib
+import inspect
 import logging
 import os
 import re
@@ -501,3 +503,11 @@ def test_the_type_of_a_parameter_says_how_its_option_is_given() -> None:
     checks = {name: made[name].callback for name in ("many", "place")}
     assert [checks["many"](None, None, values) for values in ((), ("a", "b"))] == [None, ["a", "b"]]
     assert checks["place"](None, None, "a") == "A"
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_each_parameter_of_a_command_is_an_option_or_argument(name: str) -> None:
+    """One whose type is written with typing's Annotated would be left out without a word."""
+    function = getattr(importlib.import_module(f"asyncstore.cli.commands.{name}"), name)
+    wanted = inspect.signature(function).parameters.keys() - {"context"} | options.added_options(function).keys()
+    assert {parameter.name for parameter in options.parameters(function)} == wanted
