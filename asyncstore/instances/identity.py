@@ -40,8 +40,8 @@ HEAD_LIMIT_BYTES: Final = 1048576
 # The part that is inflated at first.
 _INFLATED_HEAD_BYTES: Final = 8192
 
-_SOP_CLASS_UID: Final = 0x00080016
-_SOP_INSTANCE_UID: Final = 0x00080018
+SOP_CLASS_UID: Final = 0x00080016
+SOP_INSTANCE_UID: Final = 0x00080018
 _META_LENGTH: Final = 0x00020000
 _MEDIA_SOP_CLASS: Final = 0x00020002
 _MEDIA_SOP_INSTANCE: Final = 0x00020003
@@ -209,7 +209,7 @@ def identify_data_set(data: Buffer, at: int, end: int, meta: dict[int, str], syn
     except CutShort as error:
         are_all_read, cut = False, error
     in_meta = (meta.get(_MEDIA_SOP_CLASS), meta.get(_MEDIA_SOP_INSTANCE))
-    in_data_set = (uids.get(_SOP_CLASS_UID), uids.get(_SOP_INSTANCE_UID))
+    in_data_set = (uids.get(SOP_CLASS_UID), uids.get(SOP_INSTANCE_UID))
     sop_class, sop_instance = (first or other for first, other in zip(in_data_set, in_meta, strict=True))
     if not complete and end < HEAD_LIMIT_BYTES and not (are_all_read and sop_class and sop_instance):
         raise Refused(ProblemKind.MISSING_UID, "no UIDs near the beginning of the file", more=True)
@@ -230,7 +230,7 @@ def uids_of_data_set(data: Buffer, syntax: str, *, complete: bool) -> tuple[str,
     are_all_read = _collect_uids(uids, data, 0, len(data), syntax)
     if not are_all_read and not (complete and uids):
         return None
-    return uids.get(_SOP_CLASS_UID, ""), uids.get(_SOP_INSTANCE_UID, "")
+    return uids.get(SOP_CLASS_UID, ""), uids.get(SOP_INSTANCE_UID, "")
 
 
 def _collect_uids(uids: dict[int, str], data: Buffer, at: int, end: int, syntax: str) -> bool:
@@ -272,7 +272,7 @@ def _collect_from_elements(uids: dict[int, str], data: Buffer, at: int, end: int
             return is_beyond
         try:
             header = elements.read_header(data, at, encoding)
-            is_beyond |= header.tag > _SOP_INSTANCE_UID
+            is_beyond |= header.tag > SOP_INSTANCE_UID
             if header.tag >= _PIXEL_DATA:
                 return True
             behind = elements.skip_value(data, header, encoding, end)
@@ -283,7 +283,7 @@ def _collect_from_elements(uids: dict[int, str], data: Buffer, at: int, end: int
                 # Explicit, whatever its transfer syntax says: a VR was taken for a length.
                 return False
             raise
-        if header.tag in (_SOP_CLASS_UID, _SOP_INSTANCE_UID):
+        if header.tag in (SOP_CLASS_UID, SOP_INSTANCE_UID):
             uid = _uid_text(data, header.value_at, behind)
             if uid:
                 uids.setdefault(header.tag, uid)

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Final
 from asyncstore.errors import SourceError
 from asyncstore.instances import elements
 from asyncstore.instances.elements import UNDEFINED_LENGTH, CutShort, Encoding, Header, tag_text
+from asyncstore.instances.identity import SOP_CLASS_UID, SOP_INSTANCE_UID
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -36,6 +37,7 @@ _ARRAY_TYPES: Final = {2: "H", 4: "I", 8: "Q"}
 
 _DELIMITER_GROUP: Final = 0xFFFE
 _ITEM_HEADER_BYTES: Final = 8
+_UIDS: Final = (SOP_CLASS_UID, SOP_INSTANCE_UID)
 _PIXEL_REPRESENTATION: Final = 0x00280103
 _LUT_DESCRIPTOR: Final = 0x00283002
 _LUT_DATA: Final = 0x00283006
@@ -133,6 +135,8 @@ class Reencoder:
             vr = b"UN"
         self._write_header(tag, vr, length + len(padding))
         unit = _UNITS.get(vr, 0) if level.encoding.big_endian != self._target.big_endian else 0
+        if unit and tag in _UIDS and level.parent is None:  # the request would name another instance than is sent
+            raise CannotConvert(f"it is damaged: {tag_text(tag)} is a UID and has the VR {vr.decode()}")
         for begin in range(value_at, value_at + length, _PIECE_BYTES):
             piece: Buffer = self._data[begin : min(begin + _PIECE_BYTES, value_at + length)]
             if len(piece) & 1:  # the last one

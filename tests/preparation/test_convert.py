@@ -451,6 +451,15 @@ def test_what_is_damaged_is_refused(more: bytes, text: str) -> None:
             convert(instance_of(data_set(more=more)), wanted)
 
 
+@pytest.mark.parametrize(("tag", "name"), [(0x00080016, "0008,0016"), (0x00080018, "0008,0018")])
+def test_a_uid_that_names_the_instance_is_never_swapped(tag: int, name: str) -> None:
+    """The request would name another instance than the data set does."""
+    body = element(tag, b"US", b"1.2.3.4\0")
+    with pytest.raises(CannotConvert, match=rf"\({name}\) is a UID and has the VR US"):
+        convert(instance_of(body), EXPLICIT_VR_BIG_ENDIAN)
+    assert b"1.2.3.4\0" in read_all(convert(instance_of(body), IMPLICIT_VR_LITTLE_ENDIAN).source)
+
+
 def test_compressed_pixels_in_an_implicit_data_set_are_refused() -> None:
     body = undefined(bare(0x7FE00010, b"")) + item(b"") + END
     with pytest.raises(CannotConvert, match="compressed"):
