@@ -116,13 +116,7 @@ gdcmconv --raw slide.dcm native-gdcm.dcm
 gdcmconv --jpegls slide.dcm jpegls-gdcm.dcm
 venv/bin/python by_pydicom.py slide.dcm native-pydicom.dcm decompress
 venv/bin/python by_pydicom.py native-pydicom.dcm jpegls-pydicom.dcm compress
-mkdir store
-http=$(free_port)
-cat >orthanc.json <<END
-{"Name": "made up", "DicomServerEnabled": false, "HttpPort": $http, "StorageDirectory": "$work/store",
- "IndexDirectory": "$work/store", "Plugins": [], "AuthenticationEnabled": false}
-END
-serve "$http" Orthanc orthanc.json
+orthanc store
 cat >by_orthanc.py <<'END'
 import json
 import sys

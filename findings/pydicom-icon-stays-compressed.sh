@@ -76,13 +76,7 @@ expect "storescu's exit code" "$(status_of storescu 127.0.0.1 "$port" pydicom.dc
 expect "its words" "$(grep -o 'unable to convert.*' output.txt)" \
     "unable to convert dataset from 'Little Endian Explicit' transfer syntax to 'Little Endian Explicit'"
 expect "dcmsend's exit code" "$(status_of dcmsend 127.0.0.1 "$port" pydicom.dcm)" 62
-http=$(free_port)
-cat >orthanc.json <<END
-{"Name": "made up", "DicomServerEnabled": false, "HttpPort": $http, "StorageDirectory": "$work/store",
- "IndexDirectory": "$work/store", "Plugins": [], "AuthenticationEnabled": false,
- "DicomModalities": {"storescp": ["ANY", "127.0.0.1", $port]}}
-END
-serve "$http" Orthanc orthanc.json
+orthanc store '"DicomModalities": {"storescp": ["ANY", "127.0.0.1", '"$port"']}'
 # by_orthanc FILE: the HTTP status of storing it in Orthanc, and that of sending it from there to storescp.
 cat >by_orthanc.py <<'END'
 import json
