@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import contextlib
 import signal
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING
 
 import typer
+
+from asyncstore.cli.running import ENDING
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from typing import NoReturn
-
-_SIGNALS: Final = ("SIGINT", "SIGTERM", "SIGHUP")
 
 
 def asked_for(what: str, spelled: str) -> bytes:
@@ -35,16 +35,15 @@ def asked_for(what: str, spelled: str) -> bytes:
 @contextlib.contextmanager
 def _raised_signals() -> Iterator[None]:
     """Have signals raise SystemExit, where they would end the process at once and leave a silent terminal."""
-    numbers = [number for name in _SIGNALS if (number := getattr(signal, name, None)) is not None]
-    before = {number: signal.getsignal(number) for number in numbers}
-    for number in numbers:
-        if before[number] is not signal.SIG_IGN:
+    before = {number: signal.getsignal(number) for number in ENDING}
+    for number, handler in before.items():
+        if handler is not signal.SIG_IGN:
             signal.signal(number, _exit)
     try:
         yield
     finally:
-        for number in numbers:
-            signal.signal(number, before[number])
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def _exit(number: int, _: object) -> NoReturn:

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 
 _HANG_UP: Final = getattr(signal, "SIGHUP", None)  # not on Windows
-_ENDING: Final = tuple(filter(None, (signal.SIGINT, signal.SIGTERM, _HANG_UP)))
+ENDING: Final = tuple(filter(None, (signal.SIGINT, signal.SIGTERM, _HANG_UP)))
 
 
 class ResultsLost(Exception):
@@ -169,7 +169,7 @@ def interrupts(first: Callable[[], object], second: Callable[[], object]) -> Ite
 
     loop = asyncio.get_running_loop()
     received = Interrupts(first, second)
-    before = {number: signal.getsignal(number) for number in _ENDING}
+    before = {number: signal.getsignal(number) for number in ENDING}
     if before.get(_HANG_UP) is signal.SIG_IGN:
         del before[_HANG_UP]
     try:
