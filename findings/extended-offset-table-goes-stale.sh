@@ -17,22 +17,17 @@ debian libgdcm-tools 3.0.21
 debian orthanc 1.10.1
 python_packages venv python3 openslide-python==1.4.7 openslide-bin==4.0.1.2 pydicom==3.0.2 pyjpegls==1.5.1 pillow==11.1.0 \
     numpy==2.2.6
+slide_maker
 cat >slide.py <<'END'
 import io
 
+import slide_maker
 from PIL import Image
-from pydicom.dataset import Dataset, FileMetaDataset
+from pydicom.dataset import Dataset
 from pydicom.encaps import encapsulate_extended
 from pydicom.uid import JPEGBaseline8Bit
 
-ROOT = "1.2.826.0.1.3680043.10.9999.5"
 COLOURS = [(200, 0, 0), (0, 200, 0), (0, 0, 200), (200, 200, 0)]
-
-
-def code(value, scheme, meaning):
-    d = Dataset()
-    d.CodeValue, d.CodingSchemeDesignator, d.CodeMeaning = value, scheme, meaning
-    return d
 
 
 # The tiles of a slide differ in length; these do by a comment in each.
@@ -42,59 +37,14 @@ def tile(number):
     return file.getvalue() + b"\0" * (len(file.getvalue()) % 2)
 
 
-def optical_path(identifier):
-    d = Dataset()
-    d.OpticalPathIdentifier = identifier
-    d.IlluminationTypeCodeSequence = [code("111744", "DCM", "Brightfield illumination")]
-    d.IlluminationColorCodeSequence = [code("371251000", "SCT", "White")]
-    return d
-
-
-d = Dataset()
-d.SOPClassUID, d.SOPInstanceUID = "1.2.840.10008.5.1.4.1.1.77.1.6", ROOT + ".3"
-d.StudyInstanceUID, d.SeriesInstanceUID, d.FrameOfReferenceUID = ROOT + ".1", ROOT + ".2", ROOT + ".4"
-d.StudyDate = d.ContentDate = "20200101"
-d.StudyTime = d.ContentTime = "120000"
-d.AcquisitionDateTime = "20200101120000"
-d.AccessionNumber = d.ReferringPhysicianName = d.PatientBirthDate = d.PatientSex = ""
-d.PatientName, d.PatientID, d.StudyID, d.Modality, d.SeriesNumber, d.InstanceNumber = "Made^Up", "MADEUP", "1", "SM", 1, 1
-d.Manufacturer = d.ManufacturerModelName = d.DeviceSerialNumber = d.SoftwareVersions = "made up"
-d.ImageType = ["ORIGINAL", "PRIMARY", "VOLUME", "NONE"]
-specimen = Dataset()
-specimen.SpecimenIdentifier, specimen.SpecimenUID = "1", ROOT + ".5"
-specimen.IssuerOfTheSpecimenIdentifierSequence = specimen.SpecimenPreparationSequence = []
-d.ContainerIdentifier, d.IssuerOfTheContainerIdentifierSequence = "1", []
-d.ContainerTypeCodeSequence = [code("433466003", "SCT", "Microscope slide")]
-d.SpecimenDescriptionSequence, d.AcquisitionContextSequence = [specimen], []
-d.SamplesPerPixel, d.PhotometricInterpretation, d.PlanarConfiguration = 3, "YBR_FULL_422", 0
-d.BitsAllocated, d.BitsStored, d.HighBit, d.PixelRepresentation = 8, 8, 7, 0
-d.LossyImageCompression, d.LossyImageCompressionRatio, d.LossyImageCompressionMethod = "01", 10, "ISO_10918_1"
-d.Rows = d.Columns = 64
-d.TotalPixelMatrixRows = d.TotalPixelMatrixColumns = 128
-d.ImagedVolumeWidth = d.ImagedVolumeHeight = 128 * 0.0005
-d.ImagedVolumeDepth, d.TotalPixelMatrixFocalPlanes = 0.001, 1
-d.ImageOrientationSlide = [0, -1, 0, -1, 0, 0]
-origin, measures, frame_type, shared, dimension, identification = (Dataset() for _ in range(6))
-origin.XOffsetInSlideCoordinateSystem, origin.YOffsetInSlideCoordinateSystem = 20, 40
-d.TotalPixelMatrixOriginSequence = [origin]
-d.SpecimenLabelInImage = d.ExtendedDepthOfField = d.BurnedInAnnotation = "NO"
-d.FocusMethod, d.VolumetricProperties = "AUTO", "VOLUME"
-d.NumberOfOpticalPaths, d.OpticalPathSequence = 1, [optical_path("1")]
-dimension.DimensionOrganizationUID = ROOT + ".6"
-d.DimensionOrganizationSequence, d.DimensionOrganizationType = [dimension], "TILED_FULL"
-measures.PixelSpacing, measures.SliceThickness = [0.0005, 0.0005], 0.001
-frame_type.FrameType = d.ImageType
-shared.PixelMeasuresSequence, shared.WholeSlideMicroscopyImageFrameTypeSequence = [measures], [frame_type]
-d.SharedFunctionalGroupsSequence = [shared]
+d, shared = slide_maker.slide("TILED_FULL", ["1"], JPEGBaseline8Bit)
+identification = Dataset()
 identification.OpticalPathIdentifier = "1"
 shared.OpticalPathIdentificationSequence = [identification]
 d.NumberOfFrames = len(COLOURS)
 pixels, d.ExtendedOffsetTable, d.ExtendedOffsetTableLengths = encapsulate_extended([tile(n) for n in range(len(COLOURS))])
 d.add_new("PixelData", "OB", pixels)
 d["PixelData"].is_undefined_length = True
-d.file_meta = FileMetaDataset()
-d.file_meta.TransferSyntaxUID = JPEGBaseline8Bit
-d.file_meta.MediaStorageSOPClassUID, d.file_meta.MediaStorageSOPInstanceUID = d.SOPClassUID, d.SOPInstanceUID
 d.save_as("slide.dcm", enforce_file_format=True)
 END
 venv/bin/python slide.py
