@@ -13,11 +13,8 @@
 . "$(dirname "$(readlink -f "$0")")/support.sh"
 debian dcmtk 3.6.7
 debian libgdcm-tools 3.0.21
-command -v npm >/dev/null || missing "npm is not installed"
 python_packages venv python3 pydicom==3.0.2 pylibjpeg==2.1.0 pylibjpeg-libjpeg==2.5.0 pylibjpeg-openjpeg==2.6.0 numpy==2.2.6
-npm install --silent --no-fund --no-audit --ignore-scripts --prefix node dcmjs-codecs@0.0.8 dcmjs@0.52.2 >npm.log 2>&1 ||
-    { cat npm.log; exit 2; }
-echo "node $(node --version), dcmjs-codecs $(node -p "require('./node/node_modules/dcmjs-codecs/package.json').version")"
+dcmjs_codecs
 venv/bin/python made_up.py ct1
 cat >red.py <<'END'
 import numpy
@@ -35,17 +32,6 @@ for photometric, pixels in ("RGB", rgb), ("YBR_FULL", convert_color_space(rgb, "
     d.save_as(f"{photometric}.dcm")
 END
 venv/bin/python red.py
-cat >compress.js <<'END'
-const fs = require("fs");
-const { NativeCodecs, Transcoder } = require("./node/node_modules/dcmjs-codecs");
-const [input, syntax, output] = process.argv.slice(2);
-NativeCodecs.initializeAsync().then(() => {
-  const file = fs.readFileSync(input);
-  const transcoder = new Transcoder(file.buffer.slice(file.byteOffset, file.byteOffset + file.length));
-  transcoder.transcode(syntax);
-  fs.writeFileSync(output, Buffer.from(transcoder.getDicomPart10()));
-});
-END
 cat >colour.py <<'END'
 import sys
 

@@ -245,3 +245,22 @@ def slide(organization, paths, syntax):
     return d, shared
 END
 }
+
+# dcmjs_codecs: installs dcmjs-codecs, and writes compress.js: `node compress.js INPUT SYNTAX OUTPUT`.
+dcmjs_codecs() {
+    command -v npm >/dev/null || missing "npm is not installed"
+    npm install --silent --no-fund --no-audit --ignore-scripts --prefix node dcmjs-codecs@0.0.8 dcmjs@0.52.2 >npm.log 2>&1 ||
+        { cat npm.log; exit 2; }
+    echo "node $(node --version), dcmjs-codecs $(node -p "require('./node/node_modules/dcmjs-codecs/package.json').version")"
+    cat >compress.js <<'END'
+const fs = require("fs");
+const { NativeCodecs, Transcoder } = require("./node/node_modules/dcmjs-codecs");
+const [input, syntax, output] = process.argv.slice(2);
+NativeCodecs.initializeAsync().then(() => {
+  const file = fs.readFileSync(input);
+  const transcoder = new Transcoder(file.buffer.slice(file.byteOffset, file.byteOffset + file.length));
+  transcoder.transcode(syntax);
+  fs.writeFileSync(output, Buffer.from(transcoder.getDicomPart10()));
+});
+END
+}
