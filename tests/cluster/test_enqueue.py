@@ -28,6 +28,8 @@ from tests.support.transfers import on_one_loop
 if TYPE_CHECKING:
     from tests.support.postgresql import Cluster
 
+# As if workers had sent everything.
+DONE = "UPDATE asyncstore.batch SET state = 'done'; DELETE FROM asyncstore.pgqueuer"
 PROGRAM = """
 import asyncio, sys
 from asyncstore.cluster.enqueue import enqueue
@@ -183,8 +185,7 @@ async def test_a_directory_that_changes_while_it_is_sent_is_sent_again_later(tmp
     (root / "p0" / "s0" / "r0" / "new.dcm").write_bytes(b"x")
     await enqueue(dsn, "move", DESTINATION, {"nas1": str(root)})
     assert await anyio.to_thread.run_sync(batches, cluster, dsn) == []
-    done = "UPDATE asyncstore.batch SET state = 'done'; DELETE FROM asyncstore.pgqueuer"
-    await anyio.to_thread.run_sync(cluster.sql, done, dsn.rpartition("/")[2])
+    await anyio.to_thread.run_sync(cluster.sql, DONE, dsn.rpartition("/")[2])
     totals = await enqueue(dsn, "move", DESTINATION, {"nas1": str(root)})
     assert totals.files == 38
     assert len(await anyio.to_thread.run_sync(batches, cluster, dsn)) == 1
@@ -196,8 +197,7 @@ async def test_a_directory_with_a_new_file_is_sent_again_when_its_batch_was_done
 ) -> None:
     dsn, root = cluster.new_database(), tree(tmp_path / "nas")
     await enqueue(dsn, "move", DESTINATION, {"nas1": str(root)})
-    done = "UPDATE asyncstore.batch SET state = 'done'; DELETE FROM asyncstore.pgqueuer"
-    await anyio.to_thread.run_sync(cluster.sql, done, dsn.rpartition("/")[2])
+    await anyio.to_thread.run_sync(cluster.sql, DONE, dsn.rpartition("/")[2])
     (root / "p0" / "s0" / "r0" / "new.dcm").write_bytes(b"x")
     await enqueue(dsn, "move", DESTINATION, {"nas1": str(root)})
     queue = await anyio.to_thread.run_sync(queued, cluster, dsn)
@@ -214,8 +214,7 @@ async def test_a_directory_is_sent_again_when_a_file_is_not_what_it_was(
     file = root / "p0" / "s0" / "r0" / "1.dcm"
     before = file.stat()
     await enqueue(dsn, "move", DESTINATION, {"nas1": str(root)})
-    done = "UPDATE asyncstore.batch SET state = 'done'; DELETE FROM asyncstore.pgqueuer"
-    await anyio.to_thread.run_sync(cluster.sql, done, dsn.rpartition("/")[2])
+    await anyio.to_thread.run_sync(cluster.sql, DONE, dsn.rpartition("/")[2])
     totals = await enqueue(dsn, "move", DESTINATION, {"nas1": str(root)})
     assert await anyio.to_thread.run_sync(queued, cluster, dsn) == []
     if change == "name":
@@ -240,8 +239,7 @@ async def test_a_migration_of_an_earlier_version_is_completed_and_everything_in_
     dsn, root = cluster.new_database(), tree(tmp_path / "nas")
     await enqueue(dsn, "move", DESTINATION, {"nas1": str(root)})
     earlier = "ALTER TABLE asyncstore.directory DROP COLUMN stamp; UPDATE asyncstore.schema_version SET version = 3"
-    done = "UPDATE asyncstore.batch SET state = 'done'; DELETE FROM asyncstore.pgqueuer"
-    await anyio.to_thread.run_sync(cluster.sql, f"{earlier}; {done}", dsn.rpartition("/")[2])
+    await anyio.to_thread.run_sync(cluster.sql, f"{earlier}; {DONE}", dsn.rpartition("/")[2])
     await enqueue(dsn, "move", DESTINATION, {"nas1": str(root)})
     assert len(await anyio.to_thread.run_sync(queued, cluster, dsn)) == 1
     unknown = "SELECT count(*) FROM asyncstore.directory WHERE stamp IS NULL"
