@@ -87,11 +87,17 @@ class CommittingPeer:
     async def _send(self, association: Any, part: Dataset) -> None:
         context_id, context = next(iter(association.contexts.by_id.items()))
         answered = anyio.Event()
+
+        def on_response(*_: object) -> None:
+            self.acknowledged(association)
+            answered.set()
+
         encoded = encode_identifier(part, context.transfer_syntax_uid)
-        await association.invoker.send_command(
-            context_id, NEventReportRQ, lambda *_: answered.set(), *REPORT, 1, data_set=encoded
-        )
+        await association.invoker.send_command(context_id, NEventReportRQ, on_response, *REPORT, 1, data_set=encoded)
         await answered.wait()
+
+    def acknowledged(self, association: Any) -> None:
+        """A report is acknowledged; what the peer sent after that was not read yet."""
 
     def _parts(self, asked: Dataset, count: int) -> list[Dataset]:
         from pydicom import Dataset

@@ -254,7 +254,9 @@ async def test_a_peer_that_takes_no_request_while_it_reports_is_asked_for_one_at
         async def _report(self, association: Any, asked: Any, way: str) -> None:
             with contextlib.suppress(AsyncStoreError):
                 await super()._report(association, asked, way)
-                self.reporting_on.discard(association)
+
+        def acknowledged(self, association: Any) -> None:
+            self.reporting_on.discard(association)
 
     provider = OneThing("same")
     many = [Reference(CT_IMAGE_STORAGE, f"1.3.{number}") for number in range(1, 3001)]
