@@ -1,8 +1,8 @@
 """Dataclasses that compile nothing while a module is imported, for most runs use few of the classes.
 
 `dataclasses` writes the source of up to five methods of each class and compiles it at once: for this package that is an
-eighth of the time that a command needs to start. A record compiles its `__init__`, for speed, when it has been used a
-few times.
+eighth of the time that a command needs to start. All records share their methods, which read what they need from the
+record's definition. Only `__init__` is compiled, for speed, when a record has been used a few times.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import dataclasses
 import reprlib
 from dataclasses import field
 from operator import attrgetter
-from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar, dataclass_transform
+from typing import TYPE_CHECKING, Any, Final, Literal, NoReturn, TypeAlias, TypeVar, dataclass_transform
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -22,197 +22,217 @@ _Field: TypeAlias = "tuple[str, bool, object, Any, bool]"
 
 __all__ = ["field", "record"]
 
+# How many objects are filled without a compiled `__init__`: it takes as long as to fill about fifteen.
+_FILLED: Final = 12
+
 
 @dataclass_transform(field_specifiers=(dataclasses.field,))
 def record(
-    *, frozen: bool = False, slots: bool = False, eq: bool = True, repr: bool = True, unsafe_hash: bool = False
+    *, slots: Literal[True], frozen: bool = False, eq: bool = True, repr: bool = True, unsafe_hash: bool = False
 ) -> Callable[[type[_T]], type[_T]]:
     """What `dataclasses.dataclass` does, by the same arguments, but for the time at which it does it."""
 
     def decorate(cls: type[_T]) -> type[_T]:
-        own = {name: value for name, value in vars(cls).items() if name not in _NOT_OF_A_COPY}
-        fields = _fields(own)
-
-        def dataclass_of(**chosen: bool) -> type[Any]:
-            return dataclasses.dataclass(slots=slots, **chosen)(type(cls.__name__, cls.__bases__, own.copy()))
-
-        def compile_init() -> Callable[..., None]:
-            if "__signature__" in vars(cls):
-                del cls.__signature__  # type: ignore[attr-defined]
-            made: Callable[..., None] = vars(dataclass_of(frozen=frozen, eq=False, repr=False))["__init__"]
-            made.__qualname__ = f"{cls.__qualname__}.__init__"
-            cls.__init__ = made  # type: ignore[method-assign]
-            return made
-
-        def have_fields() -> None:
-            made = dataclass_of(init=False, eq=False, repr=False)
-            cls.__dataclass_fields__ = made.__dataclass_fields__  # type: ignore[attr-defined]
-
-        def have_parameters() -> None:
-            made = dataclass_of(frozen=frozen, eq=eq, repr=repr, unsafe_hash=unsafe_hash)
-            cls.__dataclass_params__ = made.__dataclass_params__  # type: ignore[attr-defined]
-
-        more = _methods(fields, shown=repr, compared=eq, hashed=unsafe_hash or (eq and frozen))
-        if frozen:
-            more |= _FROZEN
-        if "__init__" not in own:
-            more |= {"__init__": _filling(fields, compile_init), "__signature__": _Asked("__signature__", compile_init)}
-        if eq and "__eq__" not in own:
-            more.setdefault("__hash__", None)
-        more["__match_args__"] = tuple(name for name, init, *_ in fields if init)
-        # For the functions of `dataclasses`.
-        more["__dataclass_fields__"] = _Asked("__dataclass_fields__", have_fields)
-        more["__dataclass_params__"] = _Asked("__dataclass_params__", have_parameters)
-        more = {name: value for name, value in more.items() if name not in own}
-        cls = _with_slots(cls, {**own, **more}, fields) if slots else _with_attributes(cls, more, fields)
-        return cls
+        own = dict(vars(cls))
+        # A class of its own, since slots cannot be added to one: what a second class of this body must not have.
+        own.pop("__dict__", None)
+        own.pop("__weakref__", None)
+        kept = own.get("__annotations__", {}).items()
+        names = tuple([name for name, annotation in kept if "ClassVar" not in str(annotation)])
+        body = {
+            **_METHODS,
+            **(_FROZEN if frozen else {}),
+            **(_SHOWN if repr else {}),
+            **(_COMPARED if eq else {}),
+            **(_HASHED if unsafe_hash or (eq and frozen) else {}),
+            **own,
+        }
+        for name in names:
+            body.pop(name, None)
+        definition = _Definition(own, names, {"frozen": frozen, "eq": eq, "repr": repr, "unsafe_hash": unsafe_hash})
+        body |= {"__slots__": names, "__qualname__": cls.__qualname__, "__record__": definition}
+        kind: Any = type(cls)
+        definition.cls = kind(cls.__name__, cls.__bases__, body)
+        return definition.cls
 
     return decorate
 
 
-# How many objects are filled without a compiled `__init__`. One pays from about thirty on; a class of which a run makes
-# hundreds should have it soon.
-_FILLED = 12
-# Of a class body: what a second class of it must not have.
-_NOT_OF_A_COPY = frozenset(("__dict__", "__weakref__", "__slots__"))
+class _Definition:
+    """What a record was written as, and what follows from that when somebody asks."""
+
+    cls: type[Any]
+
+    def __init__(self, own: dict[str, Any], names: tuple[str, ...], options: dict[str, bool]) -> None:
+        self.own = own
+        self.names = names
+        self.options = options
+        self.filled = 0
+        self._fields: list[_Field] | None = None
+        # All values of an object.
+        self.values = (
+            attrgetter(*names) if len(names) > 1 else lambda made: tuple(getattr(made, name) for name in names)
+        )
+
+    @property
+    def fields(self) -> list[_Field]:
+        """The fields that the class body declares; a record does not inherit any."""
+        if self._fields is None:
+            self._fields = []
+            for name in self.names:
+                given = self.own.get(name, dataclasses.MISSING)
+                if isinstance(given, dataclasses.Field):
+                    self._fields.append((name, given.init, given.default, given.default_factory, given.repr))
+                else:
+                    self._fields.append((name, True, given, dataclasses.MISSING, True))
+        return self._fields
+
+    def as_dataclass(self, **chosen: bool) -> type[Any]:
+        """A dataclass of the same body."""
+        bare = type(self.cls.__name__, self.cls.__bases__, self.own.copy())
+        return dataclasses.dataclass(slots=True, **chosen)(bare)
+
+    def arguments(self, given: tuple[object, ...], keywords: dict[str, object]) -> dict[str, object] | None:
+        """The value of each field; None if these are not its arguments: the compiled method says what is wrong."""
+        places = [name for name, init, *_ in self.fields if init]
+        named = dict(zip(places, given, strict=False))
+        if len(named) < len(given) or named.keys() & keywords.keys():
+            return None
+        named |= keywords
+        values: dict[str, object] = {}
+        for name, init, default, default_factory, _ in self.fields:
+            if init and name in named:
+                values[name] = named.pop(name)
+            elif default is not dataclasses.MISSING:
+                values[name] = default
+            elif default_factory is not dataclasses.MISSING:
+                values[name] = default_factory()
+            else:
+                return None
+        return None if named else values
+
+    def compile_init(self) -> Callable[..., None]:
+        """Give the class an `__init__` of its own, which is several times as fast."""
+        places, lines = ["self"], []
+        names: dict[str, Any] = {"_record_set": object.__setattr__, "_record_missing": dataclasses.MISSING}
+        for name, init, default, default_factory, _ in self.fields:
+            made = f"_record_default_{name}"
+            is_made = default_factory is not dataclasses.MISSING
+            names[made] = default_factory if is_made else default
+            is_optional = is_made or default is not dataclasses.MISSING
+            if init:
+                places.append(f"{name}=_record_missing" if is_made else f"{name}={made}" if is_optional else name)
+                value = f"{made}() if {name} is _record_missing else {name}" if is_made else name
+            elif is_optional:
+                value = f"{made}()" if is_made else made
+            else:
+                continue
+            lines.append(
+                f" _record_set(self, {name!r}, {value})" if self.options["frozen"] else f" self.{name} = {value}"
+            )
+        lines += [" self.__post_init__()"] if hasattr(self.cls, "__post_init__") else [] if lines else [" pass"]
+        exec("\n".join([f"def __init__({', '.join(places)}):", *lines]), names)
+        return self._take_init(names["__init__"])
+
+    def have_signature(self) -> None:
+        """See that `inspect` finds the arguments with their types."""
+        if "__init__" not in self.own:
+            self._take_init(vars(self.as_dataclass(frozen=self.options["frozen"], eq=False, repr=False))["__init__"])
+
+    def _take_init(self, init: Callable[..., None]) -> Callable[..., None]:
+        init.__qualname__ = f"{self.cls.__qualname__}.__init__"
+        self.cls.__init__ = init
+        return init
 
 
-def _fields(own: dict[str, Any]) -> list[_Field]:
-    """The fields that a class body declares; a record does not inherit any."""
-    fields: list[_Field] = []
-    for name, annotation in own.get("__annotations__", {}).items():
-        if str(annotation).removeprefix("typing.").startswith("ClassVar"):
-            continue
-        given = own.get(name, dataclasses.MISSING)
-        if isinstance(given, dataclasses.Field):
-            fields.append((name, given.init, given.default, given.default_factory, given.repr))
-        else:
-            fields.append((name, True, given, dataclasses.MISSING, True))
-    return fields
+class _Asked:
+    """An attribute of a class until `dataclasses` asks for it."""
+
+    def __init__(self, name: str, **chosen: bool) -> None:
+        self._name = name
+        self._chosen = chosen
+
+    def __get__(self, instance: object, owner: type[Any]) -> object:
+        definition: _Definition = owner.__record__
+        made = definition.as_dataclass(**(self._chosen or definition.options))
+        value = getattr(made, self._name)
+        setattr(definition.cls, self._name, value)
+        return value
 
 
-def _methods(fields: list[_Field], *, shown: bool, compared: bool, hashed: bool) -> dict[str, Any]:
-    """The methods that a dataclass has but for `__init__`: these need not be compiled for each class."""
-    values = _values_of([name for name, *_ in fields])
+class _Signature:
+    """None, as if there were no signature: `inspect` then looks at `__init__`, which shows its arguments now."""
 
-    def __eq__(self: object, other: object) -> Any:
-        return values(self) == values(other) if other.__class__ is self.__class__ else NotImplemented
+    def __get__(self, instance: object, owner: type[Any]) -> None:
+        owner.__record__.have_signature()
 
-    def __hash__(self: object) -> int:
-        return hash(values(self))
 
-    wanted = (("__repr__", shown, _repr), ("__eq__", compared, __eq__), ("__hash__", hashed, __hash__))
-    methods: dict[str, Any] = {name: method for name, is_wanted, method in wanted if is_wanted}
-    methods["__shown__"] = [name for name, *_, is_shown in fields if is_shown]
-    return methods
+class _Places:
+    """The names of the fields for `match`."""
+
+    def __get__(self, instance: object, owner: type[Any]) -> tuple[str, ...]:
+        return tuple(name for name, init, *_ in owner.__record__.fields if init)
+
+
+def _init(self: Any, *arguments: Any, **keywords: Any) -> None:
+    """Set the fields: of most classes a run makes a few objects."""
+    definition: _Definition = self.__record__
+    definition.filled += 1
+    values = definition.arguments(arguments, keywords) if definition.filled <= _FILLED else None
+    if values is None:
+        definition.compile_init()(self, *arguments, **keywords)
+        return
+    for name, value in values.items():
+        object.__setattr__(self, name, value)
+    if (check := getattr(self, "__post_init__", None)) is not None:
+        check()
 
 
 @reprlib.recursive_repr()
 def _repr(self: Any) -> str:
-    parts = ", ".join(f"{name}={getattr(self, name)!r}" for name in self.__shown__)
-    return f"{type(self).__qualname__}({parts})"
+    shown = [name for name, *_, is_shown in self.__record__.fields if is_shown]
+    return f"{type(self).__qualname__}({', '.join([f'{name}={getattr(self, name)!r}' for name in shown])})"
 
 
-def _values_of(names: list[str]) -> Callable[[object], tuple[object, ...]]:
-    """What gives the values of these attributes of an object."""
-    if len(names) > 1:
-        return attrgetter(*names)
-    return lambda record: tuple(getattr(record, name) for name in names)
+def _eq(self: Any, other: Any) -> Any:
+    if other.__class__ is not self.__class__:
+        return NotImplemented
+    values = self.__record__.values
+    return values(self) == values(other)
 
 
-def _with_slots(cls: type[_T], body: dict[str, Any], fields: list[_Field]) -> type[_T]:
-    """The class with a slot for each field: a class of its own, since slots cannot be added to one."""
-    names = tuple(name for name, *_ in fields)
-    for name in names:
-        body.pop(name, None)
-    kind: Any = type(cls)
-    made: type[_T] = kind(cls.__name__, cls.__bases__, {**body, "__slots__": names, "__qualname__": cls.__qualname__})
-    return made
+def _hash(self: Any) -> int:
+    return hash(self.__record__.values(self))
 
 
-def _with_attributes(cls: type[_T], more: dict[str, Any], fields: list[_Field]) -> type[_T]:
-    """The class with more attributes, and the default of each field in place of what `field` returned."""
-    for name, value in more.items():
-        setattr(cls, name, value)
-    for name, _, default, *_ in fields:
-        if default is not dataclasses.MISSING:
-            setattr(cls, name, default)
-        elif name in vars(cls):
-            delattr(cls, name)
-    return cls
-
-
-class _Asked:
-    """An attribute of a class until it is asked for."""
-
-    def __init__(self, name: str, set_it: Callable[[], object]) -> None:
-        self._name = name
-        self._set_it = set_it
-
-    def __get__(self, instance: object, owner: type) -> object:
-        self._set_it()
-        return None if self._name == "__signature__" else getattr(owner, self._name)
-
-
-def _filling(fields: list[_Field], compile_init: Callable[[], Callable[..., None]]) -> Callable[..., None]:
-    """An `__init__` that sets the fields of the first few objects itself: of most classes a run makes no more."""
-    filled = 0
-    names = [name for name, init, *_ in fields if init]
-
-    def __init__(self: object, *arguments: Any, **keywords: Any) -> None:
-        nonlocal filled
-        filled += 1
-        values = _values(fields, names, arguments, keywords) if filled <= _FILLED else None
-        if values is None:
-            compile_init()(self, *arguments, **keywords)
-            return
-        for name, value in values.items():
-            object.__setattr__(self, name, value)
-        if (check := getattr(self, "__post_init__", None)) is not None:
-            check()
-
-    return __init__
-
-
-def _values(
-    fields: list[_Field], names: list[str], arguments: tuple[object, ...], keywords: dict[str, object]
-) -> dict[str, object] | None:
-    """The value of each field; None if these are not its arguments: the compiled method says what is wrong."""
-    given: dict[str, object] = dict(zip(names, arguments, strict=False))
-    if len(given) < len(arguments) or given.keys() & keywords.keys():
-        return None
-    given |= keywords
-    values: dict[str, object] = {}
-    for name, init, default, default_factory, _ in fields:
-        if init and name in given:
-            values[name] = given.pop(name)
-        elif default is not dataclasses.MISSING:
-            values[name] = default
-        elif default_factory is not dataclasses.MISSING:
-            values[name] = default_factory()
-        else:
-            return None
-    return None if given else values
-
-
-def _refuse_to_set(self: object, name: str, value: object) -> None:
+def _refuse_to_set(self: object, name: str, value: object) -> NoReturn:
     raise dataclasses.FrozenInstanceError(f"cannot assign to field {name!r}")
 
 
-def _refuse_to_delete(self: object, name: str) -> None:
+def _refuse_to_delete(self: object, name: str) -> NoReturn:
     raise dataclasses.FrozenInstanceError(f"cannot delete field {name!r}")
 
 
 def _state(self: Any) -> list[Any]:
-    return [getattr(self, each.name) for each in dataclasses.fields(self)]
+    return [getattr(self, name) for name in self.__record__.names]
 
 
 def _set_state(self: Any, state: list[Any]) -> None:
-    for each, value in zip(dataclasses.fields(self), state, strict=True):
-        object.__setattr__(self, each.name, value)
+    for name, value in zip(self.__record__.names, state, strict=True):
+        object.__setattr__(self, name, value)
 
 
-_FROZEN = {
+_METHODS: Final = {
+    "__init__": _init,
+    "__signature__": _Signature(),
+    "__match_args__": _Places(),
+    "__dataclass_fields__": _Asked("__dataclass_fields__", init=False, eq=False, repr=False),
+    "__dataclass_params__": _Asked("__dataclass_params__"),
+}
+_SHOWN: Final = {"__repr__": _repr}
+_COMPARED: Final = {"__eq__": _eq, "__hash__": None}
+_HASHED: Final = {"__hash__": _hash}
+_FROZEN: Final = {
     "__setattr__": _refuse_to_set,
     "__delattr__": _refuse_to_delete,
     "__getstate__": _state,
