@@ -24,51 +24,47 @@ Each action leads to one state, except for two: AE-6 (the request may be refused
 
 from __future__ import annotations
 
-import enum
-from typing import Final, Literal, TypeAlias, cast
+from typing import Final, Literal, TypeAlias, cast, get_args
 
+State: TypeAlias = Literal[
+    "Sta1",  # idle
+    "Sta2",  # transport connection open, awaiting A-ASSOCIATE-RQ
+    "Sta3",  # awaiting the local answer to A-ASSOCIATE-RQ
+    "Sta4",  # awaiting the transport connection
+    "Sta5",  # awaiting A-ASSOCIATE-AC or -RJ
+    "Sta6",  # association established
+    "Sta7",  # awaiting A-RELEASE-RP
+    "Sta8",  # awaiting the local answer to A-RELEASE-RQ
+    "Sta9",  # release collision, requestor: awaiting the local answer
+    "Sta10",  # release collision, acceptor: awaiting A-RELEASE-RP
+    "Sta11",  # release collision, requestor: awaiting A-RELEASE-RP
+    "Sta12",  # release collision, acceptor: awaiting the local answer
+    "Sta13",  # awaiting the close of the transport connection
+]
+"""The states of PS3.8 9.2.1, by the standard's names."""
 
-class State(enum.Enum):
-    """The states of PS3.8 9.2.1; the values are the standard's numbers."""
-
-    STA1 = 1  # idle
-    STA2 = 2  # transport connection open, awaiting A-ASSOCIATE-RQ
-    STA3 = 3  # awaiting the local answer to A-ASSOCIATE-RQ
-    STA4 = 4  # awaiting the transport connection
-    STA5 = 5  # awaiting A-ASSOCIATE-AC or -RJ
-    STA6 = 6  # association established
-    STA7 = 7  # awaiting A-RELEASE-RP
-    STA8 = 8  # awaiting the local answer to A-RELEASE-RQ
-    STA9 = 9  # release collision, requestor: awaiting the local answer
-    STA10 = 10  # release collision, acceptor: awaiting A-RELEASE-RP
-    STA11 = 11  # release collision, requestor: awaiting A-RELEASE-RP
-    STA12 = 12  # release collision, acceptor: awaiting the local answer
-    STA13 = 13  # awaiting the close of the transport connection
-
-
-class Event(enum.Enum):
-    """The events of PS3.8 Table 9-10; the values are the standard's numbers."""
-
-    ASSOCIATE_REQUEST = 1
-    TRANSPORT_CONFIRMED = 2
-    ASSOCIATE_AC_RECEIVED = 3
-    ASSOCIATE_RJ_RECEIVED = 4
-    TRANSPORT_INDICATED = 5
-    ASSOCIATE_RQ_RECEIVED = 6
-    ASSOCIATE_ACCEPT = 7
-    ASSOCIATE_REJECT = 8
-    DATA_REQUEST = 9
-    DATA_TF_RECEIVED = 10
-    RELEASE_REQUEST = 11
-    RELEASE_RQ_RECEIVED = 12
-    RELEASE_RP_RECEIVED = 13
-    RELEASE_ANSWER = 14
-    ABORT_REQUEST = 15
-    ABORT_RECEIVED = 16
-    TRANSPORT_CLOSED = 17
-    ARTIM_EXPIRED = 18
-    INVALID_PDU_RECEIVED = 19
-
+Event: TypeAlias = Literal[
+    "associate request",
+    "transport confirmed",
+    "associate ac received",
+    "associate rj received",
+    "transport indicated",
+    "associate rq received",
+    "associate accept",
+    "associate reject",
+    "data request",
+    "data tf received",
+    "release request",
+    "release rq received",
+    "release rp received",
+    "release answer",
+    "abort request",
+    "abort received",
+    "transport closed",
+    "artim expired",
+    "invalid pdu received",
+]
+"""The events of PS3.8 Table 9-10, Evt1 to Evt19."""
 
 Action: TypeAlias = Literal[
     "AE-1",  # open a transport connection
@@ -128,12 +124,11 @@ _TABLE_9_10 = """
 
 
 def _read_table() -> dict[tuple[Event, State], Action]:
-    rows = (line.split()[1:] for line in _TABLE_9_10.strip().splitlines())
-    states = tuple(State)
+    rows = [line.split()[1:] for line in _TABLE_9_10.strip().splitlines()]
     return {
         (event, state): cast("Action", cell)
-        for event, row in zip(Event, rows, strict=True)
-        for state, cell in zip(states, row, strict=True)
+        for event, row in zip(get_args(Event), rows, strict=True)
+        for state, cell in zip(get_args(State), row, strict=True)
         if cell != "."
     }
 
@@ -141,34 +136,34 @@ def _read_table() -> dict[tuple[Event, State], Action]:
 TRANSITIONS: Final[dict[tuple[Event, State], Action]] = _read_table()
 
 _NEXT_STATE: dict[Action, State] = {
-    "AE-1": State.STA4,
-    "AE-2": State.STA5,
-    "AE-3": State.STA6,
-    "AE-4": State.STA1,
-    "AE-5": State.STA2,
-    "AE-6": State.STA3,
-    "AE-7": State.STA6,
-    "AE-8": State.STA13,
-    "DT-1": State.STA6,
-    "DT-2": State.STA6,
-    "AR-1": State.STA7,
-    "AR-2": State.STA8,
-    "AR-3": State.STA1,
-    "AR-4": State.STA13,
-    "AR-5": State.STA1,
-    "AR-6": State.STA7,
-    "AR-7": State.STA8,
-    "AR-8": State.STA9,
-    "AR-9": State.STA11,
-    "AR-10": State.STA12,
-    "AA-1": State.STA13,
-    "AA-2": State.STA1,
-    "AA-3": State.STA1,
-    "AA-4": State.STA1,
-    "AA-5": State.STA1,
-    "AA-6": State.STA13,
-    "AA-7": State.STA13,
-    "AA-8": State.STA13,
+    "AE-1": "Sta4",
+    "AE-2": "Sta5",
+    "AE-3": "Sta6",
+    "AE-4": "Sta1",
+    "AE-5": "Sta2",
+    "AE-6": "Sta3",
+    "AE-7": "Sta6",
+    "AE-8": "Sta13",
+    "DT-1": "Sta6",
+    "DT-2": "Sta6",
+    "AR-1": "Sta7",
+    "AR-2": "Sta8",
+    "AR-3": "Sta1",
+    "AR-4": "Sta13",
+    "AR-5": "Sta1",
+    "AR-6": "Sta7",
+    "AR-7": "Sta8",
+    "AR-8": "Sta9",
+    "AR-9": "Sta11",
+    "AR-10": "Sta12",
+    "AA-1": "Sta13",
+    "AA-2": "Sta1",
+    "AA-3": "Sta1",
+    "AA-4": "Sta1",
+    "AA-5": "Sta1",
+    "AA-6": "Sta13",
+    "AA-7": "Sta13",
+    "AA-8": "Sta13",
 }
 
 # Actions that start or restart the ARTIM timer, and those that stop it.
@@ -182,7 +177,7 @@ def next_state(action: Action, *, acceptor: bool, acceptable: bool = True) -> St
     `acceptable` matters only for AE-6: a request that the provider refuses leads to Sta13, not to Sta3.
     """
     if action == "AR-8" and acceptor:
-        return State.STA10
+        return "Sta10"
     if action == "AE-6" and not acceptable:
-        return State.STA13
+        return "Sta13"
     return _NEXT_STATE[action]

@@ -23,7 +23,6 @@ from asyncstore.upper_layer.contexts import AcceptedContext
 from asyncstore.upper_layer.items import PresentationContext, PresentationContextResult
 from asyncstore.upper_layer.machine import DataReceived, UpperLayer
 from asyncstore.upper_layer.pdu import Abort, DataTF, Fragment
-from asyncstore.upper_layer.states import State
 from asyncstore.upper_layer.user_information import (
     USER_INFORMATION,
     CommonExtendedNegotiation,
@@ -51,6 +50,8 @@ from tests.support.dimse import Exchange
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
+
+    from asyncstore.upper_layer.states import State
 
 _MAXIMUM_ITEM_BYTES: Final = 0xFFFF
 _NOW: Final = 0.0
@@ -112,8 +113,8 @@ _MACHINES: Final = (
     _acceptor(_IS_ASKED, _ABORTS),
     _acceptor(_IS_ASKED, _ACCEPTS, _receives(Abort(0, 0).encode())),
 )
-_ASSOCIATED: Final = next(machine for machine in _MACHINES if machine.state is State.STA6 and not machine.acceptor)
-_ACCEPTED: Final = next(machine for machine in _MACHINES if machine.state is State.STA6 and machine.acceptor)
+_ASSOCIATED: Final = next(machine for machine in _MACHINES if machine.state == "Sta6" and not machine.acceptor)
+_ACCEPTED: Final = next(machine for machine in _MACHINES if machine.state == "Sta6" and machine.acceptor)
 
 
 def _copy_of(machine: UpperLayer) -> UpperLayer:
@@ -374,9 +375,9 @@ def _machine_targets() -> dict[str, Target]:
     targets = {}
     for machine in _MACHINES:
         side = "acceptor" if machine.acceptor else "requestor"
-        state = "closed" if machine.closing else f"sta{machine.state.value}"
-        is_main = machine.state in (State.STA2, State.STA5, State.STA6)
-        corpus = PDUS + DATA if machine.state is State.STA6 else PDUS
+        state = "closed" if machine.closing else machine.state.lower()
+        is_main = machine.state in ("Sta2", "Sta5", "Sta6")
+        corpus = PDUS + DATA if machine.state == "Sta6" else PDUS
         targets[f"{side}-{state}"] = Target(partial(run_machine, machine), corpus, 3 if is_main else 1, is_pdu=True)
     return targets
 

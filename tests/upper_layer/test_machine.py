@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import tracemalloc
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, get_args
 
 import pytest
 from hypothesis import given
@@ -59,9 +59,9 @@ NOW = 110.0
 
 def machine_in(state: State, *, acceptor: bool = False) -> UpperLayer:
     """A machine that was led into a state; nothing is left for it to send."""
-    if state in (State.STA2, State.STA3, State.STA10, State.STA12):
+    if state in ("Sta2", "Sta3", "Sta10", "Sta12"):
         acceptor = True
-    elif state in (State.STA4, State.STA5, State.STA9, State.STA11):
+    elif state in ("Sta4", "Sta5", "Sta9", "Sta11"):
         acceptor = False
     machine = UpperLayer(acceptor=acceptor, artim_seconds=ARTIM_SECONDS)
     for step in _steps_to(state, acceptor):
@@ -92,43 +92,43 @@ def _steps_to(state: State, acceptor: bool) -> Iterable[Callable[[UpperLayer], o
             lambda machine: machine.transport_opened(STARTED_AT),
             receive(ANSWER),
         ]
-    early = {State.STA1: 0, State.STA2: 1, State.STA3: 2, State.STA4: 1, State.STA5: 2}
+    early = {"Sta1": 0, "Sta2": 1, "Sta3": 2, "Sta4": 1, "Sta5": 2}
     if state in early:
         return opening[: early[state]]
     closing: dict[State, list[Callable[[UpperLayer], object]]] = {
-        State.STA6: [],
-        State.STA7: [release],
-        State.STA8: [receive(ReleaseRQ())],
-        State.STA9: [release, receive(ReleaseRQ())],
-        State.STA10: [release, receive(ReleaseRQ())],
-        State.STA11: [release, receive(ReleaseRQ()), answer_release],
-        State.STA12: [release, receive(ReleaseRQ()), receive(ReleaseRP())],
-        State.STA13: [lambda machine: machine.abort(STARTED_AT)],
+        "Sta6": [],
+        "Sta7": [release],
+        "Sta8": [receive(ReleaseRQ())],
+        "Sta9": [release, receive(ReleaseRQ())],
+        "Sta10": [release, receive(ReleaseRQ())],
+        "Sta11": [release, receive(ReleaseRQ()), answer_release],
+        "Sta12": [release, receive(ReleaseRQ()), receive(ReleaseRP())],
+        "Sta13": [lambda machine: machine.abort(STARTED_AT)],
     }
     return opening + closing[state]
 
 
 # Each event of Table 9-10 as its caller or the peer brings it about.
 CAUSES: dict[Event, Callable[[UpperLayer], object]] = {
-    Event.ASSOCIATE_REQUEST: lambda m: m.associate(REQUEST, NOW),
-    Event.TRANSPORT_CONFIRMED: lambda m: m.transport_opened(NOW),
-    Event.ASSOCIATE_AC_RECEIVED: lambda m: m.receive_data(ANSWER.encode(), NOW),
-    Event.ASSOCIATE_RJ_RECEIVED: lambda m: m.receive_data(REJECTION.encode(), NOW),
-    Event.TRANSPORT_INDICATED: lambda m: m.transport_opened(NOW),
-    Event.ASSOCIATE_RQ_RECEIVED: lambda m: m.receive_data(REQUEST.encode(), NOW),
-    Event.ASSOCIATE_ACCEPT: lambda m: m.accept(ANSWER, NOW),
-    Event.ASSOCIATE_REJECT: lambda m: m.reject(REJECTION, NOW),
-    Event.DATA_REQUEST: lambda m: m.check_can_send_data(),
-    Event.DATA_TF_RECEIVED: lambda m: m.receive_data(DATA.encode(), NOW),
-    Event.RELEASE_REQUEST: lambda m: m.release(NOW),
-    Event.RELEASE_RQ_RECEIVED: lambda m: m.receive_data(ReleaseRQ().encode(), NOW),
-    Event.RELEASE_RP_RECEIVED: lambda m: m.receive_data(ReleaseRP().encode(), NOW),
-    Event.RELEASE_ANSWER: lambda m: m.answer_release(NOW),
-    Event.ABORT_REQUEST: lambda m: m.abort(NOW),
-    Event.ABORT_RECEIVED: lambda m: m.receive_data(Abort(2, 4).encode(), NOW),
-    Event.TRANSPORT_CLOSED: lambda m: m.receive_eof(NOW),
-    Event.ARTIM_EXPIRED: lambda m: m.check_deadline(STARTED_AT + ARTIM_SECONDS),
-    Event.INVALID_PDU_RECEIVED: lambda m: m.receive_data(NO_PDU, NOW),
+    "associate request": lambda m: m.associate(REQUEST, NOW),
+    "transport confirmed": lambda m: m.transport_opened(NOW),
+    "associate ac received": lambda m: m.receive_data(ANSWER.encode(), NOW),
+    "associate rj received": lambda m: m.receive_data(REJECTION.encode(), NOW),
+    "transport indicated": lambda m: m.transport_opened(NOW),
+    "associate rq received": lambda m: m.receive_data(REQUEST.encode(), NOW),
+    "associate accept": lambda m: m.accept(ANSWER, NOW),
+    "associate reject": lambda m: m.reject(REJECTION, NOW),
+    "data request": lambda m: m.check_can_send_data(),
+    "data tf received": lambda m: m.receive_data(DATA.encode(), NOW),
+    "release request": lambda m: m.release(NOW),
+    "release rq received": lambda m: m.receive_data(ReleaseRQ().encode(), NOW),
+    "release rp received": lambda m: m.receive_data(ReleaseRP().encode(), NOW),
+    "release answer": lambda m: m.answer_release(NOW),
+    "abort request": lambda m: m.abort(NOW),
+    "abort received": lambda m: m.receive_data(Abort(2, 4).encode(), NOW),
+    "transport closed": lambda m: m.receive_eof(NOW),
+    "artim expired": lambda m: m.check_deadline(STARTED_AT + ARTIM_SECONDS),
+    "invalid pdu received": lambda m: m.receive_data(NO_PDU, NOW),
 }
 
 # What an action hands out and what it sends; A-ABORT of AA-7 and AA-8 depends on the event.
@@ -172,27 +172,32 @@ def bring_about(machine: UpperLayer, event: Event) -> tuple[object, RemoteProtoc
 
 
 # Evt5 in Sta4 cannot be brought about: for a requestor, a transport that opens is Evt2.
-CELLS = [(event, state) for event in Event for state in State if (event.value, state.value) != (5, 4)]
+CELLS = [
+    (event, state)
+    for event in get_args(Event)
+    for state in get_args(State)
+    if (event, state) != ("transport indicated", "Sta4")
+]
 
 
 @pytest.mark.parametrize(("event", "state"), [cell for cell in CELLS if cell in TRANSITIONS])
 def test_every_cell_of_table_9_10_does_what_its_action_says(event: Event, state: State) -> None:
-    machine = machine_in(state, acceptor=event is Event.TRANSPORT_INDICATED)
+    machine = machine_in(state, acceptor=event == "transport indicated")
     action = TRANSITIONS[event, state]
     deadline_before = machine.artim_deadline_at
     assert machine.allows(event)
     events, error = bring_about(machine, event)
-    if event is not Event.DATA_REQUEST:
-        assert machine.state is next_state(action, acceptor=machine.acceptor)
+    if event != "data request":
+        assert machine.state == next_state(action, acceptor=machine.acceptor)
     assert events == ([INDICATIONS[action]] if action in INDICATIONS else [])
     assert machine.artim_deadline_at == artim_after(action, deadline_before)
-    assert machine.closing == (machine.state is State.STA1)
+    assert machine.closing == (machine.state == "Sta1")
     sent = machine.data_to_send()
     if action in ("AA-7", "AA-8"):
-        assert sent == Abort(2, 1 if event is Event.INVALID_PDU_RECEIVED else 2).encode()
+        assert sent == Abort(2, 1 if event == "invalid pdu received" else 2).encode()
     else:
         assert sent == SENDS.get(action, b"")
-    is_violation = action == "AA-8" or (action == "AA-1" and event is not Event.ABORT_REQUEST)
+    is_violation = action == "AA-8" or (action == "AA-1" and event != "abort request")
     assert (error is not None) == is_violation
     assert machine.error is error
 
@@ -202,7 +207,7 @@ def test_a_blank_cell_of_table_9_10_changes_nothing(event: Event, state: State) 
     machine = machine_in(state)
     assert not machine.allows(event)
     deadline = machine.artim_deadline_at
-    if event is Event.ARTIM_EXPIRED:
+    if event == "artim expired":
         # The timer does not run there: there is nothing to expire.
         assert machine.check_deadline(1e9) == []
     else:
@@ -322,35 +327,35 @@ def test_a_rejected_association() -> None:
 
 
 def test_an_unknown_protocol_version_is_rejected_without_asking() -> None:
-    machine = machine_in(State.STA2)
+    machine = machine_in("Sta2")
     wire = AssociateRQ("SCP", "SCU", (), INFORMATION, protocol_version=2).encode()
     assert machine.receive_data(wire, NOW) == []
     assert machine.data_to_send() == AssociateRJ(1, 2, 2).encode()
-    assert machine.state is State.STA13
+    assert machine.state == "Sta13"
     assert machine.artim_deadline_at == NOW + ARTIM_SECONDS
 
 
 def test_a_protocol_version_besides_the_first_does_no_harm() -> None:
     request = AssociateRQ("SCP", "SCU", (), INFORMATION, protocol_version=3)
-    assert machine_in(State.STA2).receive_data(request.encode(), NOW) == [AssociationRequested(request)]
+    assert machine_in("Sta2").receive_data(request.encode(), NOW) == [AssociationRequested(request)]
 
 
 def test_a_context_that_was_never_proposed_is_refused() -> None:
-    machine = machine_in(State.STA5)
+    machine = machine_in("Sta5")
     answer = AssociateAC("SCP", "SCU", (PresentationContextResult(3, 0, "1.3"),), INFORMATION)
     with pytest.raises(RemoteProtocolError, match="3 was never proposed"):
         machine.receive_data(answer.encode(), NOW)
     assert machine.data_to_send() == Abort(2, 6).encode()
-    assert machine.state is State.STA13
+    assert machine.state == "Sta13"
 
 
 def test_an_answer_may_leave_contexts_out() -> None:
     answer = AssociateAC("SCP", "SCU", (), INFORMATION)
-    assert machine_in(State.STA5).receive_data(answer.encode(), NOW) == [AssociationAccepted(answer)]
+    assert machine_in("Sta5").receive_data(answer.encode(), NOW) == [AssociationAccepted(answer)]
 
 
 def test_the_artim_timer_expires_at_its_deadline_and_not_before() -> None:
-    machine = machine_in(State.STA2)
+    machine = machine_in("Sta2")
     machine.check_deadline(STARTED_AT + ARTIM_SECONDS - 0.001)
     assert not machine.closing
     machine.check_deadline(STARTED_AT + ARTIM_SECONDS)
@@ -359,7 +364,7 @@ def test_the_artim_timer_expires_at_its_deadline_and_not_before() -> None:
 
 
 def test_a_machine_serves_one_association() -> None:
-    machine = machine_in(State.STA4)
+    machine = machine_in("Sta4")
     machine.abort(NOW)
     assert machine.closing
     assert machine.data_to_send() == b""
@@ -368,7 +373,7 @@ def test_a_machine_serves_one_association() -> None:
 
 
 def test_a_connection_that_fails_ends_the_association() -> None:
-    machine = machine_in(State.STA4)
+    machine = machine_in("Sta4")
     assert machine.receive_eof(NOW) == [TransportClosed()]
     assert machine.closing
 
@@ -379,7 +384,7 @@ def test_an_acceptor_does_not_ask() -> None:
 
 
 def test_after_the_end_nothing_happens_any_more() -> None:
-    machine = machine_in(State.STA6)
+    machine = machine_in("Sta6")
     assert machine.receive_data(Abort(0, 0).encode() + DATA.encode(), NOW) == [AbortReceived(0, 0)]
     assert machine.receive_data(DATA.encode(), NOW) == []
     assert machine.receive_data(NO_PDU, NOW) == []
@@ -392,10 +397,10 @@ def test_after_the_end_nothing_happens_any_more() -> None:
 @pytest.mark.parametrize(
     ("state", "call"),
     [
-        (State.STA1, lambda m: m.associate(AssociateRQ("A" * 17, "B", (), INFORMATION), NOW)),
-        (State.STA3, lambda m: m.accept(AssociateAC("A" * 17, "B", (), INFORMATION), NOW)),
-        (State.STA3, lambda m: m.reject(AssociateRJ(0, 0, 256), NOW)),
-        (State.STA6, lambda m: m.abort(NOW, 0, 256)),
+        ("Sta1", lambda m: m.associate(AssociateRQ("A" * 17, "B", (), INFORMATION), NOW)),
+        ("Sta3", lambda m: m.accept(AssociateAC("A" * 17, "B", (), INFORMATION), NOW)),
+        ("Sta3", lambda m: m.reject(AssociateRJ(0, 0, 256), NOW)),
+        ("Sta6", lambda m: m.abort(NOW, 0, 256)),
     ],
 )
 def test_what_cannot_be_encoded_changes_nothing(state: State, call: Callable[[UpperLayer], None]) -> None:
@@ -419,7 +424,7 @@ def test_the_maximum_that_was_announced_is_the_one_that_holds() -> None:
 
 
 def test_an_acceptor_too_holds_the_maximum_that_it_announced() -> None:
-    machine = machine_in(State.STA3)
+    machine = machine_in("Sta3")
     machine.accept(AssociateAC("SCP", "SCU", ANSWER.results, UserInformation(maximum_length=0)), NOW)
     large = DataTF((Fragment(1, False, True, bytes(100_000)),))
     assert machine.receive_data(large.encode(), NOW) == [DataReceived(large.fragments)]
@@ -432,7 +437,7 @@ def test_an_acceptor_too_holds_the_maximum_that_it_announced() -> None:
 
 
 def test_events_before_bad_bytes_are_not_lost_and_the_error_is_raised_once() -> None:
-    machine = machine_in(State.STA6)
+    machine = machine_in("Sta6")
     assert machine.receive_data(DATA.encode() + MORE_DATA.encode() + NO_PDU, NOW) == [
         DataReceived(DATA.fragments),
         DataReceived(MORE_DATA.fragments),
@@ -446,7 +451,7 @@ def test_events_before_bad_bytes_are_not_lost_and_the_error_is_raised_once() -> 
 
 
 def test_the_end_of_the_transport_raises_what_is_still_to_be_raised() -> None:
-    machine = machine_in(State.STA6)
+    machine = machine_in("Sta6")
     assert machine.receive_data(DATA.encode() + NO_PDU, NOW) == [DataReceived(DATA.fragments)]
     with pytest.raises(RemoteProtocolError):
         machine.receive_eof(NOW)
@@ -454,15 +459,15 @@ def test_the_end_of_the_transport_raises_what_is_still_to_be_raised() -> None:
 
 
 def test_after_a_header_that_is_none_nothing_more_is_read() -> None:
-    machine = machine_in(State.STA6)
+    machine = machine_in("Sta6")
     with pytest.raises(RemoteProtocolError):
         machine.receive_data(NO_PDU + Abort(0, 0).encode(), NOW)
     assert machine.receive_data(Abort(0, 0).encode(), NOW) == []
-    assert machine.state is State.STA13
+    assert machine.state == "Sta13"
 
 
 def test_after_a_bad_body_the_next_pdu_is_still_understood() -> None:
-    machine = machine_in(State.STA6)
+    machine = machine_in("Sta6")
     with pytest.raises(RemoteProtocolError, match="P-DATA-TF, PDV"):
         machine.receive_data(b"\4\0\0\0\0\0" + Abort(0, 0).encode(), NOW)
     assert machine.data_to_send() == Abort(2, 6).encode()
@@ -471,11 +476,11 @@ def test_after_a_bad_body_the_next_pdu_is_still_understood() -> None:
 
 def test_a_pdu_at_the_wrong_time_is_named() -> None:
     with pytest.raises(RemoteProtocolError, match="not expected in state Sta6") as caught:
-        machine_in(State.STA6).receive_data(REQUEST.encode(), NOW)
+        machine_in("Sta6").receive_data(REQUEST.encode(), NOW)
     assert caught.value.pdu == "A-ASSOCIATE-RQ"
 
 
-@pytest.mark.parametrize("state", [state for state in State if state not in (State.STA1, State.STA4)])
+@pytest.mark.parametrize("state", [state for state in get_args(State) if state not in ("Sta1", "Sta4")])
 @pytest.mark.parametrize("step", [1, 5, 1000])
 def test_bad_bytes_are_refused_however_they_are_split(state: State, step: int) -> None:
     machine = machine_in(state)
@@ -485,12 +490,12 @@ def test_bad_bytes_are_refused_however_they_are_split(state: State, step: int) -
             assert machine.receive_data(NO_PDU[start : start + step], NOW) == []
         except RemoteProtocolError as error:
             errors.append(error)
-    assert len(errors) == (state is not State.STA13)
-    assert machine.state is State.STA13
+    assert len(errors) == (state != "Sta13")
+    assert machine.state == "Sta13"
 
 
 def test_a_pdu_of_4_gib_is_refused_from_its_header() -> None:
-    machine = machine_in(State.STA6)
+    machine = machine_in("Sta6")
     tracemalloc.start()
     try:
         with pytest.raises(RemoteProtocolError, match="4294967295 bytes"):
@@ -519,16 +524,16 @@ def feed(machine: UpperLayer, parts: Iterable[bytes | bytearray | memoryview]) -
 
 @pytest.mark.parametrize("kind", [bytes, bytearray, memoryview])
 def test_a_whole_conversation_at_once(kind: type[Any]) -> None:
-    assert feed(machine_in(State.STA5), [kind(WIRE)]) == SCRIPT_EVENTS
+    assert feed(machine_in("Sta5"), [kind(WIRE)]) == SCRIPT_EVENTS
 
 
 def test_a_whole_conversation_byte_by_byte() -> None:
-    assert feed(machine_in(State.STA5), [WIRE[at : at + 1] for at in range(len(WIRE))]) == SCRIPT_EVENTS
+    assert feed(machine_in("Sta5"), [WIRE[at : at + 1] for at in range(len(WIRE))]) == SCRIPT_EVENTS
 
 
 def test_a_whole_conversation_split_at_every_point() -> None:
     for at in range(len(WIRE) + 1):
-        assert feed(machine_in(State.STA5), [WIRE[:at], b"", WIRE[at:]]) == SCRIPT_EVENTS
+        assert feed(machine_in("Sta5"), [WIRE[:at], b"", WIRE[at:]]) == SCRIPT_EVENTS
 
 
 def test_a_conversation_cut_at_every_point_gives_what_was_complete() -> None:
@@ -536,7 +541,7 @@ def test_a_conversation_cut_at_every_point_gives_what_was_complete() -> None:
     for pdu in SCRIPT:
         ends.append(ends[-1] + len(pdu.encode()))
     for at in range(len(WIRE)):
-        machine = machine_in(State.STA5)
+        machine = machine_in("Sta5")
         complete = sum(end <= at for end in ends[1:])
         assert machine.receive_data(WIRE[:at], NOW) == SCRIPT_EVENTS[:complete]
         assert machine.receive_eof(NOW) == [TransportClosed()]
@@ -546,7 +551,7 @@ def test_a_conversation_cut_at_every_point_gives_what_was_complete() -> None:
 def test_it_is_known_whether_the_end_of_a_pdu_is_still_to_come(length: int) -> None:
     wire = DataTF((Fragment(3, False, True, bytes(length)),)).encode()
     for step in (1, 5, 12, 300, 5000):
-        machine = machine_in(State.STA6)
+        machine = machine_in("Sta6")
         parts = [wire[at : at + step] for at in range(0, len(wire), step)]
         amid = [(machine.receive_data(part, NOW), machine.is_amid_pdu)[1] for part in parts]
         assert amid == [True] * (len(parts) - 1) + [False]
@@ -555,13 +560,13 @@ def test_it_is_known_whether_the_end_of_a_pdu_is_still_to_come(length: int) -> N
 def test_a_request_split_at_every_point_reaches_the_acceptor() -> None:
     wire = REQUEST.encode()
     for at in range(len(wire) + 1):
-        machine = machine_in(State.STA2)
+        machine = machine_in("Sta2")
         assert feed(machine, [wire[:at], wire[at:]]) == [AssociationRequested(REQUEST)]
         assert machine.artim_deadline_at is None
 
 
 def test_nothing_refers_to_the_callers_buffer_afterwards() -> None:
-    machine = machine_in(State.STA6)
+    machine = machine_in("Sta6")
     buffer = bytearray(DATA.encode() + MORE_DATA.encode()[:7])
     events = machine.receive_data(memoryview(buffer), NOW)
     buffer[:] = b"\xff" * len(buffer)
@@ -574,7 +579,7 @@ def test_nothing_refers_to_the_callers_buffer_afterwards() -> None:
 def test_any_data_split_anyhow_gives_the_same_fragments(pdus: list[DataTF], data: st.DataObject) -> None:
     wire = b"".join(pdu.encode() for pdu in pdus)
     parts = strategies.pieces(data.draw, wire)
-    assert feed(machine_in(State.STA6), parts) == [DataReceived(pdu.fragments) for pdu in pdus]
+    assert feed(machine_in("Sta6"), parts) == [DataReceived(pdu.fragments) for pdu in pdus]
 
 
 def outcome(machine: UpperLayer, parts: Iterable[bytes]) -> tuple[Any, ...]:
@@ -592,7 +597,7 @@ LEGAL_STREAMS = st.lists(strategies.pdus, max_size=4).map(lambda pdus: b"".join(
 ANY_STREAM = st.one_of(st.binary(max_size=60), LEGAL_STREAMS, strategies.damaged(LEGAL_STREAMS))
 
 
-@given(st.sampled_from([state for state in State if state not in (State.STA1, State.STA4)]), ANY_STREAM, st.data())
+@given(st.sampled_from([state for state in get_args(State) if state not in ("Sta1", "Sta4")]), ANY_STREAM, st.data())
 def test_any_bytes_in_any_state_are_events_or_an_error_of_the_peer(
     state: State, wire: bytes, data: st.DataObject
 ) -> None:
@@ -619,16 +624,15 @@ class TwoUsers(RuleBasedStateMachine):
 
     @rule(side=st.integers(0, 1), request=st.sampled_from(("release", "answer_release", "abort")))
     def ask(self, side: int, request: str) -> None:
-        event = {"release": Event.RELEASE_REQUEST, "answer_release": Event.RELEASE_ANSWER}.get(
-            request, Event.ABORT_REQUEST
-        )
+        events: dict[str, Event] = {"release": "release request", "answer_release": "release answer"}
+        event = events.get(request, "abort request")
         if self.sides[side].allows(event):
             getattr(self.sides[side], request)(NOW)
             self._flush(side)
 
     @rule(side=st.integers(0, 1), pdu=strategies.data_pdus)
     def send(self, side: int, pdu: DataTF) -> None:
-        if self.sides[side].allows(Event.DATA_REQUEST):
+        if self.sides[side].allows("data request"):
             self.wires[side].extend(pdu.encode())
 
     @rule(side=st.integers(0, 1), count=st.integers(1, 200))
@@ -651,7 +655,7 @@ class TwoUsers(RuleBasedStateMachine):
     def no_fault_is_found(self) -> None:
         assert self.sides[0].error is None
         assert self.sides[1].error is None
-        assert all(machine.closing == (machine.state is State.STA1) for machine in self.sides)
+        assert all(machine.closing == (machine.state == "Sta1") for machine in self.sides)
 
 
 TestTwoUsers = TwoUsers.TestCase

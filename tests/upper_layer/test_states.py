@@ -59,28 +59,33 @@ def expected_actions() -> dict[tuple[int, int], str]:
     return cells
 
 
-@pytest.mark.parametrize("state", State)
-@pytest.mark.parametrize("event", Event)
+def cell_of(event: Event, state: State) -> tuple[int, int]:
+    """The standard's numbers of both."""
+    return get_args(Event).index(event) + 1, get_args(State).index(state) + 1
+
+
+@pytest.mark.parametrize("state", get_args(State))
+@pytest.mark.parametrize("event", get_args(Event))
 def test_every_cell_of_table_9_10(event: Event, state: State) -> None:
     action = TRANSITIONS.get((event, state))
-    assert action == expected_actions().get((event.value, state.value))
+    assert action == expected_actions().get(cell_of(event, state))
 
 
 def test_the_table_has_thirteen_states_and_nineteen_events() -> None:
-    assert [state.name for state in State] == [f"STA{number}" for number in range(1, 14)]
-    assert [event.value for event in Event] == list(range(1, 20))
+    assert [*get_args(State)] == [f"Sta{number}" for number in range(1, 14)]
+    assert len(get_args(Event)) == 19
     assert len(TRANSITIONS) == len(expected_actions())
 
 
 @pytest.mark.parametrize("action", get_args(Action))
 def test_each_action_leads_to_the_state_of_the_standard(action: Action) -> None:
     (number,) = (state for state, words in LEADS_TO.items() if action in words.split())
-    assert next_state(action, acceptor=False) == State(number)
-    assert next_state(action, acceptor=True) == State(10 if action == "AR-8" else number)
+    assert next_state(action, acceptor=False) == f"Sta{number}"
+    assert next_state(action, acceptor=True) == ("Sta10" if action == "AR-8" else f"Sta{number}")
 
 
 def test_a_request_that_the_provider_refuses_leads_to_the_end() -> None:
-    assert next_state("AE-6", acceptor=True, acceptable=False) is State.STA13
+    assert next_state("AE-6", acceptor=True, acceptable=False) == "Sta13"
 
 
 def test_every_action_is_named_and_used() -> None:
