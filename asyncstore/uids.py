@@ -7,7 +7,6 @@ the tables with pydicom's dictionary.
 from __future__ import annotations
 
 import functools
-import re
 from typing import Final
 
 APPLICATION_CONTEXT: Final = "1.2.840.10008.3.1.1.1"
@@ -338,7 +337,6 @@ _NAMES: Final = {
 
 LONGEST_UID_CHARACTERS: Final = 64
 LONGEST_INSTANCE_UID_CHARACTERS: Final = 128  # of a data set's SOP Instance UID that we send; PS3.5 9.1 allows 64
-_are_components = re.compile(r"(?:0|[1-9][0-9]*+)(?:\.(?:0|[1-9][0-9]*+))*+").fullmatch
 
 
 def can_be_sent(uid: str) -> bool:
@@ -364,13 +362,17 @@ def is_well_formed(uid: str) -> bool:
     root, _, last = uid.rpartition(".")
     if root and uid.isascii() and last.encode().isdigit() and last[0] != "0":
         return len(uid) <= LONGEST_UID_CHARACTERS and _is_root(root)
-    return len(uid) <= LONGEST_UID_CHARACTERS and _are_components(uid) is not None
+    return len(uid) <= LONGEST_UID_CHARACTERS and _are_components(uid)
 
 
 @functools.lru_cache(maxsize=64)
 def _is_root(root: str) -> bool:
     """Whether these are components of a UID: all but the last, which the instances of a series share."""
-    return _are_components(root) is not None
+    return _are_components(root)
+
+
+def _are_components(text: str) -> bool:
+    return text.isascii() and all(part.isdigit() and (part[0] != "0" or part == "0") for part in text.split("."))
 
 
 def name_of(uid: str) -> str:

@@ -77,14 +77,14 @@ def test_the_categories_are_those_of_another_implementation() -> None:
 
 def test_no_row_is_hidden_behind_the_ones_before_it() -> None:
     seen: set[int] = set()
-    for row in STATUS_TABLE:
-        codes = set(range(row.first, row.last + 1))
-        assert codes - seen, row
+    for first, last, *explained in STATUS_TABLE:
+        codes = set(range(first, last + 1))
+        assert codes - seen, explained
         seen |= codes
 
 
 def test_no_two_codes_of_the_standard_mean_the_same() -> None:
-    single = Counter(row.meaning for row in STATUS_TABLE if row.first == row.last)
+    single = Counter(meaning for first, last, _, meaning, _ in STATUS_TABLE if first == last)
     assert set(single.values()) == {1}
 
 

@@ -6,8 +6,7 @@ happened.
 
 from __future__ import annotations
 
-import enum
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from asyncstore.errors import AssociateError, LedgerError, LocalProtocolError
 
@@ -15,21 +14,21 @@ if TYPE_CHECKING:
     from asyncstore.transfer.report import Report
 
 
-class ExitCode(enum.IntEnum):
+class ExitCode:
     """The exit codes of all commands. A script must treat any other code as a failure."""
 
-    STORED = 0  # everything is at the peer, warnings included
-    NO_ASSOCIATION = 1
-    USAGE = 2
-    SOME_FAILED = 3  # the run finished, and some instances were not stored
-    STOPPED_EARLY = 4  # instances are left: run it again
-    NOTHING_TO_SEND = 5  # no instance was found, and nothing failed
-    CANNOT_RECORD = 6  # the ledger, the report or stdout cannot be written
-    DIFFERENT = 7  # a verification found a difference
-    INTERNAL_ERROR = 70
-    HUNG_UP = 129
-    INTERRUPTED = 130
-    TERMINATED = 143
+    STORED: Final = 0  # everything is at the peer, warnings included
+    NO_ASSOCIATION: Final = 1
+    USAGE: Final = 2
+    SOME_FAILED: Final = 3  # the run finished, and some instances were not stored
+    STOPPED_EARLY: Final = 4  # instances are left: run it again
+    NOTHING_TO_SEND: Final = 5  # no instance was found, and nothing failed
+    CANNOT_RECORD: Final = 6  # the ledger, the report or stdout cannot be written
+    DIFFERENT: Final = 7  # a verification found a difference
+    INTERNAL_ERROR: Final = 70
+    HUNG_UP: Final = 129
+    INTERRUPTED: Final = 130
+    TERMINATED: Final = 143
 
 
 def interrupted_by(signal_number: int) -> int:
@@ -37,7 +36,7 @@ def interrupted_by(signal_number: int) -> int:
     return 128 + signal_number
 
 
-def of_failure(error: Exception, otherwise: ExitCode) -> ExitCode:
+def of_failure(error: Exception, otherwise: int) -> int:
     """The exit code of a command that an error ended before its work was done; `otherwise`: by an error of others."""
     if isinstance(error, LedgerError):
         return ExitCode.CANNOT_RECORD

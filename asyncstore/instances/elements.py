@@ -24,7 +24,7 @@ _TEXT_VRS: Final = frozenset(
 )
 VRS: Final = LONG_VRS | _TEXT_VRS | {b"AT", b"FD", b"FL", b"SL", b"SS", b"UI", b"UL", b"US"}
 
-_TAG: Final = re.compile(r"\(?([0-9A-Fa-f]{4}),([0-9A-Fa-f]{4})\)?|([0-9A-Fa-f]{8})")
+_TAG: Final = r"\(?([0-9A-Fa-f]{4}),([0-9A-Fa-f]{4})\)?|([0-9A-Fa-f]{8})"
 
 _LITTLE_TAG = struct.Struct("<HH").unpack_from
 _BIG_TAG = struct.Struct(">HH").unpack_from
@@ -46,7 +46,7 @@ def tag_digits(tag: int) -> str:
 
 def tag_from(text: str) -> int | None:
     """The tag that a text of either kind names, the first one without its parentheses too; None for another text."""
-    found = _TAG.fullmatch(text)
+    found = re.fullmatch(_TAG, text)
     return None if found is None else int("".join(filter(None, found.groups())), 16)
 
 

@@ -116,6 +116,8 @@ class Conversions:
 
     def needs_codec(self, contexts: Contexts, sop_class_uid: str, transfer_syntax_uid: str) -> bool:
         """Whether an instance must be decompressed or compressed for these contexts, as far as its kind tells."""
+        if self.transcode is None and contexts.find(sop_class_uid, transfer_syntax_uid) is not None:
+            return False  # as nearly all of an association's hundred pairs
         target = self.target(contexts, sop_class_uid, transfer_syntax_uid)
         return target is not None and is_for_codec(transfer_syntax_uid, target)
 

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from asyncstore.errors import Tolerate
 
 _HEADER = struct.Struct(">BxH")
+_CONTEXT_START = struct.Struct(">BxxxBxH")  # its ID, and the header of its abstract syntax
 
 ABSTRACT_SYNTAX: Final = 0x30
 TRANSFER_SYNTAX: Final = 0x40
@@ -93,10 +94,10 @@ def check_context_id(context_id: int, *, pdu: str) -> None:
         raise RemoteProtocolError(f"{context_id} is not odd", pdu=pdu, field="Presentation context ID")
 
 
-def _encode_context_id(context_id: int) -> bytes:
+def _checked_context_id(context_id: int) -> int:
     if not (0 < context_id < 256 and context_id & 1):
         raise ValueError(f"presentation context ID {context_id} is not an odd number from 1 to 255")
-    return bytes((context_id,))
+    return context_id
 
 
 @lru_cache(maxsize=256)
@@ -122,9 +123,9 @@ class PresentationContext:
     def encode(self) -> bytes:
         if not self.transfer_syntaxes:
             raise ValueError(f"presentation context {self.context_id} proposes no transfer syntax")
-        abstract_syntax = encode_item(ABSTRACT_SYNTAX, encode_uid(self.abstract_syntax, field="abstract syntax"))
-        start = _encode_context_id(self.context_id) + bytes(3) + abstract_syntax
-        return encode_item(PROPOSED_CONTEXT, start + _encode_transfer_syntaxes(self.transfer_syntaxes))
+        uid = encode_uid(self.abstract_syntax, field="abstract syntax")
+        start = _CONTEXT_START.pack(_checked_context_id(self.context_id), ABSTRACT_SYNTAX, len(uid))
+        return encode_item(PROPOSED_CONTEXT, start + uid + _encode_transfer_syntaxes(self.transfer_syntaxes))
 
     @classmethod
     def decode(cls, data: memoryview, *, pdu: str) -> PresentationContext:
@@ -177,7 +178,7 @@ class PresentationContextResult:
     def encode(self) -> bytes:
         if not 0 <= self.result < len(_RESULT_TEXTS):
             raise ValueError(f"{self.result} is not a result of a presentation context")
-        content = _encode_context_id(self.context_id) + bytes((0, self.result, 0))
+        content = bytes((_checked_context_id(self.context_id), 0, self.result, 0))
         if self.result == 0 or self.transfer_syntax:
             content += encode_item(TRANSFER_SYNTAX, encode_uid(self.transfer_syntax, field="transfer syntax"))
         return encode_item(CONTEXT_RESULT, content)

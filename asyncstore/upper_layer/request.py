@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Final
 
@@ -54,5 +55,10 @@ def request_bytes(information: UserInformation, contexts: Iterable[tuple[str, Se
 
 def context_bytes(abstract_syntax: str, transfer_syntaxes: Sequence[str]) -> int:
     """The length that a proposed presentation context adds to an A-ASSOCIATE-RQ."""
-    uids = (abstract_syntax, *transfer_syntaxes)
-    return _CONTEXT_HEADER_BYTES + sum(_ITEM_HEADER_BYTES + len(uid) for uid in uids)
+    return _CONTEXT_HEADER_BYTES + _ITEM_HEADER_BYTES + len(abstract_syntax) + _uids_bytes(tuple(transfer_syntaxes))
+
+
+@lru_cache(maxsize=256)
+def _uids_bytes(uids: tuple[str, ...]) -> int:
+    """The length of their items; nearly all contexts of a request have the same transfer syntaxes."""
+    return sum(_ITEM_HEADER_BYTES + len(uid) for uid in uids)

@@ -100,7 +100,7 @@ async def _send(files: list[str]) -> int:
     return exit_code(shown.report, explained, scp.stored)
 
 
-def exit_code(report: Report, explained: Iterable[Outcome], arrived: int) -> ExitCode:
+def exit_code(report: Report, explained: Iterable[Outcome], arrived: int) -> int:
     """STORED if every instance that can be sent arrived, and every other one has a reason of its own."""
     unexplained = [outcome for outcome in explained if outcome.state not in _NOT_STORED or not outcome.reason]
     everything = report.stored == arrived and not report.left and not unexplained

@@ -120,7 +120,7 @@ class Prospect:
         return counts
 
     @property
-    def exit_code(self) -> ExitCode:
+    def exit_code(self) -> int:
         """Whether all could be read and would be accepted, and whether there is anything to send."""
         if self.failure:
             return ExitCode.NO_ASSOCIATION

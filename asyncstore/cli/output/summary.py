@@ -122,7 +122,7 @@ class Summary:
 
 
 def _meaning_of(code: int) -> str:
-    return _MEANINGS.get(ExitCode(code), "") if code in tuple(ExitCode) else f"interrupted by signal {code - 128}"
+    return _MEANINGS.get(code, f"interrupted by signal {code - 128}" if code > ExitCode.HUNG_UP else "")
 
 
 def _table(rows: list[tuple[int, str]]) -> list[str]:
