@@ -10,7 +10,6 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-import random
 import shutil
 import signal
 import socket
@@ -26,15 +25,15 @@ import pytest
 
 from asyncstore.uids import VERIFICATION
 from tests.support.command import environment, words
+from tests.support.ports import LOOPBACK as LOOPBACK
+from tests.support.ports import free_port as free_port
 
 if TYPE_CHECKING:
     import ssl
     from collections.abc import Callable, Iterator, Mapping, Sequence
 
-LOOPBACK = "127.0.0.1"
 START_SECONDS = 60.0
 STOP_SECONDS = 20.0
-_CHANCE = random.SystemRandom()  # whatever seed a test has given to its own
 REQUIRE_VARIABLE = "ASYNCSTORE_REQUIRE_PEERS"
 DCMJS_VARIABLE = "ASYNCSTORE_DCMJS_DIMSE"
 _ODIL_SCRIPT = Path(__file__).with_name("odil_scp.py")
@@ -84,16 +83,6 @@ def _missing(message: str) -> NoReturn:
     if os.environ.get(REQUIRE_VARIABLE):
         pytest.fail(f"{message} ({REQUIRE_VARIABLE} is set)")
     pytest.skip(message)
-
-
-def free_port() -> int:
-    """A TCP port of the loopback interface that nobody listens on now, and that a system gives to nobody by itself."""
-    while True:
-        port = _CHANCE.randrange(20_000, 32_768)
-        with socket.socket() as probe, contextlib.suppress(OSError):
-            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            probe.bind((LOOPBACK, port))
-            return port
 
 
 @dataclass(slots=True)
