@@ -352,8 +352,10 @@ async def test_an_unanswered_request_times_out_and_is_sent_again(tmp_path: Path)
     with ScriptedSCP(falls_silent, stores_everything) as scp:
         transfer = transfer_to(scp, tmp_path, associations=1, timeouts=Timeouts(dimse_seconds=0.6))
         outcomes = await outcomes_of(transfer)
-    assert sorted(outcome.attempts for outcome in outcomes) == [1, 1, 1, 1, 2]
+        silences = len(scp.wires) - 1  # one, and more if this machine is too slow for so short a deadline
     assert transfer.report.stored == 5
+    assert silences >= 1
+    assert sum(outcome.attempts for outcome in outcomes) == 5 + silences
 
 
 async def test_a_release_by_the_peer_is_no_failure_of_any_instance(tmp_path: Path) -> None:
