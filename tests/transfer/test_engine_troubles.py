@@ -396,7 +396,7 @@ async def test_a_peer_that_restarts_in_the_middle_gets_everything(tmp_path: Path
 
     with anyio.fail_after(60):
         async with anyio.create_task_group() as group:
-            async with KeepingSCP(answer) as first:
+            async with KeepingSCP(answer, port=free_port()) as first:
                 transfer = transfer_to(first, tmp_path, associations=3, window=4)
                 group.start_soon(send)
                 await halfway.wait()
@@ -420,7 +420,7 @@ async def test_a_peer_that_dies_for_good_ends_the_run_with_the_rest_left(tmp_pat
         return SUCCESS
 
     with anyio.fail_after(60):
-        async with anyio.create_task_group() as group, KeepingSCP(answer) as scp:
+        async with anyio.create_task_group() as group, KeepingSCP(answer, port=free_port()) as scp:
             transfer = transfer_to(scp, tmp_path, associations=3, window=4, retry=retry)
             group.start_soon(collect, transfer, outcomes)
             await halfway.wait()
