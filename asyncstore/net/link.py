@@ -403,7 +403,7 @@ class Link(Tracing):
         """Why the association ended, after sending failed with `error`: the peer may have said why before."""
         if isinstance(error, ConnectionLost) and self.failure is None:
             try:
-                if data := self.transport.receive_some():
+                while data := self.transport.receive_some():
                     self._take_in(data)
                 for event in self._backlog:  # what else waits there is void
                     if isinstance(event, AbortReceived):

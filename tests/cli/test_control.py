@@ -212,14 +212,14 @@ def test_a_run_that_has_used_up_its_time_ends_with_code_4(tmp_path: Path) -> Non
     copies(tmp_path / "in", 20)
 
     async def slow(arrival: Arrival) -> Status:
-        await anyio.sleep(0.3)
+        await anyio.sleep(0.5)
         return SUCCESS
 
     def answer(arrival: Arrival) -> Awaitable[Status]:
         return slow(arrival)
 
     scp = StorageSCP(on_store=answer)
-    code, _, stderr = beside(scp, "-j", "1", "-w", "1", "--max-duration", "2s", tmp_path / "in")
+    code, _, stderr = beside(scp, "-j", "1", "-w", "1", "--max-duration", "5s", tmp_path / "in")
     assert code == 4
     assert "Stopped early: it has lasted as long as it may; " in stderr
     assert 0 < scp.stored < 20

@@ -222,7 +222,7 @@ def on_terminal(arguments: list[str]) -> bytes:
         os.close(theirs)
         printed = bytearray()
         ends_at = time.monotonic() + command.FINISH_SECONDS
-        while (time.monotonic() < ends_at and select.select([ours], [], [], 1.0)[0]) or process.poll() is None:
+        while select.select([ours], [], [], max(0, ends_at - time.monotonic()))[0]:
             try:
                 printed += os.read(ours, 65536)
             except OSError:  # the other side is closed

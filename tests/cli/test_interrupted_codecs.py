@@ -58,7 +58,11 @@ class Terminal:
         self.process, self._ours = pty.fork()
         if not self.process:
             os.execvpe(given[0], given, variables)
-        self.text = ""
+        self._printed = b""
+
+    @property
+    def text(self) -> str:
+        return self._printed.decode(errors="replace")  # the last character may be there in part
 
     def press_ctrl_c(self) -> None:
         os.write(self._ours, b"\x03")
@@ -69,7 +73,7 @@ class Terminal:
         while wanted is None or wanted not in self.text:
             assert select.select([self._ours], [], [], max(0, deadline - time.monotonic()))[0], self.text
             try:
-                self.text += os.read(self._ours, 65536).decode()
+                self._printed += os.read(self._ours, 65536)
             except OSError:  # nobody has the terminal open any more
                 assert wanted is None, self.text
                 return

@@ -22,8 +22,6 @@ from tests.support import command
 from tests.support.peers import LOOPBACK, free_port
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
     from asyncstore.services.storage_scp import Arrival
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="Windows has no such signals")
@@ -46,14 +44,6 @@ def look(event, _):
 sys.addaudithook(look)
 runpy.run_module("asyncstore", run_name="__main__", alter_sys=True)
 """
-
-
-@pytest.fixture(autouse=True)
-def hang_up_ends_processes() -> Iterator[None]:
-    """Under nohup, where these tests may run, every process that they start would ignore it."""
-    before = signal.signal(signal.SIGHUP, signal.SIG_DFL)
-    yield
-    signal.signal(signal.SIGHUP, before)
 
 
 @pytest.mark.parametrize("number", ENDING)

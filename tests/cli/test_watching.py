@@ -96,10 +96,10 @@ class Shell:
         words = " ".join(command.words(*arguments))
         self.type(f"clear; {words}\n")
 
-    def wait_for(self, pattern: str) -> str:
-        """The screen, as soon as it shows something like that."""
+    def wait_for(self, *patterns: str) -> str:
+        """The screen, as soon as it shows something like all of that: a frame may come in pieces."""
         ends_at = time.monotonic() + command.FINISH_SECONDS
-        while not re.search(pattern, self.text):
+        while not all(re.search(pattern, self.text) for pattern in patterns):
             assert time.monotonic() < ends_at, self.text
             if select.select([self._ours], [], [], 1.0)[0]:
                 self._emulator.feed(os.read(self._ours, 65536))
@@ -137,10 +137,10 @@ async def test_ctrl_z_takes_the_display_away_and_fg_brings_it_back(tmp_path: Pat
         stopped = shell.wait_for(r"Stopped(.|\n)*\$$")
         assert "elapsed" not in stopped
         shell.type("fg\n")
-        again = shell.wait_for("10/50 instances")
+        again = shell.wait_for("10/50 instances", "elapsed")
         assert again.count("elapsed") == 1
         release()
-        end = shell.wait_for("Exit code    0: everything is stored")
+        end = shell.wait_for("Exit code    0: everything is stored", "50  stored")
         assert "elapsed" not in end
         assert "50  stored" in end
 
@@ -152,10 +152,10 @@ async def test_ctrl_c_leaves_the_log_and_the_summary_and_nothing_else(tmp_path: 
     def act(shell: Shell, release: Callable[[], None]) -> None:
         shell.wait_for("10/50 instances")
         shell.type("\x03")
-        stopping = shell.wait_for("Stopping: [0-9]+ answers? to come")
+        stopping = shell.wait_for("Stopping: [0-9]+ answers? to come", "elapsed")
         assert stopping.count("elapsed") == 1
         shell.type("\x03")
-        end = shell.wait_for("Exit code    130: interrupted by Ctrl-C")
+        end = shell.wait_for("Exit code    130: interrupted by Ctrl-C", "40 instances left\n")
         assert "elapsed" not in end
         assert "^C" not in end
         assert (

@@ -184,12 +184,16 @@ class Patient:
         self.open: collections.Counter[str] = collections.Counter()
         self.most_of_one = 0
         self.most = 0
+        self.is_busy = anyio.Event()
 
     async def answer(self, arrival: Arrival) -> Status:
         uid = arrival.request.affected_sop_instance_uid
         self.open[uid] += 1
         self.most_of_one = max(self.most_of_one, self.open[uid])
         self.most = max(self.most, self.open.total())
+        if self.most > 8:
+            self.is_busy.set()
+        await self.is_busy.wait()
         await anyio.sleep(HOLD_SECONDS)
         self.open[uid] -= 1
         return SUCCESS

@@ -35,6 +35,7 @@ from tests.support.associations import (
     descriptors,
     fragments_of,
     has_last_data_fragment,
+    hurry,
     image_file,
     inside,
     instance,
@@ -151,11 +152,12 @@ async def test_cancelled_from_outside_the_block_ends_in_the_same_way(at: int, mo
 
 @pytest.mark.parametrize("count", [1, 1_000_000])
 async def test_cancelled_in_a_large_message_to_a_slow_peer_it_is_aborted(count: int, tmp_path: Path) -> None:
-    cancelled = threading.Event()
+    has_read, cancelled = threading.Event(), threading.Event()
     stream: list[bytes] = []
 
     def reads_some(wire: Wire) -> None:
         begin = wire.read_bytes(count)
+        has_read.set()
         wire.wait(cancelled)
         stream.append(begin + wire.read_bytes(1 << 30))
 
@@ -163,9 +165,10 @@ async def test_cancelled_in_a_large_message_to_a_slow_peer_it_is_aborted(count: 
     with ScriptedSCP(accepting(reads_some), receive_buffer_bytes=8192) as scp, anyio.fail_after(LIMIT_SECONDS):
         async with to(scp) as association:
             inside(association).on_failure = cancelled.set
-            with anyio.move_on_after(TINY_SECONDS) as scope:
-                await association.store(each)
-            assert scope.cancelled_caught
+            async with anyio.create_task_group() as group:
+                group.start_soon(association.store, each)
+                await anyio.to_thread.run_sync(has_read.wait, LIMIT_SECONDS)
+                group.cancel_scope.cancel()
     units = list(units_of(stream[0]))
     assert isinstance(units[-1], Abort)
     assert not has_last_data_fragment(units)
@@ -411,11 +414,12 @@ async def _is_lost(call: Callable[[], Any]) -> None:
 
 @pytest.mark.parametrize("why", ["cancelled", "never answered", "a wrong answer"])
 async def test_a_failed_association_is_aborted_at_once_though_its_block_goes_on(why: str, tmp_path: Path) -> None:
-    has_failed, has_seen_the_end = threading.Event(), threading.Event()
+    has_read, has_failed, has_seen_the_end = threading.Event(), threading.Event(), threading.Event()
 
     def sees_the_end(wire: Wire) -> None:
         if why == "cancelled":
             wire.read_bytes(100_000)
+            has_read.set()
             wire.wait(has_failed)
         else:
             store = wire.read_store()
@@ -430,8 +434,10 @@ async def test_a_failed_association_is_aborted_at_once_though_its_block_goes_on(
         async with to(scp, timeouts=limit) as association:
             inside(association).on_failure = has_failed.set
             if why == "cancelled":
-                with anyio.move_on_after(TINY_SECONDS):
-                    await association.store(instance(LARGE))
+                async with anyio.create_task_group() as group:
+                    group.start_soon(association.store, instance(LARGE))
+                    await anyio.to_thread.run_sync(has_read.wait, LIMIT_SECONDS)
+                    group.cancel_scope.cancel()
             else:
                 with pytest.raises(AsyncStoreError):
                     await association.store(instance())
@@ -715,10 +721,11 @@ async def test_a_store_that_comes_after_the_release_was_asked_for_is_refused() -
         wire.expect_closed()
 
     with ScriptedSCP(accepting(answers_late)) as scp, anyio.fail_after(LIMIT_SECONDS):
-        async with to(scp, timeouts=tiny(acse_seconds=TINY_SECONDS)) as association:
+        async with to(scp) as association:
             async with anyio.create_task_group() as group:
                 group.start_soon(is_refused, association)
                 await anyio.to_thread.run_sync(is_reading.wait, LIMIT_SECONDS)
+                hurry(association, acse_seconds=TINY_SECONDS)
                 await association.release()
             assert not association.outstanding
 
@@ -733,5 +740,6 @@ async def test_many_associations_leave_nothing_behind() -> None:
                 assert (await association.store(instance())).is_stored
             with pytest.raises(Mistake):
                 await makes_a_mistake(to(scp))
-        await anyio.wait_all_tasks_blocked()
-        assert tasks() <= before + 1  # the acceptor's last one may still be on its way out
+        with anyio.fail_after(LIMIT_SECONDS):
+            while tasks() > before:  # the acceptor's last ones may still be on their way out
+                await anyio.lowlevel.checkpoint()

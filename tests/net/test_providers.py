@@ -21,6 +21,7 @@ from asyncstore.dimse.performing import UNRECOGNISED_OPERATION
 from asyncstore.dimse.query_messages import CCancelRQ, CFindRQ, CFindRSP
 from asyncstore.errors import Aborted, ConnectionLost, RemoteProtocolError, Timeout
 from asyncstore.instances.source import BytesSource
+from asyncstore.net import transport
 from asyncstore.net.acceptor import Acceptor
 from asyncstore.net.mock import MockTransport
 from asyncstore.net.peer import Peer, Timeouts
@@ -271,7 +272,8 @@ async def test_an_answer_that_the_peer_does_not_take_in_time_ends_the_associatio
             transport.room = 10
             transport.play(says(1, CEchoRQ(3)))
             await transport.has_stalled.wait()
-            await anyio.sleep(2 * TINY_SECONDS)
+            while association.failure is None:
+                await anyio.lowlevel.checkpoint()
             assert isinstance(association.failure, Timeout)
             transport.make_room()
     units_of(bytes(transport.sent))  # nothing went out in the middle of it
@@ -564,9 +566,13 @@ async def test_an_association_that_ends_while_a_sink_waits_leaves_nothing() -> N
     assert sink.is_discarded
 
 
-@pytest.mark.parametrize("is_read", [True, False], ids=["with the request", "alone"])
+@pytest.mark.parametrize(
+    ("is_read", "piece_bytes"),
+    [(True, 1 << 16), (False, 1 << 16), (False, 4)],
+    ids=["with the request", "alone", "alone, and in pieces"],
+)
 async def test_an_abort_behind_a_slow_sink_is_told_as_one_although_the_answer_finds_the_connection_reset(
-    is_read: bool,
+    is_read: bool, piece_bytes: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     has_left = threading.Event()
 
@@ -587,6 +593,7 @@ async def test_an_abort_behind_a_slow_sink_is_told_as_one_although_the_answer_fi
     with ScriptedSCP(aborts) as scp, anyio.fail_after(LIMIT_SECONDS):
         async with to(scp, contexts=CONTEXTS, providers={CT_IMAGE_STORAGE: Recorder(sink=sink)}) as association:
             await sink.waits.wait()
+            monkeypatch.setattr(transport, "RECEIVE_BYTES", piece_bytes)
             may_abort.set()
             await anyio.to_thread.run_sync(has_left.wait, LIMIT_SECONDS)
             sink.goes_on.set()

@@ -32,6 +32,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final, NoReturn, TypeVar
 
 from tests.support.fault_plan import Abort, Cut, Fault, Latency, Limit, Refuse, Reject, SetStatus, parse_fault
+from tests.support.ports import LOOPBACK, free_port
 from tests.support.tap import C_STORE_RQ, C_STORE_RSP, Command, Follower, Journal, Reframer, replace_status
 
 if TYPE_CHECKING:
@@ -39,7 +40,7 @@ if TYPE_CHECKING:
     from typing import Self
 
 F = TypeVar("F")
-LOOPBACK: Final = "127.0.0.1"
+
 READ_BYTES: Final = 1 << 18
 # How often a thread that waits for a socket looks whether its association has ended.
 LOOK_MILLISECONDS: Final = 100
@@ -403,7 +404,7 @@ class FaultProxy:
         self.faults = tuple(faults)
         self.seed = seed
         self.host = LOOPBACK
-        self.port = port
+        self.port = port or free_port()  # which the system gives to nobody while connections are refused
         self.journal = Journal(journal)
         self.connections = 0
         self.passed_bytes = 0

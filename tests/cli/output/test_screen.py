@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import pty
 import termios
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 import pyte
 import pytest
@@ -25,6 +25,9 @@ class KeepingScreen(pyte.HistoryScreen):
         if how == 0 and (self.cursor.x, self.cursor.y) == (0, 0):
             self.history.top.extend(self.buffer.pop(row) for row in range(self.lines) if self.buffer[row])
         super().erase_in_display(how, *args, **known)
+
+
+_MARK: Final = b"\0"
 
 
 class Terminal:
@@ -48,13 +51,12 @@ class Terminal:
     @property
     def rows(self) -> list[str]:
         """What is on the screen, and above it, without empty rows at the end."""
-        os.set_blocking(self._ours, False)
-        try:
-            while data := os.read(self._ours, 65536):
-                self.written += data
-                self._emulator.feed(data)
-        except BlockingIOError:
-            pass
+        os.write(self.stream.fileno(), _MARK)  # the system passes on what was written when it has the time
+        data = b""
+        while not data.endswith(_MARK):
+            data += os.read(self._ours, 65536)
+        self.written += data.removesuffix(_MARK)
+        self._emulator.feed(data.removesuffix(_MARK))
         above = ["".join(row[column].data for column in range(40)).rstrip() for row in self._screen.history.top]
         rows = above + [row.rstrip() for row in self._screen.display]
         while rows and not rows[-1]:
