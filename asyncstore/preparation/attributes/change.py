@@ -61,7 +61,7 @@ class AttributeChange:
         try:
             changed = self._deflated(instance) if _is_deflated(instance) else self._change(instance, wait=True)
         except OSError as error:
-            raise unreadable(instance, error) from error
+            raise unreadable(error) from error
         finally:
             instance.source.close()
         assert not isinstance(changed, Later)
