@@ -24,11 +24,13 @@ _TEXT_COLUMNS: Final = 79 - 13 - 2  # of a terminal of 80, behind a title, for a
 _MEANINGS: Final = {
     ExitCode.STORED: "everything is stored",
     ExitCode.NO_ASSOCIATION: "no association could be established",
+    ExitCode.USAGE: "something that was asked for cannot be done on this machine",
     ExitCode.SOME_FAILED: "finished, but some instances failed",
     ExitCode.STOPPED_EARLY: "stopped early with work left",
     ExitCode.NOTHING_TO_SEND: "nothing to send",
     ExitCode.CANNOT_RECORD: "the ledger, the report or stdout cannot be written",
     ExitCode.DIFFERENT: "the peer does not have the same instances",
+    ExitCode.INTERNAL_ERROR: "an error in asyncstore itself",
     ExitCode.HUNG_UP: "interrupted by SIGHUP",
     ExitCode.INTERRUPTED: "interrupted by Ctrl-C",
     ExitCode.TERMINATED: "interrupted by SIGTERM",
@@ -122,7 +124,7 @@ class Summary:
 
 
 def _meaning_of(code: int) -> str:
-    return _MEANINGS.get(ExitCode(code), "") if code in tuple(ExitCode) else f"interrupted by signal {code - 128}"
+    return _MEANINGS[ExitCode(code)] if code in tuple(ExitCode) else f"interrupted by signal {code - 128}"
 
 
 def _table(rows: list[tuple[int, str]]) -> list[str]:
