@@ -126,7 +126,7 @@ def test_a_peer_that_keeps_what_it_had_may_lack_the_changes(tmp_path: Path) -> N
     lacks = "the peer keeps the data set that it had, which may lack the changes"
     assert f"CT_small.dcm: {lacks}\n" in done.stderr
     assert f"E: 2 instances sent with changes, and there already: {lacks}\n" in done.stderr
-    assert "2  duplicates\n" in done.stderr
+    assert "2  duplicate\n" in done.stderr
     assert f"2 Duplicate SOP instance (0x0111): {lacks}" in " ".join(done.stderr.split())
     assert done.returncode == ExitCode.STORED
 
