@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
     from types import ModuleType
 
+EXIT_CODES: Final = "Exit codes: 0 done, 2 usage, 6 the database cannot be used, or has no such migration."
+
 _LONGEST_NAME: Final = 200
 _ROOT_NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 _NEEDED: Final = ("asyncpg", "pgqueuer")

@@ -16,7 +16,7 @@ from typer.core import TyperArgument, TyperOption
 
 from asyncstore.cli.output.documented_log import QUIET
 from asyncstore.errors import LocalProtocolError
-from asyncstore.net.peer import Timeouts, check_ae_title
+from asyncstore.net.peer import Timeouts, check_ae_title, check_host
 from asyncstore.uids import EXPLICIT_VR_BIG_ENDIAN, EXPLICIT_VR_LITTLE_ENDIAN, IMPLICIT_VR_LITTLE_ENDIAN
 
 if TYPE_CHECKING:
@@ -105,24 +105,19 @@ def _number(text: object) -> float:
     return number if math.isfinite(number) else math.nan
 
 
-def ae_title(text: object) -> str:
-    """A valid AE title."""
-    try:
-        return check_ae_title(str(text))
-    except LocalProtocolError as error:
-        raise typer.BadParameter(str(error)) from None
-
-
 def read_by(read: Callable[[str], Any]) -> Callable[[object], Any]:
     """A parser that reads a value by a function that raises LocalProtocolError."""
 
-    def parse(text: object) -> Any:
+    def text(given: object) -> Any:
         try:
-            return read(str(text))
+            return read(str(given))
         except LocalProtocolError as error:
             raise typer.BadParameter(str(error)) from None
 
-    return parse
+    return text
+
+
+ae_title: Final = read_by(check_ae_title)
 
 
 def source_address(text: object) -> tuple[str, int]:
@@ -270,7 +265,7 @@ def _complete_peers(context: typer.Context, words: list[str], incomplete: str) -
 Address = Annotated[
     str,
     argument(
-        parser=text,
+        parser=read_by(check_host),
         metavar="ADDR",
         help="Host name or address of the peer. @NAME in the place of ADDR PORT is a peer of the configuration file.",
         autocompletion=_complete_peers,

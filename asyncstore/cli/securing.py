@@ -228,8 +228,10 @@ def user_identity(context: typer.Context) -> "UserIdentity | None":
     identity = next(iter(claims.values()), None)
     if identity is None and confirmed:
         raise typer.BadParameter("there is no user identity: give --user", param_hint="--require-identity-response")
-    if identity is not None and max(len(identity.primary), len(identity.secondary)) > 0xFFFF:
-        raise typer.BadParameter("it is longer than 65535 bytes", param_hint=next(iter(claims)))
+    if identity is not None:
+        for spelled, field in ((next(iter(claims)), identity.primary), ("--passcode-file", identity.secondary)):
+            if len(field) > 0xFFFF:
+                raise typer.BadParameter("it is longer than 65535 bytes", param_hint=spelled)
     if identity is not None and identity.kind > 1 and not (given["tls"] or given["allow_plaintext_credentials"]):
         text = "a secret would be sent in clear text: use --tls, or --allow-plaintext-credentials"
         raise typer.BadParameter(text, param_hint=next(iter(claims)))

@@ -11,6 +11,7 @@ for many paths at once before any of them is opened.
 from __future__ import annotations
 
 import itertools
+import math
 import time
 from collections.abc import AsyncIterable, Iterable, Sequence, Set
 from typing import TYPE_CHECKING, Any, Final, TypeVar, cast
@@ -21,6 +22,7 @@ import anyio.to_thread
 
 from asyncstore.aio.signal import Signal, Turn, wait_for_any
 from asyncstore.aio.waits import waits_so_far
+from asyncstore.errors import SourceError
 from asyncstore.inputs.entry import encoded, entries_of, is_data_set, is_one
 from asyncstore.inputs.pace import BATCH_FILES, MANY_READERS, PROBE_FILES, Pace
 from asyncstore.inputs.reading import Fed as Fed
@@ -63,6 +65,11 @@ _ASKED_SECONDS: Final = 0.1
 _MOST_SUSPECTED: Final = 8192
 # The time that an asynchronous generator has to close, if it is not read to its end.
 _CLOSING_SECONDS: Final = 5.0
+
+
+def _is_cancellation_of_others(error: BaseException) -> bool:
+    """Whether this is a cancellation that nobody asked of this task: it would end the task without a word."""
+    return isinstance(error, anyio.get_cancelled_exc_class()) and anyio.current_effective_deadline() > -math.inf
 
 
 class Feed:
@@ -158,6 +165,8 @@ class Feed:
                 if hasattr(iterator, "aclose"):
                     await iterator.aclose()
         if failure is not None:  # out here, since the scope swallows a cancellation once its time is over
+            if _is_cancellation_of_others(failure):
+                raise SourceError("the sources ended early: what they waited for was cancelled") from failure
             raise failure
 
     async def _encoded_here(self, source: Any) -> Any:

@@ -219,11 +219,13 @@ def _state_of(status: Status) -> State:
 
 
 def source_problem(error: SourceError | OSError, path: str | None, instance: Instance | None = None) -> Outcome:
-    """The outcome of an instance that cannot be read, converted or encoded."""
+    """The outcome of an instance that cannot be read, converted or encoded.
+
+    Its reason is that of many files at once, if a share goes away: so it must not name the file.
+    """
     retryable = isinstance(error, SourceError) and error.retryable
-    return Outcome(
-        State.SOURCE_PROBLEM, path, instance, reason=str(error), error=error, retryable=retryable, attempts=0
-    )
+    reason = str(error) if isinstance(error, SourceError) or not error.strerror else error.strerror
+    return Outcome(State.SOURCE_PROBLEM, path, instance, reason=reason, error=error, retryable=retryable, attempts=0)
 
 
 def problem_outcome(problem: ScanProblem, *, is_named: bool) -> Outcome:

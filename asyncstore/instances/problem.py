@@ -3,13 +3,10 @@
 from __future__ import annotations
 
 import enum
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
 from asyncstore.errors import SourceError
 from asyncstore.record import record
-
-if TYPE_CHECKING:
-    from asyncstore.instances.instance import Instance
 
 
 class ProblemKind(enum.Enum):
@@ -58,7 +55,7 @@ class ScanProblem:
     error: SourceError | OSError
 
 
-def unreadable(instance: Instance, error: Exception) -> SourceError:
+def unreadable(error: Exception) -> SourceError:
     """The error of an instance whose source failed: with an OSError, or with anything if the caller made the source."""
     what = error.strerror or error if isinstance(error, OSError) else repr(error)
-    return SourceError(f"cannot read {instance.path or 'the data set'}: {what}")
+    return SourceError(f"cannot read the data set: {what}")

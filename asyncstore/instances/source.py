@@ -13,7 +13,7 @@ import os
 import stat
 from typing import TYPE_CHECKING, Final, Protocol
 
-from asyncstore.errors import SourceChanged, count_text
+from asyncstore.errors import SourceChanged
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -201,7 +201,7 @@ class FileSource:
                 if read_cached(fd, holes, at, self._device) != wanted:
                     return False
             elif not self._fill(fd, holes, at, wanted):
-                raise SourceChanged(f"{self.path!r} ended before its data set did: it was cut after it was scanned")
+                raise SourceChanged("the file ended before its data set did: it was cut after it was scanned")
             if offset and end == self.length_bytes:
                 self.check_unchanged(os.fstat(fd))
             return True
@@ -235,7 +235,7 @@ class FileSource:
         try:
             fd = open_for_reading(self.path)
         except FileNotFoundError as error:
-            raise SourceChanged(f"{self.path!r} vanished after it was scanned") from error
+            raise SourceChanged("the file vanished after it was scanned") from error
         try:
             status = os.fstat(fd)
             self.check_unchanged(status)
@@ -248,10 +248,9 @@ class FileSource:
     def check_unchanged(self, status: os.stat_result) -> None:
         """Raise SourceChanged if this is another file than the one that was scanned, or if it was written to."""
         if status.st_size != self.size_bytes:
-            size = f"{count_text(status.st_size, 'byte')}, not {self.size_bytes:,}"
-            raise SourceChanged(f"{self.path!r} changed after it was scanned: {size}")
+            raise SourceChanged("the size of the file changed after it was scanned")
         if status.st_mtime_ns != self.mtime_ns:
-            raise SourceChanged(f"{self.path!r} was written to after it was scanned")
+            raise SourceChanged("the file was written to after it was scanned")
 
 
 class _Descriptors(list[int]):

@@ -112,7 +112,7 @@ class BufferedLedger(abc.ABC):
     """For how long the end of a run waits for it then."""
 
     _most_outcomes: int = COMMIT_OUTCOMES
-    """How many are committed at once, if so many wait."""
+    """How many are committed at once, if this many wait."""
 
     def __init__(self, path: str, *, options: Mapping[str, Any] | None, clock: Callable[[], float]) -> None:
         self.path: str = path
@@ -154,7 +154,7 @@ class BufferedLedger(abc.ABC):
         await self._close_surely()
 
     async def _close_surely(self) -> None:
-        """Close, whatever cancels it: that of asyncio passes a shield, and a thread may not even begin then."""
+        """Close, whatever cancels it: asyncio's own cancellation passes a shield, perhaps before a thread begins."""
         try:
             with anyio.CancelScope(shield=True):
                 await anyio.to_thread.run_sync(self.close)

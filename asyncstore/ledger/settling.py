@@ -82,17 +82,36 @@ def check_changes(record: str, earlier_options: str | None, options: str) -> Non
     """
     if earlier_options is None:
         return
-    (earlier, earlier_table), (rules, table) = _rules_and_table_in(earlier_options), _rules_and_table_in(options)
-    if earlier != rules:
+    earlier, now = _changes_in(earlier_options), _changes_in(options)
+    if earlier.rules != now.rules:
+        which = _differing(earlier.options, now.options)
         raise LedgerError(
-            f"{record} has instances that were sent under other rules for their attributes: use another one"
+            f"{record} has instances that were sent under other rules for their attributes{which}: use another one"
         )
-    if earlier_table != table:
+    if earlier.table != now.table:
         emit(logger, TableChanged())
 
 
-def _rules_and_table_in(options: str) -> tuple[Any, Any]:
+class _Changes(NamedTuple):
+    """What tells the changes of one run from those of another; `options` None: it is not known by which option."""
+
+    rules: Any
+    table: Any = None
+    options: Mapping[str, Any] | None = None
+
+
+def _changes_in(options: str) -> _Changes:
     rules = checked(json.loads(options), dict).get("prepare")
     if not isinstance(rules, dict):
-        return rules, None
-    return {name: value for name, value in rules.items() if name != "map"}, rules.get("map")
+        return _Changes(rules, options={} if rules is None else None)
+    known = rules.get("options")
+    compared = {name: value for name, value in rules.items() if name not in ("map", "options")}
+    return _Changes(compared, rules.get("map"), known if isinstance(known, dict) else None)
+
+
+def _differing(earlier: Mapping[str, Any] | None, now: Mapping[str, Any] | None) -> str:
+    """The options that differ, in brackets; empty if they are not known."""
+    if earlier is None or now is None:
+        return ""
+    names = sorted(name for name in earlier.keys() | now.keys() if earlier.get(name) != now.get(name))
+    return f" ({', '.join(names)})" if names else ""

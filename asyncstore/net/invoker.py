@@ -110,7 +110,7 @@ class Invoker:
                     except SourceError:
                         raise
                     except Exception as error:
-                        raise unreadable(payload.instance, error) from error
+                        raise unreadable(error) from error
                 if operation is None:
                     if link.writer.turn.is_taken or not (link.is_open and link.operations.has_room):
                         await self._wait_to_write()
@@ -314,7 +314,7 @@ class Invoker:
         except SourceError:
             raise
         except Exception as error:
-            raise unreadable(payload.instance, error) from error
+            raise unreadable(error) from error
         if data_set is not None:
             return self.framer.runs_from_memory(payload.context_id, data_set)
         return self.framer.runs_with_holes(payload.context_id, payload.data_set_length)

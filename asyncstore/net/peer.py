@@ -39,16 +39,14 @@ class Peer:
     tls: TLS | ssl.SSLContext | None = None
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "host", _host(self.host))
-        if not self.host.strip():  # to the system an empty name is this machine
-            raise LocalProtocolError(f"host {self.host!r}: it is a host name or an address")
+        object.__setattr__(self, "host", check_host(self.host))
         _check_port(self.port, 1)
         check_ae_title(self.ae_title)
         if self.source_address is not None:
             if not isinstance(self.source_address, tuple | list) or len(self.source_address) != 2:
                 raise LocalProtocolError(f"source_address is {self.source_address!r:.200}: it is an address and a port")
             host, port = self.source_address
-            object.__setattr__(self, "source_address", (_host(host), port))
+            object.__setattr__(self, "source_address", (_without_brackets(host), port))
             _check_port(port, 0)
         check_tls(self.tls)
 
@@ -57,7 +55,17 @@ class Peer:
         return f"{self.ae_title}@{host}:{self.port}"
 
 
-def _host(host: str) -> str:
+def check_host(host: str) -> str:
+    """Give back a host name or an address, without brackets; raises LocalProtocolError if it is neither."""
+    host = _without_brackets(host)
+    if not host.strip():  # to the system an empty name is this machine
+        raise LocalProtocolError(f"host {host!r}: it is a host name or an address")
+    if host.count(":") == 1 or "/" in host or "]:" in host:
+        raise LocalProtocolError(f"host {host!r:.200}: it is a host name or an address, without a scheme or a port")
+    return host
+
+
+def _without_brackets(host: str) -> str:
     if not isinstance(host, str):
         raise LocalProtocolError(f"host {host!r:.200}: it is a host name or an address")
     return host[1:-1] if host.startswith("[") and host.endswith("]") and ":" in host else host
@@ -100,7 +108,9 @@ def check_ae_title(title: str) -> str:
     """
     if not isinstance(title, str):
         raise LocalProtocolError(f"AE title {title!r}: an AE title is text")
-    if not title.strip() or len(title) > MAXIMUM_AE_TITLE_CHARACTERS:
+    if title and not title.strip():
+        raise LocalProtocolError(f"AE title {title!r} has only spaces: an AE title has 1 to 16 characters")
+    if not title or len(title) > MAXIMUM_AE_TITLE_CHARACTERS:
         raise LocalProtocolError(f"AE title {title!r} has {len(title)} characters: an AE title has 1 to 16")
     if "\\" in title or not title.isascii() or not title.isprintable():
         raise LocalProtocolError(f"AE title {title!r} has a character that an AE title cannot have")

@@ -260,7 +260,7 @@ def prepare(
             prepared.changes += (f"not compressed: {unsuitable}",)
         return prepared
     except OSError as error:
-        raise unreadable(instance, error) from error
+        raise unreadable(error) from error
     finally:
         instance.source.close()
     has_other_pixel_data = is_for_codec(instance.transfer_syntax_uid, target)

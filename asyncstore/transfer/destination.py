@@ -47,7 +47,7 @@ _LONGEST_PAUSE_SECONDS: Final = 15.0
 _PAUSE_SHARE: Final = 1 / 4
 # The pause before the first probe, as a share of the first wait.
 _FIRST_PAUSE_SHARE: Final = 0.1
-# So many associations in a row may die over instances: of a peer that has answered in this run, and of one that has
+# This many associations in a row may die over instances: of a peer that has answered in this run, and of one that has
 # not. A stretch of bad instances is rarely longer, and a single good one among those that wait shows it.
 _DEATHS_IN_A_ROW: Final = 128
 _DEATHS_AT_FIRST: Final = 3

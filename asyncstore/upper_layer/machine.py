@@ -275,11 +275,10 @@ class UpperLayer:
             events.append(TransportClosed())
         return self._hand_over(events)
 
-    def check_deadline(self, now: float) -> list[UpperLayerEvent]:
-        """Close when the ARTIM timer has run out (Evt18): `closing` is set. The standard has no event for it."""
+    def check_deadline(self, now: float) -> None:
+        """Set `closing` when the ARTIM timer has run out (Evt18); the user is told nothing."""
         if self.artim_deadline_at is not None and now >= self.artim_deadline_at:
             self._step("artim expired", now)
-        return []
 
     # Inside.
 

@@ -104,10 +104,14 @@ def test_a_run_with_all_of_them(tmp_path: Path, receiver: peers.RunningPeer) -> 
     told = run("report", "run.db", directory=tmp_path).stdout
     assert re.search(r"Changed on the way\n( +1 +.+\n)+", told)
     assert "UIDs replaced" in told
-    again = ("--set", "StudyID=8", "--ledger", "run.db", "127.0.0.1", receiver.port, CT)
-    other = run("storescu", *again, directory=tmp_path)
-    assert other.returncode == ExitCode.CANNOT_RECORD
-    assert "sent under other rules for their attributes: use another one" in other.stderr
+    for again, differ in (
+        ((*words, "--set", "StudyID=8", "--no-original-attributes", *more[:2]), "--no-original-attributes, --set"),
+        (words, "--new-uids"),
+        ((), "--erase, --map, --new-uids, --rules, --set"),
+    ):
+        other = run("storescu", *again, "--ledger", "run.db", "127.0.0.1", receiver.port, CT, directory=tmp_path)
+        assert other.returncode == ExitCode.CANNOT_RECORD
+        assert f"sent under other rules for their attributes ({differ}): use another one" in other.stderr
 
 
 def test_a_peer_that_keeps_what_it_had_may_lack_the_changes(tmp_path: Path) -> None:
@@ -122,7 +126,7 @@ def test_a_peer_that_keeps_what_it_had_may_lack_the_changes(tmp_path: Path) -> N
     lacks = "the peer keeps the data set that it had, which may lack the changes"
     assert f"CT_small.dcm: {lacks}\n" in done.stderr
     assert f"E: 2 instances sent with changes, and there already: {lacks}\n" in done.stderr
-    assert "2  duplicates\n" in done.stderr
+    assert "2  duplicate\n" in done.stderr
     assert f"2 Duplicate SOP instance (0x0111): {lacks}" in " ".join(done.stderr.split())
     assert done.returncode == ExitCode.STORED
 

@@ -115,7 +115,9 @@ def test_without_tls_nothing_of_it_is_loaded() -> None:
         (["--passcode-file", "secret"], "a passcode needs a user name"),
         (["--require-identity-response"], "there is no user identity"),
         (["--tls", "--user", "me", "--saml-file", "secret"], "--user and --saml-file: an association has one"),
-        (["--tls", "--kerberos-file", "large"], "longer than 65535 bytes"),
+        (["--tls", "--kerberos-file", "large"], "--kerberos-file: it is longer than 65535 bytes"),
+        (["--tls", "--user", "me", "--passcode-file", "large"], "--passcode-file: it is longer than 65535 bytes"),
+        (["--tls", "--user", "m" * 70_000], "--user: it is longer than 65535 bytes"),
     ],
 )
 def test_a_mistake_is_one_line_and_code_2(tmp_path: Path, options: list[str], message: str) -> None:

@@ -203,7 +203,7 @@ def change_time(path: Path) -> None:
     os.utime(path, ns=(status.st_atime_ns, status.st_mtime_ns + 1_000_000_000))
 
 
-@pytest.mark.parametrize(("change", "text"), [(change_size, "10,241 bytes, not 10,240"), (change_time, "written to")])
+@pytest.mark.parametrize(("change", "text"), [(change_size, "size of the file changed"), (change_time, "written to")])
 def test_a_file_that_changed_before_it_was_opened_is_not_read(
     path: Path, system: str, change: Callable[[Path], None], text: str
 ) -> None:
@@ -216,7 +216,7 @@ def test_a_file_that_changed_before_it_was_opened_is_not_read(
         each.read_into((memoryview(bytearray(1)),), 0, wait=False)
 
 
-@pytest.mark.parametrize(("change", "text"), [(change_size, "10,241 bytes, not 10,240"), (change_time, "written to")])
+@pytest.mark.parametrize(("change", "text"), [(change_size, "size of the file changed"), (change_time, "written to")])
 def test_a_file_that_changed_while_it_was_read_does_not_reach_its_end(
     path: Path, system: str, change: Callable[[Path], None], text: str
 ) -> None:
@@ -241,16 +241,6 @@ def test_a_file_that_was_cut_while_it_was_read_is_said_to_be(path: Path, system:
         each.read_into(hole, 100)
     assert "\n" not in str(caught.value)
     each.close()
-
-
-def test_a_name_with_a_newline_stays_on_one_line(tmp_path: Path) -> None:
-    path = tmp_path / "a\nb"
-    path.write_bytes(CONTENT)
-    each = file_source(path)
-    path.unlink()
-    with pytest.raises(SourceChanged) as caught:
-        read_all(each)
-    assert "\n" not in str(caught.value)
 
 
 # What the system may answer

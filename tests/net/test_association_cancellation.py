@@ -604,7 +604,7 @@ async def test_a_source_that_changed_before_its_message_began_costs_nothing_else
     ("error", "path", "reason"),
     [
         (PermissionError(errno.EACCES, "Permission denied"), None, "cannot read the data set: Permission denied"),
-        (PermissionError(errno.EACCES, "Permission denied"), "a.dcm", "cannot read a.dcm: Permission denied"),
+        (PermissionError(errno.EACCES, "Permission denied"), "a.dcm", "cannot read the data set: Permission denied"),
         (SourceError("damaged"), "a.dcm", "damaged"),
         (NoTemporaryFile("no room"), "a.dcm", "no room"),
     ],

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from asyncstore.errors import LocalProtocolError
-from asyncstore.net.peer import Peer, Timeouts, check_ae_title
+from asyncstore.net.peer import Peer, Timeouts, check_ae_title, check_host
 
 
 @pytest.mark.parametrize(
@@ -79,6 +79,20 @@ def test_a_timeout_is_a_number_of_seconds(name: str) -> None:
     for wrong in (None, "30"):
         with pytest.raises(LocalProtocolError, match=f"{name} is {wrong!r}: it is a number of seconds"):
             Timeouts(**{name: wrong})  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    "host", ["pacs.example", "192.0.2.7", "::1", "fe80::1%eth0", "[::1]", "pacs_1", "b\u00fc.example"]
+)
+def test_a_host_is_a_name_or_an_address(host: str) -> None:
+    assert check_host(host) == Peer(host, 104).host == host.strip("[]")
+
+
+@pytest.mark.parametrize("host", ["pacs:104", "pacs:", "dicom://pacs.example", "[::1]:104", "a/b"])
+def test_a_host_with_a_scheme_or_a_port_is_refused(host: str) -> None:
+    with pytest.raises(LocalProtocolError, match="without a scheme or a port") as caught:
+        Peer(host, 104)
+    assert repr(host) in str(caught.value)
 
 
 @pytest.mark.parametrize("title", ["A", "ABCDEFGHIJKLMNOP", "WITH SPACE", " padded "])

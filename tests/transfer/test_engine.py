@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import os
 import threading
@@ -14,6 +15,7 @@ import pydicom
 import pytest
 
 from asyncstore.dimse.messages import HIGH, LOW
+from asyncstore.errors import SourceError
 from asyncstore.inputs.opening import instance_from
 from asyncstore.instances import source as source_module
 from asyncstore.instances.instance import Instance
@@ -272,6 +274,24 @@ async def test_what_a_callers_iterator_raises_is_raised_after_the_outcomes() -> 
     check_account(transfer, seen)
     assert transfer.report.found == transfer.report.stored + transfer.report.left
     assert isinstance(transfer.report.stopped_because, ValueError)
+
+
+@on_one_loop
+async def test_a_cancellation_of_what_a_callers_iterator_waits_for_is_raised_as_an_error() -> None:
+    async def sources() -> AsyncIterator[Instance]:
+        yield instance(1)
+        upload = asyncio.get_running_loop().create_future()
+        upload.cancel()
+        await upload
+
+    seen: list[Outcome] = []
+    async with KeepingSCP() as scp:
+        transfer = transfer_to(scp, sources())
+        with pytest.raises(SourceError, match="was cancelled") as caught:
+            await collect(transfer, seen)
+    assert isinstance(caught.value.__cause__, asyncio.CancelledError)
+    assert transfer.report.stopped_because is caught.value
+    assert transfer.report.found == transfer.report.stored + transfer.report.left
 
 
 async def test_a_group_of_errors_that_a_callers_iterator_raises_comes_out_as_it_is() -> None:

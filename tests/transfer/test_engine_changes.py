@@ -147,7 +147,7 @@ async def test_a_run_with_other_rules_than_its_ledger_is_refused(
     async with KeepingSCP() as scp:
         for _ in range(2):
             await outcomes_of(Transfer(peer_at(scp), tmp_path / "in", options=options(first), ledger=ledger))
-        with pytest.raises(asyncstore.LedgerError, match="other rules for their attributes"):
+        with pytest.raises(asyncstore.LedgerError, match=r"other rules for their attributes \(--set\):"):
             await outcomes_of(Transfer(peer_at(scp), tmp_path / "in", options=options(second), ledger=ledger))
     assert await anyio.to_thread.run_sync(count_runs, ledger) == 2
 

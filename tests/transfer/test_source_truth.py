@@ -12,6 +12,7 @@ import anyio
 import pytest
 
 from asyncstore.errors import SourceChanged
+from asyncstore.inputs.opening import instance_from
 from asyncstore.instances.outcome import State
 from asyncstore.transfer.engine import Transfer
 from asyncstore.transfer.options import RetryPolicy, TransferOptions
@@ -54,6 +55,10 @@ def digests(directory: Path) -> dict[bytes, str]:
 
 def _truncate(path: Path) -> None:
     os.truncate(path, LARGE_BYTES // 2)
+
+
+def _truncate_to_its_path(path: Path) -> None:
+    os.truncate(path, len(str(path)) + int(path.stem))
 
 
 def _empty(path: Path) -> None:
@@ -126,6 +131,29 @@ async def test_a_file_that_changes_while_it_is_sent_is_aborted_and_told_and_the_
     assert [store.request.affected_sop_instance_uid for store in second.stores] == [uid_of(3)]
     rows = await anyio.to_thread.run_sync(rows_of, tmp_path / "run.db")
     assert {row.path: row.state for row in rows} == {outcome.path: outcome.state for outcome in outcomes}
+
+
+def _make_a_directory(path: Path) -> None:
+    path.unlink()
+    path.mkdir()
+
+
+@pytest.mark.parametrize("act", [_truncate_to_its_path, _append, _unlink, _make_a_directory])
+async def test_files_that_changed_for_one_reason_are_counted_under_one_reason(
+    tmp_path: Path, act: Callable[[Path], None]
+) -> None:
+    instances = []
+    for number in (1, 2, 3):
+        (path,) = write_files(tmp_path / "in", 1, first=number, padding_bytes=200_000 * number)
+        instances.append(instance_from(path))
+        act(Path(path))
+    async with KeepingSCP() as scp:
+        transfer = transfer_with(scp, instances, tmp_path / "run.db")
+        outcomes = await outcomes_of(transfer)
+    assert [outcome.path for outcome in outcomes] == [each.path for each in instances]
+    assert list(transfer.report.reasons.values()) == [3]
+    (reason,) = transfer.report.reasons
+    assert str(tmp_path) not in reason
 
 
 @pytest.mark.parametrize("act", [_unlink, _replace])

@@ -7,9 +7,9 @@ import typer
 from asyncstore.cli import migrating, options
 from asyncstore.cli.output.plain_text import count_text
 
-DETAILS = """Workers follow within seconds. They have fewer associations than this while the peer struggles.
+DETAILS = f"""Workers follow within seconds. They have fewer associations than this while the peer struggles.
 
-Exit codes: 0 done, 2 usage, 6 the database cannot be used, or has no such migration."""
+{migrating.EXIT_CODES}"""
 
 
 def limit(

@@ -6,9 +6,9 @@ import typer
 
 from asyncstore.cli import migrating, options
 
-DETAILS = """Workers finish the instances in flight, close their associations and wait for `asyncstore resume`.
+DETAILS = f"""Workers finish the instances in flight, close their associations and wait for `asyncstore resume`.
 
-Exit codes: 0 done, 2 usage, 6 the database cannot be used, or has no such migration."""
+{migrating.EXIT_CODES}"""
 
 
 def pause(

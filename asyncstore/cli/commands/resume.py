@@ -6,9 +6,9 @@ import typer
 
 from asyncstore.cli import migrating, options
 
-DETAILS = """Also queues again what waits to be sent, should the queue have lost it.
+DETAILS = f"""Also queues again what waits to be sent, should the queue have lost it.
 
-Exit codes: 0 done, 2 usage, 6 the database cannot be used, or has no such migration."""
+{migrating.EXIT_CODES}"""
 
 
 def resume(

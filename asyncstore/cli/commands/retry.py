@@ -12,10 +12,10 @@ from asyncstore.cli.output.plain_text import count_text
 if TYPE_CHECKING:
     from asyncstore.cluster.control import Retried
 
-DETAILS = """Puts back the batches that were set aside, and those with instances that failed or were set aside. \
+DETAILS = f"""Puts back the batches that were set aside, and those with instances that failed or were set aside. \
 What is stored of them is not sent again.
 
-Exit codes: 0 done, 2 usage, 6 the database cannot be used, or has no such migration."""
+{migrating.EXIT_CODES}"""
 
 
 def retry(

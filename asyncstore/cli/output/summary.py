@@ -24,11 +24,13 @@ _TEXT_COLUMNS: Final = 79 - 13 - 2  # of a terminal of 80, behind a title, for a
 _MEANINGS: Final = {
     ExitCode.STORED: "everything is stored",
     ExitCode.NO_ASSOCIATION: "no association could be established",
+    ExitCode.USAGE: "something that was asked for cannot be done on this machine",
     ExitCode.SOME_FAILED: "finished, but some instances failed",
     ExitCode.STOPPED_EARLY: "stopped early with work left",
     ExitCode.NOTHING_TO_SEND: "nothing to send",
     ExitCode.CANNOT_RECORD: "the ledger, the report or stdout cannot be written",
     ExitCode.DIFFERENT: "the peer does not have the same instances",
+    ExitCode.INTERNAL_ERROR: "an error in asyncstore itself",
     ExitCode.HUNG_UP: "interrupted by SIGHUP",
     ExitCode.INTERRUPTED: "interrupted by Ctrl-C",
     ExitCode.TERMINATED: "interrupted by SIGTERM",
@@ -37,8 +39,8 @@ _STATES: Final = (
     (State.STORED, "stored"),
     (State.WARNING, "stored with a warning"),
     (State.RESUMED, "stored by an earlier run"),
-    (State.DUPLICATE, "duplicates"),
-    (State.CONFLICT, "conflicts: another data set is stored under the same UID"),
+    (State.DUPLICATE, "duplicate"),
+    (State.CONFLICT, "conflicting: another data set is stored under the same UID"),
     (State.FAILED, "refused by the peer"),
     (State.NO_CONTEXT, "without an accepted presentation context"),
     (State.UNKNOWN, "sent, and never answered"),
@@ -122,7 +124,7 @@ class Summary:
 
 
 def _meaning_of(code: int) -> str:
-    return _MEANINGS.get(code, f"interrupted by signal {code - 128}" if code > ExitCode.HUNG_UP else "")
+    return _MEANINGS.get(code) or f"interrupted by signal {code - 128}"
 
 
 def _table(rows: list[tuple[int, str]]) -> list[str]:

@@ -80,7 +80,7 @@ class Archive:
         """Raise SourceChanged if somebody has written to the file since it was opened."""
         status = os.fstat(self._fd)
         if (status.st_size, status.st_mtime_ns) != (self.size_bytes, self.mtime_ns):
-            raise SourceChanged(f"{self.path!r} was written to while it was read")
+            raise SourceChanged("the archive was written to while it was read")
 
 
 def member_path(archive_path: str, name: str) -> str:

@@ -219,9 +219,9 @@ class InflatedSource:
         try:
             archive = Archive(self.path)
         except FileNotFoundError as error:
-            raise SourceChanged(f"{self.path!r} vanished after it was scanned") from error
+            raise SourceChanged("the archive vanished after it was scanned") from error
         if (archive.size_bytes, archive.mtime_ns) != (self.size_bytes, self.mtime_ns):
-            raise SourceChanged(f"{self.path!r} was written to after it was scanned")
+            raise SourceChanged("the archive was written to after it was scanned")
         return _Stream(archive, self._start, self._whole)
 
 

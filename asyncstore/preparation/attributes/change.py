@@ -54,14 +54,17 @@ class AttributeChange:
     @property
     def record(self) -> dict[str, Any]:
         """What tells the rules from others, for a ledger."""
-        return self._rules.record() | {"original_attributes": self._originals is not None}
+        rules = self._rules.record() | {"original_attributes": self._originals is not None}
+        if self._originals is None:
+            rules["options"]["--no-original-attributes"] = True
+        return rules
 
     def __call__(self, instance: Instance) -> Changed | None:
         """The changed instance; None: as it is. Blocks. Raises CannotChange, SourceChanged, or as the source does."""
         try:
             changed = self._deflated(instance) if _is_deflated(instance) else self._change(instance, wait=True)
         except OSError as error:
-            raise unreadable(instance, error) from error
+            raise unreadable(error) from error
         finally:
             instance.source.close()
         assert not isinstance(changed, Later)

@@ -156,25 +156,29 @@ class Rules:
         return edits
 
     def record(self) -> dict[str, Any]:
-        """What tells these rules from others, as plain data without any value."""
-        text = json.dumps(
-            [
-                [
-                    [
-                        [[each.path.text, *each.patterns] for each in rule.conditions],
-                        [do.text for do in rule.instructions],
-                    ]
-                    for rule in self.rules
-                ],
-                [each.text for each in self.instructions],
-                None if self.uids is None else self.uids.fingerprint,
-                None if self.table is None else self.table.header,
-            ]
-        )
-        return {
-            "rules": hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()[:32],
-            "map": None if self.table is None else self.table.digest,
+        """What tells these rules from others, as plain data without any value; `options` says which of them differ."""
+        rules = [
+            [[[each.path.text, *each.patterns] for each in rule.conditions], [do.text for do in rule.instructions]]
+            for rule in self.rules
+        ]
+        uids = None if self.uids is None else self.uids.fingerprint
+        header = None if self.table is None else self.table.header
+        options = {
+            "--rules": rules,
+            "--set": [each.text for each in self.instructions if each.action.value is not None],
+            "--erase": [each.text for each in self.instructions if each.action.value is None],
+            "--new-uids": uids,
+            "--map": header,
         }
+        return {
+            "rules": _digest([rules, [each.text for each in self.instructions], uids, header]),
+            "map": None if self.table is None else self.table.digest,
+            "options": {name: _digest(given) for name, given in options.items() if given},
+        }
+
+
+def _digest(of: object) -> str:
+    return hashlib.sha256(json.dumps(of).encode("utf-8", "surrogatepass")).hexdigest()[:32]
 
 
 def value_text(level: Level, path: AttributePath) -> str:
