@@ -119,7 +119,7 @@ class AssociationRejected(AssociateError):
 
     `result` is 1 (permanent) or 2 (transient), `source` 1 to 3, `reason` a number of PS3.8 Table 9-21. `result_text`,
     `source_text` and `reason_text` are the standard's words for them. A transient rejection is retryable, and so is
-    every one of source 3 (congestion).
+    every one of source 3 (congestion): DCMTK's receivers call it permanent when they cannot start a process.
     """
 
     def __init__(self, result: int, source: int, reason: int) -> None:

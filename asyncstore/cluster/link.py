@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Final, TypeVar
 
 from asyncstore.ledger.buffered import StoreAway
 from asyncstore.ledger.postgresql.database import Renewed, driver_errors
-from asyncstore.ledger.telling import Telling
+from asyncstore.ledger.telling import Absence, Telling
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable
@@ -74,27 +74,22 @@ class Link(Renewed):
 
     async def run(self, action: Callable[[asyncpg.Connection], Awaitable[_Result]]) -> _Result:
         """What an action with the connection returns, as soon as there is one."""
-        loop = asyncio.get_running_loop()
-        away_since: float | None = None
+        now = asyncio.get_running_loop().time
+        absence = Absence(self._telling)
         try:
             while True:
                 try:
                     result = await self.once(action)
                 except StoreAway as error:
-                    now = loop.time()
-                    away_since = now if away_since is None else away_since
-                    left_seconds = away_since + self._away_seconds - now
-                    if left_seconds <= 0:
+                    if not absence.missed(error, now(), self._away_seconds):
                         self._away_seconds = 0.0
                         raise
-                    self._telling.away(action, error, seconds=now - away_since, left_seconds=left_seconds)
                     await asyncio.sleep(_AGAIN_SECONDS)
-                    continue
-                if away_since is not None:
-                    self._telling.back(action, seconds=loop.time() - away_since)
-                return result
+                else:
+                    absence.reached(now())
+                    return result
         finally:
-            self._telling.forget(action)
+            absence.end()
 
     def hurry(self, away_seconds: float) -> None:
         """Do not wait longer for a server that is away: somebody wants the end."""

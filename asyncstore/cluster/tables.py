@@ -6,6 +6,7 @@ Everything here is true whatever the engine does. Its queue only repeats what is
 from __future__ import annotations
 
 import getpass
+import itertools
 import os
 import socket
 from typing import TYPE_CHECKING, Final, NamedTuple
@@ -28,8 +29,11 @@ _REFILLED_AT_ONCE: Final = 1000
 # A directory of more files is told: one association sends it, however many there could be.
 _LARGE: Final = 20_000
 _LARGEST: Final = 20
-_KNOWN: Final = """
-SELECT d.path FROM directory d WHERE d.root = $1 AND d.path = ANY($2::bytea[])"""
+# What is not as it was recorded: nothing of a tree that is done.
+_OTHER: Final = """
+SELECT t.path, d.id IS NULL AS is_new FROM unnest($2::bytea[], $3::int[], $4::bigint[]) AS t (path, files, stamp)
+LEFT JOIN directory d ON d.root = $1 AND d.path = t.path
+WHERE (d.files, d.stamp) IS DISTINCT FROM (t.files, t.stamp)"""
 _NEW_BATCH: Final = "INSERT INTO batch (root, state, files, size_bytes) VALUES ($1, 'open', $2, $3) RETURNING id"
 _NEW_DIRECTORIES: Final = """
 INSERT INTO directory (root, path, batch, files, stamp) SELECT $1, path, $2, files, stamp
@@ -218,14 +222,13 @@ async def add_batches(
     if not connection.is_in_transaction():
         raise LedgerError("batches and their places in the queue are written together")
     await connection.execute("SELECT pg_advisory_xact_lock($1, $2)", LOCKS_OF_ROOTS, root.id)
-    every = [directory for batch in batches for directory in batch]
-    paths = [each.path for each in every]
-    known = {row["path"] for row in await connection.fetch(_KNOWN, root.id, paths)}
+    every = list(itertools.chain.from_iterable(batches))
+    other: dict[bytes, bool] = dict(await connection.fetch(_OTHER, root.id, *_columns(every)))
     before = None if filling is None else await connection.fetchrow(_FILLING, filling)
     size = None if before is None else Size(*before)
     new: list[int] = []
     for batch in batches:
-        directories = [each for each in batch if each.path not in known]
+        directories = [each for each in batch if other.get(each.path)]
         if not directories:
             continue
         added = Size.of(directories)
@@ -237,8 +240,9 @@ async def add_batches(
             filling = await connection.fetchval(_NEW_BATCH, root.id, *added)
             new.append(filling)
         await connection.execute(_NEW_DIRECTORIES, root.id, filling, *_columns(directories))
-    changed = [row["id"] for row in await connection.fetch(_CHANGED, root.id, *_columns(every))] if known else []
-    await engine.queue_batches(connection, root.migration, [*new, *changed])
+    known = [each for each in every if other.get(each.path) is False]
+    changed = await connection.fetch(_CHANGED, root.id, *_columns(known)) if known else []
+    await engine.queue_batches(connection, root.migration, [*new, *(row["id"] for row in changed)])
     return Added(len(new), filling)
 
 

@@ -26,7 +26,7 @@ from asyncstore.ledger.hashes import HashFilter, hash_of_uid
 from asyncstore.ledger.packing import ledger_path, one_line, storable
 from asyncstore.ledger.protocol import STORED, KnownInstance
 from asyncstore.ledger.settling import options_text
-from asyncstore.ledger.telling import Telling
+from asyncstore.ledger.telling import Absence, Telling
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Mapping, Sequence
@@ -134,8 +134,7 @@ class BufferedLedger(abc.ABC):
         self._refused_ms: int | None = None
         self._refusal_is_written = False
         self._uids = HashFilter(0)
-        self._away_since: float | None = None
-        self._telling = Telling()
+        self._absence = Absence(Telling())
 
     # -- for the event loop --------------------------------------------------------------------------------------------
 
@@ -195,7 +194,7 @@ class BufferedLedger(abc.ABC):
     @property
     def has_room(self) -> bool:
         """Whether outcomes are written as fast as they come. If not, no new instance should be sent."""
-        return len(self._waiting) < _MAXIMUM_WAITING and self._away_since is None
+        return len(self._waiting) < _MAXIMUM_WAITING and self._absence.since is None
 
     def note_refusal(self) -> None:
         """Note that the peer is out of resources; the first time in a run is kept. Never blocks."""
@@ -345,7 +344,7 @@ class BufferedLedger(abc.ABC):
         closing_since = time.monotonic()
         self._write_refusal(store)
         self._write_and_answer(store, all_of_them=True)
-        while self._away_since is not None and self.failure is None:
+        while self._absence.since is not None and self.failure is None:
             if time.monotonic() >= closing_since + min(self._away_seconds, self._closing_seconds):
                 self._away_seconds = 0.0  # the next attempt is the last
             time.sleep(COMMIT_SECONDS)
@@ -357,7 +356,7 @@ class BufferedLedger(abc.ABC):
         is_written = self._write_batch(store)
         while is_written and len(self._waiting) >= (1 if all_of_them else COMMIT_OUTCOMES):
             is_written = self._write_batch(store)
-        if not is_written and self._away_since is not None and self.failure is None:
+        if not is_written and self._absence.since is not None and self.failure is None:
             self._flushes.extendleft(reversed(flushes))  # they wait until the database is back
             return
         for flush in flushes:
@@ -374,7 +373,7 @@ class BufferedLedger(abc.ABC):
         if self._batch:
             if not self._attempt(store.write, self._batch):
                 return False
-            self._note_back()
+            self._absence.reached(time.monotonic())
             self._batch = []
             self._attempt(store.after_write)
         return True
@@ -383,30 +382,16 @@ class BufferedLedger(abc.ABC):
         try:
             action(*arguments)
         except StoreAway as error:
-            self._note_away(error)
+            if not self._absence.missed(error, time.monotonic(), self._away_seconds):
+                self._fail(error)
             return False
         except Exception as error:
             self._fail(error)
             return False
         return True
 
-    def _note_away(self, error: StoreAway) -> None:
-        now = time.monotonic()
-        if self._away_since is None:
-            self._away_since = now
-        left_seconds = self._away_seconds - (now - self._away_since)
-        if left_seconds <= 0:
-            self._fail(error)
-        else:
-            self._telling.away(self, error, seconds=now - self._away_since, left_seconds=left_seconds)
-
-    def _note_back(self) -> None:
-        if self._away_since is not None:
-            self._telling.back(self, seconds=time.monotonic() - self._away_since)
-        self._away_since = None
-
     def _fail(self, error: BaseException) -> None:
-        self._telling.forget(self)
+        self._absence.end()
         if isinstance(error, StoreError):
             self.failure = self.failure or error
         elif self.failure is None:

@@ -340,3 +340,27 @@ def test_what_cannot_be_sent_is_told(tmp_path: Path) -> None:
     assert listing_of(str(root), b"nowhere/").problems == ["nowhere/: No such file or directory"]
     paths = [each.directory.path for each in Descent(str(root), [b""])]
     assert paths == [b"", b"empty/", b"p0/", b"p0/s0/", b"p0/s0/r0/"]
+
+
+def test_the_stamp_of_a_directory_is_the_one_that_earlier_versions_recorded(tmp_path: Path) -> None:
+    (tmp_path / "sub").mkdir()
+    for name, size in ((b"1.dcm", 10), (b"\xff\xc3\xa4.dcm", 0)):
+        file = Path(os.fsdecode(os.fsencode(tmp_path) + b"/" + name))
+        file.write_bytes(b"x" * size)
+        os.utime(file, ns=(0, 1_700_000_000_123_456_789))
+    assert listing_of(str(tmp_path), b"").directory == (b"", 2, 10, 6230926852755660629)
+
+
+def test_names_that_are_not_unicode_are_listed_as_they_are(tmp_path: Path) -> None:
+    (Path(os.fsdecode(os.fsencode(tmp_path) + b"/\xff")) / "s").mkdir(parents=True)
+    (tmp_path / "link").symlink_to(tmp_path)
+    assert [each.directory.path for each in Descent(str(tmp_path), [b""])] == [b"", b"\xff/", b"\xff/s/"]
+
+
+def test_the_benchmark_of_large_migrations_runs_and_leaves_the_database_empty(cluster: Cluster) -> None:
+    dsn = cluster.new_database()
+    command = [sys.executable, "benchmarks/migration.py", dsn, "--smoke"]
+    done = subprocess.run(command, capture_output=True, text=True, check=True, cwd=Path(__file__).parents[2])
+    assert "times the walk" in done.stdout
+    assert "report on 20,000 rows" in done.stdout
+    assert cluster.sql("SELECT to_regnamespace('asyncstore') IS NULL", dsn.rpartition("/")[2]).strip() == "t"

@@ -13,6 +13,7 @@ from asyncstore.ledger.buffered import COMMIT_OUTCOMES, BufferedLedger
 from asyncstore.ledger.hashes import HashFilter, hash_of_uid
 from asyncstore.ledger.postgresql.lookup import PostgresLookup
 from asyncstore.ledger.postgresql.writer import FenceLost, RowWriter
+from asyncstore.ledger.telling import Absence
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -91,7 +92,7 @@ class BatchLedger(BufferedLedger):
         self._writer = RowWriter(claim, places, shift_ms=shift_ms)
         self._lookup = PostgresLookup(reading, places, self._uncommitted)
         self._may_send = may_send
-        self._telling = telling
+        self._absence = Absence(telling)
 
     @property
     def files(self) -> tuple[str, ...]:
