@@ -65,11 +65,14 @@ SELECT count(*), coalesce(sum(b.stored), 0)::bigint, coalesce(sum(b.failed), 0):
 
 
 class Batch(NamedTuple):
-    """What a worker has claimed: the right to write, the name of the root, and the directories below it."""
+    """What a worker has claimed: the right to write, the name of the root, and the directories below it.
+
+    Each directory has its number in the ledger.
+    """
 
     claim: Claim
     root: str
-    directories: list[bytes]
+    directories: dict[bytes, int]
 
 
 class SetAside(NamedTuple):
@@ -96,8 +99,8 @@ async def claim(connection: asyncpg.Connection, batch: int, worker: int) -> Batc
             return set_aside
         epoch = await connection.fetchval(_CLAIM, batch, worker, fruitless, stored, failed)
         await connection.execute(_LET_GO, batch)
-        rows = await connection.fetch("SELECT path FROM directory WHERE batch = $1 ORDER BY path", batch)
-    return Batch(Claim(worker, found["root"], batch, epoch), found["name"], [row["path"] for row in rows])
+        rows = await connection.fetch("SELECT path, id FROM directory WHERE batch = $1 ORDER BY path", batch)
+    return Batch(Claim(worker, found["root"], batch, epoch), found["name"], dict(map(tuple, rows)))
 
 
 async def finish(connection: asyncpg.Connection, claim: Claim) -> bool:

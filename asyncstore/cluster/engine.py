@@ -45,15 +45,20 @@ _NOTIFY: Final = "SELECT pg_notify($1, $2)"
 NO_LIMIT: Final = 0
 """What the engine takes for no limit."""
 
+# What is there need not be offered to the engine: for its arrays, the driver asks the server about their types.
+_QUEUED: Final = """
+SELECT dedupe_key FROM pgqueuer WHERE dedupe_key = ANY($1::text[]) AND status IN ('queued', 'picked')"""
+# Numbers as text: of the arrays, the driver knows only those of text without asking the server, for each connection.
 _OURS: Final = """
-SELECT id FROM pgqueuer WHERE id = ANY($1::bigint[]) AND queue_manager_id = $2 AND status = 'picked' FOR UPDATE"""
+SELECT id FROM pgqueuer
+WHERE id = ANY($1::text[]::bigint[]) AND queue_manager_id = $2 AND status = 'picked' FOR UPDATE"""
 _ERRORS: Final = (OSError, asyncpg.PostgresError, asyncpg.InterfaceError)
 _LEAVE: Final = """
 UPDATE pgqueuer SET status = 'queued', queue_manager_id = NULL, updated = now()
 WHERE queue_manager_id = $1 AND status = 'picked'"""
 _BEAT: Final = """
-UPDATE pgqueuer SET heartbeat = now() WHERE id = ANY($1::bigint[]) AND queue_manager_id = $2 AND status = 'picked'
-RETURNING id"""
+UPDATE pgqueuer SET heartbeat = now()
+WHERE id = ANY($1::text[]::bigint[]) AND queue_manager_id = $2 AND status = 'picked' RETURNING id"""
 
 
 async def install(connection: asyncpg.Connection) -> None:
@@ -87,11 +92,13 @@ async def queue_batches(connection: asyncpg.Connection, migration: int, batches:
 
 
 async def _queue(connection: asyncpg.Connection, name: str, payloads: Sequence[bytes]) -> None:
-    if payloads:
-        count = len(payloads)
-        keys: list[str | None] = [f"{name}:{_short(payload)}" for payload in payloads]
+    by_key = {f"{name}:{_short(payload)}": payload for payload in payloads}
+    for row in await connection.fetch(_QUEUED, [*by_key]):
+        del by_key[row["dedupe_key"]]
+    if by_key:
+        count = len(by_key)
         queries = Queries(AsyncpgDriver(connection))
-        await queries.enqueue([name] * count, list(payloads), [0] * count, dedupe_key=keys, on_conflict="skip")
+        await queries.enqueue([name] * count, [*by_key.values()], [0] * count, dedupe_key=[*by_key], on_conflict="skip")
 
 
 def _short(payload: bytes) -> str:
@@ -177,7 +184,7 @@ class Queue:
         self.found_nothing: asyncio.Event = asyncio.Event()
         self._driver = _LinkDriver(link)
         self._queries = _OwnQueries(self._driver, link, wanted, self.places, self.found_nothing)
-        self._manager = QueueManager(self._queries)
+        self._manager = _Manager(self._queries)
         self.owner: uuid.UUID = self._manager.queue_manager_id
         self._queries.owner, self._queries.channel = self.owner, self._manager.channel
 
@@ -208,8 +215,8 @@ class Queue:
 
     async def beat(self, connection: asyncpg.Connection) -> set[int]:
         """Tell the others that its places are worked on; returns those that it has no more."""
-        numbers = list(self.places)
-        return set(numbers) - {row["id"] for row in await connection.fetch(_BEAT, numbers, self.owner)}
+        numbers = set(self.places)
+        return numbers - {row["id"] for row in await connection.fetch(_BEAT, [*map(str, numbers)], self.owner)}
 
 
 def _changed(channel: Channel) -> str:
@@ -219,6 +226,11 @@ def _changed(channel: Channel) -> str:
         type="table_changed_event", channel=channel, operation="update", sent_at=now, table="pgqueuer"
     )
     return event.model_dump_json()
+
+
+class _Manager(QueueManager):
+    async def verify_structure(self) -> None:
+        """Nothing to do: the ledger has its tables in this version, and a statement says what it does not find."""
 
 
 class _OwnQueries(Queries):
@@ -294,7 +306,7 @@ class _OwnQueries(Queries):
         await self._link.run(leave)
 
     async def _ours(self, connection: asyncpg.Connection, numbers: list[int]) -> set[int]:
-        return {row["id"] for row in await connection.fetch(_OURS, numbers, self.owner)}
+        return {row["id"] for row in await connection.fetch(_OURS, [*map(str, numbers)], self.owner)}
 
 
 class _LinkDriver(Driver):

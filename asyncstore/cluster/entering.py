@@ -29,19 +29,19 @@ if TYPE_CHECKING:
 
 # What has come while the database answered is entered together.
 _MOST_WAITING: Final = 500
-_ENTER: Final = """
+# In one text: for an array, the driver would look at each of them twice to see whether it is one, too.
+_UIDS: Final = "(SELECT decode(unnest(string_to_array($1, ',')), 'hex') AS uid) AS t"
+_ENTER: Final = f"""
 INSERT INTO in_flight (sop_instance_uid, batch)
-SELECT t.uid, b.id FROM unnest($1::bytea[]) AS t (uid), (
-    SELECT id FROM batch WHERE id = $2 AND epoch = $3) AS b
+SELECT t.uid, b.id FROM {_UIDS}, (SELECT id FROM batch WHERE id = $2 AND epoch = $3) AS b
 ORDER BY t.uid ON CONFLICT DO NOTHING"""
-_ENTERED: Final = """
-SELECT f.sop_instance_uid FROM in_flight f JOIN batch b ON b.id = f.batch
-WHERE f.sop_instance_uid = ANY($1::bytea[]) AND b.id = $2 AND b.epoch = $3"""
+_ENTERED: Final = f"""
+SELECT t.uid FROM {_UIDS} JOIN in_flight f ON f.sop_instance_uid = t.uid JOIN batch b ON b.id = f.batch
+WHERE b.id = $2 AND b.epoch = $3"""
 # First the few instances, by their UIDs, whatever the planner thinks of tables that were empty a second ago.
 _STORED: Final = f"""
 WITH found AS MATERIALIZED (
-    SELECT i.sop_instance_uid, i.directory, i.account
-    FROM unnest($1::bytea[]) AS t (uid) JOIN instance i ON i.sop_instance_uid = t.uid
+    SELECT i.sop_instance_uid, i.directory, i.account FROM {_UIDS} JOIN instance i ON i.sop_instance_uid = t.uid
 )
 SELECT DISTINCT f.sop_instance_uid FROM found f JOIN account a ON a.id = f.account
 JOIN directory d ON d.id = f.directory JOIN root r ON r.id = d.root
@@ -62,7 +62,7 @@ class Entering:
         uids = {uid_bytes(each.sop_instance_uid) for each in found if isinstance(each, Instance)}
         if not uids:
             return found
-        entered = await self._link.run(lambda connection: self._enter(connection, sorted(uids)))
+        entered = await self._link.run(lambda connection: self._enter(connection, uids))
         if len(entered) == len(uids):
             return found
         admitted: list[Fed] = []
@@ -74,14 +74,15 @@ class Entering:
                 admitted.append(each)
         return admitted
 
-    async def _enter(self, connection: asyncpg.Connection, uids: list[bytes]) -> set[bytes]:
+    async def _enter(self, connection: asyncpg.Connection, uids: set[bytes]) -> set[bytes]:
         batch, epoch = self._claim.batch, self._claim.epoch
-        done = await connection.execute(_ENTER, uids, batch, epoch)
-        entered = set(uids)
+        text = ",".join(map(bytes.hex, uids))
+        done = await connection.execute(_ENTER, text, batch, epoch)
+        entered = uids
         if done != f"INSERT 0 {len(uids)}":
-            entered = {row[0] for row in await connection.fetch(_ENTERED, uids, batch, epoch)}
+            entered = {row[0] for row in await connection.fetch(_ENTERED, text, batch, epoch)}
         # Only now: a batch that had one of them until now has written before what became of it.
-        stored = await connection.fetch(_STORED, uids, self._claim.root)
+        stored = await connection.fetch(_STORED, text, self._claim.root)
         self._ledger.add_known(uid_of_bytes(row[0]) for row in stored)
         return entered
 

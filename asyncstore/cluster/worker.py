@@ -310,7 +310,7 @@ class Worker:
     async def _send_claimed(self, place: Place, batch: Batch, writing: Database, reading: Database) -> Ended:
         mount, root = self._mounts[batch.root], self._roots[batch.root]
         await asyncio.to_thread(check_sentinel, mount, root.sentinel)
-        first = f"{batch.root}:{os.fsdecode(batch.directories[0])}" if batch.directories else batch.root
+        first = f"{batch.root}:{os.fsdecode(next(iter(batch.directories)))}" if batch.directories else batch.root
         emit(_logger, BatchClaimed(batch=batch.claim.batch, first=one_line(first), directories=len(batch.directories)))
         sending = Sending(
             batch,
@@ -362,6 +362,7 @@ class Worker:
             away_seconds=self._away_seconds,
             may_send=self._heart.fence.may_send,
             telling=self._telling,
+            directories=batch.directories,
         )
 
     # -- beside it -----------------------------------------------------------------------------------------------------

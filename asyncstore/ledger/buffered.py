@@ -56,6 +56,16 @@ class StoreAway(StoreError):
     """The database cannot be reached now, and nothing was written; it may come back."""
 
 
+class Hashes(Protocol):
+    """A set of the hashes of UIDs; others may seem to be in it."""
+
+    def __contains__(self, number: int, /) -> bool:
+        """Whether a hash may be in it."""
+
+    def add(self, number: int, /) -> None:
+        """Add a hash."""
+
+
 class Store(Protocol):
     """Where the rows of one run are written, by the thread that opened it. Any method may raise an error."""
 
@@ -64,7 +74,7 @@ class Store(Protocol):
         """Whether no earlier run has recorded anything."""
 
     @property
-    def uids(self) -> HashFilter:
+    def uids(self) -> Hashes:
         """The hashes of the UIDs that are stored, and perhaps others."""
 
     def write(self, entries: Sequence[Entry]) -> None:
@@ -114,6 +124,9 @@ class BufferedLedger(abc.ABC):
     _most_outcomes: int = COMMIT_OUTCOMES
     """How many are committed at once, if this many wait."""
 
+    _hash_of_uid: Callable[[str], int] = staticmethod(hash_of_uid)
+    """The hash by which `Store.uids` has a UID."""
+
     def __init__(self, path: str, *, options: Mapping[str, Any] | None, clock: Callable[[], float]) -> None:
         self.path: str = path
         self.failure: LedgerError | None = None
@@ -133,7 +146,7 @@ class BufferedLedger(abc.ABC):
         self._end: tuple[bool | None, str | None] = (None, None)
         self._refused_ms: int | None = None
         self._refusal_is_written = False
-        self._uids = HashFilter(0)
+        self._uids: Hashes = HashFilter(0)
         self._absence = Absence(Telling())
 
     # -- for the event loop --------------------------------------------------------------------------------------------
@@ -171,7 +184,7 @@ class BufferedLedger(abc.ABC):
         instance = outcome.instance
         uid_hash = 0
         if instance is not None:
-            uid_hash = hash_of_uid(instance.sop_instance_uid)
+            uid_hash = self._hash_of_uid(instance.sop_instance_uid)
             if outcome.state in STORED:
                 self._uids.add(uid_hash)
         self._waiting.append((int(self._clock() * 1000), outcome, uid_hash))
@@ -184,7 +197,7 @@ class BufferedLedger(abc.ABC):
 
         Never blocks. Includes outcomes that are recorded but not written yet, and those of earlier runs.
         """
-        return hash_of_uid(sop_instance_uid) in self._uids
+        return self._hash_of_uid(sop_instance_uid) in self._uids
 
     @property
     def has_earlier(self) -> bool:

@@ -82,6 +82,31 @@ def test_a_restart_of_the_server_costs_nothing(cluster: Cluster, mode: str) -> N
         assert [run.state for run in reader.runs()] == [RunState.ENDED]
 
 
+def test_what_the_first_run_has_written_itself_it_replaces(cluster: Cluster) -> None:
+    place = DatabasePlace(cluster.new_database())
+    with place.opened() as ledger:
+        for written in (
+            [outcome_of(instance_of(1), State.FAILED, Status(0xA700), attempts=1), stored(2)],
+            [outcome_of(instance_of(1), attempts=2), stored(3)],
+            [
+                outcome_of(instance_of(2), State.LEFT, None, attempts=0),
+                outcome_of(instance_of(1), attempts=3),
+                stored(4),
+            ],
+        ):
+            for outcome in written:
+                ledger.record(outcome)
+            anyio.run(ledger.flush)
+    assert ledger.failure is None
+    assert [(row.path, row.state, row.attempts) for row in place.rows()] == [
+        (path_of(1), State.STORED, 3),
+        (path_of(2), State.STORED, 1),
+        (path_of(3), State.STORED, 1),
+        (path_of(4), State.STORED, 1),
+    ]
+    assert counts_agree(cluster, place.name)
+
+
 def test_while_the_server_is_away_nothing_new_is_sent_and_what_is_recorded_is_kept(
     cluster: Cluster, caplog: pytest.LogCaptureFixture
 ) -> None:

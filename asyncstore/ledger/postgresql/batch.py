@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING
 
 from asyncstore.errors import LedgerError
 from asyncstore.ledger.buffered import COMMIT_OUTCOMES, BufferedLedger
-from asyncstore.ledger.hashes import HashFilter, hash_of_uid
 from asyncstore.ledger.postgresql.lookup import PostgresLookup
 from asyncstore.ledger.postgresql.writer import FenceLost, RowWriter
 from asyncstore.ledger.telling import Absence
@@ -36,7 +35,7 @@ class BatchStore:
         self._database = database
         self._writer = writer
         self.was_empty: bool = writer.claim.epoch == 1
-        self.uids: HashFilter = HashFilter(0)
+        self.uids: set[int] = set()
 
     def write(self, entries: Sequence[Entry]) -> None:
         """Commit outcomes: all of them, or none if it raises; what is stored, if the batch was taken over."""
@@ -72,6 +71,7 @@ class BatchLedger(BufferedLedger):
     """
 
     _most_outcomes = 4 * COMMIT_OUTCOMES
+    _hash_of_uid = staticmethod(hash)  # the UIDs of a batch are few, and no database keeps their hashes
 
     def __init__(
         self,
@@ -85,11 +85,12 @@ class BatchLedger(BufferedLedger):
         away_seconds: float,
         may_send: Callable[[], bool],
         telling: Telling,
+        directories: Mapping[bytes, int],
     ) -> None:
         super().__init__(writing.shown, options=options, clock=time.time)
         self._away_seconds = self._closing_seconds = away_seconds
         self._writing = writing
-        self._writer = RowWriter(claim, places, shift_ms=shift_ms)
+        self._writer = RowWriter(claim, places, shift_ms=shift_ms, directories=directories)
         self._lookup = PostgresLookup(reading, places, self._uncommitted)
         self._may_send = may_send
         self._absence = Absence(telling)
@@ -112,7 +113,7 @@ class BatchLedger(BufferedLedger):
     def add_known(self, sop_instance_uids: Iterable[str]) -> None:
         """Note that these UIDs are stored already, perhaps from another file."""
         for uid in sop_instance_uids:
-            self._uids.add(hash_of_uid(uid))
+            self._uids.add(self._hash_of_uid(uid))
 
     def hurry(self) -> None:
         """Do not wait long for a database that is away: somebody wants the end."""

@@ -44,7 +44,13 @@ _SETTINGS: Final = {
     "tcp_keepalives_interval": "5",
     "tcp_keepalives_count": "3",
 }
-WRITER_SETTINGS: Final = {"enable_seqscan": "off", "enable_hashjoin": "off", "enable_mergejoin": "off"}
+# Where only indexes are used, the same plan is good for any values, and is made once.
+WRITER_SETTINGS: Final = {
+    "enable_seqscan": "off",
+    "enable_hashjoin": "off",
+    "enable_mergejoin": "off",
+    "plan_cache_mode": "force_generic_plan",
+}
 # The classes and values of SQLSTATE that may pass: connection, resources, operator, system; read-only, serialization,
 # deadlock, lock. A disk that is full may be emptied, and a server that only reads may be a standby that takes over.
 _MAY_PASS: Final = ("08", "53", "57", "58", "25006", "40001", "40P01", "55P03")

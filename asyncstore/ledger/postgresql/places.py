@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 from typing import TYPE_CHECKING, Final
 
-from asyncstore.ledger.packing import ledger_path, uid_bytes
+from asyncstore.ledger.packing import PATH_ENCODING, ledger_path, uid_bytes
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -37,13 +37,13 @@ class Places:
         """The directory and the name under which the ledger has a file, or an instance from memory."""
         if path is None:
             return b"", MEMORY + uid_bytes(uid)
-        path = self.absolute(path)
+        path = ledger_path(path, self._working_directory)
         end = path.rfind("/") + 1
         directory = path[:end]
         last = self._last  # other threads look up, too
         if directory != last[0]:
             last = self._last = directory, os.fsencode(directory).removeprefix(self._own)
-        return last[1], os.fsencode(path[end:])
+        return last[1], path[end:].encode(*PATH_ENCODING)
 
     def absolute(self, path: str) -> str:
         """A path as `path_of` gives it."""

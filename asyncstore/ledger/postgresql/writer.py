@@ -19,7 +19,7 @@ from asyncstore.ledger.postgresql.database import SCHEMA
 from asyncstore.ledger.protocol import STORED
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Iterable, Mapping, Sequence
 
     import asyncpg
 
@@ -58,9 +58,11 @@ _COLUMNS: Final = (
     "sop_instance_uid",
     "earlier_attempts",
 )
+# Numbers as text: of the arrays, the driver knows only those of text without asking the server, for each connection.
 _COUNT: Final = """
 UPDATE account SET instances = account.instances + d.instances, bytes_sent = account.bytes_sent + d.bytes_sent
-FROM unnest($1::int[], $2::bigint[], $3::bigint[]) AS d (account, instances, bytes_sent) WHERE account.id = d.account"""
+FROM unnest($1::text[]::int[], $2::text[]::bigint[], $3::text[]::bigint[]) AS d (account, instances, bytes_sent)
+WHERE account.id = d.account"""
 # `may_stay` is 0 for a row that replaces any other, 1 for one that yields to a stored one of the same file, 2 for one
 # that yields to any of the same file.
 _REPLACE: Final = """
@@ -128,18 +130,36 @@ class _Row(NamedTuple):
 
 
 class RowWriter:
-    """Writes the rows of one claim. `shift_ms` is added to times: what the clock of the server is ahead."""
+    """Writes the rows of one claim. `shift_ms` is added to times: what the clock of the server is ahead.
 
-    def __init__(self, claim: Claim, places: Places, *, shift_ms: int = 0) -> None:
+    `directories` has the numbers of directories that are known already.
+    """
+
+    def __init__(
+        self, claim: Claim, places: Places, *, shift_ms: int = 0, directories: Mapping[bytes, int] | None = None
+    ) -> None:
         self.claim = claim
         self._places = places
         self._shift_ms = shift_ms
         self._accounts: dict[tuple[Any, ...], int] = {}
-        self._directories: dict[bytes, int] = {}
+        self._directories: dict[bytes, int] = dict(directories or {})
         self._series: dict[tuple[str | None, str | None], int] = {}
+        # The first claim finds no rows, and makes few twice: it looks for them only once there was one.
+        self._may_find = claim.epoch > 1
 
     async def write(self, connection: asyncpg.Connection, entries: Sequence[Entry]) -> None:
         """Commit outcomes: all of them, or none. FenceLost: only what is stored of them."""
+        import asyncpg
+
+        try:
+            await self._write(connection, entries)
+        except asyncpg.UniqueViolationError:
+            if self._may_find:
+                raise
+            self._may_find = True
+            await self._write(connection, entries)
+
+    async def _write(self, connection: asyncpg.Connection, entries: Sequence[Entry]) -> None:
         try:
             async with connection.transaction():
                 epoch = await connection.fetchval(_LOCK_BATCH, self.claim.batch)
@@ -177,8 +197,10 @@ class RowWriter:
         if not rows:
             return
         values = [self._values(row) for row in rows]
-        found = await connection.fetch(_KNOWN, [each[0] for each in values], [each[1] for each in values])
-        known = {(directory, name) for directory, name in found}
+        known: set[tuple[int, bytes]] = set()
+        if self._may_find:
+            found = await connection.fetch(_KNOWN, [each[0] for each in values], [each[1] for each in values])
+            known = {(directory, name) for directory, name in found}
         new = [each for each in values if each[:2] not in known] if known else values
         if new:
             await self._copy(connection, new)
@@ -218,7 +240,8 @@ class RowWriter:
         for each in values:
             counts[each[6]] += 1
             sums[each[6]] += each[5]
-        await connection.execute(_COUNT, list(counts), list(counts.values()), [sums[account] for account in counts])
+        columns = counts, counts.values(), map(sums.__getitem__, counts)
+        await connection.execute(_COUNT, *(list(map(str, column)) for column in columns))
 
     def _rows(self, entries: Sequence[Entry]) -> list[_Row]:
         """The rows to write; a path that occurs twice gets one."""

@@ -9,12 +9,11 @@ memory. Those that were waiting when a process ended are inserted when the ledge
 from __future__ import annotations
 
 import itertools
-import sys
 from typing import TYPE_CHECKING, Any, Final, NamedTuple, TypeAlias
 
 from asyncstore.ledger.accounts import ACCOUNT_FIELDS, account_of, account_values, size_and_time, stays
 from asyncstore.ledger.hashes import FIRST_UID_HASH, HashFilter, hash_of_path, hash_of_uid, hashes_of_paths
-from asyncstore.ledger.packing import ledger_path, pack_uid, storable, unpack_uid
+from asyncstore.ledger.packing import PATH_ENCODING, ledger_path, pack_uid, storable, unpack_uid
 
 if TYPE_CHECKING:
     import sqlite3
@@ -36,7 +35,6 @@ _LOOKUP_SIZES: Final = (16, 128, 512)
 _ACCOUNTS_IN_MEMORY: Final = 4096
 _PACKED_IN_MEMORY: Final = 1024
 _NO_UID: Final[bytearray | str] = ""
-_PATH_ENCODING: Final = (sys.getfilesystemencoding(), sys.getfilesystemencodeerrors())
 
 _Row: TypeAlias = tuple[Any, ...]
 
@@ -247,7 +245,7 @@ class LedgerWriter:
 
     def _key(self, outcome: Outcome) -> bytes:
         if outcome.path is not None:
-            return ledger_path(outcome.path, self._working_directory).encode(*_PATH_ENCODING)
+            return ledger_path(outcome.path, self._working_directory).encode(*PATH_ENCODING)
         return _key_in_memory(pack_uid(outcome.instance.sop_instance_uid) if outcome.instance is not None else "")
 
     def _find(self, hashes: list[int]) -> dict[bytes, _Earlier]:
