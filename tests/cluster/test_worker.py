@@ -435,3 +435,16 @@ async def test_a_database_that_is_out_for_good_ends_the_worker(
         await anyio.to_thread.run_sync(cluster.start)
         await done_by(worker_of(dsn, root))
     assert await rows_and_states(dsn) == (100, {"stored": 100}, {"done": 1})
+
+
+async def test_a_queue_that_another_version_of_the_engine_made_is_told(
+    tmp_path: Path, database: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    root = tree(tmp_path / "nas", studies=1)
+    async with KeepingSCP() as scp:
+        await enqueued(monkeypatch, database, root, scp)
+        await sql(database, "ALTER TABLE pgqueuer RENAME slot TO place")
+        await done_by(worker := worker_of(database, root))
+        assert not scp.arrivals
+    assert isinstance(worker.failure, LedgerError)
+    assert "slot" in str(worker.failure)
