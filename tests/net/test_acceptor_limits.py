@@ -133,9 +133,9 @@ async def test_an_association_that_is_too_old_is_aborted_whatever_it_does(caplog
         return count
 
     caplog.set_level("INFO")
-    async with StorageSCP(association_seconds=TINY_SECONDS) as scp:
+    async with StorageSCP(association_seconds=4 * TINY_SECONDS) as scp:
         assert await play(goes_on, scp) > 0
-    assert f"an association is aborted that was open for {TINY_SECONDS:g} s" in caplog.messages
+    assert f"an association is aborted that was open for {4 * TINY_SECONDS:g} s" in caplog.messages
 
 
 async def test_who_waits_for_an_association_may_be_too_old_as_well() -> None:

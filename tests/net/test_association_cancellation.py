@@ -35,7 +35,6 @@ from tests.support.associations import (
     descriptors,
     fragments_of,
     has_last_data_fragment,
-    hurry,
     image_file,
     inside,
     instance,
@@ -43,6 +42,7 @@ from tests.support.associations import (
     instance_of,
     pattern,
     send,
+    set_timeouts,
     stalling,
     tasks,
     tiny,
@@ -725,7 +725,7 @@ async def test_a_store_that_comes_after_the_release_was_asked_for_is_refused() -
             async with anyio.create_task_group() as group:
                 group.start_soon(is_refused, association)
                 await anyio.to_thread.run_sync(is_reading.wait, LIMIT_SECONDS)
-                hurry(association, acse_seconds=TINY_SECONDS)
+                set_timeouts(association, acse_seconds=TINY_SECONDS)
                 await association.release()
             assert not association.outstanding
 

@@ -30,12 +30,12 @@ from tests.support.associations import (
     connect_stalling,
     fragments_of,
     has_last_data_fragment,
-    hurry,
     image_file,
     inside,
     instance,
     instance_of,
     send,
+    set_timeouts,
     stalling,
     tiny,
     to,
@@ -450,7 +450,7 @@ async def test_a_release_that_is_not_answered_takes_nothing_back(instead: Callab
     with ScriptedSCP(accepting(does_not_answer)) as scp, anyio.fail_after(LIMIT_SECONDS):
         async with to(scp) as association:
             assert (await association.store(instance())).is_stored
-            hurry(association, acse_seconds=TINY_SECONDS)
+            set_timeouts(association, acse_seconds=TINY_SECONDS)
 
 
 # Deadlines
@@ -603,7 +603,7 @@ async def test_a_peer_has_longer_for_the_answer_to_a_large_data_set() -> None:
             while not answers:
                 assert association.failure is None
                 await anyio.lowlevel.checkpoint()
-            hurry(association)  # the peer is not late with this one, but the machine may be
+            set_timeouts(association)  # the peer is not late with this one, but the machine may be
             small = await send(association, instance(1000), lambda *answer: answers.append(answer))
             assert small.allowance_seconds == 0
             while len(answers) < 2:

@@ -10,7 +10,7 @@ import pytest
 
 from asyncstore.errors import Timeout
 from asyncstore.net.transport import SocketTransport
-from tests.support.associations import LIMIT_SECONDS, TINY_SECONDS, hurry, instance, tiny, to
+from tests.support.associations import LIMIT_SECONDS, TINY_SECONDS, instance, set_timeouts, tiny, to
 from tests.support.fault_plan import Cut
 from tests.support.faults import FaultProxy
 from tests.support.transfers import KeepingSCP, check_account, outcomes_of, transfer_to, write_files
@@ -51,9 +51,8 @@ def goes_after_the_first(wire: Wire) -> None:
 @pytest.mark.parametrize("what", ["store", "echo"])
 async def test_an_association_whose_peer_went_while_it_was_idle_ends_by_the_deadline_of_the_answer(what: str) -> None:
     with ScriptedSCP(goes_after_the_first) as scp, anyio.fail_after(LIMIT_SECONDS):
-        async with to(scp) as association:
+        async with to(scp, timeouts=tiny(dimse_seconds=4 * TINY_SECONDS)) as association:
             assert (await association.store(instance())).is_stored
-            hurry(association, dimse_seconds=TINY_SECONDS)
             with pytest.raises(Timeout) as caught:
                 await (association.echo() if what == "echo" else association.store(instance(uid="1.2.3.5")))
     assert caught.value.which == "dimse"
@@ -63,7 +62,7 @@ async def test_the_release_of_an_association_whose_peer_is_gone_is_bounded_and_t
     with ScriptedSCP(goes_after_the_first) as scp, anyio.fail_after(LIMIT_SECONDS):
         async with to(scp) as association:
             assert (await association.store(instance())).is_stored
-            hurry(association, acse_seconds=TINY_SECONDS)
+            set_timeouts(association, acse_seconds=TINY_SECONDS)
 
 
 async def test_a_transfer_whose_peer_vanishes_goes_on_over_a_new_association(tmp_path: Path) -> None:

@@ -79,8 +79,11 @@ def tiny(**seconds: float) -> Timeouts:
     return Timeouts(**({"acse_seconds": 10.0, "dimse_seconds": 10.0, "network_seconds": 10.0} | seconds))
 
 
-def hurry(association: Association, **seconds: float) -> None:
-    """From now on the peer has `tiny` timeouts; what came before may have taken its time, as on a busy machine."""
+def set_timeouts(association: Association, **seconds: float) -> None:
+    """Give the peer `tiny` timeouts from now on; what came before may have taken its time, as on a busy machine.
+
+    An earlier deadline for answers may be noticed late: the task that watches it sleeps by the one from before.
+    """
     inside(association).timeouts = tiny(**seconds)
 
 
