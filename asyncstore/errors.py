@@ -278,6 +278,13 @@ def install_text(extra: str) -> str:
 _TASK_GROUP_MESSAGES = ("unhandled errors in a TaskGroup", "Exceptions from Trio nursery")
 
 
+def passing(text: str) -> AsyncStoreError:
+    """An error without a class of its own, after which the same may succeed another time."""
+    error = AsyncStoreError(text)
+    error.retryable = True
+    return error
+
+
 def cause_of(error: Exception) -> Exception:
     """The error inside the groups that task groups put around it; any other error, or other group, unchanged."""
     while isinstance(error, ExceptionGroup) and error.message in _TASK_GROUP_MESSAGES and len(error.exceptions) == 1:

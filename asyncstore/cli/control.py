@@ -20,7 +20,7 @@ import anyio.to_thread
 from asyncstore.cli import descriptors, running
 from asyncstore.cli.output.documented_log import logger
 from asyncstore.cli.output.plain_text import path_text
-from asyncstore.errors import AsyncStoreError, LocalProtocolError
+from asyncstore.errors import LocalProtocolError, passing
 from asyncstore.transfer import limits
 
 if TYPE_CHECKING:
@@ -98,7 +98,7 @@ class Control:
         elif command == "stop" and not value:
             if is_first:
                 raise LocalProtocolError("it was there before the run began")
-            self._transfer.drain(AsyncStoreError("the control file says stop"))
+            self._transfer.drain(passing("the control file says stop"))
         else:
             raise LocalProtocolError("a line is bwlimit RATE, associations N, pause, resume or stop")
 

@@ -83,5 +83,5 @@ def _has_subdirectory(path: str) -> bool:
     try:
         with os.scandir(path) as entries:
             return any(entry.is_dir() for entry in itertools.islice(entries, _MOST_ENTRIES))
-    except OSError:
+    except (OSError, ValueError):  # a name with a NUL: there is no such directory
         return False

@@ -117,7 +117,7 @@ def read_by(read: Callable[[str], Any]) -> Callable[[object], Any]:
     return text
 
 
-ae_title: Final = read_by(check_ae_title)
+ae_title: Callable[[object], Any] = read_by(check_ae_title)
 
 
 def source_address(text: object) -> tuple[str, int]:

@@ -124,6 +124,8 @@ class PeersFile:
             if isinstance(each, bool | list | dict):
                 self._refuse(f"{where} = {each!r}: it is text or a number{', or a list' if param.multiple else ''}")
         texts = [str(each) for each in values]
+        if any("\0" in each for each in texts):
+            self._refuse(f"{where}: it has a NUL, as no word of a command line can")
         given = texts if param.multiple else texts[0]
         try:
             param.type_cast_value(context, given)

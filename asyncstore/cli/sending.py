@@ -16,7 +16,7 @@ from asyncstore.cli.named_paths import NamedPaths, why_not_all, why_nothing
 from asyncstore.cli.output.documented_log import QUIET, logger
 from asyncstore.cli.output.plain_text import count_text, path_text
 from asyncstore.cli.output.report_text import instances_left_text, may_lack_changes, summary_text
-from asyncstore.errors import AsyncStoreError, LedgerError, LocalProtocolError
+from asyncstore.errors import AsyncStoreError, LedgerError, LocalProtocolError, passing
 from asyncstore.instances.outcome import MAY_LACK_CHANGES, State
 from asyncstore.record import field, record
 
@@ -278,8 +278,7 @@ class StorescuRun:
         where = (
             "stdout" if isinstance(error, running.ResultsLost) else f"the report {path_text(self.records_path or '')}"
         )
-        stopped = AsyncStoreError(f"cannot write to {where}: {running.system_text(cause)}")
-        stopped.retryable = True
+        stopped = passing(f"cannot write to {where}: {running.system_text(cause)}")
         logger.error("%s", stopped)
         return stopped
 

@@ -53,6 +53,8 @@ def open_ledger(
         from asyncstore.ledger.postgresql.ledger import PostgresLedger
 
         return PostgresLedger(name, destination=destination, options=options)
+    if "\0" in os.fsdecode(name):
+        raise LedgerError(f"the ledger {name!r} cannot be opened: no file has a NUL in its name")
     from asyncstore.ledger.sqlite.ledger import SqliteLedger  # most runs need no sqlite3
 
     return SqliteLedger(path, destination=destination, options=options, forced=forced)

@@ -56,6 +56,8 @@ def _stamp(path: str | os.PathLike[str]) -> _Stamp:
         status = os.stat(path)
     except OSError as error:
         raise _unusable(error, path) from error
+    except ValueError as error:  # a NUL in the name
+        raise TLSFailed(f"cannot read {_name(path)}: {error}", "files") from error
     return status.st_ino, status.st_size, status.st_mtime_ns
 
 

@@ -11,7 +11,7 @@ import math
 from typing import TYPE_CHECKING
 
 from asyncstore.aio.signal import Signal
-from asyncstore.errors import AsyncStoreError, LocalProtocolError
+from asyncstore.errors import LocalProtocolError, passing
 from asyncstore.trace import emit
 from asyncstore.transfer.limits import Limits, rate_text
 from asyncstore.transfer.report import Waiting
@@ -77,7 +77,7 @@ class Limiter:
         seconds = self.limits.maximum_seconds
         if seconds is None or now < self._began_at + seconds:
             return None
-        return AsyncStoreError("it has lasted as long as it may")
+        return passing("it has lasted as long as it may")
 
     def _change_rate(self, bytes_per_second: float | None, now: float) -> None:
         bucket = self._throttle.bucket

@@ -132,6 +132,7 @@ def test_an_option_that_only_another_command_has_is_passed_over(config: Path) ->
         ("@\nconfig = 'x'", "[peers.archive] config is not an option"),
         ("@\nrecursive = 'yes'", "[peers.archive] recursive = 'yes': it is true or false"),
         ("@\nledger = ['a']", "[peers.archive] ledger = ['a']: it is text or a number"),
+        ('@\nledger = "a\\u0000b"', "[peers.archive] ledger: it has a NUL"),
         ("@\nexclude = [true]", "[peers.archive] exclude = True: it is text or a number, or a list"),
         ("@\nbwlimit = 20", "[peers.archive] bwlimit: '20' is not a rate with its unit"),
         ("@\ncalled_aet = 'seventeen letters'", "[peers.archive] called_aet: AE title 'seventeen letters' has 17"),

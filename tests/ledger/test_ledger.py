@@ -18,7 +18,7 @@ from asyncstore.cli.output.records import record_of
 from asyncstore.errors import LedgerError
 from asyncstore.instances.outcome import Outcome, SentUIDs, State
 from asyncstore.ledger import buffered
-from asyncstore.ledger.opening import open_history
+from asyncstore.ledger.opening import open_history, open_ledger
 from asyncstore.ledger.packing import ledger_path, pack_uid, unpack_uid
 from asyncstore.ledger.sqlite import file as ledger_file
 from asyncstore.ledger.sqlite import ledger as sqlite_ledger
@@ -508,6 +508,11 @@ async def test_other_rules_than_those_of_what_is_recorded_are_refused(place: Pla
     async with place.ledger(options=grown):
         pass
     await anyio.to_thread.run_sync(look, grown)
+
+
+def test_a_name_that_no_file_can_have_is_refused() -> None:
+    with pytest.raises(LedgerError, match="NUL"):
+        open_ledger("a\0b", destination=DESTINATION, options={})
 
 
 async def test_a_ledger_that_is_refused_leaves_nothing_open(place: Place) -> None:

@@ -230,6 +230,7 @@ async def test_a_caller_without_tls_is_told_apart_and_others_are_served(
     ("settings", "cause", "words"),
     [
         (lambda server, tmp: TLS(ca=tmp / "none.pem"), "files", "none.pem': No such file"),
+        (lambda server, tmp: TLS(ca="a\0b"), "files", "cannot read 'a\\x00b': embedded null"),
         (lambda server, tmp: TLS(ca=server.key), "files", "there is no certificate in it"),
         (lambda server, tmp: TLS(certificate=server.certificate), "files", "there is no key in it"),
         (lambda server, tmp: TLS(certificate=server.certificate, key=server.encrypted_key), "passphrase", "needs a"),

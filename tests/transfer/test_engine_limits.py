@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import anyio
 import pytest
 
+from asyncstore.errors import AsyncStoreError
 from asyncstore.instances.outcome import State
 from asyncstore.net.peer import Timeouts
 from asyncstore.status import SUCCESS, Status
@@ -208,7 +209,9 @@ async def test_a_run_whose_time_is_up_finishes_what_is_in_flight_and_leaves_the_
         assert scp.stored == transfer.report.stored
     check_account(transfer, outcomes)
     assert transfer.report.found == transfer.report.stored + transfer.report.left
-    assert str(transfer.report.stopped_because) == "it has lasted as long as it may"
+    error = transfer.report.stopped_because
+    assert isinstance(error, AsyncStoreError)
+    assert (str(error), error.retryable) == ("it has lasted as long as it may", True)
     assert transfer.report.elapsed_seconds >= 0.2
 
 

@@ -76,7 +76,7 @@ def doubts_of(inventory: Inventory) -> Iterator[tuple[str, list[tuple[str, str]]
         text = f"{count_text(inventory.repeated, 'instance')}: the same SOP Instance UID as an earlier file"
         yield text, inventory.repetitions, inventory.repeated
     if inventory.without_study:
-        yield f"{count_text(inventory.without_study, 'instance')}: no Study Instance UID", [], 0
+        yield f"{count_text(inventory.without_study, 'instance')}: no Study Instance UID in the first 64 KiB", [], 0
     if inventory.differing:
         text = f"{count_text(inventory.differing, 'instance')}: doubtful UIDs or File Meta Information"
         yield text, inventory.differences, inventory.differing

@@ -42,7 +42,7 @@ CREATE TABLE instance (
 ) WITHOUT ROWID
 """
 _STORED_SCHEMA: Final = "CREATE TABLE stored (path BLOB, sop_class TEXT NOT NULL, uid TEXT NOT NULL, study TEXT)"
-NO_STUDY: Final = "no Study Instance UID: it cannot be asked for"
+NO_STUDY: Final = "no Study Instance UID in its first 64 KiB: it cannot be asked for"
 
 
 class ExpectedInstance(NamedTuple):

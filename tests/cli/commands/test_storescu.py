@@ -371,6 +371,14 @@ def test_a_directory_without_anything_to_send_says_what_is_in_it(
     assert done.stderr == f"E: Nothing to send: {reason.format(tmp_path / 'in')}\n"
 
 
+def test_a_list_whose_paths_end_otherwise_than_said_fails_as_one_path(peer: RunningPeer) -> None:
+    for options in ((), ("--dry-run",)):
+        done = send(peer, "--files-from", "-", *options, stdin=os.fsencode(CT) + b"\0" + os.fsencode(CT) + b"\0")
+        assert done.returncode == 3
+        assert f"{CT}\\x00{CT}\\x00" in done.stdout + done.stderr
+        assert "internal error" not in done.stderr
+
+
 def test_a_list_without_paths_and_a_list_of_directories_say_so(peer: RunningPeer, tmp_path: Path) -> None:
     done = send(peer, "--files-from", "-", stdin=b"\n\n")
     assert (done.returncode, done.stderr) == (5, "E: Nothing to send: no path was given\n")

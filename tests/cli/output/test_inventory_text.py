@@ -54,7 +54,7 @@ def test_instances_are_counted_by_sop_class_and_transfer_syntax() -> None:
         "  1    70 bytes  MR Image Storage, JPEG 2000 Image Compression",
         "2 presentation contexts needed; at least 1 association",
         "1 instance compressed with loss: sent only where the peer accepts the syntax, unless --decompress lossy",
-        "3 instances: no Study Instance UID",
+        "3 instances: no Study Instance UID in the first 64 KiB",
     ]
 
 
