@@ -9,14 +9,10 @@ and a third would begin beside it. So each end is written only if the place is s
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import datetime
 import hashlib
 from typing import TYPE_CHECKING, Any, Final
 
-import anyio
-import asyncpg
-from pgqueuer import PgQueuer
 from pgqueuer.core.tm import TaskManager
 from pgqueuer.db import AsyncpgDriver, Driver
 from pgqueuer.errors import RetryRequested
@@ -32,15 +28,13 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Mapping, Sequence
     from typing import Self
 
+    import asyncpg
     from pgqueuer.models import Channel, Job
 
     from asyncstore.cluster.link import Link
 
 _LONGEST_KEY: Final = 1000
 _POLL: Final = datetime.timedelta(seconds=1)
-# A walker beats also while a share does not answer. One that is taken for dead too early costs a walk, no more.
-_WALKER_TIMEOUT: Final = datetime.timedelta(seconds=10)
-_LEAVE_SECONDS: Final = 5.0
 _NOTIFY: Final = "SELECT pg_notify($1, $2)"
 NO_LIMIT: Final = 0
 """What the engine takes for no limit."""
@@ -52,7 +46,6 @@ SELECT dedupe_key FROM pgqueuer WHERE dedupe_key = ANY($1::text[]) AND status IN
 _OURS: Final = """
 SELECT id FROM pgqueuer
 WHERE id = ANY($1::text[]::bigint[]) AND queue_manager_id = $2 AND status = 'picked' FOR UPDATE"""
-_ERRORS: Final = (OSError, asyncpg.PostgresError, asyncpg.InterfaceError)
 _LEAVE: Final = """
 UPDATE pgqueuer SET status = 'queued', queue_manager_id = NULL, updated = now()
 WHERE queue_manager_id = $1 AND status = 'picked'"""
@@ -106,53 +99,7 @@ def _short(payload: bytes) -> str:
     return payload.decode() if len(payload) <= _LONGEST_KEY else hashlib.sha256(payload).hexdigest()
 
 
-# -- while a migration is enqueued -------------------------------------------------------------------------------------
-
-
-async def run_scans(
-    connection: asyncpg.Connection,
-    names: Mapping[str, Callable[[bytes], Awaitable[None]]],
-    is_done: Callable[[], Awaitable[bool]],
-    *,
-    at_once: int,
-) -> None:
-    """Walk what is queued under these names, until `is_done`, which is asked 20 times a second."""
-    manager = PgQueuer(AsyncpgDriver(connection))
-    for name, walk in names.items():
-        _register(manager, name, walk, at_once)
-
-    async def watch() -> None:
-        try:
-            while not await is_done():  # noqa: ASYNC110  other hosts end it, too
-                await asyncio.sleep(_POLL.total_seconds() / 20)
-        finally:
-            manager.shutdown.set()
-
-    try:
-        async with asyncio.TaskGroup() as group:
-            group.create_task(watch())
-            await manager.run(
-                dequeue_timeout=_POLL,
-                batch_size=1,
-                max_concurrent_tasks=max(2, at_once),
-                heartbeat_timeout=_WALKER_TIMEOUT,
-            )
-    finally:
-        # What it has not walked to the end is free at once, and not only when it is taken for dead.
-        with (
-            anyio.CancelScope(shield=True),
-            contextlib.suppress(*_ERRORS),
-        ):
-            await connection.execute(_LEAVE, manager.qm.queue_manager_id, timeout=_LEAVE_SECONDS)
-
-
-def _register(manager: PgQueuer, name: str, walk: Callable[[bytes], Awaitable[None]], at_once: int) -> None:
-    @manager.entrypoint(name, on_failure="delete")
-    async def perform(job: Job) -> None:
-        await walk(bytes.fromhex((job.payload or b"").decode()))
-
-
-# -- a worker ----------------------------------------------------------------------------------------------------------
+# -- who takes from it -------------------------------------------------------------------------------------------------
 
 
 class Place:
@@ -163,6 +110,11 @@ class Place:
         self.slot: int = job.slot or 0
         self.payload: bytes = job.payload or b""
 
+    @property
+    def part(self) -> bytes:
+        """What is to be walked, in a place that `queue_scans` has made."""
+        return bytes.fromhex(self.payload.decode())
+
 
 class NotNow(Exception):
     """What a worker raises to leave a place to whoever comes next, after some `seconds`."""
@@ -172,7 +124,7 @@ class NotNow(Exception):
 
 
 class Queue:
-    """The queue, as one worker has it.
+    """The queue, as one process has it that works.
 
     `wanted` says, each time, under which names it would take one more, and how many places all workers together may
     have under each. `places` has the name of each place that it has, by its number. `found_nothing` is set when it has
@@ -182,6 +134,7 @@ class Queue:
     def __init__(self, link: Link, wanted: Callable[[], Mapping[str, int]]) -> None:
         self.places: dict[int, str] = {}
         self.found_nothing: asyncio.Event = asyncio.Event()
+        self._link = link
         self._driver = _LinkDriver(link)
         self._queries = _OwnQueries(self._driver, link, wanted, self.places, self.found_nothing)
         self._manager = _Manager(self._queries)
@@ -208,6 +161,10 @@ class Queue:
     def look(self) -> None:
         """Look for places now, since more may be wanted than at the last look."""
         self._driver.tell(_changed(self._manager.channel))
+
+    async def leave(self) -> None:
+        """Let go of the places that it has: others take them at once, and not only when they take it for dead."""
+        await self._link.once(lambda connection: connection.execute(_LEAVE, self.owner))
 
     def stop(self) -> None:
         """Take nothing more."""

@@ -4,22 +4,21 @@ from __future__ import annotations
 
 import asyncio
 import itertools
-from typing import TYPE_CHECKING, Final, TypeAlias
+from typing import TYPE_CHECKING, Final
 
 from asyncstore.cluster import tables
 from asyncstore.cluster.batches import MOST_FILES, Size, batches_of, parent_of
-from asyncstore.cluster.tree import Descent
+from asyncstore.cluster.tree import Descent, check_sentinel
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Iterator, Sequence
+    from collections.abc import Iterator, Sequence
 
     import asyncpg
 
     from asyncstore.cluster.batches import Directory
+    from asyncstore.cluster.engine import Place
+    from asyncstore.cluster.link import Link
     from asyncstore.cluster.tables import Root
-
-Action: TypeAlias = "Callable[[asyncpg.Connection], Awaitable[None]]"
-"""Something that is done with a connection; perhaps twice, if the connection was lost."""
 
 # After this many files or directories the rest is left in so many parts. Smaller parts take the engine longer than the
 # walk: 10 s for 200,000 files in parts of 500.
@@ -50,59 +49,44 @@ class Progress:
 
 
 class Walk:
-    """Walks directories of one root, in a thread, and adds what it finds. `run` does something in one transaction.
+    """Walks directories of one root, in a thread, and adds what it finds."""
 
-    `at_work` counts those that it walks now; `failure` is what kept it from that.
-    """
-
-    def __init__(
-        self, run: Callable[[Action], Awaitable[None]], root: Root, mount: str, progress: Progress | None = None
-    ) -> None:
-        self._run = run
-        self.root = root
-        self.failure: Exception | None = None
-        self.at_work: int = 0
+    def __init__(self, link: Link, root: Root, mount: str, progress: Progress | None = None) -> None:
+        self._link = link
+        self._root = root
         self._mount = mount
         self._progress = progress or Progress()
         self._filling: int | None = None
 
-    async def perform(self, part: bytes) -> None:
+    async def perform(self, place: Place) -> None:
         """Walk a part of the tree, and leave the rest in parts if it is large. It stays to be walked if that fails."""
-        self.at_work += 1
-        try:
-            await self._walk(Descent(self._mount, part.split(_NUL)), part)
-        except Exception as error:
-            self.failure = self.failure or error
-        finally:
-            self.at_work -= 1
-
-    async def _walk(self, descent: Descent, part: bytes) -> None:
+        await asyncio.to_thread(check_sentinel, self._mount, self._root.sentinel)
+        descent = Descent(self._mount, place.part.split(_NUL))
         problems: list[str] = []
         batches = batches_of(_first_directories(descent, problems))
         is_all = False
         while not is_all:
             found = await asyncio.to_thread(lambda: list(itertools.islice(batches, _BATCHES_AT_ONCE)))
             is_all = len(found) < _BATCHES_AT_ONCE
-            rest = list(_parts_of(descent.rest[::-1])) if is_all else []
 
             async def add(
-                connection: asyncpg.Connection,
-                found: Sequence[Sequence[Directory]] = found,
-                is_all: bool = is_all,
-                rest: Sequence[bytes] = rest,
-            ) -> None:
-                await self._add(connection, found)
-                if is_all:
-                    await tables.open_scans(connection, self.root, rest)
-                    await tables.end_scan(connection, self.root, part, problems)
+                connection: asyncpg.Connection, found: Sequence[Sequence[Directory]] = found, is_all: bool = is_all
+            ) -> int:
+                async with connection.transaction():
+                    new = await self._add(connection, found)
+                    if is_all:
+                        await tables.open_scans(connection, self._root, list(_parts_of(descent.rest[::-1])))
+                        await tables.end_scan(connection, self._root, place.part, problems)
+                return new
 
-            await self._run(add)
+            self._progress.note(found, await self._link.run(add))
 
-    async def _add(self, connection: asyncpg.Connection, batches: Sequence[Sequence[Directory]]) -> None:
-        if batches:
-            added = await tables.add_batches(connection, self.root, batches, self._filling)
-            self._filling = added.filling
-            self._progress.note(batches, added.batches)
+    async def _add(self, connection: asyncpg.Connection, batches: Sequence[Sequence[Directory]]) -> int:
+        if not batches:
+            return 0
+        added = await tables.add_batches(connection, self._root, batches, self._filling)
+        self._filling = added.filling
+        return added.batches
 
 
 def _first_directories(descent: Descent, problems: list[str]) -> Iterator[Directory]:

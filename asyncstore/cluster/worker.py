@@ -51,7 +51,6 @@ if TYPE_CHECKING:
 
     from asyncstore.cluster.claims import Batch
     from asyncstore.cluster.tables import Migration, Root
-    from asyncstore.cluster.walking import Action
 
 _logger: Final = logging.getLogger("asyncstore.transfer")
 AWAY_SECONDS: Final = 600.0
@@ -263,25 +262,10 @@ class Worker:
             raise NotNow from error
 
     def _register_walk(self, root: Root) -> None:
-        mount = self._mounts[root.name]
-
-        async def run(action: Action) -> None:
-            async def in_one(connection: asyncpg.Connection) -> None:
-                async with connection.transaction():
-                    await action(connection)
-
-            await self._link.run(in_one)
-
-        walk = Walk(run, root, mount)
-
-        async def walk_checked(place: Place) -> None:
-            await asyncio.to_thread(check_sentinel, mount, root.sentinel)
-            await walk.perform(bytes.fromhex(place.payload.decode()))
-            if walk.failure is not None:
-                raise walk.failure
+        walk = Walk(self._link, root, self._mounts[root.name])
 
         async def perform(place: Place) -> None:
-            await self._perform(lambda: walk_checked(place))
+            await self._perform(lambda: walk.perform(place))
 
         self._queue.register(engine.scan_name(self._migration.id, root.name), perform)
 

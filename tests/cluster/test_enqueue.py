@@ -6,7 +6,7 @@ import os
 import subprocess
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import anyio
 import anyio.to_thread
@@ -318,6 +318,44 @@ async def test_a_root_that_is_not_mounted_is_an_error(tmp_path: Path, cluster: C
     (tmp_path / "unmounted" / "other").write_bytes(b"other")
     with pytest.raises(SourceError, match="is not the root that was enqueued"):
         await enqueue(dsn, "move", DESTINATION, {"nas1": str(tmp_path / "unmounted")})
+
+
+@on_one_loop
+async def test_a_database_that_stays_away_ends_the_walk_and_the_next_one_goes_on(
+    tmp_path: Path, cluster: Cluster, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    dsn, root = cluster.new_database(), tree(tmp_path / "nas")
+    add = tables.add_batches
+
+    async def add_without_a_server(*arguments: Any) -> tables.Added:
+        await anyio.to_thread.run_sync(cluster.stop, "immediate")
+        return await add(*arguments)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(tables, "add_batches", add_without_a_server)
+        with pytest.raises(LedgerError, match="cannot be used"):
+            await enqueue(dsn, "move", DESTINATION, {"nas1": str(root)}, away_seconds=0.5)
+    await anyio.to_thread.run_sync(cluster.start)
+    assert (await enqueue(dsn, "move", DESTINATION, {"nas1": str(root)})).files == 37
+
+
+@on_one_loop
+async def test_a_root_that_goes_away_during_the_walk_is_an_error(
+    tmp_path: Path, cluster: Cluster, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    dsn, root = cluster.new_database(), tree(tmp_path / "nas")
+    open_scans = tables.open_scans
+
+    async def open_and_unmount(*arguments: Any) -> None:
+        await open_scans(*arguments)
+        await anyio.to_thread.run_sync(root.rename, tmp_path / "elsewhere")
+        await anyio.to_thread.run_sync(root.mkdir)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(tables, "open_scans", open_and_unmount)
+        with pytest.raises(SourceError, match="is not the root that was enqueued"):
+            await enqueue(dsn, "move", DESTINATION, {"nas1": str(root)})
+    assert await anyio.to_thread.run_sync(directories_of, cluster, dsn) == []
 
 
 def test_a_root_is_known_as_long_as_one_of_its_files_is_there(tmp_path: Path) -> None:
