@@ -24,7 +24,8 @@ _Filling: TypeAlias = "tuple[list[str], dict[str, object], dict[str, Callable[[]
 
 __all__ = ["field", "record"]
 
-# How many objects are filled without a compiled `__init__`: it takes as long as to fill about fifteen.
+# How many objects are filled without a compiled `__init__`: one takes as long as to fill fifty. A record of which each
+# run makes hundreds writes its `__init__` itself.
 _FILLED: Final = 12
 
 
@@ -110,39 +111,9 @@ class _Definition:
         return values if is_right else None
 
     def compile_init(self) -> Callable[..., None]:
-        """Give the class an `__init__` of its own, which is several times as fast."""
-        places, defaults, lines = ["self"], [], []
-        values: dict[str, Any] = {"_record_set": object.__setattr__, "_record_missing": dataclasses.MISSING}
-        for name, init, default, default_factory, _ in self.fields:
-            given, value = f"_record_{name}", name
-            is_made = default_factory is not dataclasses.MISSING
-            values[given] = default_factory if is_made else default
-            if init:
-                places.append(name)
-                if is_made or default is not dataclasses.MISSING:
-                    defaults.append(default)
-                if is_made:
-                    value = f"{given}() if {name} is _record_missing else {name}"
-            elif is_made or default is not dataclasses.MISSING:
-                value = f"{given}()" if is_made else given
-            else:
-                continue
-            lines.append(
-                f" _record_set(self, {name!r}, {value})" if self.options["frozen"] else f" self.{name} = {value}"
-            )
-        if hasattr(self.cls, "__post_init__"):
-            lines.append(" self.__post_init__()")
-        exec("\n".join([f"def __init__({', '.join(places)}):", *(lines or [" pass"])]), values)
-        # To compile the defaults, too, would take a fifth longer.
-        values["__init__"].__defaults__ = tuple(defaults)
-        return self._take_init(values["__init__"])
-
-    def have_signature(self) -> None:
-        """See that `inspect` finds the arguments with their types."""
-        if "__init__" not in self.own:
-            self._take_init(vars(self.as_dataclass(frozen=self.options["frozen"], eq=False, repr=False))["__init__"])
-
-    def _take_init(self, init: Callable[..., None]) -> Callable[..., None]:
+        """Give the class an `__init__` of its own, which is several times as fast, and tells its arguments."""
+        made = self.as_dataclass(frozen=self.options["frozen"], eq=False, repr=False)
+        init: Callable[..., None] = vars(made)["__init__"]
         init.__qualname__ = f"{self.cls.__qualname__}.__init__"
         self.cls.__init__ = init
         return init
@@ -175,7 +146,9 @@ class _Signature:
     """None, as if there were no signature: `inspect` then looks at `__init__`, which shows its arguments now."""
 
     def __get__(self, instance: object, owner: type[Any]) -> None:
-        owner.__record__.have_signature()
+        definition: _Definition = owner.__record__
+        if "__init__" not in definition.own:
+            definition.compile_init()
 
 
 class _Places:
