@@ -16,7 +16,7 @@ from asyncstore.cli.exit_codes import ExitCode
 from asyncstore.cli.output import documented_log
 
 if TYPE_CHECKING:
-    from collections.abc import MutableMapping, Sequence
+    from collections.abc import Iterable, MutableMapping, Sequence
 
 SUMMARY: Final = (
     "Send whole imaging archives to a PACS by DICOM C-STORE: fast, resumable, and exact about every instance."
@@ -94,11 +94,11 @@ class DocumentedCommand(TyperCommand):
 class LazyGroup(TyperGroup):
     """Knows the names of its commands from the start, and loads a command when it runs."""
 
-    def __init__(self, *options_for_completion: Any) -> None:
+    def __init__(self, names: Iterable[str], *options_for_completion: Any) -> None:
         # Without rich, a usage error is one plain line that can be searched for, and needs no import.
         super().__init__(
             params=[_version_option(), *options_for_completion],
-            commands={name: TyperCommand(name, help=summary) for name, summary in COMMANDS.items()},
+            commands={name: TyperCommand(name, help=COMMANDS[name]) for name in names},
             help=SUMMARY,
             context_settings={"help_option_names": ["-h", "--help"]},
             no_args_is_help=True,
@@ -195,8 +195,9 @@ def run_command_line(arguments: Sequence[str] | None = None) -> int:
     _answer_shell(os.environ)
     words = sys.argv[1:] if arguments is None else arguments
     try:
-        # A command that runs needs no options that install shell completion: they are slow to make.
-        more = () if words and words[0] in COMMANDS else typer.main.get_install_completion_arguments()
+        # A command that runs needs no other, and no options that install shell completion: they are slow to make.
+        is_named = bool(words) and words[0] in COMMANDS
+        more = (words[:1],) if is_named else (COMMANDS, *typer.main.get_install_completion_arguments())
         LazyGroup(*more).main(arguments, prog_name="asyncstore")
     except SystemExit as end:
         code = end.code if isinstance(end.code, int) else 0 if end.code is None else 1

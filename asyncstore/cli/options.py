@@ -8,6 +8,7 @@ from __future__ import annotations
 import logging
 import math
 import re
+from functools import cache
 from inspect import get_annotations
 from typing import TYPE_CHECKING, Any, Final, get_args, get_origin
 
@@ -220,13 +221,19 @@ def _parameter(name: str, declared: _Declared, **settings: Any) -> Any:
     settings = {"show_default": True, **settings, **declared.settings}
     check: Callable[[Any], Any] = settings.pop("check", lambda value: value)
     is_option = declared.made_of is TyperOption
-    if any(get_origin(each) is list for each in (declared.type, *get_args(declared.type))):
+    if _has_several(declared.type):
         settings |= {"multiple": True} if is_option else {"nargs": -1}
         settings["callback"] = lambda context, parameter, values: check(list(values) or None)
     elif "check" in declared.settings:
         settings["callback"] = lambda context, parameter, value: check(value)
     names = declared.names or ((f"--{name.replace('_', '-')}",) if is_option else ())
     return declared.made_of(param_decls=[name, *names], **settings)
+
+
+@cache
+def _has_several(kind: Any) -> bool:
+    """Whether a type of values is a list, or a list or None."""
+    return any(get_origin(each) is list for each in (kind, *get_args(kind)))
 
 
 def default_text(default: str) -> str:

@@ -11,7 +11,7 @@ import logging
 import os
 import signal
 import sys
-from typing import TYPE_CHECKING, Any, Final, NoReturn, Protocol
+from typing import TYPE_CHECKING, Any, Final, NoReturn
 
 from asyncstore.cli.exit_codes import ExitCode, interrupted_by, of_failure
 from asyncstore.cli.output import documented_log
@@ -21,6 +21,16 @@ from asyncstore.errors import AsyncStoreError, cause_of
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Iterator
+    from typing import Protocol
+
+    class Drains(Protocol):
+        """What can end in order, or at once."""
+
+        def drain(self) -> object:
+            """Finish what is in flight, and begin nothing."""
+
+        def abort(self) -> object:
+            """End now."""
 
 
 _HANG_UP: Final = getattr(signal, "SIGHUP", None)  # not on Windows
@@ -133,16 +143,6 @@ class Interrupts:
             self._reactions.pop(0)()
         else:
             os._exit(interrupted_by(signal_number))
-
-
-class Drains(Protocol):
-    """What can end in order, or at once."""
-
-    def drain(self) -> object:
-        """Finish what is in flight, and begin nothing."""
-
-    def abort(self) -> object:
-        """End now."""
 
 
 def interrupts_of(run: Drains, log: DocumentedLog) -> contextlib.AbstractContextManager[Interrupts]:

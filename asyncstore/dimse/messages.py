@@ -99,9 +99,26 @@ class CStoreRQ:
     message_id: int
     affected_sop_class_uid: str
     affected_sop_instance_uid: str
-    priority: int = LOW
-    move_originator_ae_title: str = ""
-    move_originator_message_id: int | None = None
+    priority: int
+    move_originator_ae_title: str
+    move_originator_message_id: int | None
+
+    # Written out: each transfer would compile it.
+    def __init__(
+        self,
+        message_id: int,
+        affected_sop_class_uid: str,
+        affected_sop_instance_uid: str,
+        priority: int = LOW,
+        move_originator_ae_title: str = "",
+        move_originator_message_id: int | None = None,
+    ) -> None:
+        self.message_id = message_id
+        self.affected_sop_class_uid = affected_sop_class_uid
+        self.affected_sop_instance_uid = affected_sop_instance_uid
+        self.priority = priority
+        self.move_originator_ae_title = move_originator_ae_title
+        self.move_originator_message_id = move_originator_message_id
 
     def encode(self) -> bytes:
         """The whole command set; LocalProtocolError when a UID is empty or a value does not fit its element."""
@@ -160,9 +177,24 @@ class CStoreRSP:
 
     responded_to: int
     status: Status
-    affected_sop_class_uid: str = ""
-    affected_sop_instance_uid: str = ""
-    has_data_set: bool = False
+    affected_sop_class_uid: str
+    affected_sop_instance_uid: str
+    has_data_set: bool
+
+    # Written out: each transfer would compile it.
+    def __init__(
+        self,
+        responded_to: int,
+        status: Status,
+        affected_sop_class_uid: str = "",
+        affected_sop_instance_uid: str = "",
+        has_data_set: bool = False,
+    ) -> None:
+        self.responded_to = responded_to
+        self.status = status
+        self.affected_sop_class_uid = affected_sop_class_uid
+        self.affected_sop_instance_uid = affected_sop_instance_uid
+        self.has_data_set = has_data_set
 
     def encode(self) -> bytes:
         """The whole command set; LocalProtocolError when a value does not fit its element."""

@@ -53,10 +53,29 @@ class Operation:
     message_id: int
     context_id: int
     request: Request
-    is_sent: bool = False
-    is_final: bool = False
-    on_response: OnResponse | None = None
-    allowance_seconds: float = 0.0
+    is_sent: bool
+    is_final: bool
+    on_response: OnResponse | None
+    allowance_seconds: float
+
+    # Written out: each transfer would compile it.
+    def __init__(
+        self,
+        message_id: int,
+        context_id: int,
+        request: Request,
+        is_sent: bool = False,
+        is_final: bool = False,
+        on_response: OnResponse | None = None,
+        allowance_seconds: float = 0.0,
+    ) -> None:
+        self.message_id = message_id
+        self.context_id = context_id
+        self.request = request
+        self.is_sent = is_sent
+        self.is_final = is_final
+        self.on_response = on_response
+        self.allowance_seconds = allowance_seconds
 
     def __repr__(self) -> str:
         state = "answered" if self.is_final else "sent" if self.is_sent else "begun"

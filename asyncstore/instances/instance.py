@@ -36,9 +36,38 @@ class Instance:
     source: DataSource
     size_bytes: int
     mtime_ns: int
-    study_instance_uid: str | None = None
-    series_instance_uid: str | None = None
-    meta_difference: str | None = None
+    study_instance_uid: str | None
+    series_instance_uid: str | None
+    meta_difference: str | None
+
+    # Written out: each transfer would compile it.
+    def __init__(
+        self,
+        path: str | None,
+        sop_class_uid: str,
+        sop_instance_uid: str,
+        transfer_syntax_uid: str,
+        data_set_offset: int,
+        data_set_length: int,
+        source: DataSource,
+        size_bytes: int,
+        mtime_ns: int,
+        study_instance_uid: str | None = None,
+        series_instance_uid: str | None = None,
+        meta_difference: str | None = None,
+    ) -> None:
+        self.path = path
+        self.sop_class_uid = sop_class_uid
+        self.sop_instance_uid = sop_instance_uid
+        self.transfer_syntax_uid = transfer_syntax_uid
+        self.data_set_offset = data_set_offset
+        self.data_set_length = data_set_length
+        self.source = source
+        self.size_bytes = size_bytes
+        self.mtime_ns = mtime_ns
+        self.study_instance_uid = study_instance_uid
+        self.series_instance_uid = series_instance_uid
+        self.meta_difference = meta_difference
 
     def let_go(self) -> None:
         """Free the memory that holds bytes of the file. They are read from the file again when needed."""

@@ -104,23 +104,66 @@ class Outcome:
 
     state: State
     path: str | None
-    instance: Instance | None = None
-    status: Status | None = None
-    reason: str = ""
-    error: Exception | None = None
-    retryable: bool = False
-    attempts: int = 1
-    association_number: int = 0
-    context_id: int = 0
-    message_id: int = 0
-    transfer_syntax_uid: str = ""
-    bytes_sent: int = 0
-    stored_path: str | None = None
-    losses: int = 0
-    is_suspected: bool = False
-    is_set_aside: bool = False
-    changes: tuple[str, ...] = ()
-    sent_uids: SentUIDs | None = None
+    instance: Instance | None
+    status: Status | None
+    reason: str
+    error: Exception | None
+    retryable: bool
+    attempts: int
+    association_number: int
+    context_id: int
+    message_id: int
+    transfer_syntax_uid: str
+    bytes_sent: int
+    stored_path: str | None
+    losses: int
+    is_suspected: bool
+    is_set_aside: bool
+    changes: tuple[str, ...]
+    sent_uids: SentUIDs | None
+
+    # Written out: each transfer would compile it.
+    def __init__(
+        self,
+        state: State,
+        path: str | None,
+        instance: Instance | None = None,
+        status: Status | None = None,
+        reason: str = "",
+        error: Exception | None = None,
+        retryable: bool = False,
+        attempts: int = 1,
+        association_number: int = 0,
+        context_id: int = 0,
+        message_id: int = 0,
+        transfer_syntax_uid: str = "",
+        bytes_sent: int = 0,
+        stored_path: str | None = None,
+        losses: int = 0,
+        is_suspected: bool = False,
+        is_set_aside: bool = False,
+        changes: tuple[str, ...] = (),
+        sent_uids: SentUIDs | None = None,
+    ) -> None:
+        self.state = state
+        self.path = path
+        self.instance = instance
+        self.status = status
+        self.reason = reason
+        self.error = error
+        self.retryable = retryable
+        self.attempts = attempts
+        self.association_number = association_number
+        self.context_id = context_id
+        self.message_id = message_id
+        self.transfer_syntax_uid = transfer_syntax_uid
+        self.bytes_sent = bytes_sent
+        self.stored_path = stored_path
+        self.losses = losses
+        self.is_suspected = is_suspected
+        self.is_set_aside = is_set_aside
+        self.changes = changes
+        self.sent_uids = sent_uids
 
     def note_changes(self, changes: tuple[str, ...], sent_uids: SentUIDs | None) -> None:
         """Take note of what was changed in what was sent, and what that says of an instance that the peer had before.

@@ -45,8 +45,31 @@ class Prepared:
     transfer_syntax_uid: str
     data_set_length: int
     source: DataSource
-    changes: tuple[str, ...] = ()
-    sent_uids: SentUIDs | None = None
+    changes: tuple[str, ...]
+    sent_uids: SentUIDs | None
+
+    # Written out: each transfer would compile it.
+    def __init__(
+        self,
+        instance: Instance,
+        context_id: int,
+        sop_class_uid: str,
+        sop_instance_uid: str,
+        transfer_syntax_uid: str,
+        data_set_length: int,
+        source: DataSource,
+        changes: tuple[str, ...] = (),
+        sent_uids: SentUIDs | None = None,
+    ) -> None:
+        self.instance = instance
+        self.context_id = context_id
+        self.sop_class_uid = sop_class_uid
+        self.sop_instance_uid = sop_instance_uid
+        self.transfer_syntax_uid = transfer_syntax_uid
+        self.data_set_length = data_set_length
+        self.source = source
+        self.changes = changes
+        self.sent_uids = sent_uids
 
     @property
     def is_padded(self) -> bool:

@@ -37,21 +37,60 @@ class Pending:
 
     instance: Instance
     key: str
-    held_bytes: int = 0
-    was_compared: bool = False
-    attempts: int = 0
-    retries: int = 0
-    losses: int = 0
-    refusals: int = 0
-    status: Status | None = None
-    is_suspected: bool = False
-    was_refused_earlier: bool = False
-    answers_when_suspected: int | None = None
-    answers_seen: int = 0
-    refusals_seen: int = 0
-    relieved_seen: int = 0
-    changes: tuple[str, ...] = ()
-    sent_uids: SentUIDs | None = None
+    held_bytes: int
+    was_compared: bool
+    attempts: int
+    retries: int
+    losses: int
+    refusals: int
+    status: Status | None
+    is_suspected: bool
+    was_refused_earlier: bool
+    answers_when_suspected: int | None
+    answers_seen: int
+    refusals_seen: int
+    relieved_seen: int
+    changes: tuple[str, ...]
+    sent_uids: SentUIDs | None
+
+    # Written out: each transfer would compile it.
+    def __init__(
+        self,
+        instance: Instance,
+        key: str,
+        held_bytes: int = 0,
+        was_compared: bool = False,
+        attempts: int = 0,
+        retries: int = 0,
+        losses: int = 0,
+        refusals: int = 0,
+        status: Status | None = None,
+        is_suspected: bool = False,
+        was_refused_earlier: bool = False,
+        answers_when_suspected: int | None = None,
+        answers_seen: int = 0,
+        refusals_seen: int = 0,
+        relieved_seen: int = 0,
+        changes: tuple[str, ...] = (),
+        sent_uids: SentUIDs | None = None,
+    ) -> None:
+        self.instance = instance
+        self.key = key
+        self.held_bytes = held_bytes
+        self.was_compared = was_compared
+        self.attempts = attempts
+        self.retries = retries
+        self.losses = losses
+        self.refusals = refusals
+        self.status = status
+        self.is_suspected = is_suspected
+        self.was_refused_earlier = was_refused_earlier
+        self.answers_when_suspected = answers_when_suspected
+        self.answers_seen = answers_seen
+        self.refusals_seen = refusals_seen
+        self.relieved_seen = relieved_seen
+        self.changes = changes
+        self.sent_uids = sent_uids
 
     @property
     def pair(self) -> Pair:

@@ -104,6 +104,6 @@ def _pair_of(context: object) -> tuple[str, tuple[str, ...]]:
             return abstract_syntax, (single,)
         case (str() as abstract_syntax, tuple() | Iterable() as several):
             syntaxes = tuple(several)
-            if all(issubclass(kind, str) for kind in set(map(type, syntaxes))):
+            if set(map(type, syntaxes)) == {str} or all(isinstance(uid, str) for uid in syntaxes):
                 return abstract_syntax, syntaxes
     raise LocalProtocolError(f"{context!r:.200} is not a pair of an abstract syntax and its transfer syntaxes")

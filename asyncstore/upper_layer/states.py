@@ -24,7 +24,7 @@ Each action leads to one state, except for two: AE-6 (the request may be refused
 
 from __future__ import annotations
 
-from typing import Final, Literal, TypeAlias, cast, get_args
+from typing import TYPE_CHECKING, Final, Literal, TypeAlias, cast, get_args
 
 State: TypeAlias = Literal[
     "Sta1",  # idle
@@ -66,37 +66,38 @@ Event: TypeAlias = Literal[
 ]
 """The events of PS3.8 Table 9-10, Evt1 to Evt19."""
 
-Action: TypeAlias = Literal[
-    "AE-1",  # open a transport connection
-    "AE-2",  # send A-ASSOCIATE-RQ
-    "AE-3",  # tell the user: accepted
-    "AE-4",  # tell the user: rejected; close
-    "AE-5",  # start ARTIM
-    "AE-6",  # stop ARTIM; tell the user of the request, or send A-ASSOCIATE-RJ and start ARTIM
-    "AE-7",  # send A-ASSOCIATE-AC
-    "AE-8",  # send A-ASSOCIATE-RJ, start ARTIM
-    "DT-1",  # send P-DATA-TF
-    "DT-2",  # hand data to the user
-    "AR-1",  # send A-RELEASE-RQ
-    "AR-2",  # tell the user: the peer asks for release
-    "AR-3",  # tell the user: released; close
-    "AR-4",  # send A-RELEASE-RP, start ARTIM
-    "AR-5",  # stop ARTIM
-    "AR-6",  # hand data to the user
-    "AR-7",  # send P-DATA-TF
-    "AR-8",  # tell the user of the release collision
-    "AR-9",  # send A-RELEASE-RP
-    "AR-10",  # tell the user: released
-    "AA-1",  # send A-ABORT (user), start ARTIM
-    "AA-2",  # stop ARTIM; close
-    "AA-3",  # tell the user: aborted by the peer; close
-    "AA-4",  # tell the user: the transport connection is gone
-    "AA-5",  # stop ARTIM
-    "AA-6",  # ignore the PDU
-    "AA-7",  # send A-ABORT
-    "AA-8",  # send A-ABORT (provider), tell the user, start ARTIM
-]
-"""The actions of PS3.8 Tables 9-6 to 9-9, by the standard's names."""
+if TYPE_CHECKING:  # nothing looks at it while the program runs
+    Action: TypeAlias = Literal[
+        "AE-1",  # open a transport connection
+        "AE-2",  # send A-ASSOCIATE-RQ
+        "AE-3",  # tell the user: accepted
+        "AE-4",  # tell the user: rejected; close
+        "AE-5",  # start ARTIM
+        "AE-6",  # stop ARTIM; tell the user of the request, or send A-ASSOCIATE-RJ and start ARTIM
+        "AE-7",  # send A-ASSOCIATE-AC
+        "AE-8",  # send A-ASSOCIATE-RJ, start ARTIM
+        "DT-1",  # send P-DATA-TF
+        "DT-2",  # hand data to the user
+        "AR-1",  # send A-RELEASE-RQ
+        "AR-2",  # tell the user: the peer asks for release
+        "AR-3",  # tell the user: released; close
+        "AR-4",  # send A-RELEASE-RP, start ARTIM
+        "AR-5",  # stop ARTIM
+        "AR-6",  # hand data to the user
+        "AR-7",  # send P-DATA-TF
+        "AR-8",  # tell the user of the release collision
+        "AR-9",  # send A-RELEASE-RP
+        "AR-10",  # tell the user: released
+        "AA-1",  # send A-ABORT (user), start ARTIM
+        "AA-2",  # stop ARTIM; close
+        "AA-3",  # tell the user: aborted by the peer; close
+        "AA-4",  # tell the user: the transport connection is gone
+        "AA-5",  # stop ARTIM
+        "AA-6",  # ignore the PDU
+        "AA-7",  # send A-ABORT
+        "AA-8",  # send A-ABORT (provider), tell the user, start ARTIM
+    ]
+    """The actions of PS3.8 Tables 9-6 to 9-9, by the standard's names."""
 
 
 # PS3.8 Table 9-10. A row is an event (Evt1 to Evt19), a column a state (Sta1 to Sta13).

@@ -36,12 +36,14 @@ from asyncstore.upper_layer.pdu import (
     ReleaseRP,
     ReleaseRQ,
 )
-from asyncstore.upper_layer.states import TRANSITIONS, Action, Event, State, next_state
+from asyncstore.upper_layer.states import TRANSITIONS, Event, State, next_state
 from asyncstore.upper_layer.user_information import UserInformation
 from tests.support import strategies
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
+
+    from asyncstore.upper_layer.states import Action
 
 INFORMATION = UserInformation(maximum_length=16382)
 REQUEST = AssociateRQ("SCP", "SCU", (PresentationContext(1, "1.2", ("1.3",)),), INFORMATION)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import get_args
+from typing import TYPE_CHECKING, get_args
 
 import pytest
 
@@ -10,11 +10,13 @@ from asyncstore.upper_layer.states import (
     STARTS_ARTIM,
     STOPS_ARTIM,
     TRANSITIONS,
-    Action,
     Event,
     State,
     next_state,
 )
+
+if TYPE_CHECKING:
+    from asyncstore.upper_layer.states import Action
 
 # PS3.8 Table 9-10, column by column.
 BY_STATE = {
@@ -77,7 +79,7 @@ def test_the_table_has_thirteen_states_and_nineteen_events() -> None:
     assert len(TRANSITIONS) == len(expected_actions())
 
 
-@pytest.mark.parametrize("action", get_args(Action))
+@pytest.mark.parametrize("action", sorted(set(TRANSITIONS.values())))
 def test_each_action_leads_to_the_state_of_the_standard(action: Action) -> None:
     (number,) = (state for state, words in LEADS_TO.items() if action in words.split())
     assert next_state(action, acceptor=False) == f"Sta{number}"
@@ -88,8 +90,8 @@ def test_a_request_that_the_provider_refuses_leads_to_the_end() -> None:
     assert next_state("AE-6", acceptor=True, acceptable=False) == "Sta13"
 
 
-def test_every_action_is_named_and_used() -> None:
-    assert set(TRANSITIONS.values()) == set(get_args(Action))
+def test_every_action_of_the_standard_is_used() -> None:
+    assert set(TRANSITIONS.values()) == set(" ".join(LEADS_TO.values()).split())
 
 
 def test_artim_runs_where_the_standard_runs_it() -> None:
