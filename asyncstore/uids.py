@@ -359,10 +359,12 @@ def _is_visible(uid: str, longest: int) -> bool:
 
 def is_well_formed(uid: str) -> bool:
     """Whether a UID is as PS3.5 9.1 wants it: at most 64 digits and dots, and no component with a leading zero."""
+    if len(uid) > LONGEST_UID_CHARACTERS:
+        return False
     root, _, last = uid.rpartition(".")
-    if root and uid.isascii() and last.encode().isdigit() and last[0] != "0":
-        return len(uid) <= LONGEST_UID_CHARACTERS and _is_root(root)
-    return len(uid) <= LONGEST_UID_CHARACTERS and _are_components(uid)
+    if root and last.isdecimal() and last[0] != "0" and uid.isascii():
+        return _is_root(root)
+    return _are_components(uid)
 
 
 @functools.lru_cache(maxsize=64)

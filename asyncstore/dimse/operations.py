@@ -19,7 +19,7 @@ from __future__ import annotations
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Final, TypeAlias
 
-from asyncstore.dimse.messages import C_STORE_RQ, RESPONSE_BIT, UnknownMessage
+from asyncstore.dimse.messages import RESPONSE_BIT, UnknownMessage
 from asyncstore.errors import LocalProtocolError, RemoteProtocolError, count_text, say_nothing
 from asyncstore.record import record
 from asyncstore.status import SUCCESS, Category
@@ -186,23 +186,13 @@ class Operations:
                 raise _refused(message, "Status", f"{status} is no answer to a {operation.request.name}")
             if status.category is Category.PENDING:
                 return operation
-        operation.is_final = True
-        return self._operations.pop(operation.message_id)
-
-    def match_stored(self, message_id: int, context_id: int, sop_instance_uid: bytes) -> Operation | None:
-        """The C-STORE that a success without a data set ends, if it has these values; else None, and `match` tells why.
-
-        `sop_instance_uid` is that of the response, without padding.
-        """
-        operation = self._operations.get(message_id)
-        if operation is None or operation.context_id != context_id or not operation.is_sent:
-            return None
-        request = operation.request
-        if request.command_field != C_STORE_RQ or request.affected_sop_instance_uid.encode() != sop_instance_uid:
-            return None
-        operation.is_final = True
-        del self._operations[message_id]
+        self.end(operation)
         return operation
+
+    def end(self, operation: Operation) -> None:
+        """Take note that an outstanding operation has its final response."""
+        operation.is_final = True
+        del self._operations[operation.message_id]
 
     def _check_other_context(self, received: Received, operation: Operation) -> None:
         """A response may come in another context of the same SOP class: the Message ID says what it answers."""

@@ -48,7 +48,6 @@ _FAST_SYNTAX: Final = 0x00100002
 _META_START: Final = b"DICM\x02\x00\x00\x00UL\x04\x00"
 _META_START_BYTES: Final = len(_META_START) + 4
 _u32 = struct.Struct("<I").unpack_from
-_u16 = struct.Struct("<H").unpack_from
 _fast_header = struct.Struct("<I2sH").unpack_from
 
 # In these, a data set does not have its UIDs in the same bytes as the File Meta Information.
@@ -210,7 +209,7 @@ def _read_start(
     path: str, fd: int, buffer: bytearray, wanted: int, device: int, wait: bool, missed: list[str] | None
 ) -> int | None:
     """Fill the buffer from the start of the file, with `wanted` bytes unless that is shorter; None as in read_head."""
-    holes = (memoryview(buffer),)
+    holes = (buffer,)
     if missed is not None or not wait:
         got = source.read_cached(fd, holes, 0, device)
         if got is not None and got >= wanted:
@@ -245,10 +244,10 @@ def _identify_fast(data: bytes | bytearray, end: int) -> tuple[str, str, str, in
     uids_at = data.find(_CLASS_IN_DATA_SET, meta_end, meta_end + HEAD_BYTES)
     if not -1 < uids_at <= end - uids_bytes or not data.startswith(pattern + field, uids_at):
         return None
-    # A wrong group length would put the data set at a wrong place.
-    if (_u16(data, meta_end)[0] | 2) == 2:
+    # A wrong group length would put the data set at a wrong place: at group 0000 or 0002.
+    if data[meta_end] in (0, 2):
         return None
-    sop_instance = field.rstrip(b"\0 ").decode("latin-1")
+    sop_instance = field.decode("latin-1").rstrip("\0 ")
     return (sop_class, sop_instance, syntax, meta_end, None) if is_well_formed(sop_instance) else None
 
 

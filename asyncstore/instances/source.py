@@ -88,7 +88,7 @@ class DataSource(Protocol):
         """Close files and the like. `read_into` may be called again afterwards."""
 
 
-def read_some(fd: int, holes: Sequence[memoryview], at: int) -> int:
+def read_some(fd: int, holes: Sequence[memoryview | bytearray], at: int) -> int:
     """Fill holes from the offset `at` of an open file with one system call. Returns the bytes read, maybe fewer."""
     if preadv is not None:
         return preadv(fd, holes, at)
@@ -97,9 +97,9 @@ def read_some(fd: int, holes: Sequence[memoryview], at: int) -> int:
         return file.readinto(holes[0]) or 0
 
 
-def read_fully(fd: int, holes: Sequence[memoryview], at: int) -> int:
+def read_fully(fd: int, holes: Sequence[memoryview | bytearray], at: int) -> int:
     """Fill holes from the offset `at` of an open file. Returns the bytes read: fewer only at the end of the file."""
-    pending = [hole for hole in holes if len(hole)]
+    pending = [memoryview(hole) for hole in holes if len(hole)]
     total = 0
     while pending:
         got = read_some(fd, pending[:IOV_MAX], at + total)
@@ -118,7 +118,7 @@ def read_fully(fd: int, holes: Sequence[memoryview], at: int) -> int:
     return total
 
 
-def read_cached(fd: int, holes: Sequence[memoryview], at: int, device: int) -> int | None:
+def read_cached(fd: int, holes: Sequence[memoryview | bytearray], at: int, device: int) -> int | None:
     """Fill holes as far as the bytes are in memory. Returns the bytes read; None if none are in memory.
 
     `device` is the file's st_dev. If the system or the file system cannot tell, this reads as usual.

@@ -229,9 +229,7 @@ class Invoker:
         except LocalProtocolError as error:  # a UID that cannot be sent; other instances can
             self._link.operations.withdraw(operation.message_id)
             raise SourceError(str(error)) from error
-        if logger.isEnabledFor(logging.INFO):
-            self._trace_sent(operation, payload)
-        operation.on_response = on_response
+        operation.on_response = self._traced(operation, payload, on_response)
         if payload.data_set_length > STREAMED_AFTER_BYTES:
             operation.allowance_seconds = payload.data_set_length / ANSWERED_BYTES_PER_SECOND
         if on_begin is not None:
@@ -269,8 +267,7 @@ class Invoker:
         except LocalProtocolError:
             link.operations.withdraw(operation.message_id)
             raise
-        self._trace_sent(operation, None)
-        operation.on_response = on_response
+        operation.on_response = self._traced(operation, None, on_response)
         await self._write_whole(frame_message(context_id, command_set, data_set, self.framer.capacity))
         self._sent(operation)
         return operation
@@ -298,6 +295,18 @@ class Invoker:
         except BaseException:
             link.fail(AssociationLost(_CANCELLED))
             raise
+
+    def _traced(self, operation: Operation, payload: Payload | None, on_response: OnResponse) -> OnResponse:
+        """Trace a request that is about to be written; gives what traces its responses too, and hands them on."""
+        if not logger.isEnabledFor(logging.INFO):
+            return on_response
+
+        def traced(operation: Operation, response: Response, data_set: bytes | None) -> None:
+            self._trace_answered(operation, response)
+            on_response(operation, response, data_set)
+
+        self._trace_sent(operation, payload)
+        return traced
 
     def _trace_sent(self, operation: Operation, payload: Payload | None) -> None:
         request = operation.request
@@ -330,8 +339,6 @@ class Invoker:
         """Hand on a response to its operation."""
         link, on_response = self._link, operation.on_response
         link.waiting_since = time.monotonic()
-        if logger.isEnabledFor(logging.INFO):
-            self._trace_answered(operation, response)
         assert on_response is not None
         on_response(operation, response, data_set)
         link.changed.set()

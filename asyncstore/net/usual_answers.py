@@ -14,7 +14,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Final, TypeAlias
 
 from asyncstore.dimse.command_set import PADDING, pad_uid
-from asyncstore.dimse.messages import CStoreRSP
+from asyncstore.dimse.messages import CStoreRQ, CStoreRSP
 from asyncstore.status import SUCCESS
 from asyncstore.upper_layer.framing import HEADER_BYTES, frame_command
 
@@ -23,11 +23,10 @@ if TYPE_CHECKING:
     from asyncstore.dimse.operations import Operation, Operations
     from asyncstore.dimse.reassembly import Received
 
-# The answers of one length in one context: their bytes up to the Message ID, and from there to the UID; the places of
-# the latter and of the UID; the number of bytes; the SOP Class UID.
-_Usual: TypeAlias = "tuple[bytes, bytes, int, int, int, str]"
+# The answers of one length in one context: their bytes up to the Message ID, and from there to the UID; the number of
+# bytes; the context ID and the SOP Class UID.
+_Usual: TypeAlias = "tuple[bytes, bytes, int, int, str]"
 
-_CONTEXT_ID_AT: Final = 10
 _MESSAGE_ID_BYTES: Final = 2
 # Command Data Set Type, Status, and the header of the SOP Instance UID.
 _MIDDLE_BYTES: Final = 10 + 10 + 8
@@ -59,7 +58,7 @@ class UsualAnswers:
             uid_at = len(pdu) - uid_bytes
             middle_at = uid_at - _MIDDLE_BYTES
             start, middle = pdu[: middle_at - _MESSAGE_ID_BYTES], pdu[middle_at:uid_at]
-            usual = (start, middle, middle_at, uid_at, len(pdu), message.affected_sop_class_uid)
+            usual = (start, middle, len(pdu), received.context_id, message.affected_sop_class_uid)
             self._usual[pdu[:HEADER_BYTES]] = usual
 
     def take(self, data: bytes, at: int) -> tuple[Operation, CStoreRSP, int] | None:
@@ -70,15 +69,20 @@ class UsualAnswers:
         usual = self._usual.get(data[at : at + HEADER_BYTES])
         if usual is None:
             return None
-        start, middle, middle_at, uid_at, pdu_bytes, sop_class_uid = usual
-        middle_at += at
+        start, middle, pdu_bytes, context_id, sop_class_uid = usual
         end = at + pdu_bytes
-        if not (data.startswith(start, at) and data.startswith(middle, middle_at)) or end > len(data):
+        if end > len(data):
             return None
-        message_id = data[middle_at - 2] | data[middle_at - 1] << 8
-        uid = data[at + uid_at : end].rstrip(PADDING)
-        operation = self._operations.match_stored(message_id, data[_CONTEXT_ID_AT + at], uid)
-        if operation is None:
+        id_at = at + len(start)
+        id_bytes = data[id_at : id_at + _MESSAGE_ID_BYTES]
+        operation = self._operations.outstanding.get(data[id_at] | data[id_at + 1] << 8)
+        if operation is None or not operation.is_sent or operation.context_id != context_id:
             return None
-        told_uid = operation.request.affected_sop_instance_uid
-        return operation, CStoreRSP(message_id, SUCCESS, sop_class_uid, told_uid), end
+        request = operation.request
+        if type(request) is not CStoreRQ:
+            return None
+        uid = request.affected_sop_instance_uid
+        if data[at:end].rstrip(PADDING) != b"".join((start, id_bytes, middle, uid.encode())):
+            return None
+        self._operations.end(operation)
+        return operation, CStoreRSP(operation.message_id, SUCCESS, sop_class_uid, uid), end

@@ -51,7 +51,7 @@ from tests.support.files import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
     from pathlib import Path
 
 JPEG = "1.2.840.10008.1.2.4.50"
@@ -832,6 +832,32 @@ def test_a_file_that_changes_while_it_is_read_is_a_problem(
     assert isinstance(found, ScanProblem)
     assert found.reason is ProblemKind.CHANGED
     assert isinstance(found.error, SourceChanged)
+
+
+@pytest.mark.parametrize("at_most", [7, 500])
+@pytest.mark.parametrize("size", [0, SMALL_FILE_BYTES])
+@pytest.mark.parametrize("is_there", [True, False])
+def test_a_head_that_comes_in_pieces_is_read_to_its_end(
+    path: Path, monkeypatch: pytest.MonkeyPatch, at_most: int, size: int, is_there: bool
+) -> None:
+    data = dicom_file() + bytes(size)
+    path.write_bytes(data)
+    whole = read_head(str(path))
+    assert isinstance(whole, Instance)
+
+    def preadv(fd: int, holes: Sequence[memoryview], at: int, flags: int = 0) -> int:
+        part = os.pread(fd, min(at_most, sum(map(len, holes))), at)
+        memoryview(holes[0])[: len(part)] = part
+        return len(part)
+
+    monkeypatch.setattr(source, "preadv", preadv if is_there else None)
+    found = read_head(str(path))
+    assert isinstance(found, Instance)
+    assert (found.sop_instance_uid, found.data_set_offset) == (whole.sop_instance_uid, whole.data_set_offset)
+    view = found.source.view()
+    if not size:
+        assert view is not None
+        assert bytes(view) == data[found.data_set_offset :]
 
 
 @pytest.mark.parametrize(
