@@ -6,7 +6,6 @@ import contextlib
 import itertools
 import json
 import os
-import sys
 from typing import TYPE_CHECKING, Final, NamedTuple
 from zlib import crc32
 
@@ -14,14 +13,13 @@ from asyncstore.cluster.batches import Directory
 from asyncstore.errors import SourceError
 from asyncstore.inputs.walk import walk
 from asyncstore.instances.problem import ScanProblem
+from asyncstore.ledger.packing import PATH_ENCODING
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
 _SAMPLED: Final = 3
 _STAMPS: Final = 1 << 63  # what a bigint has room for
-_ENCODING: Final = sys.getfilesystemencoding()
-_ENCODING_ERRORS: Final = sys.getfilesystemencodeerrors()
 
 
 class Listing(NamedTuple):
@@ -43,7 +41,7 @@ def listing_of(mount: str, path: bytes) -> Listing:
     try:
         with _entries_of(os.path.join(os.fsencode(mount), path)) as entries:
             for entry in entries:
-                name = entry.name.encode(_ENCODING, _ENCODING_ERRORS)
+                name = entry.name.encode(*PATH_ENCODING)
                 if entry.is_file():  # first, since most are
                     status = entry.stat()
                     size = status.st_size
