@@ -103,7 +103,7 @@ class CStoreRQ:
     move_originator_ae_title: str
     move_originator_message_id: int | None
 
-    # Written out: each transfer would compile it.
+    # Written out: `record` would compile it in each run.
     def __init__(
         self,
         message_id: int,
@@ -181,7 +181,7 @@ class CStoreRSP:
     affected_sop_instance_uid: str
     has_data_set: bool
 
-    # Written out: each transfer would compile it.
+    # Written out: `record` would compile it in each run.
     def __init__(
         self,
         responded_to: int,

@@ -58,7 +58,7 @@ class Operation:
     on_response: OnResponse | None
     allowance_seconds: float
 
-    # Written out: each transfer would compile it.
+    # Written out: `record` would compile it in each run.
     def __init__(
         self,
         message_id: int,

@@ -40,7 +40,7 @@ class Instance:
     series_instance_uid: str | None
     meta_difference: str | None
 
-    # Written out: each transfer would compile it.
+    # Written out: `record` would compile it in each run.
     def __init__(
         self,
         path: str | None,

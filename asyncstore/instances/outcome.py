@@ -122,7 +122,7 @@ class Outcome:
     changes: tuple[str, ...]
     sent_uids: SentUIDs | None
 
-    # Written out: each transfer would compile it.
+    # Written out: `record` would compile it in each run.
     def __init__(
         self,
         state: State,
