@@ -132,9 +132,9 @@ def deflated_bomb() -> bytes:
 # -- a server ----------------------------------------------------------------------------------------------------------
 
 
-def _accepts(then: Callable[[Wire], object]) -> Script:
+def _accepts(then: Callable[[Wire], object], *in_the_same_piece: PDU | bytes) -> Script:
     def script(wire: Wire) -> None:
-        wire.accept(operations_window=OperationsWindow(4, 1))
+        wire.accept(*in_the_same_piece, operations_window=OperationsWindow(4, 1))
         then(wire)
 
     return script
@@ -211,7 +211,7 @@ def _wrong_answers() -> Iterator[tuple[str, Script]]:
             lambda wire, n: wire.send(fragment(CStoreRSP(n, SUCCESS).encode(), command=True, last=True, context_id=251))
         ),
     )
-    yield "answer too early", _accepts(lambda wire: wire.send(_message(CStoreRSP(1, SUCCESS))))
+    yield "answer too early", _accepts(Wire.drain, _message(CStoreRSP(1, SUCCESS)))
     yield "answer twice", _answers(lambda wire, n: wire.send(*(2 * [_message(CStoreRSP(n, SUCCESS))])))
     yield (
         "answer with a data set",
