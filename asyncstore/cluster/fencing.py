@@ -8,6 +8,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+import anyio
+
 from asyncstore.errors import ConnectionLost
 from asyncstore.net.connecting import connect
 
@@ -50,8 +52,11 @@ class FencedTransport:
         return self._transport.send_some(parts)
 
     async def wait_writable(self) -> None:
-        """Return when `send_some` may take bytes again."""
-        await self._transport.wait_writable()
+        """Return when `send_some` may take bytes again, or refuses them since it is too late."""
+        while not self._fence.must_be_silent:
+            with anyio.move_on_after(self._fence.seconds_to_silence):
+                await self._transport.wait_writable()
+                return
 
     async def watch(self, on_readable: Callable[[], None]) -> None:
         """Call `on_readable` whenever something can be received."""

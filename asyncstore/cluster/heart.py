@@ -117,6 +117,11 @@ class Fence:
         """Whether not a byte may be sent any more."""
         return self._clock() >= self._silent_at
 
+    @property
+    def seconds_to_silence(self) -> float:
+        """For how long bytes may be sent, unless another beat is heard."""
+        return self._silent_at - self._clock()
+
 
 class Heart:
     """Beats about once a second; `orders` are those that were heard last, `shift_ms` what the server's clock is ahead.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import anyio
 import pytest
 
 from asyncstore.cluster.fencing import FencedTransport, connect_within
@@ -12,6 +13,7 @@ from asyncstore.net.peer import Peer
 from asyncstore.net.requestor import Requestor
 from asyncstore.services.storage_scp import StorageSCP
 from asyncstore.uids import CT_IMAGE_STORAGE, IMPLICIT_VR_LITTLE_ENDIAN
+from tests.support.associations import LIMIT_SECONDS
 from tests.support.wire import ScriptedSCP, Wire
 
 TIMEOUT = 8.0
@@ -76,6 +78,31 @@ def test_a_sign_of_life_opens_the_fence_from_when_it_began(clock: Clock) -> None
     assert not fence.must_be_silent
     clock.now += 1.0
     assert fence.must_be_silent
+
+
+async def test_whoever_waits_for_a_peer_that_takes_no_bytes_sends_none_once_it_is_too_late() -> None:
+    fence = Fence(0.4)
+    inner = MockTransport(room=3)
+    transport = FencedTransport(inner, fence)
+    assert transport.send_some([b"abcdef"]) == 3
+    with anyio.fail_after(LIMIT_SECONDS):
+        await transport.wait_writable()
+    assert fence.must_be_silent
+    inner.make_room()  # as a network that comes back
+    with pytest.raises(ConnectionLost, match="another worker may send the same"):
+        transport.send_some([b"def"])
+    assert (bytes(inner.sent), inner.was_reset) == (b"abc", True)
+
+
+async def test_whoever_waits_for_a_peer_goes_on_when_there_is_room_in_time() -> None:
+    inner = MockTransport(room=0)
+    transport = FencedTransport(inner, Fence(LIMIT_SECONDS))
+    with anyio.fail_after(LIMIT_SECONDS):
+        async with anyio.create_task_group() as group:
+            group.start_soon(transport.wait_writable)
+            await inner.has_stalled.wait()
+            inner.make_room()
+    assert transport.send_some([b"abc"]) == 3
 
 
 async def test_an_association_behind_the_fence_works_as_any(clock: Clock) -> None:
