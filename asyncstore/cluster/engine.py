@@ -85,6 +85,8 @@ async def queue_batches(connection: asyncpg.Connection, migration: int, batches:
 
 
 async def _queue(connection: asyncpg.Connection, name: str, payloads: Sequence[bytes]) -> None:
+    if not payloads:  # as all along a tree that is done
+        return
     by_key = {f"{name}:{_short(payload)}": payload for payload in payloads}
     for row in await connection.fetch(_QUEUED, [*by_key]):
         del by_key[row["dedupe_key"]]

@@ -22,9 +22,8 @@ def _ports() -> Iterator[int]:
     """
     worker = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw"))
     ports = list(range(20_000, 32_768))[worker :: int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))]
-    random.SystemRandom().shuffle(
-        ports
-    )  # whatever seed a test has given to its own: another run may be beside this one
+    # By chance, whatever seed a test has given to its own: another run may be beside this one.
+    random.SystemRandom().shuffle(ports)
     return itertools.cycle(ports)
 
 
